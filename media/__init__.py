@@ -1,0 +1,1 @@
+"""PyAV, and nothing else touches PyAV: probe, reader, writer."""

@@ -1,0 +1,1 @@
+"""The network, the router, the streaming engine, weights, training, evaluation: knows torch, knows no video."""

@@ -1,0 +1,176 @@
+"""BasicVSR: the network, one frame at a time.
+
+Chan et al., "BasicVSR: The Search for Essential Components in Video Super-Resolution and Beyond", CVPR 2021
+(https://arxiv.org/abs/2012.02181). One class serves the official 64 x 30 network and this project's light ones;
+`NetworkConfig` says which, and is read from the checkpoint (`model.weights`), never from a flag.
+
+The network is written as *steps* (`flow`, `backward_step`, `forward_step`, `reconstruct`), so that the streaming
+engine can carry the recurrent state from chunk to chunk; `forward` runs them over a whole clip, for training and as
+the reference. Parameter names are BasicSR's.
+
+Shapes: B batch, T frames, C channels, H x W the LR size in pixels. Images are RGB in [0, 1]. Flow is in LR pixels,
+channel 0 horizontal, channel 1 vertical: `warp(x, flow)[y, x] = x[y + flow_y, x + flow_x]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.flow import LightFlow, SpyNet, warp
+
+SCALE = 4
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What distinguishes one network of the family from another. The defaults are the paper's."""
+
+    channels: int = 64
+    """Width of the hidden features, and of every residual block."""
+    blocks: int = 30
+    """Residual blocks in each of the two branches."""
+    flow: Literal["spynet", "light"] = "spynet"
+    """Optical flow: SPyNet as in the paper, or a pyramid of small convolutions at half resolution."""
+    tail: Literal["full", "light"] = "full"
+    """Upsampler: two pixel-shuffle stages and HR convolutions (paper), or one convolution and PixelShuffle(4)."""
+    coupled: bool = False
+    """True: the forward trunk also sees the backward features (as IconVSR's does), and no fusion layer is needed."""
+
+
+class ResidualBlock(nn.Module):
+    """conv, ReLU, conv, plus identity; no normalisation (EDSR, arXiv:1707.02921)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        for conv in (self.conv1, self.conv2):  # small at first: a deep stack starts near the identity
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data *= 0.1
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu_(self.conv1(x)))  # type: ignore[no-any-return]
+
+
+class Trunk(nn.Module):
+    """One branch's propagation network: an input convolution and `blocks` residual blocks."""
+
+    def __init__(self, in_channels: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, 1, 1),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks))),
+        )
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """The residual blocks, in order."""
+        blocks = self.main[2]
+        assert isinstance(blocks, nn.Sequential)
+        return blocks
+
+    def head(self, x: Tensor) -> Tensor:
+        """The input convolution with its activation: [B, in, H, W] -> [B, C, H, W]."""
+        return F.leaky_relu_(self.main[0](x), 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.head(x))  # type: ignore[no-any-return]
+
+
+class BasicVSR(nn.Module):
+    """The bidirectional recurrent network; see the module's docstring for shapes."""
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NetworkConfig()
+        c = config.channels
+        self.spynet: SpyNet | LightFlow = SpyNet() if config.flow == "spynet" else LightFlow()
+        self.backward_trunk = Trunk(3 + c, c, config.blocks)
+        self.forward_trunk = Trunk(3 + (2 * c if config.coupled else c), c, config.blocks)
+        if not config.coupled:
+            self.fusion = nn.Conv2d(2 * c, c, 1)
+        if config.tail == "full":
+            self.upconv1 = nn.Conv2d(c, c * 4, 3, 1, 1)
+            self.upconv2 = nn.Conv2d(c, 64 * 4, 3, 1, 1)
+            self.conv_hr = nn.Conv2d(64, 64, 3, 1, 1)
+            self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
+        else:
+            self.conv_last = nn.Conv2d(c, 3 * SCALE * SCALE, 3, 1, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which trunk and tail compute."""
+        return self.conv_last.weight.dtype
+
+    def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
+        """Flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
+        return self.spynet(ref, supp)  # type: ignore[no-any-return]
+
+    def backward_step(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
+        """Hidden features of the backward branch at one frame.
+
+        `lr` [B, 3, H, W]; `feat` [B, C, H, W] those of the frame after, and `flow` [B, 2, H, W] towards it; both None
+        at the last frame. Returns [B, C, H, W].
+        """
+        return self.backward_trunk(self.backward_input(lr, feat, flow))  # type: ignore[no-any-return]
+
+    def backward_input(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
+        """What the backward trunk sees: [B, 3 + C, H, W]."""
+        return torch.cat([lr.to(self.dtype), self._aligned(lr, feat, flow)], dim=1)
+
+    def forward_step(self, lr: Tensor, back: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
+        """Hidden features of the forward branch at one frame; `back` [B, C, H, W] are the backward branch's there."""
+        return self.forward_trunk(self.forward_input(lr, back, feat, flow))  # type: ignore[no-any-return]
+
+    def forward_input(self, lr: Tensor, back: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
+        """What the forward trunk sees: [B, 3 + C or 3 + 2 C, H, W]."""
+        aligned = self._aligned(lr, feat, flow)
+        parts = [lr.to(self.dtype), back, aligned] if self.config.coupled else [lr.to(self.dtype), aligned]
+        return torch.cat(parts, dim=1)
+
+    def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
+        """The HR frame from both branches' features at one frame: [B, 3, 4 H, 4 W], in the network's type."""
+        x = self._residual(back, feat)
+        return x + F.interpolate(lr, scale_factor=SCALE, mode="bilinear", align_corners=False).to(x.dtype)
+
+    def _residual(self, back: Tensor, feat: Tensor) -> Tensor:
+        x = feat if self.config.coupled else F.leaky_relu_(self.fusion(torch.cat([back, feat], dim=1)), 0.1)
+        if self.config.tail == "light":
+            return F.pixel_shuffle(self.conv_last(x), SCALE)
+        x = F.leaky_relu_(F.pixel_shuffle(self.upconv1(x), 2), 0.1)
+        x = F.leaky_relu_(F.pixel_shuffle(self.upconv2(x), 2), 0.1)
+        return self.conv_last(F.leaky_relu_(self.conv_hr(x), 0.1))  # type: ignore[no-any-return]
+
+    def _aligned(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
+        if feat is None or flow is None:
+            b, _, h, w = lr.shape
+            return torch.zeros(b, self.config.channels, h, w, dtype=self.dtype, device=lr.device)
+        return warp(feat, flow)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, 4 H, 4 W]. Every frame is seen by both branches."""
+        b, t, _, h, w = lr.shape
+        older, newer = lr[:, :-1].reshape(-1, 3, h, w), lr[:, 1:].reshape(-1, 3, h, w)
+        to_next = self.flow(older, newer).view(b, t - 1, 2, h, w) if t > 1 else None
+        to_prev = self.flow(newer, older).view(b, t - 1, 2, h, w) if t > 1 else None
+
+        backs: list[Tensor] = []
+        feat: Tensor | None = None
+        for i in reversed(range(t)):
+            feat = self.backward_step(lr[:, i], feat, None if to_next is None or i == t - 1 else to_next[:, i])
+            backs.append(feat)
+        backs.reverse()
+
+        frames: list[Tensor] = []
+        feat = None
+        for i in range(t):
+            feat = self.forward_step(lr[:, i], backs[i], feat, None if to_prev is None or i == 0 else to_prev[:, i - 1])
+            frames.append(self.reconstruct(lr[:, i], backs[i], feat))
+        return torch.stack(frames, dim=1)

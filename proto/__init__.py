@@ -1,0 +1,1 @@
+"""upscaler.proto and the code generated from it."""

@@ -1,0 +1,1 @@
+"""REST and gRPC servers, authentication, the web page."""

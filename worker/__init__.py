@@ -1,0 +1,1 @@
+"""The RQ worker process: decode, model, encode, checkpoint."""
