@@ -113,6 +113,11 @@ class BasicVSR(nn.Module):
         """Flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
         return self.spynet(ref, supp)  # type: ignore[no-any-return]
 
+    def flow_pair(self, older: Tensor, newer: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow of `older` towards `newer` and the reverse, in one batch: [1, 3, H, W] twice -> [1, 2, H, W] twice."""
+        both = self.flow(torch.cat([older, newer]), torch.cat([newer, older]))
+        return both[:1], both[1:]
+
     def backward_step(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
         """Hidden features of the backward branch at one frame.
 
@@ -136,9 +141,13 @@ class BasicVSR(nn.Module):
         return torch.cat(parts, dim=1)
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
-        """The HR frame from both branches' features at one frame: [B, 3, 4 H, 4 W], in the network's type."""
-        x = self._residual(back, feat)
-        return x + F.interpolate(lr, scale_factor=SCALE, mode="bilinear", align_corners=False).to(x.dtype)
+        """The HR frame from both branches' features at one frame: [B, 3, 4 H, 4 W], float32.
+
+        The network computes a residual to the enlarged LR frame. The sum is float32 whatever the network's type:
+        bfloat16 near 1 is as coarse as half a level of 255.
+        """
+        base = F.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
+        return base + self._residual(back, feat).float()
 
     def _residual(self, back: Tensor, feat: Tensor) -> Tensor:
         x = feat if self.config.coupled else F.leaky_relu_(self.fusion(torch.cat([back, feat], dim=1)), 0.1)
@@ -156,11 +165,19 @@ class BasicVSR(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, 4 H, 4 W]. Every frame is seen by both branches."""
-        b, t, _, h, w = lr.shape
-        older, newer = lr[:, :-1].reshape(-1, 3, h, w), lr[:, 1:].reshape(-1, 3, h, w)
-        to_next = self.flow(older, newer).view(b, t - 1, 2, h, w) if t > 1 else None
-        to_prev = self.flow(newer, older).view(b, t - 1, 2, h, w) if t > 1 else None
+        return self.propagate(lr, *self.flows(lr))
 
+    def flows(self, lr: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Flow of a clip [B, T, 3, H, W] from each frame to the next, and back: [B, T - 1, 2, H, W]; None if T is 1."""
+        b, t, _, h, w = lr.shape
+        if t == 1:
+            return None, None
+        older, newer = lr[:, :-1].reshape(-1, 3, h, w), lr[:, 1:].reshape(-1, 3, h, w)
+        return self.flow(older, newer).view(b, t - 1, 2, h, w), self.flow(newer, older).view(b, t - 1, 2, h, w)
+
+    def propagate(self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None) -> Tensor:
+        """`forward` with the flow given (as `flows` returns it)."""
+        t = lr.shape[1]
         backs: list[Tensor] = []
         feat: Tensor | None = None
         for i in reversed(range(t)):

@@ -1,0 +1,50 @@
+"""Where and in which number format a network runs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from model.errors import DeviceError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name (auto, cpu, cuda, cuda:N). Raises DeviceError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"{name!r} is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"there is no device {name} here (CUDA devices: {torch.cuda.device_count()}); use cpu or auto"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"{name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The number format that `precision` (auto, fp32, bf16, fp16) means there. Raises DeviceError.
+
+    auto is bfloat16 where the hardware computes it (AVX512-BF16 or AMX; compute capability 8.0), else float16 on a GPU
+    and float32 on a CPU, where bfloat16 would be emulated, and slower.
+    """
+    if precision != "auto":
+        if precision not in _DTYPES:
+            raise DeviceError(f"{precision!r} is no precision; use auto, {', '.join(_DTYPES)}")
+        if precision == "fp16" and device.type == "cpu":
+            raise DeviceError("fp16 is for GPUs; on a CPU use bf16, fp32 or auto")
+        return _DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def set_threads(threads: int) -> None:
+    """Give the network that many CPU threads; 0: one for each core that this process may use."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))

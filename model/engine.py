@@ -1,0 +1,199 @@
+"""The streaming engine: `forward(chunk, state) -> (frames, state)` over a stream of any length.
+
+The forward branch carries its hidden features from chunk to chunk without loss. The backward branch starts anew in each
+chunk, `lookahead` frames beyond its end. So with `lookahead` at least what is left of the stream the result equals that
+of the whole clip, for every chunk size, and with `lookahead=0` and one frame a chunk the stream is causal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.device import resolve_device, resolve_dtype, set_threads
+from model.errors import DeviceError, StateMismatch
+from model.network import SCALE, BasicVSR, NetworkConfig
+from model.state import RecurrentState
+from model.weights import default_name, load_network
+
+T = TypeVar("T")
+Frames = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class RoutingReport:
+    """What was left out of one emitted frame."""
+
+    units_total: int
+    """(tile, block) units of the dense network."""
+    units_skipped: int
+    tiles_reused: int
+    seconds: float
+    """Wall-clock time of this frame: its share of the chunk's."""
+
+    @property
+    def skip_ratio(self) -> float:
+        """Fraction of the units that were not run."""
+        return self.units_skipped / self.units_total if self.units_total else 0.0
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What one call of `Upscaler.forward` gives back."""
+
+    frames: Frames
+    """[T', 4 H, 4 W, 3] in the type of the input."""
+    state: RecurrentState
+    reports: list[RoutingReport]
+    """One for each emitted frame."""
+    cuts: list[int] = field(default_factory=list)
+    """Indices into `frames` at which a new scene starts."""
+
+
+class Upscaler:
+    """A network on a device, ready to run. It holds no stream's state: one serves any number of streams in turn."""
+
+    scale = SCALE
+
+    def __init__(
+        self, name: str, network: BasicVSR, fingerprint: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.name = name
+        self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
+        self.device, self.dtype = device, dtype
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: BasicVSR = network.eval().requires_grad_(False).to(dtype)
+        self.network.spynet.float()  # positions need the digits
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The network's hyperparameters."""
+        return self.network.config
+
+    @torch.inference_mode()
+    def forward(
+        self, frames: Frames, state: RecurrentState | None, *, lookahead: int, last: bool, routing: str = "off"
+    ) -> ChunkResult:
+        """Upscale the next frames of a stream.
+
+        `frames` [T, H, W, 3] uint8 or uint16 RGB follow those of earlier calls; `state` is what the call before
+        returned, None at the start. The last `lookahead` frames are held back until more come, or until `last` says
+        that none will. Raises StateMismatch where the state is another model's, or the frames have another size or
+        type than before, and DeviceError where the device is out of memory (the state given is still good then).
+        """
+        started = time.perf_counter()
+        stored = self._join(frames, state)
+        emit = len(stored) if last else max(len(stored) - lookahead, 0)
+        before = state if state is not None else RecurrentState(self.fingerprint, stored[:0])
+        if not emit:
+            empty = np.empty((0, frames.shape[1] * SCALE, frames.shape[2] * SCALE, 3), frames.dtype)
+            return ChunkResult(empty, RecurrentState(self.fingerprint, stored, before.last, before.feat), [])
+        try:
+            upscaled, feat = self._run(stored, emit, before)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device} ran out of memory at {frames.shape[2]}x{frames.shape[1]} with {len(stored)} frames; "
+                "use a smaller chunk or a smaller model"
+            ) from error
+        after = RecurrentState(self.fingerprint, stored[emit:].clone(), stored[emit - 1].clone(), feat)
+        seconds = (time.perf_counter() - started) / emit
+        units = 2 * self.config.blocks
+        return ChunkResult(upscaled, after, [RoutingReport(units, 0, 0, seconds)] * emit)
+
+    def _join(self, frames: Frames, state: RecurrentState | None) -> Tensor:
+        """The frames held back and the new ones, on the device, as they came in."""
+        if frames.dtype not in (np.uint8, np.uint16) or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"frames must be uint8 or uint16 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+        new = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+        if state is None:
+            return new
+        if state.model != self.fingerprint:
+            raise StateMismatch(
+                f"the state was made by {state.model}, this is {self.fingerprint}; start the stream again"
+            )
+        if state.size != tuple(new.shape[1:3]) or state.pending.dtype != new.dtype:
+            (h, w), kind = state.size, str(state.pending.dtype).removeprefix("torch.")
+            raise StateMismatch(
+                f"the stream began with {w}x{h} {kind} frames and goes on with {frames.shape[2]}x{frames.shape[1]} "
+                f"{frames.dtype} ones; start a new stream where the size changes"
+            )
+        return torch.cat([state.pending.to(self.device), new])
+
+    def _run(self, stored: Tensor, emit: int, before: RecurrentState) -> tuple[Frames, Tensor]:
+        net, count = self.network, len(stored)
+        lr = [self._normalised(frame) for frame in stored]
+        flows = [net.flow_pair(lr[i], lr[i + 1]) for i in range(count - 1)]  # (to the next, to the one before)
+
+        backs: list[Tensor] = []
+        back: Tensor | None = None
+        for i in reversed(range(count)):
+            back = net.backward_step(lr[i], back, flows[i][0] if i < count - 1 else None)
+            if i < emit:
+                backs.append(back)
+
+        feat, flow = None, None
+        if before.feat is not None and before.last is not None:
+            feat = before.feat.to(self.device)[None].contiguous(memory_format=torch.channels_last)
+            flow = net.flow(lr[0], self._normalised(before.last.to(self.device)))
+        out = torch.empty(
+            emit, lr[0].shape[2] * SCALE, lr[0].shape[3] * SCALE, 3, dtype=stored.dtype, device=self.device
+        )
+        for i in range(emit):
+            back = backs.pop()
+            feat = net.forward_step(lr[i], back, feat, flow)
+            out[i] = self._quantised(net.reconstruct(lr[i], back, feat), stored.dtype)
+            flow = flows[i][1] if i < count - 1 else None
+        assert feat is not None
+        return out.cpu().numpy(), feat[0]
+
+    @staticmethod
+    def _normalised(frame: Tensor) -> Tensor:
+        """[H, W, 3] integers -> [1, 3, H, W] float32 in [0, 1], channels last in memory."""
+        peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
+        return frame[None].float().div_(peak).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _quantised(image: Tensor, dtype: torch.dtype) -> Tensor:
+        """[1, 3, H, W] float32 -> [H, W, 3] integers of `dtype`, rounded to the nearest."""
+        peak = 255.0 if dtype == torch.uint8 else 65535.0
+        image = image[0].permute(1, 2, 0).mul_(peak).round_().clamp_(0.0, peak)
+        return image.to(dtype)
+
+
+def load_model(
+    name: str, *, weights_dir: Path, device: str = "auto", precision: str = "auto", threads: int = 0
+) -> Upscaler:
+    """Load a model by name (`auto`: the best one for the device) onto a device. Raises ModelError."""
+    where = resolve_device(device)
+    dtype = resolve_dtype(precision, where)
+    if where.type == "cpu":
+        set_threads(threads)
+    if name == "auto":
+        name = default_name(where, weights_dir)
+    network, fingerprint = load_network(name, weights_dir)
+    return Upscaler(name, network, fingerprint, where, dtype)
+
+
+def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:
+    """Cut a stream into what `Upscaler.forward` is to be given call by call, so that it emits `chunk` frames each time.
+
+    Yields (items, last): first chunk + lookahead of them, then `chunk` at a time, and whatever is left with last=True.
+    A group is empty only if the stream is.
+    """
+    iterator = iter(items)
+    group = list(islice(iterator, chunk + lookahead))
+    while True:
+        following = list(islice(iterator, chunk))
+        yield group, not following
+        if not following:
+            return
+        group = following

