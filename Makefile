@@ -1,0 +1,51 @@
+# Everything a person types. `make help` lists it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p >/dev/null && \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.ready
+PACKAGES := commands service worker jobs media model benchmarks
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test test-slow check format bench lock clean distclean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: $(STAMP) ## make .venv, install the pinned dependencies, fetch the official weights
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n '$(PYTHON)' || { echo 'Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=…' >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c requirements.lock -e '.[all,dev]'
+	$(BIN)/skipvsr models --fetch
+	@touch $@
+
+up: $(STAMP) ## start the service; ^C stops it
+	@exec $(BIN)/skipvsr up
+
+test: $(STAMP) ## the test suite, against a real Redis that it starts itself
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP) ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: $(STAMP) ## format, lint, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure, and print the table
+	$(BIN)/python -m benchmarks
+
+clean: ## remove caches and what tests left
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv and its weights stay in data/
+	rm -rf .venv *.egg-info

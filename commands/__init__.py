@@ -1,0 +1,1 @@
+"""The commands of `skipvsr`, one module each; `cli` parses their arguments."""

@@ -1,0 +1,61 @@
+"""What tests share: a real Redis, started once a session and flushed for each test; a data folder; settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+
+from commands.embedded_redis import EmbeddedRedis
+from jobs.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No setting of whoever runs the tests reaches them, neither from the environment nor from a `.env`."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("SKIPVSR_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """The session's Redis, the same that `skipvsr up` starts."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), persist=False) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """URL of an empty Redis."""
+    with redis_client.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[redis_client.Redis]:
+    """Client of an empty Redis; bytes in, bytes out."""
+    with redis_client.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty data folder."""
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settings(redis_url: str, data_dir: Path) -> Settings:
+    """Settings of a service on this machine's CPU with the tiny network; `model_copy(update=…)` for others."""
+    return Settings(
+        redis_url=redis_url, data_dir=data_dir, http_port=0, device="cpu", precision="fp32", threads=1, model="tiny"
+    )
