@@ -4,6 +4,7 @@
     ├── InvalidRequest        400   the options make no sense
     ├── Unauthorized          401   an API key is needed, and the one given is missing or wrong
     ├── NotFound              404   no such job
+    ├── UploadStalled         408   an upload from which nothing came for too long
     ├── NotReady              409   the job exists, but not in a state that allows this
     ├── Gone                  410   there was a result; its time is over
     ├── TooLarge              413   over a limit on size; the limit and its setting are named
@@ -52,6 +53,12 @@ class NotFound(SkipVsrError):
     """No such job."""
 
     status, title = 404, "Not found"
+
+
+class UploadStalled(SkipVsrError):
+    """An upload from which nothing came for too long."""
+
+    status, title = 408, "Upload stalled"
 
 
 class NotReady(SkipVsrError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -26,3 +26,79 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads for the network; 0: one a core.")
     model: str = Field("auto", description="Model of jobs that name none; auto: the best one for the device.")
+
+    api_key: SecretStr | None = Field(
+        None, description="Key that every request needs (`Authorization: Bearer` or `X-API-Key`); empty: none."
+    )
+    max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
+        4 * 1024**3, description="Largest upload that is taken, in bytes; larger ones end with 413."
+    )
+    max_pixels: Annotated[int, Field(ge=1)] = Field(1920 * 1088, description="Most pixels of one source frame.")
+    max_output_pixels: Annotated[int, Field(ge=1)] = Field(7680 * 4352, description="Most pixels of one output frame.")
+    max_duration_seconds: Annotated[float, Field(gt=0)] = Field(4 * 3600, description="Longest video that is taken.")
+    max_frames: Annotated[int, Field(ge=1)] = Field(1_000_000, description="Most frames of a video.")
+    max_streams: Annotated[int, Field(ge=1)] = Field(
+        32, description="Most streams (video, audio, subtitles, …) of a file."
+    )
+    max_probe_bytes: Annotated[int, Field(ge=4096)] = Field(
+        16 * 1024**2, description="Bytes that may be read to find out what a file is."
+    )
+    max_decoder_bytes: Annotated[int, Field(ge=1)] = Field(
+        4 * 1024**3, description="Memory (address space) of the process that decodes."
+    )
+    max_decoder_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Time in which the process that decodes must come up with the next frame."
+    )
+    upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="An upload from which nothing comes for so long is given up (408)."
+    )
+
+    weights_dir: Path | None = Field(None, description="Where models' weights are kept; empty: weights in data_dir.")
+    worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port on which a worker serves its Prometheus metrics; 0: it serves none."
+    )
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="How often a worker says that it is alive, and asks whether its job is to stop."
+    )
+    worker_lost_seconds: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="A worker that was silent for so long is taken for dead, and its job goes to another."
+    )
+    max_deaths: Annotated[int, Field(ge=1)] = Field(
+        3, description="A job over which so many workers died fails, so that it does not go round for ever."
+    )
+    chunk_timeout_minutes: Annotated[float, Field(gt=0)] = Field(
+        240.0, description="A chunk that takes longer is taken for hung: the worker ends itself."
+    )
+    job_timeout_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
+        720, description="A job that a worker has had for longer fails."
+    )
+    stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="After SIGTERM a worker finishes its chunk; after so many seconds it gives the chunk up."
+    )
+    input_ttl_hours: Annotated[float, Field(ge=0)] = Field(
+        24.0, description="How long an upload is kept after its job is done."
+    )
+    result_ttl_hours: Annotated[float, Field(ge=0)] = Field(168.0, description="How long a result is kept.")
+    failed_ttl_hours: Annotated[float, Field(ge=0)] = Field(
+        72.0, description="How long the files of a failed job are kept."
+    )
+    history_ttl_hours: Annotated[float, Field(ge=0)] = Field(
+        720.0, description="How long the document of a finished job can still be asked for."
+    )
+    janitor_seconds: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="How often expired files and orphans are looked for."
+    )
+    orphan_minutes: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="A folder without a job is removed when nothing in it has changed for so long."
+    )
+    quota_gb: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Most that all jobs' files together may take, in GB; 0: as much as the disk has."
+    )
+    min_free_gb: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="Uploads are refused and jobs do not start when the disk would have less left, in GB."
+    )
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the weights, whether it was set or follows from `data_dir`."""
+        return self.weights_dir or self.data_dir / "weights"
