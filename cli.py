@@ -1,6 +1,161 @@
-"""`skipvsr`: the composition root. Work in progress."""
+"""`skipvsr`: the composition root. Parses the command line, loads what a command needs, turns errors into one line.
+
+Commands import what they need when they run: `skipvsr submit` and `skipvsr api` work where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from commands.errors import CommandError
+from jobs.errors import SkipVsrError
+from jobs.schema import JobOptions
+from jobs.settings import Settings
+from media.errors import MediaError
+from model.errors import ModelError
+
+EXPECTED = (CommandError, SkipVsrError, MediaError, ModelError)
+"""Errors whose message is written for the user."""
 
 
-def main() -> int:
-    """Entry point."""
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args, Settings()))
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (the interpreter flushes it at exit)
+        return 141
+    except ValidationError as error:
+        return _fail(_first(error), 2)
+    except EXPECTED as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
+    except ImportError as error:
+        return _fail(f"this command needs {error.name}, which is not installed: pip install 'skipvsr[all]'", 1)
+
+
+def _fail(message: str, status: int) -> int:
+    if os.environ.get("SKIPVSR_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+    print(f"skipvsr: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong with a setting or an option."""
+    detail = error.errors()[0]
+    where = "_".join(str(part) for part in detail["loc"])
+    name = f"SKIPVSR_{where.upper()}" if error.title == Settings.__name__ else f"--{where}" if where else ""
+    return f"{name}: {detail['msg']}".removeprefix(": ")
+
+
+# ---- the commands ---------------------------------------------------------------------------------------------------
+
+
+def _up(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import up
+
+    return up.run(settings)
+
+
+def _api(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import api
+
+    return api.run(settings, inherited=args.fd)
+
+
+def _worker(args: argparse.Namespace, settings: Settings) -> int:
+    from commands.embedded_redis import connected
+    from worker.main import main as work
+
+    return work(connected(settings))
+
+
+def _upscale(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import upscale
+
+    return upscale.run(args.source, args.target, _options(args), settings, report=args.report)
+
+
+def _submit(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import client
+
+    _options(args)  # errors before the upload
+    fields = {name: str(value) for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    url = args.url or f"http://{settings.http_host}:{settings.http_port}"
+    return client.run(args.source, args.output, url=url, api_key=key, fields=fields)
+
+
+def _models(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import models
+
+    return models.run(settings.weights, fetch=args.fetch)
+
+
+def _options(args: argparse.Namespace) -> JobOptions:
+    given = {name: value for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
+    return JobOptions(**given)
+
+
+# ---- their arguments ------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skipvsr", description="Upscale video by 4 with BasicVSR, and skip what changes nothing."
+    )
+    parser.add_argument("--version", action="version", version=f"skipvsr {version('skipvsr')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace, Settings], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(run=run)
+        return sub
+
+    command("up", _up, "start the service (API, worker, Redis) on this machine; ^C stops it")
+    api = command("api", _api, "run the HTTP API alone")
+    api.add_argument("--fd", type=int, metavar="N", help="file descriptor of a listening socket to serve on")
+    command("worker", _worker, "run a worker alone")
+
+    upscale = command("upscale", _upscale, "upscale a file here, without a server")
+    upscale.add_argument("source", type=Path, metavar="IN")
+    upscale.add_argument("target", type=Path, metavar="OUT")
+    upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, frame by frame, as JSON")
+    _add_options(upscale)
+
+    submit = command("submit", _submit, "have a server upscale a file, and download the result")
+    submit.add_argument("source", type=Path, metavar="IN")
+    submit.add_argument("-o", "--output", type=Path, metavar="OUT", required=True)
+    submit.add_argument("--url", help="the server (default: where `skipvsr up` listens)")
+    _add_options(submit)
+
+    models = command("models", _models, "list the models")
+    models.add_argument("--fetch", action="store_true", help="get the official BasicVSR weights")
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """One option for each field of `JobOptions`; its checks and defaults are the API's own."""
+    for name, field in JobOptions.model_fields.items():
+        text = (field.description or "").replace("%", "%%")
+        default = "" if field.default is None else f" (default: {field.default})"
+        numeric = name in ("scale", "height", "chunk", "lookahead", "crf")
+        parser.add_argument(f"--{name}", type=int if numeric else str, help=text + default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

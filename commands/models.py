@@ -1,0 +1,26 @@
+"""`skipvsr models`: which models there are, and fetching the official weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from model.weights import CARDS, fetch_official
+
+
+def run(weights_dir: Path, *, fetch: bool) -> int:
+    """List the models, or make sure that the official weights are here. Raises ModelError."""
+    if fetch:
+        added = fetch_official(weights_dir)
+        for path in added:
+            print(f"fetched {path}")
+        if not added:
+            print(f"the official weights are in {weights_dir} already")
+        return 0
+    table = Table("model", "weights", "what it is", box=None, header_style="bold", pad_edge=False)
+    for card in CARDS:
+        table.add_row(card.name, "here" if card.present(weights_dir) else "missing", card.description)
+    Console().print(table)
+    return 0
