@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class JobState(StrEnum):
-    """Where a job stands. Done, failed and cancelled are final."""
+    """Where a job stands. Done, failed and cancelled are final; a paused one waits until somebody resumes it."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -22,6 +23,14 @@ class JobState(StrEnum):
     def final(self) -> bool:
         """Whether nothing will happen to the job any more."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class Priority(StrEnum):
+    """Which queue a job waits in; a worker looks into them in this order."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
 
 
 class JobOptions(BaseModel):
@@ -43,6 +52,7 @@ class JobOptions(BaseModel):
     routing: str = Field("balanced", description="How much work may be left out: off, balanced or fast.")
     codec: Literal["h264", "hevc"] = Field("h264", description="Codec of the output.")
     crf: Annotated[int, Field(ge=0, le=51)] = Field(18, description="Quality of the encoding, lower is better.")
+    priority: Priority = Field(Priority.NORMAL, description="high, normal or low: which queue the job waits in.")
 
     @model_validator(mode="after")
     def _one_size(self) -> JobOptions:
@@ -116,6 +126,8 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempt: int = Field(0, description="How many times a worker has taken the job.")
+    deaths: int = Field(0, description="How many workers died or hung over it; too many, and the job fails.")
+    worker: str | None = Field(None, description="Name of the worker that has it, or had it last.")
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = None
     output: StreamFacts | None = None

@@ -1,0 +1,72 @@
+"""The queue, as RQ has it: tickets that say "look at this job".
+
+A ticket carries a job's id and nothing else; whether the job is to be done is in its document, and claiming it is one
+step in Redis. So a lost ticket can be written again, and one too many does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from redis import Redis
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job as Ticket
+
+from jobs.schema import Priority
+
+TASK: Final = "worker.tasks.run"
+"""What a ticket calls in the worker; the service knows it by name only."""
+SERIALIZER: Final = "json"
+QUEUES: Final = {priority: f"skipvsr-{priority}" for priority in Priority}
+"""Queue of each priority, in the order in which workers look into them."""
+
+
+def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: bool, timeout: int, pipe: Any) -> str:
+    """Add a ticket for a job to a pipeline, at the front or the back of its queue; returns the ticket's id.
+
+    It must be the first thing in the pipeline `pipe`, for RQ begins the transaction. `number` makes tickets of one job
+    distinct; `timeout` is in seconds.
+    """
+    queue = Queue(QUEUES[priority], connection=redis, serializer=SERIALIZER)
+    ticket = queue.create_job(
+        TASK,
+        args=(job_id,),
+        job_id=f"{job_id}-{number}",
+        timeout=timeout,
+        result_ttl=0,
+        failure_ttl=3600,
+        description=f"upscale {job_id}",
+    )
+    queue.enqueue_job(ticket, pipeline=pipe, at_front=front)
+    return ticket.id
+
+
+def drop(redis: Redis, ticket_id: str) -> None:
+    """Remove a ticket and all that RQ keeps about it, wherever it is."""
+    try:
+        ticket = Ticket.fetch(ticket_id, connection=redis, serializer=SERIALIZER)
+    except NoSuchJobError:
+        for name in QUEUES.values():
+            redis.lrem(Queue(name, connection=redis, serializer=SERIALIZER).key, 0, ticket_id)
+        return
+    with redis.pipeline() as pipe:
+        ticket.delete(pipeline=pipe)
+        pipe.execute()
+
+
+def waiting(redis: Redis) -> list[str]:
+    """Ids of the jobs that have a ticket in a queue, in the order in which they will be taken."""
+    queues = (Queue(name, connection=redis, serializer=SERIALIZER) for name in QUEUES.values())
+    return [job_of(ticket) for queue in queues for ticket in queue.get_job_ids()]
+
+
+def job_of(ticket_id: str) -> str:
+    """The id of the job that a ticket is for."""
+    return ticket_id.rpartition("-")[0]
+
+
+def missing(redis: Redis, queued: Iterable[str]) -> set[str]:
+    """Those of the `queued` jobs for which there is no ticket (a worker died with it in its hand)."""
+    return set(queued) - set(waiting(redis))

@@ -1,0 +1,192 @@
+"""The store against a real Redis: documents, transitions, tokens, tickets."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from redis import Redis
+
+from jobs import tickets
+from jobs.errors import NotFound, NotReady, StoreUnavailable
+from jobs.presence import Presence, WorkerInfo
+from jobs.schema import Job, JobMetrics, JobOptions, JobState, Priority, Progress
+from jobs.storage import new_id
+from jobs.store import JobStore, connect
+from processes import wait_until
+
+
+@pytest.fixture
+def store(redis: Redis) -> JobStore:
+    return JobStore(redis)
+
+
+def queued(store: JobStore, priority: Priority = Priority.NORMAL) -> str:
+    job = Job(id=new_id(), filename="clip.mp4", options=JobOptions(priority=priority))
+    store.create(job)
+    return job.id
+
+
+def test_a_document_comes_back_as_it_was_written(store: JobStore) -> None:
+    job = Job(
+        id=new_id(),
+        filename="Ümläut 'clip'.mp4",
+        options=JobOptions(model="tiny", scale=2),
+        progress=Progress(frames_total=7),
+        warnings=["one"],
+    )
+    store.create(job)
+    assert store.get(job.id) == job
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    for act in (store.get, store.request_cancel, store.request_pause, store.resume, store.enqueue):
+        with pytest.raises(NotFound, match="no job"):
+            act("0" * 24)
+    assert store.claim("0" * 24, "w") is None
+
+
+def test_lists_newest_first_and_by_state(store: JobStore) -> None:
+    ids = [queued(store) for _ in range(5)]
+    store.request_pause(ids[2])
+    assert [job.id for job in store.list()] == ids[::-1]
+    assert [job.id for job in store.list(state=JobState.PAUSED)] == [ids[2]]
+    assert [job.id for job in store.list(limit=2, offset=1)] == [ids[3], ids[2]]
+    assert store.counts()[JobState.QUEUED] == 4
+
+
+def test_only_one_of_many_claims_a_job(store: JobStore) -> None:
+    job_id, claims = queued(store), []
+    threads = [threading.Thread(target=lambda: claims.append(store.claim(job_id, "w"))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([claim for claim in claims if claim is not None]) == 1
+    job = store.get(job_id)
+    assert (job.state, job.attempt, job.worker) == (JobState.RUNNING, 1, "w")
+
+
+def test_tickets_wait_by_priority_and_order(store: JobStore) -> None:
+    low, first, second = queued(store, Priority.LOW), queued(store), queued(store)
+    high = queued(store, Priority.HIGH)
+    assert tickets.waiting(store.redis) == [high, first, second, low]
+    store.enqueue(second, front=True)
+    assert tickets.waiting(store.redis) == [high, second, first, low], "moved, not doubled"
+
+
+def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
+    job_id = queued(store)
+    store.redis.lpop("rq:queue:skipvsr-normal")
+    assert store.without_ticket() == {job_id}
+    store.enqueue(job_id, front=True)
+    assert store.without_ticket() == set()
+
+
+def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    beat = store.beat(claim, {"progress": Progress(frames_done=3), "metrics": JobMetrics(model_seconds=1.5)})
+    assert (beat.held, beat.request) == (True, "")
+    assert store.get(job_id).progress.frames_done == 3
+    assert store.request_pause(job_id) is JobState.RUNNING
+    assert store.beat(claim).request == "pause"
+    assert store.request_cancel(job_id) is JobState.RUNNING
+    assert store.beat(claim).request == "cancel"
+    assert store.finish(claim, JobState.CANCELLED)
+    assert store.request_cancel(job_id) is JobState.CANCELLED, "twice is fine"
+    assert not store.beat(claim).held
+
+
+def test_a_worker_that_was_declared_lost_can_say_nothing_any_more(store: JobStore) -> None:
+    job_id = queued(store)
+    old = store.claim(job_id, "old")
+    assert old is not None
+    store.beat(old)
+    token, beat = store.holders()[job_id]
+    store.beat(old)
+    assert store.declare_lost(job_id, token, beat, max_deaths=3) is None, "it was alive after all"
+    assert store.declare_lost(job_id, token, beat + 1, max_deaths=3) is JobState.QUEUED
+    new = store.claim(job_id, "new")
+    assert new is not None
+    assert new.token > old.token
+    assert not store.beat(old, {"progress": Progress(frames_done=99)}).held
+    assert not store.finish(old, JobState.DONE)
+    assert not store.hand_back(old)
+    job = store.get(job_id)
+    assert (job.state, job.worker, job.deaths, job.progress.frames_done) == (JobState.RUNNING, "new", 1, 0)
+
+
+def test_a_job_over_which_workers_die_fails_and_says_what_is_known(store: JobStore) -> None:
+    job_id = queued(store)
+    for death in range(1, 4):
+        claim = store.claim(job_id, f"w{death}")
+        assert claim is not None
+        store.beat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
+        state = store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3)
+    assert state is JobState.FAILED
+    job = store.get(job_id)
+    assert job.error is not None
+    assert "3 workers died" in job.error.detail
+    assert "w3" in job.error.detail
+    assert "frame 24 of 100" in job.error.detail
+    assert tickets.waiting(store.redis) == []
+
+
+@pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_what_was_asked_of_a_worker_that_died_is_done(store: JobStore, word: str, state: JobState) -> None:
+    job_id = queued(store)
+    store.claim(job_id, "w")
+    (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
+    assert store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3) is state
+
+
+def test_pause_resume_and_cancel_of_waiting_jobs(store: JobStore) -> None:
+    other, job_id = queued(store), queued(store)
+    assert store.request_pause(job_id) is JobState.PAUSED
+    assert store.claim(job_id, "w") is None
+    assert store.resume(job_id) is JobState.QUEUED
+    assert tickets.waiting(store.redis) == [job_id, other]
+    with pytest.raises(NotReady, match="queued, not paused"):
+        store.resume(job_id)
+    assert store.request_cancel(job_id) is JobState.CANCELLED
+    with pytest.raises(NotReady, match="cancelled"):
+        store.request_pause(job_id)
+    assert tickets.waiting(store.redis) == [other]
+
+
+def test_the_same_change_said_twice_counts_once(store: JobStore) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.finish(claim, JobState.DONE)
+    assert store.finish(claim, JobState.DONE), "the answer may have been lost the first time"
+
+
+def test_forgets_only_what_is_over(store: JobStore) -> None:
+    job_id = queued(store)
+    assert not store.forget(job_id)
+    store.request_cancel(job_id)
+    assert store.forget(job_id)
+    assert store.list() == []
+    assert store.redis.keys("skipvsr:job:*") == []
+
+
+def test_redis_away_is_store_unavailable() -> None:
+    store = JobStore(connect("redis://127.0.0.1:1", timeout=0.2, attempts=1))
+    for act in (store.ping, store.counts, lambda: store.get("0" * 24), lambda: store.request_cancel("0" * 24)):
+        with pytest.raises(StoreUnavailable) as caught:
+            act()
+        assert caught.value.retry_after is not None
+
+
+def test_a_worker_is_present_until_its_note_fades(redis: Redis) -> None:
+    presence, now = Presence(redis), Job(id="x", filename="x", options=JobOptions()).created_at
+    info = WorkerInfo(name="w", host="h", pid=1, device="cpu", model="tiny", started_at=now)
+    presence.announce(info, 30)
+    presence.announce(info.model_copy(update={"name": "v"}), 0.001)
+    wait_until(lambda: len(presence.workers()) < 2, 5, "the note does not fade")
+    assert [worker.name for worker in presence.workers()] == ["w"]
+    presence.leave("w")
+    assert presence.workers() == []
