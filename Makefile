@@ -7,7 +7,7 @@ PACKAGES := commands service worker jobs media model benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-slow check format bench lock clean distclean
+.PHONY: help setup up test test-slow check format bench clean distclean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -17,7 +17,8 @@ setup: $(STAMP) ## make .venv, install the pinned dependencies, fetch the offici
 $(STAMP): pyproject.toml requirements.lock
 	@test -n '$(PYTHON)' || { echo 'Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=…' >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c requirements.lock -e '.[all,dev]'
+	@echo 'Installing into .venv; the first time this takes a minute or more.'
+	$(BIN)/python -m pip install --quiet --quiet -c requirements.lock -e '.[all,dev]'
 	$(BIN)/skipvsr models --fetch
 	@touch $@
 
@@ -47,5 +48,5 @@ clean: ## remove caches and what tests left
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: clean ## also remove .venv and its weights stay in data/
+distclean: clean ## also remove .venv; data/ stays
 	rm -rf .venv *.egg-info

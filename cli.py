@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args, Settings()))
+        return int(args.run(args, _settings()))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -43,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
     except ImportError as error:
         return _fail(f"this command needs {error.name}, which is not installed: pip install 'skipvsr[all]'", 1)
+
+
+def _settings() -> Settings:
+    """From the environment, `.env`, and files named like the variables in the folder SKIPVSR_SECRETS_DIR, if set."""
+    folder = os.environ.get("SKIPVSR_SECRETS_DIR")
+    return Settings(_secrets_dir=folder if folder and Path(folder).is_dir() else None)
 
 
 def _fail(message: str, status: int) -> int:
@@ -59,7 +65,7 @@ def _first(error: ValidationError) -> str:
     detail = error.errors()[0]
     where = "_".join(str(part) for part in detail["loc"])
     name = f"SKIPVSR_{where.upper()}" if error.title == Settings.__name__ else f"--{where}" if where else ""
-    return f"{name}: {detail['msg']}".removeprefix(": ")
+    return f"{name}: {detail['msg'].removeprefix('Value error, ')}".removeprefix(": ")
 
 
 # ---- the commands ---------------------------------------------------------------------------------------------------
@@ -78,8 +84,9 @@ def _api(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _worker(args: argparse.Namespace, settings: Settings) -> int:
-    from commands.embedded_redis import connected
     from worker.main import main as work
+
+    from commands.embedded_redis import connected
 
     return work(connected(settings))
 
@@ -134,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     upscale = command("upscale", _upscale, "upscale a file here, without a server")
     upscale.add_argument("source", type=Path, metavar="IN")
     upscale.add_argument("target", type=Path, metavar="OUT")
-    upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, frame by frame, as JSON")
+    upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, and how long it took, as JSON")
     _add_options(upscale)
 
     submit = command("submit", _submit, "have a server upscale a file, and download the result")

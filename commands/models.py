@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from model.weights import CARDS, fetch_official
 
 
@@ -19,6 +16,9 @@ def run(weights_dir: Path, *, fetch: bool) -> int:
         if not added:
             print(f"the official weights are in {weights_dir} already")
         return 0
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("model", "weights", "what it is", box=None, header_style="bold", pad_edge=False)
     for card in CARDS:
         table.add_row(card.name, "here" if card.present(weights_dir) else "missing", card.description)

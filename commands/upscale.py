@@ -1,0 +1,97 @@
+"""`skipvsr upscale`: a file, here and now, without a server. What ^C leaves is gone on from by the same command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Generator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+from commands.errors import CommandError
+from commands.progress import frames_bar
+from jobs.schema import JobOptions
+from jobs.settings import Settings
+from jobs.storage import replace
+from media.limits import Limits
+from model.engine import Upscaler, load_model
+from worker.pipeline import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
+
+
+def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, report: Path | None) -> int:
+    """Upscale `source` to `target`, and describe the work in `report` (JSON), if given.
+
+    Raises CommandError, MediaError, ModelError, OSError.
+    """
+    if not source.is_file():
+        raise CommandError(f"there is no file {source}")
+    for path in (target, report):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise CommandError(f"there is no folder {path.absolute().parent}")
+    if target.exists() and target.samefile(source):
+        raise CommandError("the output would replace the input; give it another name")
+    name = options.model if options.model != "auto" else settings.model
+    model = load_model(
+        name,
+        weights_dir=settings.weights,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
+    folder = target.absolute().parent / f".{target.name}.skipvsr"
+    folder.mkdir(exist_ok=True)
+    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+    try:
+        document = _work(Order(source, folder, options, limits), model, target)
+    except KeyboardInterrupt:
+        raise CommandError("interrupted; the same command goes on from the last chunk that was done") from None
+    finally:
+        if not (folder / "manifest.json").exists():  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    if report is not None:
+        report.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def _work(order: Order, model: Upscaler, target: Path) -> dict[str, Any]:
+    chunks: list[dict[str, float]] = []
+    begun = time.perf_counter()
+    events = cast("Generator[Event]", upscale(order, model))  # closed in any case: it has threads
+    with frames_bar(f"upscaling with {model.name}") as show, contextlib.closing(events):
+        for event in events:
+            match event:
+                case Started():
+                    started = event
+                case ChunkDone():
+                    chunks.append({"frames": event.frames, "model_seconds": round(event.seconds, 4)})
+                case Finished():
+                    finished = event
+                case Stopped():
+                    raise CommandError("stopped")
+            progress = event.progress
+            show(f"upscaling with {model.name}", progress.frames_done, progress.frames_total, progress.fps)
+    seconds = time.perf_counter() - begun
+    replace(finished.path, target.absolute())
+    for warning in finished.warnings:
+        print(f"note: {warning}")
+    progress, metrics, spec = finished.progress, finished.metrics, finished.spec
+    rate = f" at {progress.fps:.2f} fps" if progress.fps else ""
+    print(f"{target}  {spec.width}×{spec.height}, {progress.frames_done} frames{rate}, {model.name} on {model.device}")
+    return {
+        "source": str(order.source),
+        "target": str(target),
+        "model": model.name,
+        "device": str(model.device),
+        "precision": str(model.dtype).removeprefix("torch."),
+        "options": order.options.model_dump(mode="json"),
+        "resumed": started.resumed,
+        "size": [spec.width, spec.height],
+        "progress": progress.model_dump(),
+        "metrics": metrics.model_copy(update={"processing_seconds": seconds}).model_dump(),
+        "chunks": chunks,
+        "warnings": finished.warnings,
+    }
