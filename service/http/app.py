@@ -1,0 +1,60 @@
+"""The application, built from settings; nothing is global, so that a process may hold several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from jobs.schema import Problem
+from jobs.settings import Settings
+from service.http import health, jobs, pages, problems
+from service.http.middleware import RequestMiddleware
+from service.operations import Operations
+
+_DESCRIPTION = """
+Send a video to `POST /upscale`, ask for the job at the address in `Location` until it is done, fetch its result.
+Every error is a problem document (RFC 9457) whose `detail` says in one line what was wrong and what to do.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The HTTP service. The settings must name a Redis; it need not answer yet."""
+    app = FastAPI(
+        title="SkipVSR",
+        summary="Self-hosted video upscaling",
+        description=_DESCRIPTION.strip(),
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.settings = settings
+    app.state.operations = Operations.from_settings(settings)
+    app.include_router(jobs.router)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    problems.install(app)
+    app.add_middleware(RequestMiddleware)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's description, with the schemas that it can't see: the streamed form and the problem document."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        schemas = document["components"]["schemas"]
+        schemas.update(jobs.upscale_form_schema())
+        schemas[Problem.__name__] = Problem.model_json_schema()
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
+        app.openapi_schema = document
+    return app.openapi_schema

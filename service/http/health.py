@@ -1,0 +1,34 @@
+"""Routes that say how the service is: for load balancers and for Prometheus. They need no key."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from jobs.errors import StoreUnavailable
+from service.http.dependencies import OperationsDep
+from service.http.documents import Health, Readiness, problems
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/healthz", summary="Is the process alive?", responses=problems())
+async def healthz() -> Health:
+    """Answers as long as the process does; asks nobody else."""
+    return Health(version=version("skipvsr"))
+
+
+@router.get("/readyz", summary="Can it do work?", responses=problems(503))
+def readyz(operations: OperationsDep) -> Readiness:
+    """Ready when Redis answers and at least one worker is alive; else 503 with the reason."""
+    workers = operations.workers()
+    if not workers:
+        raise NoWorker("no worker is alive: start one with `skipvsr worker`")
+    return Readiness(workers=workers)
+
+
+class NoWorker(StoreUnavailable):
+    """Nobody would do the work."""
+
+    title = "No worker"

@@ -1,0 +1,144 @@
+"""Routes of jobs. Each one only translates between HTTP and `jobs.operations`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.responses import FileResponse
+
+from jobs.schema import JobOptions, JobState
+from service import intake
+from service.http import files, upload
+from service.http.auth import require_key, same_site
+from service.http.dependencies import OperationsDep, SettingsDep
+from service.http.documents import JobDocument, JobList, problems
+
+router = APIRouter(dependencies=[Depends(require_key), Depends(same_site)], tags=["jobs"])
+
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}}},
+    }
+}
+
+
+def upscale_form_schema() -> dict[str, Any]:
+    """The form that `POST /upscale` takes, as a JSON schema: a file, and the fields of JobOptions."""
+    schema = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs", {})
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "The video."}
+    schema |= {
+        "title": "UpscaleForm",
+        "required": ["file"],
+        "properties": {"file": file, **schema["properties"]},
+    }
+    return {"UpscaleForm": schema, **definitions}
+
+
+@router.post(
+    "/upscale",
+    status_code=202,
+    response_model=JobDocument,
+    openapi_extra=_FORM,
+    summary="Upscale a video",
+    response_description="The job is queued; `Location` says where to ask for it.",
+    responses={
+        202: {"headers": {"Location": {"description": "The job's address.", "schema": {"type": "string"}}}},
+        **problems(400, 401, 403, 408, 413, 415, 422, 503, 507),
+    },
+)
+async def upscale(
+    request: Request, response: Response, operations: OperationsDep, settings: SettingsDep
+) -> JobDocument:
+    """Send a video as the form's field `file`, options as further fields. It is streamed to disk as it arrives."""
+    announced = upload.announced_bytes(request, settings.max_upload_bytes)
+    async with contextmanager_in_threadpool(operations.upload(announced)) as path:
+        form = await upload.receive(
+            request, path, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
+        )
+        options = intake.options_from_text(form.fields)
+        admission = await run_in_threadpool(intake.admit, path, options, settings)
+        job = await run_in_threadpool(operations.submit, path, form.filename, admission)
+    document = JobDocument.of(job)
+    response.headers["Location"] = document.links.self
+    return document
+
+
+@router.get("/jobs", summary="List jobs", responses=problems(400, 401, 503))
+def list_jobs(
+    operations: OperationsDep,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> JobList:
+    """Jobs, newest first."""
+    found = operations.recent(state=state, limit=limit, offset=offset)
+    return JobList(jobs=[JobDocument.of(job) for job in found])
+
+
+@router.get("/jobs/{job_id}", summary="Ask for a job", responses=problems(401, 404, 503))
+def get_job(job_id: str, operations: OperationsDep) -> JobDocument:
+    """State, progress and measured figures of a job."""
+    return JobDocument.of(operations.get(job_id))
+
+
+@router.post("/jobs/{job_id}/cancel", summary="Cancel a job", responses=problems(401, 403, 404, 409, 503))
+def cancel_job(job_id: str, operations: OperationsDep) -> JobDocument:
+    """Stop a job, at the next chunk if it is running, and remove its files. Cancelling twice is fine."""
+    return JobDocument.of(operations.cancel(job_id))
+
+
+@router.delete("/jobs/{job_id}", summary="Cancel a job", responses=problems(401, 403, 404, 409, 503))
+def delete_job(job_id: str, operations: OperationsDep) -> JobDocument:
+    """The same as `POST /jobs/{id}/cancel`."""
+    return JobDocument.of(operations.cancel(job_id))
+
+
+@router.post("/jobs/{job_id}/pause", summary="Pause a job", responses=problems(401, 403, 404, 409, 503))
+def pause_job(job_id: str, operations: OperationsDep) -> JobDocument:
+    """Stop a job at its next chunk, and keep what is done."""
+    return JobDocument.of(operations.pause(job_id))
+
+
+@router.post("/jobs/{job_id}/resume", summary="Resume a job", responses=problems(401, 403, 404, 409, 503))
+def resume_job(job_id: str, operations: OperationsDep) -> JobDocument:
+    """Let a paused job go on where it stopped."""
+    return JobDocument.of(operations.resume(job_id))
+
+
+def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
+    content = {"content": {media_type: {"schema": {"type": "string", "contentMediaType": media_type}}}}
+    return {
+        200: {"description": "The file.", **content},
+        206: {"description": "The part of it that `Range` asks for.", **content},
+    }
+
+
+@router.head("/jobs/{job_id}/result", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/result",
+    summary="Download the result",
+    response_class=FileResponse,
+    responses={**_file("video/mp4"), **problems(401, 404, 409, 410, 416, 500, 503)},
+)
+def get_result(job_id: str, request: Request, operations: OperationsDep) -> FileResponse:
+    """The upscaled video. Takes `Range`, so that a player can seek and a download can go on."""
+    job, path = operations.result(job_id)
+    return files.send(request, path, files.result_name(job), "video/mp4")
+
+
+@router.head("/jobs/{job_id}/input", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/input",
+    summary="Download the upload",
+    response_class=FileResponse,
+    responses={**_file("application/octet-stream"), **problems(401, 404, 410, 416, 503)},
+)
+def get_input(job_id: str, request: Request, operations: OperationsDep) -> FileResponse:
+    """The video as it was uploaded, while it is kept."""
+    job, path = operations.input(job_id)
+    # Never a type that a browser would run: what strangers upload is data.
+    return files.send(request, path, job.filename, "application/octet-stream")

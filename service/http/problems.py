@@ -1,0 +1,76 @@
+"""Every error leaves as application/problem+json (RFC 9457), with one line that says what was wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from jobs.errors import InvalidRequest, SkipVsrError
+from jobs.schema import Problem
+from service.intake import one_line
+
+MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger(__name__)
+
+
+def problem(
+    status: int, title: str, detail: str, *, kind: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A problem document; `kind` makes its type `/problems/<kind>`, else about:blank."""
+    document = Problem(type=f"/problems/{kind}" if kind else "about:blank", title=title, status=status, detail=detail)
+    return JSONResponse(
+        document.model_dump(), status, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", **(headers or {})}
+    )
+
+
+def from_error(error: SkipVsrError) -> Response:
+    """The problem that one of our own errors is."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="skipvsr"'
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        headers["Connection"] = "close"  # the rest of the upload is not waited for
+    return problem(error.status, error.title, str(error), kind=error.kind, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make the application answer every error with a problem document."""
+
+    @app.exception_handler(SkipVsrError)
+    async def _ours(request: Request, error: SkipVsrError) -> Response:
+        if error.status >= 500:
+            log.warning("%s: %s", error.title, error)
+        return from_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> Response:
+        return from_error(InvalidRequest(one_line(error.errors())))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        title = HTTPStatus(error.status_code).phrase
+        detail = error.detail
+        if detail == title:
+            detail = _DETAILS.get(error.status_code, title).format(method=request.method, path=request.url.path)
+        return problem(error.status_code, title, detail, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(request: Request, error: ClientDisconnect) -> Response:
+        # Nobody reads this; it ends the request without a traceback in the log.
+        log.info("the client went away before its upload was complete")
+        return problem(400, "Bad Request", "the client went away before its upload was complete")
+
+
+_DETAILS = {
+    404: "there is nothing at {path}: /docs lists what there is",
+    405: "{path} does not take {method}: /docs lists what it takes",
+}

@@ -1,0 +1,104 @@
+"""From a file that has arrived to a queued job: what REST and gRPC uploads go through alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.errors import InvalidRequest, TooLarge, UnsupportedMedia, UnusableVideo
+from jobs.schema import JobOptions, StreamFacts
+from jobs.settings import Settings
+from media.errors import MediaError, OverLimit, UnsupportedFile
+from media.limits import Limits
+from media.probe import MediaInfo, probe
+from media.spec import output_spec
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A video that may become a job."""
+
+    options: JobOptions
+    facts: StreamFacts
+    warnings: list[str]
+
+
+def limits(settings: Settings) -> Limits:
+    """The door's limits as the settings have them; the names are the same."""
+    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+
+
+def options_from_text(texts: Mapping[str, str]) -> JobOptions:
+    """A form's fields as options; empty ones count as not given. Raises InvalidRequest with all that is wrong."""
+    given: dict[str, object] = {name: text for name, text in texts.items() if text}
+    if unknown := sorted(given.keys() - JobOptions.model_fields.keys()):
+        known = ", ".join(JobOptions.model_fields)
+        raise InvalidRequest(f"unknown option {', '.join(name[:80] for name in unknown)}; there are {known}")
+    scale = given.get("scale")
+    if isinstance(scale, str) and scale.isdecimal():
+        given["scale"] = int(scale)  # a Literal of numbers takes no text
+    try:
+        return JobOptions.model_validate(given)
+    except ValidationError as error:
+        raise InvalidRequest(one_line(error.errors())) from error
+
+
+def one_line(findings: Sequence[Any]) -> str:
+    """What pydantic found, as one line: `crf: Input should be less than or equal to 51; scale: …`."""
+    parts = []
+    for finding in findings:
+        where = ".".join(str(part) for part in finding["loc"] if part not in ("query", "path", "body"))
+        message = finding["msg"].removeprefix("Value error, ")
+        parts.append(f"{where[:80]}: {message}" if where else message)
+    return "; ".join(dict.fromkeys(parts))
+
+
+def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
+    """Look at a file, as far as that is possible without decoding it, and say whether the job can be done.
+
+    Raises UnsupportedMedia, UnusableVideo or TooLarge, whose message says why, and names the setting of a limit.
+    """
+    allowed = limits(settings)
+    with _as_ours():
+        info = probe(path, allowed)
+        output_spec(
+            info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
+        )
+    return Admission(options, facts(info), list(info.warnings))
+
+
+def facts(info: MediaInfo) -> StreamFacts:
+    """What the job document says of a file."""
+    video = info.video
+    return StreamFacts(
+        container=info.container,
+        codec=video.codec,
+        width=video.width,
+        height=video.height,
+        frames=video.frames,
+        frame_rate=float(video.frame_rate) if video.frame_rate else None,
+        duration_seconds=info.duration_seconds,
+        pixel_format=video.pixel_format,
+        bit_depth=video.bit_depth,
+        size_bytes=info.size_bytes,
+        audio=[track.codec for track in info.audio],
+        subtitles=[track.codec for track in info.subtitles],
+    )
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    """Media's errors as those that have a status."""
+    try:
+        yield
+    except UnsupportedFile as error:
+        raise UnsupportedMedia(str(error)) from error
+    except OverLimit as error:
+        raise TooLarge(str(error)) from error
+    except MediaError as error:
+        raise UnusableVideo(str(error)) from error
