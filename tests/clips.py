@@ -1,0 +1,43 @@
+"""Clips that tests make for themselves."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def make_clip(path: Path, *, frames: int = 24, width: int = 32, height: int = 24, sound: bool = False) -> Path:
+    """An H.264 clip of moving stripes with noise at 25 frames a second, with a sine as AAC if wanted."""
+    random = np.random.default_rng(frames * 1000 + width)
+    y, x = np.mgrid[0:height, 0:width]
+    with av.open(str(path), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "20", "preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", 12
+        audio = container.add_stream("aac", rate=16000, layout="mono") if sound else None
+        for index in range(frames):
+            wave = 127 + 100 * np.sin((x + 2 * y + 3 * index) / 5)
+            rgb = np.stack([wave, np.roll(wave, index, axis=1), 255 - wave], axis=-1) + random.normal(
+                0, 6, (height, width, 1)
+            )
+            frame = av.VideoFrame.from_ndarray(rgb.clip(0, 255).astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None:
+            count = 16000 * frames // 25
+            tone = (8000 * np.sin(np.arange(count) / 8)).astype(np.int16)
+            for start in range(0, count, 1024):
+                block = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="s16", layout="mono")
+                block.sample_rate, block.pts, block.time_base = 16000, start, Fraction(1, 16000)
+                container.mux(audio.encode(block))
+            container.mux(audio.encode(None))
+    return path
+
+
+def times_of(path: Path) -> list[float]:
+    """When each frame is shown, in seconds."""
+    with av.open(str(path)) as container:
+        return [round(float(frame.time or 0), 4) for frame in container.decode(video=0)]
