@@ -7,7 +7,7 @@ PACKAGES := commands service worker jobs media model benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-slow check format bench clean distclean
+.PHONY: help setup up test test-slow check format docs bench clean distclean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -40,6 +40,9 @@ check: $(STAMP) ## format, lint, types, and who may import whom
 format: $(STAMP) ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## write .env.example and README's table of settings from the settings
+	$(BIN)/python -m commands.settings_docs
 
 bench: $(STAMP) ## measure, and print the table
 	$(BIN)/python -m benchmarks

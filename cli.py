@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     upscale = command("upscale", _upscale, "upscale a file here, without a server")
     upscale.add_argument("source", type=Path, metavar="IN")
     upscale.add_argument("target", type=Path, metavar="OUT")
-    upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, and how long it took, as JSON")
+    upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
     _add_options(upscale)
 
     submit = command("submit", _submit, "have a server upscale a file, and download the result")

@@ -1,0 +1,103 @@
+"""The command line: what it does, and the one line it says when it can't."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cli
+from commands.embedded_redis import EmbeddedRedis
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    monkeypatch.setenv("SKIPVSR_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("SKIPVSR_DEVICE", "cpu")
+    monkeypatch.setenv("SKIPVSR_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    """The one line that a failing command says."""
+    status = cli.main([str(word) for word in argv])
+    said = capsys.readouterr()
+    assert status != 0
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("skipvsr: ")
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["upscale", "none.mp4", "out.mp4"], "there is no file none.mp4"),
+        (["upscale", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
+        (["upscale", EXAMPLE, EXAMPLE], "the output would replace the input"),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "there is no model 'nonsense'; there are: "),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
+        (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
+        (["upscale", EXAMPLE, "out.mp4", "--scale", "2", "--height", "100"], "either scale or height"),
+        (["upscale", __file__, "out.mp4", "--model", "tiny"], "skipvsr: "),
+        (
+            ["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://127.0.0.1:9"],
+            "no server answers at http://127.0.0.1:9",
+        ),
+        (["worker"], "no Redis: set SKIPVSR_REDIS_URL"),
+    ],
+)
+def test_errors_are_one_line(
+    argv: list[str | Path],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in failure(capsys, *argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "something was left behind"
+
+
+def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPVSR_HTTP_PORT", "99999")
+    assert "SKIPVSR_HTTP_PORT: " in failure(capsys, "models")
+
+
+def test_settings_from_secret_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "skipvsr_device").write_text("nonsense")
+    monkeypatch.delenv("SKIPVSR_DEVICE")
+    monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(tmp_path))
+    assert "'nonsense' is no device" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert "basicvsr-reds" in said
+    assert "tiny" in said
+
+
+def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    command = ["upscale", EXAMPLE, out, "--model", "tiny", "--scale", "2", "--report", report]
+    assert cli.main([str(word) for word in command]) == 0
+    assert "288×192, 150 frames" in capsys.readouterr().out
+    assert out.stat().st_size > 0
+    document = json.loads(report.read_text())
+    assert document["progress"]["frames_done"] == 150
+    assert document["metrics"]["model_seconds"] > 0
+    assert sum(chunk["frames"] for chunk in document["chunks"]) == 150
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.mp4", "report.json"]
+
+
+def test_the_second_up_says_who_is_in_the_way(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKIPVSR_HTTP_PORT", "0")
+    with EmbeddedRedis(data_dir / "redis"):
+        assert "another `skipvsr up` is using" in failure(capsys, "up")
