@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class _Chunk:
     seconds: float
 
 
-def upscale(order: Order, model: Upscaler, *, stop: threading.Event | None = None) -> Iterator[Event]:
+def upscale(order: Order, model: Upscaler, *, stop: threading.Event | None = None) -> Generator[Event]:
     """Do an order; the events are `Started`, `ChunkDone` …, and `Finished` (or `Stopped`, if `stop` gets set).
 
     Raises MediaError, ModelError, OSError, and `Fenced` when the working folder has been taken away.
@@ -130,7 +130,7 @@ def upscale(order: Order, model: Upscaler, *, stop: threading.Event | None = Non
         raise
 
 
-def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Iterator[Event]:
+def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[Event]:
     options = order.options
     info = probe(order.source, order.limits)
     spec = output_spec(

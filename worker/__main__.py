@@ -1,0 +1,10 @@
+"""`python -m worker`: a worker without the command line interface, as containers start it."""
+
+from __future__ import annotations
+
+import sys
+
+from worker.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The worker process: settings, a warm network, the heart, and RQ's loop around them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from datetime import UTC, datetime
+from types import FrameType
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from jobs.errors import SkipVsrError, StoreUnavailable
+from jobs.presence import WorkerInfo
+from jobs.settings import Settings
+from jobs.storage import Storage
+from jobs.store import JobStore, connect
+from jobs.tickets import QUEUES
+from model.errors import ModelError
+from worker.heart import Heart
+from worker.janitor import Janitor
+from worker.metrics import Meters
+from worker.models import Models
+from worker.rqworker import WarmWorker
+from worker.runner import Runner
+from worker.tasks import RUNNER
+
+log = logging.getLogger(__name__)
+
+
+class _Signals:
+    """SIGTERM and SIGINT while RQ's loop is not there to handle them: the process is to end as soon as it can."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def install(self) -> None:
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.stop.is_set():
+            os._exit(128 + signum)
+        self.stop.set()
+
+
+def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
+    """Run a worker until it is told to stop; returns the exit status. `redis_url` is for settings that name none."""
+    settings = settings or Settings()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signals = _Signals()
+    signals.install()
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    try:
+        storage = Storage.from_settings(settings)
+        storage.prepare()
+        store = JobStore.from_settings(settings, redis_url)
+        url = redis_url or settings.redis_url
+        assert url is not None, "the store knows one"
+        models, meters = Models(settings), Meters()
+        warm = models.get("auto")
+        if settings.worker_metrics_port:
+            meters.serve(settings.worker_metrics_port)
+    except (SkipVsrError, ModelError, OSError) as error:
+        print(f"skipvsr worker: {error}", file=sys.stderr)
+        return 1
+    info = WorkerInfo(
+        name=name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=str(warm.device),
+        model=warm.name,
+        started_at=datetime.now(UTC),
+    )
+    heart = Heart(settings, connect(url, timeout=3.0, attempts=1), info)
+    heart.start()
+    janitor = Janitor(settings, JobStore(connect(url)), storage)
+    janitor.start()
+    RUNNER.set(Runner(settings, store, storage, models, heart, meters, name))
+    log.info("worker %s: %s on %s", name, warm.name, warm.device)
+    try:
+        _serve(settings, url, heart, signals, name)
+    finally:
+        janitor.stop()
+        heart.stop()
+    return 0
+
+
+def _serve(settings: Settings, url: str, heart: Heart, signals: _Signals, name: str) -> None:
+    """RQ's loop, begun again whenever it ends because Redis was away."""
+    asked = threading.Event()
+
+    def on_stop() -> None:
+        asked.set()
+        heart.shut_down()
+
+    ttl = round(settings.worker_lost_seconds) + 60
+    pause, number = 0.5, 0
+    while not (signals.stop.is_set() or asked.is_set()):
+        number += 1
+        try:
+            worker = WarmWorker(
+                list(QUEUES.values()),
+                name=f"{name}-{number}",
+                connection=Redis.from_url(url, socket_connect_timeout=3.0, health_check_interval=30),
+                ttl=ttl,
+                on_stop=on_stop,
+                on_force_stop=lambda: heart.leave_at_once(1),
+            )
+            heart.rq_beat = worker.beat
+            worker.work(logging_level="WARNING")
+            pause = 0.5
+        except (RedisError, StoreUnavailable) as error:
+            log.warning("Redis does not answer (%s); trying again in %.1f s", error, pause)
+        finally:
+            heart.rq_beat = None
+            signals.install()
+        if not asked.is_set():
+            signals.stop.wait(pause)
+            pause = min(pause * 2, 5.0)

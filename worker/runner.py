@@ -1,0 +1,241 @@
+"""One job from claim to publication: consumes `worker.pipeline`, and is the only one to tell the store about it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from jobs.errors import StorageFull, StoreUnavailable
+from jobs.schema import Job, JobMetrics, JobState, StreamFacts
+from jobs.settings import Settings
+from jobs.storage import Fenced, Storage
+from jobs.store import Claim, JobStore
+from media.limits import Limits
+from media.probe import MediaInfo, probe
+from media.spec import OutputSpec
+from model.engine import Upscaler
+from model.errors import ModelError
+from worker.failure import explain, out_of_memory, problem
+from worker.heart import Heart, Hold
+from worker.metrics import Meters
+from worker.models import Models, free_memory
+from worker.pipeline import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Runner:
+    """Does jobs, one at a time, for the worker called `name`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        storage: Storage,
+        models: Models,
+        heart: Heart,
+        meters: Meters,
+        name: str,
+    ) -> None:
+        self._settings, self._store, self._storage = settings, store, storage
+        self._models, self._heart, self._meters, self._name = models, heart, meters, name
+        self._limits = Limits(**{field: getattr(settings, field) for field in Limits.__dataclass_fields__})
+
+    def run(self, job_id: str) -> None:
+        """Do a job, if it still waits to be done. Raises StoreUnavailable if it could not be claimed."""
+        claim = self._store.claim(job_id, self._name)
+        if claim is None:
+            log.info("job %s does not wait any more", job_id)
+            return
+        with self._heart.holding(claim) as hold:
+            log.info("job %s: claimed with token %d", job_id, claim.token)
+            try:
+                job = self._store.get(job_id)
+                state = self._work(job, claim, hold)
+            except Fenced:
+                log.warning("job %s: another worker has it; this one lets go", job_id)
+                return
+            except Exception as error:
+                state = self._give_up(job_id, claim, hold, error)
+            finally:
+                free_memory()
+            log.info("job %s: %s", job_id, state)
+            self._meters.jobs.labels(state).inc()
+
+    # The stages of a job
+
+    def _work(self, job: Job, claim: Claim, hold: Hold) -> str:
+        begun = time.monotonic()
+        order = Order(
+            self._storage.input_path(job.id), self._storage.take_work(job.id, claim.token), job.options, self._limits
+        )
+        model = self._models.get(job.options.model)
+        notes = _Notes(job)
+        try:
+            finished = self._consume(order, model, hold, notes)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            smaller = max(1, job.options.chunk // 4)
+            log.warning("job %s: out of memory; trying chunks of %d frames", job.id, smaller)
+            notes.warnings.append(f"Memory was short: the job was done in chunks of {smaller} frames.")
+            free_memory()
+            finished = self._consume(replace(order, chunk=smaller), model, hold, notes)
+        if finished is None:
+            return self._stop(claim, hold, notes)
+        path = self._storage.publish(finished.path, job.id)
+        seconds = notes.seconds_before + time.monotonic() - begun
+        fields: dict[str, Any] = {
+            "progress": finished.progress,
+            "metrics": notes.metrics(finished.metrics, processing_seconds=seconds),
+            "output": output_facts(probe(path, _BOUNDLESS), finished.spec),
+            "warnings": [*finished.warnings, *notes.warnings],
+            "error": None,
+        }
+        if not self._insist(lambda: self._store.finish(claim, JobState.DONE, fields), hold):
+            raise Fenced(job.id)
+        self._storage.remove_work(job.id)
+        return "done"
+
+    def _consume(self, order: Order, model: Upscaler, hold: Hold, notes: _Notes) -> Finished | None:
+        """Let the pipeline run, and note how far it is; None if it stopped before the end."""
+        events = upscale(order, model, stop=hold.stop)
+        try:
+            for event in events:
+                self._note(event, hold, notes)
+                if isinstance(event, Finished):
+                    return event
+                if isinstance(event, Started):
+                    self._check_room(event, order)
+                if isinstance(event, Stopped) or hold.reason in ("cancel", "lost"):
+                    return None
+        finally:
+            events.close()
+        return None
+
+    def _note(self, event: Event, hold: Hold, notes: _Notes) -> None:
+        fields: dict[str, Any] = {"progress": event.progress}
+        if isinstance(event, Started):
+            log.info("job %s: %s", notes.job_id, "goes on" if event.resumed else "starts")
+            fields["warnings"] = event.warnings
+        else:
+            fields["metrics"] = notes.metrics(event.metrics)
+        if isinstance(event, ChunkDone):
+            log.info("job %s: chunk %d computed", notes.job_id, event.number)
+            self._meters.chunk(event)
+        hold.note(fields)
+
+    def _check_room(self, event: Started, order: Order) -> None:
+        """Raise StorageFull if the disk will not do for the segments and the result that they are joined to."""
+        done, total = event.progress.frames_done, event.progress.frames_total
+        if total is not None:
+            self._storage.check_room(
+                expected_bytes(event.spec, total - done)
+                + expected_bytes(event.spec, total)
+                + event.info.size_bytes // 4
+            )
+
+    def _stop(self, claim: Claim, hold: Hold, notes: _Notes) -> str:
+        fields = hold.take_fields()
+        if hold.reason == "lost":
+            raise Fenced(claim.job_id)
+        if hold.reason == "cancel":
+            self._storage.remove(claim.job_id)
+            self._insist(lambda: self._store.finish(claim, JobState.CANCELLED, fields), hold)
+            return "cancelled"
+        if hold.reason == "pause":
+            self._insist(lambda: self._store.finish(claim, JobState.PAUSED, fields), hold)
+            return "paused"
+        self._insist(lambda: self._store.hand_back(claim, fields), hold)
+        return "handed back"
+
+    def _give_up(self, job_id: str, claim: Claim, hold: Hold, error: Exception) -> str:
+        """End a job that can't be done; one for which there is no room is paused, for that can be helped."""
+        if isinstance(error, StoreUnavailable):
+            raise error  # not the job's fault; it will be missed and taken up again
+        ours = explain(error, self._settings.data_dir)
+        if isinstance(error, ModelError) or ours.status != 500:
+            log.warning("job %s: %s", job_id, ours)
+        else:
+            log.error("job %s: %s", job_id, ours, exc_info=error)
+        state = JobState.PAUSED if isinstance(ours, StorageFull) else JobState.FAILED
+        fields = {**hold.take_fields(), "error": problem(ours)}
+        held = self._insist(lambda: self._store.finish(claim, state, fields), hold)
+        return state.value if held else "lost"
+
+    def _insist(self, tell: Callable[[], T], hold: Hold) -> T:
+        """Tell the store something, as often as it takes; only a shutdown makes it give up (StoreUnavailable)."""
+        pause = 0.5
+        while True:
+            try:
+                return tell()
+            except StoreUnavailable:
+                if hold.reason == "shutdown":
+                    raise
+                hold.note({})  # waiting for Redis is no hanging
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+
+class _Notes:
+    """What this run adds to what is in the job's document already."""
+
+    def __init__(self, job: Job) -> None:
+        self.job_id = job.id
+        self.warnings: list[str] = []
+        self.seconds_before = job.metrics.processing_seconds or 0.0
+        self._begun = time.monotonic()
+        queued = (datetime.now(UTC) - job.created_at).total_seconds()
+        self._queue_seconds = job.metrics.queue_seconds
+        if self._queue_seconds is None:
+            self._queue_seconds = max(0.0, queued)  # the wall clock may have been set back
+
+    def metrics(self, measured: JobMetrics, processing_seconds: float | None = None) -> JobMetrics:
+        """The metrics of the document."""
+        if processing_seconds is None:
+            processing_seconds = self.seconds_before + time.monotonic() - self._begun
+        return measured.model_copy(
+            update={"queue_seconds": self._queue_seconds, "processing_seconds": processing_seconds}
+        )
+
+
+_BOUNDLESS = Limits(
+    max_pixels=2**62,
+    max_output_pixels=2**62,
+    max_upload_bytes=2**62,
+    max_duration_seconds=2**62,
+    max_frames=2**62,
+    max_streams=2**16,
+)
+"""What we made ourselves is not held to what is allowed at the door."""
+
+
+def output_facts(info: MediaInfo, spec: OutputSpec) -> StreamFacts:
+    """What the job document says of the result."""
+    video = info.video
+    return StreamFacts(
+        container=info.container,
+        codec=spec.codec,
+        width=video.width,
+        height=video.height,
+        frames=video.frames,
+        frame_rate=float(video.frame_rate) if video.frame_rate else None,
+        duration_seconds=info.duration_seconds,
+        pixel_format=video.pixel_format,
+        bit_depth=video.bit_depth,
+        size_bytes=info.size_bytes,
+        audio=[track.codec for track in info.audio],
+        subtitles=[track.codec for track in info.subtitles],
+    )
+
+
+def expected_bytes(spec: OutputSpec, frames: int) -> int:
+    """A cautious guess at the size of so many encoded frames: 0.2 bits a pixel at CRF 18, half as much each 6 steps."""
+    bits = Fraction(2, 10) * spec.width * spec.height * frames
+    return int(bits / 8 * Fraction(2) ** round((18 - spec.crf) / 6))
