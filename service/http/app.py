@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from jobs.schema import Problem
 from jobs.settings import Settings
 from service.http import health, jobs, pages, problems
+from service.http.metrics import HttpMetrics
 from service.http.middleware import RequestMiddleware
 from service.operations import Operations
 
@@ -27,17 +28,19 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION.strip(),
         version="1",
         docs_url=None,
+        redirect_slashes=False,  # it would send people to whatever the Host header says
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     app.state.operations = Operations.from_settings(settings)
+    app.state.metrics = HttpMetrics(app.state.operations)
     app.include_router(jobs.router)
     app.include_router(health.router)
     app.include_router(pages.router)
     problems.install(app)
-    app.add_middleware(RequestMiddleware)
+    app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from jobs.settings import Settings
+from service.http.metrics import HttpMetrics
 from service.operations import Operations
 
 
@@ -18,5 +19,10 @@ def _operations(request: Request) -> Operations:
     return cast(Operations, request.app.state.operations)
 
 
+def _metrics(request: Request) -> HttpMetrics:
+    return cast(HttpMetrics, request.app.state.metrics)
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 OperationsDep = Annotated[Operations, Depends(_operations)]
+MetricsDep = Annotated[HttpMetrics, Depends(_metrics)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
 
 from jobs.errors import StoreUnavailable
-from service.http.dependencies import OperationsDep
+from service.http.dependencies import MetricsDep, OperationsDep
 from service.http.documents import Health, Readiness, problems
 
 router = APIRouter(tags=["service"])
@@ -32,3 +35,15 @@ class NoWorker(StoreUnavailable):
     """Nobody would do the work."""
 
     title = "No worker"
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "Prometheus's text format, or OpenMetrics where it is asked for."}, **problems()},
+)
+def metrics(request: Request, metrics: MetricsDep) -> PlainTextResponse:
+    """Queue, workers, uploads, requests. Workers have an endpoint each (`SKIPVSR_WORKER_METRICS_PORT`)."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return PlainTextResponse(encode(metrics.registry), headers={"Content-Type": content_type})

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import FileResponse
+from starlette.requests import ClientDisconnect
 
+from jobs.errors import SkipVsrError
 from jobs.schema import JobOptions, JobState
 from service import intake
 from service.http import files, upload
 from service.http.auth import require_key, same_site
-from service.http.dependencies import OperationsDep, SettingsDep
+from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep
 from service.http.documents import JobDocument, JobList, problems
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(same_site)], tags=["jobs"])
@@ -51,17 +53,25 @@ def upscale_form_schema() -> dict[str, Any]:
     },
 )
 async def upscale(
-    request: Request, response: Response, operations: OperationsDep, settings: SettingsDep
+    request: Request, response: Response, operations: OperationsDep, settings: SettingsDep, metrics: MetricsDep
 ) -> JobDocument:
     """Send a video as the form's field `file`, options as further fields. It is streamed to disk as it arrives."""
-    announced = upload.announced_bytes(request, settings.max_upload_bytes)
-    async with contextmanager_in_threadpool(operations.upload(announced)) as path:
-        form = await upload.receive(
-            request, path, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
-        )
-        options = intake.options_from_text(form.fields)
-        admission = await run_in_threadpool(intake.admit, path, options, settings)
-        job = await run_in_threadpool(operations.submit, path, form.filename, admission)
+    try:
+        announced = upload.announced_bytes(request, settings.max_upload_bytes)
+        async with contextmanager_in_threadpool(operations.upload(announced)) as path:
+            form = await upload.receive(
+                request, path, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
+            )
+            options = intake.options_from_text(form.fields)
+            admission = await run_in_threadpool(intake.admit, path, options, settings)
+            job = await run_in_threadpool(operations.submit, path, form.filename, admission)
+    except SkipVsrError as error:
+        metrics.rejected.labels(error.kind).inc()
+        raise
+    except ClientDisconnect:
+        metrics.rejected.labels("client-gone").inc()
+        raise
+    metrics.upload_bytes.inc(form.size_bytes)
     document = JobDocument.of(job)
     response.headers["Location"] = document.links.self
     return document

@@ -10,17 +10,20 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.metrics import HttpMetrics
 from service.http.problems import problem
 
 log = logging.getLogger("service.http.access")
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestMiddleware:
     """The outermost layer. Takes over a caller's `X-Request-ID`, or makes one, and returns it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,6 +57,9 @@ class RequestMiddleware:
             await answer(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")  # the pattern: paths would make endless labels
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.metrics.requests.labels(method, route, str(status)).observe(seconds)
             log.info(
                 "%s %s %d %.0f ms",
                 scope["method"],

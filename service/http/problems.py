@@ -47,7 +47,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(SkipVsrError)
     async def _ours(request: Request, error: SkipVsrError) -> Response:
-        if error.status >= 500:
+        if error.status >= 500 and request.url.path != "/readyz":  # there it is the answer, no incident
             log.warning("%s: %s", error.title, error)
         return from_error(error)
 

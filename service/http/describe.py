@@ -1,0 +1,22 @@
+"""Write the API's description, from which clients are generated: `python -m service.http.describe`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jobs.settings import Settings
+from service.http.app import create_app
+
+TARGET = Path(__file__).parent / "openapi.json"
+
+
+def main() -> None:
+    """Write openapi.json beside this file; no Redis is asked."""
+    app = create_app(Settings(redis_url="redis://127.0.0.1:6379"))
+    TARGET.write_text(json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(TARGET)
+
+
+if __name__ == "__main__":
+    main()
