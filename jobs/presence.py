@@ -22,6 +22,7 @@ class WorkerInfo(BaseModel):
     pid: int
     device: str = Field(description="What it computes on, for people.")
     model: str = Field(description="The model that it keeps warm.")
+    models: list[str] = Field(default_factory=list, description="Models whose weights it has.")
     job: str | None = Field(None, description="Id of the job that it works on.")
     started_at: datetime
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from jobs.errors import Cancelled, Gone, JobFailed, NotReady
+from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotReady
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
@@ -117,6 +117,16 @@ class Operations:
     def workers(self) -> list[WorkerInfo]:
         """The workers that are alive."""
         return self.presence.workers()
+
+    def models(self) -> list[str]:
+        """Names of the models that a worker which is alive has."""
+        return sorted({name for worker in self.workers() for name in worker.models})
+
+    def check_model(self, name: str) -> None:
+        """Raise InvalidRequest if workers are alive and none of them has that model."""
+        known = self.models()
+        if name != "auto" and known and name not in known:
+            raise InvalidRequest(f"no worker has a model {name[:80]!r}; there are: auto, {', '.join(known)}")
 
     @staticmethod
     def _kept(path: Path, what: str, setting: str) -> Path:

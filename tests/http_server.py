@@ -47,7 +47,13 @@ class Service:
 
     def announce_worker(self) -> WorkerInfo:
         worker = WorkerInfo(
-            name="test-worker", host="here", pid=1, device="cpu", model="tiny", started_at=datetime.now(UTC)
+            name="test-worker",
+            host="here",
+            pid=1,
+            device="cpu",
+            model="tiny",
+            models=["small", "tiny"],
+            started_at=datetime.now(UTC),
         )
         self.operations.presence.announce(worker, ttl=60)
         return worker

@@ -74,6 +74,19 @@ def test_bad_options_are_named_and_leave_nothing(
     assert service.files() == []
 
 
+def test_models_are_those_that_workers_have(service: Service, clip: Path) -> None:
+    assert service.client.get("/models").json() == {"models": []}
+    assert service.post(clip, model="not-yet-known").status_code == 202  # nobody is there who could tell
+    service.announce_worker()
+    assert service.client.get("/models").json() == {"models": ["small", "tiny"]}
+    assert service.post(clip, model="tiny").status_code == 202
+    answer = service.post(clip, model="huge")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        400,
+        "no worker has a model 'huge'; there are: auto, small, tiny",
+    )
+
+
 def test_what_is_no_video_is_refused_and_leaves_nothing(service: Service, tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("this is no video\n" * 100)

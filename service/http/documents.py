@@ -48,6 +48,12 @@ class JobList(BaseModel):
     jobs: list[JobDocument]
 
 
+class ModelList(BaseModel):
+    """Models that there are."""
+
+    models: list[str]
+
+
 class Health(BaseModel):
     """The process answers."""
 

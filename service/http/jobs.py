@@ -15,7 +15,7 @@ from service import intake
 from service.http import files, upload
 from service.http.auth import require_key, same_site
 from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep
-from service.http.documents import JobDocument, JobList, problems
+from service.http.documents import JobDocument, JobList, ModelList, problems
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(same_site)], tags=["jobs"])
 
@@ -63,6 +63,7 @@ async def upscale(
                 request, path, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
             )
             options = intake.options_from_text(form.fields)
+            await run_in_threadpool(operations.check_model, options.model)
             admission = await run_in_threadpool(intake.admit, path, options, settings)
             job = await run_in_threadpool(operations.submit, path, form.filename, admission)
     except SkipVsrError as error:
@@ -75,6 +76,12 @@ async def upscale(
     document = JobDocument.of(job)
     response.headers["Location"] = document.links.self
     return document
+
+
+@router.get("/models", summary="List models", responses=problems(401, 503))
+def list_models(operations: OperationsDep) -> ModelList:
+    """Names that `model` may have: those whose weights a worker has which is alive."""
+    return ModelList(models=operations.models())
 
 
 @router.get("/jobs", summary="List jobs", responses=problems(400, 401, 503))
