@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -21,29 +21,15 @@ from torch import Tensor
 
 from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
+from model.execute import Carried, normalised, run_chunk
 from model.network import SCALE, BasicVSR, NetworkConfig
+from model.plan import ChunkPlan, plan_chunk
+from model.routing import Preset, RoutingReport, preset
 from model.state import RecurrentState
 from model.weights import default_name, load_network
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class RoutingReport:
-    """What was left out of one emitted frame."""
-
-    units_total: int
-    """(tile, block) units of the dense network."""
-    units_skipped: int
-    tiles_reused: int
-    seconds: float
-    """Wall-clock time of this frame: its share of the chunk's."""
-
-    @property
-    def skip_ratio(self) -> float:
-        """Fraction of the units that were not run."""
-        return self.units_skipped / self.units_total if self.units_total else 0.0
 
 
 @dataclass(frozen=True)
@@ -70,9 +56,8 @@ class Upscaler:
         self.name = name
         self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
         self.device, self.dtype = device, dtype
-        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network: BasicVSR = network.eval().requires_grad_(False).to(dtype)
-        self.network.spynet.float()  # positions need the digits
+        network = network.eval().requires_grad_(False).to(dtype).to(device)
+        self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def config(self) -> NetworkConfig:
@@ -81,7 +66,7 @@ class Upscaler:
 
     @torch.inference_mode()
     def forward(
-        self, frames: Frames, state: RecurrentState | None, *, lookahead: int, last: bool, routing: str = "off"
+        self, frames: Frames, state: RecurrentState | None, *, lookahead: int, last: bool, routing: str | Preset = "off"
     ) -> ChunkResult:
         """Upscale the next frames of a stream.
 
@@ -91,23 +76,54 @@ class Upscaler:
         type than before, and DeviceError where the device is out of memory (the state given is still good then).
         """
         started = time.perf_counter()
+        numbers = preset(routing) if isinstance(routing, str) else routing
         stored = self._join(frames, state)
         emit = len(stored) if last else max(len(stored) - lookahead, 0)
-        before = state if state is not None else RecurrentState(self.fingerprint, stored[:0])
+        before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
         if not emit:
             empty = np.empty((0, frames.shape[1] * SCALE, frames.shape[2] * SCALE, 3), frames.dtype)
-            return ChunkResult(empty, RecurrentState(self.fingerprint, stored, before.last, before.feat), [])
+            return ChunkResult(empty, replace(before, pending=stored), [])
+        index = 0 if before.index is None else int(before.index)
+        plan = plan_chunk(stored, emit, before.reference, index, numbers)
         try:
-            upscaled, feat = self._run(stored, emit, before)
+            upscaled, feat = run_chunk(
+                self.network, [normalised(frame) for frame in stored], plan, self._carried(before), stored.dtype
+            )
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.device} ran out of memory at {frames.shape[2]}x{frames.shape[1]} with {len(stored)} frames; "
                 "use a smaller chunk or a smaller model"
             ) from error
-        after = RecurrentState(self.fingerprint, stored[emit:].clone(), stored[emit - 1].clone(), feat)
+        after = RecurrentState(
+            self.fingerprint,
+            pending=stored[emit:].clone(),
+            last=stored[emit - 1].clone(),
+            feat=feat[0],
+            hr=upscaled[-1].clone(),
+            reference=plan.reference,
+            index=torch.tensor(index + emit),
+        )
+        out = upscaled.cpu().numpy()
         seconds = (time.perf_counter() - started) / emit
-        units = 2 * self.config.blocks
-        return ChunkResult(upscaled, after, [RoutingReport(units, 0, 0, seconds)] * emit)
+        return ChunkResult(out, after, self._reports(plan, seconds))
+
+    def _carried(self, before: RecurrentState) -> Carried | None:
+        if before.last is None or before.feat is None or before.hr is None:
+            return None
+        feat = before.feat[None].contiguous(memory_format=torch.channels_last)
+        return Carried(normalised(before.last), feat, before.hr)
+
+    def _reports(self, plan: ChunkPlan, seconds: float) -> list[RoutingReport]:
+        """The look-ahead frames' work is shared out among the emitted ones."""
+        emit, blocks, tiles = len(plan.forward), self.config.blocks, plan.tiles[0] * plan.tiles[1]
+        backward = [plan.computed(boxes) for boxes in plan.backward]
+        beyond, beyond_run = (len(backward) - emit) * tiles / emit, sum(backward[emit:]) / emit
+        reports = []
+        for boxes, run in zip(plan.forward, backward, strict=False):
+            forward = plan.computed(boxes)
+            total, done = blocks * (2 * tiles + beyond), blocks * (forward + run + beyond_run)
+            reports.append(RoutingReport(round(total), round(total - done), tiles - forward, seconds))
+        return reports
 
     def _join(self, frames: Frames, state: RecurrentState | None) -> Tensor:
         """The frames held back and the new ones, on the device, as they came in."""
@@ -127,46 +143,6 @@ class Upscaler:
                 f"{frames.dtype} ones; start a new stream where the size changes"
             )
         return torch.cat([state.pending.to(self.device), new])
-
-    def _run(self, stored: Tensor, emit: int, before: RecurrentState) -> tuple[Frames, Tensor]:
-        net, count = self.network, len(stored)
-        lr = [self._normalised(frame) for frame in stored]
-        flows = [net.flow_pair(lr[i], lr[i + 1]) for i in range(count - 1)]  # (to the next, to the one before)
-
-        backs: list[Tensor] = []
-        back: Tensor | None = None
-        for i in reversed(range(count)):
-            back = net.backward_step(lr[i], back, flows[i][0] if i < count - 1 else None)
-            if i < emit:
-                backs.append(back)
-
-        feat, flow = None, None
-        if before.feat is not None and before.last is not None:
-            feat = before.feat.to(self.device)[None].contiguous(memory_format=torch.channels_last)
-            flow = net.flow(lr[0], self._normalised(before.last.to(self.device)))
-        out = torch.empty(
-            emit, lr[0].shape[2] * SCALE, lr[0].shape[3] * SCALE, 3, dtype=stored.dtype, device=self.device
-        )
-        for i in range(emit):
-            back = backs.pop()
-            feat = net.forward_step(lr[i], back, feat, flow)
-            out[i] = self._quantised(net.reconstruct(lr[i], back, feat), stored.dtype)
-            flow = flows[i][1] if i < count - 1 else None
-        assert feat is not None
-        return out.cpu().numpy(), feat[0]
-
-    @staticmethod
-    def _normalised(frame: Tensor) -> Tensor:
-        """[H, W, 3] integers -> [1, 3, H, W] float32 in [0, 1], channels last in memory."""
-        peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
-        return frame[None].float().div_(peak).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def _quantised(image: Tensor, dtype: torch.dtype) -> Tensor:
-        """[1, 3, H, W] float32 -> [H, W, 3] integers of `dtype`, rounded to the nearest."""
-        peak = 255.0 if dtype == torch.uint8 else 65535.0
-        image = image[0].permute(1, 2, 0).mul_(peak).round_().clamp_(0.0, peak)
-        return image.to(dtype)
 
 
 def load_model(

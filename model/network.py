@@ -113,32 +113,26 @@ class BasicVSR(nn.Module):
         """Flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
         return self.spynet(ref, supp)  # type: ignore[no-any-return]
 
-    def flow_pair(self, older: Tensor, newer: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow of `older` towards `newer` and the reverse, in one batch: [1, 3, H, W] twice -> [1, 2, H, W] twice."""
-        both = self.flow(torch.cat([older, newer]), torch.cat([newer, older]))
-        return both[:1], both[1:]
+    def backward_step(
+        self, lr: Tensor, feat: Tensor | None, flow: Tensor | None, origin: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """Hidden features of the backward branch at one frame, or in a region of it.
 
-    def backward_step(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
-        """Hidden features of the backward branch at one frame.
-
-        `lr` [B, 3, H, W]; `feat` [B, C, H, W] those of the frame after, and `flow` [B, 2, H, W] towards it; both None
-        at the last frame. Returns [B, C, H, W].
+        `lr` [B, 3, h, w] is the region whose top left pixel (y, x) is `origin`; `feat` [B, C, H, W] the features of the
+        whole frame after, and `flow` [B, 2, h, w] the region's towards it; both None at the last frame. Returns
+        [B, C, h, w]. At the region's edges the network sees zeros, as it does at the frame's.
         """
-        return self.backward_trunk(self.backward_input(lr, feat, flow))  # type: ignore[no-any-return]
+        x = torch.cat([lr.to(self.dtype), self._aligned(lr, feat, flow, origin)], dim=1)
+        return self.backward_trunk(x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
-    def backward_input(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
-        """What the backward trunk sees: [B, 3 + C, H, W]."""
-        return torch.cat([lr.to(self.dtype), self._aligned(lr, feat, flow)], dim=1)
-
-    def forward_step(self, lr: Tensor, back: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
-        """Hidden features of the forward branch at one frame; `back` [B, C, H, W] are the backward branch's there."""
-        return self.forward_trunk(self.forward_input(lr, back, feat, flow))  # type: ignore[no-any-return]
-
-    def forward_input(self, lr: Tensor, back: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
-        """What the forward trunk sees: [B, 3 + C or 3 + 2 C, H, W]."""
-        aligned = self._aligned(lr, feat, flow)
+    def forward_step(
+        self, lr: Tensor, back: Tensor, feat: Tensor | None, flow: Tensor | None, origin: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """The same for the forward branch; `back` [B, C, h, w] are the backward branch's features of the region."""
+        aligned = self._aligned(lr, feat, flow, origin)
         parts = [lr.to(self.dtype), back, aligned] if self.config.coupled else [lr.to(self.dtype), aligned]
-        return torch.cat(parts, dim=1)
+        x = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
+        return self.forward_trunk(x)  # type: ignore[no-any-return]
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
         """The HR frame from both branches' features at one frame: [B, 3, 4 H, 4 W], float32.
@@ -157,11 +151,11 @@ class BasicVSR(nn.Module):
         x = F.leaky_relu_(F.pixel_shuffle(self.upconv2(x), 2), 0.1)
         return self.conv_last(F.leaky_relu_(self.conv_hr(x), 0.1))  # type: ignore[no-any-return]
 
-    def _aligned(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None) -> Tensor:
+    def _aligned(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None, origin: tuple[int, int]) -> Tensor:
         if feat is None or flow is None:
             b, _, h, w = lr.shape
             return torch.zeros(b, self.config.channels, h, w, dtype=self.dtype, device=lr.device)
-        return warp(feat, flow)
+        return warp(feat, flow, origin=origin).to(self.dtype)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, 4 H, 4 W]. Every frame is seen by both branches."""

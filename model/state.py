@@ -31,6 +31,12 @@ class RecurrentState:
     """[H, W, 3] the last emitted LR frame: flow to it aligns `feat`. None at the start and after a scene cut."""
     feat: Tensor | None = None
     """[C, H, W] forward hidden features at `last`, in the network's type."""
+    hr: Tensor | None = None
+    """[4 H, 4 W, 3] the HR frame of `last`, from which unchanged tiles are taken over."""
+    reference: Tensor | None = None
+    """[H, W, 3] for each tile the LR frame that `feat` and `hr` were computed on there: the mask's memory."""
+    index: Tensor | None = None
+    """[] int64: frames emitted since the start of the scene, by which refreshes are spread."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,0 +1,152 @@
+"""Running a chunk by its plan: crops through the network, everything else taken over from the neighbouring frame.
+
+Dense execution is the plan in which each frame is one crop, the whole frame; there is no second code path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.boxes import Box
+from model.network import SCALE, BasicVSR
+from model.plan import ChunkPlan
+from model.routing import HALO
+
+FLOW_MARGIN, FLOW_GRID = 16, 32
+"""Flow is computed in a crop this much larger, aligned to the pyramid's coarsest pixel."""
+TAIL_HALO = 2
+"""LR pixels that the upsampler's four 3x3 convolutions see (1 + 1/2 + 1/4 + 1/4): with them it is exact."""
+TAIL_PIXELS = 8192
+"""The upsampler runs in bands of about this many LR pixels: beyond 32 MB a result is fresh memory from the
+system each time, which costs a third of the tail (measured at 320x180)."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the forward branch takes along from frame to frame."""
+
+    last: Tensor
+    """[1, 3, H, W] LR frame in [0, 1]."""
+    feat: Tensor
+    """[1, C, H, W] hidden features there."""
+    hr: Tensor
+    """[4 H, 4 W, 3] the HR frame, integers."""
+
+
+def run_chunk(
+    net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, carried: Carried | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Upscale the emitted frames of a chunk.
+
+    `frames`: [1, 3, H, W] float32 in [0, 1], look-ahead included. Returns the HR frames [T', 4 H, 4 W, 3] as integers
+    of `dtype`, and the hidden features [1, C, H, W] at the last of them.
+    """
+    backs = _backward(net, frames, plan)
+    emit = len(plan.forward)
+    h, w = frames[0].shape[-2:]
+    out = torch.empty(emit, h * SCALE, w * SCALE, 3, dtype=dtype, device=frames[0].device)
+    feat = carried.feat if carried else None
+    for i in range(emit):
+        boxes, lr = plan.forward[i], frames[i]
+        before = (carried.last if carried else None) if i == 0 else frames[i - 1]
+        table = feat.float() if feat is not None and boxes else None  # converted once, not once a crop
+        crops = []
+        for box in boxes:
+            outer = box.grown(HALO, h, w)
+            back = backs[i][..., outer.rows, outer.columns]
+            flow = _flow(net, lr, before, outer) if before is not None and feat is not None else None
+            step = net.forward_step(lr[..., outer.rows, outer.columns], back, table, flow, (outer.y0, outer.x0))
+            crops.append(_inner(step, box, outer))
+        feat = _pasted(feat, boxes, crops, h, w)
+        hr = out[i - 1] if i else (carried.hr if carried else None)
+        if hr is not None and not _is_whole(boxes, h, w):
+            out[i] = hr
+        for box in boxes:
+            for band in _bands(box):
+                _reconstruct(net, lr, backs[i], feat, band, out[i])
+    assert feat is not None
+    return out, feat
+
+
+def _backward(net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan) -> list[Tensor]:
+    """Hidden features of the backward branch at each emitted frame, [1, C, H, W]; undefined where not needed."""
+    h, w = frames[0].shape[-2:]
+    back: Tensor | None = None
+    backs: list[Tensor] = []
+    for i in reversed(range(len(frames))):
+        lr, boxes = frames[i], plan.backward[i]
+        table = back.float() if back is not None and boxes else None
+        crops = []
+        for box in boxes:
+            outer = box.grown(HALO, h, w)
+            flow = _flow(net, lr, frames[i + 1], outer) if back is not None else None
+            step = net.backward_step(lr[..., outer.rows, outer.columns], table, flow, (outer.y0, outer.x0))
+            crops.append(_inner(step, box, outer))
+        if boxes or back is not None:
+            back = _pasted(back, boxes, crops, h, w)
+        if i < len(plan.forward):
+            backs.append(back if back is not None else lr.new_zeros(()).expand(1, net.config.channels, h, w))
+    backs.reverse()
+    return backs
+
+
+def _flow(net: BasicVSR, ref: Tensor, supp: Tensor, box: Box) -> Tensor:
+    """Flow from `ref` to `supp` in a box."""
+    outer = box.grown(FLOW_MARGIN, ref.shape[-2], ref.shape[-1], FLOW_GRID)
+    flow = net.flow(ref[..., outer.rows, outer.columns], supp[..., outer.rows, outer.columns])
+    return _inner(flow, box, outer)
+
+
+def _reconstruct(net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> None:
+    """Write the HR pixels of a box into `out` [4 H, 4 W, 3]."""
+    outer = box.grown(TAIL_HALO, *lr.shape[-2:])
+    crop = (..., outer.rows, outer.columns)
+    image = net.reconstruct(lr[crop], back[crop], feat[crop])
+    inner, s = box.within(outer), SCALE
+    image = image[0, :, inner.y0 * s : inner.y1 * s, inner.x0 * s : inner.x1 * s].permute(1, 2, 0)
+    out[box.y0 * s : box.y1 * s, box.x0 * s : box.x1 * s] = quantised(image, out.dtype)
+
+
+def quantised(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float image in [0, 1] -> integers of `dtype`, rounded to the nearest. Overwrites `image`."""
+    peak = 255.0 if dtype == torch.uint8 else 65535.0
+    return image.mul_(peak).round_().clamp_(0.0, peak).to(dtype)
+
+
+def normalised(frame: Tensor) -> Tensor:
+    """[H, W, 3] integers -> [1, 3, H, W] float32 in [0, 1], channels last in memory."""
+    peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
+    return frame[None].float().div_(peak).permute(0, 3, 1, 2)
+
+
+def _pasted(base: Tensor | None, boxes: Sequence[Box], crops: Sequence[Tensor], h: int, w: int) -> Tensor:
+    """`base` with the crops in their boxes, as a new tensor; `base` itself where there is none."""
+    if _is_whole(boxes, h, w):
+        return crops[0]
+    if base is not None and not boxes:
+        return base
+    if base is None:
+        base = crops[0].new_zeros(1, crops[0].shape[1], h, w)
+    pasted = base.to(crops[0].dtype).clone(memory_format=torch.channels_last)
+    for box, crop in zip(boxes, crops, strict=True):
+        pasted[..., box.rows, box.columns] = crop
+    return pasted
+
+
+def _inner(crop: Tensor, box: Box, outer: Box) -> Tensor:
+    inner = box.within(outer)
+    return crop[..., inner.rows, inner.columns]
+
+
+def _is_whole(boxes: Sequence[Box], h: int, w: int) -> bool:
+    return len(boxes) == 1 and boxes[0].area == h * w
+
+
+def _bands(box: Box) -> list[Box]:
+    """The box in bands of rows."""
+    rows = max(TAIL_PIXELS // (box.x1 - box.x0), 4)
+    return [Box(y, box.x0, min(y + rows, box.y1), box.x1) for y in range(box.y0, box.y1, rows)]

@@ -1,0 +1,128 @@
+"""The inter-frame mask: where a chunk has to be computed, decided from its LR frames before any network runs.
+
+A tile is compared with the frame that it was *last computed on*, not with the frame before it, so that slow changes
+add up until they count. In the forward branch that frame lies in the past, in the backward branch in the future. An
+unchanged tile keeps its hidden features (flow zero) and its HR pixels. From the output backwards, what nothing depends
+on is left out as well: backward features behind a tile whose output is reused are never computed.
+
+This is the "inter-frame mask" of SkipVSR (ACM MM 2024); its rule, its thresholds and the demand analysis are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.boxes import Box, Cost, Mask, cover, dilate, paint
+from model.routing import HALO, OVERHEAD, TILE, Preset
+
+Boxes = tuple[Box, ...]
+COST = Cost(TILE, HALO, OVERHEAD)
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Where each frame of a chunk is computed; everything else is taken over from the neighbouring frame."""
+
+    backward: list[Boxes]
+    """For each frame, look-ahead included."""
+    forward: list[Boxes]
+    """For each emitted frame; the HR output is computed there too."""
+    reference: Tensor
+    """[H, W, 3] the LR frame that each tile's forward features and output were computed on, after the chunk."""
+    tiles: tuple[int, int]
+    """Tiles in a column, in a row."""
+
+    def computed(self, boxes: Boxes) -> int:
+        """How many tiles those boxes compute."""
+        return int(paint(boxes, self.tiles, TILE).sum())
+
+
+def dense_plan(frames: Tensor, emit: int) -> ChunkPlan:
+    """Everything everywhere: `frames` [T, H, W, 3], of which the first `emit` are emitted."""
+    count, h, w = frames.shape[:3]
+    full = (Box(0, 0, h, w),)
+    return ChunkPlan([full] * count, [full] * emit, frames[emit - 1], (-(-h // TILE), -(-w // TILE)))
+
+
+def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, preset: Preset) -> ChunkPlan:
+    """Plan a chunk under a preset.
+
+    `frames` [T, H, W, 3] integers, of which the first `emit` are emitted; `reference` [H, W, 3] is that of the chunk
+    before (`ChunkPlan.reference`), None at the start of a scene; `index` counts the frames since then.
+    """
+    if not preset.mask:
+        return dense_plan(frames, emit)
+    count, h, w = frames.shape[:3]
+    shape = (-(-h // TILE), -(-w // TILE))
+    planes = [_planes(frame) for frame in frames]
+
+    forward: list[Boxes] = []
+    seen = None if reference is None else _planes(reference)
+    kept = frames[0].clone() if reference is None else reference.clone()
+    for i in range(emit):
+        active = np.ones(shape, np.bool_) if seen is None else _changed(planes[i], seen, preset)
+        active[_due(index + i, shape[0], preset.refresh)] = True
+        boxes = cover(active, h, w, COST, preset.dense_above)
+        forward.append(boxes)
+        seen = planes[i].clone() if seen is None else seen
+        for box in boxes:
+            seen[:, box.rows, box.columns] = planes[i][:, box.rows, box.columns]
+            kept[box.rows, box.columns] = frames[i][box.rows, box.columns]
+
+    changed: list[Mask] = []
+    seen = None
+    for i in reversed(range(count)):
+        active = np.ones(shape, np.bool_) if seen is None else _changed(planes[i], seen, preset)
+        changed.append(active)
+        if seen is None:
+            seen = planes[i].clone()
+        else:
+            where = torch.from_numpy(np.kron(active, np.ones((TILE, TILE), np.bool_))[:h, :w]).to(seen.device)
+            seen = torch.where(where, planes[i], seen)
+    changed.reverse()
+
+    backward: list[Boxes] = []
+    needed = np.zeros(shape, np.bool_)
+    for i in range(count):
+        if i < emit:
+            needed = needed | _context(forward[i], shape)
+        boxes = cover(changed[i] & needed, h, w, COST, preset.dense_above)
+        backward.append(boxes)
+        run = paint(boxes, shape, TILE)
+        needed = (needed & ~run) | _context(boxes, shape)
+    return ChunkPlan(backward, forward, kept, shape)
+
+
+def _planes(frame: Tensor) -> Tensor:
+    """[H, W, 3] RGB integers -> [3, H, W] luma and colour differences in levels of 255, float32 (BT.601 weights)."""
+    peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
+    weights = frame.new_tensor(
+        [[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], dtype=torch.float32
+    )
+    return (frame.float() * (255.0 / peak) @ weights.T).permute(2, 0, 1).contiguous()
+
+
+def _changed(now: Tensor, seen: Tensor, preset: Preset) -> Mask:
+    """Tiles in which two frames differ, and those within reach of them."""
+    difference = (now - seen).abs_()[None]
+    detail = F.avg_pool2d(difference, TILE // 2, ceil_mode=True, count_include_pad=False)
+    mean = F.avg_pool2d(detail, 2, ceil_mode=True, count_include_pad=False)[0]
+    fine = F.max_pool2d(detail[:, :1], 2, ceil_mode=True)[0, 0]
+    hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | (fine > preset.detail)
+    return dilate(hot.cpu().numpy(), preset.reach)
+
+
+def _due(index: int, rows: int, period: int) -> slice:
+    """The rows of tiles whose turn for a refresh it is at that frame: all rows once in a period, evenly spread."""
+    phase = index % period
+    return slice(phase * rows // period, (phase + 1) * rows // period)
+
+
+def _context(boxes: Boxes, shape: tuple[int, int]) -> Mask:
+    """Tiles that computing those boxes looks at in the neighbouring frame: their halo, and a tile more for motion."""
+    return dilate(paint(boxes, shape, TILE), HALO // TILE + 1)

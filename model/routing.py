@@ -1,0 +1,70 @@
+"""Routing: which work a preset lets the engine leave out, and the report of what it left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from model.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Numbers of the router. Levels are of 255; pixels are LR pixels."""
+
+    mask: bool = True
+    """Reuse tiles that did not change since they were last computed."""
+    luma: float = 1.0
+    """A tile has changed where the mean |difference| of luma over it is above this many levels,"""
+    chroma: float = 1.0
+    """or that of a colour difference (Cb, Cr) above this,"""
+    detail: float = 2.0
+    """or that of luma over one of its quarters above this: a small thing moves."""
+    reach: int = 1
+    """Tiles around a changed one that are computed too: what the network sees of its neighbourhood."""
+    refresh: int = 128
+    """A tile is computed again after at most this many frames, whether it changed or not."""
+    dense_above: float = 0.85
+    """Fraction of the dense cost above which a frame is computed densely."""
+
+
+OFF = Preset(mask=False)
+PRESETS = {
+    "off": OFF,
+    "balanced": Preset(),
+    "fast": Preset(luma=1.6, chroma=1.6, detail=3.0),
+}
+TILE = 8
+"""Side of a tile in LR pixels."""
+HALO = 8
+"""LR pixels around a crop that are computed and thrown away."""
+OVERHEAD = 1500
+"""What one more crop costs, in LR pixels of dense work."""
+
+
+def preset(name: str, **changes: float) -> Preset:
+    """The preset of that name, with some of its numbers changed. Raises ModelError where there is none."""
+    if name not in PRESETS:
+        raise ModelError(f"there is no routing {name!r}; there are: {', '.join(PRESETS)}")
+    try:
+        return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ModelError(f"routing has no such number: {', '.join(changes)}") from error
+
+
+@dataclass(frozen=True)
+class RoutingReport:
+    """What was left out of one emitted frame. Units are (tile, block): a residual block of a branch on a tile."""
+
+    units_total: int
+    """Of the dense network, the look-ahead's share included."""
+    units_skipped: int
+    """Not run, because the tile was reused or because the block was skipped."""
+    tiles_reused: int
+    """Tiles of the HR frame that were taken over from the frame before."""
+    seconds: float
+    """Wall-clock time of this frame: its share of the chunk's."""
+
+    @property
+    def skip_ratio(self) -> float:
+        """Fraction of the units that were not run."""
+        return self.units_skipped / self.units_total if self.units_total else 0.0
