@@ -14,7 +14,6 @@ from torch import Tensor
 from model.boxes import Box
 from model.network import SCALE, BasicVSR
 from model.plan import ChunkPlan
-from model.routing import HALO
 
 FLOW_MARGIN, FLOW_GRID = 16, 32
 """Flow is computed in a crop this much larger, aligned to the pyramid's coarsest pixel."""
@@ -37,6 +36,18 @@ class Carried:
     """[4 H, 4 W, 3] the HR frame, integers."""
 
 
+@dataclass(frozen=True)
+class RegionFlow:
+    """Flow [1, 2, h, w] of a region of the frame."""
+
+    box: Box
+    flow: Tensor
+
+    def inside(self, box: Box) -> Tensor:
+        """The flow of a box in the region."""
+        return _inner(self.flow, box, self.box)
+
+
 def run_chunk(
     net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, carried: Carried | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -45,21 +56,21 @@ def run_chunk(
     `frames`: [1, 3, H, W] float32 in [0, 1], look-ahead included. Returns the HR frames [T', 4 H, 4 W, 3] as integers
     of `dtype`, and the hidden features [1, C, H, W] at the last of them.
     """
-    backs = _backward(net, frames, plan)
+    to_next, to_previous = _flows(net, frames, plan, carried)
+    backs = _backward(net, frames, plan, to_next)
     emit = len(plan.forward)
     h, w = frames[0].shape[-2:]
     out = torch.empty(emit, h * SCALE, w * SCALE, 3, dtype=dtype, device=frames[0].device)
     feat = carried.feat if carried else None
     for i in range(emit):
-        boxes, lr = plan.forward[i], frames[i]
-        before = (carried.last if carried else None) if i == 0 else frames[i - 1]
+        boxes, lr, flow = plan.forward[i], frames[i], to_previous[i]
         table = feat.float() if feat is not None and boxes else None  # converted once, not once a crop
         crops = []
         for box in boxes:
-            outer = box.grown(HALO, h, w)
-            back = backs[i][..., outer.rows, outer.columns]
-            flow = _flow(net, lr, before, outer) if before is not None and feat is not None else None
-            step = net.forward_step(lr[..., outer.rows, outer.columns], back, table, flow, (outer.y0, outer.x0))
+            outer = box.grown(plan.halo, h, w)
+            here = (..., outer.rows, outer.columns)
+            aligned_by = flow.inside(outer) if flow else None
+            step = net.forward_step(lr[here], backs[i][here], table, aligned_by, (outer.y0, outer.x0))
             crops.append(_inner(step, box, outer))
         feat = _pasted(feat, boxes, crops, h, w)
         hr = out[i - 1] if i else (carried.hr if carried else None)
@@ -72,19 +83,21 @@ def run_chunk(
     return out, feat
 
 
-def _backward(net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan) -> list[Tensor]:
+def _backward(
+    net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, to_next: Sequence[RegionFlow | None]
+) -> list[Tensor]:
     """Hidden features of the backward branch at each emitted frame, [1, C, H, W]; undefined where not needed."""
     h, w = frames[0].shape[-2:]
     back: Tensor | None = None
     backs: list[Tensor] = []
     for i in reversed(range(len(frames))):
-        lr, boxes = frames[i], plan.backward[i]
+        lr, boxes, flow = frames[i], plan.backward[i], to_next[i]
         table = back.float() if back is not None and boxes else None
         crops = []
         for box in boxes:
-            outer = box.grown(HALO, h, w)
-            flow = _flow(net, lr, frames[i + 1], outer) if back is not None else None
-            step = net.backward_step(lr[..., outer.rows, outer.columns], table, flow, (outer.y0, outer.x0))
+            outer = box.grown(plan.halo, h, w)
+            aligned_by = flow.inside(outer) if flow else None
+            step = net.backward_step(lr[..., outer.rows, outer.columns], table, aligned_by, (outer.y0, outer.x0))
             crops.append(_inner(step, box, outer))
         if boxes or back is not None:
             back = _pasted(back, boxes, crops, h, w)
@@ -94,11 +107,43 @@ def _backward(net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan) -> list[
     return backs
 
 
-def _flow(net: BasicVSR, ref: Tensor, supp: Tensor, box: Box) -> Tensor:
-    """Flow from `ref` to `supp` in a box."""
-    outer = box.grown(FLOW_MARGIN, ref.shape[-2], ref.shape[-1], FLOW_GRID)
-    flow = net.flow(ref[..., outer.rows, outer.columns], supp[..., outer.rows, outer.columns])
-    return _inner(flow, box, outer)
+def _flows(
+    net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, carried: Carried | None
+) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
+    """Flow of each frame to the next and of each emitted frame to the one before, where the plan needs it.
+
+    Both directions of a pair of frames are one batch: at the coarse levels a call costs more than its pixels do.
+    """
+    emit, (h, w) = len(plan.forward), frames[0].shape[-2:]
+    to_next: list[RegionFlow | None] = [None] * len(frames)
+    to_previous: list[RegionFlow | None] = [None] * emit
+    if carried and plan.forward[0]:
+        region = _flow_region(plan.forward[0], plan.halo, h, w)
+        to_previous[0] = RegionFlow(region, _flow(net, [(frames[0], carried.last)], region))
+    for i in range(len(frames) - 1):
+        backward, forward = plan.backward[i], plan.forward[i + 1] if i + 1 < emit else ()
+        if not backward and not forward:
+            continue
+        region = _flow_region((*backward, *forward), plan.halo, h, w)
+        pairs = [(frames[i], frames[i + 1])] * bool(backward) + [(frames[i + 1], frames[i])] * bool(forward)
+        flow = _flow(net, pairs, region)
+        if backward:
+            to_next[i] = RegionFlow(region, flow[:1])
+        if forward:
+            to_previous[i + 1] = RegionFlow(region, flow[-1:])
+    return to_next, to_previous
+
+
+def _flow(net: BasicVSR, pairs: Sequence[tuple[Tensor, Tensor]], box: Box) -> Tensor:
+    """Flow from the first to the second of each pair in a box: [B, 2, h, w]."""
+    here = (..., box.rows, box.columns)
+    return net.flow(torch.cat([ref[here] for ref, _ in pairs]), torch.cat([supp[here] for _, supp in pairs]))
+
+
+def _flow_region(boxes: Sequence[Box], halo: int, h: int, w: int) -> Box:
+    """One region around all the boxes, with what flow near its border needs."""
+    around = Box(min(b.y0 for b in boxes), min(b.x0 for b in boxes), max(b.y1 for b in boxes), max(b.x1 for b in boxes))
+    return around.grown(halo + FLOW_MARGIN, h, w, FLOW_GRID)
 
 
 def _reconstruct(net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> None:

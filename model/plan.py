@@ -15,13 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.boxes import Box, Cost, Mask, cover, dilate, paint
-from model.routing import HALO, OVERHEAD, TILE, Preset
+from model.routing import OVERHEAD, TILE, Preset
 
 Boxes = tuple[Box, ...]
-COST = Cost(TILE, HALO, OVERHEAD)
+REFRESH_TILES = 8
+"""Side, in tiles, of the blocks that are refreshed together."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class ChunkPlan:
     """[H, W, 3] the LR frame that each tile's forward features and output were computed on, after the chunk."""
     tiles: tuple[int, int]
     """Tiles in a column, in a row."""
+    halo: int = 0
+    """`Preset.halo`."""
 
     def computed(self, boxes: Boxes) -> int:
         """How many tiles those boxes compute."""
@@ -60,14 +64,17 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     count, h, w = frames.shape[:3]
     shape = (-(-h // TILE), -(-w // TILE))
     planes = [_planes(frame) for frame in frames]
+    cost = Cost(TILE, preset.halo, OVERHEAD)
+    due = _refresh_turns(shape, preset.refresh)
+    context = preset.halo // TILE + 2  # what a crop looks at in the neighbouring frame: its halo, and a tile for motion
 
     forward: list[Boxes] = []
     seen = None if reference is None else _planes(reference)
     kept = frames[0].clone() if reference is None else reference.clone()
     for i in range(emit):
         active = np.ones(shape, np.bool_) if seen is None else _changed(planes[i], seen, preset)
-        active[_due(index + i, shape[0], preset.refresh)] = True
-        boxes = cover(active, h, w, COST, preset.dense_above)
+        active |= due == (index + i) % preset.refresh
+        boxes = cover(active, h, w, cost, preset.dense_above)
         forward.append(boxes)
         seen = planes[i].clone() if seen is None else seen
         for box in boxes:
@@ -90,12 +97,12 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     needed = np.zeros(shape, np.bool_)
     for i in range(count):
         if i < emit:
-            needed = needed | _context(forward[i], shape)
-        boxes = cover(changed[i] & needed, h, w, COST, preset.dense_above)
+            needed = needed | dilate(paint(forward[i], shape, TILE), context)
+        boxes = cover(changed[i] & needed, h, w, cost, preset.dense_above)
         backward.append(boxes)
         run = paint(boxes, shape, TILE)
-        needed = (needed & ~run) | _context(boxes, shape)
-    return ChunkPlan(backward, forward, kept, shape)
+        needed = (needed & ~run) | dilate(run, context)
+    return ChunkPlan(backward, forward, kept, shape, preset.halo)
 
 
 def _planes(frame: Tensor) -> Tensor:
@@ -117,12 +124,8 @@ def _changed(now: Tensor, seen: Tensor, preset: Preset) -> Mask:
     return dilate(hot.cpu().numpy(), preset.reach)
 
 
-def _due(index: int, rows: int, period: int) -> slice:
-    """The rows of tiles whose turn for a refresh it is at that frame: all rows once in a period, evenly spread."""
-    phase = index % period
-    return slice(phase * rows // period, (phase + 1) * rows // period)
-
-
-def _context(boxes: Boxes, shape: tuple[int, int]) -> Mask:
-    """Tiles that computing those boxes looks at in the neighbouring frame: their halo, and a tile more for motion."""
-    return dilate(paint(boxes, shape, TILE), HALO // TILE + 1)
+def _refresh_turns(shape: tuple[int, int], period: int) -> NDArray[np.int64]:
+    """At which frame of each period a tile is refreshed: block by block, so that few crops do it, evenly spread."""
+    rows, columns = (-(-n // REFRESH_TILES) for n in shape)
+    turns = np.arange(rows * columns).reshape(rows, columns) * period // (rows * columns)
+    return np.kron(turns, np.ones((REFRESH_TILES, REFRESH_TILES), np.int64))[: shape[0], : shape[1]]

@@ -13,14 +13,16 @@ class Preset:
 
     mask: bool = True
     """Reuse tiles that did not change since they were last computed."""
-    luma: float = 1.0
+    luma: float = 2.0
     """A tile has changed where the mean |difference| of luma over it is above this many levels,"""
-    chroma: float = 1.0
+    chroma: float = 2.0
     """or that of a colour difference (Cb, Cr) above this,"""
-    detail: float = 2.0
+    detail: float = 5.0
     """or that of luma over one of its quarters above this: a small thing moves."""
-    reach: int = 1
-    """Tiles around a changed one that are computed too: what the network sees of its neighbourhood."""
+    reach: int = 0
+    """Tiles around a changed one that are computed too, because the network sees its neighbourhood."""
+    halo: int = 4
+    """LR pixels around a crop that are computed and thrown away."""
     refresh: int = 128
     """A tile is computed again after at most this many frames, whether it changed or not."""
     dense_above: float = 0.85
@@ -31,12 +33,10 @@ OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
     "balanced": Preset(),
-    "fast": Preset(luma=1.6, chroma=1.6, detail=3.0),
+    "fast": Preset(luma=3.0, chroma=3.0, detail=8.0),
 }
 TILE = 8
 """Side of a tile in LR pixels."""
-HALO = 8
-"""LR pixels around a crop that are computed and thrown away."""
 OVERHEAD = 1500
 """What one more crop costs, in LR pixels of dense work."""
 
