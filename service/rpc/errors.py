@@ -1,0 +1,146 @@
+"""Errors as gRPC statuses with rich details: the one table for gRPC, beside REST's in `service.http.problems`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from grpc.aio import AbortError
+
+from jobs.errors import (
+    Cancelled,
+    Gone,
+    InvalidRequest,
+    JobFailed,
+    NotFound,
+    NotReady,
+    SkipVsrError,
+    StorageFull,
+    StoreUnavailable,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMedia,
+    UnusableVideo,
+    UploadStalled,
+)
+from media.errors import MediaError
+from model.errors import DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
+
+log = logging.getLogger(__name__)
+DOMAIN = "skipvsr"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class StreamError(Exception):
+    """A stream can't begin or go on: its gRPC code, one line for a person, and what a program needs to know."""
+
+    def __init__(
+        self, code: StatusCode, message: str, *, reason: str, field: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+        self.field = field
+        """Path of the field that is wrong, e.g. `config.width`."""
+        self.retry_after = retry_after
+        """Seconds after which trying again makes sense, where it does."""
+
+
+def invalid(field: str, message: str) -> StreamError:
+    """What a client sent can't be taken."""
+    return StreamError(StatusCode.INVALID_ARGUMENT, f"{field}: {message}", reason="INVALID_REQUEST", field=field)
+
+
+_OURS: dict[type[SkipVsrError], StatusCode] = {
+    InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    Unauthorized: StatusCode.UNAUTHENTICATED,
+    NotFound: StatusCode.NOT_FOUND,
+    UploadStalled: StatusCode.DEADLINE_EXCEEDED,
+    NotReady: StatusCode.FAILED_PRECONDITION,
+    Gone: StatusCode.NOT_FOUND,
+    TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients try again
+    UnsupportedMedia: StatusCode.INVALID_ARGUMENT,
+    UnusableVideo: StatusCode.INVALID_ARGUMENT,
+    Cancelled: StatusCode.FAILED_PRECONDITION,
+    JobFailed: StatusCode.FAILED_PRECONDITION,  # the call itself went well: there is no result to be had
+    StoreUnavailable: StatusCode.UNAVAILABLE,
+    StorageFull: StatusCode.RESOURCE_EXHAUSTED,
+}
+_MODELS: dict[type[ModelError], StatusCode] = {
+    UnknownModel: StatusCode.INVALID_ARGUMENT,
+    MissingWeights: StatusCode.FAILED_PRECONDITION,
+    StateMismatch: StatusCode.FAILED_PRECONDITION,
+    DeviceError: StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def as_stream_error(error: Exception) -> StreamError:
+    """Any error as one with a code. What is not written for a user becomes INTERNAL, without its text."""
+    match error:
+        case StreamError():
+            return error
+        case SkipVsrError():
+            code = _OURS.get(type(error), StatusCode.INTERNAL)
+            return StreamError(code, str(error), reason=_reason(error.kind), retry_after=error.retry_after)
+        case ModelError():
+            code = _MODELS.get(type(error), StatusCode.INTERNAL)
+            retry_after = 5 if isinstance(error, DeviceError) else None
+            return StreamError(code, str(error), reason=_reason(_kebab(error)), retry_after=retry_after)
+        case MediaError():
+            return StreamError(StatusCode.INVALID_ARGUMENT, str(error), reason=_reason(_kebab(error)))
+        case _:
+            return StreamError(
+                StatusCode.INTERNAL, "an error in the server; its log has the details", reason="INTERNAL"
+            )
+
+
+def status_metadata(error: StreamError) -> tuple[tuple[str, bytes], ...]:
+    """Trailing metadata with google.rpc.Status: ErrorInfo, and BadRequest and RetryInfo where they apply."""
+    status = status_pb2.Status(code=error.code.value[0], message=str(error))
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(1000 * error.retry_after))
+        details.append(retry)
+    for detail in details:
+        packed = Packed()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return ((_DETAILS_KEY, status.SerializeToString()),)
+
+
+async def abort(context: Any, error: StreamError) -> NoReturn:
+    """End a call with an error's status. Raises grpc's own AbortError."""
+    await context.abort(error.code, str(error), status_metadata(error))
+    raise AssertionError("abort returns never")
+
+
+@asynccontextmanager
+async def reported(context: Any, method: str) -> AsyncIterator[None]:
+    """End the call with the right status where the body raises one of our errors; others are logged."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, AbortError):
+            raise
+        known = as_stream_error(error)
+        if known.code is StatusCode.INTERNAL:
+            log.exception("%s failed", method)
+        else:
+            log.info("%s %s: %s", method, known.code.name, known)
+        await abort(context, known)
+
+
+def _reason(kind: str) -> str:
+    return kind.replace("-", "_").upper()
+
+
+def _kebab(error: Exception) -> str:
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in type(error).__name__).lstrip("-")
