@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 class Hold:
     """One job in this worker's hands, shared between the thread that works on it and the heart."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, wake: threading.Event) -> None:
         self.claim = claim
+        self._wake = wake
         self.stop = threading.Event()
         """Set as soon as there is a reason to stop."""
         self.reason = ""
@@ -39,10 +40,11 @@ class Hold:
         self._lock = threading.Lock()
 
     def note(self, fields: dict[str, Any]) -> None:
-        """Leave fields of the document for the next heartbeat, and count as a sign of life of the work itself."""
+        """Leave fields of the document for the heart, and count as a sign of life of the work itself."""
         with self._lock:
             self._fields.update(fields)
         self.alive_at = time.monotonic()
+        self._wake.set()
 
     def ask(self, reason: str) -> None:
         """Ask the work to stop. Losing the job weighs most, then cancelling it."""
@@ -78,6 +80,8 @@ class Heart:
         self._watch = Watch(self._store, settings)
         self._info = info
         self.rq_beat = rq_beat
+        self.on_lost: Callable[[int], None] = lambda count: None
+        """Told how many workers have been found dead."""
         self._hold: Hold | None = None
         self._ended = threading.Event()
         self._beat_now = threading.Event()
@@ -98,7 +102,7 @@ class Heart:
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Hold]:
         """Beat for a job too, as long as the block lasts."""
-        hold = Hold(claim)
+        hold = Hold(claim, self._beat_now)
         if self._stop_by is not None:
             hold.ask("shutdown")
         self._hold = hold
@@ -170,7 +174,9 @@ class Heart:
                 hold.ask(answer.request)
         if self.rq_beat is not None:
             self.rq_beat(self._store.redis)
-        self._watch.look()
+        lost = self._watch.look()
+        if lost:
+            self.on_lost(len(lost))
 
     def _limit(self, hold: Hold | None) -> None:
         """End a process whose work hangs, or that takes too long to stop."""

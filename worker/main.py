@@ -22,6 +22,7 @@ from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
 from model.errors import ModelError
+from model.weights import CARDS
 from worker.heart import Heart
 from worker.janitor import Janitor
 from worker.metrics import Meters
@@ -62,8 +63,9 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         store = JobStore.from_settings(settings, redis_url)
         url = redis_url or settings.redis_url
         assert url is not None, "the store knows one"
-        models, meters = Models(settings), Meters()
+        models = Models(settings)
         warm = models.get("auto")
+        meters = Meters(warm.device)
         if settings.worker_metrics_port:
             meters.serve(settings.worker_metrics_port)
     except (SkipVsrError, ModelError, OSError) as error:
@@ -75,9 +77,11 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         pid=os.getpid(),
         device=str(warm.device),
         model=warm.name,
+        models=[card.name for card in CARDS if card.present(settings.weights)],
         started_at=datetime.now(UTC),
     )
     heart = Heart(settings, connect(url, timeout=3.0, attempts=1), info)
+    heart.on_lost = meters.lost.inc
     heart.start()
     janitor = Janitor(settings, JobStore(connect(url)), storage)
     janitor.start()
@@ -111,6 +115,7 @@ def _serve(settings: Settings, url: str, heart: Heart, signals: _Signals, name: 
                 ttl=ttl,
                 on_stop=on_stop,
                 on_force_stop=lambda: heart.leave_at_once(1),
+                stopping=signals.stop.is_set,
             )
             heart.rq_beat = worker.beat
             worker.work(logging_level="WARNING")

@@ -1,36 +1,126 @@
-"""What a worker tells Prometheus."""
+"""What a worker tells Prometheus. Names are the service's contract: rules and dashboards in `deploy/` use them."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+
+from jobs.schema import JobMetrics
 from worker.pipeline import ChunkDone
+
+_JOB_BUCKETS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
+"""Seconds: a short clip with the light network up to a film with the large one."""
+_QUEUE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
+_STAGE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+_RATIO_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+_SPEEDUP_BUCKETS = (0.5, 0.8, 0.95, 1.05, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4, 6, 10)
 
 
 class Meters:
-    """The worker's metrics, in a registry of their own."""
+    """The worker's metrics, in a registry of their own. It does one job at a time, so that one model is current."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self.registry = CollectorRegistry()
-        self.jobs = Counter(
-            "skipvsr_worker_jobs",
-            "Jobs that left this worker's hands, by outcome.",
-            ["outcome"],
+        self._model = "none"
+
+        def histogram(name: str, text: str, labels: list[str], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"skipvsr_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"skipvsr_{name}", text, labels, registry=self.registry)
+
+        self.job_seconds = histogram(
+            "job_seconds",
+            "Time from claiming a job until this worker was done with it.",
+            ["model", "outcome"],
+            _JOB_BUCKETS,
+        )
+        self.queue_seconds = histogram("queue_seconds", "Time that a job waited for a worker.", [], _QUEUE_BUCKETS)
+        self.stage_seconds = histogram(
+            "stage_seconds",
+            "Time of one chunk in a stage; stages overlap. stage: decode, model, encode.",
+            ["stage"],
+            _STAGE_BUCKETS,
+        )
+        self.skip_ratio = histogram(
+            "job_skip_ratio",
+            "Fraction of a finished job's (tile, block) units not run.",
+            ["model"],
+            _RATIO_BUCKETS,
+        )
+        self.speedup = histogram(
+            "job_speedup_ratio",
+            "Dense network's time over a finished job's, wall-clock, on this machine at its size.",
+            ["model"],
+            _SPEEDUP_BUCKETS,
+        )
+        self.frames = counter("frames", "Frames upscaled and checkpointed.", "model")
+        self.tile_blocks = counter(
+            "tile_blocks",
+            "(Tile, block) units of the network. outcome: run, or skipped (the tile was reused, or the block was).",
+            "outcome",
+        )
+        self.tiles_reused = counter("tiles_reused", "Tiles of output frames taken over from the frame before.")
+        self.resumes = counter("resumes", "Jobs that went on from a checkpoint.")
+        self.lost = counter("worker_lost", "Workers that this one found dead, and whose job it gave back.")
+        build = Info("skipvsr_build", "What runs here.", registry=self.registry)
+        build.info({"version": version("skipvsr"), "part": "worker"})
+        ProcessCollector(registry=self.registry)
+        memory = Gauge(
+            "skipvsr_device_memory_bytes",
+            "Memory that this worker holds on the network's device; on a CPU, its resident memory.",
+            ["device"],
             registry=self.registry,
         )
-        self.frames = Counter("skipvsr_worker_frames", "Frames upscaled and checkpointed.", registry=self.registry)
-        self.chunk_seconds = Histogram(
-            "skipvsr_worker_chunk_seconds",
-            "Time of a chunk in the network.",
-            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500),
-            registry=self.registry,
-        )
+        device = device or torch.device("cpu")
+        memory.labels(device.type).set_function(_memory_of(device))
+
+    def claimed(self) -> None:
+        """A job was taken; which network it needs is not known yet."""
+        self._model = "none"
+
+    def uses(self, model: str) -> None:
+        """The job's network is loaded. (A name that no network has never becomes a label.)"""
+        self._model = model
 
     def chunk(self, event: ChunkDone) -> None:
         """Count a chunk."""
-        self.frames.inc(event.frames)
-        self.chunk_seconds.observe(event.seconds)
+        self.frames.labels(self._model).inc(event.frames)
+        for stage, seconds in event.stages.items():
+            self.stage_seconds.labels(stage).observe(seconds)
+        skipped = sum(report.units_skipped for report in event.reports)
+        self.tile_blocks.labels("skipped").inc(skipped)
+        self.tile_blocks.labels("run").inc(sum(report.units_total for report in event.reports) - skipped)
+        self.tiles_reused.inc(sum(report.tiles_reused for report in event.reports))
+
+    def published(self, metrics: JobMetrics) -> None:
+        """Note what skipping was worth in a finished job."""
+        self.skip_ratio.labels(self._model).observe(metrics.skip_ratio)
+        self.speedup.labels(self._model).observe(metrics.speedup)
+
+    def ended(self, outcome: str, seconds: float) -> None:
+        """The job left this worker's hands. outcome: done, failed, cancelled, paused, handed back or lost."""
+        self.job_seconds.labels(self._model, outcome.replace(" ", "_")).observe(seconds)
 
     def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs elsewhere)
         """Serve them over HTTP from a daemon thread. OSError if the port is taken."""
         start_http_server(port, addr=address, registry=self.registry)
+
+
+def _memory_of(device: torch.device) -> Callable[[], float]:
+    if device.type == "cuda":
+        return lambda: float(torch.cuda.memory_reserved(device))
+    return _resident
+
+
+def _resident() -> float:
+    """Resident memory of this process in bytes; 0 where there is no /proc."""
+    try:
+        return float(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE"))
+    except OSError:
+        return 0.0

@@ -26,6 +26,7 @@ from media.reader import Frame, VideoReader
 from media.spec import OutputSpec, output_spec
 from media.writer import SegmentWriter
 from model.engine import ChunkResult, Upscaler, groups
+from model.routing import RoutingReport
 from model.state import RecurrentState
 from worker.ahead import Abandoned, Ahead
 from worker.checkpoint import CHUNKS_REMEMBERED, Checkpoints, Identity, Manifest, sha256_of
@@ -66,6 +67,10 @@ class ChunkDone:
     """In the network."""
     progress: Progress
     metrics: JobMetrics
+    stages: dict[str, float]
+    """Seconds of this chunk in decoding, model and encoding."""
+    reports: list[RoutingReport]
+    """One for each of its frames."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +159,18 @@ def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[
         del state  # the model's thread has it; kept here it would stay in memory for the whole job
         with chunks, frames:  # chunks are closed last: they end when the frames do
             for done in chunks:
+                before = manifest.metrics
                 manifest = _encode(done, manifest, checkpoints, spec, clock)
                 progress = tally.progress(manifest.frames, complete=manifest.complete)
-                yield ChunkDone(manifest.segments - 1, len(done.pts), done.seconds, progress, manifest.metrics)
+                yield ChunkDone(
+                    manifest.segments - 1,
+                    len(done.pts),
+                    done.seconds,
+                    progress,
+                    manifest.metrics,
+                    _stages(before, manifest.metrics),
+                    done.result.reports,
+                )
                 del done
         if not manifest.complete:
             if not stop.is_set():
@@ -222,13 +236,16 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
     reports = done.result.reports
     total = before.units_total + sum(report.units_total for report in reports)
     skipped = before.units_skipped + sum(report.units_skipped for report in reports)
+    dense_seconds = before.dense_seconds + done.result.dense_seconds
+    model_seconds = before.metrics.model_seconds + done.seconds
     metrics = before.metrics.model_copy(
         update={
             "decode_seconds": before.metrics.decode_seconds + clock.take(),
-            "model_seconds": before.metrics.model_seconds + done.seconds,
+            "model_seconds": model_seconds,
             "encode_seconds": before.metrics.encode_seconds + time.perf_counter() - begun,
             "chunk_seconds": [*before.metrics.chunk_seconds, done.seconds][-CHUNKS_REMEMBERED:],
             "skip_ratio": skipped / total if total else 0.0,
+            "speedup": dense_seconds / model_seconds if model_seconds else 1.0,
         }
     )
     manifest = before.model_copy(
@@ -240,6 +257,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
             "complete": done.last,
             "units_total": total,
             "units_skipped": skipped,
+            "dense_seconds": dense_seconds,
             "cuts": [*before.cuts, *(before.frames + cut for cut in done.result.cuts)],
             "warnings": [*before.warnings, *clock.warnings] if done.last else before.warnings,
             "metrics": metrics,
@@ -247,6 +265,12 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
     )
     checkpoints.commit(manifest, done.result.state)
     return manifest
+
+
+def _stages(before: JobMetrics, after: JobMetrics) -> dict[str, float]:
+    """What one chunk added to each stage's seconds."""
+    names = ("decode", "model", "encode")
+    return {name: getattr(after, f"{name}_seconds") - getattr(before, f"{name}_seconds") for name in names}
 
 
 class _Tally:

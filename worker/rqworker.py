@@ -12,8 +12,11 @@ from types import FrameType
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import SimpleWorker
+from rq import Queue, SimpleWorker
+from rq.exceptions import InvalidJobOperation, StopRequested
+from rq.executions import Execution
 from rq.job import Job as Ticket
+from rq.registry import StartedJobRegistry
 from rq.utils import now
 
 from jobs.tickets import SERIALIZER
@@ -25,7 +28,7 @@ class WarmWorker(SimpleWorker):
     """A SimpleWorker that stops at the next chunk, and whose notes in Redis outlive it by `ttl` seconds at most.
 
     `on_stop` is called at the first SIGTERM or SIGINT, and `on_force_stop` at a second one (at least a second later);
-    both from the signal handler.
+    both from the signal handler. `stopping` says whether a signal came before RQ's handlers were installed.
     """
 
     max_connection_wait_time = 5.0
@@ -39,11 +42,13 @@ class WarmWorker(SimpleWorker):
         ttl: int,
         on_stop: Callable[[], None],
         on_force_stop: Callable[[], None],
+        stopping: Callable[[], bool],
     ) -> None:
         super().__init__(queues, name=name, connection=connection, serializer=SERIALIZER, worker_ttl=30)
         self._ttl = ttl
         self._on_stop = on_stop
         self._on_force_stop = on_force_stop
+        self._stopping = stopping
 
     def get_heartbeat_ttl(self, job: Ticket, working_time: float = 0.0) -> int:
         """RQ's default for a SimpleWorker is the job's whole timeout: a dead worker would look alive for weeks."""
@@ -51,6 +56,21 @@ class WarmWorker(SimpleWorker):
 
     def subscribe(self) -> None:
         """RQ's orders over pub/sub are not used: what is asked of a job comes with the answer to a heartbeat."""
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Called before every look into the queues. A signal may have come while the worker was being set up."""
+        if self._stopping():
+            raise StopRequested
+        super().check_for_suspension(burst)
+
+    def handle_job_success(
+        self, job: Ticket, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        """The ticket may be gone: whoever queues a job again replaces the ticket that it had."""
+        try:
+            super().handle_job_success(job, queue, started_job_registry, execution)
+        except InvalidJobOperation:
+            self.executions.pop(execution.id, None)
 
     def beat(self, connection: Redis) -> None:
         """Tell RQ that this worker and its ticket live; called by the heart, with the heart's connection."""

@@ -55,6 +55,8 @@ class Runner:
             return
         with self._heart.holding(claim) as hold:
             log.info("job %s: claimed with token %d", job_id, claim.token)
+            begun = time.monotonic()
+            self._meters.claimed()
             try:
                 job = self._store.get(job_id)
                 state = self._work(job, claim, hold)
@@ -66,7 +68,7 @@ class Runner:
             finally:
                 free_memory()
             log.info("job %s: %s", job_id, state)
-            self._meters.jobs.labels(state).inc()
+            self._meters.ended(state, time.monotonic() - begun)
 
     # The stages of a job
 
@@ -75,8 +77,11 @@ class Runner:
         order = Order(
             self._storage.input_path(job.id), self._storage.take_work(job.id, claim.token), job.options, self._limits
         )
-        model = self._models.get(job.options.model)
         notes = _Notes(job)
+        if notes.first:
+            self._meters.queue_seconds.observe(notes.queue_seconds)
+        model = self._models.get(job.options.model)
+        self._meters.uses(model.name)
         try:
             finished = self._consume(order, model, hold, notes)
         except Exception as error:
@@ -100,6 +105,8 @@ class Runner:
         }
         if not self._insist(lambda: self._store.finish(claim, JobState.DONE, fields), hold):
             raise Fenced(job.id)
+        log.info("job %s: published", job.id)
+        self._meters.published(finished.metrics)
         self._storage.remove_work(job.id)
         return "done"
 
@@ -124,6 +131,8 @@ class Runner:
         if isinstance(event, Started):
             log.info("job %s: %s", notes.job_id, "goes on" if event.resumed else "starts")
             fields["warnings"] = event.warnings
+            if event.resumed:
+                self._meters.resumes.inc()
         else:
             fields["metrics"] = notes.metrics(event.metrics)
         if isinstance(event, ChunkDone):
@@ -192,16 +201,17 @@ class _Notes:
         self.seconds_before = job.metrics.processing_seconds or 0.0
         self._begun = time.monotonic()
         queued = (datetime.now(UTC) - job.created_at).total_seconds()
-        self._queue_seconds = job.metrics.queue_seconds
-        if self._queue_seconds is None:
-            self._queue_seconds = max(0.0, queued)  # the wall clock may have been set back
+        before = job.metrics.queue_seconds
+        self.first = before is None
+        """Whether no worker has had the job yet."""
+        self.queue_seconds = max(0.0, queued) if before is None else before  # the wall clock may have been set back
 
     def metrics(self, measured: JobMetrics, processing_seconds: float | None = None) -> JobMetrics:
         """The metrics of the document."""
         if processing_seconds is None:
             processing_seconds = self.seconds_before + time.monotonic() - self._begun
         return measured.model_copy(
-            update={"queue_seconds": self._queue_seconds, "processing_seconds": processing_seconds}
+            update={"queue_seconds": self.queue_seconds, "processing_seconds": processing_seconds}
         )
 
 
