@@ -7,6 +7,7 @@ of the whole clip, for every chunk size, and with `lookahead=0` and one frame a 
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,10 +24,13 @@ from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
 from model.execute import Carried, normalised, run_chunk
 from model.network import SCALE, BasicVSR, NetworkConfig
-from model.plan import ChunkPlan, plan_chunk
+from model.plan import ChunkPlan, dense_plan, plan_chunk
 from model.routing import Preset, RoutingReport, preset
 from model.state import RecurrentState
 from model.weights import default_name, load_network
+
+CALIBRATION_FRAMES, CALIBRATION_ROUNDS = 4, 2
+"""How the dense network's time is measured, once for each size of frame."""
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8] | NDArray[np.uint16]
@@ -43,6 +47,13 @@ class ChunkResult:
     """One for each emitted frame."""
     cuts: list[int] = field(default_factory=list)
     """Indices into `frames` at which a new scene starts."""
+    dense_seconds: float = 0.0
+    """What the dense network takes for as many frames of this size, measured on this machine."""
+
+    @property
+    def seconds(self) -> float:
+        """What these frames took, calibration not counted."""
+        return sum(report.seconds for report in self.reports)
 
 
 class Upscaler:
@@ -57,6 +68,7 @@ class Upscaler:
         self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
         self.device, self.dtype = device, dtype
         network = network.eval().requires_grad_(False).to(dtype).to(device)
+        self._dense_timings: dict[tuple[object, ...], list[float]] = {}
         self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -105,7 +117,26 @@ class Upscaler:
         )
         out = upscaled.cpu().numpy()
         seconds = (time.perf_counter() - started) / emit
-        return ChunkResult(out, after, self._reports(plan, seconds))
+        dense = emit * (self._dense_seconds(stored) if numbers.mask else seconds)
+        return ChunkResult(out, after, self._reports(plan, seconds), dense_seconds=dense)
+
+    def _dense_seconds(self, stored: Tensor) -> float:
+        """What a frame of this size takes densely: measured on the first frames of the first two chunks, then kept.
+
+        Between the chunks of a real job, so under the load that the job has itself. The look-ahead's share is not
+        counted, which makes the speed-up that is told from it the smaller.
+        """
+        sample = stored[:CALIBRATION_FRAMES]
+        timings = self._dense_timings.setdefault((len(sample), *stored.shape[1:3], stored.dtype), [])
+        if len(timings) < CALIBRATION_ROUNDS:
+            started = time.perf_counter()
+            run_chunk(
+                self.network, [normalised(f) for f in sample], dense_plan(sample, len(sample)), None, sample.dtype
+            )
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            timings.append((time.perf_counter() - started) / len(sample))
+        return statistics.median(timings)
 
     def _carried(self, before: RecurrentState) -> Carried | None:
         if before.last is None or before.feat is None or before.hr is None:
