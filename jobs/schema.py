@@ -126,7 +126,9 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempt: int = Field(0, description="How many times a worker has taken the job.")
-    deaths: int = Field(0, description="How many workers died or hung over it; too many, and the job fails.")
+    deaths: int = Field(
+        0, description="How many workers died over it; too many in a row at the same place, and it fails."
+    )
     worker: str | None = Field(None, description="Name of the worker that has it, or had it last.")
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = None

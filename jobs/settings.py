@@ -64,7 +64,8 @@ class Settings(BaseSettings):
         20.0, description="A worker that was silent for so long is taken for dead, and its job goes to another."
     )
     max_deaths: Annotated[int, Field(ge=1)] = Field(
-        3, description="A job over which so many workers died fails, so that it does not go round for ever."
+        3,
+        description="A job over which so many workers in a row died at the same place fails, and does not loop.",
     )
     chunk_timeout_minutes: Annotated[float, Field(gt=0)] = Field(
         240.0, description="A chunk that takes longer is taken for hung: the worker ends itself."
@@ -96,6 +97,13 @@ class Settings(BaseSettings):
     )
     min_free_gb: Annotated[float, Field(ge=0)] = Field(
         0.5, description="Uploads are refused and jobs do not start when the disk would have less left, in GB."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines that are written."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text: lines for a terminal; json: a JSON document a line, as in containers."
     )
 
     @property

@@ -181,7 +181,7 @@ class Storage:
         return final
 
     def remove_work(self, job_id: str) -> None:
-        """Remove the working folders of a job."""
+        """Remove the working folders of a job, if there are any."""
         for work in self.job_dir(job_id).glob("work-*"):
             shutil.rmtree(work, ignore_errors=True)
 

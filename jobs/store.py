@@ -213,7 +213,7 @@ class JobStore:
 
     def finish(self, claim: Claim, state: JobState, fields: dict[str, Any] | None = None) -> bool:
         """End the worker's hold on a job that is now done, failed, cancelled or paused; False if it was not its own."""
-        values = {"finished_at": datetime.now(UTC) if state.final else None, **(fields or {})}
+        values = {"finished_at": _end(state), **(fields or {})}
         try:
             outcome, _ = self._apply(
                 claim.job_id, from_=(JobState.RUNNING,), token=claim.token, to=state, fields=values
@@ -246,13 +246,16 @@ class JobStore:
     def declare_lost(self, job_id: str, token: int, beat: int, *, max_deaths: int) -> JobState | None:
         """Take a running job from a worker that has not been heard of since heartbeat number `beat`.
 
-        It goes to the front of its queue, or fails if `max_deaths` workers have died over it; or, if that had been
-        asked, it is cancelled or paused. Returns its new state, or None if the worker was alive after all.
+        It goes to the front of its queue, or fails if `max_deaths` workers in a row have died over it and none has
+        brought it further; or, if that had been asked, it is cancelled or paused. Returns its new state, or None if the
+        worker was alive after all.
         """
         job = self.get(job_id)
         with unavailable():
-            request = cast(bytes, self.redis.hget(_key(job_id), "request") or b"").decode()
-        deaths = job.deaths + 1
+            values = cast("list[bytes | None]", self.redis.hmget(_key(job_id), "request", "died_at", "died_there"))
+        request, died_at, died_there = ((value or b"").decode() for value in values)
+        frames = job.progress.frames_done
+        deaths = int(died_there or 0) + 1 if died_at == str(frames) else 1
         to, error = JobState.QUEUED, None
         if request == "cancel":
             to = JobState.CANCELLED
@@ -267,7 +270,7 @@ class JobStore:
             beat=beat,
             to=to,
             count="deaths",
-            fields={"error": error, "finished_at": datetime.now(UTC) if to.final else None},
+            fields={"error": error, "finished_at": _end(to), "died_at": frames, "died_there": deaths},
         )
         if outcome != "ok":
             return None
@@ -334,7 +337,7 @@ class JobStore:
             tickets.drop(self.redis, ticket.decode())
 
 
-_PLAIN: Final = frozenset({"state", "token", "beat", "request", "ticket", "attempt", "deaths"})
+_PLAIN: Final = frozenset({"state", "token", "beat", "request", "ticket", "attempt", "deaths", "died_at", "died_there"})
 """Fields that scripts read or count: stored as they are, all others as JSON."""
 _DOCUMENT: Final = frozenset(Job.model_fields)
 
@@ -370,8 +373,8 @@ def _poisonous(job: Job, deaths: int) -> BaseModel:
         title="Job failed",
         status=500,
         detail=(
-            f"{deaths} workers died over this job, the last one ({job.worker}) in attempt {job.attempt} after frame "
-            f"{done} of {total if total is not None else 'unknown'}. The usual reason is too little memory: "
-            "try a smaller chunk, or a smaller video."
+            f"{deaths} workers in a row died over this job, the last one ({job.worker}) in attempt {job.attempt}, all "
+            f"after frame {done} of {total if total is not None else 'an unknown number'}. The usual reason is too "
+            "little memory: try a smaller chunk, or a smaller video."
         ),
     )

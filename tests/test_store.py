@@ -128,7 +128,7 @@ def test_a_job_over_which_workers_die_fails_and_says_what_is_known(store: JobSto
     assert state is JobState.FAILED
     job = store.get(job_id)
     assert job.error is not None
-    assert "3 workers died" in job.error.detail
+    assert "3 workers in a row died" in job.error.detail
     assert "w3" in job.error.detail
     assert "frame 24 of 100" in job.error.detail
     assert tickets.waiting(store.redis) == []

@@ -76,7 +76,7 @@ def test_resumed_is_byte_identical(
         for event in events:
             if isinstance(event, ChunkDone) and event.number == stop - 1:
                 break
-        events.close()  # type: ignore[attr-defined]
+        events.close()
         (parts.folder / "segment-000099.mp4.partial").write_bytes(b"remains of a chunk in work")
     resumed = list(upscale(parts, model))
     assert isinstance(resumed[0], Started)
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_does_not_match_is_not_used(clip: Path, model: Upscale
     for event in events:
         if isinstance(event, ChunkDone) and event.number == 2:
             break
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     if change == "input":
         other = make_clip(tmp_path / "other.mp4", frames=20)
         work = order(other, tmp_path / "w")

@@ -83,6 +83,7 @@ class Janitor:
             self._storage.remove(job.id)
             return [f"job {job.id}"]
         if job.state is JobState.DONE:
+            self._storage.remove_work(job.id)  # in case the worker died right after it had published
             if age > timedelta(hours=settings.input_ttl_hours) and source.exists():
                 source.unlink(missing_ok=True)
                 removed.append(f"input of {job.id}")
