@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from jobs.presence import WorkerInfo
-from jobs.schema import Job, JobState, Problem
+from jobs.schema import Job, JobMetrics, JobState, Problem
 from service.http.problems import MEDIA_TYPE
 
 
@@ -46,6 +47,48 @@ class JobList(BaseModel):
     """Jobs, newest first."""
 
     jobs: list[JobDocument]
+
+
+class JobFigures(BaseModel):
+    """What was measured of one job, without the rest of its document."""
+
+    id: str
+    state: JobState
+    model: str
+    routing: str
+    width: int | None = Field(description="Of the input, in pixels.")
+    height: int | None
+    frames: int = Field(description="Frames done.")
+    fps: float | None = Field(description="Frames a second of the whole job: decoding, network, encoding, assembling.")
+    finished_at: datetime | None
+    attempt: int
+    deaths: int
+    metrics: JobMetrics
+
+    @classmethod
+    def of(cls, job: Job) -> JobFigures:
+        """The figures of a job."""
+        seconds, frames = job.metrics.processing_seconds, job.progress.frames_done
+        return cls(
+            id=job.id,
+            state=job.state,
+            model=job.options.model,
+            routing=job.options.routing,
+            width=job.input.width if job.input else None,
+            height=job.input.height if job.input else None,
+            frames=frames,
+            fps=frames / seconds if seconds else None,
+            finished_at=job.finished_at,
+            attempt=job.attempt,
+            deaths=job.deaths,
+            metrics=job.metrics,
+        )
+
+
+class FiguresList(BaseModel):
+    """The last jobs' figures, newest first."""
+
+    jobs: list[JobFigures]
 
 
 class ModelList(BaseModel):

@@ -15,7 +15,7 @@ from service import intake
 from service.http import files, upload
 from service.http.auth import require_key, same_site
 from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep
-from service.http.documents import JobDocument, JobList, ModelList, problems
+from service.http.documents import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(same_site)], tags=["jobs"])
 
@@ -94,6 +94,14 @@ def list_jobs(
     """Jobs, newest first."""
     found = operations.recent(state=state, limit=limit, offset=offset)
     return JobList(jobs=[JobDocument.of(job) for job in found])
+
+
+@router.get("/metrics/jobs", summary="Figures of the last jobs", responses=problems(400, 401, 503))
+def job_figures(
+    operations: OperationsDep, last: Annotated[int, Query(ge=1, le=500, description="How many jobs.")] = 50
+) -> FiguresList:
+    """What was measured of each of the last jobs; `/metrics` has the same, summed up, for Prometheus."""
+    return FiguresList(jobs=[JobFigures.of(job) for job in operations.recent(limit=last)])
 
 
 @router.get("/jobs/{job_id}", summary="Ask for a job", responses=problems(401, 404, 503))

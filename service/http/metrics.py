@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -37,6 +37,7 @@ class HttpMetrics:
         )
         build = Info("skipvsr_build", "What runs here.", registry=self.registry)
         build.info({"version": version("skipvsr"), "part": "api"})
+        ProcessCollector(registry=self.registry)
         self.registry.register(_State(operations))
 
 
