@@ -1,0 +1,78 @@
+"""RGB ↔ YUV by the stream's own matrix and range, in swscale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+
+from media.errors import UnusableVideo
+from media.info import UNSPECIFIED, Color, ColorRange
+
+RGB, BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, YCGCO, BT2020_NCL, BT2020_CL = 0, 1, 4, 5, 6, 7, 8, 9, 10
+
+# H.273 matrix coefficients → the number by which PyAV's reformatter calls that matrix (SWS_CS_*).
+_SWSCALE: Final = {BT709: 1, FCC: 4, BT470BG: 5, SMPTE170M: 5, SMPTE240M: 7, BT2020_NCL: 9}
+
+# Accurate rounding and full chroma resolution cost nothing measurable beside the encoder, and keep colours exact.
+QUALITY: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+DOWNSCALE: Final = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+def is_rgb(pixel_format: str) -> bool:
+    """Whether the samples are RGB (or a palette of it), so that no matrix applies."""
+    return VideoFormat(pixel_format, 16, 16).is_rgb or pixel_format == "pal8"
+
+
+def has_alpha(pixel_format: str) -> bool:
+    """Whether the format carries transparency."""
+    return pixel_format.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "pal8", "ayuv"))
+
+
+def bit_depth(pixel_format: str) -> int:
+    """Bits of one colour sample."""
+    if pixel_format == "pal8":
+        return 8
+    return max((c.bits for c in VideoFormat(pixel_format, 16, 16).components), default=8)
+
+
+def effective(color: Color, *, pixel_format: str, height: int) -> Color:
+    """`color` with the matrix and range that a player assumes where the file names none.
+
+    An untagged clip is BT.601 if it is of standard definition, else BT.709. The result is larger, so without a tag a
+    player would guess anew, and differently: what is converted by must be what is written.
+
+    Raises:
+        UnusableVideo: a matrix that swscale can't convert (YCgCo, ICtCp, constant luminance).
+    """
+    matrix, color_range = color.matrix, color.range
+    if is_rgb(pixel_format):
+        matrix, color_range = BT709, ColorRange.LIMITED
+    elif matrix in (UNSPECIFIED, RGB):
+        matrix = BT709 if height > 576 else SMPTE170M
+    if color_range == ColorRange.UNSPECIFIED:
+        color_range = ColorRange.FULL if pixel_format.startswith("yuvj") else ColorRange.LIMITED
+    if matrix not in _SWSCALE:
+        raise UnusableVideo(f"its colour matrix (H.273 code {matrix}) can't be converted; re-encode it as BT.709 first")
+    return replace(color, matrix=matrix, range=color_range)
+
+
+def swscale_matrix(matrix: int) -> int:
+    """The number by which the reformatter calls the H.273 matrix."""
+    return _SWSCALE[matrix]
+
+
+def rgb_format(depth: int) -> str:
+    """Pixel format of the frames between reader and writer: 8 bits a sample, or 16 for deeper sources."""
+    return "rgb24" if depth <= 8 else "rgb48le"
+
+
+def tag(frame: VideoFrame, color: Color) -> None:
+    """Write the colour tags to a frame, from which the encoders take them."""
+    frame.colorspace = color.matrix
+    frame.color_range = int(color.range)
+    frame.color_primaries = color.primaries
+    frame.color_trc = color.transfer

@@ -1,0 +1,163 @@
+"""Decoding in this process: packets in, frames with sound timestamps out. `media.reader` runs it apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from media import color as colors
+from media.container import open_untrusted, video_stream
+from media.deinterlace import Deinterlacer
+from media.errors import UnusableVideo
+from media.info import Color, ColorRange
+from media.limits import Limits
+
+DAMAGE_ALLOWED = 0.5
+"""A video of which more than this fraction is damaged fails instead of ending with a warning."""
+
+
+@dataclass
+class Damage:
+    """What was wrong with the frames so far."""
+
+    frames: int = 0
+    """Frames given out."""
+    concealed: int = 0
+    """Frames that libav marked as corrupt and patched up."""
+    lost: int = 0
+    """Packets that gave no frame."""
+    repaired_pts: int = 0
+    """Frames whose time was missing or not after the one before, and was made up."""
+    resized: int = 0
+    """Frames of another size than the first, scaled to it."""
+    cut_short: bool = False
+    """The container broke off before its end."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """The damage in words, nothing if there is none."""
+        said: list[str] = []
+        if self.concealed:
+            said.append(f"{self.concealed} damaged frames were concealed")
+        if self.lost:
+            said.append(f"{self.lost} pieces of the video could not be decoded and are missing")
+        if self.repaired_pts:
+            said.append(f"{self.repaired_pts} frames had no usable timestamp and were given one")
+        if self.resized:
+            said.append(f"the picture changes its size; {self.resized} frames were scaled to the size of the first")
+        if self.cut_short:
+            said.append("the file breaks off; what comes after is missing")
+        return tuple(said)
+
+    def check(self) -> None:
+        """Raise `UnusableVideo` if nothing, or too little, of the video was readable."""
+        if self.frames == 0:
+            raise UnusableVideo("no frame of the video can be decoded; the file is damaged or incomplete")
+        broken = self.concealed + self.lost
+        if broken > DAMAGE_ALLOWED * (self.frames + self.lost):
+            raise UnusableVideo(f"{broken} of {self.frames + self.lost} frames are damaged, more than half")
+
+
+class Decoder:
+    """Frames of the video stream of `path`, as swscale's RGB. A context manager's body's worth of state; iterate once.
+
+    `width`, `height` and `rgb_format` are those of the first frame and hold for all.
+    """
+
+    def __init__(self, path: Path, limits: Limits, *, start_after_pts: int | None = None) -> None:
+        self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
+        self.damage = Damage()
+
+    def frames(self) -> Iterator[tuple[VideoFrame, int, Fraction]]:
+        """Yield (frame in rgb24 or rgb48le, pts, time base), in display order, each pts above the one before.
+
+        Raises:
+            UnsupportedFile, UnusableVideo, OverLimit: see `media.reader.VideoReader`.
+        """
+        with open_untrusted(self.path, self.limits) as container:
+            stream = video_stream(container)
+            time_base = stream.time_base
+            if not time_base:
+                raise UnusableVideo("the video track has no time base")
+            step = _typical_step(stream, time_base)
+            convert = _RgbConverter(stream, self.limits, self.damage)
+            last: int | None = None
+            for frame in Deinterlacer(stream)(self._decoded(container, stream)):
+                pts = frame.pts
+                if pts is None or (last is not None and pts <= last):
+                    pts = 0 if last is None else last + step if frame.pts is None else last + 1
+                    self.damage.repaired_pts += 1
+                last = pts
+                self.damage.frames += 1
+                self.limits.check("max_frames", self.damage.frames, "the video")
+                if self.start_after_pts is not None and pts <= self.start_after_pts:
+                    continue
+                yield convert(frame), pts, time_base
+            self.damage.check()
+
+    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        # One thread: error concealment is then the same on every run, so a resumed job gives the same bytes.
+        stream.codec_context.thread_count = 1
+        for packet in self._packets(container, stream):
+            try:
+                for frame in stream.decode(packet):
+                    self.damage.concealed += frame.is_corrupt
+                    yield frame
+            except av.error.FFmpegError:
+                self.damage.lost += 1
+
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+        try:
+            yield from container.demux(stream)
+        except av.error.FFmpegError:
+            self.damage.cut_short = True
+            flush: av.Packet[VideoStream] = av.Packet()  # type: ignore[assignment]
+            flush.stream = stream
+            yield flush
+
+
+class _RgbConverter:
+    """YUV → RGB by the stream's matrix and range; frames of another size are scaled to the first one's."""
+
+    def __init__(self, stream: VideoStream, limits: Limits, damage: Damage) -> None:
+        self._limits, self._damage = limits, damage
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+        self._format = ""
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
+        if self._size is None:
+            self._size = frame.width, frame.height
+            self._format = colors.rgb_format(colors.bit_depth(frame.format.name))
+        same = (frame.width, frame.height) == self._size
+        self._damage.resized += not same
+        color = colors.effective(
+            Color(matrix=int(frame.colorspace), range=ColorRange(frame.color_range % 3)),
+            pixel_format=frame.format.name,
+            height=self._size[1],
+        )
+        rgb = colors.is_rgb(frame.format.name)
+        return self._reformatter.reformat(
+            frame,
+            *self._size,
+            self._format,
+            src_colorspace=None if rgb else colors.swscale_matrix(color.matrix),
+            dst_colorspace=None if rgb else colors.swscale_matrix(color.matrix),
+            src_color_range=None if rgb else int(color.range),
+            dst_color_range=int(ColorRange.FULL),
+            interpolation=colors.QUALITY,
+            threads=1,
+        )
+
+
+def _typical_step(stream: VideoStream, time_base: Fraction) -> int:
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * time_base)))

@@ -1,0 +1,62 @@
+"""Interlaced material → frames, by libavfilter's bwdif; progressive frames pass untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import av
+from av.filter import Graph
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+
+class Deinterlacer:
+    """One frame out for each frame in, with the same pts. Starts bwdif when the first interlaced frame appears."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+
+    def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Yield the frames, deinterlaced where they are flagged as interlaced."""
+        graph: Graph | None = None
+        shape: tuple[int, int, str] | None = None
+        for frame in frames:
+            now = frame.width, frame.height, frame.format.name
+            if graph is not None and now != shape:
+                yield from _drain(graph)
+                graph = None
+            if graph is None and frame.interlaced_frame:
+                graph, shape = self._graph(frame), now
+            if graph is None:
+                yield frame
+            else:
+                graph.vpush(frame)
+                yield from _available(graph)
+        if graph is not None:
+            yield from _drain(graph)
+
+    def _graph(self, frame: VideoFrame) -> Graph:
+        graph = Graph()
+        source = graph.add_buffer(
+            template=self._stream,
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=self._stream.time_base,
+        )
+        graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
+        graph.configure()
+        return graph
+
+
+def _available(graph: Graph) -> Iterator[VideoFrame]:
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+
+
+def _drain(graph: Graph) -> Iterator[VideoFrame]:
+    graph.vpush(None)
+    yield from _available(graph)

@@ -1,0 +1,170 @@
+"""Reading a file's facts with libav, in this process. `media.probe` runs it where it can do no harm."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import av
+from av.container import InputContainer
+from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from media import color as colors
+from media.container import container_name, open_untrusted, video_stream
+from media.errors import UnusableVideo
+from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
+from media.limits import Limits
+
+_PACKETS_TO_FIRST_FRAME = 300
+_INTERLACED_ORDERS = range(2, 6)  # AV_FIELD_TT … AV_FIELD_BT
+
+
+def inspect(path: Path, limits: Limits) -> MediaInfo:
+    """Open the file, decode its first frame, and say what it is.
+
+    Raises:
+        UnsupportedFile, UnusableVideo, OverLimit: as `media.probe.probe` says.
+    """
+    with open_untrusted(path, limits) as container:
+        stream = video_stream(container)
+        _check_size(stream.width, stream.height, limits)
+        frame = first_frame(container, stream)
+        _check_size(frame.width, frame.height, limits)
+        video, warnings = _video_info(container, stream, frame)
+        duration = video.duration_seconds or _seconds(container.duration, Fraction(1, av.time_base))
+        if duration is not None:
+            limits.check("max_duration_seconds", duration, "the video")
+        if video.frames is not None:
+            limits.check("max_frames", video.frames, "the video")
+        others = [s for s in container.streams.video if s.index != stream.index]
+        if any(not s.disposition & Disposition.attached_pic for s in others):
+            warnings.append("only the best of the video tracks is upscaled; the others are left out")
+        if container.streams.data:
+            warnings.append("data tracks (time codes, telemetry) are left out")
+        return MediaInfo(
+            container=container_name(container),
+            duration_seconds=duration,
+            size_bytes=path.stat().st_size,
+            video=video,
+            audio=tuple(
+                AudioInfo(
+                    s.index,
+                    s.codec_context.codec.canonical_name if s.codec_context else "unknown",
+                    s.metadata.get("language"),
+                    s.metadata.get("title"),
+                    s.codec_context.sample_rate if s.codec_context else 0,
+                    s.codec_context.channels if s.codec_context else 0,
+                )
+                for s in container.streams.audio
+            ),
+            subtitles=tuple(
+                TrackInfo(
+                    s.index,
+                    s.codec_context.codec.canonical_name if s.codec_context else "unknown",
+                    s.metadata.get("language"),
+                    s.metadata.get("title"),
+                )
+                for s in container.streams.subtitles
+            ),
+            attachments=tuple(
+                s.metadata.get("filename", f"attachment {s.index}") for s in container.streams.attachments
+            ),
+            chapters=len(container.chapters()),
+            warnings=tuple(warnings),
+        )
+
+
+def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
+    """Decode the stream's first frame.
+
+    Raises:
+        UnusableVideo: none of the first few hundred packets gives one.
+    """
+    stream.codec_context.thread_count = 1
+    for packet in islice(_packets(container, stream), _PACKETS_TO_FIRST_FRAME):
+        try:
+            for frame in stream.decode(packet):
+                return frame
+        except av.error.FFmpegError:
+            continue
+    raise UnusableVideo("no frame of the video can be decoded; the file is damaged or incomplete")
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError:
+        return
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    limits.check("max_pixels", width * height, f"the video ({width}×{height})")
+
+
+def _video_info(container: InputContainer, stream: VideoStream, frame: VideoFrame) -> tuple[VideoInfo, list[str]]:
+    context = stream.codec_context
+    pixel_format = frame.format.name
+    if colors.has_alpha(pixel_format) or stream.metadata.get("alpha_mode") == "1":
+        raise UnusableVideo("the video has transparency (an alpha channel), which would be lost; flatten it first")
+    time_base = stream.time_base
+    if not time_base:
+        raise UnusableVideo("the video track has no time base")
+    side = {cast(SideData, data).type: bytes(cast(SideData, data)) for data in frame.side_data}
+    interlaced = context.field_order in _INTERLACED_ORDERS or frame.interlaced_frame
+    color = Color(
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
+        matrix=int(frame.colorspace),
+        range=ColorRange(frame.color_range) if frame.color_range in (0, 1, 2) else ColorRange.UNSPECIFIED,
+    )
+    warnings: list[str] = []
+    if interlaced:
+        warnings.append("the video is interlaced; it is deinterlaced (bwdif), one frame for two fields")
+    matrix = side.get(SideDataType.DISPLAYMATRIX)
+    depth = colors.bit_depth(pixel_format)
+    if depth > 10:
+        warnings.append(f"{depth}-bit samples become 10-bit samples")
+    info = VideoInfo(
+        index=stream.index,
+        codec=context.codec.canonical_name,
+        width=frame.width,
+        height=frame.height,
+        pixel_format=pixel_format,
+        bit_depth=depth,
+        frames=stream.frames or None,
+        frame_rate=_frame_rate(stream),
+        time_base=time_base,
+        duration_seconds=_seconds(stream.duration, time_base),
+        sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+        color=color,
+        rotation=-int(frame.rotation) % 360,
+        display_matrix=struct.unpack("=9i", matrix) if matrix and len(matrix) == 36 else None,
+        mastering_display=side.get(SideDataType.MASTERING_DISPLAY_METADATA),
+        content_light=_content_light(side.get(SideDataType.CONTENT_LIGHT_LEVEL)),
+        interlaced=interlaced,
+    )
+    colors.effective(info.color, pixel_format=pixel_format, height=info.height)
+    return info, warnings
+
+
+def _frame_rate(stream: VideoStream) -> Fraction | None:
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate and 0 < rate <= 1000:
+            return rate
+    return None
+
+
+def _content_light(data: bytes | None) -> tuple[int, int] | None:
+    return struct.unpack("=II", data[:8]) if data and len(data) >= 8 else None
+
+
+def _seconds(value: int | None, time_base: Fraction) -> float | None:
+    return float(value * time_base) if value is not None and value > 0 else None
