@@ -78,16 +78,18 @@ def _up(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _api(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import api
+    from commands import api, logs
 
+    logs.set_up(settings)
     return api.run(settings, inherited=args.fd)
 
 
 def _worker(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import logs
+    from commands.embedded_redis import connected
     from worker.main import main as work
 
-    from commands.embedded_redis import connected
-
+    logs.set_up(settings)
     return work(connected(settings))
 
 

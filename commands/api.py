@@ -24,7 +24,11 @@ def run(settings: Settings, *, inherited: int | None = None) -> int:
         else:
             listener = stack.enter_context(socket.socket(fileno=inherited))
         config = uvicorn.Config(
-            create_app(connected(settings)), timeout_graceful_shutdown=_STOP_SECONDS, server_header=False
+            create_app(connected(settings)),
+            timeout_graceful_shutdown=_STOP_SECONDS,
+            server_header=False,
+            log_config=None,
+            access_log=False,  # the service writes its own
         )
         server = uvicorn.Server(config)
         server.run(sockets=[listener])

@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 _POLL_SECONDS = 0.2
 _STEADY_SECONDS = 60.0
 """A child that has run for so long before it ended was not broken from the start: its count of failures begins anew."""
-_MOST_FAILURES = 5
+_MOST_FAILURES = 3
 _STOP_MARGIN_SECONDS = 5.0
 """Beyond the time that the worker gives itself to put its work down."""
 
@@ -42,6 +42,8 @@ class Child:
     fds: Sequence[int] = ()
     restart: bool = False
     """Start it again when it ends; else its end is the end of all."""
+    ours: bool = True
+    """Started and stopped here; else only watched."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -92,13 +94,13 @@ class Supervisor:
                     child.process = spawn(child.argv, env=self._env, pass_fds=child.fds)
                     child.started = now
             elif (status := child.process.poll()) is not None:
-                stop(child.process, 0)  # what it may have left in its process group
+                stop(child.process, 0)  # with what it may have left in its process group
                 child.process = None
                 self._ended(child, _outcome(status), now)
 
     def stop(self, interrupt: Interrupt) -> None:
-        """End all children: asked together, waited for, then killed."""
-        running = [child.process for child in self.children if child.process is not None]
+        """End the children that were started here: asked together, waited for, then killed."""
+        running = [child.process for child in self.children if child.ours and child.process is not None]
         for process in running:
             if process.poll() is None:
                 process.terminate()
@@ -155,7 +157,7 @@ def _children(listener: int, redis: EmbeddedRedis | None) -> list[Child]:
         Child("worker", [*skipvsr, "worker"], restart=True),
     ]
     if redis is not None:
-        children.append(Child("embedded Redis", [], process=redis.process))
+        children.append(Child("embedded Redis", [], process=redis.process, ours=False))
     return children
 
 

@@ -1,0 +1,47 @@
+"""The log: readable lines, or JSON; health checks stay out of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from commands.logs import set_up
+from jobs.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(Settings(log_format="json"))
+    log = logging.getLogger("some.module")
+    log.info("job %s: done", "ab", extra={"job": "ab", "seconds": 1.5})
+    log.error("it broke", exc_info=ValueError("no"))
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["level"], first["logger"], first["message"]) == ("info", "some.module", "job ab: done")
+    assert first["seconds"] == 1.5
+    assert "ValueError: no" in second["exception"]
+
+
+def test_text_and_level(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(Settings(log_level="warning"))
+    logging.getLogger("some.module").info("quiet")
+    logging.getLogger("some.module").warning("loud")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("WARNING some.module: loud")
+
+
+def test_health_checks_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(Settings())
+    for path in ("/healthz", "/jobs"):
+        logging.getLogger("service.http.access").info("GET %s", path, extra={"path": path})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("GET /jobs")
