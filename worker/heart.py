@@ -87,6 +87,7 @@ class Heart:
         self._beat_now = threading.Event()
         self._stop_by: float | None = None
         self._away = False
+        self._look_at = 0.0
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
     def start(self) -> None:
@@ -158,8 +159,8 @@ class Heart:
 
     def _beat(self, hold: Hold | None) -> None:
         job_id = hold.claim.job_id if hold is not None else None
-        ttl = self._settings.heartbeat_seconds * 3 + 1
-        self._presence.announce(self._info.model_copy(update={"job": job_id}), ttl)
+        note = self._info.model_copy(update={"job": job_id})
+        self._presence.announce(note, self._settings.worker_lost_seconds)
         if hold is not None:
             fields = hold.take_fields()
             try:
@@ -174,9 +175,11 @@ class Heart:
                 hold.ask(answer.request)
         if self.rq_beat is not None:
             self.rq_beat(self._store.redis)
-        lost = self._watch.look()
-        if lost:
-            self.on_lost(len(lost))
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + self._settings.heartbeat_seconds
+            lost = self._watch.look()
+            if lost:
+                self.on_lost(len(lost))
 
     def _limit(self, hold: Hold | None) -> None:
         """End a process whose work hangs, or that takes too long to stop."""

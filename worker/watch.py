@@ -25,7 +25,7 @@ class Watch:
         self._max_deaths = settings.max_deaths
         self._clock = clock
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
-        self._unticketed: set[str] = set()
+        self._unticketed: dict[str, float] = {}
         self._looked_at: float | None = None
 
     def forget(self) -> None:
@@ -58,13 +58,17 @@ class Watch:
                     lost.append(job_id)
         for gone in self._seen.keys() - holders.keys():
             del self._seen[gone]
-        self._rewrite_tickets()
+        self._rewrite_tickets(now)
         return lost
 
-    def _rewrite_tickets(self) -> None:
-        """Give jobs that are queued without a ticket a new one, if that is so at two looks in a row."""
-        missing = self._store.without_ticket()
-        for job_id in sorted(missing & self._unticketed):
-            log.warning("job %s had lost its ticket", job_id)
-            self._store.enqueue(job_id, front=True)
-        self._unticketed = missing
+    def _rewrite_tickets(self, now: float) -> None:
+        """Give jobs that have been queued without a ticket for a while a new one.
+
+        Whoever takes a ticket claims the job at once; after a few seconds nobody has it in hand any more.
+        """
+        since = {job_id: self._unticketed.get(job_id, now) for job_id in self._store.without_ticket()}
+        for job_id, missed in sorted(since.items()):
+            if now - missed >= self._lost_after / 2:
+                log.warning("job %s had lost its ticket", job_id)
+                self._store.enqueue(job_id, front=True)
+        self._unticketed = since

@@ -1,0 +1,116 @@
+"""The jobs' files: taking over, publishing, removing, and what happens when there is no room."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import NotFound, StorageFull
+from jobs.storage import Fenced, Storage, new_id, replace, room, size_of
+
+
+@pytest.fixture
+def storage(data_dir: Path) -> Storage:
+    storage = Storage(data_dir)
+    storage.prepare()
+    return storage
+
+
+def adopted(storage: Storage) -> str:
+    job_id = new_id()
+    upload = storage.uploads / "x.part"
+    upload.write_bytes(b"video")
+    assert storage.adopt(upload, job_id) == storage.input_path(job_id)
+    return job_id
+
+
+def test_an_upload_becomes_a_jobs_input(storage: Storage) -> None:
+    job_id = adopted(storage)
+    assert storage.input_path(job_id).read_bytes() == b"video"
+    assert list(storage.uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "ABC", "0" * 15, "a/b" * 10, "0" * 24 + "\n"])
+def test_only_ids_become_paths(storage: Storage, name: str) -> None:
+    with pytest.raises(NotFound):
+        storage.input_path(name)
+
+
+def test_a_higher_token_takes_the_folder_and_what_is_in_it(storage: Storage) -> None:
+    job_id = adopted(storage)
+    old = storage.take_work(job_id, 3)
+    (old / "manifest.json").write_text("{}")
+    new = storage.take_work(job_id, 7)
+    assert (new / "manifest.json").exists()
+    assert not old.exists()
+    assert storage.take_work(job_id, 7) == new, "twice is fine"
+    with pytest.raises(FileNotFoundError):
+        (old / "segment").write_bytes(b"")
+    with pytest.raises(Fenced):
+        storage.take_work(job_id, 3)
+
+
+def test_only_the_holder_of_the_folder_publishes(storage: Storage) -> None:
+    job_id = adopted(storage)
+    old = storage.take_work(job_id, 1)
+    (old / "result.mp4").write_bytes(b"old")
+    new = storage.take_work(job_id, 2)
+    with pytest.raises(Fenced):
+        storage.publish(old / "result.mp4", job_id)
+    assert not storage.result_path(job_id).exists()
+    (new / "result.mp4").write_bytes(b"new")
+    assert storage.publish(new / "result.mp4", job_id).read_bytes() == b"new"
+    storage.remove_work(job_id)
+    assert not new.exists()
+
+
+def test_a_removed_job_is_gone_for_its_worker_too(storage: Storage) -> None:
+    job_id = adopted(storage)
+    work = storage.take_work(job_id, 1)
+    (work / "result.mp4").write_bytes(b"x")
+    storage.remove(job_id)
+    storage.remove(job_id)
+    assert storage.folders() == {}
+    with pytest.raises(Fenced):
+        storage.publish(work / "result.mp4", job_id)
+    with pytest.raises(Fenced):
+        storage.take_work(job_id, 2)
+
+
+def test_quota_and_free_space_are_named_when_they_refuse(storage: Storage) -> None:
+    adopted(storage)
+    assert storage.used() == 5 == size_of(storage.root)
+    storage.check_room(10**6)
+    storage.quota = 10**6
+    with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
+        storage.check_room(10**6)
+    storage.quota, storage.min_free = 0, 10**18
+    with pytest.raises(StorageFull, match="SKIPVSR_MIN_FREE_GB"):
+        storage.check_room(0)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "over its quota"), (errno.EROFS, "read-only")]
+)
+def test_no_room_is_told_apart_from_other_errors(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(StorageFull, match=words), room(tmp_path):
+        raise OSError(number, "no")
+    with pytest.raises(OSError, match="no"), room(tmp_path):
+        raise OSError(errno.EIO, "no")
+
+
+def test_a_full_disk_says_so_and_leaves_no_half_file() -> None:
+    full = Path("/dev/full")
+    with pytest.raises(StorageFull, match="is full"), room(full), full.open("wb", buffering=0) as file:
+        file.write(b"x")
+
+
+def test_replace_swaps_whole_files(tmp_path: Path) -> None:
+    part, final = tmp_path / "a.part", tmp_path / "a"
+    final.write_text("old")
+    part.write_text("new")
+    replace(part, final)
+    assert final.read_text() == "new"
+    assert not part.exists()
