@@ -1,27 +1,14 @@
-"""Segments + the source's other tracks → the result. Packets are copied; nothing is encoded anew."""
+"""Segments + the source's other tracks → the result. Packets are copied; the video is not encoded anew."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-import av
-from av.container import InputContainer, OutputContainer
-from av.packet import Packet
-from av.stream import Disposition, Stream
-from av.video.stream import VideoStream
-
-from media.container import open_untrusted, video_stream
 from media.errors import MediaError
 from media.limits import DEFAULT_LIMITS, Limits
+from media.sandbox import Sandbox
 from media.spec import OutputSpec
-from media.timing import decoding_times, movie_timescale, reorder_depth
-
-AnyPacket: TypeAlias = "Packet[VideoStream] | Packet[Stream]"
 
 
 def assemble(
@@ -30,126 +17,25 @@ def assemble(
     """Join the segments' packets, and add sound, subtitles, chapters and metadata of `source`.
 
     Every frame keeps its pts; decoding times are computed anew over all segments. `out` is written in place: publish
-    it by renaming. Returns what of the source could not be kept.
+    it by renaming. The source is read, and `out` written, by a process that may write nowhere but beside `out`.
+    Returns what of the source could not be kept.
 
     Raises:
         MediaError: no segments, segments of different encoders, or the container can't hold them.
         UnsupportedFile, OverLimit: the source can't be opened any more.
+        DecoderCrashed: libav died of it, or took too long.
+        OSError: the disk is full.
     """
     if not segments:
         raise MediaError("nothing to assemble: there are no segments")
-    with ExitStack() as stack:
-        original = stack.enter_context(open_untrusted(source, limits))
-        first = stack.enter_context(av.open(str(segments[0])))
-        warnings: list[str] = []
-        target = stack.enter_context(_open_output(out, spec, original))
-        try:
-            video = _add_video(target, first.streams.video[0], video_stream(original), spec)
-            others = dict(_add_others(target, original, warnings))
-            target.metadata.update(original.metadata)
-            target.set_chapters(original.chapters())
-            for _, packet in heapq.merge(
-                _video_packets(segments, video, spec), _other_packets(original, others), key=lambda item: item[0]
-            ):
-                target.mux_one(packet)
-            target.close()
-        except (av.error.FFmpegError, ValueError) as e:
-            raise MediaError(f"the parts can't be put together as {spec.container}: {e}") from e
-    return tuple(warnings)
-
-
-def _open_output(out: Path, spec: OutputSpec, original: InputContainer) -> OutputContainer:
-    rates = [s.codec_context.sample_rate for s in original.streams.audio if s.codec_context]
-    options = {"fflags": "+bitexact"}
-    if spec.container in ("mp4", "mov"):
-        options |= {
-            "movflags": "+faststart+use_metadata_tags",
-            "video_track_timescale": str(spec.time_base.denominator),
-            "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
-        }
-    return av.open(str(out), "w", format=_MUXERS[spec.container], container_options=options)
-
-
-_MUXERS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
-
-
-def _add_video(target: OutputContainer, segment: VideoStream, original: VideoStream, spec: OutputSpec) -> VideoStream:
-    stream = target.add_stream_from_template(segment, opaque=True)
-    stream.time_base = spec.time_base
-    stream.metadata.update(original.metadata)
-    stream.disposition = original.disposition
-    if spec.display_matrix is not None:
-        stream.set_display_matrix(spec.display_matrix)
-    return stream
-
-
-def _add_others(target: OutputContainer, original: InputContainer, warnings: list[str]) -> Iterator[tuple[int, Stream]]:
-    main = video_stream(original).index
-    for stream in original.streams:
-        if stream.index == main or (stream.type == "video" and not stream.disposition & Disposition.attached_pic):
-            continue
-        if stream.type not in ("audio", "subtitle", "video"):
-            continue
-        try:
-            copy = target.add_stream_from_template(stream, opaque=True)
-        except (ValueError, av.error.FFmpegError) as e:
-            warnings.append(f"{stream.type} track {stream.index} could not be kept: {e}")
-            continue
-        copy.metadata.update(stream.metadata)
-        copy.disposition = stream.disposition
-        yield stream.index, copy
-
-
-def _video_packets(
-    segments: Sequence[Path], stream: VideoStream, spec: OutputSpec
-) -> Iterator[tuple[Fraction, AnyPacket]]:
-    depth = max(reorder_depth(_times(path)) for path in segments)
-    step = max(1, round(1 / (spec.frame_rate * spec.time_base)))
-    before: list[int] = []
-    extradata: bytes | None = None
-    for path in segments:
-        with av.open(str(path)) as container:
-            part = container.streams.video[0]
-            if extradata is not None and part.codec_context.extradata != extradata:
-                raise MediaError(f"{path.name} was encoded with other settings than the segments before it")
-            extradata = part.codec_context.extradata
-            packets = [p for p in container.demux(part) if p.size]
-            for packet in packets:
-                _rescale(packet, spec.time_base)
-            times = [p.pts for p in packets if p.pts is not None]
-            if before and min(times) <= before[-1]:
-                raise MediaError(f"{path.name} begins before the segment before it ends")
-            for packet, dts in zip(packets, decoding_times(times, depth, before, step), strict=True):
-                packet.dts, packet.duration, packet.stream = dts, step, stream
-                yield dts * spec.time_base, packet
-            before = sorted([*before, *times])[-max(depth, 1) :]
-
-
-def _rescale(packet: Packet[VideoStream], unit: Fraction) -> None:
-    if packet.pts is not None:
-        pts = packet.pts * packet.time_base / unit
-        assert pts.denominator == 1, "a segment's unit divides the spec's"
-        packet.time_base, packet.pts = unit, int(pts)
-
-
-def _times(path: Path) -> list[int]:
-    with av.open(str(path)) as container:
-        return [p.pts for p in container.demux(video=0) if p.size and p.pts is not None]
-
-
-def _other_packets(original: InputContainer, streams: dict[int, Stream]) -> Iterator[tuple[Fraction, AnyPacket]]:
-    if not streams:
-        return
-    time = Fraction(0)
-    try:
-        for packet in original.demux([original.streams[index] for index in streams]):
-            if not packet.size:
-                continue
-            if packet.dts is None:
-                packet.dts = packet.pts
-            if packet.dts is not None:
-                time = max(time, packet.dts * packet.time_base)
-            packet.stream = streams[packet.stream_index]
-            yield time, packet
-    except av.error.FFmpegError:
-        return
+    arguments = {
+        "segments": [path.absolute() for path in segments],
+        "source": source.absolute(),
+        "out": out.absolute(),
+        "spec": spec,
+    }
+    warnings: tuple[str, ...] = ()
+    with Sandbox("assemble", arguments, limits, writes_below=out.absolute().parent) as process:
+        for message in process.messages():
+            warnings = tuple(str(text) for text in message.get("warnings", ()))
+    return warnings

@@ -75,8 +75,10 @@ class Decoder:
         self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
         self.damage = Damage()
 
-    def frames(self) -> Iterator[tuple[VideoFrame, int, Fraction]]:
+    def frames(self) -> Iterator[tuple[VideoFrame | None, int, Fraction]]:
         """Yield (frame in rgb24 or rgb48le, pts, time base), in display order, each pts above the one before.
+
+        Frames that are left out (up to `start_after_pts`) come as None.
 
         Raises:
             UnsupportedFile, UnusableVideo, OverLimit: see `media.reader.VideoReader`.
@@ -98,6 +100,7 @@ class Decoder:
                 self.damage.frames += 1
                 self.limits.check("max_frames", self.damage.frames, "the video")
                 if self.start_after_pts is not None and pts <= self.start_after_pts:
+                    yield None, pts, time_base
                     continue
                 yield convert(frame), pts, time_base
             self.damage.check()

@@ -13,7 +13,7 @@ class Limits:
 
     max_upload_bytes: int = 4 * 2**30
     """Size of the file."""
-    max_pixels: int = 3840 * 2176
+    max_pixels: int = 1920 * 1088
     """Pixels of one source frame."""
     max_output_pixels: int = 7680 * 4352
     """Pixels of one output frame."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+from media.errors import DecoderCrashed
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
-from media.inspection import inspect
 from media.limits import DEFAULT_LIMITS, Limits
+from media.plain import from_plain
+from media.sandbox import Sandbox
 
 __all__ = ["AudioInfo", "Color", "ColorRange", "Limits", "MediaInfo", "TrackInfo", "VideoInfo", "probe"]
 
@@ -14,10 +17,21 @@ __all__ = ["AudioInfo", "Color", "ColorRange", "Limits", "MediaInfo", "TrackInfo
 def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> MediaInfo:
     """Say what the file is and what of it can't be kept.
 
+    The file is opened in a process of its own, with limits on memory, time, files and network.
+
     Raises:
         FileNotFoundError: no such file.
         UnsupportedFile: not a container or codec that is taken.
         UnusableVideo: a video that can't be upscaled, with the reason.
         OverLimit: above one of `limits`; names the setting.
+        DecoderCrashed: libav died of it, or took too long.
     """
-    return inspect(path, limits)
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    with Sandbox("probe", {"path": path.absolute()}, limits) as process:
+        for message in process.messages():
+            try:
+                return from_plain(MediaInfo, message["info"])
+            except (TypeError, ValueError, KeyError) as error:
+                raise DecoderCrashed("the process that reads the video talks nonsense") from error
+    raise DecoderCrashed("the process that reads the video said nothing")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from media.decode import Damage, Decoder
+from media.child import SLOTS
+from media.decode import Damage
+from media.errors import DecoderCrashed
 from media.limits import DEFAULT_LIMITS, Limits
+from media.plain import from_plain
+from media.sandbox import Sandbox
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -33,7 +41,9 @@ class Frame:
 class VideoReader:
     """Iterates over the frames of a file's video track in display order; a context manager.
 
-    Every `pts` is above the one before. After the last frame, `damage` says what was wrong and was got over.
+    Decoding runs ahead by a few frames in a process of its own, with limits on memory, time, files and network; the
+    frames come through shared memory. Every `pts` is above the one before. After the last frame, `damage` says what
+    was wrong and was got over.
 
     Args:
         path: the file.
@@ -41,27 +51,54 @@ class VideoReader:
         limits: the bounds for size, frames, memory and time.
 
     Raises:
-        UnsupportedFile, UnusableVideo, OverLimit: while iterating; the file turned out to be unfit, too damaged
-            (nothing, or less than half, can be decoded) or larger than it said.
+        FileNotFoundError: no such file.
+        UnsupportedFile, UnusableVideo, OverLimit, DecoderCrashed: while iterating; the file turned out to be unfit, too
+            damaged (nothing, or less than half, can be decoded), larger than it said, or deadly to libav.
     """
 
     def __init__(self, path: Path, *, start_after_pts: int | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._decoder = Decoder(path, limits, start_after_pts=start_after_pts)
-        self._frames: Iterator[Frame] | None = None
-
-    @property
-    def damage(self) -> Damage:
-        """What was wrong with the frames so far."""
-        return self._decoder.damage
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        self.damage = Damage()
+        """What was wrong with the frames; complete after the last one."""
+        self._limits = limits
+        self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        arguments = {"path": path.absolute(), "start_after_pts": start_after_pts, "memory": self._memory}
+        self._process = Sandbox("decode", arguments, limits, share=(self._memory,))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """`damage` in words; complete after the last frame."""
+        """`damage` in words."""
         return self.damage.warnings()
 
     def __iter__(self) -> Iterator[Frame]:
-        for frame, pts, time_base in self._decoder.frames():
-            yield Frame(pixels(frame), pts, time_base)
+        slots: NDArray[Any] | None = None
+        time_base = Fraction(1)
+        for message in self._process.messages():
+            match message:
+                case {"slot": int(slot), "pts": int(pts)} if slots is not None:
+                    rgb = slots[slot % SLOTS].copy()
+                    self._process.send(b".")
+                    yield Frame(rgb, pts, time_base)
+                case {"width": int(width), "height": int(height), "bytes_per_sample": 1 | 2 as sample} if slots is None:
+                    time_base = from_plain(Fraction, message["time_base"])
+                    slots = self._slots(width, height, np.dtype("u1" if sample == 1 else "u2"))
+                    self._process.send(b".")
+                case {"damage": damage}:
+                    self.damage = from_plain(Damage, damage)
+                case {"skipped": _}:
+                    continue
+                case _:
+                    raise DecoderCrashed("the process that reads the video talks nonsense")
+
+    def _slots(self, width: int, height: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        self._limits.check("max_pixels", width * height, f"the video ({width}×{height})")
+        size = width * height * 3 * dtype.itemsize * SLOTS
+        os.ftruncate(self._memory, size)
+        # Sealed: a child gone bad can't cut the memory away under the parent's feet.
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        mapped = mmap.mmap(self._memory, size, prot=mmap.PROT_READ)
+        return np.frombuffer(mapped, dtype).reshape(SLOTS, height, width, 3)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +109,11 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Release the file."""
+        """End the process that decodes, and release the memory."""
+        self._process.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
 
 
 def pixels(frame: VideoFrame) -> Pixels:

@@ -1,0 +1,67 @@
+"""What a process that reads untrusted files gives up before it opens one. Linux; elsewhere only the rlimits hold."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same numbers on every architecture
+_FS_READ_RIGHTS, _FS_TRUNCATE, _FS_ALL_V1 = (1 << 2) | (1 << 3), 1 << 14, (1 << 13) - 1
+_NET_TCP = 0b11  # bind and connect
+
+
+def lock_up(*, memory_bytes: int, writes_below: Path | None) -> None:
+    """Limit this process for good: memory, no core dumps, few files, no network, and no writing.
+
+    Args:
+        memory_bytes: most address space it may have.
+        writes_below: the only folder in which it may create and write files; None: nowhere.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    if writes_below is None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # Each of these may be missing or forbidden (old kernel, container); what there is, is used.
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    _landlock(libc, writes_below)
+
+
+def allow_cpu(seconds: float) -> None:
+    """Let this process use `seconds` more of CPU time; the kernel ends it (SIGXCPU) when they are over."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _landlock(libc: ctypes.CDLL, writes_below: Path | None) -> None:
+    abi = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    if abi < 1:
+        return
+    writing = _FS_ALL_V1 & ~_FS_READ_RIGHTS & ~1  # everything but reading files and folders, and executing
+    if abi >= 3:
+        writing |= _FS_TRUNCATE
+    handled = (ctypes.c_uint64 * 2)(writing, _NET_TCP if abi >= 4 else 0)
+    ruleset = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(handled), 16 if abi >= 4 else 8, 0)
+    if ruleset < 0:
+        return
+    if writes_below is not None:
+        folder = os.open(writes_below, os.O_PATH | os.O_DIRECTORY)
+        rule = bytes(ctypes.c_uint64(writing)) + bytes(ctypes.c_int32(folder))
+        libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0)
+        os.close(folder)
+    libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0)
+    os.close(ruleset)
