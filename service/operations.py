@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotReady
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id, room
-from jobs.store import JobStore, connect
+from jobs.store import PREFIX, JobStore, connect, unavailable
 from service.intake import Admission
 
 
@@ -47,6 +48,27 @@ class Operations:
                 yield path
         finally:
             path.unlink(missing_ok=True)
+
+    def begin_once(self, key: str) -> Job | None:
+        """Reserve an idempotency key: None if it is new; the job it has led to if there is one.
+
+        Raises `NotReady` while another request with the key is under way. `end_once` must follow where None came back.
+        """
+        with unavailable():
+            if self.store.redis.set(_once(key), _UNDER_WAY, nx=True, ex=_ONCE_SECONDS):
+                return None
+            value = cast("bytes | None", self.store.redis.get(_once(key)))
+        if value is None or value.decode() == _UNDER_WAY:
+            raise NotReady("An upload with this Idempotency-Key is still under way; ask again when it has ended.")
+        return self.store.get(value.decode())
+
+    def end_once(self, key: str, job: Job | None) -> None:
+        """Remember for a day which job a key has led to, or, if to none, let it be used again."""
+        with unavailable():
+            if job is None:
+                self.store.redis.delete(_once(key))
+            else:
+                self.store.redis.set(_once(key), job.id, ex=_ONCE_SECONDS)
 
     def submit(self, upload: Path, filename: str, admission: Admission) -> Job:
         """Make a file that has arrived whole a job, and queue it."""
@@ -133,3 +155,12 @@ class Operations:
         if not path.exists():
             raise Gone(f"The {what} has been removed: its job was cancelled or its time ({setting}) is over.")
         return path
+
+
+_UNDER_WAY = "under way"
+_ONCE_SECONDS = 86400
+
+
+def _once(key: str) -> str:
+    """Where an idempotency key is kept; hashed, for clients choose it."""
+    return f"{PREFIX}once:{sha256(key.encode()).hexdigest()}"

@@ -13,7 +13,7 @@ from http_server import Service, serving
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from service.http.documents import JobDocument
-from service.http.upload import harmless_name
+from service.names import harmless_name
 
 
 @pytest.fixture
@@ -85,6 +85,23 @@ def test_models_are_those_that_workers_have(service: Service, clip: Path) -> Non
         400,
         "no worker has a model 'huge'; there are: auto, small, tiny",
     )
+
+
+def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_path: Path) -> None:
+    service.client.headers["Idempotency-Key"] = "holiday-1"
+    (tmp_path / "empty.mp4").touch()
+    assert service.post(tmp_path / "empty.mp4").status_code == 400  # what fails uses no key up
+    first, second = service.post(clip), service.post(clip)
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] == second.json()["id"]
+    assert second.headers["location"] == first.headers["location"]
+    service.client.headers["Idempotency-Key"] = "holiday-2"
+    assert service.operations.begin_once("holiday-2") is None
+    answer = service.post(clip)
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/not-ready")
+    service.operations.end_once("holiday-2", None)
+    assert service.post(clip).json()["id"] != first.json()["id"]
+    assert len(service.operations.recent()) == 2
 
 
 def test_what_is_no_video_is_refused_and_leaves_nothing(service: Service, tmp_path: Path) -> None:

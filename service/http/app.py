@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -14,6 +15,8 @@ from service.http.metrics import HttpMetrics
 from service.http.middleware import RequestMiddleware
 from service.operations import Operations
 
+_PROBES = 4
+"""Uploads that are looked at (each in a process of its own) at the same time."""
 _DESCRIPTION = """
 Send a video to `POST /upscale`, ask for the job at the address in `Location` until it is done, fetch its result.
 Every error is a problem document (RFC 9457) whose `detail` says in one line what was wrong and what to do.
@@ -35,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.operations = Operations.from_settings(settings)
+    app.state.probes = CapacityLimiter(_PROBES)
     app.state.metrics = HttpMetrics(app.state.operations)
     app.include_router(jobs.router)
     app.include_router(health.router)

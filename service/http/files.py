@@ -11,7 +11,6 @@ from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
 from jobs.errors import Gone
-from jobs.schema import Job
 
 _RANGES = re.compile(r"\s*bytes\s*=\s*(\d*-\d*)(\s*,\s*(\d*-\d*))*\s*")
 
@@ -29,13 +28,6 @@ def send(request: Request, path: Path, filename: str, media_type: str) -> FileRe
         stat_result=facts,
         headers={"Content-Disposition": content_disposition(filename), "Cache-Control": "private, max-age=3600"},
     )
-
-
-def result_name(job: Job) -> str:
-    """What a result is called when it is saved: `clip-x4.mp4`, or `clip-720p.mp4` where a height was asked for."""
-    stem = Path(job.filename).stem or "video"
-    size = f"{job.options.height}p" if job.options.height else f"x{job.options.scale or 4}"
-    return f"{stem}-{size}.mp4"
 
 
 def content_disposition(filename: str) -> str:

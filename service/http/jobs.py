@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
 from jobs.errors import SkipVsrError
-from jobs.schema import JobOptions, JobState
+from jobs.schema import Job, JobOptions, JobState
+from jobs.settings import Settings
 from service import intake
 from service.http import files, upload
 from service.http.auth import require_key, same_site
 from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep
 from service.http.documents import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
+from service.http.metrics import HttpMetrics
+from service.names import result_name
+from service.operations import Operations
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(same_site)], tags=["jobs"])
 
@@ -25,6 +33,9 @@ _FORM: dict[str, Any] = {
         "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}}},
     }
 }
+
+
+_ONCE = "Any text that is new for each video: sent again with the same text within a day, it makes no second job."
 
 
 def upscale_form_schema() -> dict[str, Any]:
@@ -49,13 +60,34 @@ def upscale_form_schema() -> dict[str, Any]:
     response_description="The job is queued; `Location` says where to ask for it.",
     responses={
         202: {"headers": {"Location": {"description": "The job's address.", "schema": {"type": "string"}}}},
-        **problems(400, 401, 403, 408, 413, 415, 422, 503, 507),
+        **problems(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
     },
 )
 async def upscale(
-    request: Request, response: Response, operations: OperationsDep, settings: SettingsDep, metrics: MetricsDep
+    request: Request,
+    response: Response,
+    operations: OperationsDep,
+    settings: SettingsDep,
+    metrics: MetricsDep,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_ONCE)] = None,
 ) -> JobDocument:
     """Send a video as the form's field `file`, options as further fields. It is streamed to disk as it arrives."""
+    job = None
+    if idempotency_key is not None:
+        job = await run_in_threadpool(operations.begin_once, idempotency_key)
+    if job is None:
+        try:
+            job = await _take(request, operations, settings, metrics)
+        finally:
+            if idempotency_key is not None:
+                await run_in_threadpool(operations.end_once, idempotency_key, job)
+    document = JobDocument.of(job)
+    response.headers["Location"] = document.links.self
+    return document
+
+
+async def _take(request: Request, operations: Operations, settings: Settings, metrics: HttpMetrics) -> Job:
+    """Receive a video, look at it, queue it."""
     try:
         announced = upload.announced_bytes(request, settings.max_upload_bytes)
         async with contextmanager_in_threadpool(operations.upload(announced)) as path:
@@ -64,7 +96,10 @@ async def upscale(
             )
             options = intake.options_from_text(form.fields)
             await run_in_threadpool(operations.check_model, options.model)
-            admission = await run_in_threadpool(intake.admit, path, options, settings)
+            # Each look at a file is a process of its own: a few at a time, however many uploads there are.
+            admission = await anyio.to_thread.run_sync(
+                intake.admit, path, options, settings, limiter=request.app.state.probes
+            )
             job = await run_in_threadpool(operations.submit, path, form.filename, admission)
     except SkipVsrError as error:
         metrics.rejected.labels(error.kind).inc()
@@ -73,9 +108,10 @@ async def upscale(
         metrics.rejected.labels("client-gone").inc()
         raise
     metrics.upload_bytes.inc(form.size_bytes)
-    document = JobDocument.of(job)
-    response.headers["Location"] = document.links.self
-    return document
+    request_id = request.state.request_id
+    extra = {"job_id": job.id, "request_id": request_id, "bytes": form.size_bytes}
+    log.info("job %s: queued by request %s", job.id, request_id, extra=extra)
+    return job
 
 
 @router.get("/models", summary="List models", responses=problems(401, 503))
@@ -152,7 +188,7 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
 def get_result(job_id: str, request: Request, operations: OperationsDep) -> FileResponse:
     """The upscaled video. Takes `Range`, so that a player can seek and a download can go on."""
     job, path = operations.result(job_id)
-    return files.send(request, path, files.result_name(job), "video/mp4")
+    return files.send(request, path, result_name(job), "video/mp4")
 
 
 @router.head("/jobs/{job_id}/input", include_in_schema=False)

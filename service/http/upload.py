@@ -7,7 +7,6 @@ limit holds while the bytes come in, and whatever ends the request early takes t
 from __future__ import annotations
 
 import asyncio
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from jobs.errors import InvalidRequest, TooLarge, UploadStalled
+from service.names import harmless_name
 
 FILE_FIELD = "file"
 _MAX_FIELDS = 32
@@ -36,16 +36,6 @@ class Upload:
     filename: str
     size_bytes: int
     fields: dict[str, str]
-
-
-def harmless_name(name: str) -> str:
-    """The last component of a client's file name, without control characters, at most 120 characters long."""
-    name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
-    name = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip().strip(".")
-    if len(name) > 120:
-        stem, dot, suffix = name.rpartition(".")
-        name = f"{stem[: 119 - len(suffix)]}.{suffix}" if dot and len(suffix) < 12 else name[:120]
-    return name or "video"
 
 
 @dataclass
