@@ -7,7 +7,7 @@ PACKAGES := commands service worker jobs media model benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-slow check format docs bench clean distclean
+.PHONY: help setup up test test-slow check format docs proto bench clean distclean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -43,6 +43,9 @@ format: $(STAMP) ## format the code and fix what can be fixed
 
 docs: $(STAMP) ## write .env.example and README's table of settings from the settings
 	$(BIN)/python -m commands.settings_docs
+
+proto: $(STAMP) ## generate proto/*_pb2* from upscaler.proto (the generator is pinned; a test compares)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. proto/upscaler.proto
 
 bench: $(STAMP) ## measure, and print the table
 	$(BIN)/python -m benchmarks

@@ -93,6 +93,13 @@ def _worker(args: argparse.Namespace, settings: Settings) -> int:
     return work(connected(settings))
 
 
+def _grpc(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import logs, rpc
+
+    logs.set_up(settings)
+    return rpc.run(settings)
+
+
 def _upscale(args: argparse.Namespace, settings: Settings) -> int:
     from commands import upscale
 
@@ -139,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     api = command("api", _api, "run the HTTP API alone")
     api.add_argument("--fd", type=int, metavar="N", help="file descriptor of a listening socket to serve on")
     command("worker", _worker, "run a worker alone")
+    command("grpc", _grpc, "run the gRPC server alone")
 
     upscale = command("upscale", _upscale, "upscale a file here, without a server")
     upscale.add_argument("source", type=Path, metavar="IN")

@@ -18,7 +18,34 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where uploads, checkpoints, results and weights are kept.")
     http_host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of the HTTP API.")
+    grpc_host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Port of the gRPC server.")
+    grpc_max_streams: Annotated[int, Field(ge=1)] = Field(
+        8, description="Most gRPC streams at a time; further ones end with RESOURCE_EXHAUSTED."
+    )
+    grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
+        8, description="Frames of a stream that may wait for their answer to be taken, beyond chunk and look-ahead."
+    )
+    grpc_max_message_bytes: Annotated[int, Field(ge=65536, le=2**31 - 1)] = Field(
+        64 * 1024**2, description="Largest gRPC message that is taken, in bytes."
+    )
+    grpc_idle_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="A gRPC stream on which nothing comes, or no answer is taken, for so long is ended."
+    )
+    grpc_session_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="How long a gRPC stream's state is kept after its connection broke, for it to be resumed."
+    )
+    grpc_drain_seconds: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="After SIGTERM gRPC streams have so long to end by themselves."
+    )
+    grpc_keepalive_seconds: Annotated[float, Field(ge=1)] = Field(
+        20.0, description="How often a silent gRPC connection is checked; a dead one is closed half as much later."
+    )
+    grpc_tls_cert: Path | None = Field(None, description="Certificate (PEM) of the gRPC server; empty: no TLS.")
+    grpc_tls_key: Path | None = Field(None, description="Its private key (PEM).")
+    grpc_tls_client_ca: Path | None = Field(
+        None, description="CA (PEM) whose certificate gRPC clients must have; empty: any client."
+    )
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -55,6 +55,13 @@ def invalid(field: str, message: str) -> StreamError:
     return StreamError(StatusCode.INVALID_ARGUMENT, f"{field}: {message}", reason="INVALID_REQUEST", field=field)
 
 
+def stopping() -> StreamError:
+    """The server is on its way out."""
+    return StreamError(
+        StatusCode.UNAVAILABLE, "the server is stopping; connect again", reason="SERVER_STOPPING", retry_after=2
+    )
+
+
 _OURS: dict[type[SkipVsrError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
     Unauthorized: StatusCode.UNAUTHENTICATED,

@@ -104,7 +104,7 @@ class StreamNetwork:
         return Answers(list(result.frames), tickets, list(result.reports), self._snapshot())
 
     def dense_seconds(self) -> float:
-        """Time that the dense network takes for a frame of this stream: measured on its last group; 0 if there is none."""
+        """Time of the dense network for a frame of this stream, measured on its last group; 0 if there was none."""
         if self._sample is None:
             return 0.0
         group, before = self._sample

@@ -13,7 +13,7 @@ from grpc import StatusCode
 from torch import Tensor
 
 from model.state import RecurrentState
-from service.rpc.errors import StreamError
+from service.rpc.errors import StreamError, stopping
 from service.rpc.latency import Latencies
 from service.rpc.plan import Plan
 
@@ -179,7 +179,7 @@ class Sessions:
             log.info("waiting up to %g s for %d streams to end", self._drain_seconds, len(waiting))
             await asyncio.wait(waiting, timeout=self._drain_seconds)
         for session in list(self._active):
-            self._end(session, _stopping())
+            self._end(session, stopping())
         if waiting:
             await asyncio.wait(waiting, timeout=_HANDOVER_SECONDS)
         for task in waiting:
@@ -187,11 +187,11 @@ class Sessions:
 
     def _admit(self) -> None:
         if self._draining:
-            raise _stopping()
+            raise stopping()
         if len(self._active) >= self._most:
             raise StreamError(
                 StatusCode.RESOURCE_EXHAUSTED,
-                f"the device serves {self._most} streams, the most that SKIPVSR_GRPC_MAX_STREAMS allows; try again later",
+                f"the device serves {self._most} streams, the most that SKIPVSR_GRPC_MAX_STREAMS allows",
                 reason="TOO_MANY_STREAMS",
                 retry_after=5,
             )
@@ -218,9 +218,3 @@ class Sessions:
     def _end(session: Session, error: StreamError) -> None:
         if not session.stop.done():
             session.stop.set_result(error)
-
-
-def _stopping() -> StreamError:
-    return StreamError(
-        StatusCode.UNAVAILABLE, "the server is stopping; connect again", reason="SERVER_STOPPING", retry_after=2
-    )

@@ -85,7 +85,7 @@ class LiveStream:
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def dense_seconds(self) -> float:
-        """Time that the dense network takes for a frame of this stream, measured now; the stream's end is the time for it."""
+        """Time of the dense network for a frame of this stream, measured now: to be called at the stream's end."""
         future: asyncio.Future[float] = self._loop.create_future()
 
         def resolve(seconds: float) -> None:
@@ -242,5 +242,3 @@ class LiveStream:
                 f"{what} for {seconds:g} s (SKIPVSR_GRPC_IDLE_SECONDS)",
                 reason="STREAM_IDLE",
             )
-
-

@@ -32,7 +32,7 @@ class UpscalerService:
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
         self._dense: dict[tuple[object, ...], float] = {}
 
-    async def Stream(self, requests: AsyncIterator[pb.StreamRequest], context: Any) -> None:  # noqa: N802
+    async def Stream(self, requests: AsyncIterator[pb.StreamRequest], context: Any) -> None:
         async with reported(context, "Stream"):
             config = await self._config(requests)
             wanted = plan(config, self._settings, self._models.default)
@@ -64,7 +64,7 @@ class UpscalerService:
                     time.monotonic() - begun,
                 )
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         async with reported(context, "ListModels"):
             models = [pb.Model(name=card.name, description=card.description) for card in self._models.present()]
             return pb.ListModelsResponse(models=models, default_model=self._models.default)

@@ -1,0 +1,129 @@
+"""The gRPC server's process: services, health, reflection, TLS, and an orderly end on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from jobs.errors import InvalidRequest
+from jobs.settings import Settings
+from model.device import resolve_device, set_threads
+from proto import upscaler_pb2, upscaler_pb2_grpc
+from service.operations import Operations
+from service.rpc.auth import KeyInterceptor
+from service.rpc.jobs import JobService
+from service.rpc.models import Models
+from service.rpc.scheduler import Scheduler
+from service.rpc.sessions import Sessions
+from service.rpc.upscaler import UpscalerService
+
+log = logging.getLogger(__name__)
+_SERVICES: Final = tuple(service.full_name for service in upscaler_pb2.DESCRIPTOR.services_by_name.values())
+_HANDSHAKE_MARGIN: Final = 64 * 1024
+"""Bytes of a message beyond a frame's data."""
+_SWITCH_SECONDS: Final = 0.0005
+"""How long the model's thread may keep the interpreter from the event loop; the default, 5 ms, is a frame's whole delay."""
+
+
+def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
+    """Serve until SIGINT or SIGTERM. Raises ModelError, InvalidRequest (settings), OSError."""
+    models = Models(settings)
+    models.get(models.default)  # errors before anything listens
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    asyncio.run(_serve(settings, models, say))
+    return 0
+
+
+async def _serve(settings: Settings, models: Models, say: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    cpu = resolve_device(settings.device).type == "cpu"
+    scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if cpu else None)
+    sessions = Sessions(
+        most=settings.grpc_max_streams,
+        ttl_seconds=settings.grpc_session_seconds,
+        drain_seconds=settings.grpc_drain_seconds,
+    )
+    upscaler = UpscalerService(settings, models, scheduler, sessions)
+    jobs = JobService(settings, Operations.from_settings(settings))
+    checks = health.aio.HealthServicer()
+    server = _server(settings)
+    upscaler_pb2_grpc.add_UpscalerServiceServicer_to_server(upscaler, server)
+    upscaler_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    port = _listen(server, settings)
+    scheduler.start()
+    await server.start()
+    for name in ("", *_SERVICES):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    say(f"SkipVSR's gRPC server is ready: {settings.grpc_host}:{port} ({models.default} on {models.device})")
+    try:
+        await stop.wait()
+        await checks.enter_graceful_shutdown()
+        jobs.stopping.set()
+        await sessions.drain()
+    finally:
+        await server.stop(1)
+        upscaler.close()
+        await asyncio.to_thread(scheduler.close)
+    log.info("stopped")
+
+
+def _server(settings: Settings) -> Any:
+    keepalive = round(1000 * settings.grpc_keepalive_seconds)
+    options = [
+        ("grpc.max_receive_message_length", settings.grpc_max_message_bytes + _HANDSHAKE_MARGIN),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", keepalive),
+        ("grpc.keepalive_timeout_ms", keepalive // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+        ("grpc.so_reuseport", 0),  # a second server on the port is to fail, not to share
+    ]
+    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    return grpc.aio.server(interceptors=[KeyInterceptor(key)] if key else [], options=options)
+
+
+def _listen(server: Any, settings: Settings) -> int:
+    host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
+    address = f"{host}:{settings.grpc_port}"
+    credentials = _credentials(settings)
+    try:
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise InvalidRequest(
+            f"cannot listen on {address} (in use, or no address of this machine); choose another with "
+            "SKIPVSR_GRPC_HOST and SKIPVSR_GRPC_PORT"
+        ) from error
+    return int(port)
+
+
+def _credentials(settings: Settings) -> Any:
+    cert, key, ca = settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca
+    if cert is None and key is None and ca is None:
+        return None
+    if cert is None or key is None:
+        raise InvalidRequest("TLS needs both SKIPVSR_GRPC_TLS_CERT and SKIPVSR_GRPC_TLS_KEY")
+    return grpc.ssl_server_credentials(
+        [(_read(key, "SKIPVSR_GRPC_TLS_KEY"), _read(cert, "SKIPVSR_GRPC_TLS_CERT"))],
+        root_certificates=_read(ca, "SKIPVSR_GRPC_TLS_CLIENT_CA") if ca else None,
+        require_client_auth=ca is not None,
+    )
+
+
+def _read(path: Path, setting: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{setting}: cannot read {path}: {error.strerror}") from error
