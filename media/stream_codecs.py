@@ -316,7 +316,7 @@ def _decode(context: VideoCodecContext, data: bytes, coding: Coding, number: int
     packet.pts = packet.dts = number
     packet.time_base = Fraction(1, 1000)
     try:
-        return cast("list[VideoFrame]", context.decode(packet))
+        return context.decode(packet)
     except (av.error.FFmpegError, ValueError) as error:
         what = "access unit" if coding.format.is_video else "picture"
         raise UnusableVideo(
@@ -370,7 +370,7 @@ def _tags(matrix: int, color_range: ColorRange) -> Color:
 
 
 def _color_of(frame: VideoFrame, coding: Coding) -> Color:
-    """By what a decoded frame's YUV is to be read: what the client said, else its own tags, else what players assume."""
+    """By what a decoded frame's YUV is to be read: what the client said, else its tags, else what players assume."""
     tags = _tags(int(frame.colorspace), ColorRange(int(frame.color_range)))
     if coding.format is Format.JPEG:
         tags = _tags(colors.SMPTE170M, ColorRange.FULL)

@@ -185,11 +185,8 @@ class Stream:
         after = accepted.resume_after if accepted.HasField("resume_after") else -1
         for frame in [frame for frame in self._sent if frame.sequence > after]:
             yield pb.StreamRequest(frame=frame)
-        while not ended.is_set() and window.take():
-            frame = self._next_frame()
-            if frame is None:
-                return
-            yield pb.StreamRequest(frame=frame)
+        while not ended.is_set() and window.take() and (following := self._next_frame()) is not None:
+            yield pb.StreamRequest(frame=following)
 
     def _next_frame(self) -> pb.InputFrame | None:
         if self._exhausted:

@@ -104,6 +104,15 @@ class Operations:
             self.storage.remove(job_id)
         return self.store.get(job_id)
 
+    def remove(self, job_id: str) -> Job:
+        """Cancel a job that is not over; one that is over is forgotten, with its files. Returns what it was last."""
+        job = self.get(job_id)
+        if not job.state.final:
+            return self.cancel(job_id)
+        self.storage.remove(job_id)
+        self.store.forget(job_id)
+        return job
+
     def pause(self, job_id: str) -> Job:
         """Stop a job at its next chunk and keep what is done."""
         self.storage.job_dir(job_id)

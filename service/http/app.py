@@ -63,5 +63,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(jobs.upscale_form_schema())
         schemas[Problem.__name__] = Problem.model_json_schema()
         document["components"]["schemas"] = dict(sorted(schemas.items()))
+        for operation in (one for path in document["paths"].values() for one in path.values()):
+            if "security" in operation:
+                operation["security"].append({})  # no key is needed where none is set
         app.openapi_schema = document
     return app.openapi_schema

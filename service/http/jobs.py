@@ -152,10 +152,10 @@ def cancel_job(job_id: str, operations: OperationsDep) -> JobDocument:
     return JobDocument.of(operations.cancel(job_id))
 
 
-@router.delete("/jobs/{job_id}", summary="Cancel a job", responses=problems(401, 403, 404, 409, 503))
+@router.delete("/jobs/{job_id}", summary="Cancel or remove a job", responses=problems(401, 403, 404, 409, 503))
 def delete_job(job_id: str, operations: OperationsDep) -> JobDocument:
-    """The same as `POST /jobs/{id}/cancel`."""
-    return JobDocument.of(operations.cancel(job_id))
+    """Cancel a job that is not over. One that is over is removed for good: its files, and its document."""
+    return JobDocument.of(operations.remove(job_id))
 
 
 @router.post("/jobs/{job_id}/pause", summary="Pause a job", responses=problems(401, 403, 404, 409, 503))

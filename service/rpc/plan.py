@@ -15,6 +15,7 @@ from model.network import SCALE
 from proto import upscaler_pb2 as pb
 from service.rpc.errors import invalid
 
+K = TypeVar("K")
 T = TypeVar("T")
 ROUTINGS: Final = ("off", "balanced", "fast")
 _DEFAULT_ROUTING: Final = "balanced"
@@ -42,6 +43,12 @@ _MATRICES: Final = {
     pb.COLOR_MATRIX_BT2020: 9,
 }
 _MATRIX_NUMBERS: Final = {code: number for number, code in _MATRICES.items()}
+_RANGES: Final = {
+    ColorRange.UNSPECIFIED: pb.COLOR_RANGE_UNSPECIFIED,
+    ColorRange.LIMITED: pb.COLOR_RANGE_LIMITED,
+    ColorRange.FULL: pb.COLOR_RANGE_FULL,
+}
+_RANGE_CODES: Final = {number: code for code, number in _RANGES.items()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def plan(config: pb.StreamConfig, settings: Settings, default_model: str) -> Pla
         width=config.width,
         height=config.height,
         matrix=_known(_MATRICES, config.input.matrix, "config.input.matrix"),
-        range=_color_range(config.input.range, "config.input.range"),
+        range=_known(_RANGE_CODES, config.input.range, "config.input.range"),
         frame_rate=rate,
     )
     target = Coding(
@@ -112,7 +119,7 @@ def plan(config: pb.StreamConfig, settings: Settings, default_model: str) -> Pla
         width=config.width * SCALE,
         height=config.height * SCALE,
         matrix=_known(_MATRICES, config.output.matrix, "config.output.matrix"),
-        range=_color_range(config.output.range, "config.output.range"),
+        range=_known(_RANGE_CODES, config.output.range, "config.output.range"),
         quality=_between(config.output.quality or 90, 1, 100, "config.output.quality"),
         crf=_between(config.output.crf if config.output.HasField("crf") else 20, 0, 51, "config.output.crf"),
         frame_rate=rate,
@@ -166,16 +173,10 @@ def _with_color(coding: Coding) -> Coding:
     return replace(coding, matrix=color.matrix, range=color.range)
 
 
-def _known(table: Mapping[int, T], number: int, field: str) -> T:
+def _known(table: Mapping[K, T], number: K, field: str) -> T:
     if number not in table:
         raise invalid(field, f"there is no number {number}; see the enum in upscaler.proto")
     return table[number]
-
-
-def _color_range(number: int, field: str) -> ColorRange:
-    if number not in (0, 1, 2):
-        raise invalid(field, f"there is no number {number}; see the enum in upscaler.proto")
-    return ColorRange(number)
 
 
 def _between(value: int, least: int, most: int, field: str) -> int:
@@ -193,9 +194,9 @@ def _rate(config: pb.StreamConfig) -> Fraction:
     return rate.limit_denominator(1001)
 
 
-def _matrix(coding: Coding) -> int:
-    return _MATRIX_NUMBERS.get(coding.matrix, 0) if coding.format.has_matrix else 0
+def _matrix(coding: Coding) -> pb.ColorMatrix:
+    return _MATRIX_NUMBERS[coding.matrix] if coding.format.has_matrix else pb.COLOR_MATRIX_UNSPECIFIED
 
 
-def _range(coding: Coding) -> int:
-    return int(coding.range) if coding.format.has_matrix else 0
+def _range(coding: Coding) -> pb.ColorRange:
+    return _RANGES[coding.range] if coding.format.has_matrix else pb.COLOR_RANGE_UNSPECIFIED

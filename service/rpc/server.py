@@ -31,7 +31,7 @@ _SERVICES: Final = tuple(service.full_name for service in upscaler_pb2.DESCRIPTO
 _HANDSHAKE_MARGIN: Final = 64 * 1024
 """Bytes of a message beyond a frame's data."""
 _SWITCH_SECONDS: Final = 0.0005
-"""How long the model's thread may keep the interpreter from the event loop; the default, 5 ms, is a frame's whole delay."""
+"""How long the model's thread may keep the interpreter from the event loop; the default is 5 ms."""
 
 
 def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:

@@ -195,7 +195,7 @@ class LiveStream:
                 raise outcome
             for rgb, ticket, report in zip(outcome.frames, outcome.tickets, outcome.reports, strict=True):
                 if last_received is None or ticket.sequence > last_received:
-                    await self._answer(context, rgb, ticket, report)  # type: ignore[arg-type]  # uint8 came in
+                    await self._answer(context, rgb, ticket, report)
                 self._permits.release()
             self.session.remember(outcome.snapshot)
             del outcome
