@@ -205,7 +205,7 @@ def test_cancel_pause_and_resume(service: Service, clip: Path) -> None:
     again = service.client.post(f"/jobs/{first}/resume")
     assert (again.status_code, again.json()["type"]) == (409, "/problems/not-ready")
     assert service.client.post(f"/jobs/{first}/cancel").json()["state"] == "cancelled"
-    assert service.client.delete(f"/jobs/{first}").json()["state"] == "cancelled"
+    assert service.client.post(f"/jobs/{first}/cancel").json()["state"] == "cancelled"
     assert not service.operations.storage.job_dir(first).exists()
     answer = service.client.get(f"/jobs/{first}/result")
     assert (answer.status_code, answer.json()["type"]) == (409, "/problems/cancelled")
@@ -215,6 +215,19 @@ def test_cancel_pause_and_resume(service: Service, clip: Path) -> None:
     service.operations.storage.result_path(second).unlink()
     answer = service.client.get(f"/jobs/{second}/result")
     assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")
+
+
+def test_delete_cancels_what_is_not_over_and_removes_what_is(service: Service, clip: Path) -> None:
+    waiting, done = (service.post(clip).json()["id"] for _ in range(2))
+    assert service.client.delete(f"/jobs/{waiting}").json()["state"] == "cancelled"
+    assert service.client.get(f"/jobs/{waiting}").status_code == 200
+    service.operations.store.request_pause(done)
+    service.operations.store.resume(done)
+    service.finish(done, b"x")
+    assert service.client.delete(f"/jobs/{done}").json()["state"] == "done"
+    assert service.client.delete(f"/jobs/{done}").status_code == 404
+    assert service.files() == []
+    assert [job["id"] for job in service.client.get("/jobs").json()["jobs"]] == [waiting]
 
 
 def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:

@@ -110,6 +110,9 @@ def test_cancel(service: Service, page: Page, tmp_path: Path) -> None:
     click_button(page, "Cancel")
     page.wait(says(".job .badge", "cancelled"))
     assert service.client.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+    click_button(page, "Remove")
+    page.wait("!document.querySelector('.job') && !document.querySelector('#none').hidden")
+    assert service.client.get(f"/jobs/{job_id}").status_code == 404
 
 
 def test_key_is_asked_for(settings: Settings, page: Page, tmp_path: Path) -> None:
