@@ -119,9 +119,11 @@ def _changed(now: Tensor, seen: Tensor, preset: Preset) -> Mask:
     difference = (now - seen).abs_()[None]
     detail = F.avg_pool2d(difference, TILE // 2, ceil_mode=True, count_include_pad=False)
     mean = F.avg_pool2d(detail, 2, ceil_mode=True, count_include_pad=False)[0]
-    fine = F.max_pool2d(detail[:, :1], 2, ceil_mode=True)[0, 0]
-    hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | (fine > preset.detail)
-    return dilate(hot.cpu().numpy(), preset.reach)
+    moved = (detail[:, :1] > preset.detail).float()
+    moved = F.max_pool2d(moved, 2 * preset.reach + 1, 1, preset.reach)
+    moved = F.max_pool2d(moved, 2, ceil_mode=True)[0, 0] > 0
+    hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | moved
+    return hot.cpu().numpy()
 
 
 def _refresh_turns(shape: tuple[int, int], period: int) -> NDArray[np.int64]:

@@ -19,8 +19,8 @@ class Preset:
     """or that of a colour difference (Cb, Cr) above this,"""
     detail: float = 5.0
     """or that of luma over one of its quarters above this: a small thing moves."""
-    reach: int = 0
-    """Tiles around a changed one that are computed too, because the network sees its neighbourhood."""
+    reach: int = 1
+    """Quarters (4 pixels) around such a small thing that count as changed too: the network sees the neighbourhood."""
     halo: int = 4
     """LR pixels around a crop that are computed and thrown away."""
     refresh: int = 128
