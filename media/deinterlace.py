@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import av
 from av.filter import Graph
@@ -15,6 +16,7 @@ class Deinterlacer:
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
+        self._time_base = stream.time_base or Fraction(1)
 
     def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         """Yield the frames, deinterlaced where they are flagged as interlaced."""
@@ -23,7 +25,7 @@ class Deinterlacer:
         for frame in frames:
             now = frame.width, frame.height, frame.format.name
             if graph is not None and now != shape:
-                yield from _drain(graph)
+                yield from _drain(graph, self._time_base)
                 graph = None
             if graph is None and frame.interlaced_frame:
                 graph, shape = self._graph(frame), now
@@ -31,32 +33,37 @@ class Deinterlacer:
                 yield frame
             else:
                 graph.vpush(frame)
-                yield from _available(graph)
+                yield from _available(graph, self._time_base)
         if graph is not None:
-            yield from _drain(graph)
+            yield from _drain(graph, self._time_base)
 
     def _graph(self, frame: VideoFrame) -> Graph:
         graph = Graph()
+        graph.threads = 1
         source = graph.add_buffer(
             template=self._stream,
             width=frame.width,
             height=frame.height,
             format=frame.format,
-            time_base=self._stream.time_base,
+            time_base=self._time_base,
         )
         graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
         graph.configure()
         return graph
 
 
-def _available(graph: Graph) -> Iterator[VideoFrame]:
+def _available(graph: Graph, time_base: Fraction) -> Iterator[VideoFrame]:
     while True:
         try:
-            yield graph.vpull()
+            frame = graph.vpull()
         except (av.error.BlockingIOError, av.error.EOFError):
             return
+        if frame.pts is not None and frame.time_base:
+            # bwdif counts in half units, for its mode that gives a frame for each field.
+            frame.pts, frame.time_base = int(frame.pts * frame.time_base / time_base), time_base
+        yield frame
 
 
-def _drain(graph: Graph) -> Iterator[VideoFrame]:
+def _drain(graph: Graph, time_base: Fraction) -> Iterator[VideoFrame]:
     graph.vpush(None)
-    yield from _available(graph)
+    yield from _available(graph, time_base)

@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from media import color as colors
 from media.container import container_name, open_untrusted, video_stream
 from media.errors import UnusableVideo
+from media.headers import chroma_location
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 from media.limits import Limits
 
@@ -36,9 +37,9 @@ def inspect(path: Path, limits: Limits) -> MediaInfo:
     with open_untrusted(path, limits) as container:
         stream = video_stream(container)
         _check_size(stream.width, stream.height, limits)
-        frame = first_frame(container, stream)
+        frame, location = first_frame(container, stream)
         _check_size(frame.width, frame.height, limits)
-        video, warnings = _video_info(container, stream, frame)
+        video, warnings = _video_info(stream, frame, location)
         duration = video.duration_seconds or _seconds(container.duration, Fraction(1, av.time_base))
         if duration is not None:
             limits.check("max_duration_seconds", duration, "the video")
@@ -82,17 +83,20 @@ def inspect(path: Path, limits: Limits) -> MediaInfo:
         )
 
 
-def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
-    """Decode the stream's first frame.
+def first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame, str]:
+    """Decode the stream's first frame; with it, where its chroma samples sit.
 
     Raises:
         UnusableVideo: none of the first few hundred packets gives one.
     """
     stream.codec_context.thread_count = 1
+    location = ""
     for packet in islice(_packets(container, stream), _PACKETS_TO_FIRST_FRAME):
+        # A look at the headers of the first packet, before the decoder may change it.
+        location = location or chroma_location(stream, packet)
         try:
             for frame in stream.decode(packet):
-                return frame
+                return frame, location
         except av.error.FFmpegError:
             continue
     raise UnusableVideo("no frame of the video can be decoded; the file is damaged or incomplete")
@@ -109,7 +113,7 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
     limits.check("max_pixels", width * height, f"the video ({width}×{height})")
 
 
-def _video_info(container: InputContainer, stream: VideoStream, frame: VideoFrame) -> tuple[VideoInfo, list[str]]:
+def _video_info(stream: VideoStream, frame: VideoFrame, location: str) -> tuple[VideoInfo, list[str]]:
     context = stream.codec_context
     pixel_format = frame.format.name
     if colors.has_alpha(pixel_format) or stream.metadata.get("alpha_mode") == "1":
@@ -124,6 +128,7 @@ def _video_info(container: InputContainer, stream: VideoStream, frame: VideoFram
         transfer=int(frame.color_trc),
         matrix=int(frame.colorspace),
         range=ColorRange(frame.color_range) if frame.color_range in (0, 1, 2) else ColorRange.UNSPECIFIED,
+        chroma_location=location,
     )
     warnings: list[str] = []
     if interlaced:

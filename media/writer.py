@@ -17,7 +17,6 @@ from av.video.stream import VideoStream
 from media import color as colors
 from media.encoders import configure
 from media.errors import MediaError
-from media.info import ColorRange
 from media.reader import Pixels
 from media.spec import OutputSpec, output_spec
 from media.timing import decoding_times, reorder_depth
@@ -44,11 +43,14 @@ class SegmentWriter:
         # A segment is written at its end, when it is known how far its frames were reordered. What waits is compressed.
         self._packets: list[av.Packet[VideoStream]] = []
         self._closed = False
-        self._reformatter = VideoReformatter()
+        self._to_yuv = colors.RgbToYuv(spec.color, spec.pixel_format)
         self._downscaler = VideoReformatter()
         units = str(spec.time_base.denominator)
+        # libav keeps a file that it opened itself open when its last write fails, and a full disk would never get the
+        # space back.
+        self._file = self._partial.open("wb", buffering=0)
         self._container: OutputContainer = av.open(
-            str(self._partial),
+            self._file,
             "w",
             format="mp4",
             container_options={"video_track_timescale": units, "movie_timescale": units, "fflags": "+bitexact"},
@@ -83,25 +85,14 @@ class SegmentWriter:
         frame = VideoFrame.from_numpy_buffer(whole, "rgb24" if rgb.dtype == np.uint8 else "rgb48le")
         if (frame.width, frame.height) != (spec.width, spec.height):
             frame = self._downscaler.reformat(frame, spec.width, spec.height, interpolation=colors.DOWNSCALE, threads=1)
-        frame = self._reformatter.reformat(
-            frame,
-            spec.width,
-            spec.height,
-            spec.pixel_format,
-            src_color_range=int(ColorRange.FULL),
-            dst_colorspace=colors.swscale_matrix(spec.color.matrix),
-            dst_color_range=int(spec.color.range),
-            interpolation=colors.QUALITY,
-            threads=1,
-        )
-        colors.tag(frame, spec.color)
-        return frame
+        return self._to_yuv(frame)
 
     def close(self) -> None:
         """Finish the segment and put it in place.
 
         Raises:
-            MediaError: there are no frames, the encoder failed, or the disk is full.
+            MediaError: there are no frames, or the encoder failed.
+            OSError: the disk is full.
         """
         if self._closed:
             return
@@ -113,6 +104,7 @@ class SegmentWriter:
             for packet in self._stamped():
                 self._container.mux(packet)
             self._container.close()
+            self._file.close()
             self._partial.replace(self.path)
         except av.error.FFmpegError as e:
             raise MediaError(f"encoding with {self.spec.encoder} failed: {e}") from e
@@ -132,6 +124,7 @@ class SegmentWriter:
     def _abandon(self) -> None:
         self._closed = True
         self._packets = []
+        self._file.close()
         self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
