@@ -1,0 +1,57 @@
+"""The committed generated code is current, and the names are those that buf's standard rules want."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+
+from proto import upscaler_pb2 as pb
+
+ROOT = Path(__file__).parent.parent
+SOURCE = (ROOT / "proto" / "upscaler.proto").read_text()
+
+
+def test_generated_code_is_current(tmp_path: Path) -> None:
+    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    command = [sys.executable, "-W", "ignore", "-m", "grpc_tools.protoc", "-I.", *outputs, "proto/upscaler.proto"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    made = sorted((tmp_path / "proto").iterdir())
+    assert len(made) == 3
+    for path in made:
+        assert path.read_text() == (ROOT / "proto" / path.name).read_text(), f"{path.name}: run `make proto`"
+
+
+def test_everything_has_a_comment() -> None:
+    lines = SOURCE.splitlines()
+    declaration = re.compile(
+        r"\s*(message|enum|service|rpc|oneof|optional|repeated|[\w.]+ \w+ = \d+;|[A-Z_0-9]+ = \d+;)"
+    )
+    for number, line in enumerate(lines):
+        if declaration.match(line) and not line.startswith(("syntax", "package", "import")):
+            assert lines[number - 1].lstrip().startswith("//"), f"line {number + 1}: {line}"
+
+
+def test_names_follow_bufs_standard_rules() -> None:
+    assert pb.DESCRIPTOR.package == "skipvsr.v1"
+    for service in pb.DESCRIPTOR.services_by_name.values():
+        assert service.name.endswith("Service")
+        for method in service.methods:
+            assert method.input_type.name == f"{method.name}Request"
+            assert method.output_type.name == f"{method.name}Response"
+    for enum in pb.DESCRIPTOR.enum_types_by_name.values():
+        _check_enum(enum)
+    for message in pb.DESCRIPTOR.message_types_by_name.values():
+        assert re.fullmatch(r"([A-Z][a-z0-9]*)+", message.name)
+        for field in message.fields:
+            assert isinstance(field, FieldDescriptor)
+            assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", field.name)
+
+
+def _check_enum(enum: EnumDescriptor) -> None:
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper()
+    assert enum.values[0].name == f"{prefix}_UNSPECIFIED"
+    assert all(value.name.startswith(f"{prefix}_") for value in enum.values)
