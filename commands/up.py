@@ -1,4 +1,4 @@
-"""`skipvsr up`: API, worker and, where none is configured, Redis, in one process tree that starts and stops as one."""
+"""`skipvsr up`: API, gRPC server, worker and, where none is set, Redis, as one process tree that starts and stops."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -133,13 +134,16 @@ def run(settings: Settings) -> int:
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         url = _url(settings.http_host, listener.getsockname()[1])
         env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
+        grpc = find_spec("grpc") is not None
+        if grpc:
+            with listen(settings.grpc_host, settings.grpc_port, what="SKIPVSR_GRPC"):
+                pass  # free; known before anything is started
         redis = None
         if not settings.redis_url:
             redis = stack.enter_context(EmbeddedRedis(folder_of(settings)))
             env["SKIPVSR_REDIS_URL"] = redis.url
-        supervisor = Supervisor(
-            _children(listener.fileno(), redis), env, settings.stop_grace_seconds + _STOP_MARGIN_SECONDS
-        )
+        children = _children(listener.fileno(), redis, grpc=grpc)
+        supervisor = Supervisor(children, env, settings.stop_grace_seconds + _STOP_MARGIN_SECONDS)
         stack.callback(supervisor.stop, interrupt)
         ready = Readiness(url, settings)
         while not interrupt.wait(_POLL_SECONDS):
@@ -149,13 +153,15 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _children(listener: int, redis: EmbeddedRedis | None) -> list[Child]:
+def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list[Child]:
     # -P: a folder named like one of our packages, where the user happens to be, is not taken for it
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
         Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener]),
         Child("worker", [*skipvsr, "worker"], restart=True),
     ]
+    if grpc:
+        children.append(Child("gRPC server", [*skipvsr, "grpc"], restart=True))
     if redis is not None:
         children.append(Child("embedded Redis", [], process=redis.process, ours=False))
     return children
@@ -202,16 +208,18 @@ def greeting(url: str, *, needs_key: bool) -> str:
 
 
 @contextmanager
-def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening TCP socket; port 0: any free one. Raises CommandError, in one line, where that can't be."""
+def listen(host: str, port: int, *, what: str = "SKIPVSR_HTTP") -> Iterator[socket.socket]:
+    """A listening TCP socket; port 0: any free one. Raises CommandError where that can't be; `what` begins the names of
+    the settings to change.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=512)
     except OSError as error:
         if isinstance(error, socket.gaierror):
-            reason = f"{host!r} is no address of this machine (SKIPVSR_HTTP_HOST)"
+            reason = f"{host!r} is no address of this machine ({what}_HOST)"
         elif error.errno == errno.EADDRINUSE:
-            reason = f"port {port} is in use; stop what listens there, or choose another with SKIPVSR_HTTP_PORT"
+            reason = f"port {port} is in use; stop what listens there, or choose another with {what}_PORT"
         else:
             reason = f"cannot listen on {host} port {port}: {error.strerror}"
         raise CommandError(reason) from None

@@ -6,10 +6,9 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Generator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from commands.errors import CommandError
 from commands.progress import frames_bar
@@ -18,7 +17,7 @@ from jobs.settings import Settings
 from jobs.storage import replace
 from media.limits import Limits
 from model.engine import Upscaler, load_model
-from worker.pipeline import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
+from worker.pipeline import ChunkDone, Finished, Order, Started, Stopped, upscale
 
 
 def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, report: Path | None) -> int:
@@ -60,7 +59,7 @@ def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, 
 def _work(order: Order, model: Upscaler, target: Path) -> dict[str, Any]:
     chunks: list[dict[str, float]] = []
     begun = time.perf_counter()
-    events = cast("Generator[Event]", upscale(order, model))  # closed in any case: it has threads
+    events = upscale(order, model)
     with frames_bar(f"upscaling with {model.name}") as show, contextlib.closing(events):
         for event in events:
             match event:
