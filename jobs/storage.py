@@ -127,14 +127,14 @@ class Storage:
         """Raise `StorageFull`, naming the setting, if `expected` more bytes would break the quota or fill the disk."""
         if self.quota and (used := self.used()) + expected > self.quota:
             raise StorageFull(
-                f"Jobs take {used / GB:.2f} GB; with {expected / GB:.2f} GB more they would be over the quota of "
-                f"{self.quota / GB:.2f} GB (SKIPVSR_QUOTA_GB). Delete jobs that are done, or try again later."
+                f"Jobs take {_size(used)}; with {_size(expected)} more they would be over the quota of "
+                f"{_size(self.quota)} (SKIPVSR_QUOTA_GB). Delete jobs that are done, or try again later."
             )
         free = self.free()
         if free - expected < self.min_free:
             raise StorageFull(
-                f"The disk has {free / GB:.2f} GB left, {expected / GB:.2f} GB are needed and {self.min_free / GB:.2f} "
-                "GB must stay free (SKIPVSR_MIN_FREE_GB). Make room, then try again."
+                f"The disk has {_size(free)} left, {_size(expected)} are needed and {_size(self.min_free)} "
+                "must stay free (SKIPVSR_MIN_FREE_GB). Make room, then try again."
             )
 
     def used(self) -> int:
@@ -201,6 +201,10 @@ class Storage:
     def folders(self) -> dict[str, Path]:
         """All folders here by name: jobs' ids, and the remains of removals that were cut short."""
         return {p.name: p for p in self.root.iterdir() if p.is_dir()} if self.root.exists() else {}
+
+
+def _size(count: int) -> str:
+    return f"{count / GB:.2f} GB" if count >= GB / 10 else f"{count / 1e6:.2f} MB"
 
 
 def size_of(folder: Path) -> int:
