@@ -79,17 +79,21 @@ def _up(args: argparse.Namespace, settings: Settings) -> int:
 
 def _api(args: argparse.Namespace, settings: Settings) -> int:
     from commands import api, logs
+    from jobs import tracing
 
     logs.set_up(settings)
+    tracing.set_up(settings, "api")
     return api.run(settings, inherited=args.fd)
 
 
 def _worker(args: argparse.Namespace, settings: Settings) -> int:
     from commands import logs
     from commands.embedded_redis import connected
+    from jobs import tracing
     from worker.main import main as work
 
     logs.set_up(settings)
+    tracing.set_up(settings, "worker")
     return work(connected(settings))
 
 
@@ -142,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    command("up", _up, "start the service (API, worker, Redis) on this machine; ^C stops it")
+    command("up", _up, "start the service (API, gRPC server, worker, Redis) on this machine; ^C stops it")
     api = command("api", _api, "run the HTTP API alone")
     api.add_argument("--fd", type=int, metavar="N", help="file descriptor of a listening socket to serve on")
     command("worker", _worker, "run a worker alone")

@@ -136,3 +136,4 @@ class Job(BaseModel):
     metrics: JobMetrics = Field(default_factory=JobMetrics)
     warnings: list[str] = Field(default_factory=list, description="What could not be kept, and why.")
     error: Problem | None = None
+    traceparent: str | None = Field(None, description="The trace that the upload belongs to, where traces are made.")

@@ -133,6 +133,10 @@ class Settings(BaseSettings):
         "text", description="text: lines for a terminal; json: a JSON document a line, as in containers."
     )
 
+    otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector (OTLP over HTTP) that traces are sent to; empty: none are made."
+    )
+
     @property
     def weights(self) -> Path:
         """The folder of the weights, whether it was set or follows from `data_dir`."""

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self, cast
 
+from jobs import tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotReady
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
@@ -79,6 +80,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.facts.frames),
+            traceparent=tracing.current(),
         )
         self.storage.adopt(upload, job.id)
         try:

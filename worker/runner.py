@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from jobs.errors import StorageFull, StoreUnavailable
+from jobs import tracing
+from jobs.errors import JobFailed, StorageFull, StoreUnavailable
 from jobs.schema import Job, JobMetrics, JobState, StreamFacts
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage
@@ -59,8 +60,12 @@ class Runner:
             self._meters.claimed()
             try:
                 job = self._store.get(job_id)
-                state = self._work(job, claim, hold)
+                with tracing.span("upscale", parent=job.traceparent, job_id=job_id, attempt=job.attempt) as span:
+                    state = self._work(job, claim, hold)
+                    span.set_attribute("skipvsr.outcome", state)
             except Fenced:
+                if self._without_files(job_id, claim, hold):
+                    return
                 log.warning("job %s: another worker has it; this one lets go", job_id)
                 return
             except Exception as error:
@@ -69,6 +74,13 @@ class Runner:
                 free_memory()
             log.info("job %s: %s", job_id, state)
             self._meters.ended(state, time.monotonic() - begun)
+
+    def _without_files(self, job_id: str, claim: Claim, hold: Hold) -> bool:
+        """Fail a job that is this worker's, but whose files somebody has removed; False if it is not such a one."""
+        if self._storage.input_path(job_id).exists():
+            return False
+        error = problem(JobFailed("The job's files are gone from the data folder; upload the video again."))
+        return self._insist(lambda: self._store.finish(claim, JobState.FAILED, {"error": error}), hold)
 
     # The stages of a job
 
@@ -137,6 +149,7 @@ class Runner:
             fields["metrics"] = notes.metrics(event.metrics)
         if isinstance(event, ChunkDone):
             log.info("job %s: chunk %d computed", notes.job_id, event.number)
+            tracing.mark("chunk", number=event.number, frames=event.frames, **event.stages)
             self._meters.chunk(event)
         hold.note(fields)
 

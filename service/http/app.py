@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -31,6 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION.strip(),
         version="1",
         docs_url=None,
+        telemetry={"metrics": False, "logs": False, "operation_spans": False, "exclude": _unremarkable},
         redirect_slashes=False,  # it would send people to whatever the Host header says
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -47,6 +49,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _unremarkable(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request is not worth a span: probes and scrapes come every few seconds."""
+    return scope.get("path") in ("/healthz", "/readyz", "/metrics")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
