@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     grpc_keepalive_seconds: Annotated[float, Field(ge=1)] = Field(
         20.0, description="How often a silent gRPC connection is checked; a dead one is closed half as much later."
     )
+    grpc_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port on which the gRPC server serves its Prometheus metrics; 0: it serves none."
+    )
     grpc_tls_cert: Path | None = Field(None, description="Certificate (PEM) of the gRPC server; empty: no TLS.")
     grpc_tls_key: Path | None = Field(None, description="Its private key (PEM).")
     grpc_tls_client_ca: Path | None = Field(

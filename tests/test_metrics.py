@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +21,8 @@ from http_server import Service, serving
 from jobs.schema import JobMetrics, JobState, Progress
 from jobs.settings import Settings
 from model.routing import RoutingReport
+from rpc_server import noise, rpc_server
+from service.rpc.metrics import StreamMeters
 from worker.metrics import Meters
 from worker.pipeline import ChunkDone
 
@@ -121,6 +125,24 @@ def test_worker_counts_what_was_left_out() -> None:
     assert samples['skipvsr_device_memory_bytes{device="cpu"}'] > 1 << 20
 
 
+def test_grpc_server_counts_frames_and_their_latency(tmp_path: Path, redis_url: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        rpc_server(tmp_path, redis_url, SKIPVSR_GRPC_METRICS_PORT=str(port)) as server,
+        server.client() as client,
+    ):
+        answers = list(client.stream(list(enumerate(noise(5))), width=32, height=24))
+        assert len(answers) == 5
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    samples = values(text)
+    assert samples["skipvsr_frame_latency_seconds_count"] == 5
+    assert samples['skipvsr_frames_total{model="tiny"}'] == 5
+    assert samples['skipvsr_tile_blocks_total{outcome="run"}'] > 0
+    assert samples["skipvsr_streams"] == 0
+
+
 def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     ids = [service.post(clip).json()["id"] for _ in range(3)]
@@ -140,7 +162,8 @@ def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
 def test_promtool_finds_nothing_to_say(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     service.post(tmp_path / "notes.txt")
-    for text in (service.client.get("/metrics").text, generate_latest(worked().registry).decode()):
+    registries = (worked().registry, StreamMeters(lambda: 0).registry)
+    for text in (service.client.get("/metrics").text, *(generate_latest(one).decode() for one in registries)):
         assert promtool("check", "metrics", stdin=text) == ""
 
 
@@ -152,7 +175,8 @@ def test_rules_do_what_they_say() -> None:
 
 
 def test_rules_and_dashboard_ask_for_what_there_is(service: Service) -> None:
-    exposed = service.client.get("/metrics").text + generate_latest(worked().registry).decode()
+    registries = (worked().registry, StreamMeters(lambda: 0).registry)
+    exposed = service.client.get("/metrics").text + "".join(generate_latest(one).decode() for one in registries)
     names = set(re.findall(r"^# TYPE (skipvsr_\w+)", exposed, re.MULTILINE))
     names |= {f"{name}_{part}" for name in names for part in ("bucket", "sum", "count")}
     rules = RULES.read_text()

@@ -54,6 +54,8 @@ async def _serve(settings: Settings, models: Models, say: Callable[[str], None])
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
     )
+    if settings.grpc_metrics_port:
+        sessions.meters.serve(settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
     jobs = JobService(settings, Operations.from_settings(settings))
     checks = health.aio.HealthServicer()

@@ -15,6 +15,7 @@ from torch import Tensor
 from model.state import RecurrentState
 from service.rpc.errors import StreamError, stopping
 from service.rpc.latency import Latencies
+from service.rpc.metrics import StreamMeters
 from service.rpc.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ class Session:
     totals: Totals = field(default_factory=Totals)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     expiry: asyncio.TimerHandle | None = None
+    meters: StreamMeters | None = None
+    """The server's, where it keeps any."""
 
     def remember(self, snapshot: Snapshot) -> None:
         """Keep a point to go on from; the oldest go where there are too many, or they are too large."""
@@ -109,6 +112,7 @@ class Sessions:
     """All streams of a server. For the event loop's thread only."""
 
     def __init__(self, *, most: int, ttl_seconds: float, drain_seconds: float) -> None:
+        self.meters = StreamMeters(lambda: len(self._active))
         self._most, self._ttl, self._drain_seconds = most, ttl_seconds, drain_seconds
         self._active: set[Session] = set()
         self._parked: dict[str, Session] = {}
@@ -127,7 +131,7 @@ class Sessions:
         """Admit a new stream. Raises StreamError where there is no room, or the server is stopping."""
         self._admit()
         token = secrets.token_urlsafe(24) if plan.resumable else ""
-        return self._activate(Session(plan, token, asyncio.get_running_loop().create_future()))
+        return self._activate(Session(plan, token, asyncio.get_running_loop().create_future(), meters=self.meters))
 
     async def resume(self, plan: Plan, token: str) -> Session:
         """Admit a stream that was there before. Raises StreamError where it is not known (any more), or differs."""

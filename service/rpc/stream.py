@@ -224,6 +224,8 @@ class LiveStream:
             totals.scenes += ticket.scene_start
             totals.model_seconds += report.seconds
             totals.latencies.add(now - ticket.arrived)
+            if self.session.meters is not None:
+                self.session.meters.frame(self.session.plan.model, report, now - ticket.arrived)
 
     # ---- both -------------------------------------------------------------------------------------------------------
 

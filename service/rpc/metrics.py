@@ -1,0 +1,53 @@
+"""What the gRPC server tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+
+from model.routing import RoutingReport
+
+_LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30)
+"""Seconds; 33 ms is one frame at 30 frames a second."""
+
+
+class StreamMeters:
+    """The gRPC server's metrics, in a registry of their own; frames and units are named as the worker names its own."""
+
+    def __init__(self, streams: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self.latency = Histogram(
+            "skipvsr_frame_latency_seconds",
+            "Time from a frame's arrival until its answer was written; a chunk's first frames wait for its last.",
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.frames = Counter("skipvsr_frames", "Frames upscaled and answered.", ["model"], registry=self.registry)
+        self.tile_blocks = Counter(
+            "skipvsr_tile_blocks",
+            "(Tile, block) units of the network. outcome: run, or skipped (the tile was reused, or the block was).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.tiles_reused = Counter(
+            "skipvsr_tiles_reused", "Tiles of output frames taken over from the frame before.", registry=self.registry
+        )
+        active = Gauge("skipvsr_streams", "Streams that are served now.", registry=self.registry)
+        active.set_function(streams)
+        build = Info("skipvsr_build", "What runs here.", registry=self.registry)
+        build.info({"version": version("skipvsr"), "part": "grpc"})
+        ProcessCollector(registry=self.registry)
+
+    def frame(self, model: str, report: RoutingReport, latency_seconds: float) -> None:
+        """Count an answered frame."""
+        self.latency.observe(latency_seconds)
+        self.frames.labels(model).inc()
+        self.tile_blocks.labels("skipped").inc(report.units_skipped)
+        self.tile_blocks.labels("run").inc(report.units_total - report.units_skipped)
+        self.tiles_reused.inc(report.tiles_reused)
+
+    def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs elsewhere)
+        """Serve them over HTTP from a daemon thread. OSError if the port is taken."""
+        start_http_server(port, addr=address, registry=self.registry)
