@@ -104,6 +104,12 @@ def _grpc(args: argparse.Namespace, settings: Settings) -> int:
     return rpc.run(settings)
 
 
+def _stream(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import stream
+
+    return stream.run(args, settings)
+
+
 def _upscale(args: argparse.Namespace, settings: Settings) -> int:
     from commands import upscale
 
@@ -164,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--url", help="the server (default: where `skipvsr up` listens)")
     _add_options(submit)
 
+    stream = command("stream", _stream, "send a file, a camera or a pipe through a gRPC server, frame by frame")
+    _add_stream(stream)
+
     models = command("models", _models, "list the models")
     models.add_argument("--fetch", action="store_true", help="get the official BasicVSR weights")
     return parser
@@ -176,6 +185,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default = "" if field.default is None else f" (default: {field.default})"
         numeric = name in ("scale", "height", "chunk", "lookahead", "crf")
         parser.add_argument(f"--{name}", type=int if numeric else str, help=text + default)
+
+
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", help="a file, a camera (/dev/video0), or - for the standard input")
+    parser.add_argument("target", type=Path, metavar="OUT", help="an MP4 file")
+    parser.add_argument("--address", help="host:port of the server (default: where `skipvsr grpc` listens)")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="use TLS; this CA (PEM) must have signed the server")
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--routing", default="balanced", help="off, balanced or fast (default: balanced)")
+    parser.add_argument("--lookahead", type=int, default=0, help="frames of delay for sharper ones (default: 0)")
+    parser.add_argument("--chunk", type=int, default=1, help="frames that are upscaled together (default: 1)")
+    parser.add_argument("--codec", choices=["h264", "hevc"], default="h264")
+    parser.add_argument("--crf", type=int, choices=range(52), default=18, metavar="0-51")
 
 
 if __name__ == "__main__":

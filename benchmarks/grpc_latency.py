@@ -1,0 +1,283 @@
+"""What gRPC adds to the bare model: latency a frame, fairness and throughput of several streams, batching, and a soak.
+
+    python -m benchmarks.grpc_latency [--parts latency fairness batching soak] [--model small] [--device cpu]
+
+The server is a process of its own; clients are threads here. Medians and percentiles over all frames after a warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.report import machine
+from commands.embedded_redis import EmbeddedRedis
+from model.device import resolve_device
+from model.engine import load_model
+from model.state import RecurrentState
+from proto import upscaler_pb2 as pb
+from service.client import StreamClient
+
+_WARM_UP = 5
+Frames = NDArray[np.uint8]
+
+
+def main() -> None:
+    """Measure the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["latency", "fairness", "batching"], metavar="PART")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=150)
+    parser.add_argument("--size", default="320x180")
+    parser.add_argument("--soak-minutes", type=float, default=10.0)
+    args = parser.parse_args()
+    print(", ".join(f"{key} {value}" for key, value in machine(resolve_device(args.device)).items()))
+    if "batching" in args.parts:
+        batching(args)
+    with server(args) as (address, process):
+        if "latency" in args.parts:
+            latency(args, address)
+        if "fairness" in args.parts:
+            fairness(args, address)
+        if "soak" in args.parts:
+            soak(args, address, process)
+
+
+@contextmanager
+def server(args: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server process: its address, and the process."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis", persist=False) as redis:
+        env = os.environ | {
+            "SKIPVSR_DATA_DIR": folder,
+            "SKIPVSR_REDIS_URL": redis.url,
+            "SKIPVSR_GRPC_PORT": "0",
+            "SKIPVSR_MODEL": args.model,
+            "SKIPVSR_DEVICE": args.device,
+            "SKIPVSR_PRECISION": args.precision,
+            "SKIPVSR_THREADS": str(args.threads),
+            "SKIPVSR_WEIGHTS_DIR": str(Path("data/weights").absolute()),
+            "SKIPVSR_LOG_LEVEL": "warning",
+        }
+        process = subprocess.Popen([sys.executable, "-m", "cli", "grpc"], env=env, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout
+            match = re.search(r"is ready: (\S+) ", process.stdout.readline())
+            assert match
+            yield match[1], process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def clip(args: argparse.Namespace, count: int, size: tuple[int, int] | None = None) -> list[Frames]:
+    """Frames of moving noise over a gradient: nothing stays still, so nothing is skipped."""
+    width, height = size or _size(args.size)
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3), dtype=np.uint8)
+    ramp = np.linspace(0, 180, width, dtype=np.uint8)[None, :, None]
+    return [np.roll(noise, 2 * index, axis=1) + ramp for index in range(count)]
+
+
+def latency(args: argparse.Namespace, address: str) -> None:
+    """One frame at a time: the client's round trip less the bare model's own time for the same frame, in turns."""
+    frames = clip(args, args.frames + _WARM_UP)
+    width, height = _size(args.size)
+    model = load_model(
+        args.model,
+        weights_dir=Path("data/weights"),
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+    )
+    state: RecurrentState | None = None
+    ready: list[float] = []
+    round_trips: list[float] = []
+    bare: list[float] = []
+    permit = threading.Semaphore(1)
+
+    def requests() -> Iterator[pb.StreamRequest]:
+        yield pb.StreamRequest(config=pb.StreamConfig(width=width, height=height, routing="off"))
+        for index, frame in enumerate(frames):
+            permit.acquire()
+            ready.append(time.perf_counter())
+            yield pb.StreamRequest(frame=pb.InputFrame(sequence=index, data=frame.tobytes()))
+
+    reported: list[float] = []
+    with StreamClient(address) as client:
+        for response in client.upscaler.Stream(requests()):
+            if response.WhichOneof("message") != "frame":
+                continue
+            round_trips.append(time.perf_counter() - ready[-1])
+            reported.append(response.frame.model_milliseconds / 1000)
+            index = response.frame.sequence
+            begun = time.perf_counter()
+            result = model.forward(frames[index][None], state, lookahead=0, last=False)
+            state = result.state
+            bare.append(time.perf_counter() - begun)
+            assert result.frames[0].tobytes() == response.frame.data
+            permit.release()
+    trip, alone, inside = (1000 * np.array(values[_WARM_UP:]) for values in (round_trips, bare, reported))
+    added, paired = trip - inside, trip - alone
+    print(f"\nlatency at {args.size} RGB24, {args.model}, {len(trip)} frames, one at a time, in ms:")
+    print(f"{'':34}{'p50':>8}{'p95':>8}{'p99':>8}")
+    for name, values in (
+        ("bare model in this process", alone),
+        ("round trip through gRPC", trip),
+        ("added to the model's time there", added),
+        ("round trip less bare model here", paired),
+    ):
+        print(f"{name:34}" + "".join(f"{np.percentile(values, p):8.2f}" for p in (50, 95, 99)))
+
+
+def fairness(args: argparse.Namespace, address: str) -> None:
+    """Four streams at once against one alone: device time of each, frames of each, pixels in all."""
+    seconds = 10.0
+    width, height = _size(args.size)
+    sizes = [(width, height), (width, height // 2), (width // 2, height), (width // 2, height // 2)]
+    alone = _race(args, address, [(width, height)], seconds)[0]
+    rate = alone[0] / seconds
+    print(f"\none stream alone: {rate:.2f} frames/s, device busy {alone[1] / seconds:.0%}")
+    for name, group in (("four of different sizes", sizes), ("four of the same size", [(width, height)] * 4)):
+        outcome = _race(args, address, group, seconds)
+        busy = [item[1] for item in outcome]
+        mean = sum(busy) / len(busy)
+        spread = max(abs(value - mean) / mean for value in busy)
+        print(
+            f"{name}: frames {[item[0] for item in outcome]}, device seconds {[round(v, 2) for v in busy]}, "
+            f"furthest from the mean {spread:.1%}, device time in all / one alone {sum(busy) / alone[1]:.3f}"
+        )
+        if group[0] == group[-1]:
+            print(f"   frames in all / one alone {sum(item[0] for item in outcome) / alone[0]:.3f}")
+
+
+def _race(
+    args: argparse.Namespace, address: str, sizes: list[tuple[int, int]], seconds: float
+) -> list[tuple[int, float]]:
+    """(frames, device seconds) that each stream got within the time, all of them busy throughout."""
+    barrier = threading.Barrier(len(sizes))
+    outcome: list[tuple[int, float]] = [(0, 0.0)] * len(sizes)
+
+    def run(number: int) -> None:
+        width, height = sizes[number]
+        frames = clip(args, 8, sizes[number])
+        end = float("inf")
+
+        def endless() -> Iterator[Frames]:
+            index = 0
+            while time.perf_counter() < end:
+                yield frames[index % 8]
+                index += 1
+
+        with StreamClient(address) as client:
+            count, busy = 0, 0.0
+            for answer in client.stream(endless(), width=width, height=height, routing="off"):
+                if answer.sequence == _WARM_UP:
+                    barrier.wait()
+                    end = time.perf_counter() + seconds
+                elif answer.sequence > _WARM_UP and time.perf_counter() < end:
+                    count += 1
+                    busy += answer.model_milliseconds / 1000
+            outcome[number] = (count, busy)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(sizes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcome
+
+
+def batching(args: argparse.Namespace) -> None:
+    """Does it pay to put four streams' frames through the network's trunk at once? One pass of 4 against 4 of 1."""
+    model = load_model(
+        args.model, weights_dir=Path("data/weights"), device=args.device, precision=args.precision, threads=args.threads
+    )
+    network = model.network
+    print(
+        f"\nfour frames in one pass against four passes, {args.model}, one step of both branches and the tail, in ms:"
+    )
+    for width, height in ((64, 48), (160, 90), _size(args.size)):
+        frames = torch.rand(4, 3, height, width, device=model.device).contiguous(memory_format=torch.channels_last)
+        times: dict[int, list[float]] = {1: [], 4: []}
+        for _ in range(12):
+            for size in (1, 4):
+                begun = time.perf_counter()
+                with torch.inference_mode():
+                    for start in range(0, 4, size):
+                        part = frames[start : start + size]
+                        back = network.backward_step(part, None, None)
+                        feat = network.forward_step(part, back, None, None)
+                        network.reconstruct(part, back, feat)
+                    if model.device.type == "cuda":
+                        torch.cuda.synchronize()
+                times[size].append(1000 * (time.perf_counter() - begun))
+        single, together = (float(np.median(times[size][2:])) for size in (1, 4))
+        print(f"  {width}x{height}: four passes {single:.1f}, one pass {together:.1f}, ratio {single / together:.2f}")
+
+
+def soak(args: argparse.Namespace, address: str, process: subprocess.Popen[str]) -> None:
+    """Clients that come and are killed at random; memory and descriptors of the server before and after."""
+    chance = random.Random(0)
+    end = time.monotonic() + 60 * args.soak_minutes
+    counts = {"ended": 0, "killed": 0, "refused": 0, "failed": 0}
+    memory: list[int] = []
+
+    def come_and_go(seed: int) -> None:
+        mine = random.Random(seed)
+        while time.monotonic() < end:
+            width, height = mine.choice([(32, 24), (64, 48), (160, 90)])
+            frames, stop = clip(args, 4, (width, height)), mine.randint(1, 60)
+            killed = mine.random() < 0.5
+            with StreamClient(address) as client:
+                stream = client.stream((frames[i % 4] for i in range(40)), width=width, height=height, chunk=2)
+                try:
+                    for answer in stream:
+                        if killed and answer.sequence == stop:
+                            break  # the channel closes under it
+                    counts["killed" if killed and stop < 40 else "ended"] += 1
+                except grpc.RpcError as error:
+                    counts["refused" if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else "failed"] += 1
+
+    threads = [threading.Thread(target=come_and_go, args=(chance.randrange(10**6),)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(2)
+        memory.append(_resident(process.pid))
+    time.sleep(2)
+    third = max(1, len(memory) // 3)
+    print(
+        f"\nsoak of {args.soak_minutes:g} minutes: {counts}; server's memory in MiB: highest of the first third "
+        f"{max(memory[:third]) >> 20}, of the last {max(memory[-third:]) >> 20}, at the end "
+        f"{_resident(process.pid) >> 20}; descriptors at the end {len(list(Path(f'/proc/{process.pid}/fd').iterdir()))}"
+    )
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+if __name__ == "__main__":
+    main()
