@@ -48,7 +48,7 @@ proto: $(STAMP) ## generate proto/*_pb2* from upscaler.proto (the generator is p
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. proto/upscaler.proto
 
 bench: $(STAMP) ## measure, and print the table
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.service
 
 clean: ## remove caches and what tests left
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

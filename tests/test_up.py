@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,11 +84,24 @@ def up(data_dir: Path) -> Iterator[Up]:
         wait_until(lambda: not any(alive(pid) for pid in tree), 10, "processes were left")
 
 
-def test_the_line_it_prints_works_and_ctrl_c_leaves_nothing(up: Up) -> None:
+def test_a_life(up: Up, tmp_path: Path) -> None:
+    """A port in use is one line, a worker that dies is started again, the printed line works, ^C leaves nothing."""
+    (tmp_path / "second").mkdir()
+    port = up.url.rpartition(":")[2]
+    second = Up(tmp_path / "second", SKIPVSR_HTTP_PORT=port)
+    assert second.process.wait(60) == 1
+    assert second.said == (
+        f"skipvsr: port {port} is in use; stop what listens there, or choose another with SKIPVSR_HTTP_PORT\n"
+    )
+
+    os.kill(up.child("cli worker"), signal.SIGKILL)
+    up.wait_for("the worker was ended by SIGKILL; starting it again in 1 s")
+    wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
+
     line = next(line for line in up.said.splitlines() if line.startswith("  curl"))
     done = subprocess.run([*shlex.split(line), "--silent"], capture_output=True, text=True, check=True)
     job = json.loads(done.stdout)
-    wait_until(lambda: up.get(f"/jobs/{job['id']}")["state"] == "done", 60, up.said)
+    wait_until(lambda: up.get(f"/jobs/{job['id']}")["state"] == "done", 120, up.said)
 
     tree = [up.process.pid, *children(up.process.pid)]
     assert len(tree) >= 5
@@ -98,14 +110,6 @@ def test_the_line_it_prints_works_and_ctrl_c_leaves_nothing(up: Up) -> None:
     assert not any(alive(pid) for pid in tree)
     assert "Traceback" not in up.said
     assert "Redis does not answer" not in up.said, "Redis was stopped before the worker"
-
-
-def test_a_worker_that_dies_is_started_again(up: Up) -> None:
-    first = up.child("cli worker")
-    os.kill(first, signal.SIGKILL)
-    up.wait_for("the worker was ended by SIGKILL; starting it again in 1 s")
-    wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
-    assert up.process.poll() is None
 
 
 @pytest.mark.parametrize(("child", "name"), [("cli api", "API"), ("redis-server", "embedded Redis")])
@@ -124,20 +128,8 @@ def test_killed_itself_it_leaves_nothing(up: Up) -> None:
     wait_until(lambda: not any(alive(pid) for pid in tree), 30, up.said)
 
 
-def test_a_port_in_use_is_one_line(up: Up, tmp_path: Path) -> None:
-    port = up.url.rpartition(":")[2]
-    (tmp_path / "second").mkdir()
-    second = Up(tmp_path / "second", SKIPVSR_HTTP_PORT=port)
-    assert second.process.wait(30) == 1
-    assert second.said == (
-        f"skipvsr: port {port} is in use; stop what listens there, or choose another with SKIPVSR_HTTP_PORT\n"
-    )
-
-
 def test_a_worker_that_cannot_start_is_given_up(data_dir: Path) -> None:
-    begun = time.monotonic()
     service = Up(data_dir, SKIPVSR_MODEL="nonsense")
-    assert service.process.wait(120) == 1
+    assert service.process.wait(240) == 1
     assert "there is no model 'nonsense'" in service.said
-    assert re.search(r"skipvsr: the worker ended with status 1, 3 times in a row; stopping", service.said)
-    assert time.monotonic() - begun < 60
+    assert re.search(r"skipvsr: the (worker|gRPC server) ended with status 1, 3 times in a row; stopping", service.said)

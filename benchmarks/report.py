@@ -1,0 +1,79 @@
+"""What a benchmark says about the machine it ran on, its tables, and its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """Processor, its vector units, threads and versions; the GPU where one is used."""
+    model, flags = _processor()
+    facts: dict[str, object] = {
+        "cpu": model,
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "thread_wait": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "load_average": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    """Name and flags of the first processor, as Linux tells them."""
+    entries: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            entries.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    name = entries.get("model name") or platform.processor() or platform.machine()
+    return name, frozenset(entries.get("flags", "").split())
+
+
+def write_json(path: Path, content: dict[str, object]) -> None:
+    """Write it whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
+    part.replace(path)
+
+
+def _plain(value: Any) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(type(value).__name__)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """The mean that suits ratios."""
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def show(console: Console, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose first three columns are words and whose others are numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index < 3 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

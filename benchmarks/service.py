@@ -1,0 +1,175 @@
+"""What the service costs: frames a second from POST to done, against the bare model on the same frames.
+
+    python -m benchmarks.service [CLIP] [--model NAME] [--workers 1 2] [--rounds 3]
+
+`skipvsr up` runs as it would for a user, in a data folder of its own. Rounds are interleaved (bare, then service), so
+that what else the machine does hits both; figures are medians, ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import httpx
+import numpy as np
+from rich.console import Console
+
+from benchmarks.report import machine, show, write_json
+from jobs.schema import JobOptions
+from jobs.settings import Settings
+from media.reader import VideoReader
+from model.engine import Upscaler, groups, load_model
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
+_DEFAULTS = JobOptions()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of workers against the bare model."""
+
+    workers: int
+    jobs: int
+    frames: int
+    bare_fps: float
+    service_fps: float
+    ratio: float
+
+
+def bare_fps(model: Upscaler, frames: Sequence[np.ndarray]) -> float:
+    """Frames a second of the network alone, on frames that are in memory, chunk by chunk as the worker does."""
+    state, begun = None, time.perf_counter()
+    for group, last in groups(frames, _DEFAULTS.chunk, _DEFAULTS.lookahead):
+        result = model.forward(
+            np.stack(group), state, lookahead=_DEFAULTS.lookahead, last=last, routing=_DEFAULTS.routing
+        )
+        state = result.state
+    return len(frames) / (time.perf_counter() - begun)
+
+
+def service_fps(client: httpx.Client, clip: Path, jobs: int, frames: int) -> float:
+    """Frames a second of that many jobs at once, from the first POST until the last is done."""
+    begun = time.perf_counter()
+    ids = []
+    for number in range(jobs):
+        with clip.open("rb") as file:
+            # another quality each: a video that is sent twice makes no second job
+            answer = client.post("/upscale", files={"file": file}, data={"crf": str(18 + number)})
+        ids.append(answer.raise_for_status().json()["id"])
+    waiting = set(ids)
+    while waiting:
+        for job_id in list(waiting):
+            job = client.get(f"/jobs/{job_id}").raise_for_status().json()
+            if job["state"] in ("failed", "cancelled"):
+                raise RuntimeError(f"job {job['state']}: {job['error']}")
+            if job["state"] == "done":
+                waiting.remove(job_id)
+        time.sleep(0.05)
+    seconds = time.perf_counter() - begun
+    for job_id in ids:
+        client.delete(f"/jobs/{job_id}")
+    return jobs * frames / seconds
+
+
+@contextmanager
+def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[httpx.Client]:
+    """A running service with that many workers."""
+    settings = Settings()
+    env = os.environ | {
+        "SKIPVSR_DATA_DIR": str(folder),
+        "SKIPVSR_WEIGHTS_DIR": str(settings.weights.absolute()),
+        "SKIPVSR_MODEL": model,
+        "SKIPVSR_THREADS": str(threads),
+        "SKIPVSR_HTTP_PORT": "0",
+        "SKIPVSR_GRPC_PORT": "0",
+    }
+    skipvsr = [sys.executable, "-P", "-m", "cli"]
+    log = folder / "up.log"
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("wb"))
+        processes = [subprocess.Popen([*skipvsr, "up"], stdout=output, stderr=output, env=env)]
+        stack.callback(_end, processes)
+        while not (ready := re.search(r"is ready: (http://\S+)", log.read_text())):
+            if processes[0].poll() is not None:
+                raise RuntimeError(log.read_text())
+            time.sleep(0.2)
+        client = stack.enter_context(httpx.Client(base_url=ready[1], timeout=60))
+        processes += [
+            subprocess.Popen([*skipvsr, "worker"], stdout=output, stderr=output, env=env) for _ in range(workers - 1)
+        ]
+        while len(client.get("/readyz").json()["workers"]) < workers:
+            time.sleep(0.2)
+        yield client
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in reversed(processes):
+        process.terminate()
+        process.wait()
+
+
+def measure(clip: Path, model_name: str, workers: Sequence[int], rounds: int, threads: int) -> Iterator[Row]:
+    """A row for each number of workers; each worker has `threads` threads, and so has the bare model."""
+    settings = Settings()
+    model = load_model(
+        model_name,
+        weights_dir=settings.weights,
+        device=settings.device,
+        precision=settings.precision,
+        threads=threads,
+    )
+    with VideoReader(clip) as reader:
+        frames = [frame.rgb for frame in reader]
+    for number in workers:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            service(Path(folder), model.name, number, threads) as client,
+        ):
+            bare_fps(model, frames[: _DEFAULTS.chunk])
+            service_fps(client, clip, number, len(frames))  # warm
+            bare, served = [], []
+            for _ in range(rounds):
+                bare.append(bare_fps(model, frames))
+                served.append(service_fps(client, clip, number, len(frames)))
+        ratio = median(served) / median(bare)
+        yield Row(number, number, len(frames), median(bare), median(served), ratio)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
+    parser.add_argument("clip", type=Path, nargs="?", default=EXAMPLE)
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of each worker and of the bare model (0: one a core)")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    args = parser.parse_args(argv)
+    rows = list(measure(args.clip, args.model, args.workers, args.rounds, args.threads))
+    console, facts = Console(width=150), machine(load_model("tiny", weights_dir=Path()).device)
+    console.print(", ".join(f"{key} {value}" for key, value in facts.items()), highlight=False)
+    show(
+        console,
+        ["workers", "jobs at once", "frames a job", "bare model fps", "service fps", "service / bare"],
+        [
+            [str(r.workers), str(r.jobs), str(r.frames), f"{r.bare_fps:.2f}", f"{r.service_fps:.2f}", f"{r.ratio:.2f}"]
+            for r in rows
+        ],
+    )
+    if args.json:
+        write_json(args.json, {"machine": facts, "model": args.model, "rows": [asdict(row) for row in rows]})
+
+
+if __name__ == "__main__":
+    main()
