@@ -116,6 +116,8 @@ class Stream:
         self.summary: pb.StreamSummary | None = None
         """Figures; known at the end."""
         self.resumptions = 0
+        self._source = threading.Lock()
+        """Held by the thread that takes frames: the one of a broken connection may still wait for one."""
         self._sent: deque[pb.InputFrame] = deque()
         self._upcoming: Any = None
         self._next_sequence = 0
@@ -183,9 +185,15 @@ class Stream:
         if accepted is None:
             return
         after = accepted.resume_after if accepted.HasField("resume_after") else -1
-        for frame in [frame for frame in self._sent if frame.sequence > after]:
+        with self._source:
+            again = [frame for frame in self._sent if frame.sequence > after]
+        for frame in again:
             yield pb.StreamRequest(frame=frame)
-        while not ended.is_set() and window.take() and (following := self._next_frame()) is not None:
+        while window.take():
+            with self._source:
+                following = None if ended.is_set() else self._next_frame()
+            if following is None:
+                return
             yield pb.StreamRequest(frame=following)
 
     def _next_frame(self) -> pb.InputFrame | None:

@@ -209,6 +209,33 @@ def test_bearer_and_header(tmp_path: Path, redis_url: str) -> None:
         assert client.upscaler.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=10).models
 
 
+def test_tls_and_client_certificates(tmp_path: Path, redis_url: str) -> None:
+    """The server proves who it is, and, where a client CA is set, lets in only who can as well."""
+
+    def certificate(name: str, *options: str) -> tuple[Path, Path]:
+        key, cert = tmp_path / f"{name}.key", tmp_path / f"{name}.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        command += ["-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(cert), *options]
+        subprocess.run(command, check=True, capture_output=True)
+        return key, cert
+
+    ca_key, ca = certificate("ca")
+    signed = ("-CA", str(ca), "-CAkey", str(ca_key), "-addext", "basicConstraints=CA:FALSE")
+    server_key, server_cert = certificate("server", *signed, "-addext", "subjectAltName=IP:127.0.0.1")
+    client_key, client_cert = certificate("client", *signed)
+    settings = {"CERT": server_cert, "KEY": server_key, "CLIENT_CA": ca}
+    variables = {f"SKIPVSR_GRPC_TLS_{name}": str(path) for name, path in settings.items()}
+    root = ca.read_bytes()
+    with rpc_server(tmp_path / "server", redis_url, **variables) as server:
+        known = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_cert.read_bytes())
+        with server.client(credentials=known) as client:
+            assert len(list(client.stream(noise(2), width=32, height=24))) == 2
+        for credentials in (grpc.ssl_channel_credentials(root), None):
+            with server.client(credentials=credentials) as client, pytest.raises(grpc.RpcError) as error:
+                list(client.stream(noise(1), width=32, height=24, timeout=10))
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_drain(tmp_path: Path, redis_url: str) -> None:
     """SIGTERM: not serving any more, no new streams; one that is there may end, one that does not is ended."""
     with (

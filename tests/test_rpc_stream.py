@@ -16,7 +16,7 @@ from media.stream_codecs import Coding, Format, decoder, encoder
 from model.engine import Upscaler
 from processes import wait_until
 from proto import upscaler_pb2 as pb
-from rpc_server import RpcServer, details, expected, noise, rpc_server, tiny
+from rpc_server import Proxy, RpcServer, details, expected, noise, rpc_server, tiny
 from service.client import StreamClient
 
 
@@ -249,6 +249,26 @@ def test_a_broken_stream_goes_on_where_it_was(server: RpcServer, model: Upscaler
         assert gone.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert details(gone.value)["ErrorInfo"].reason == "SESSION_LOST"
     assert [got[index] for index in range(30)] == [rgb.tobytes() for rgb in wanted]
+
+
+def test_the_client_goes_on_by_itself_when_its_connection_is_cut(server: RpcServer, model: Upscaler) -> None:
+    frames = noise(60, width=48, height=32)
+    wanted = expected(model, frames, chunk=2, lookahead=2)
+    proxy = Proxy(server.port)
+    try:
+        with StreamClient(proxy.address) as client:
+            stream = client.stream(frames, width=48, height=32, chunk=2, lookahead=2, routing="off")
+            got = []
+            for answer in stream:
+                got.append((answer.sequence, answer.data))
+                if answer.sequence in (9, 30):
+                    proxy.cut()
+    finally:
+        proxy.close()
+    assert stream.resumptions == 2
+    assert got == [(index, rgb.tobytes()) for index, rgb in enumerate(wanted)]
+    assert stream.summary is not None
+    assert stream.summary.frames == 60
 
 
 def test_a_second_connection_takes_a_session_over(server: RpcServer) -> None:
