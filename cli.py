@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from commands import bench
 from commands.errors import CommandError
 from jobs.errors import SkipVsrError
 from jobs.schema import JobOptions
@@ -132,6 +133,10 @@ def _models(args: argparse.Namespace, settings: Settings) -> int:
     return models.run(settings.weights, fetch=args.fetch)
 
 
+def _bench(args: argparse.Namespace, settings: Settings) -> int:
+    return int(args.bench(args, settings.weights))
+
+
 def _options(args: argparse.Namespace) -> JobOptions:
     given = {name: value for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
     return JobOptions(**given)
@@ -175,6 +180,8 @@ def _parser() -> argparse.ArgumentParser:
 
     models = command("models", _models, "list the models")
     models.add_argument("--fetch", action="store_true", help="get the official BasicVSR weights")
+
+    bench.add_arguments(command("bench", _bench, "measure speed and quality on this machine"))
     return parser
 
 
