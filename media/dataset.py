@@ -1,0 +1,113 @@
+"""Frames as arrays, for training and evaluation: decode a clip or a picture, pass a clip through H.264, write a PNG.
+
+The only part of training that touches PyAV; `model.training` gets these functions as arguments. Frames are uint8 RGB.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+
+Frames = npt.NDArray[np.uint8]
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".y4m"}
+
+
+def decode(path: Path) -> Iterator[Frames]:
+    """The frames of a video, or the one of a picture: each uint8 [H, W, 3].
+
+    Raises ValueError, in one line, where there is no video in the file or it cannot be opened.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path.name}: no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                yield frame.to_ndarray(format="rgb24")
+    except FFmpegError as e:
+        raise ValueError(f"{path.name}: cannot be decoded ({e.strerror})") from e
+
+
+def clip(path: Path, frames: int | None = None) -> Frames:
+    """The first `frames` frames (all by default) of a video, a picture, or a folder of PNG frames: [T, H, W, 3]."""
+    if path.is_dir():
+        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
+        source: Iterator[Frames] = (next(decode(p)) for p in pictures)
+    else:
+        source = decode(path)
+    taken = list(islice(source, frames))
+    if not taken:
+        raise ValueError(f"{path.name}: holds no frames")
+    return np.stack(taken)
+
+
+def clips(folder: Path) -> list[Path]:
+    """The clips of a folder by name: videos, and folders that hold pictures. Raises ValueError where there are none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: not a folder")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEOS or _has_pictures(p))
+    if not found:
+        raise ValueError(f"{folder}: holds no clips (videos, or folders of PNG frames)")
+    return found
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The pictures that lie in a folder, by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+
+
+def _has_pictures(path: Path) -> bool:
+    return path.is_dir() and any(p.suffix.lower() in PICTURES for p in path.iterdir())
+
+
+def h264(frames: Frames, crf: int, preset: str = "veryfast", fps: int = 25) -> Frames:
+    """What is left of [T, H, W, 3] after H.264 at constant rate factor `crf`, 4:2:0, BT.709; H and W are kept.
+
+    Odd sizes are padded by repeating the last row or column while they are encoded. The result depends on the
+    arguments alone (one encoder thread).
+    """
+    t, h, w, _ = frames.shape
+    padded = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset, "threads": "1"})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = padded.shape[1], padded.shape[2], "yuv420p"
+        for array in padded:
+            frame = VideoFrame.from_ndarray(array, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        decoded = [
+            frame.reformat(
+                format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG
+            ).to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+    assert len(decoded) == t
+    return np.ascontiguousarray(np.stack(decoded)[:, :h, :w])
+
+
+def write_png(path: Path, image: Frames) -> None:
+    """Write one uint8 [H, W, 3] picture as PNG."""
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream("png", options={"update": "1"})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], "rgb24"
+        container.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode(None))

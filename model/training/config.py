@@ -1,0 +1,145 @@
+"""The training run's configuration: a TOML file, checked."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.network import NetworkConfig
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; one line that says where and why."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """What is trained on, and how it is packed (`prepare`)."""
+
+    clips: list[Path] = []
+    """Folders of videos. Each video is scaled down before it serves as ground truth, so that codec marks go."""
+    photos: list[Path] = []
+    """Folders of pictures, which are set in motion."""
+    val: list[Path] = []
+    """Folders of clips to choose checkpoints by; never trained on, taken at their own size."""
+    shrink: tuple[float, float] = (1.5, 2.0)
+    """Range of the factor that videos are scaled down by."""
+    min_side: int = Field(256, ge=64)
+    """Shrinking stops at this short side, in HR pixels."""
+    segment: int = Field(40, ge=4)
+    """Frames of a packed segment; a video gives several, none across a cut."""
+    segments_per_clip: int = Field(4, ge=1)
+    photo_clips: int = Field(6, ge=1)
+    """Moving clips made from each picture."""
+    photo_frames: int = Field(20, ge=4)
+    photo_size: int = Field(384, ge=64, multiple_of=4)
+    """Height and width of a moving clip, in HR pixels."""
+    uploads: int = Field(2, ge=0)
+    """Compressed versions packed of each segment, each with its own H.264 CRF, blur and noise."""
+    crf: tuple[int, int] = (15, 28)
+    val_frames: int = Field(10, ge=2)
+    val_crf: int = Field(23, ge=0, le=51)
+
+
+class Stage(_Section):
+    """One part of the run: batches of `batch` clips, `frames` x `patch` x `patch` LR pixels each."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(8, ge=1)
+    frames: int = Field(7, ge=2)
+    patch: int = Field(48, ge=16)
+
+
+class NetworkSection(_Section):
+    """Hyperparameters of the network; see `NetworkConfig`."""
+
+    channels: int = Field(32, ge=4)
+    blocks: int = Field(4, ge=1)
+    flow: Literal["spynet", "light"] = "light"
+    tail: Literal["full", "light"] = "light"
+    coupled: bool = True
+
+    def network_config(self) -> NetworkConfig:
+        """The same as `NetworkConfig`."""
+        return NetworkConfig(**self.model_dump())
+
+
+class TrainConfig(_Section):
+    """A training run. `TrainConfig.load` reads it from TOML."""
+
+    seed: int = 0
+    network: NetworkSection = NetworkSection()
+    data: DataConfig
+    stages: list[Stage] = Field(min_length=1)
+    init: Path | None = None
+    """Weights to start from (fine-tuning); their network must be the one configured here."""
+    clean_share: float = Field(1.0, ge=0, le=1)
+    """Share of batch items that are clean (BI); the rest are compressed."""
+    photo_share: float = Field(0.4, ge=0, le=1)
+    """Share of batch items that come from moving pictures."""
+    lr: float = Field(1e-3, gt=0)
+    final_lr: float = Field(1e-6, gt=0)
+    """Where the cosine ends."""
+    warmup: int = Field(100, ge=0)
+    """Steps in which the learning rate rises linearly from zero."""
+    flow_steps: int = Field(0, ge=0)
+    """Steps before the first in which the flow alone learns, from the photometric term."""
+    flow_lr_scale: float = Field(1.0, gt=0)
+    photometric: float = Field(0.05, ge=0)
+    """Weight of the photometric term of the flow."""
+    clip_grad: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(0, ge=0)
+    """Torch threads; 0 leaves torch's own choice."""
+    log_every: int = Field(50, ge=1)
+    val_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(250, ge=1)
+
+    @model_validator(mode="after")
+    def _has_data(self) -> TrainConfig:
+        if not self.data.clips and not self.data.photos:
+            raise ValueError("data: name at least one folder in clips or photos")
+        if self.clean_share < 1 and not self.data.uploads:
+            raise ValueError("clean_share: below 1 needs data.uploads >= 1")
+        longest = max(stage.frames for stage in self.stages)
+        if longest > min(self.data.segment, self.data.photo_frames):
+            raise ValueError(f"stages: {longest} frames are more than a packed segment holds")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage(self, step: int) -> Stage:
+        """The stage that a step (from 0) belongs to."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read a TOML file. Raises ConfigError: one line with the first thing that is wrong."""
+        try:
+            raw = tomllib.loads(path.read_text())
+        except OSError as e:
+            raise ConfigError(f"{path}: {e.strerror}") from e
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path}: not TOML: {e}") from e
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{path}: {where + ': ' if where else ''}{message}") from e

@@ -1,0 +1,96 @@
+"""Batches from the packed cache: crops, flips, time reversal. A batch depends on seed, rank and step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.degrade import SCALE
+from model.training import cache
+from model.training.config import ConfigError, Stage, TrainConfig
+
+Frames = npt.NDArray[np.uint8]
+
+
+class Sampler:
+    """Draws training batches. Raises ConfigError where the cache holds too little for the configuration."""
+
+    def __init__(self, folder: Path, config: TrainConfig, rank: int = 0) -> None:
+        self.config = config
+        self.rank = rank
+        clips, photos = cache.read(folder, "clips"), cache.read(folder, "photos")
+        for kind, segments, share in (("clips", clips, 1 - config.photo_share), ("photos", photos, config.photo_share)):
+            if share > 0 and not segments:
+                raise ConfigError(f"the cache holds no {kind}, and photo_share is {config.photo_share}")
+        self.sources = _by_source(clips), _by_source(photos)
+
+    def batch(self, step: int, stage: Stage) -> tuple[Tensor, Tensor]:
+        """LR and HR of one step: uint8 [B, T, p, p, 3] and [B, T, 4 p, 4 p, 3]."""
+        rng = np.random.default_rng([self.config.seed, self.rank, step])
+        pairs = [self._item(stage, rng) for _ in range(stage.batch)]
+        return torch.from_numpy(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs]))
+
+    def _item(self, stage: Stage, rng: np.random.Generator) -> tuple[Frames, Frames]:
+        sources = self.sources[int(rng.random() < self.config.photo_share)]
+        segment = _pick(sources, stage, rng)
+        clean = rng.random() < self.config.clean_share
+        lr = segment.lr["bi"] if clean else segment.uploads[int(rng.integers(len(segment.uploads)))]
+        t, h, w, _ = lr.shape
+        start, p = int(rng.integers(t - stage.frames + 1)), stage.patch
+        # of two places take the one with more detail: flat sky teaches nothing
+        places = [(int(rng.integers(h - p + 1)), int(rng.integers(w - p + 1))) for _ in range(2)]
+        y, x = max(places, key=lambda place: _detail(lr[start, place[0] : place[0] + p, place[1] : place[1] + p]))
+        times = slice(start, start + stage.frames)
+        low = lr[times, y : y + p, x : x + p]
+        y, x, p = y * SCALE, x * SCALE, p * SCALE
+        high = segment.hr[times, y : y + p, x : x + p]
+        for axis in range(3):  # time, rows, columns
+            if rng.random() < 0.5:
+                low, high = np.flip(low, axis), np.flip(high, axis)
+        if rng.random() < 0.5:
+            low, high = low.swapaxes(1, 2), high.swapaxes(1, 2)
+        return low, high
+
+    def batches(self, start: int, stop: int, stage: Callable[[int], Stage]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the steps from `start` to `stop`, prepared ahead in a thread."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: list[Future[tuple[Tensor, Tensor]]] = []
+            for step in range(start, stop + 3):
+                if step < stop:
+                    ahead.append(pool.submit(self.batch, step, stage(step)))
+                if len(ahead) > 3 or (step >= stop and ahead):
+                    yield ahead.pop(0).result()
+
+
+def to_model(frames: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B, T, H, W, 3] to float [B, T, 3, H, W] in [0, 1]."""
+    return frames.to(device).permute(0, 1, 4, 2, 3).float().div_(255)
+
+
+def _by_source(segments: list[cache.Segment]) -> list[list[cache.Segment]]:
+    """Segments grouped by the file they come from, so that a long video counts no more than a short one."""
+    groups: dict[str, list[cache.Segment]] = {}
+    for segment in segments:
+        groups.setdefault(segment.name.rsplit(".", 1)[0], []).append(segment)
+    return list(groups.values())
+
+
+def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Generator) -> cache.Segment:
+    for _ in range(100):
+        group = sources[int(rng.integers(len(sources)))]
+        segment = group[int(rng.integers(len(group)))]
+        t, h, w, _ = segment.lr["bi"].shape
+        if t >= stage.frames and h >= stage.patch and w >= stage.patch:
+            return segment
+    raise ConfigError(f"hardly a packed segment has {stage.frames} frames of {stage.patch} x {stage.patch} LR pixels")
+
+
+def _detail(patch: Frames) -> float:
+    green = patch[..., 1].astype(np.int16)
+    return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())

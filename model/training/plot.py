@@ -1,0 +1,32 @@
+"""A picture of a run: loss and validation PSNR over the steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def plot(rows: list[dict[str, float]], path: Path) -> None:
+    """Write the log's rows as PNG; without matplotlib (extra `train`) nothing is written."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    losses = [(row["step"], row["loss"]) for row in rows if row["loss"] > 0]
+    if losses:
+        left.plot(*zip(*losses, strict=True), linewidth=0.8)
+        left.set_yscale("log")
+    left.set(xlabel="step", ylabel="Charbonnier loss")
+    for name in ("psnr_bi", "psnr_up0"):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            label = "bicubic LR" if name == "psnr_bi" else "H.264 LR"
+            right.plot(*zip(*points, strict=True), marker=".", label=label)
+    right.set(xlabel="step", ylabel="validation Y-PSNR, dB")
+    if right.lines:
+        right.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,46 @@
+"""PSNR on the validation clips, to choose checkpoints by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from model import degrade, metrics
+from model.network import BasicVSR
+from model.training import cache
+from model.training.data import to_model
+
+
+def validate(network: BasicVSR, folder: Path, device: torch.device) -> dict[str, float]:
+    """Mean Y-PSNR over the packed validation clips, in dB: `psnr_bi` and `psnr_up0` (compressed); empty without clips.
+
+    `network` is used as it is: on `device`, in its own type.
+    """
+    sums: dict[str, list[float]] = {}
+    network.eval()
+    with torch.inference_mode():
+        for segment in cache.read(folder, "val"):
+            for version, low in segment.lr.items():
+                lr = to_model(torch.from_numpy(low[None].copy()), device)
+                frames = degrade.to_uint8(network(lr)[0].float().cpu() * 255)
+                sums.setdefault(f"psnr_{version}", []).append(_clip_psnr(frames, segment))
+    return {name: fmean(values) for name, values in sums.items()}
+
+
+def bicubic(folder: Path) -> dict[str, float]:
+    """The same of MATLAB's bicubic interpolation: what any network has to beat."""
+    sums: dict[str, list[float]] = {}
+    for segment in cache.read(folder, "val"):
+        for version, low in segment.lr.items():
+            lr = torch.from_numpy(low.copy()).permute(0, 3, 1, 2)
+            frames = torch.stack([degrade.to_uint8(degrade.bicubic_up(frame)) for frame in lr])
+            sums.setdefault(f"psnr_{version}", []).append(_clip_psnr(frames, segment))
+    return {name: fmean(values) for name, values in sums.items()}
+
+
+def _clip_psnr(frames: Tensor, segment: cache.Segment) -> float:
+    hr = torch.from_numpy(segment.hr.copy()).permute(0, 3, 1, 2)
+    return fmean(metrics.psnr_y(a, b) for a, b in zip(frames, hr, strict=True))
