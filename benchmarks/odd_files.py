@@ -62,7 +62,8 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
 def _checked(out: Path, times: list[int], spec: OutputSpec) -> str:
     with av.open(str(out)) as container:
         stream = next(s for s in container.streams.video if s.width == spec.width)
-        seen = [frame.pts * frame.time_base for frame in container.decode(stream) if frame.pts is not None and frame.time_base]
+        frames = container.decode(stream)
+        seen = [frame.pts * frame.time_base for frame in frames if frame.pts is not None and frame.time_base]
         audio = len(container.streams.audio)
     expected = [pts * spec.time_base for pts in times]
     return f"{'all times kept' if seen == expected else 'TIMES DIFFER'}, {audio} audio"

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Disposition, Stream
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from media.container import open_untrusted, video_stream
@@ -21,6 +21,7 @@ from media.errors import MediaError
 from media.limits import Limits
 from media.spec import OutputSpec
 from media.timing import decoding_times, movie_timescale, reorder_depth
+from media.tracks import Track, add_attachments, add_track, goes_along
 
 AnyPacket: TypeAlias = "Packet[VideoStream] | Packet[Stream]"
 
@@ -50,7 +51,7 @@ def _join(
         target = stack.enter_context(_open_output(out, spec, original))
         try:
             video = _add_video(target, first.streams.video[0], video_stream(original), spec)
-            others = dict(_add_others(target, original, warnings))
+            others = dict(_add_others(target, original, spec.container, warnings))
             target.metadata.update(original.metadata)
             target.set_chapters(original.chapters())
             packets = heapq.merge(
@@ -92,21 +93,14 @@ def _add_video(target: OutputContainer, segment: VideoStream, original: VideoStr
     return stream
 
 
-def _add_others(target: OutputContainer, original: InputContainer, warnings: list[str]) -> Iterator[tuple[int, Stream]]:
+def _add_others(
+    target: OutputContainer, original: InputContainer, kind: str, warnings: list[str]
+) -> Iterator[tuple[int, Track]]:
     main = video_stream(original).index
     for stream in original.streams:
-        if stream.index == main or (stream.type == "video" and not stream.disposition & Disposition.attached_pic):
-            continue
-        if stream.type not in ("audio", "subtitle", "video"):
-            continue
-        try:
-            copy = target.add_stream_from_template(stream, opaque=True)
-        except (ValueError, av.error.FFmpegError) as e:
-            warnings.append(f"{stream.type} track {stream.index} could not be kept: {e}")
-            continue
-        copy.metadata.update(stream.metadata)
-        copy.disposition = stream.disposition
-        yield stream.index, copy
+        if stream.index != main and goes_along(stream) and (track := add_track(target, kind, stream, warnings)):
+            yield stream.index, track
+    add_attachments(target, kind, original.streams.attachments, warnings)
 
 
 def _video_packets(
@@ -146,19 +140,15 @@ def _times(path: Path) -> list[int]:
         return [p.pts for p in container.demux(video=0) if p.size and p.pts is not None]
 
 
-def _other_packets(original: InputContainer, streams: dict[int, Stream]) -> Iterator[tuple[Fraction, AnyPacket]]:
-    if not streams:
+def _other_packets(original: InputContainer, tracks: dict[int, Track]) -> Iterator[tuple[Fraction, AnyPacket]]:
+    if not tracks:
         return
     time = Fraction(0)
     try:
-        for packet in original.demux([original.streams[index] for index in streams]):
-            if not packet.size:
-                continue
-            if packet.dts is None:
-                packet.dts = packet.pts
+        for packet in original.demux([original.streams[index] for index in tracks]):
             if packet.dts is not None:
                 time = max(time, packet.dts * packet.time_base)
-            packet.stream = streams[packet.stream_index]
-            yield time, packet
+            for out in tracks[packet.stream_index if packet.size else packet.stream.index].packets(packet):
+                yield time, out
     except av.error.FFmpegError:
         return

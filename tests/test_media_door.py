@@ -64,6 +64,7 @@ def _png_video(path: Path, images: list[bytes]) -> None:
 
 
 _FTYP = struct.pack(">I4s4sI4s", 20, b"ftyp", b"isom", 0, b"isom")
+_DEPTHS = range(9000, 0, -1)
 _WAVE = (
     b"RIFF"
     + struct.pack("<I", 8036)
@@ -93,7 +94,7 @@ TEXTS: dict[str, tuple[str, bytes]] = {
     "zip": ("clip.mp4", b"PK\x03\x04" + bytes(range(64))),
     "elf": ("clip.mkv", b"\x7fELF" + bytes(200)),
     "mp4 without a track": ("clip.mp4", _FTYP + struct.pack(">I4s", 8, b"moov")),
-    "boxes within boxes": ("clip.mp4", _FTYP + b"".join(struct.pack(">I4s", 8 * n, b"moov") for n in range(9000, 0, -1))),
+    "boxes within boxes": ("clip.mp4", _FTYP + b"".join(struct.pack(">I4s", 8 * n, b"moov") for n in _DEPTHS)),
     "endless box": ("clip.mp4", _FTYP + struct.pack(">I4sQ", 1, b"moov", 2**63 - 1)),
 }  # fmt: skip
 

@@ -1,0 +1,161 @@
+"""The tracks that go along with the video: copied where the container can hold them, else converted, else named."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import av
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import AttachmentStream, Disposition, Stream
+from av.subtitles.stream import SubtitleStream
+
+# What libav's muxer says it takes, and then does not.
+_NOT_REALLY: Final = {("mov", "flac"), ("mov", "opus"), ("mov", "vorbis")}
+_AUDIO_INSTEAD: Final = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
+_TEXT_INSTEAD: Final = {"mp4": "mov_text", "mov": "mov_text", "mkv": "subrip", "webm": "webvtt"}
+_TEXT_CODECS: Final = {"mov_text", "subrip", "ass", "ssa", "webvtt", "text"}
+_USUAL_LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+# The encoders for text want a style sheet to start from, though nothing here goes through them.
+_STYLES: Final = (
+    b"[Script Info]\r\nScriptType: v4.00+\r\n\r\n[V4+ Styles]\r\nFormat: Name, Fontname, Fontsize, PrimaryColour, "
+    b"SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, "
+    b"BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding\r\nStyle: Default,Arial,16,&Hffffff,"
+    b"&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,0\r\n\r\n[Events]\r\nFormat: Layer, Start, End, Style, "
+    b"Name, MarginL, MarginR, MarginV, Effect, Text\r\n"
+)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One track on its way: packets of the source in, packets of `target` out."""
+
+    target: Stream
+
+    def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
+        """What comes out for one packet; for the empty one at the end, what was held back."""
+        if packet.size:
+            if packet.dts is None:
+                packet.dts = packet.pts
+            packet.stream = self.target
+            yield packet
+
+
+@dataclass(frozen=True)
+class TranscodedAudio(Track):
+    """Sound in a codec that the container can't hold, encoded anew."""
+
+    source: AudioStream
+    encoder: AudioStream
+
+    def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
+        """Decode and encode."""
+        try:
+            frames = self.source.decode(packet if packet.size else None)
+        except av.error.FFmpegError:
+            frames = []  # a broken packet is silence, not the end
+        for frame in frames:
+            yield from self.encoder.encode(frame)
+        if not packet.size:
+            yield from self.encoder.encode(None)
+
+
+@dataclass(frozen=True)
+class ConvertedText(Track):
+    """Subtitles as text in the form of another container; styles are lost, words and times are kept."""
+
+    codec: str
+
+    def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
+        """Unpack the text and pack it anew."""
+        if not packet.size or packet.pts is None:
+            return
+        text = plain_text(self.codec, bytes(packet)).encode()
+        if self.target.codec_context.name == "mov_text":
+            text = struct.pack(">H", len(text)) + text
+        out: Packet[Stream] = Packet(text)
+        out.time_base, out.pts, out.dts, out.duration = packet.time_base, packet.pts, packet.pts, packet.duration
+        out.is_keyframe, out.stream = True, self.target
+        yield out
+
+
+def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list[str]) -> Track | None:
+    """Add a track for `stream` of the source to a container of a kind (mp4, mkv, …); None, and a warning, if it
+    can't be kept."""
+    name = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
+    what = f"{stream.type} track {stream.index} ({name})"
+    track: Track | None = None
+    if stream.codec_context is not None and (kind, name) not in _NOT_REALLY:
+        try:
+            track = Track(target.add_stream_from_template(stream, opaque=True))
+        except (ValueError, av.error.FFmpegError):
+            track = None
+    if track is None:
+        try:
+            track = _converted(target, kind, stream, name)
+        except (ValueError, av.error.FFmpegError):
+            track = None
+        if track is not None:
+            into = track.target.codec_context.codec.canonical_name
+            warnings.append(f"{what} was converted to {into}, as {kind} can't hold it")
+    if track is None:
+        warnings.append(f"{what} is left out, as {kind} can't hold it")
+        return None
+    track.target.metadata.update({k: v for k, v in stream.metadata.items() if k not in ("vendor_id", "encoder")})
+    track.target.disposition = stream.disposition
+    return track
+
+
+def _converted(target: OutputContainer, kind: str, stream: Stream, name: str) -> Track | None:
+    if isinstance(stream, AudioStream) and stream.codec_context is not None:
+        codec = _AUDIO_INSTEAD[kind]
+        rate = 48000 if codec == "libopus" else stream.codec_context.sample_rate
+        layout = stream.codec_context.layout.name
+        if layout.endswith("channels"):  # AVI and others say how many, not where they sit
+            layout = _USUAL_LAYOUTS.get(stream.codec_context.channels, "stereo")
+        encoder = target.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(encoder, AudioStream)
+        return TranscodedAudio(encoder, stream, encoder)
+    if isinstance(stream, SubtitleStream) and name in _TEXT_CODECS:
+        text = target.add_stream(_TEXT_INSTEAD[kind])
+        assert isinstance(text, SubtitleStream)
+        text.codec_context.subtitle_header = _STYLES
+        text.time_base = stream.time_base
+        return ConvertedText(text, name)
+    return None
+
+
+def add_attachments(
+    target: OutputContainer, kind: str, attachments: tuple[AttachmentStream, ...], warnings: list[str]
+) -> None:
+    """Fonts and other files: kept in mkv, named elsewhere."""
+    for stream in attachments:
+        name = stream.metadata.get("filename", f"attachment {stream.index}")
+        if kind == "mkv":
+            target.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+        else:
+            warnings.append(f"the attachment {name} is left out, as {kind} can't hold it")
+
+
+def goes_along(stream: Stream) -> bool:
+    """Whether it is sound, subtitles, or cover art."""
+    if stream.type == "video":
+        return bool(stream.disposition & Disposition.attached_pic)
+    return stream.type in ("audio", "subtitle")
+
+
+def plain_text(codec: str, data: bytes) -> str:
+    """The words of one subtitle packet, without its codec's packing and marks."""
+    if codec == "mov_text":
+        size = int.from_bytes(data[:2], "big")
+        return data[2 : 2 + size].decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\0\n")
+    if codec in ("ass", "ssa"):
+        text = text.split(",", 8)[-1]
+        return re.sub(r"\{[^}]*\}", "", text).replace("\\N", "\n").replace("\\n", "\n").replace("\\h", " ")
+    return re.sub(r"<[^>]*>|\{\\[^}]*\}", "", text)

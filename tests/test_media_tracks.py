@@ -1,0 +1,102 @@
+"""Sound, subtitles and attachments: copied where the container holds them, else converted or named."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from media.probe import probe
+from media.tracks import plain_text
+from tests.media_support import packets, upscale, write_clip
+
+LINES = [(40, 200, "Hello"), (280, 160, "Second <i>line</i>\nand third")]
+
+
+def _sound(codec: str, rate: int = 48000) -> Any:
+    return lambda target: [(target.add_stream(codec, rate=rate, layout="mono"), 0)]
+
+
+def _with_subtitles(path: Path) -> Path:
+    """A Matroska file with SubRip subtitles and a font."""
+    plain = write_clip(path.with_suffix(".plain.mkv"))
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        video = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        text: Any = target.add_stream("subrip")
+        text.codec_context.subtitle_header = b"[Script Info]\r\n\r\n[Events]\r\n"
+        text.metadata["language"] = "fra"
+        target.add_attachment("font.ttf", "font/ttf", b"not really a font")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                target.mux(packet)
+        for start, duration, words in LINES:
+            line: Any = av.Packet(words.encode())
+            line.stream, line.time_base, line.pts, line.dts = text, Fraction(1, 1000), start, start
+            line.duration = duration
+            target.mux(line)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["aac", "libmp3lame", "ac3", "flac", "libopus", "pcm_s16le"])
+def test_sound_that_mp4_holds_is_copied(tmp_path: Path, codec: str) -> None:
+    source = write_clip(tmp_path / "in.mkv", tone=_sound(codec))
+    result = upscale(source, tmp_path)
+    assert result.warnings == ()
+    before, after = packets(source, "audio"), packets(result.path, "audio")
+    assert [data for _, data in before] == [data for _, data in after]
+    # Matroska counts milliseconds.
+    assert max(abs(a - b) for (a, _), (b, _) in zip(before, after, strict=True)) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ms", "pcm_mulaw", "pcm_u8"])
+def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec: str) -> None:
+    source = write_clip(tmp_path / "in.avi", codec="mpeg4", tone=_sound(codec, 16000))
+    result = upscale(source, tmp_path)
+    assert len(result.warnings) == 1
+    assert "converted to aac" in result.warnings[0]
+    (track,) = probe(result.path).audio
+    assert (track.codec, track.sample_rate, track.channels) == ("aac", 16000, 1)
+    with av.open(str(source)) as a, av.open(str(result.path)) as b:
+        lengths = [sum(frame.samples for frame in container.decode(audio=0)) for container in (a, b)]
+    assert abs(lengths[0] - lengths[1]) <= 2048
+
+
+def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
+    result = upscale(_with_subtitles(tmp_path / "in.mkv"), tmp_path)
+    assert [w.split(" is ")[0].split(" was ")[0] for w in result.warnings] == [
+        "subtitle track 1 (subrip)",
+        "the attachment font.ttf",
+    ]
+    info = probe(result.path)
+    assert [(s.codec, s.language) for s in info.subtitles] == [("mov_text", "fra")]
+    said = [(time, plain_text("mov_text", data)) for time, data in packets(result.path, "subtitles")]
+    assert [line for line in said if line[1]] == [
+        (Fraction(40, 1000), "Hello"),
+        (Fraction(280, 1000), "Second line\nand third"),
+    ]
+
+
+def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) -> None:
+    source = _with_subtitles(tmp_path / "in.mkv")
+    result = upscale(source, tmp_path, container="mkv")
+    assert result.warnings == ()
+    info = probe(result.path)
+    assert info.attachments == ("font.ttf",)
+    assert packets(source, "subtitles") == packets(result.path, "subtitles")
+
+
+@pytest.mark.parametrize(
+    ("codec", "data", "words"),
+    [
+        ("ass", b"0,0,Default,,0,0,0,,{\\i1}One, two{\\i0}\\Nthree", "One, two\nthree"),
+        ("webvtt", b"<v Anna>Hi</v>", "Hi"),
+        ("mov_text", b"\x00\x02Hi\x00\x00\x00\x0cstyl", "Hi"),
+        ("subrip", b"a\r\nb\xff", "a\nb\ufffd"),
+    ],
+)
+def test_words_are_unpacked(codec: str, data: bytes, words: str) -> None:
+    assert plain_text(codec, data) == words
