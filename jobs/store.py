@@ -180,6 +180,12 @@ class JobStore:
                 pipe.hset(_key(job_id), "ticket", ticket)
                 pipe.execute()
 
+    def tidy(self, job_id: str) -> None:
+        """Remove the ticket of a job that is over, in case the worker died between the job's end and the ticket's."""
+        with unavailable():
+            if self._drop_ticket(job_id):
+                self.redis.hdel(_key(job_id), "ticket")
+
     def forget(self, job_id: str) -> bool:
         """Remove the document of a job that is over; whether there was one."""
         with unavailable():
@@ -331,10 +337,11 @@ class JobStore:
         number = int(self.redis.incr(f"{PREFIX}tickets"))
         return tickets.push(self.redis, job_id, number, priority, front=front, timeout=self.job_timeout, pipe=pipe)
 
-    def _drop_ticket(self, job_id: str) -> None:
+    def _drop_ticket(self, job_id: str) -> bool:
         ticket = cast("bytes | None", self.redis.hget(_key(job_id), "ticket"))
         if ticket is not None:
             tickets.drop(self.redis, ticket.decode())
+        return ticket is not None
 
 
 _PLAIN: Final = frozenset({"state", "token", "beat", "request", "ticket", "attempt", "deaths", "died_at", "died_there"})

@@ -26,7 +26,7 @@ from processes import wait_until
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     return settings.model_copy(
-        update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 1.5, "janitor_seconds": 0.2, "min_free_gb": 0.0}
+        update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 3.0, "janitor_seconds": 0.2, "min_free_gb": 0.0}
     )
 
 
@@ -201,6 +201,18 @@ def test_an_idle_worker_stops_and_a_worker_needs_its_model(quick: Settings, tmp_
     assert lost.wait(60) == 1
     assert len(lost.log.strip().splitlines()) == 1, lost.log
     assert "nonsense" in lost.log
+
+
+def test_a_job_whose_files_are_gone_fails(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    job_id = submit(store, storage, clip)
+    storage.remove(job_id)
+    with crew(quick, tmp_path):
+        job = wait_for(store, job_id)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert "files are gone" in job.error.detail
 
 
 def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path) -> None:

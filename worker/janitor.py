@@ -23,6 +23,9 @@ from jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 
+_LAST_BREATH = timedelta(seconds=30)
+"""By then the worker that ended a job has put its own things in order, or never will."""
+
 
 class Janitor:
     """Cleans every `janitor_seconds` in a thread of its own; several may do so at once.
@@ -78,12 +81,15 @@ class Janitor:
             return []
         age, settings = self._now() - job.finished_at, self._settings
         removed = []
+        if age > _LAST_BREATH:
+            self._store.tidy(job.id)
         result, source = self._storage.result_path(job.id), self._storage.input_path(job.id)
         if age > timedelta(hours=settings.history_ttl_hours) and self._store.forget(job.id):
             self._storage.remove(job.id)
             return [f"job {job.id}"]
         if job.state is JobState.DONE:
-            self._storage.remove_work(job.id)  # in case the worker died right after it had published
+            if age > _LAST_BREATH:
+                self._storage.remove_work(job.id)  # in case the worker died right after it had published
             if age > timedelta(hours=settings.input_ttl_hours) and source.exists():
                 source.unlink(missing_ok=True)
                 removed.append(f"input of {job.id}")
