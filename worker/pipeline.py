@@ -213,7 +213,6 @@ def _infer(
         for group, last in groups(frames, chunk, 0 if state is not None else lookahead):
             if stop.is_set() or not group:
                 return
-            begun = time.perf_counter()
             times.extend(frame.pts for frame in group)
             read_to = group[-1].pts
             rgb: Any = np.stack([frame.rgb for frame in group])
@@ -221,7 +220,7 @@ def _infer(
             result = model.forward(rgb, state, lookahead=lookahead, last=last, routing=order.options.routing)
             state = None if last else result.state
             pts = [times.popleft() for _ in result.frames]
-            yield _Chunk(result, pts, list(times), read_to, last, time.perf_counter() - begun)
+            yield _Chunk(result, pts, list(times), read_to, last, result.seconds)
             del rgb, result
     except Abandoned:
         return
