@@ -45,6 +45,8 @@ class VideoReader:
     frames come through shared memory. Every `pts` is above the one before. After the last frame, `damage` says what
     was wrong and was got over.
 
+    Iterate in the thread that made it: the process ends with that thread, so that it never outlives a killed worker.
+
     Args:
         path: the file.
         start_after_pts: leave out the frames up to and including this time; the rest is as if read from the start.

@@ -19,6 +19,8 @@ from typing import Any, Final, Self
 from media import errors
 from media.limits import Limits
 
+# No settings, keys or tokens: the process has no use for them, and may fall into wrong hands.
+_KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _LINE_LIMIT: Final = 16 * 2**20
 _ERRORS: Final = {
     name: getattr(errors, name) for name in ("UnsupportedFile", "UnusableVideo", "DecoderCrashed", "MediaError")
@@ -55,7 +57,8 @@ class Sandbox:
             bufsize=0,
             pass_fds=share,
             cwd=Path(__file__).parent.parent,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={name: os.environ[name] for name in _KEPT if name in os.environ}
+            | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         request = pickle.dumps({"do": do, "arguments": arguments, "limits": limits, "writes_below": writes_below})
         self.send(len(request).to_bytes(8, "little") + request)
