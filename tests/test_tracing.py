@@ -64,7 +64,7 @@ def test_a_trace_goes_through_the_queue(collector: Collector, data_dir: Path, tm
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     up = Up(data_dir, SKIPVSR_OTLP_ENDPOINT=collector.url)
     try:
-        up.wait_for("is ready")
+        up.wait_for("SkipVSR is ready")
         with clip.open("rb") as file:
             job = httpx.post(f"{up.url}/upscale", files={"file": file}).json()
         wait_until(lambda: up.get(f"/jobs/{job['id']}")["state"] == "done", 60, "the job was not done")
