@@ -142,6 +142,27 @@ def _options(args: argparse.Namespace) -> JobOptions:
     return JobOptions(**given)
 
 
+def _train(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import train
+
+    return train.run(args.config, args.cache, args.out)
+
+
+def _eval(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import eval as evaluation
+
+    return evaluation.run(
+        args.gt,
+        lr=args.lr,
+        how=args.degrade,
+        model=args.model,
+        routing=args.routing,
+        frames=args.frames,
+        out=args.json,
+        weights_dir=settings.weights,
+    )
+
+
 # ---- their arguments ------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +201,20 @@ def _parser() -> argparse.ArgumentParser:
 
     models = command("models", _models, "list the models")
     models.add_argument("--fetch", action="store_true", help="get the official BasicVSR weights")
+
+    train = command("train", _train, "train a network, or go on with a run that was stopped")
+    train.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in model/training/configs")
+    train.add_argument("--cache", type=Path, required=True, metavar="DIR", help="where data is packed, once")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets weights, log, plot and state")
+
+    evaluate = command("eval", _eval, "measure a model's quality over clips")
+    evaluate.add_argument("--gt", type=Path, required=True, metavar="DIR", help="clips: videos, or folders of PNG")
+    evaluate.add_argument("--lr", type=Path, metavar="DIR", help="their LR versions, under the same names")
+    evaluate.add_argument("--degrade", default="bi", metavar="HOW", help="made by bi (default), bd or h264:CRF")
+    evaluate.add_argument("--model", default="auto")
+    evaluate.add_argument("--routing", default="off", help="off, balanced or fast (default: off)")
+    evaluate.add_argument("--frames", type=int, metavar="N", help="the first N of each clip (default: all)")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
 
     bench.add_arguments(command("bench", _bench, "measure speed and quality on this machine"))
     return parser

@@ -36,7 +36,7 @@ def decode(path: Path) -> Iterator[Frames]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
-                yield frame.to_ndarray(format="rgb24")
+                yield _rgb(frame)
     except FFmpegError as e:
         raise ValueError(f"{path.name}: cannot be decoded ({e.strerror})") from e
 
@@ -69,6 +69,10 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
 
 
+def _rgb(frame: VideoFrame) -> Frames:
+    return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+
+
 def _has_pictures(path: Path) -> bool:
     return path.is_dir() and any(p.suffix.lower() in PICTURES for p in path.iterdir())
 
@@ -92,12 +96,12 @@ def h264(frames: Frames, crf: int, preset: str = "veryfast", fps: int = 25) -> F
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as source:
         decoded = [
             frame.reformat(
                 format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG
             ).to_ndarray()
-            for frame in container.decode(video=0)
+            for frame in source.decode(video=0)
         ]
     assert len(decoded) == t
     return np.ascontiguousarray(np.stack(decoded)[:, :h, :w])

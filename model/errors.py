@@ -4,6 +4,7 @@ ModelError
 ├── UnknownModel      no model of that name
 ├── MissingWeights    known, but its weights file is not here; says how to get it
 ├── BadWeights        a weights file that is not what it should be
+├── ConfigError       a training configuration, or its data, that cannot be used (`model.training.config`)
 ├── StateMismatch     a recurrent state that does not belong to this model or this size
 └── DeviceError       the device asked for is not there, or ran out of memory
 """

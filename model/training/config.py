@@ -8,10 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.errors import ModelError
 from model.network import NetworkConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(ModelError):
     """The configuration cannot be used; one line that says where and why."""
 
 

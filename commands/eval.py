@@ -1,0 +1,163 @@
+"""`skipvsr eval`: quality of a model over clips, as the papers count it, with time and what was skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from commands.errors import CommandError
+from media import dataset
+from model import degrade, metrics
+from model.engine import Frames, Upscaler, groups, load_model
+from model.routing import RoutingReport
+from model.state import RecurrentState
+
+MAX_DB = 100.0
+"""What a frame equal to the ground truth counts in a mean."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip. Quality: means over its frames, nothing cropped; `speedup` against dense time on this machine."""
+
+    clip: str
+    model: str
+    routing: str
+    frames: int
+    psnr_y: float
+    psnr_rgb: float
+    ssim_y: float
+    bicubic_psnr_y: float
+    flicker: float
+    """Mean absolute error of the change from frame to frame, in levels of Y."""
+    ms_per_frame: float
+    skip_ratio: float
+    speedup: float
+
+
+def degraded(hr: Frames, how: str) -> Frames:
+    """LR [T, h, w, 3] of ground truth [T, H, W, 3]: `bi`, `bd`, or `h264:CRF` (BI, then H.264). Raises CommandError."""
+    name, _, crf = how.partition(":")
+    if name in ("bi", "h264"):
+        low = _each(hr, degrade.bi)
+    elif how == "bd":
+        low = _each(hr, degrade.bd)
+    else:
+        raise CommandError(f"--degrade {how}: must be bi, bd or h264:CRF")
+    if (name == "bi" and not crf) or name == "bd":
+        return low
+    if name != "h264" or not crf.isdigit() or int(crf) > 51:
+        raise CommandError(f"--degrade {how}: must be bi, bd or h264:CRF with a CRF of 0 to 51")
+    return dataset.h264(low.astype(np.uint8), int(crf), "medium")
+
+
+def score(upscaler: Upscaler, name: str, hr: Frames, lr: Frames, routing: str, chunk: int, lookahead: int) -> Row:
+    """Upscale `lr` [T, h, w, 3] as a job would, and hold it against `hr` [T, 4 h, 4 w, 3]."""
+    dense_ms, _, dense = _upscale(upscaler, lr, "off", chunk, lookahead)
+    ms, skipped, frames = (
+        (dense_ms, 0.0, dense) if routing == "off" else _upscale(upscaler, lr, routing, chunk, lookahead)
+    )
+    out, gt, low = _planar(frames), _planar(hr), _planar(lr)
+    pairs = list(zip(out, gt, strict=True))
+    bicubic = [degrade.to_uint8(degrade.bicubic_up(frame)) for frame in low]
+    changes = [metrics.flicker(out[i - 1], out[i], gt[i - 1], gt[i]) for i in range(1, len(gt))]
+    return Row(
+        clip=name,
+        model=upscaler.name,
+        routing=routing,
+        frames=len(gt),
+        psnr_y=fmean(min(metrics.psnr_y(a, b), MAX_DB) for a, b in pairs),
+        psnr_rgb=fmean(min(metrics.psnr(a, b), MAX_DB) for a, b in pairs),
+        ssim_y=fmean(metrics.ssim_y(a, b) for a, b in pairs),
+        bicubic_psnr_y=fmean(min(metrics.psnr_y(a, b), MAX_DB) for a, b in zip(bicubic, gt, strict=True)),
+        flicker=fmean(changes) if changes else 0.0,
+        ms_per_frame=ms,
+        skip_ratio=skipped,
+        speedup=dense_ms / ms,
+    )
+
+
+def run(
+    gt: Path,
+    *,
+    lr: Path | None,
+    how: str,
+    model: str,
+    routing: str,
+    frames: int | None,
+    out: Path | None,
+    weights_dir: Path,
+    chunk: int = 24,
+    lookahead: int = 4,
+    device: str = "auto",
+) -> int:
+    """Evaluate over the clips in folder `gt`, LR from `lr` or made by `how`; prints rows, writes JSON to `out`."""
+    upscaler = load_model(model, weights_dir=weights_dir, device=device)
+    rows = []
+    try:
+        for path in dataset.clips(gt):
+            hr = dataset.clip(path, frames)
+            h, w = (side // degrade.SCALE * degrade.SCALE for side in hr.shape[1:3])
+            hr = np.ascontiguousarray(hr[:, :h, :w])
+            low = degraded(hr, how) if lr is None else dataset.clip(_same_name(path, lr), frames)
+            if (low.shape[0], low.shape[1] * degrade.SCALE, low.shape[2] * degrade.SCALE) != hr.shape[:3]:
+                raise CommandError(f"{path.name}: LR {low.shape[:3]} is no quarter of the ground truth {hr.shape[:3]}")
+            row = score(upscaler, path.stem, hr, low, routing, chunk, lookahead)
+            rows.append(row)
+            print(_text(row), flush=True)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    gain = fmean(r.psnr_y for r in rows) - fmean(r.bicubic_psnr_y for r in rows)
+    print(f"mean of clips: {fmean(r.psnr_y for r in rows):.3f} dB, {gain:+.3f} dB over bicubic")
+    if out is not None:
+        part = out.with_name(f".{out.name}.part")
+        part.write_text(json.dumps({"degrade": how, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        os.replace(part, out)  # noqa: PTH105 (says what it does)
+    return 0
+
+
+def _text(r: Row) -> str:
+    return (
+        f"{r.clip:<18} {r.model} {r.routing}  Y {r.psnr_y:.3f} dB (bicubic {r.bicubic_psnr_y:.3f})  "
+        f"RGB {r.psnr_rgb:.3f}  SSIM {r.ssim_y:.4f}  flicker {r.flicker:.3f}  {r.ms_per_frame:.1f} ms  "
+        f"skipped {r.skip_ratio:.1%}  {r.speedup:.2f}x"
+    )
+
+
+def _same_name(path: Path, folder: Path) -> Path:
+    found = [p for p in folder.iterdir() if p.stem == path.stem] if folder.is_dir() else []
+    if len(found) != 1:
+        raise CommandError(f"{folder}: holds no clip named {path.stem}")
+    return found[0]
+
+
+def _upscale(upscaler: Upscaler, lr: Frames, routing: str, chunk: int, lookahead: int) -> tuple[float, float, Frames]:
+    """(ms a frame, skip ratio, frames) of a clip as one stream."""
+    state: RecurrentState | None = None
+    done: list[Frames] = []
+    reports: list[RoutingReport] = []
+    for group, last in groups(lr, chunk, lookahead):
+        result = upscaler.forward(np.stack(group), state, lookahead=lookahead, last=last, routing=routing)
+        state = result.state
+        done.append(result.frames)
+        reports += result.reports
+    total = sum(r.units_total for r in reports)
+    ms = 1000 * fmean(r.seconds for r in reports)
+    frames: Frames = np.concatenate(done).astype(np.uint8, copy=False)
+    return ms, sum(r.units_skipped for r in reports) / total if total else 0.0, frames
+
+
+def _planar(frames: Frames) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+
+
+def _each(frames: Frames, how: object) -> Frames:
+    assert callable(how)
+    return np.stack([degrade.to_uint8(how(x)).permute(1, 2, 0).numpy() for x in _planar(frames)])

@@ -1,0 +1,23 @@
+"""`skipvsr train`: pack the data once, then train; a run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from media import dataset
+from model.training.config import TrainConfig
+from model.training.loop import run as train
+from model.training.prepare import Codec, prepare
+
+
+def run(config: Path, cache: Path, out: Path) -> int:
+    """Train as `config` says, with data packed in `cache`, into the folder `out`. Raises ModelError."""
+    settings = TrainConfig.load(config)
+    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264)
+    prepare(settings.data, cache, codec, settings.seed, _say)
+    print(f"weights: {train(settings, cache, out, _say)}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,145 @@
+"""Training: it learns, it is reproducible, it survives SIGKILL, and it says what is wrong with a configuration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.degrade import bi
+from model.training import cache
+from model.training.checkpoint import read_log
+from model.training.config import ConfigError, TrainConfig
+from model.training.loop import run
+from model.training.motion import moving_clip
+from model.training.prepare import each
+from model.weights import load_file
+
+CONFIG = """
+seed = 3
+flow_steps = 2
+warmup = 2
+log_every = 2
+val_every = 10
+checkpoint_every = 4
+photo_share = 1.0
+precision = "fp32"
+threads = 1
+[network]
+channels = 8
+blocks = 1
+[data]
+photos = ["photos"]
+[[stages]]
+steps = 30
+batch = 2
+frames = 3
+patch = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    for i in range(3):
+        hr = moving_clip(photo, photo[::-1].copy(), 5, 96, rng)
+        cache.write(folder, "val" if i == 2 else "photos", f"squares.{i}", hr, {"bi": each(hr, bi)})
+    (folder / "config.toml").write_text(CONFIG)
+    return folder
+
+
+def curve(out: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(out / "log.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def straight(packed, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("straight")
+    run(TrainConfig.load(packed / "config.toml"), packed, out, lambda line: None)
+    return out
+
+
+def test_a_run_learns_and_leaves_weights_that_load(straight):
+    rows = curve(straight)
+    losses = [row["loss"] for row in rows if row["loss"]]
+    assert rows[-1]["step"] == 32
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert "psnr_bi" in rows[-1]
+    assert load_file(straight / "last.safetensors").config.channels == 8
+    assert (straight / "best.safetensors").exists()
+
+
+def test_the_same_seed_gives_the_same_run(packed, straight, tmp_path):
+    run(TrainConfig.load(packed / "config.toml"), packed, tmp_path, lambda line: None)
+    assert curve(tmp_path) == curve(straight)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from model.training.config import TrainConfig
+from model.training.loop import run
+packed, out = Path(sys.argv[1]), Path(sys.argv[2])
+run(TrainConfig.load(packed / "config.toml"), packed, out, lambda line: print(line, flush=True))
+"""
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(packed, straight, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, packed, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 10/"):  # past the checkpoint of step 8, and rows past it are in the log
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    assert read_log(tmp_path / "log.jsonl")[-1]["step"] < 32
+    said: list[str] = []
+    run(TrainConfig.load(packed / "config.toml"), packed, tmp_path, said.append)
+    assert said[0].startswith("goes on at step ")
+    assert curve(tmp_path) == curve(straight)
+
+
+def test_a_batch_is_aligned_and_depends_on_its_step_alone(packed):
+    from model.training.data import Sampler
+
+    config = TrainConfig.load(packed / "config.toml")
+    sampler = Sampler(packed, config)
+    lr, hr = sampler.batch(5, config.stages[0])
+    again, _ = sampler.batch(5, config.stages[0])
+    other, _ = sampler.batch(6, config.stages[0])
+    assert (lr == again).all()
+    assert not (lr == other).all()
+    blocks = hr.view(2, 3, 16, 4, 16, 4, 3).float().mean(dim=(3, 5))  # flips and crops hit LR and HR alike
+    assert (blocks - lr.float()).abs().mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("steps = 30", "steps = 0"), "stages.0.steps: Input should be greater than or equal to 1"),
+        (("seed = 3", "sead = 3"), "sead: Extra inputs are not permitted"),
+        (('photos = ["photos"]', ""), "name at least one folder in clips or photos"),
+        (("frames = 3", "frames = 300"), "300 frames are more than a packed segment holds"),
+        (("[network]", "[network"), "not TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_is_said_in_one_line(tmp_path, change, message):
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG.replace(*change))
+    with pytest.raises(ConfigError) as error:
+        TrainConfig.load(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_cache_is_refused(tmp_path, packed):
+    with pytest.raises(ConfigError, match="the cache holds no photos"):
+        run(TrainConfig.load(packed / "config.toml"), tmp_path, tmp_path / "out", lambda line: None)
