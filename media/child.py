@@ -56,10 +56,10 @@ def say(message: dict[str, Any]) -> None:
         data = data[os.write(_OUT, data) :]
 
 
-def _probe(path: Path, limits: Limits) -> Iterator[dict[str, Any]]:
+def _probe(path: Path, target: str, limits: Limits) -> Iterator[dict[str, Any]]:
     from media.inspection import inspect
 
-    yield {"info": to_plain(inspect(path, limits))}
+    yield {"info": to_plain(inspect(path, limits, target))}
 
 
 def _decode(path: Path, start_after_pts: int | None, memory: int, limits: Limits) -> Iterator[dict[str, Any]]:

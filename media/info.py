@@ -94,4 +94,4 @@ class MediaInfo:
     """File names of attachments (fonts, for the most part)."""
     chapters: int = 0
     warnings: tuple[str, ...] = ()
-    """What cannot be kept, or will be changed, whatever the output."""
+    """What cannot be kept, or will be changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,13 +24,14 @@ from media.errors import UnusableVideo
 from media.headers import chroma_location
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 from media.limits import Limits
+from media.tracks import MUXERS, add_attachments, add_track, goes_along
 
 _PACKETS_TO_FIRST_FRAME = 300
 _INTERLACED_ORDERS = range(2, 6)  # AV_FIELD_TT … AV_FIELD_BT
 
 
-def inspect(path: Path, limits: Limits) -> MediaInfo:
-    """Open the file, decode its first frame, and say what it is.
+def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
+    """Open the file, decode its first frame, and say what it is, and what of it a `target` (mp4, …) can't hold.
 
     Raises:
         UnsupportedFile, UnusableVideo, OverLimit: as `media.probe.probe` says.
@@ -50,6 +52,7 @@ def inspect(path: Path, limits: Limits) -> MediaInfo:
             warnings.append("only the best of the video tracks is upscaled; the others are left out")
         if container.streams.data:
             warnings.append("data tracks (time codes, telemetry) are left out")
+        warnings += _foreseen(container, stream, target)
         return MediaInfo(
             container=container_name(container),
             duration_seconds=duration,
@@ -81,6 +84,17 @@ def inspect(path: Path, limits: Limits) -> MediaInfo:
             chapters=len(container.chapters()),
             warnings=tuple(warnings),
         )
+
+
+def _foreseen(container: InputContainer, main: VideoStream, kind: str) -> list[str]:
+    """What joining will say of the other tracks, found by adding them to a file that is never written."""
+    warnings: list[str] = []
+    target = av.open(io.BytesIO(), "w", format=MUXERS[kind])
+    for stream in container.streams:
+        if stream.index != main.index and goes_along(stream):
+            add_track(target, kind, stream, warnings)
+    add_attachments(target, kind, container.streams.attachments, warnings)
+    return warnings
 
 
 def first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame, str]:

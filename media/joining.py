@@ -21,7 +21,7 @@ from media.errors import MediaError
 from media.limits import Limits
 from media.spec import OutputSpec
 from media.timing import decoding_times, movie_timescale, reorder_depth
-from media.tracks import Track, add_attachments, add_track, goes_along
+from media.tracks import MUXERS, Track, add_attachments, add_track, goes_along
 
 AnyPacket: TypeAlias = "Packet[VideoStream] | Packet[Stream]"
 
@@ -77,10 +77,7 @@ def _open_output(out: Path, spec: OutputSpec, original: InputContainer) -> Outpu
             "video_track_timescale": str(spec.time_base.denominator),
             "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
         }
-    return av.open(str(out), "w", format=_MUXERS[spec.container], container_options=options)
-
-
-_MUXERS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
+    return av.open(str(out), "w", format=MUXERS[spec.container], container_options=options)
 
 
 def _add_video(target: OutputContainer, segment: VideoStream, original: VideoStream, spec: OutputSpec) -> VideoStream:

@@ -14,8 +14,8 @@ from media.sandbox import Sandbox
 __all__ = ["AudioInfo", "Color", "ColorRange", "Limits", "MediaInfo", "TrackInfo", "VideoInfo", "probe"]
 
 
-def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> MediaInfo:
-    """Say what the file is and what of it can't be kept.
+def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -> MediaInfo:
+    """Say what the file is, and in `warnings` what of it can't be kept in a `target` (mp4, mov, mkv or webm).
 
     The file is opened in a process of its own, with limits on memory, time, files and network.
 
@@ -28,7 +28,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> MediaInfo:
     """
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-    with Sandbox("probe", {"path": path.absolute()}, limits) as process:
+    with Sandbox("probe", {"path": path.absolute(), "target": target}, limits) as process:
         for message in process.messages():
             try:
                 return from_plain(MediaInfo, message["info"])

@@ -15,6 +15,9 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
+MUXERS: Final = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
+"""Containers of results, and libav's names for them."""
+
 # What libav's muxer says it takes, and then does not.
 _NOT_REALLY: Final = {("mov", "flac"), ("mov", "opus"), ("mov", "vorbis")}
 _AUDIO_INSTEAD: Final = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}

@@ -80,7 +80,7 @@ def upscale(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Upscaled:
     """Source to result as the worker does it, with pixels repeated ×4 in place of the network."""
-    info = probe(source, limits)
+    info = probe(source, limits, target=container)
     spec = output_spec(info, scale=scale, codec=codec, container=container, limits=limits)
     segments: list[Path] = []
     times: list[int] = []
@@ -94,7 +94,7 @@ def upscale(
                     times.append(frame.pts)
     out = folder / f"result.{container}"
     lost = assemble(segments, source, out, spec, limits=limits)
-    return Upscaled(out, info, spec, times, (*info.warnings, *reader.warnings, *lost), segments)
+    return Upscaled(out, info, spec, times, tuple(dict.fromkeys([*info.warnings, *reader.warnings, *lost])), segments)
 
 
 @dataclass(frozen=True)

@@ -367,7 +367,10 @@ def test_nonsense_from_the_process_is_an_error(clip: Path) -> None:
         def _line(self) -> bytes | None:
             return b"not json"
 
-    with Babbler("probe", {"path": clip}, DEFAULT_LIMITS) as process, pytest.raises(DecoderCrashed, match="nonsense"):
+    with (
+        Babbler("probe", {"path": clip, "target": "mp4"}, DEFAULT_LIMITS) as process,
+        pytest.raises(DecoderCrashed, match="nonsense"),
+    ):
         next(process.messages())
 
 

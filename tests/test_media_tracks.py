@@ -58,6 +58,7 @@ def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec:
     result = upscale(source, tmp_path)
     assert len(result.warnings) == 1
     assert "converted to aac" in result.warnings[0]
+    assert result.info.warnings == result.warnings, "said before the job starts"
     (track,) = probe(result.path).audio
     assert (track.codec, track.sample_rate, track.channels) == ("aac", 16000, 1)
     with av.open(str(source)) as a, av.open(str(result.path)) as b:
