@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.cuts import find_cuts
 from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
 from model.execute import Carried, normalised, run_chunk
@@ -84,8 +85,10 @@ class Upscaler:
 
         `frames` [T, H, W, 3] uint8 or uint16 RGB follow those of earlier calls; `state` is what the call before
         returned, None at the start. The last `lookahead` frames are held back until more come, or until `last` says
-        that none will. Raises StateMismatch where the state is another model's, or the frames have another size or
-        type than before, and DeviceError where the device is out of memory (the state given is still good then).
+        that none will. A scene cut starts both branches anew: frames before it get nothing from behind it, and those
+        after it are as if the stream began there. Raises StateMismatch where the state is another model's, or the
+        frames have another size or type than before, and DeviceError where the device is out of memory (the state given
+        is still good then).
         """
         started = time.perf_counter()
         numbers = preset(routing) if isinstance(routing, str) else routing
@@ -95,30 +98,51 @@ class Upscaler:
         if not emit:
             empty = np.empty((0, frames.shape[1] * SCALE, frames.shape[2] * SCALE, 3), frames.dtype)
             return ChunkResult(empty, replace(before, pending=stored), [])
+        cuts = find_cuts(stored, before.last)
+        parts: list[Tensor] = []
+        plans: list[ChunkPlan] = []
+        bounds = [0, *(cut for cut in cuts if cut), len(stored)]
+        for start, end in pairwise(bounds):
+            if start >= emit:
+                break  # a scene of the look-ahead alone: its turn comes
+            if start in cuts:
+                before = RecurrentState(self.fingerprint, stored[:0])
+            part, plan, before = self._scene(stored[start:end], min(end, emit) - start, before, numbers)
+            parts.append(part)
+            plans.append(plan)
+        after = replace(before, pending=stored[emit:].clone())
+        upscaled = torch.cat(parts) if len(parts) > 1 else parts[0]
+        out = upscaled.cpu().numpy()
+        seconds = (time.perf_counter() - started) / emit
+        dense = emit * (self._dense_seconds(stored) if numbers.mask else seconds)
+        reports = [report for plan in plans for report in self._reports(plan, seconds)]
+        return ChunkResult(out, after, reports, cuts=[cut for cut in cuts if cut < emit], dense_seconds=dense)
+
+    def _scene(
+        self, frames: Tensor, emit: int, before: RecurrentState, numbers: Preset
+    ) -> tuple[Tensor, ChunkPlan, RecurrentState]:
+        """Frames of one scene, of which the first `emit` are emitted: their HR frames, and the state after them."""
         index = 0 if before.index is None else int(before.index)
-        plan = plan_chunk(stored, emit, before.reference, index, numbers)
+        plan = plan_chunk(frames, emit, before.reference, index, numbers)
         try:
             upscaled, feat = run_chunk(
-                self.network, [normalised(frame) for frame in stored], plan, self._carried(before), stored.dtype
+                self.network, [normalised(frame) for frame in frames], plan, self._carried(before), frames.dtype
             )
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"{self.device} ran out of memory at {frames.shape[2]}x{frames.shape[1]} with {len(stored)} frames; "
+                f"{self.device} ran out of memory at {frames.shape[2]}x{frames.shape[1]} with {len(frames)} frames; "
                 "use a smaller chunk or a smaller model"
             ) from error
         after = RecurrentState(
             self.fingerprint,
-            pending=stored[emit:].clone(),
-            last=stored[emit - 1].clone(),
+            pending=frames[:0],
+            last=frames[emit - 1].clone(),
             feat=feat[0],
             hr=upscaled[-1].clone(),
             reference=plan.reference,
             index=torch.tensor(index + emit),
         )
-        out = upscaled.cpu().numpy()
-        seconds = (time.perf_counter() - started) / emit
-        dense = emit * (self._dense_seconds(stored) if numbers.mask else seconds)
-        return ChunkResult(out, after, self._reports(plan, seconds), dense_seconds=dense)
+        return upscaled, plan, after
 
     def _dense_seconds(self, stored: Tensor) -> float:
         """What a frame of this size takes densely: measured on the first frames of the first two chunks, then kept.
