@@ -66,7 +66,9 @@ def test_a_trace_goes_through_the_queue(collector: Collector, data_dir: Path, tm
     try:
         up.wait_for("SkipVSR is ready")
         with clip.open("rb") as file:
-            job = httpx.post(f"{up.url}/upscale", files={"file": file}).json()
+            answer = httpx.post(f"{up.url}/upscale", files={"file": file}, timeout=60)
+        assert answer.status_code == 202, answer.text
+        job = answer.json()
         wait_until(lambda: up.get(f"/jobs/{job['id']}")["state"] == "done", 60, "the job was not done")
         wait_until(lambda: any(name == "upscale" for _, name, _, _ in collector.spans), 15, str(collector.spans))
         wait_until(lambda: any("/upscale" in name for _, name, _, _ in collector.spans), 15, str(collector.spans))
