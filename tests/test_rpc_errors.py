@@ -28,7 +28,7 @@ FRAME = noise(1)[0].tobytes()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
-    settings = {"SKIPVSR_GRPC_IDLE_SECONDS": "2", "SKIPVSR_GRPC_MAX_MESSAGE_BYTES": "100000"}
+    settings = {"SKIPVSR_GRPC_IDLE_SECONDS": "4", "SKIPVSR_GRPC_MAX_MESSAGE_BYTES": "100000"}
     with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
         yield running
 
@@ -268,8 +268,8 @@ def test_drain(tmp_path: Path, redis_url: str) -> None:
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "stopping" in ended.value.details()
         hold.set()
-        assert server.process.wait(10) == 0
-        assert 2.5 < time.monotonic() - begun < 8
+        assert server.process.wait(20) == 0
+        assert 2.5 < time.monotonic() - begun < 20
 
 
 def test_a_killed_server(tmp_path: Path, redis_url: str) -> None:
