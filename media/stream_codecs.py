@@ -115,7 +115,7 @@ def decoder(coding: Coding) -> FrameDecoder:
         case Format.RGB24:
             return _RawRgb(coding)
         case Format.YUV420P | Format.NV12:
-            return _RawYuvDecoder(coding)
+            return _RawYuv(coding)
         case Format.JPEG | Format.PNG:
             return _PictureDecoder(coding)
         case Format.H264 | Format.HEVC:
@@ -128,7 +128,7 @@ def encoder(coding: Coding) -> FrameEncoder:
         case Format.RGB24:
             return _RawRgb(coding)
         case Format.YUV420P | Format.NV12:
-            return _RawYuvEncoder(coding)
+            return _RawYuv(coding)
         case Format.JPEG | Format.PNG:
             return _PictureEncoder(coding)
         case Format.H264 | Format.HEVC:
@@ -160,10 +160,10 @@ class _RawRgb:
         return Encoded(rgb.tobytes(), key=True)
 
 
-class _RawYuvDecoder:
+class _RawYuv:
     def __init__(self, coding: Coding) -> None:
         self._coding, self._color = coding, coding.color
-        self._reformatter = VideoReformatter()
+        self._from, self._to = VideoReformatter(), VideoReformatter()
 
     def decode(self, data: bytes, number: int) -> list[Decoded]:
         _check_bytes(data, self._coding)
@@ -174,19 +174,13 @@ class _RawYuvDecoder:
             source = np.frombuffer(data, np.uint8, rows * columns, offset)
             target[:rows, :columns] = source.reshape(rows, columns)
             offset += rows * columns
-        return [Decoded(_to_rgb(frame, self._color, self._reformatter), number)]
+        return [Decoded(_to_rgb(frame, self._color, self._from), number)]
 
     def flush(self) -> list[Decoded]:
         return []
 
-
-class _RawYuvEncoder:
-    def __init__(self, coding: Coding) -> None:
-        self._coding, self._color = coding, coding.color
-        self._reformatter = VideoReformatter()
-
     def encode(self, rgb: Rgb, *, key: bool) -> Encoded:
-        frame = _from_rgb(rgb, self._coding.format.value, self._color, self._reformatter)
+        frame = _from_rgb(rgb, self._coding.format.value, self._color, self._to)
         parts = []
         for plane, (rows, columns) in zip(frame.planes, _planes(self._coding), strict=True):
             source = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
@@ -238,7 +232,7 @@ class _PictureEncoder:
         else:
             frame = _from_rgb(rgb, self._pixel_format, self._color, self._reformatter)
         frame.pts, self._count = self._count, self._count + 1
-        return Encoded(_encode(self._context, frame, self._coding)[0], key=True)
+        return Encoded(bytes(_encode(self._context, frame, self._coding)[0]), key=True)
 
 
 class _VideoDecoder:
@@ -248,8 +242,7 @@ class _VideoDecoder:
         self._reformatter = VideoReformatter()
 
     def decode(self, data: bytes, number: int) -> list[Decoded]:
-        frames = _decode(self._context, data, self._coding, number)
-        return list(self._decoded(frames))
+        return list(self._decoded(_decode(self._context, data, self._coding, number)))
 
     def flush(self) -> list[Decoded]:
         try:
@@ -293,7 +286,7 @@ class _VideoEncoder:
         frame.pts, self._count = self._count, self._count + 1
         if key:
             frame.pict_type = av.video.frame.PictureType.I
-        packets = _encode_packets(self._context, frame, self._coding)
+        packets = _encode(self._context, frame, self._coding)
         return Encoded(b"".join(bytes(p) for p in packets), key=any(p.is_keyframe for p in packets))
 
 
@@ -324,11 +317,7 @@ def _decode(context: VideoCodecContext, data: bytes, coding: Coding, number: int
         ) from error
 
 
-def _encode(context: VideoCodecContext, frame: VideoFrame, coding: Coding) -> list[bytes]:
-    return [bytes(packet) for packet in _encode_packets(context, frame, coding)]
-
-
-def _encode_packets(context: VideoCodecContext, frame: VideoFrame, coding: Coding) -> list[av.Packet]:  # type: ignore[type-arg]
+def _encode(context: VideoCodecContext, frame: VideoFrame, coding: Coding) -> list[av.Packet]:  # type: ignore[type-arg]
     try:
         packets = context.encode(frame)
     except (av.error.FFmpegError, ValueError) as error:
