@@ -7,7 +7,6 @@ of the whole clip, for every chunk size, and with `lookahead=0` and one frame a 
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from model.routing import Preset, RoutingReport, preset
 from model.state import RecurrentState
 from model.weights import default_name, load_network
 
-CALIBRATION_FRAMES, CALIBRATION_ROUNDS = 4, 2
+CALIBRATION_FRAMES, CALIBRATION_ROUNDS = 4, 3
 """How the dense network's time is measured, once for each size of frame."""
 
 T = TypeVar("T")
@@ -145,22 +144,25 @@ class Upscaler:
         return upscaled, plan, after
 
     def _dense_seconds(self, stored: Tensor) -> float:
-        """What a frame of this size takes densely: measured on the first frames of the first two chunks, then kept.
+        """What a frame of this size takes densely: measured on the first frames of the first chunks, then kept.
 
-        Between the chunks of a real job, so under the load that the job has itself. The look-ahead's share is not
-        counted, which makes the speed-up that is told from it the smaller.
+        Between the chunks of a real job, so under the load that the job has itself. The fastest round counts, and the
+        look-ahead's share does not: both make the speed-up that is told from it the smaller.
         """
         sample = stored[:CALIBRATION_FRAMES]
         timings = self._dense_timings.setdefault((len(sample), *stored.shape[1:3], stored.dtype), [])
+        if not timings:
+            self._run_densely(sample)  # kernels are prepared for a size when they first meet it
         if len(timings) < CALIBRATION_ROUNDS:
             started = time.perf_counter()
-            run_chunk(
-                self.network, [normalised(f) for f in sample], dense_plan(sample, len(sample)), None, sample.dtype
-            )
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            self._run_densely(sample)
             timings.append((time.perf_counter() - started) / len(sample))
-        return statistics.median(timings)
+        return min(timings)
+
+    def _run_densely(self, frames: Tensor) -> None:
+        run_chunk(self.network, [normalised(f) for f in frames], dense_plan(frames, len(frames)), None, frames.dtype)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _carried(self, before: RecurrentState) -> Carried | None:
         if before.last is None or before.feat is None or before.hr is None:
