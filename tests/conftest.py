@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
         if name.startswith("SKIPVSR_"):
             monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """A command that is run in this process sends the log to what is its error stream now, and closed later."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = [h for h in root.handlers if h in handlers] + [h for h in handlers if h not in root.handlers]
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
