@@ -96,6 +96,9 @@ class JobMetrics(BaseModel):
     model_seconds: float = Field(0.0, description="Spent in the network.")
     encode_seconds: float = Field(0.0, description="Spent in encoding.")
     chunk_seconds: list[float] = Field(default_factory=list, description="Time in the network of each chunk.")
+    cuts: list[int] = Field(
+        default_factory=list, description="Frames, counted from 0, at which a new scene starts and the network anew."
+    )
     skip_ratio: float = Field(0.0, description="Fraction of (tile, block) units of the network that were not run.")
     speedup: float = Field(
         1.0, description="Dense network's time over this job's, measured on this machine at this size; 1: no gain."

@@ -312,7 +312,7 @@ class Progress(_message.Message):
     def __init__(self, frames_done: _Optional[int] = ..., frames_total: _Optional[int] = ..., fps: _Optional[float] = ..., eta_seconds: _Optional[float] = ...) -> None: ...
 
 class JobMetrics(_message.Message):
-    __slots__ = ("queue_seconds", "processing_seconds", "decode_seconds", "model_seconds", "encode_seconds", "skip_ratio", "speedup")
+    __slots__ = ("queue_seconds", "processing_seconds", "decode_seconds", "model_seconds", "encode_seconds", "skip_ratio", "speedup", "cuts")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROCESSING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -320,6 +320,7 @@ class JobMetrics(_message.Message):
     ENCODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SKIP_RATIO_FIELD_NUMBER: _ClassVar[int]
     SPEEDUP_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     processing_seconds: float
     decode_seconds: float
@@ -327,7 +328,8 @@ class JobMetrics(_message.Message):
     encode_seconds: float
     skip_ratio: float
     speedup: float
-    def __init__(self, queue_seconds: _Optional[float] = ..., processing_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., model_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., skip_ratio: _Optional[float] = ..., speedup: _Optional[float] = ...) -> None: ...
+    cuts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, queue_seconds: _Optional[float] = ..., processing_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., model_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., skip_ratio: _Optional[float] = ..., speedup: _Optional[float] = ..., cuts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("title", "status", "detail")

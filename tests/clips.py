@@ -9,6 +9,25 @@ import av
 import numpy as np
 
 
+def make_scenes(path: Path, *, frames: int, cuts: tuple[int, ...], width: int = 64, height: int = 48) -> Path:
+    """An H.264 clip of still colour ramps, another one from each cut on."""
+    x = np.tile(np.linspace(0, 1, width), (height, 1))
+    ramps = (
+        np.stack([240 * x, 200 * x, 90 * x], axis=-1),
+        np.stack([60 - 60 * x, 90 - 90 * x, 255 - 190 * x], axis=-1),
+    )
+    with av.open(str(path), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "20", "preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        for index in range(frames):
+            rgb = ramps[sum(index >= cut for cut in cuts) % 2]
+            frame = av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    return path
+
+
 def make_clip(path: Path, *, frames: int = 24, width: int = 32, height: int = 24, sound: bool = False) -> Path:
     """An H.264 clip of moving stripes with noise at 25 frames a second, with a sine as AAC if wanted."""
     random = np.random.default_rng(frames * 1000 + width)

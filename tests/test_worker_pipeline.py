@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clips import make_clip, times_of
+from clips import make_clip, make_scenes, times_of
 from jobs.schema import JobOptions
 from jobs.storage import Fenced
 from media.errors import UnsupportedFile
@@ -189,3 +189,13 @@ def test_ahead_lets_a_waiting_consumer_go() -> None:
             next(ahead)
         never.set()
         timer.join()
+
+
+def test_cuts_are_counted_from_the_start_of_the_job(model: Upscaler, tmp_path: Path) -> None:
+    """Two of them, in other chunks than the first, one of which is the start of a chunk; they survive a resumption."""
+    clip = make_scenes(tmp_path / "clip.mp4", frames=14, cuts=(6, 8))
+    work = order(clip, tmp_path / "w")
+    events = upscale(work, model)
+    next(event for event in events if isinstance(event, ChunkDone) and event.number == 1)
+    events.close()  # type: ignore[attr-defined]
+    assert finish(upscale(work, model)).metrics.cuts == [6, 8]

@@ -237,12 +237,14 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
     skipped = before.units_skipped + sum(report.units_skipped for report in reports)
     dense_seconds = before.dense_seconds + done.result.dense_seconds
     model_seconds = before.metrics.model_seconds + done.seconds
+    cuts = [*before.cuts, *(before.frames + cut for cut in done.result.cuts)]
     metrics = before.metrics.model_copy(
         update={
             "decode_seconds": before.metrics.decode_seconds + clock.take(),
             "model_seconds": model_seconds,
             "encode_seconds": before.metrics.encode_seconds + time.perf_counter() - begun,
             "chunk_seconds": [*before.metrics.chunk_seconds, done.seconds][-CHUNKS_REMEMBERED:],
+            "cuts": cuts,
             "skip_ratio": skipped / total if total else 0.0,
             "speedup": dense_seconds / model_seconds if model_seconds else 1.0,
         }
@@ -257,7 +259,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
             "units_total": total,
             "units_skipped": skipped,
             "dense_seconds": dense_seconds,
-            "cuts": [*before.cuts, *(before.frames + cut for cut in done.result.cuts)],
+            "cuts": cuts,
             "warnings": [*before.warnings, *clock.warnings] if done.last else before.warnings,
             "metrics": metrics,
         }
