@@ -66,26 +66,28 @@ def test_a_killed_workers_job_is_finished_by_another(
         wait_for_frames(store, job_id, 20)
         victim = holder(workers, store, job_id)
         busy_id = submit(store, storage, clip)  # for the other worker
-        waiting_id = submit(store, storage, clip)
+        # Enough to keep the other worker busy until the death is noticed, however fast the machine is.
+        waiting_ids = [submit(store, storage, clip) for _ in range(8)]
         victim.kill()
         killed = time.monotonic()
         wait_until(lambda: store.get(job_id).deaths == 1, 10, "the death was not noticed")
         assert time.monotonic() - killed < 6, "SKIPVSR_WORKER_LOST_SECONDS, and a few heartbeats"
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 1)
-        waiting, busy = wait_for(store, waiting_id), wait_for(store, busy_id)
-        assert waiting.started_at is not None
+        started = [wait_for(store, waiting_id).started_at for waiting_id in waiting_ids]
         assert job.started_at is not None
-        assert job.started_at < waiting.started_at, "it went to the front of the queue"
+        assert started[-1] is not None
+        assert job.started_at < started[-1], "it did not go to the front of the queue"
+        wait_for(store, busy_id)
         whole = storage.result_path(whole_id).read_bytes()
-        assert all(storage.result_path(i).read_bytes() == whole for i in (job_id, waiting_id, busy.id))
+        assert all(storage.result_path(i).read_bytes() == whole for i in (job_id, busy_id, *waiting_ids))
         again = chunks_computed_again(witness)
         assert again <= 1
         wait_until(lambda: not list(storage.root.glob("*/work-*")), 5, "working folders are left over")
 
 
 def chunks_computed_again(witness: Path) -> int:
-    """How many chunks a network has finished that one had finished before (three undisturbed jobs not counted)."""
+    """How many chunks a network has finished that one had finished before (undisturbed jobs not counted)."""
     ends = Counter(line.split()[2] for line in witness.read_text().splitlines() if " end " in line)
     usual = Counter(ends.values()).most_common(1)[0][0]
     return sum(count - usual for count in ends.values() if count > usual)
