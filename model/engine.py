@@ -25,7 +25,7 @@ from model.errors import DeviceError, StateMismatch
 from model.execute import Carried, normalised, run_chunk
 from model.network import SCALE, BasicVSR, NetworkConfig
 from model.plan import ChunkPlan, dense_plan, plan_chunk
-from model.routing import Preset, RoutingReport, preset
+from model.routing import LIGHT_OVERHEAD, Preset, RoutingReport, preset
 from model.state import RecurrentState
 from model.weights import default_name, load_network
 
@@ -90,7 +90,7 @@ class Upscaler:
         is still good then).
         """
         started = time.perf_counter()
-        numbers = preset(routing) if isinstance(routing, str) else routing
+        numbers = self._preset(routing) if isinstance(routing, str) else routing
         stored = self._join(frames, state)
         emit = len(stored) if last else max(len(stored) - lookahead, 0)
         before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
@@ -113,7 +113,7 @@ class Upscaler:
         upscaled = torch.cat(parts) if len(parts) > 1 else parts[0]
         out = upscaled.cpu().numpy()
         seconds = (time.perf_counter() - started) / emit
-        dense = emit * (self._dense_seconds(stored) if numbers.mask else seconds)
+        dense = emit * (self._dense_seconds(stored) if any(plan.halo for plan in plans) else seconds)
         reports = [report for plan in plans for report in self._reports(plan, seconds)]
         return ChunkResult(out, after, reports, cuts=[cut for cut in cuts if cut < emit], dense_seconds=dense)
 
@@ -142,6 +142,10 @@ class Upscaler:
             index=torch.tensor(index + emit),
         )
         return upscaled, plan, after
+
+    def _preset(self, name: str) -> Preset:
+        """The preset of that name, for this network."""
+        return preset(name, overhead=LIGHT_OVERHEAD) if self.config.tail == "light" else preset(name)
 
     def _dense_seconds(self, stored: Tensor) -> float:
         """What a frame of this size takes densely: measured on the first frames of the first chunks, then kept.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.boxes import Box, Cost, Mask, cover, dilate, paint
-from model.routing import OVERHEAD, TILE, Preset
+from model.routing import TILE, Preset
 
 Boxes = tuple[Box, ...]
 REFRESH_TILES = 8
@@ -39,7 +39,7 @@ class ChunkPlan:
     tiles: tuple[int, int]
     """Tiles in a column, in a row."""
     halo: int = 0
-    """`Preset.halo`."""
+    """`Preset.halo`; 0 in the dense plan, which has no crops."""
 
     def computed(self, boxes: Boxes) -> int:
         """How many tiles those boxes compute."""
@@ -59,12 +59,12 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     `frames` [T, H, W, 3] integers, of which the first `emit` are emitted; `reference` [H, W, 3] is that of the chunk
     before (`ChunkPlan.reference`), None at the start of a scene; `index` counts the frames since then.
     """
-    if not preset.mask:
-        return dense_plan(frames, emit)
     count, h, w = frames.shape[:3]
+    if not preset.mask or h * w < 3 * preset.overhead:
+        return dense_plan(frames, emit)
     shape = (-(-h // TILE), -(-w // TILE))
     planes = [_planes(frame) for frame in frames]
-    cost = Cost(TILE, preset.halo, OVERHEAD)
+    cost = Cost(TILE, preset.halo, preset.overhead)
     due = _refresh_turns(shape, preset.refresh)
     context = preset.halo // TILE + 2  # what a crop looks at in the neighbouring frame: its halo, and a tile for motion
 

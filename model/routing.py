@@ -25,6 +25,8 @@ class Preset:
     """LR pixels around a crop that are computed and thrown away."""
     refresh: int = 128
     """A tile is computed again after at most this many frames, whether it changed or not."""
+    overhead: int = 1500
+    """What one more crop costs, in LR pixels of dense work. Frames of less than three times that run densely."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame is computed densely."""
 
@@ -37,8 +39,8 @@ PRESETS = {
 }
 TILE = 8
 """Side of a tile in LR pixels."""
-OVERHEAD = 1500
-"""What one more crop costs, in LR pixels of dense work."""
+LIGHT_OVERHEAD = 12_000
+"""`Preset.overhead` of a light network: a call costs as much as for BasicVSR, a pixel a tenth of it."""
 
 
 def preset(name: str, **changes: float) -> Preset:
