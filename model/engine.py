@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -136,7 +137,7 @@ class Upscaler:
             self.fingerprint,
             pending=frames[:0],
             last=frames[emit - 1].clone(),
-            feat=feat[0],
+            feat=feat[0].contiguous(),  # here, not when it is saved: that is another thread (see `load_model`)
             hr=upscaled[-1].clone(),
             reference=plan.reference,
             index=torch.tensor(index + emit),
@@ -216,8 +217,16 @@ def load_model(
         set_threads(threads)
     if name == "auto":
         name = default_name(where, weights_dir)
-    network, fingerprint = load_network(name, weights_dir)
-    return Upscaler(name, network, fingerprint, where, dtype)
+
+    def load() -> Upscaler:
+        network, fingerprint = load_network(name, weights_dir)
+        return Upscaler(name, network, fingerprint, where, dtype)
+
+    # Each thread that runs torch on several cores keeps OpenMP threads of its own; where they are more than the cores,
+    # all of them sleep at each barrier, and BasicVSR takes 1.45 times as long. Loading, which is torch's work too, is
+    # therefore left to a thread that ends: the cores belong to the one that calls `forward`.
+    with ThreadPoolExecutor(1) as passing:
+        return passing.submit(load).result()
 
 
 def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:

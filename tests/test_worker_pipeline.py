@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,3 +201,25 @@ def test_cuts_are_counted_from_the_start_of_the_job(model: Upscaler, tmp_path: P
     next(event for event in events if isinstance(event, ChunkDone) and event.number == 1)
     events.close()  # type: ignore[attr-defined]
     assert finish(upscale(work, model)).metrics.cuts == [6, 8]
+
+
+def test_the_network_s_thread_has_the_cores_to_itself(tmp_path: Path) -> None:
+    """A second set of OpenMP threads in the process makes all of them sleep at barriers: 1.45 times the time."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=8, width=160, height=96)
+    (tmp_path / "w").mkdir()
+    script = f"""
+import os
+from pathlib import Path
+import torch
+from jobs.schema import JobOptions
+from model.engine import load_model
+from worker.pipeline import Order, upscale
+torch.set_num_threads(2)
+before = len(os.listdir("/proc/self/task"))
+model = load_model("tiny", weights_dir=Path(), device="cpu", precision="bf16", threads=2)
+for _ in upscale(Order(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), JobOptions(model="tiny", chunk=4)), model):
+    pass
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0"]
