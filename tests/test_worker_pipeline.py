@@ -217,7 +217,8 @@ from worker.pipeline import Order, upscale
 torch.set_num_threads(2)
 before = len(os.listdir("/proc/self/task"))
 model = load_model("tiny", weights_dir=Path(), device="cpu", precision="bf16", threads=2)
-for _ in upscale(Order(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), JobOptions(model="tiny", chunk=2, lookahead=1)), model):
+options = JobOptions(model="tiny", chunk=2, lookahead=1)
+for _ in upscale(Order(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), options), model):
     pass
 print(len(os.listdir("/proc/self/task")) - before)
 """
