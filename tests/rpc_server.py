@@ -90,13 +90,18 @@ def rpc_server(folder: Path, redis_url: str, **settings: str) -> Iterator[RpcSer
 
 
 class Proxy:
-    """Passes bytes between clients and a server, until `cut` closes all connections; new ones are taken again."""
+    """Passes bytes between clients and a server, until `cut` closes all connections; new ones are taken again.
+
+    After `silence` the connections that are there stay open, but nothing comes through any more: half-open, as when a
+    cable is pulled.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
+        self._silent: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -105,6 +110,9 @@ class Proxy:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._open.clear()
+
+    def silence(self) -> None:
+        self._silent.update(self._open)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -124,12 +132,12 @@ class Proxy:
                     self._threads.append(thread)
                     thread.start()
 
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                target.sendall(data)
-        for end in (source, target):
+                if source not in self._silent:
+                    target.sendall(data)
+        for end in () if source in self._silent else (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         source.close()

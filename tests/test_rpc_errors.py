@@ -20,7 +20,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from commands.embedded_redis import EmbeddedRedis
 from processes import wait_until
 from proto import upscaler_pb2 as pb
-from rpc_server import ROOT, RpcServer, details, noise, rpc_server
+from rpc_server import ROOT, Proxy, RpcServer, details, noise, rpc_server
+from service.client import StreamClient
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 FRAME = noise(1)[0].tobytes()
@@ -270,6 +271,41 @@ def test_drain(tmp_path: Path, redis_url: str) -> None:
         hold.set()
         assert server.process.wait(20) == 0
         assert 2.5 < time.monotonic() - begun < 20
+
+
+def test_a_half_open_connection_is_noticed(tmp_path: Path, redis_url: str) -> None:
+    """Nothing comes from the client any more, not even that it is gone: the server asks, and lets go of the stream."""
+    settings = {"SKIPVSR_GRPC_KEEPALIVE_SECONDS": "1", "SKIPVSR_GRPC_IDLE_SECONDS": "120"}
+    with rpc_server(tmp_path / "server", redis_url, **settings) as server:
+        before, proxy = server.files(), Proxy(server.port)
+        hold = threading.Event()
+
+        def requests() -> Iterator[pb.StreamRequest]:
+            yield config(routing="off")
+            yield frame(sequence=1)
+            hold.wait(60)
+
+        try:
+            with StreamClient(proxy.address) as client:
+                call = client.upscaler.Stream(requests())
+                token = next(call).config.session_token
+                assert next(call).frame.sequence == 1
+                time.sleep(3)
+                assert "broke off" not in server.log, "a silent client that answers pings is left alone"
+                proxy.silence()
+                silent = time.monotonic()
+                wait_until(lambda: "broke off" in server.log, 20, "the server waits on and on")
+                assert time.monotonic() - silent < 10
+                wait_until(lambda: server.files() <= before, 10, "its connection is still open")
+                with server.client() as back:
+                    resume = pb.Resume(session_token=token, last_received=1)
+                    answers = back.upscaler.Stream(iter([config(routing="off", resume=resume), frame(sequence=2)]))
+                    assert [answer.WhichOneof("message") for answer in answers] == ["config", "frame", "summary"]
+                hold.set()
+                call.cancel()
+        finally:
+            hold.set()
+            proxy.close()
 
 
 def test_a_killed_server(tmp_path: Path, redis_url: str) -> None:

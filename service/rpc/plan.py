@@ -12,12 +12,12 @@ from media.errors import MediaError
 from media.info import UNSPECIFIED, ColorRange
 from media.stream_codecs import Coding, Format
 from model.network import SCALE
+from model.routing import PRESETS
 from proto import upscaler_pb2 as pb
 from service.rpc.errors import invalid
 
 K = TypeVar("K")
 T = TypeVar("T")
-ROUTINGS: Final = ("off", "balanced", "fast")
 _DEFAULT_ROUTING: Final = "balanced"
 MOST_CHUNK: Final = 64
 MOST_LOOKAHEAD: Final = 64
@@ -125,8 +125,8 @@ def plan(config: pb.StreamConfig, settings: Settings, default_model: str) -> Pla
         frame_rate=rate,
     )
     routing = config.routing or _DEFAULT_ROUTING
-    if routing not in ROUTINGS:
-        raise invalid("config.routing", f"there is no {routing[:40]!r}; there are {', '.join(ROUTINGS)}")
+    if routing not in PRESETS:
+        raise invalid("config.routing", f"there is no {routing[:40]!r}; there are {', '.join(PRESETS)}")
     return Plan(
         source=_with_color(source),
         target=_with_color(_like(source, target)),

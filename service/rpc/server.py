@@ -90,6 +90,8 @@ def _server(settings: Settings) -> Any:
         ("grpc.keepalive_time_ms", keepalive),
         ("grpc.keepalive_timeout_ms", keepalive // 2),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.ping_timeout_ms", keepalive // 2),  # 60 s by default, whatever the time-out of keepalive
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
         ("grpc.so_reuseport", 0),  # a second server on the port is to fail, not to share
     ]
