@@ -84,8 +84,20 @@ def service_fps(client: httpx.Client, clip: Path, jobs: int, frames: int) -> flo
     return jobs * frames / seconds
 
 
+@dataclass(frozen=True)
+class Running:
+    """A service that runs."""
+
+    client: httpx.Client
+    """Of its HTTP API."""
+    grpc: str
+    """host:port of its gRPC server."""
+    parts: dict[str, int]
+    """Process id of api, worker and grpc (of `skipvsr up`; further workers are not named)."""
+
+
 @contextmanager
-def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[httpx.Client]:
+def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[Running]:
     """A running service with that many workers."""
     settings = Settings()
     env = os.environ | {
@@ -112,7 +124,16 @@ def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[ht
         ]
         while len(client.get("/readyz").json()["workers"]) < workers:
             time.sleep(0.2)
-        yield client
+        while not (grpc := re.search(r"gRPC server is ready: (\S+) ", log.read_text())):
+            time.sleep(0.2)
+        yield Running(client, grpc[1], _parts(processes[0].pid))
+
+
+def _parts(parent: int) -> dict[str, int]:
+    """The children of `skipvsr up` by the command that they run."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    commands = {Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[4:5][0].decode(): int(pid) for pid in children}
+    return {part: commands[part] for part in ("api", "worker", "grpc")}
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -136,14 +157,14 @@ def measure(clip: Path, model_name: str, workers: Sequence[int], rounds: int, th
     for number in workers:
         with (
             tempfile.TemporaryDirectory() as folder,
-            service(Path(folder), model.name, number, threads) as client,
+            service(Path(folder), model.name, number, threads) as running,
         ):
             bare_fps(model, frames[: _DEFAULTS.chunk])
-            service_fps(client, clip, number, len(frames))  # warm
+            service_fps(running.client, clip, number, len(frames))  # warm
             bare, served = [], []
             for _ in range(rounds):
                 bare.append(bare_fps(model, frames))
-                served.append(service_fps(client, clip, number, len(frames)))
+                served.append(service_fps(running.client, clip, number, len(frames)))
         ratio = median(served) / median(bare)
         yield Row(number, number, len(frames), median(bare), median(served), ratio)
 

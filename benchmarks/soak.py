@@ -1,0 +1,184 @@
+"""Full load for half an hour: does the memory of API, gRPC server and worker stay flat?
+
+    python -m benchmarks.soak [CLIP] [--minutes 30] [--model small] [--json OUT]
+
+`skipvsr up` runs as it would for a user. The worker always has a job waiting, and two gRPC streams run all the time,
+each begun anew after 200 frames. Resident memory (of a process with all that it has started) is read every ten seconds;
+the first tenth of the time counts as warming up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from benchmarks.report import machine, write_json
+from benchmarks.service import EXAMPLE, Running, service
+from media.reader import VideoReader
+from model.device import resolve_device
+from service.client import StreamClient
+
+_SAMPLE_SECONDS = 10.0
+_STREAMS = 2
+_STREAM_FRAMES = 200
+_MIB = 1 << 20
+
+
+class Load:
+    """Jobs back to back and streams all the time, until `end`."""
+
+    def __init__(self, running: Running, clip: Path) -> None:
+        self._running, self._clip = running, clip
+        with VideoReader(clip) as reader:
+            self._frames = [frame.rgb.astype(np.uint8) for frame in reader]
+        self.end = threading.Event()
+        self.counts = {
+            "jobs done": 0,
+            "jobs not done": 0,
+            "streams ended": 0,
+            "streams failed": 0,
+            "frames streamed": 0,
+        }
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._jobs)]
+        self._threads += [threading.Thread(target=self._streams) for _ in range(_STREAMS)]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End, after what is under way."""
+        self.end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _count(self, what: str, number: int = 1) -> None:
+        with self._lock:
+            self.counts[what] += number
+
+    def _jobs(self) -> None:
+        """Two at a time, so that one always waits; what is over is deleted, as a tidy client does."""
+        waiting: set[str] = set()
+        number = 0
+        while not self.end.is_set():
+            while len(waiting) < 2:
+                number += 1
+                waiting.add(self._post(number))
+            for job_id in list(waiting):
+                job = self._running.client.get(f"/jobs/{job_id}").raise_for_status().json()
+                if job["state"] in ("done", "failed", "cancelled"):
+                    waiting.remove(job_id)
+                    self._count("jobs done" if job["state"] == "done" else "jobs not done")
+                    self._fetch(job_id)
+            self.end.wait(0.5)
+        for job_id in waiting:
+            self._running.client.delete(f"/jobs/{job_id}")
+
+    def _post(self, number: int) -> str:
+        with self._clip.open("rb") as file:
+            fields = {"crf": str(18 + number % 10)}
+            answer = self._running.client.post("/upscale", files={"file": file}, data=fields)
+        return str(answer.raise_for_status().json()["id"])
+
+    def _fetch(self, job_id: str) -> None:
+        with self._running.client.stream("GET", f"/jobs/{job_id}/result") as answer:
+            for _ in answer.iter_bytes(1 << 20):
+                pass
+        self._running.client.delete(f"/jobs/{job_id}").raise_for_status()
+
+    def _streams(self) -> None:
+        height, width = self._frames[0].shape[:2]
+        while not self.end.is_set():
+            numbers = takewhile(lambda _: not self.end.is_set(), range(_STREAM_FRAMES))
+            frames = (self._frames[number % len(self._frames)] for number in numbers)
+            try:
+                with StreamClient(self._running.grpc) as client:
+                    for _ in client.stream(frames, width=width, height=height, chunk=2, lookahead=1):
+                        self._count("frames streamed")
+                self._count("streams ended")
+            except grpc.RpcError:
+                self._count("streams failed")
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process and all that it has started, in bytes."""
+    total, pids = 0, [pid]
+    while pids:
+        here = pids.pop()
+        try:
+            total += int(Path(f"/proc/{here}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            pids += [int(child) for task in _tasks(here) for child in (task / "children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total
+
+
+def _tasks(pid: int) -> list[Path]:
+    return list(Path(f"/proc/{pid}/task").iterdir())
+
+
+def soak(running: Running, clip: Path, minutes: float) -> tuple[list[dict[str, float]], dict[str, int]]:
+    """Samples (seconds since the start, bytes of each part), and what was done."""
+    load = Load(running, clip)
+    begun, samples = time.monotonic(), list[dict[str, float]]()
+    load.start()
+    try:
+        while (elapsed := time.monotonic() - begun) < 60 * minutes:
+            samples.append({"seconds": elapsed} | {part: resident(pid) for part, pid in running.parts.items()})
+            time.sleep(_SAMPLE_SECONDS)
+    finally:
+        load.stop()
+    return samples, load.counts
+
+
+def rows(samples: Sequence[dict[str, float]], parts: Sequence[str]) -> list[list[str]]:
+    """For each part its memory after warming up, in MiB: the highest of each third, what it grew by, the last."""
+    steady = samples[len(samples) // 10 :]
+    third = max(1, len(steady) // 3)
+    lines = []
+    for part in parts:
+        values = [sample[part] / _MIB for sample in steady]
+        first, middle, last = max(values[:third]), max(values[third:-third] or values), max(values[-third:])
+        figures = (first, middle, last, last - first, values[-1])
+        lines.append([part, *(f"{value:{'+' if index == 3 else ''}.0f}" for index, value in enumerate(figures))])
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load it, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path, nargs="?", default=EXAMPLE)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--threads", type=int, default=0, help="of worker and gRPC server each (0: one a core)")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    args = parser.parse_args(argv)
+    facts = machine(resolve_device("auto"))
+    with tempfile.TemporaryDirectory() as folder, service(Path(folder), args.model, 1, args.threads) as running:
+        samples, counts = soak(running, args.clip, args.minutes)
+        parts = list(running.parts)
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"{args.minutes:g} minutes: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    print(
+        f"{'MiB':8}"
+        + "".join(f"{name:>14}" for name in ("first third", "middle", "last third", "growth", "at the end"))
+    )
+    for name, *figures in rows(samples, parts):
+        print(f"{name:8}" + "".join(f"{figure:>14}" for figure in figures))
+    if args.json:
+        write_json(args.json, {"machine": facts, "minutes": args.minutes, "counts": counts, "samples": samples})
+
+
+if __name__ == "__main__":
+    main()
