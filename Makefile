@@ -47,8 +47,8 @@ docs: $(STAMP) ## write .env.example and README's table of settings from the set
 proto: $(STAMP) ## generate proto/*_pb2* from upscaler.proto (the generator is pinned; a test compares)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. proto/upscaler.proto
 
-bench: $(STAMP) ## measure, and print the table
-	$(BIN)/python -m benchmarks.service
+bench: $(STAMP) ## measure network, pipeline, service and gRPC: a table, bench/bench.json, bench/bench.png
+	$(BIN)/python -m benchmarks $(CLIP)
 
 clean: ## remove caches and what tests left
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

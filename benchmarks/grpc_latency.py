@@ -16,11 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,9 +54,9 @@ def main() -> None:
         batching(args)
     with server(args) as (address, process):
         if "latency" in args.parts:
-            latency(args, address)
+            show_latency(args, latency(args, address))
         if "fairness" in args.parts:
-            fairness(args, address)
+            show_fairness(fairness(args, address))
         if "soak" in args.parts:
             soak(args, address, process)
 
@@ -95,8 +95,8 @@ def clip(args: argparse.Namespace, count: int, size: tuple[int, int] | None = No
     return [np.roll(noise, 2 * index, axis=1) + ramp for index in range(count)]
 
 
-def latency(args: argparse.Namespace, address: str) -> None:
-    """One frame at a time: the client's round trip less the bare model's own time for the same frame, in turns."""
+def latency(args: argparse.Namespace, address: str) -> dict[str, NDArray[np.float64]]:
+    """One frame at a time, in ms: the client's round trip, and the bare model's time for the same frame, in turns."""
     frames = clip(args, args.frames + _WARM_UP)
     width, height = _size(args.size)
     model = load_model(
@@ -134,37 +134,63 @@ def latency(args: argparse.Namespace, address: str) -> None:
             assert result.frames[0].tobytes() == response.frame.data
             permit.release()
     trip, alone, inside = (1000 * np.array(values[_WARM_UP:]) for values in (round_trips, bare, reported))
-    added, paired = trip - inside, trip - alone
-    print(f"\nlatency at {args.size} RGB24, {args.model}, {len(trip)} frames, one at a time, in ms:")
+    return {
+        "bare model in this process": alone,
+        "round trip through gRPC": trip,
+        "added to the model's time there": trip - inside,
+        "round trip less bare model here": trip - alone,
+    }
+
+
+def show_latency(args: argparse.Namespace, found: dict[str, NDArray[np.float64]]) -> None:
+    """Print percentiles."""
+    count = len(next(iter(found.values())))
+    print(f"\nlatency at {args.size} RGB24, {args.model}, {count} frames, one at a time, in ms:")
     print(f"{'':34}{'least':>8}{'p50':>8}{'p95':>8}{'p99':>8}")
-    for name, values in (
-        ("bare model in this process", alone),
-        ("round trip through gRPC", trip),
-        ("added to the model's time there", added),
-        ("round trip less bare model here", paired),
-    ):
+    for name, values in found.items():
         print(f"{name:34}" + "".join(f"{np.percentile(values, p):8.2f}" for p in (0, 50, 95, 99)))
 
 
-def fairness(args: argparse.Namespace, address: str) -> None:
-    """Four streams at once against one alone: device time of each, frames of each, pixels in all."""
-    seconds = 10.0
+@dataclass(frozen=True)
+class Race:
+    """Several streams at once, all of them busy."""
+
+    name: str
+    sizes: list[tuple[int, int]]
+    frames: list[int]
+    device_seconds: list[float]
+    throughput: float
+    """Of all together: the sum of what each got, as a fraction of what a stream of its size gets alone."""
+
+    @property
+    def unfairness(self) -> float:
+        """How far the device time of a stream is from the mean of all, at most; a fraction of the mean."""
+        mean = sum(self.device_seconds) / len(self.device_seconds)
+        return max(abs(value - mean) / mean for value in self.device_seconds)
+
+
+def fairness(args: argparse.Namespace, address: str, seconds: float = 10.0) -> list[Race]:
+    """Four streams at once, of different sizes and of the same; before that, one of each size alone."""
     width, height = _size(args.size)
-    sizes = [(width, height), (width, height // 2), (width // 2, height), (width // 2, height // 2)]
-    alone = _race(args, address, [(width, height)], seconds)[0]
-    rate = alone[0] / seconds
-    print(f"\none stream alone: {rate:.2f} frames/s, device busy {alone[1] / seconds:.0%}")
-    for name, group in (("four of different sizes", sizes), ("four of the same size", [(width, height)] * 4)):
-        outcome = _race(args, address, group, seconds)
-        busy = [item[1] for item in outcome]
-        mean = sum(busy) / len(busy)
-        spread = max(abs(value - mean) / mean for value in busy)
+    different = [(width, height), (width, height // 2), (width // 2, height), (width // 2, height // 2)]
+    alone = {size: _race(args, address, [size], seconds / 2)[0][0] / (seconds / 2) for size in different}
+    races = []
+    for name, sizes in (("of different sizes", different), ("of the same size", [(width, height)] * 4)):
+        outcome = _race(args, address, sizes, seconds)
+        frames, busy = [item[0] for item in outcome], [item[1] for item in outcome]
+        throughput = sum(count / seconds / alone[size] for count, size in zip(frames, sizes, strict=True))
+        races.append(Race(name, sizes, frames, busy, throughput))
+    return races
+
+
+def show_fairness(races: Sequence[Race]) -> None:
+    """Print a line for each."""
+    print("\nfour streams at once, each as fast as it gets answers:")
+    for race in races:
         print(
-            f"{name}: frames {[item[0] for item in outcome]}, device seconds {[round(v, 2) for v in busy]}, "
-            f"furthest from the mean {spread:.1%}, device time in all / one alone {sum(busy) / alone[1]:.3f}"
+            f"  {race.name}: frames {race.frames}, device seconds {[round(v, 2) for v in race.device_seconds]}, "
+            f"furthest from the mean {race.unfairness:.1%}; throughput of all over one alone {race.throughput:.3f}"
         )
-        if group[0] == group[-1]:
-            print(f"   frames in all / one alone {sum(item[0] for item in outcome) / alone[0]:.3f}")
 
 
 def _race(
@@ -232,30 +258,45 @@ def batching(args: argparse.Namespace) -> None:
         print(f"  {width}x{height}: four passes {single:.1f}, one pass {together:.1f}, ratio {single / together:.2f}")
 
 
+_CLIENT = """
+import sys, random
+import numpy as np
+from service.client import StreamClient
+address, seed = sys.argv[1], int(sys.argv[2])
+chance = random.Random(seed)
+while True:
+    width, height = chance.choice([(32, 24), (64, 48), (160, 90)])
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    with StreamClient(address) as client:
+        stream = client.stream((frame for _ in range(40)), width=width, height=height, chunk=chance.choice([1, 2]))
+        assert len(list(stream)) == 40
+    print("ended", flush=True)
+"""
+
+
 def soak(args: argparse.Namespace, address: str, process: subprocess.Popen[str]) -> None:
-    """Clients that come and are killed at random; memory and descriptors of the server before and after."""
+    """Client processes that stream until SIGKILL hits them at random; the server's memory and descriptors."""
     chance = random.Random(0)
     end = time.monotonic() + 60 * args.soak_minutes
-    counts = {"ended": 0, "killed": 0, "refused": 0, "failed": 0}
     memory: list[int] = []
+    counts = {"streams ended": 0, "clients killed": 0, "clients failed": 0}
+    descriptors = _descriptors(process.pid)
 
-    def come_and_go(seed: int) -> None:
+    def one_after_another(seed: int) -> None:
         mine = random.Random(seed)
         while time.monotonic() < end:
-            width, height = mine.choice([(32, 24), (64, 48), (160, 90)])
-            frames, stop = clip(args, 4, (width, height)), mine.randint(1, 60)
-            killed = mine.random() < 0.5
-            with StreamClient(address) as client:
-                stream = client.stream((frames[i % 4] for i in range(40)), width=width, height=height, chunk=2)
+            command = [sys.executable, "-c", _CLIENT, address, str(mine.randrange(10**6))]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
                 try:
-                    for answer in stream:
-                        if killed and answer.sequence == stop:
-                            break  # the channel closes under it
-                    counts["killed" if killed and stop < 40 else "ended"] += 1
-                except grpc.RpcError as error:
-                    counts["refused" if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else "failed"] += 1
+                    client.wait(mine.uniform(2, 12))
+                    counts["clients failed"] += 1  # nothing but the kill below ends it
+                except subprocess.TimeoutExpired:
+                    client.kill()
+                    counts["clients killed"] += 1
+                assert client.stdout
+                counts["streams ended"] += len(client.stdout.read().splitlines())
 
-    threads = [threading.Thread(target=come_and_go, args=(chance.randrange(10**6),)) for _ in range(6)]
+    threads = [threading.Thread(target=one_after_another, args=(chance.randrange(10**6),)) for _ in range(4)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -266,8 +307,12 @@ def soak(args: argparse.Namespace, address: str, process: subprocess.Popen[str])
     print(
         f"\nsoak of {args.soak_minutes:g} minutes: {counts}; server's memory in MiB: highest of the first third "
         f"{max(memory[:third]) >> 20}, of the last {max(memory[-third:]) >> 20}, at the end "
-        f"{_resident(process.pid) >> 20}; descriptors at the end {len(list(Path(f'/proc/{process.pid}/fd').iterdir()))}"
+        f"{_resident(process.pid) >> 20}; its descriptors: {descriptors} before, {_descriptors(process.pid)} after"
     )
+
+
+def _descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def _resident(pid: int) -> int:

@@ -1,9 +1,9 @@
-"""What the service costs: frames a second from POST to done, against the bare model on the same frames.
+"""What pipeline and service cost: frames a second from POST to done, against the bare model on the same frames.
 
     python -m benchmarks.service [CLIP] [--model NAME] [--workers 1 2] [--rounds 3]
 
-`skipvsr up` runs as it would for a user, in a data folder of its own. Rounds are interleaved (bare, then service), so
-that what else the machine does hits both; figures are medians, ratios are of medians.
+`skipvsr up` runs as it would for a user, in a data folder of its own. Rounds are interleaved (bare, pipeline, service),
+so that what else the machine does hits all; figures are medians, ratios are of medians.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.reader import VideoReader
 from model.engine import Upscaler, groups, load_model
+from worker.pipeline import Order, upscale
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 _DEFAULTS = JobOptions()
@@ -43,8 +44,12 @@ class Row:
 
     workers: int
     jobs: int
+    threads: int
+    """Of each worker and of the bare model; 0: one a core."""
     frames: int
     bare_fps: float
+    pipeline_fps: float
+    """Of one job without a service, from file to file: decoding, model, encoding, checkpoints, joining."""
     service_fps: float
     ratio: float
 
@@ -58,6 +63,15 @@ def bare_fps(model: Upscaler, frames: Sequence[np.ndarray]) -> float:
         )
         state = result.state
     return len(frames) / (time.perf_counter() - begun)
+
+
+def pipeline_fps(model: Upscaler, clip: Path, frames: int) -> float:
+    """Frames a second of the worker's pipeline in this process, from file to file."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        for _ in upscale(Order(clip, Path(folder), _DEFAULTS), model):
+            pass
+        return frames / (time.perf_counter() - begun)
 
 
 def service_fps(client: httpx.Client, clip: Path, jobs: int, frames: int) -> float:
@@ -161,12 +175,13 @@ def measure(clip: Path, model_name: str, workers: Sequence[int], rounds: int, th
         ):
             bare_fps(model, frames[: _DEFAULTS.chunk])
             service_fps(running.client, clip, number, len(frames))  # warm
-            bare, served = [], []
+            bare, piped, served = [], [], []
             for _ in range(rounds):
                 bare.append(bare_fps(model, frames))
+                piped.append(pipeline_fps(model, clip, len(frames)))
                 served.append(service_fps(running.client, clip, number, len(frames)))
         ratio = median(served) / median(bare)
-        yield Row(number, number, len(frames), median(bare), median(served), ratio)
+        yield Row(number, number, threads, len(frames), median(bare), median(piped), median(served), ratio)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,9 +199,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(", ".join(f"{key} {value}" for key, value in facts.items()), highlight=False)
     show(
         console,
-        ["workers", "jobs at once", "frames a job", "bare model fps", "service fps", "service / bare"],
+        ["workers", "jobs at once", "frames a job", "bare model fps", "pipeline fps", "service fps", "service / bare"],
         [
-            [str(r.workers), str(r.jobs), str(r.frames), f"{r.bare_fps:.2f}", f"{r.service_fps:.2f}", f"{r.ratio:.2f}"]
+            [str(n) for n in (r.workers, r.jobs, r.frames)]
+            + [f"{value:.2f}" for value in (r.bare_fps, r.pipeline_fps, r.service_fps, r.ratio)]
             for r in rows
         ],
     )

