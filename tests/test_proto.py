@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from proto import upscaler_pb2 as pb
+from service.rpc.wire import FrameResponse, serialize
 
 ROOT = Path(__file__).parent.parent
 SOURCE = (ROOT / "proto" / "upscaler.proto").read_text()
@@ -55,3 +58,14 @@ def _check_enum(enum: EnumDescriptor) -> None:
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper()
     assert enum.values[0].name == f"{prefix}_UNSPECIFIED"
     assert all(value.name.startswith(f"{prefix}_") for value in enum.values)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300_000])
+def test_a_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None:
+    frame = pb.OutputFrame(sequence=2**63 - 1, pts=-5, skip_ratio=0.25, key_frame=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size,), dtype=np.uint8)
+    written = serialize(FrameResponse(frame, pixels.data))
+    frame.data = pixels.tobytes()
+    assert pb.StreamResponse.FromString(written) == pb.StreamResponse(frame=frame)
+    accepted = pb.StreamResponse(config=pb.StreamAccepted(output_width=7))
+    assert serialize(accepted) == accepted.SerializeToString()

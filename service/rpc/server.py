@@ -19,6 +19,7 @@ from jobs.settings import Settings
 from model.device import resolve_device, set_threads
 from proto import upscaler_pb2, upscaler_pb2_grpc
 from service.operations import Operations
+from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
 from service.rpc.jobs import JobService
 from service.rpc.models import Models
@@ -60,7 +61,7 @@ async def _serve(settings: Settings, models: Models, say: Callable[[str], None])
     jobs = JobService(settings, Operations.from_settings(settings))
     checks = health.aio.HealthServicer()
     server = _server(settings)
-    upscaler_pb2_grpc.add_UpscalerServiceServicer_to_server(upscaler, server)
+    wire.register(upscaler, server)
     upscaler_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

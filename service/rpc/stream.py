@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
+import numpy as np
 from grpc import StatusCode
 
 from jobs.settings import Settings
@@ -27,6 +28,7 @@ from service.rpc.errors import StreamError, invalid
 from service.rpc.network import Answers, Group, Groups, StreamNetwork
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Snapshot, Ticket
+from service.rpc.wire import FrameResponse
 
 T = TypeVar("T")
 _MOST_SEQUENCE: Final = 2**63 - 1
@@ -201,18 +203,22 @@ class LiveStream:
             del outcome
 
     async def _answer(self, context: Any, rgb: Rgb, ticket: Ticket, report: RoutingReport) -> None:
-        coded: Encoded = await self._coded(self._plan.target, self._encoder.encode, rgb, key=ticket.scene_start)
+        data: bytes | memoryview
+        if self._plan.target.format is codecs.Format.RGB24:
+            data, key = np.ascontiguousarray(rgb).data, True  # not copied before it is on the wire
+        else:
+            coded: Encoded = await self._coded(self._plan.target, self._encoder.encode, rgb, key=ticket.scene_start)
+            data, key = coded.data, coded.key
         frame = pb.OutputFrame(
             sequence=ticket.sequence,
             pts=ticket.pts,
-            data=coded.data,
             skip_ratio=report.skip_ratio,
             model_milliseconds=1000 * report.seconds,
             server_milliseconds=1000 * (time.monotonic() - ticket.arrived),
             scene_start=ticket.scene_start,
-            key_frame=coded.key,
+            key_frame=key,
         )
-        await context.write(pb.StreamResponse(frame=frame))
+        await context.write(FrameResponse(frame, data))
         now = time.monotonic()
         self._touched = now
         totals = self.session.totals
