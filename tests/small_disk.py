@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from subprocess import run
 
+import httpx
+
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from clips import make_clip  # noqa: E402
 from commands.embedded_redis import EmbeddedRedis  # noqa: E402
 from crew import crew, submit, wait_for, wait_for_frames  # noqa: E402
-from jobs.errors import StorageFull  # noqa: E402
+from http_server import serving  # noqa: E402
 from jobs.schema import Job, JobState  # noqa: E402
 from jobs.settings import Settings  # noqa: E402
 from jobs.storage import Storage  # noqa: E402
@@ -63,16 +65,24 @@ def main(folder: Path) -> None:
             storage.remove(whole_id)
 
             # at upload
-            ballast = fill(data)
-            try:
-                submit(store, storage, clip)
-            except (StorageFull, OSError) as error:
-                print(f"upload refused: {error}")
-            else:
-                raise AssertionError("a full disk took an upload")
-            ballast.unlink()
-            for path in storage.uploads.iterdir():
-                path.unlink()
+            with serving(settings) as service:
+                ballast = fill(data)
+                whole_form = httpx.Request("POST", service.url, files={"file": clip.read_bytes()})
+                form_type = {"content-type": whole_form.headers["content-type"]}
+                unannounced = iter([whole_form.read()])  # chunked: how much it is is known when it is there
+                for answer in (
+                    service.post(clip),
+                    service.client.post("/upscale", content=unannounced, headers=form_type),
+                ):
+                    assert answer.status_code == 507, answer.text
+                    assert answer.headers["content-type"] == "application/problem+json"
+                    print(f"upload refused: {answer.json()['detail']}")
+                    assert list(storage.uploads.iterdir()) == []
+                ballast.unlink()
+                assert service.post(clip, model="tiny").status_code == 202, "there is room again"
+                over = service.client.get("/jobs").json()["jobs"][0]["id"]
+                wait_for(store, over)
+                storage.remove(over)
 
             # before the start: the estimate says that it will not do
             job_id = submit(store, storage, clip, crf=0)
