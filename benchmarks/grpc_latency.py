@@ -32,6 +32,7 @@ from model.engine import load_model
 from model.state import RecurrentState
 from proto import upscaler_pb2 as pb
 from service.client import StreamClient
+from service.rpc.memory import keep_freed_memory
 
 _WARM_UP = 5
 Frames = NDArray[np.uint8]
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--soak-minutes", type=float, default=10.0)
     args = parser.parse_args()
     print(", ".join(f"{key} {value}" for key, value in machine(resolve_device(args.device)).items()))
+    keep_freed_memory()  # the client's buffers are as large as the server's
     if "batching" in args.parts:
         batching(args)
     with server(args) as (address, process):
