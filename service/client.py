@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from proto import upscaler_pb2 as pb
 from proto import upscaler_pb2_grpc
+from service.rpc import wire
 
 _ATTEMPTS: Final = 5
 """Connections in a row that may fail before the stream is given up."""
@@ -35,9 +36,10 @@ class Answer:
 
     sequence: int
     pts: int
-    data: bytes
+    data: bytes | memoryview
+    """The frame in the output's format."""
     rgb: NDArray[np.uint8] | None
-    """[4 H, 4 W, 3] where the output is RGB24."""
+    """[4 H, 4 W, 3] where the output is RGB24: the data, not a copy."""
     skip_ratio: float
     model_milliseconds: float
     server_milliseconds: float
@@ -73,6 +75,8 @@ class StreamClient:
         self.upscaler = upscaler_pb2_grpc.UpscalerServiceStub(self._channel)
         """The generated stub; its calls need `metadata`."""
         self.jobs = upscaler_pb2_grpc.JobServiceStub(self._channel)
+        self.frames = wire.caller(self._channel)
+        """`upscaler.Stream`, whose answers' data is not copied."""
 
     def stream(
         self,
@@ -159,23 +163,21 @@ class Stream:
 
     def _connection(self) -> Iterator[Answer]:
         window, ended = _Window(), threading.Event()
-        responses = self._client.upscaler.Stream(
+        responses = self._client.frames(
             self._requests(window, ended), metadata=self._client.metadata, timeout=self._timeout
         )
         self._call = responses
         try:
             for response in responses:
-                match response.WhichOneof("message"):
-                    case "config":
-                        self.accepted = response.config
-                        window.open(response.config)
-                    case "frame":
-                        frame = response.frame
-                        self._received = frame.sequence
-                        window.give_back()
-                        yield self._answer(frame)
-                    case "summary":
-                        self.summary = response.summary
+                if isinstance(response, wire.FrameResponse):
+                    self._received = response.frame.sequence
+                    window.give_back()
+                    yield self._answer(response)
+                elif response.WhichOneof("message") == "config":
+                    self.accepted = response.config
+                    window.open(response.config)
+                elif response.WhichOneof("message") == "summary":
+                    self.summary = response.summary
         finally:
             ended.set()
             window.close()
@@ -201,22 +203,26 @@ class Stream:
     def _next_frame(self) -> pb.InputFrame | None:
         if self._exhausted:
             return None
-        if self._upcoming is None:
-            self._upcoming = next(self._frames, None)
-        item, self._upcoming = self._upcoming, next(self._frames, None)
+        assert self.accepted is not None
+        if self.accepted.latency_frames == 0:
+            # Each frame is answered at once, the last one like any other: a live source is not waited for.
+            item = next(self._frames, None)
+            self._exhausted = item is None
+        else:
+            if self._upcoming is None:
+                self._upcoming = next(self._frames, None)
+            item, self._upcoming = self._upcoming, next(self._frames, None)
+            self._exhausted = self._upcoming is None
         if item is None:
-            self._exhausted = True
             return None
         sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
         pts, data = item if isinstance(item, tuple) else (sequence, item)
-        self._exhausted = self._upcoming is None
         frame = pb.InputFrame(
             sequence=sequence,
             pts=pts,
             data=data if isinstance(data, bytes) else data.tobytes(),
             end_of_stream=self._exhausted,
         )
-        assert self.accepted is not None
         if self.accepted.session_token:
             self._sent.append(frame)
             # The server goes back no further than to a state before the last answer that arrived.
@@ -224,16 +230,16 @@ class Stream:
                 self._sent.popleft()
         return frame
 
-    def _answer(self, frame: pb.OutputFrame) -> Answer:
-        accepted = self.accepted
+    def _answer(self, response: wire.FrameResponse) -> Answer:
+        accepted, frame = self.accepted, response.frame
         assert accepted is not None
         rgb = None
         if accepted.effective.output.format == pb.FRAME_FORMAT_RGB24:
-            rgb = np.frombuffer(frame.data, np.uint8).reshape(accepted.output_height, accepted.output_width, 3)
+            rgb = np.frombuffer(response.data, np.uint8).reshape(accepted.output_height, accepted.output_width, 3)
         return Answer(
             sequence=frame.sequence,
             pts=frame.pts,
-            data=frame.data,
+            data=response.data,
             rgb=rgb,
             skip_ratio=frame.skip_ratio,
             model_milliseconds=frame.model_milliseconds,

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proto import upscaler_pb2 as pb
-from service.rpc.wire import FrameResponse, serialize
+from service.rpc.wire import FrameResponse, parse, serialize
 
 ROOT = Path(__file__).parent.parent
 SOURCE = (ROOT / "proto" / "upscaler.proto").read_text()
@@ -67,5 +70,33 @@ def test_a_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None:
     written = serialize(FrameResponse(frame, pixels.data))
     frame.data = pixels.tobytes()
     assert pb.StreamResponse.FromString(written) == pb.StreamResponse(frame=frame)
+    parsed = parse(written)
+    assert isinstance(parsed, FrameResponse)
+    assert parsed.data == frame.data
+    frame.ClearField("data")
+    assert parsed.frame == frame
     accepted = pb.StreamResponse(config=pb.StreamAccepted(output_width=7))
     assert serialize(accepted) == accepted.SerializeToString()
+    assert parse(accepted.SerializeToString()) == accepted
+
+
+@given(st.binary(max_size=60), st.integers(0, 80))
+def test_an_answer_is_read_as_protobuf_would(data: bytes, cut: int) -> None:
+    """Whatever the order of its fields, and also where another server sends fields that are not known here."""
+    frame = pb.OutputFrame(sequence=300, data=data, model_milliseconds=1.5)
+    odd = frame.SerializeToString() + bytes([0xA0, 0x06, 5]) + pb.OutputFrame(pts=7).SerializeToString()
+    message = bytes([0x12, len(odd)]) + odd if len(odd) < 128 else serialize(FrameResponse(frame, data))
+    read = parse(message)
+    theirs = pb.StreamResponse.FromString(message).frame
+    if isinstance(read, FrameResponse):
+        read.frame.data = bytes(read.data)
+        assert read.frame.SerializeToString() == theirs.SerializeToString()
+    else:
+        assert read.frame == theirs
+    try:
+        theirs_cut = pb.StreamResponse.FromString(message[:cut])
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parse(message[:cut])
+    else:
+        assert cut >= len(message) or theirs_cut == pb.StreamResponse()

@@ -123,6 +123,22 @@ def test_reset_and_half_close(client: StreamClient, model: Upscaler) -> None:
         assert answer.data == rgb.tobytes()
 
 
+def test_a_live_source_is_not_waited_for(client: StreamClient, model: Upscaler) -> None:
+    """Without chunk and look-ahead each frame is sent, and answered, before there is a next one."""
+    frames, answered = noise(4), threading.Semaphore(1)
+
+    def live() -> Iterator[np.ndarray]:
+        for frame in frames:
+            assert answered.acquire(timeout=10), "the frame before has no answer"
+            yield frame
+
+    got = []
+    for answer in client.stream(live(), width=32, height=24, routing="off"):
+        got.append(bytes(answer.data))
+        answered.release()
+    assert got == [rgb.tobytes() for rgb in expected(model, frames)]
+
+
 def test_streams_of_different_sizes_do_not_mix(client: StreamClient, model: Upscaler) -> None:
     sizes = [(32, 24), (40, 16), (24, 48), (64, 32)]
     outcomes: queue.Queue[bool | BaseException] = queue.Queue()
