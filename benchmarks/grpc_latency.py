@@ -35,6 +35,8 @@ from service.rpc.memory import keep_freed_memory
 
 _WARM_UP = 5
 _TURN = 25
+_PAUSE_SECONDS = 0.003
+"""Between an answer and the next frame, as with a camera that is slower than the network."""
 Frames = NDArray[np.uint8]
 
 
@@ -119,6 +121,7 @@ def latency(args: argparse.Namespace, address: str) -> dict[str, NDArray[np.floa
     def one_by_one() -> Iterator[Frames]:
         for frame in frames:
             permit.acquire()
+            time.sleep(_PAUSE_SECONDS)
             sent.append(time.perf_counter())
             yield frame
 
