@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.boxes import Box
+from model.flow import Table
 from model.network import SCALE, BasicVSR
+from model.output import write_pixels
 from model.plan import ChunkPlan
 
 FLOW_MARGIN, FLOW_GRID = 16, 32
@@ -64,7 +67,7 @@ def run_chunk(
     feat = carried.feat if carried else None
     for i in range(emit):
         boxes, lr, flow = plan.forward[i], frames[i], to_previous[i]
-        table = feat.float() if feat is not None and boxes else None  # converted once, not once a crop
+        table = Table.of(feat) if feat is not None and boxes else None  # once, not once a crop
         crops = []
         for box in boxes:
             outer = box.grown(plan.halo, h, w)
@@ -76,9 +79,10 @@ def run_chunk(
         hr = out[i - 1] if i else (carried.hr if carried else None)
         if hr is not None and not _is_whole(boxes, h, w):
             out[i] = hr
+        padded = F.pad(lr, (1, 1, 1, 1), mode="replicate") if boxes else lr
         for box in boxes:
             for band in _bands(box):
-                _reconstruct(net, lr, backs[i], feat, band, out[i])
+                _reconstruct(net, padded, backs[i], feat, band, out[i])
     assert feat is not None
     return out, feat
 
@@ -92,7 +96,7 @@ def _backward(
     backs: list[Tensor] = []
     for i in reversed(range(len(frames))):
         lr, boxes, flow = frames[i], plan.backward[i], to_next[i]
-        table = back.float() if back is not None and boxes else None
+        table = Table.of(back) if back is not None and boxes else None
         crops = []
         for box in boxes:
             outer = box.grown(plan.halo, h, w)
@@ -147,19 +151,16 @@ def _flow_region(boxes: Sequence[Box], halo: int, h: int, w: int) -> Box:
 
 
 def _reconstruct(net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> None:
-    """Write the HR pixels of a box into `out` [4 H, 4 W, 3]."""
-    outer = box.grown(TAIL_HALO, *lr.shape[-2:])
+    """Write the HR pixels of a box into `out` [4 H, 4 W, 3]. `lr` has one more pixel on each side than the frame."""
+    h, w = feat.shape[-2:]
+    outer = box.grown(TAIL_HALO if net.config.tail == "full" else 1, h, w)
     crop = (..., outer.rows, outer.columns)
-    image = net.reconstruct(lr[crop], back[crop], feat[crop])
-    inner, s = box.within(outer), SCALE
-    image = image[0, :, inner.y0 * s : inner.y1 * s, inner.x0 * s : inner.x1 * s].permute(1, 2, 0)
-    out[box.y0 * s : box.y1 * s, box.x0 * s : box.x1 * s] = quantised(image, out.dtype)
-
-
-def quantised(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float image in [0, 1] -> integers of `dtype`, rounded to the nearest. Overwrites `image`."""
-    peak = 255.0 if dtype == torch.uint8 else 65535.0
-    return image.mul_(peak).round_().clamp_(0.0, peak).to(dtype)
+    residual = net.residual(back[crop], feat[crop])
+    s = residual.shape[-1] // (outer.x1 - outer.x0)
+    inner = box.within(outer)
+    residual = residual[..., inner.y0 * s : inner.y1 * s, inner.x0 * s : inner.x1 * s]
+    around = lr[..., box.y0 : box.y1 + 2, box.x0 : box.x1 + 2]
+    write_pixels(out[box.y0 * SCALE : box.y1 * SCALE, box.x0 * SCALE : box.x1 * SCALE], around, residual)
 
 
 def normalised(frame: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ channel 0 horizontal, channel 1 vertical: `warp(x, flow)[y, x] = x[y + flow_y, x
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.flow import LightFlow, SpyNet, warp
+from model.flow import LightFlow, SpyNet, Table, warp
+from model.kernels import convolve, convolve_shuffled, convolve_sorted
 
 SCALE = 4
+Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu_(self.conv1(x)))  # type: ignore[no-any-return]
+        return convolve(self.conv2, convolve(self.conv1, x, "relu"), plus=x)
 
 
 class Trunk(nn.Module):
@@ -78,7 +81,9 @@ class Trunk(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """The input convolution with its activation: [B, in, H, W] -> [B, C, H, W]."""
-        return F.leaky_relu_(self.main[0](x), 0.1)
+        conv = self.main[0]
+        assert isinstance(conv, nn.Conv2d)
+        return convolve(conv, x, "leaky")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.head(x))  # type: ignore[no-any-return]
@@ -114,25 +119,36 @@ class BasicVSR(nn.Module):
         return self.spynet(ref, supp)  # type: ignore[no-any-return]
 
     def backward_step(
-        self, lr: Tensor, feat: Tensor | None, flow: Tensor | None, origin: tuple[int, int] = (0, 0)
+        self,
+        lr: Tensor,
+        feat: Tensor | Table | None,
+        flow: Tensor | None,
+        origin: tuple[int, int] = (0, 0),
+        trunk: Run | None = None,
     ) -> Tensor:
         """Hidden features of the backward branch at one frame, or in a region of it.
 
         `lr` [B, 3, h, w] is the region whose top left pixel (y, x) is `origin`; `feat` [B, C, H, W] the features of the
         whole frame after, and `flow` [B, 2, h, w] the region's towards it; both None at the last frame. Returns
-        [B, C, h, w]. At the region's edges the network sees zeros, as it does at the frame's.
+        [B, C, h, w]. At the region's edges the network sees zeros, as it does at the frame's. `trunk` stands in for the
+        branch's trunk, if given (`model.skipping`).
         """
-        x = torch.cat([lr.to(self.dtype), self._aligned(lr, feat, flow, origin)], dim=1)
-        return self.backward_trunk(x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+        run: Run = trunk or self.backward_trunk
+        return run(self._stacked(lr, self._aligned(lr, feat, flow, origin)))
 
     def forward_step(
-        self, lr: Tensor, back: Tensor, feat: Tensor | None, flow: Tensor | None, origin: tuple[int, int] = (0, 0)
+        self,
+        lr: Tensor,
+        back: Tensor,
+        feat: Tensor | Table | None,
+        flow: Tensor | None,
+        origin: tuple[int, int] = (0, 0),
+        trunk: Run | None = None,
     ) -> Tensor:
         """The same for the forward branch; `back` [B, C, h, w] are the backward branch's features of the region."""
         aligned = self._aligned(lr, feat, flow, origin)
-        parts = [lr.to(self.dtype), back, aligned] if self.config.coupled else [lr.to(self.dtype), aligned]
-        x = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
-        return self.forward_trunk(x)  # type: ignore[no-any-return]
+        run: Run = trunk or self.forward_trunk
+        return run(self._stacked(lr, back, aligned) if self.config.coupled else self._stacked(lr, aligned))
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
         """The HR frame from both branches' features at one frame: [B, 3, 4 H, 4 W], float32.
@@ -141,21 +157,46 @@ class BasicVSR(nn.Module):
         bfloat16 near 1 is as coarse as half a level of 255.
         """
         base = F.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
-        return base + self._residual(back, feat).float()
+        x = self._fused(back, feat)
+        residual = F.pixel_shuffle(self.conv_last(x), SCALE) if self.config.tail == "light" else self._upsampled(x)
+        return base + residual.float()
 
-    def _residual(self, back: Tensor, feat: Tensor) -> Tensor:
-        x = feat if self.config.coupled else F.leaky_relu_(self.fusion(torch.cat([back, feat], dim=1)), 0.1)
-        if self.config.tail == "light":
-            return F.pixel_shuffle(self.conv_last(x), SCALE)
-        x = F.leaky_relu_(F.pixel_shuffle(self.upconv1(x), 2), 0.1)
-        x = F.leaky_relu_(F.pixel_shuffle(self.upconv2(x), 2), 0.1)
-        return self.conv_last(F.leaky_relu_(self.conv_hr(x), 0.1))  # type: ignore[no-any-return]
+    def residual(self, back: Tensor, feat: Tensor) -> Tensor:
+        """What `reconstruct` adds to the enlarged LR frame, as `model.output` takes it; for inference.
 
-    def _aligned(self, lr: Tensor, feat: Tensor | None, flow: Tensor | None, origin: tuple[int, int]) -> Tensor:
+        [B, 3, 4 H, 4 W], or from a light tail [B, 48, H, W]: the sub-pixels of each LR pixel by row, column and colour.
+        """
+        x = self._fused(back, feat)
+        return convolve_sorted(self.conv_last, x, SCALE) if self.config.tail == "light" else self._upsampled(x)
+
+    def coarse(self, back: Tensor, feat: Tensor) -> Tensor:
+        """The upsampler's first stage, before its pixel shuffle (not of a light tail): [B, 4 C, h, w]."""
+        return convolve(self.upconv1, self._fused(back, feat), "leaky")
+
+    def _fused(self, back: Tensor, feat: Tensor) -> Tensor:
+        return feat if self.config.coupled else convolve(self.fusion, torch.cat([back, feat], dim=1), "leaky")
+
+    def _upsampled(self, x: Tensor) -> Tensor:
+        x = convolve_shuffled(self.upconv2, convolve_shuffled(self.upconv1, x))
+        return convolve(self.conv_last, convolve(self.conv_hr, x, "leaky"))
+
+    def _aligned(self, lr: Tensor, feat: Tensor | Table | None, flow: Tensor | None, origin: tuple[int, int]) -> Tensor:
         if feat is None or flow is None:
             b, _, h, w = lr.shape
             return torch.zeros(b, self.config.channels, h, w, dtype=self.dtype, device=lr.device)
-        return warp(feat, flow, origin=origin).to(self.dtype)
+        return warp(feat, flow, origin=origin)
+
+    def _stacked(self, *parts: Tensor) -> Tensor:
+        """Channels of all the parts [B, ., H, W], in the network's type, channels last."""
+        if torch.is_grad_enabled():
+            return torch.cat([part.to(self.dtype) for part in parts], 1).contiguous(memory_format=torch.channels_last)
+        b, _, h, w = parts[0].shape
+        whole = parts[0].new_empty(b, h, w, sum(part.shape[1] for part in parts), dtype=self.dtype)
+        at = 0
+        for part in parts:  # converted and put into its place in one pass
+            whole[..., at : at + part.shape[1]] = part.permute(0, 2, 3, 1)
+            at += part.shape[1]
+        return whole.permute(0, 3, 1, 2)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, 4 H, 4 W]. Every frame is seen by both branches."""
