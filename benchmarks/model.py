@@ -10,7 +10,7 @@ the engine's own calibration of the dense time are outside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ from media.dataset import clip as read_clip
 from model.degrade import SCALE, bi, to_uint8
 from model.engine import ChunkResult, Frames, Upscaler, groups, load_model
 from model.metrics import PEAK, luma
+from model.routing import Preset
 from model.state import RecurrentState
 from model.weights import load_network
 
@@ -51,6 +52,8 @@ class Options:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 2
+    changes: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the presets to change, by name (`model.routing.Preset`); not those of `off`."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def _entrants(name: str, options: Options, weights_dir: Path) -> Iterator[Entran
         threads=options.threads,
     )
     for routing in dict.fromkeys([DENSE, *options.routings]):
-        yield model.name, routing, _forward(model, routing, options.lookahead)
+        changes = {} if routing == DENSE else options.changes
+        yield model.name, routing, _forward(model, model.preset(routing, **changes), options.lookahead)
     config = model.config
     if options.with_reference and config.flow == "spynet" and config.tail == "full" and not config.coupled:
         network = reference.Reference(load_network(model.name, weights_dir)[0])
@@ -155,7 +159,7 @@ def _entrants(name: str, options: Options, weights_dir: Path) -> Iterator[Entran
 
 
 def _forward(
-    model: Upscaler, routing: str, lookahead: int
+    model: Upscaler, routing: Preset, lookahead: int
 ) -> Callable[[Frames, RecurrentState | None, bool], ChunkResult]:
     return lambda frames, state, last: model.forward(frames, state, lookahead=lookahead, last=last, routing=routing)
 
@@ -195,7 +199,7 @@ def _compare(contenders: list[Contender], results: dict[int, ChunkResult], gt: F
         result = results[index]
         count = len(result.frames)
         contender.units += sum(report.units_total for report in result.reports)
-        contender.skipped += sum(report.units_skipped for report in result.reports)
+        contender.skipped += sum(report.units_left_out for report in result.reports)
         contender.cuts += [shown + cut for cut in result.cuts]
     for i in range(count):
         truth = None if gt is None else _luma(gt[shown + i])

@@ -80,7 +80,7 @@ class Reference:
             out, feat = self._run(stored, emit, before)
         seconds = (time.perf_counter() - started) / emit
         after = RecurrentState(PACKAGE, stored[emit:].clone(), stored[emit - 1].clone(), feat)
-        return ChunkResult(out, after, [RoutingReport(1, 0, 0, seconds)] * emit)
+        return ChunkResult(out, after, [RoutingReport(1, 0, 0, 0, seconds)] * emit)
 
     def _run(self, stored: Tensor, emit: int, before: RecurrentState) -> tuple[Frames, Tensor]:
         net: Any = self.network

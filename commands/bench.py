@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--clips", type=Path, nargs="+", required=True, metavar="DIR|FILE", help="videos, PNG folders")
     model.add_argument("--models", nargs="+", required=True, metavar="NAME")
     model.add_argument("--routings", nargs="+", default=["off", "balanced", "fast"], metavar="NAME")
+    model.add_argument(
+        *("--set", "-s"), type=_number, nargs="+", default=[], metavar="NAME=NUMBER", help="change the presets' numbers"
+    )
     model.add_argument("--frames", type=_positive, metavar="N", help="the first N of each (default: all; --native: 60)")
     model.add_argument("--native", action="store_true", help="upscale each clip as it is, not its bicubic quarter")
     model.add_argument("--reference", action="store_true", help="also time the wheel's own network, in fp32")
@@ -36,6 +39,17 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def _number(text: str) -> tuple[str, float]:
+    """`mask=false`, `confidence=0.03`."""
+    name, _, value = text.partition("=")
+    if value in ("true", "false"):
+        return name, value == "true"
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=NUMBER, or NAME=true or false") from error
 
 
 def run_model(args: argparse.Namespace, weights_dir: Path) -> int:
@@ -63,6 +77,7 @@ def run_model(args: argparse.Namespace, weights_dir: Path) -> int:
         device=args.device,
         precision=args.precision,
         threads=args.threads,
+        changes=dict(args.set),
     )
     device = resolve_device(args.device)
     if device.type == "cpu":

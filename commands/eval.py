@@ -151,7 +151,7 @@ def _upscale(upscaler: Upscaler, lr: Frames, routing: str, chunk: int, lookahead
     total = sum(r.units_total for r in reports)
     ms = 1000 * fmean(r.seconds for r in reports)
     frames: Frames = np.concatenate(done).astype(np.uint8, copy=False)
-    return ms, sum(r.units_skipped for r in reports) / total if total else 0.0, frames
+    return ms, sum(r.units_left_out for r in reports) / total if total else 0.0, frames
 
 
 def _planar(frames: Frames) -> Tensor:

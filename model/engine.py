@@ -23,10 +23,12 @@ from torch import Tensor
 from model.cuts import find_cuts
 from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
+from model.estimator import Estimator, estimator_path, load_estimator
 from model.execute import Carried, normalised, run_chunk
 from model.network import SCALE, BasicVSR, NetworkConfig
 from model.plan import ChunkPlan, dense_plan, plan_chunk
 from model.routing import LIGHT_OVERHEAD, Preset, RoutingReport, preset
+from model.skipping import Skipper, make_skipper
 from model.state import RecurrentState
 from model.weights import default_name, load_network
 
@@ -63,12 +65,19 @@ class Upscaler:
     scale = SCALE
 
     def __init__(
-        self, name: str, network: BasicVSR, fingerprint: str, device: torch.device, dtype: torch.dtype
+        self,
+        name: str,
+        network: BasicVSR,
+        fingerprint: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        estimator: Estimator | None = None,
     ) -> None:
         self.name = name
         self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
         self.device, self.dtype = device, dtype
         network = network.eval().requires_grad_(False).to(dtype).to(device)
+        self.estimator = estimator.ready(device, dtype) if estimator is not None else None
         self._dense_timings: dict[tuple[object, ...], list[float]] = {}
         self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -91,7 +100,7 @@ class Upscaler:
         is still good then).
         """
         started = time.perf_counter()
-        numbers = self._preset(routing) if isinstance(routing, str) else routing
+        numbers = self.preset(routing) if isinstance(routing, str) else routing
         stored = self._join(frames, state)
         emit = len(stored) if last else max(len(stored) - lookahead, 0)
         before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
@@ -100,33 +109,36 @@ class Upscaler:
             return ChunkResult(empty, replace(before, pending=stored), [])
         cuts = find_cuts(stored, before.last)
         parts: list[Tensor] = []
-        plans: list[ChunkPlan] = []
+        plans: list[tuple[ChunkPlan, Skipper | None]] = []
         bounds = [0, *(cut for cut in cuts if cut), len(stored)]
         for start, end in pairwise(bounds):
             if start >= emit:
                 break  # a scene of the look-ahead alone: its turn comes
             if start in cuts:
                 before = RecurrentState(self.fingerprint, stored[:0])
-            part, plan, before = self._scene(stored[start:end], min(end, emit) - start, before, numbers)
+            scene = stored[start:end]
+            gates = make_skipper(self.network, self.estimator, numbers, scene.shape[1] * scene.shape[2])
+            part, plan, before = self._scene(scene, min(end, emit) - start, before, numbers, gates)
             parts.append(part)
-            plans.append(plan)
+            plans.append((plan, gates))
         after = replace(before, pending=stored[emit:].clone())
         upscaled = torch.cat(parts) if len(parts) > 1 else parts[0]
         out = upscaled.cpu().numpy()
         seconds = (time.perf_counter() - started) / emit
-        dense = emit * (self._dense_seconds(stored) if any(plan.halo for plan in plans) else seconds)
-        reports = [report for plan in plans for report in self._reports(plan, seconds)]
+        routed = any(plan.halo or gates for plan, gates in plans)
+        dense = emit * (self._dense_seconds(stored) if routed else seconds)
+        reports = [report for plan, gates in plans for report in self._reports(plan, gates, seconds)]
         return ChunkResult(out, after, reports, cuts=[cut for cut in cuts if cut < emit], dense_seconds=dense)
 
     def _scene(
-        self, frames: Tensor, emit: int, before: RecurrentState, numbers: Preset
+        self, frames: Tensor, emit: int, before: RecurrentState, numbers: Preset, gates: Skipper | None
     ) -> tuple[Tensor, ChunkPlan, RecurrentState]:
         """Frames of one scene, of which the first `emit` are emitted: their HR frames, and the state after them."""
         index = 0 if before.index is None else int(before.index)
         plan = plan_chunk(frames, emit, before.reference, index, numbers)
         try:
             upscaled, feat = run_chunk(
-                self.network, [normalised(frame) for frame in frames], plan, self._carried(before), frames.dtype
+                self.network, [normalised(frame) for frame in frames], plan, self._carried(before), frames.dtype, gates
             )
         except torch.OutOfMemoryError as error:
             raise DeviceError(
@@ -144,9 +156,10 @@ class Upscaler:
         )
         return upscaled, plan, after
 
-    def _preset(self, name: str) -> Preset:
-        """The preset of that name, for this network."""
-        return preset(name, overhead=LIGHT_OVERHEAD) if self.config.tail == "light" else preset(name)
+    def preset(self, name: str, **changes: float) -> Preset:
+        """The preset of that name, for this network, with some of its numbers changed. Raises ModelError."""
+        light = {"overhead": LIGHT_OVERHEAD} if self.config.tail == "light" else {}
+        return preset(name, **{**light, **changes})
 
     def _dense_seconds(self, stored: Tensor) -> float:
         """What a frame of this size takes densely: measured on the first frames of the first chunks, then kept.
@@ -175,16 +188,21 @@ class Upscaler:
         feat = before.feat[None].contiguous(memory_format=torch.channels_last)
         return Carried(normalised(before.last), feat, before.hr)
 
-    def _reports(self, plan: ChunkPlan, seconds: float) -> list[RoutingReport]:
+    def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float) -> list[RoutingReport]:
         """The look-ahead frames' work is shared out among the emitted ones."""
         emit, blocks, tiles = len(plan.forward), self.config.blocks, plan.tiles[0] * plan.tiles[1]
         backward = [plan.computed(boxes) for boxes in plan.backward]
+        shares = gates.shares if gates else {"backward": [0.0] * len(backward), "forward": [0.0] * emit}
+        backward_skipped = [n * share for n, share in zip(backward, reversed(shares["backward"]), strict=True)]
         beyond, beyond_run = (len(backward) - emit) * tiles / emit, sum(backward[emit:]) / emit
+        beyond_skipped = sum(backward_skipped[emit:]) / emit
         reports = []
-        for boxes, run in zip(plan.forward, backward, strict=False):
+        for i, boxes in enumerate(plan.forward):
             forward = plan.computed(boxes)
-            total, done = blocks * (2 * tiles + beyond), blocks * (forward + run + beyond_run)
-            reports.append(RoutingReport(round(total), round(total - done), tiles - forward, seconds))
+            total, met = blocks * (2 * tiles + beyond), blocks * (forward + backward[i] + beyond_run)
+            skipped = blocks * (forward * shares["forward"][i] + backward_skipped[i] + beyond_skipped)
+            reused = round(total - met)
+            reports.append(RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds))
         return reports
 
     def _join(self, frames: Frames, state: RecurrentState | None) -> Tensor:
@@ -220,7 +238,8 @@ def load_model(
 
     def load() -> Upscaler:
         network, fingerprint = load_network(name, weights_dir)
-        return Upscaler(name, network, fingerprint, where, dtype)
+        estimator = load_estimator(estimator_path(name), fingerprint)
+        return Upscaler(name, network, fingerprint, where, dtype, estimator)
 
     # Each thread that runs torch on several cores keeps OpenMP threads of its own; where they are more than the cores,
     # all of them sleep at each barrier, and BasicVSR takes 1.45 times as long. Loading, which is torch's work too, is

@@ -17,6 +17,7 @@ from model.flow import Table
 from model.network import SCALE, BasicVSR
 from model.output import write_pixels
 from model.plan import ChunkPlan
+from model.skipping import Skipper
 
 FLOW_MARGIN, FLOW_GRID = 16, 32
 """Flow is computed in a crop this much larger, aligned to the pyramid's coarsest pixel."""
@@ -52,15 +53,20 @@ class RegionFlow:
 
 
 def run_chunk(
-    net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, carried: Carried | None, dtype: torch.dtype
+    net: BasicVSR,
+    frames: Sequence[Tensor],
+    plan: ChunkPlan,
+    carried: Carried | None,
+    dtype: torch.dtype,
+    skipper: Skipper | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Upscale the emitted frames of a chunk.
+    """Upscale the emitted frames of a chunk; what is computed of them goes past `skipper`'s gates, if there is one.
 
     `frames`: [1, 3, H, W] float32 in [0, 1], look-ahead included. Returns the HR frames [T', 4 H, 4 W, 3] as integers
     of `dtype`, and the hidden features [1, C, H, W] at the last of them.
     """
     to_next, to_previous = _flows(net, frames, plan, carried)
-    backs = _backward(net, frames, plan, to_next)
+    backs = _backward(net, frames, plan, to_next, skipper)
     emit = len(plan.forward)
     h, w = frames[0].shape[-2:]
     out = torch.empty(emit, h * SCALE, w * SCALE, 3, dtype=dtype, device=frames[0].device)
@@ -73,7 +79,8 @@ def run_chunk(
             outer = box.grown(plan.halo, h, w)
             here = (..., outer.rows, outer.columns)
             aligned_by = flow.inside(outer) if flow else None
-            step = net.forward_step(lr[here], backs[i][here], table, aligned_by, (outer.y0, outer.x0))
+            at, trunk = (outer.y0, outer.x0), skipper.forward if skipper else None
+            step = net.forward_step(lr[here], backs[i][here], table, aligned_by, at, trunk)
             crops.append(_inner(step, box, outer))
         feat = _pasted(feat, boxes, crops, h, w)
         hr = out[i - 1] if i else (carried.hr if carried else None)
@@ -81,14 +88,21 @@ def run_chunk(
             out[i] = hr
         padded = F.pad(lr, (1, 1, 1, 1), mode="replicate") if boxes else lr
         for box in boxes:
-            for band in _bands(box):
-                _reconstruct(net, padded, backs[i], feat, band, out[i])
+            for part in skipper.tail(padded, backs[i], feat, box, out[i]) if skipper else (box,):
+                for band in _bands(part):
+                    _reconstruct(net, padded, backs[i], feat, band, out[i])
+        if skipper:
+            skipper.end_frame("forward")
     assert feat is not None
     return out, feat
 
 
 def _backward(
-    net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, to_next: Sequence[RegionFlow | None]
+    net: BasicVSR,
+    frames: Sequence[Tensor],
+    plan: ChunkPlan,
+    to_next: Sequence[RegionFlow | None],
+    skipper: Skipper | None,
 ) -> list[Tensor]:
     """Hidden features of the backward branch at each emitted frame, [1, C, H, W]; undefined where not needed."""
     h, w = frames[0].shape[-2:]
@@ -101,10 +115,13 @@ def _backward(
         for box in boxes:
             outer = box.grown(plan.halo, h, w)
             aligned_by = flow.inside(outer) if flow else None
-            step = net.backward_step(lr[..., outer.rows, outer.columns], table, aligned_by, (outer.y0, outer.x0))
+            at, trunk = (outer.y0, outer.x0), skipper.backward if skipper else None
+            step = net.backward_step(lr[..., outer.rows, outer.columns], table, aligned_by, at, trunk)
             crops.append(_inner(step, box, outer))
         if boxes or back is not None:
             back = _pasted(back, boxes, crops, h, w)
+        if skipper:
+            skipper.end_frame("backward")
         if i < len(plan.forward):
             backs.append(back if back is not None else lr.new_zeros(()).expand(1, net.config.channels, h, w))
     backs.reverse()

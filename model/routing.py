@@ -29,6 +29,11 @@ class Preset:
     """What one more crop costs, in LR pixels of dense work. Frames of less than three times that run densely."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame is computed densely."""
+    confidence: float = 0.0
+    """A group of blocks is skipped in a tile where the estimator expects that to add less than this fraction of the
+    frame's mean squared error; 0: never, as where a model has no estimator."""
+    tail_confidence: float = 0.0
+    """The same of the upsampler."""
 
 
 OFF = Preset(mask=False)
@@ -59,14 +64,21 @@ class RoutingReport:
 
     units_total: int
     """Of the dense network, the look-ahead's share included."""
+    units_reused: int
+    """Not run because the tile was taken over from the neighbouring frame (the inter-frame mask)."""
     units_skipped: int
-    """Not run, because the tile was reused or because the block was skipped."""
+    """Not run because the estimator expected too little of the block there."""
     tiles_reused: int
     """Tiles of the HR frame that were taken over from the frame before."""
     seconds: float
     """Wall-clock time of this frame: its share of the chunk's."""
 
     @property
+    def units_left_out(self) -> int:
+        """Units that were not run, for either reason."""
+        return self.units_reused + self.units_skipped
+
+    @property
     def skip_ratio(self) -> float:
         """Fraction of the units that were not run."""
-        return self.units_skipped / self.units_total if self.units_total else 0.0
+        return self.units_left_out / self.units_total if self.units_total else 0.0

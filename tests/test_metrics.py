@@ -67,7 +67,7 @@ def worked() -> Meters:
     meters.claimed()
     meters.queue_seconds.observe(2)
     meters.uses("small")
-    reports = [RoutingReport(units_total=100, units_skipped=25, tiles_reused=4, seconds=0.1)] * 8
+    reports = [RoutingReport(units_total=100, units_reused=20, units_skipped=5, tiles_reused=4, seconds=0.1)] * 8
     stages = {"decode": 0.1, "model": 1.0, "encode": 0.2}
     meters.chunk(ChunkDone(0, 8, 1.0, Progress(frames_done=8), JobMetrics(), stages, reports))
     meters.published(JobMetrics(skip_ratio=0.25, speedup=1.3))
@@ -115,7 +115,8 @@ def test_metrics_without_redis(settings: Settings) -> None:
 def test_worker_counts_what_was_left_out() -> None:
     samples = values(generate_latest(worked().registry).decode())
     assert samples['skipvsr_frames_total{model="small"}'] == 8
-    assert samples['skipvsr_tile_blocks_total{outcome="skipped"}'] == 200
+    assert samples['skipvsr_tile_blocks_total{outcome="skipped"}'] == 40
+    assert samples['skipvsr_tile_blocks_total{outcome="reused"}'] == 160
     assert samples['skipvsr_tile_blocks_total{outcome="run"}'] == 600
     assert samples["skipvsr_tiles_reused_total"] == 32
     assert samples['skipvsr_stage_seconds_sum{stage="model"}'] == 1

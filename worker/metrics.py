@@ -62,7 +62,7 @@ class Meters:
         self.frames = counter("frames", "Frames upscaled and checkpointed.", "model")
         self.tile_blocks = counter(
             "tile_blocks",
-            "(Tile, block) units of the network. outcome: run, or skipped (the tile was reused, or the block was).",
+            "(Tile, block) units of the network. outcome: run, reused (by the mask), or skipped (by the estimator).",
             "outcome",
         )
         self.tiles_reused = counter("tiles_reused", "Tiles of output frames taken over from the frame before.")
@@ -93,9 +93,10 @@ class Meters:
         self.frames.labels(self._model).inc(event.frames)
         for stage, seconds in event.stages.items():
             self.stage_seconds.labels(stage).observe(seconds)
-        skipped = sum(report.units_skipped for report in event.reports)
-        self.tile_blocks.labels("skipped").inc(skipped)
-        self.tile_blocks.labels("run").inc(sum(report.units_total for report in event.reports) - skipped)
+        for report in event.reports:
+            self.tile_blocks.labels("reused").inc(report.units_reused)
+            self.tile_blocks.labels("skipped").inc(report.units_skipped)
+            self.tile_blocks.labels("run").inc(report.units_total - report.units_left_out)
         self.tiles_reused.inc(sum(report.tiles_reused for report in event.reports))
 
     def published(self, metrics: JobMetrics) -> None:

@@ -27,7 +27,7 @@ class StreamMeters:
         self.frames = Counter("skipvsr_frames", "Frames upscaled and answered.", ["model"], registry=self.registry)
         self.tile_blocks = Counter(
             "skipvsr_tile_blocks",
-            "(Tile, block) units of the network. outcome: run, or skipped (the tile was reused, or the block was).",
+            "(Tile, block) units of the network. outcome: run, reused (by the mask), or skipped (by the estimator).",
             ["outcome"],
             registry=self.registry,
         )
@@ -44,8 +44,9 @@ class StreamMeters:
         """Count an answered frame."""
         self.latency.observe(latency_seconds)
         self.frames.labels(model).inc()
+        self.tile_blocks.labels("reused").inc(report.units_reused)
         self.tile_blocks.labels("skipped").inc(report.units_skipped)
-        self.tile_blocks.labels("run").inc(report.units_total - report.units_skipped)
+        self.tile_blocks.labels("run").inc(report.units_total - report.units_left_out)
         self.tiles_reused.inc(report.tiles_reused)
 
     def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs elsewhere)

@@ -226,7 +226,7 @@ class LiveStream:
             totals.counted = ticket.sequence
             totals.frames += 1
             totals.units += report.units_total
-            totals.skipped += report.units_skipped
+            totals.skipped += report.units_left_out
             totals.scenes += ticket.scene_start
             totals.model_seconds += report.seconds
             totals.latencies.add(now - ticket.arrived)

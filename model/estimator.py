@@ -1,0 +1,132 @@
+"""The confidence estimator: what would each group of residual blocks still change in a tile, and what to do instead?
+
+A `Gate` stands before a group of blocks of a branch, or before the upsampler. It holds
+
+- a *surrogate*, one 3x3 convolution that does the group's work nearly as well where there is little of it to do, and
+- a *head*: from the features and from what the surrogate does with them, averaged over a tile, it predicts how large
+  an error skipping would add to the HR tile, and how large the error is that the network makes there anyway.
+
+Where the first is below a fraction of the frame's mean of the second, the tile takes the surrogate, and the group is
+not run (`model.skipping`). Both parts
+are fitted to a network's frozen weights by `model.training.skip`. That blocks are skipped where an estimator expects
+little of them is SkipVSR's idea (ACM MM 2024); its layers are not public, these are this project's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.errors import BadWeights
+from model.kernels import convolve
+from model.network import SCALE, NetworkConfig
+from model.routing import TILE
+
+FLOOR = 1e-3
+"""Added to a mean of features before its logarithm: less than that is noise of bfloat16."""
+HIDDEN = 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which groups of blocks have gates."""
+
+    backward: tuple[tuple[int, int], ...]
+    """First block and the one after the last, of each group of the backward branch, in order, none overlapping."""
+    forward: tuple[tuple[int, int], ...]
+    """The same of the forward branch."""
+    tail: bool
+    """Whether the upsampler, of a network with the full one, has a gate too."""
+
+
+class Gate(nn.Module):
+    """Surrogate and head of one group: `inputs` channels go in, the surrogate gives `outputs`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.surrogate = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.head = nn.Sequential(nn.Linear(inputs + outputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
+
+    def change(self, x: Tensor) -> Tensor:
+        """What the surrogate makes of the features [1, inputs, H, W]: [1, outputs, H, W]."""
+        return convolve(self.surrogate, x)
+
+    @staticmethod
+    def pooled(x: Tensor, change: Tensor) -> Tensor:
+        """What the head looks at: logarithms of mean magnitudes over tiles, [tiles down, tiles across, in + out]."""
+        side = TILE // 2  # every other pixel of every other row says enough
+        quarters = (y[..., ::2, ::2].abs() for y in (x, change))
+        means = [F.avg_pool2d(y, side, ceil_mode=True, count_include_pad=False) for y in quarters]
+        return torch.cat(means, dim=1)[0].permute(1, 2, 0).float().add_(FLOOR).log_()
+
+    def expected(self, x: Tensor, change: Tensor) -> Tensor:
+        """Logarithm of the error that skipping would add to each tile, over the frame's mean: [tiles down, across]."""
+        added, own = self.head(self.pooled(x, change)).unbind(-1)
+        return added - (own.flatten().logsumexp(0) - math.log(own.numel()))  # type: ignore[no-any-return]
+
+
+class Estimator(nn.Module):
+    """The gates of a network of that configuration."""
+
+    def __init__(self, config: NetworkConfig, layout: Layout) -> None:
+        super().__init__()
+        self.config, self.layout = config, layout
+        c = config.channels
+        self.backward_gates = nn.ModuleList(Gate(c, c) for _ in layout.backward)
+        self.forward_gates = nn.ModuleList(Gate(c, c) for _ in layout.forward)
+        self.tail_gate = Gate(4 * c, 3 * SCALE * SCALE) if layout.tail else None  # sees `BasicVSR.coarse`
+
+    def gates(self, branch: str) -> list[tuple[int, int, Gate]]:
+        """(first block, the one after the last, gate) of the branch `backward` or `forward`."""
+        spans = self.layout.backward if branch == "backward" else self.layout.forward
+        modules = self.backward_gates if branch == "backward" else self.forward_gates
+        return [(a, b, gate) for (a, b), gate in zip(spans, modules, strict=True) if isinstance(gate, Gate)]
+
+    def ready(self, device: torch.device, dtype: torch.dtype) -> Estimator:
+        """This estimator for use beside a network on that device: surrogates in its type, heads in float32."""
+        self.eval().requires_grad_(False).to(device)
+        for module in self.modules():
+            if isinstance(module, Gate):
+                module.surrogate.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def save(self, path: Path, network: str, metadata: dict[str, str] | None = None) -> None:
+        """Write it as safetensors; `network` is the fingerprint of the weights that it belongs to."""
+        tensors = {key: value.detach().float().cpu().contiguous() for key, value in self.state_dict().items()}
+        facts = {"config": json.dumps(asdict(self.config)), "layout": json.dumps(asdict(self.layout))}
+        save_file(tensors, path, metadata={**facts, "network": network, **(metadata or {})})
+
+
+def estimator_path(model: str) -> Path:
+    """Where the estimator of the model of that name lies, if it has one: with the code."""
+    return Path(__file__).parent / "weights" / f"skip-{model}.safetensors"
+
+
+def load_estimator(path: Path, network: str) -> Estimator | None:
+    """The estimator in a file, or None where there is no file, or where it was fitted to other weights than `network`.
+
+    `network` is a fingerprint as `model.weights.load_network` tells it. Raises BadWeights on a damaged file.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            if facts["network"] != network:
+                return None
+            layout = json.loads(facts["layout"])
+            spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
+            config = NetworkConfig(**json.loads(facts["config"]))
+            estimator = Estimator(config, Layout(**spans, tail=layout["tail"]))
+            estimator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
+    return estimator.eval()
