@@ -23,7 +23,6 @@ from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from jobs import tickets
@@ -38,14 +37,17 @@ _OPEN: Final = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
 def connect(url: str, *, timeout: float = 5.0, attempts: int = 3) -> Redis:
-    """A client that gives up after `timeout` seconds and tries `attempts` times, with growing pauses in between."""
+    """A client that gives up after `timeout` seconds of silence.
+
+    Where the connection is refused or breaks it tries `attempts` times, with growing pauses in between. A Redis that is
+    silent is not asked again: each time would take as long, and whoever waits for the answer wants it before that.
+    """
     return Redis.from_url(
         url,
         socket_timeout=timeout,
         socket_connect_timeout=min(timeout, 3.0),
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=(RedisConnectionError,)),
     )
 
 

@@ -16,12 +16,14 @@ import pytest
 from redis import Redis
 
 from clips import make_clip
-from crew import ROOT, Worker, crew, ready, submit, wait_for
+from commands.embedded_redis import EmbeddedRedis
+from crew import ROOT, Worker, crew, ready, submit, wait_for, wait_for_frames
+from http_server import serving
 from jobs import tickets
 from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
-from jobs.store import JobStore
+from jobs.store import JobStore, connect
 from processes import wait_until
 from worker.janitor import Janitor
 
@@ -133,6 +135,31 @@ def test_two_hundred_jobs_under_a_random_killer(
     ours = (b"rq:job:", b"rq:execution", b"rq:wip:", b"rq:queue:")
     assert [key for key in store.redis.scan_iter("rq:*") if key.startswith(ours)] == []
     assert {path.name for folder in storage.folders().values() for path in folder.iterdir()} == {"input", "result.mp4"}
+
+
+def test_redis_that_does_not_answer_for_a_minute(quick: Settings, storage: Storage, tmp_path: Path) -> None:
+    """It neither refuses nor closes connections: it is silent, as behind a broken network."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=160, width=96, height=64, sound=True)
+    with EmbeddedRedis(tmp_path / "redis") as server, connect(server.url) as client:
+        settings = quick.model_copy(update={"redis_url": server.url})
+        store = JobStore(client)
+        with crew(settings, tmp_path, 2) as workers, serving(settings) as service:
+            job_ids = [submit(store, storage, clip) for _ in range(4)]
+            wait_for_frames(store, job_ids[0], 8)
+            assert server.process is not None
+            server.process.send_signal(signal.SIGSTOP)
+            silent = time.monotonic()
+            answer = service.client.get(f"/jobs/{job_ids[0]}", timeout=60)
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert int(answer.headers["retry-after"]) > 0
+            time.sleep(max(0.0, 60 - (time.monotonic() - silent)))
+            server.process.send_signal(signal.SIGCONT)
+            jobs = [wait_for(store, job_id, seconds=180) for job_id in job_ids]
+            assert [(job.state, job.attempt, job.deaths) for job in jobs] == [(JobState.DONE, 1, 0)] * 4
+            assert len({storage.result_path(job_id).read_bytes() for job_id in job_ids}) == 1
+            assert all(worker.process.poll() is None for worker in workers)
+            assert service.client.get(f"/jobs/{job_ids[0]}").status_code == 200
 
 
 def test_a_disk_that_is_full_mid_job_and_at_publish(tmp_path: Path) -> None:
