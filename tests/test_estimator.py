@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from commands.train_skip import windows
 from model.engine import ChunkResult, Upscaler, groups, load_model
 from model.errors import BadWeights
 from model.estimator import Estimator, Gate, Layout, load_estimator
@@ -15,6 +16,7 @@ from model.network import BasicVSR, NetworkConfig
 from model.routing import Preset
 from model.training.skip import Clip, Lab, LeastSquares, align, fit, measure, shuffled, sub_pixels
 from model.weights import OWN_WEIGHTS, load_network
+from tests.clips import make_clip
 
 LAYOUT = Layout(backward=((1, 3), (3, 5)), forward=((1, 3), (3, 5)), tail=True)
 DENSE = Preset(mask=False, overhead=60, dense_above=10.0)
@@ -234,3 +236,12 @@ def test_a_model_without_an_estimator_runs_all_blocks() -> None:
     assert model.estimator is None
     result = model.forward(moving(), None, lookahead=0, last=True, routing=with_confidence(0.5))
     assert result.reports[0].units_skipped == 0
+
+
+def test_training_windows_are_soft_and_sharp_and_the_same_each_time(tmp_path: Path) -> None:
+    make_clip(tmp_path / "one.mp4", frames=12, width=160, height=128)
+    first, again = list(windows(tmp_path, 4)), list(windows(tmp_path, 4))
+    assert [clip.name for clip in first] == ["one.soft", "one.sharp"]
+    assert [clip.hr.shape for clip in first] == [(4, 128, 160, 3), (4, 64, 64, 3)]
+    assert [clip.lr.shape for clip in first] == [(4, 32, 40, 3), (4, 16, 16, 3)]
+    assert all(np.array_equal(a.hr, b.hr) for a, b in zip(first, again, strict=True))
