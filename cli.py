@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from commands import bench
 from commands.errors import CommandError
+from commands.naming import container_of
 from jobs.errors import SkipVsrError
 from jobs.schema import JobOptions
 from jobs.settings import Settings
@@ -114,12 +115,14 @@ def _stream(args: argparse.Namespace, settings: Settings) -> int:
 def _upscale(args: argparse.Namespace, settings: Settings) -> int:
     from commands import upscale
 
+    _name_container(args, args.target)
     return upscale.run(args.source, args.target, _options(args), settings, report=args.report)
 
 
 def _submit(args: argparse.Namespace, settings: Settings) -> int:
     from commands import client
 
+    _name_container(args, args.output)
     _options(args)  # errors before the upload
     fields = {name: str(value) for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
     key = settings.api_key.get_secret_value() if settings.api_key else None
@@ -135,6 +138,12 @@ def _models(args: argparse.Namespace, settings: Settings) -> int:
 
 def _bench(args: argparse.Namespace, settings: Settings) -> int:
     return int(args.bench(args, settings.weights))
+
+
+def _name_container(args: argparse.Namespace, target: Path) -> None:
+    """Let the output's name say the container, unless an option does."""
+    if args.container is None:
+        args.container = container_of(target)
 
 
 def _options(args: argparse.Namespace) -> JobOptions:

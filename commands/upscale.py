@@ -44,7 +44,7 @@ def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, 
     folder.mkdir(exist_ok=True)
     limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
     try:
-        document = _work(Order(source, folder, options, limits), model, target)
+        document = _work(Order(source, folder, options, limits, encoder=settings.encoder), model, target)
     except KeyboardInterrupt:
         raise CommandError("interrupted; the same command goes on from the last chunk that was done") from None
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,10 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+_HOLDS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
+"""Codecs of the containers that don't hold all of them."""
+
+
 class JobOptions(BaseModel):
     """What the user asks for; every field has a default that suits most."""
 
@@ -50,7 +54,14 @@ class JobOptions(BaseModel):
         4, description="Frames after the chunk that the backward branch sees: more is sharper at the seams, and slower."
     )
     routing: str = Field("balanced", description="How much work may be left out: off, balanced or fast.")
-    codec: Literal["h264", "hevc"] = Field("h264", description="Codec of the output.")
+    codec: Literal["auto", "h264", "hevc", "av1"] = Field(
+        "auto", description="Codec of the output: h264, hevc or av1; auto: h264, but av1 in webm."
+    )
+    container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
+        "auto",
+        description="Container of the output: mp4, mkv, mov or webm; auto: mp4, but mkv where mp4 would lose "
+        "a track, an attachment or the styles of ASS subtitles.",
+    )
     crf: Annotated[int, Field(ge=0, le=51)] = Field(18, description="Quality of the encoding, lower is better.")
     priority: Priority = Field(Priority.NORMAL, description="high, normal or low: which queue the job waits in.")
 
@@ -58,6 +69,13 @@ class JobOptions(BaseModel):
     def _one_size(self) -> JobOptions:
         if self.scale is not None and self.height is not None:
             raise ValueError("give either scale or height, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _fits(self) -> JobOptions:
+        held = _HOLDS.get(self.container)
+        if held is not None and self.codec not in ("auto", *held):
+            raise ValueError(f"{self.container} can't hold {self.codec}; it holds {' and '.join(held)}")
         return self
 
 

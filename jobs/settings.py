@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         "auto", description="Number format of the network; auto: bf16 where the device computes it, else fp32."
     )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads for the network; 0: one a core.")
+    encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
+        "software",
+        description="Encoder of results. software: the same bytes on every machine; nvenc, vaapi: that hardware where "
+        "it works, else software; auto: whichever works.",
+    )
     model: str = Field("auto", description="Model of jobs that name none; auto: the best one for the device.")
 
     api_key: SecretStr | None = Field(

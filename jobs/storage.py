@@ -3,7 +3,7 @@
     <data_dir>/uploads/                 uploads that are still coming in
     <data_dir>/jobs/<id>/input          the upload
                          work-<token>/  checkpoint and segments of the worker that holds this token
-                         result.mp4     the result, once published
+                         result.mp4     the result, once published; or .mkv, .mov, .webm
 
 A worker takes over the work of another by renaming its folder to its own token. From that moment whatever the other
 one still tries to create, commit or publish fails, for its paths are gone: that is the fence, and it needs no clock.
@@ -105,8 +105,9 @@ class Storage:
         return self.job_dir(job_id) / "input"
 
     def result_path(self, job_id: str) -> Path:
-        """Where the result lies, once it is published."""
-        return self.job_dir(job_id) / "result.mp4"
+        """Where the result lies, once it is published. Its suffix is its container's; result.mp4 if there is none."""
+        folder = self.job_dir(job_id)
+        return next(folder.glob("result.*"), folder / "result.mp4")
 
     def adopt(self, upload: Path, job_id: str) -> Path:
         """Make a file that was received whole (in `uploads`) the input of a job.
@@ -171,8 +172,11 @@ class Storage:
         return mine
 
     def publish(self, part: Path, job_id: str) -> Path:
-        """Make a finished file, which lies in the working folder, the job's result. Raises `Fenced` if it is gone."""
-        final = self.result_path(job_id)
+        """Make a finished file, `result.<suffix>` in the working folder, the job's result.
+
+        Raises `Fenced` if it is gone.
+        """
+        final = self.job_dir(job_id) / part.name
         with room(self.root):
             try:
                 replace(part, final)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import struct
+import os
 from fractions import Fraction
 
 from av.codec.context import Flags
 from av.video.stream import VideoStream
 
+from media.hdr import MasteringDisplay, mastering_display
 from media.spec import OutputSpec
 
 # Fixed, not one a core: x264's output depends on the number of threads, and a job that is resumed on another machine
@@ -60,45 +61,59 @@ def _x265(spec: OutputSpec) -> dict[str, str]:
 
 def _svtav1(spec: OutputSpec) -> dict[str, str]:
     params = ["lp=1", *_hdr(spec, "mastering-display", "content-light")]
+    os.environ.setdefault("SVT_LOG", "0")  # it talks to standard error, past libav's log
     # CRF runs to 63 here; this keeps the same place on the scale.
-    return {"preset": "10", "crf": str(round(spec.crf * 63 / 51)), "svtav1-params": ":".join(params)}
+    return {"preset": "8", "crf": str(_to_its_scale(spec)), "svtav1-params": ":".join(params)}
 
 
-_OPTIONS = {"libx264": _x264, "libx265": _x265, "libsvtav1": _svtav1}
+def _nvenc(spec: OutputSpec) -> dict[str, str]:
+    return {"preset": "p5", "tune": "hq", "rc": "vbr", "cq": str(_to_its_scale(spec)), "forced-idr": "1"}
+
+
+def _vaapi(spec: OutputSpec) -> dict[str, str]:
+    return {"rc_mode": "CQP", "qp": str(_to_its_scale(spec))}
+
+
+def _to_its_scale(spec: OutputSpec) -> int:
+    return round(spec.crf * (63 / 51 if spec.codec == "av1" else 1))
+
+
+_OPTIONS = {
+    "libx264": _x264,
+    "libx265": _x265,
+    "libsvtav1": _svtav1,
+    **{f"{codec}_nvenc": _nvenc for codec in ("h264", "hevc", "av1")},
+    **{f"{codec}_vaapi": _vaapi for codec in ("h264", "hevc", "av1")},
+}
 
 
 def _hdr(spec: OutputSpec, display: str, light: str) -> list[str]:
     """HDR10's static metadata as the encoders' parameters."""
     out: list[str] = []
-    if spec.mastering_display is not None and (text := mastering_display_text(spec.mastering_display, spec.encoder)):
-        out.append(f"{display}={text}")
+    if (values := mastering_display(spec.mastering_display)) is not None:
+        out.append(f"{display}={mastering_display_text(values, spec.encoder)}")
     if spec.content_light is not None:
         out.append(f"{light}={spec.content_light[0]},{spec.content_light[1]}")
     return out
 
 
-def mastering_display_text(data: bytes, encoder: str) -> str | None:
-    """AVMasteringDisplayMetadata → `G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`; None where it says nothing.
+def mastering_display_text(display: MasteringDisplay, encoder: str) -> str:
+    """`G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
 
     Chromaticities in 1/50000 and luminances in 1/10000 cd/m², except for SVT-AV1, which takes plain numbers.
     """
-    if len(data) < 88:
-        return None
-    numbers = struct.unpack("=20i2i", data[:88])
-    *rationals, has_primaries, has_luminance = numbers
-    if not (has_primaries and has_luminance):
-        return None
-    values = [Fraction(n, d) if d else Fraction(0) for n, d in zip(rationals[::2], rationals[1::2], strict=True)]
-    red, green, blue, white, (low, high) = (values[i : i + 2] for i in range(0, 10, 2))
     plain = encoder == "libsvtav1"
 
-    def xy(point: list[Fraction]) -> str:
+    def xy(point: tuple[Fraction, Fraction]) -> str:
         return ",".join(f"{float(v):.5f}" if plain else str(round(v * 50000)) for v in point)
 
     def nits(value: Fraction) -> str:
         return f"{float(value):.4f}" if plain else str(round(value * 10000))
 
-    return f"G({xy(green)})B({xy(blue)})R({xy(red)})WP({xy(white)})L({nits(high)},{nits(low)})"
+    return (
+        f"G({xy(display.green)})B({xy(display.blue)})R({xy(display.red)})WP({xy(display.white)})"
+        f"L({nits(display.brightest)},{nits(display.darkest)})"
+    )
 
 
 def _usual(rate: Fraction) -> Fraction:

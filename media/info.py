@@ -93,5 +93,7 @@ class MediaInfo:
     attachments: tuple[str, ...] = ()
     """File names of attachments (fonts, for the most part)."""
     chapters: int = 0
+    target: str = "mp4"
+    """Container of the result: mp4, mkv, mov or webm."""
     warnings: tuple[str, ...] = ()
-    """What cannot be kept, or will be changed."""
+    """What cannot be kept in `target`, or will be changed."""

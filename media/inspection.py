@@ -14,7 +14,7 @@ import av
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
+from av.stream import DataStream, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -24,14 +24,16 @@ from media.errors import UnusableVideo
 from media.headers import chroma_location
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 from media.limits import Limits
-from media.tracks import MUXERS, add_attachments, add_track, goes_along
+from media.timing import ROUNDED, is_rounded
+from media.tracks import MUXERS, add_attachments, add_track, goes_along, is_kept_aside
 
 _PACKETS_TO_FIRST_FRAME = 300
+_PACKETS_TO_JUDGE_TIMES = 3000
 _INTERLACED_ORDERS = range(2, 6)  # AV_FIELD_TT … AV_FIELD_BT
 
 
 def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
-    """Open the file, decode its first frame, and say what it is, and what of it a `target` (mp4, …) can't hold.
+    """Open the file, decode its first frame, and say what it is, and what of it a `target` (mp4, …, auto) can't hold.
 
     Raises:
         UnsupportedFile, UnusableVideo, OverLimit: as `media.probe.probe` says.
@@ -50,9 +52,12 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         others = [s for s in container.streams.video if s.index != stream.index]
         if any(not s.disposition & Disposition.attached_pic for s in others):
             warnings.append("only the best of the video tracks is upscaled; the others are left out")
-        if container.streams.data:
+        if any(not _holds_chapters(s, container) for s in container.streams.data):
             warnings.append("data tracks (time codes, telemetry) are left out")
-        warnings += _foreseen(container, stream, target)
+        target, foreseen = _foreseen(container, stream, target)
+        warnings += foreseen
+        if is_rounded(target, video.time_base) and not _in_milliseconds(path, limits):
+            warnings.append(ROUNDED.format(target))
         return MediaInfo(
             container=container_name(container),
             duration_seconds=duration,
@@ -82,19 +87,46 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
                 s.metadata.get("filename", f"attachment {s.index}") for s in container.streams.attachments
             ),
             chapters=len(container.chapters()),
+            target=target,
             warnings=tuple(warnings),
         )
 
 
-def _foreseen(container: InputContainer, main: VideoStream, kind: str) -> list[str]:
-    """What joining will say of the other tracks, found by adding them to a file that is never written."""
+def _foreseen(container: InputContainer, main: VideoStream, target: str) -> tuple[str, list[str]]:
+    """The result's container, and what joining will say of the other tracks in it."""
+    kinds = ("mp4", "mkv") if target == "auto" else (target,)
+    trials = [(kind, *_trial(container, main, kind)) for kind in kinds]
+    kind, _, warnings = min(trials, key=lambda trial: trial[1])  # the first one, if they lose alike
+    return kind, warnings
+
+
+def _trial(container: InputContainer, main: VideoStream, kind: str) -> tuple[int, list[str]]:
+    """How much a container would lose, and what it would say, found by adding tracks to a file that isn't written."""
     warnings: list[str] = []
+    lost = 0
     target = av.open(io.BytesIO(), "w", format=MUXERS[kind])
     for stream in container.streams:
         if stream.index != main.index and goes_along(stream):
-            add_track(target, kind, stream, warnings)
+            track = add_track(target, kind, stream, warnings)
+            lost += (track is None and not is_kept_aside(kind, stream)) or (track is not None and track.loses)
+    if kind != "mkv":
+        lost += len(container.streams.attachments)
     add_attachments(target, kind, container.streams.attachments, warnings)
-    return warnings
+    return lost, warnings
+
+
+def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:
+    """MP4's chapters are a track of text, too."""
+    return stream.name == "bin_data" and bool(container.chapters())
+
+
+def _in_milliseconds(path: Path, limits: Limits) -> bool:
+    """Whether all frames that are looked at are shown at whole milliseconds."""
+    with open_untrusted(path, limits) as container:
+        packets = islice(_packets(container, video_stream(container)), _PACKETS_TO_JUDGE_TIMES)
+        return all(
+            (1000 * packet.pts * packet.time_base).denominator == 1 for packet in packets if packet.pts is not None
+        )
 
 
 def first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import heapq
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -18,10 +19,14 @@ from av.video.stream import VideoStream
 
 from media.container import open_untrusted, video_stream
 from media.errors import MediaError
+from media.hdr import boxes, header_with, mastering_display
 from media.limits import Limits
 from media.spec import OutputSpec
-from media.timing import decoding_times, movie_timescale, reorder_depth
-from media.tracks import MUXERS, Track, add_attachments, add_track, goes_along
+from media.timing import ROUNDED, decoding_times, is_rounded, movie_timescale, reorder_depth
+from media.tracks import MUXERS, Track, add_attachments, add_covers, add_track, goes_along, is_cover
+
+_NOT_OURS: Final = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+"""Tags that say how the source was written."""
 
 AnyPacket: TypeAlias = "Packet[VideoStream] | Packet[Stream]"
 
@@ -47,15 +52,18 @@ def _join(
 ) -> Iterator[None]:
     with ExitStack() as stack:
         original = stack.enter_context(open_untrusted(source, limits))
-        first = stack.enter_context(av.open(str(segments[0])))
+        first = stack.enter_context(_described(segments[0], spec))
         target = stack.enter_context(_open_output(out, spec, original))
         try:
             video = _add_video(target, first.streams.video[0], video_stream(original), spec)
             others = dict(_add_others(target, original, spec.container, warnings))
-            target.metadata.update(original.metadata)
+            add_covers(target, spec.container, original)
+            target.metadata.update({k: v for k, v in original.metadata.items() if k.lower() not in _NOT_OURS})
             target.set_chapters(original.chapters())
             packets = heapq.merge(
-                _video_packets(segments, video, spec), _other_packets(original, others), key=lambda item: item[0]
+                _video_packets(segments, video, spec, warnings),
+                _other_packets(original, others),
+                key=lambda item: item[0],
             )
             for number, (_, packet) in enumerate(packets):
                 target.mux_one(packet)
@@ -72,17 +80,28 @@ def _open_output(out: Path, spec: OutputSpec, original: InputContainer) -> Outpu
     rates = [s.codec_context.sample_rate for s in original.streams.audio if s.codec_context]
     options = {"fflags": "+bitexact"}
     if spec.container in ("mp4", "mov"):
+        # libav writes either any tag, or those that iTunes knows and covers.
+        tags = "" if spec.container == "mp4" and any(map(is_cover, original.streams)) else "+use_metadata_tags"
         options |= {
-            "movflags": "+faststart+use_metadata_tags",
+            "movflags": f"+faststart{tags}",
             "video_track_timescale": str(spec.time_base.denominator),
             "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
         }
     return av.open(str(out), "w", format=MUXERS[spec.container], container_options=options)
 
 
+def _described(segment: Path, spec: OutputSpec) -> InputContainer:
+    """A file whose video stream is described as the result's is to be, HDR10's metadata included."""
+    extra = boxes(mastering_display(spec.mastering_display), spec.content_light)
+    opened = av.open(io.BytesIO(header_with(segment, extra)) if extra else str(segment), "r", format="mp4")
+    assert isinstance(opened, InputContainer)
+    return opened
+
+
 def _add_video(target: OutputContainer, segment: VideoStream, original: VideoStream, spec: OutputSpec) -> VideoStream:
     stream = target.add_stream_from_template(segment, opaque=True)
     stream.time_base = spec.time_base
+    stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # not every codec's headers have it
     stream.metadata.update(original.metadata)
     stream.disposition = original.disposition
     if spec.display_matrix is not None:
@@ -101,8 +120,9 @@ def _add_others(
 
 
 def _video_packets(
-    segments: Sequence[Path], stream: VideoStream, spec: OutputSpec
+    segments: Sequence[Path], stream: VideoStream, spec: OutputSpec, warnings: list[str]
 ) -> Iterator[tuple[Fraction, AnyPacket]]:
+    exact = not is_rounded(spec.container, spec.time_base)
     depth = max(reorder_depth(_times(path)) for path in segments)
     step = max(1, round(1 / (spec.frame_rate * spec.time_base)))
     before: list[int] = []
@@ -117,6 +137,9 @@ def _video_packets(
             for packet in packets:
                 _rescale(packet, spec.time_base)
             times = [p.pts for p in packets if p.pts is not None]
+            if not exact and any((1000 * pts * spec.time_base).denominator != 1 for pts in times):
+                warnings.append(ROUNDED.format(spec.container))
+                exact = True  # said once
             if before and min(times) <= before[-1]:
                 raise MediaError(f"{path.name} begins before the segment before it ends")
             for packet, dts in zip(packets, decoding_times(times, depth, before, step), strict=True):

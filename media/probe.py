@@ -15,7 +15,10 @@ __all__ = ["AudioInfo", "Color", "ColorRange", "Limits", "MediaInfo", "TrackInfo
 
 
 def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -> MediaInfo:
-    """Say what the file is, and in `warnings` what of it can't be kept in a `target` (mp4, mov, mkv or webm).
+    """Say what the file is, and in `warnings` what of it can't be kept in a `target` (mp4, mov, mkv, webm or auto).
+
+    auto is mp4, which plays everywhere, unless mp4 would lose something that mkv keeps: a track, an attachment, the
+    styles of ASS subtitles. `MediaInfo.target` says what became of it.
 
     The file is opened in a process of its own, with limits on memory, time, files and network.
 

@@ -1,9 +1,19 @@
-"""Decoding times for packets of reordered (B) frames."""
+"""Which times a container can hold, and decoding times for packets of reordered (B) frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from math import lcm
+from typing import Final
+
+ROUNDED: Final = "{} counts in milliseconds: the frames' times are rounded to them, by half a millisecond at most"
+"""What is said where a container can't hold the times as they are."""
+
+
+def is_rounded(container: str, time_base: Fraction) -> bool:
+    """Whether there are multiples of `time_base` (seconds) that a container can't hold. libav's Matroska is in ms."""
+    return container in ("mkv", "webm") and (1000 * time_base).denominator != 1
 
 
 def reorder_depth(times: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 
 import av
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
@@ -22,6 +22,7 @@ MUXERS: Final = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 _NOT_REALLY: Final = {("mov", "flac"), ("mov", "opus"), ("mov", "vorbis")}
 _AUDIO_INSTEAD: Final = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
 _TEXT_INSTEAD: Final = {"mp4": "mov_text", "mov": "mov_text", "mkv": "subrip", "webm": "webvtt"}
+_PICTURES: Final = {"png": ("png", "image/png"), "mjpeg": ("jpg", "image/jpeg")}
 _TEXT_CODECS: Final = {"mov_text", "subrip", "ass", "ssa", "webvtt", "text"}
 _USUAL_LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 # The encoders for text want a style sheet to start from, though nothing here goes through them.
@@ -39,6 +40,11 @@ class Track:
     """One track on its way: packets of the source in, packets of `target` out."""
 
     target: Stream
+
+    @property
+    def loses(self) -> bool:
+        """Whether something of the track that a person would miss is not kept."""
+        return False
 
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """What comes out for one packet; for the empty one at the end, what was held back."""
@@ -74,6 +80,11 @@ class ConvertedText(Track):
 
     codec: str
 
+    @property
+    def loses(self) -> bool:
+        """The styles of ASS are where signs and songs are."""
+        return self.codec in ("ass", "ssa")
+
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Unpack the text and pack it anew."""
         if not packet.size or packet.pts is None:
@@ -89,11 +100,14 @@ class ConvertedText(Track):
 
 def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list[str]) -> Track | None:
     """Add a track for `stream` of the source to a container of a kind (mp4, mkv, …); None, and a warning, if it
-    can't be kept."""
+    can't be kept; None without one for a cover that `add_covers` keeps."""
     name = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
-    what = f"{stream.type} track {stream.index} ({name})"
+    cover = is_cover(stream)
+    what = f"the cover picture ({name})" if cover else f"{stream.type} track {stream.index} ({name})"
+    if is_kept_aside(kind, stream):
+        return None
     track: Track | None = None
-    if stream.codec_context is not None and (kind, name) not in _NOT_REALLY:
+    if stream.codec_context is not None and (kind, name) not in _NOT_REALLY and not (cover and kind != "mp4"):
         try:
             track = Track(target.add_stream_from_template(stream, opaque=True))
         except (ValueError, av.error.FFmpegError):
@@ -133,6 +147,18 @@ def _converted(target: OutputContainer, kind: str, stream: Stream, name: str) ->
     return None
 
 
+def add_covers(target: OutputContainer, kind: str, source: InputContainer) -> None:
+    """Keep cover pictures where they are attachments. Reads `source` no further than to them."""
+    for stream in source.streams:
+        if not is_kept_aside(kind, stream):
+            continue
+        # Pictures come before all other packets.
+        packet = next((packet for packet in source.demux(stream) if packet.size), None)
+        if packet is not None and stream.codec_context is not None:
+            suffix, mimetype = _PICTURES[stream.codec_context.codec.canonical_name]
+            target.add_attachment(stream.metadata.get("filename", f"cover.{suffix}"), mimetype, bytes(packet))
+
+
 def add_attachments(
     target: OutputContainer, kind: str, attachments: tuple[AttachmentStream, ...], warnings: list[str]
 ) -> None:
@@ -147,9 +173,18 @@ def add_attachments(
 
 def goes_along(stream: Stream) -> bool:
     """Whether it is sound, subtitles, or cover art."""
-    if stream.type == "video":
-        return bool(stream.disposition & Disposition.attached_pic)
-    return stream.type in ("audio", "subtitle")
+    return is_cover(stream) or stream.type in ("audio", "subtitle")
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether it is a picture to show for the file."""
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
+
+
+def is_kept_aside(kind: str, stream: Stream) -> bool:
+    """Whether it is a cover that becomes an attachment."""
+    context = stream.codec_context
+    return kind == "mkv" and is_cover(stream) and context is not None and context.codec.canonical_name in _PICTURES
 
 
 def plain_text(codec: str, data: bytes) -> str:

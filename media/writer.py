@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from media import color as colors
 from media.encoders import configure
 from media.errors import MediaError
+from media.hardware import accelerator
 from media.reader import Pixels
 from media.spec import OutputSpec, output_spec
 from media.timing import decoding_times, reorder_depth
@@ -56,7 +57,9 @@ class SegmentWriter:
             container_options={"video_track_timescale": units, "movie_timescale": units, "fflags": "+bitexact"},
         )
         try:
-            self._stream: VideoStream = self._container.add_stream(spec.encoder, spec.frame_rate)  # type: ignore[assignment]
+            self._stream: VideoStream = self._container.add_stream(  # type: ignore[assignment]
+                spec.encoder, spec.frame_rate, hwaccel=accelerator(spec.encoder)
+            )
             configure(self._stream, spec)
         except (av.error.FFmpegError, ValueError, LookupError) as e:
             self._abandon()

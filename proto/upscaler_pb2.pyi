@@ -250,7 +250,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
 class JobOptions(_message.Message):
-    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority")
+    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +260,7 @@ class JobOptions(_message.Message):
     CODEC_FIELD_NUMBER: _ClassVar[int]
     CRF_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     model: str
     scale: int
     height: int
@@ -269,7 +270,8 @@ class JobOptions(_message.Message):
     codec: str
     crf: int
     priority: str
-    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ...) -> None: ...
+    container: str
+    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ...) -> None: ...
 
 class StreamFacts(_message.Message):
     __slots__ = ("container", "codec", "width", "height", "frames", "frame_rate", "duration_seconds", "pixel_format", "bit_depth", "size_bytes", "audio", "subtitles")

@@ -65,11 +65,11 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
     """
     allowed = limits(settings)
     with _as_ours():
-        info = probe(path, allowed)
-        output_spec(
+        info = probe(path, allowed, target=options.container)
+        spec = output_spec(
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )
-    return Admission(options, facts(info), list(info.warnings))
+    return Admission(options, facts(info), [*info.warnings, *spec.warnings])
 
 
 def facts(info: MediaInfo) -> StreamFacts:

@@ -7,6 +7,13 @@ from pathlib import Path
 
 from jobs.schema import Job
 
+MEDIA_TYPES = {
+    ".mp4": "video/mp4",
+    ".mkv": "video/matroska",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+}
+
 
 def harmless_name(name: str) -> str:
     """The last component of a client's file name, without control characters, at most 120 characters long."""
@@ -18,8 +25,14 @@ def harmless_name(name: str) -> str:
     return name or "video"
 
 
-def result_name(job: Job) -> str:
-    """What a result is called when it is saved: `clip-x4.mp4`, or `clip-720p.mp4` where a height was asked for."""
+def result_name(job: Job, path: Path) -> str:
+    """What the result at `path` is called when it is saved: `clip-x4.mp4`, or `clip-720p.mkv` where a height was asked
+    for and it became Matroska."""
     stem = Path(job.filename).stem or "video"
     size = f"{job.options.height}p" if job.options.height else f"x{job.options.scale or 4}"
-    return f"{stem}-{size}.mp4"
+    return f"{stem}-{size}{path.suffix}"
+
+
+def media_type(path: Path) -> str:
+    """The Content-Type of a result, by its suffix."""
+    return MEDIA_TYPES.get(path.suffix, "application/octet-stream")

@@ -35,13 +35,14 @@ class Service:
         with path.open("rb") as file:
             return self.client.post("/upscale", data=fields, files={"file": (path.name, file)})
 
-    def finish(self, job_id: str, result: bytes, state: JobState = JobState.DONE) -> Job:
+    def finish(self, job_id: str, result: bytes, state: JobState = JobState.DONE, suffix: str = ".mp4") -> Job:
         """Do what a worker does, without the work."""
         claim = self.operations.store.claim(job_id, "test-worker")
         assert claim is not None
         work = self.operations.storage.take_work(job_id, claim.token)
-        (work / "result.part").write_bytes(result)
-        self.operations.storage.publish(work / "result.part", job_id)
+        made = work / f"result{suffix}"
+        made.write_bytes(result)
+        self.operations.storage.publish(made, job_id)
         assert self.operations.store.finish(claim, state)
         return self.operations.get(job_id)
 

@@ -69,19 +69,51 @@ def write_clip(
     return path
 
 
+LINES = [(40, 200, "Hello"), (280, 160, "Second <i>line</i>\nand third")]
+
+
+def with_subtitles(
+    path: Path,
+    *,
+    font: bool = True,
+    codec: str = "subrip",
+    tone: Callable[[av.container.OutputContainer], list[tuple[Any, int]]] | None = None,
+) -> Path:
+    """A Matroska file with subtitles in French and a font."""
+    plain = write_clip(path.with_suffix(".plain.mkv"), tone=tone)
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        tracks = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
+        text: Any = target.add_stream(codec)
+        text.codec_context.subtitle_header = b"[Script Info]\r\n\r\n[Events]\r\n"
+        text.metadata["language"] = "fra"
+        if font:
+            target.add_attachment("font.ttf", "font/ttf", b"not really a font")
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = tracks[packet.stream_index]  # type: ignore[assignment]
+                target.mux(packet)
+        for number, (start, duration, words) in enumerate(LINES):
+            words = words if codec == "subrip" else f"{number},0,Default,,0,0,0,,{words}"
+            line: Any = av.Packet(words.encode())
+            line.stream, line.time_base, line.pts, line.dts = text, Fraction(1, 1000), start, start
+            line.duration = duration
+            target.mux(line)
+    return path
+
+
 def upscale(
     source: Path,
     folder: Path,
     *,
     chunk: int = 5,
     scale: int = 2,
-    codec: str = "h264",
+    codec: str = "auto",
     container: str = "mp4",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Upscaled:
     """Source to result as the worker does it, with pixels repeated ×4 in place of the network."""
     info = probe(source, limits, target=container)
-    spec = output_spec(info, scale=scale, codec=codec, container=container, limits=limits)
+    spec = output_spec(info, scale=scale, codec=codec, limits=limits)
     segments: list[Path] = []
     times: list[int] = []
     with VideoReader(source, limits=limits) as reader:
@@ -92,9 +124,16 @@ def upscale(
                 for frame in group:
                     writer.write(frame.rgb.repeat(4, 0).repeat(4, 1), frame.pts)
                     times.append(frame.pts)
-    out = folder / f"result.{container}"
+    out = folder / f"result.{info.target}"
     lost = assemble(segments, source, out, spec, limits=limits)
-    return Upscaled(out, info, spec, times, tuple(dict.fromkeys([*info.warnings, *reader.warnings, *lost])), segments)
+    return Upscaled(
+        out,
+        info,
+        spec,
+        times,
+        tuple(dict.fromkeys([*info.warnings, *spec.warnings, *reader.warnings, *lost])),
+        segments,
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import cli
+from clips import make_clip
 from commands.embedded_redis import EmbeddedRedis
+from media.probe import probe
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 
@@ -40,6 +42,9 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "there is no model 'nonsense'; there are: "),
         (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
         (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
+        (["upscale", EXAMPLE, "out.avi"], "out.avi has to end in .mp4, .mkv, .mov or .webm"),
+        (["submit", EXAMPLE, "-o", "out"], "out has to end in .mp4, .mkv, .mov or .webm"),
+        (["upscale", EXAMPLE, "out.webm", "--codec", "h264"], "webm can't hold h264"),
         (["upscale", EXAMPLE, "out.mp4", "--scale", "2", "--height", "100"], "either scale or height"),
         (["upscale", __file__, "out.mp4", "--model", "tiny"], "skipvsr: "),
         (
@@ -80,6 +85,17 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "basicvsr-reds" in said
     assert "tiny" in said
+
+
+def test_the_outputs_name_says_the_container(tmp_path: Path) -> None:
+    for name, codec in (("out.mkv", "h264"), ("OUT.WEBM", "av1")):
+        clip = make_clip(tmp_path / "clip.mp4", frames=4)
+        assert cli.main(["upscale", str(clip), str(tmp_path / name), "--model", "tiny", "--scale", "2"]) == 0
+        info = probe(tmp_path / name)
+        assert (info.container, info.video.codec) == ("mkv", codec)
+    odd = ["upscale", str(clip), str(tmp_path / "movie"), "--model", "tiny", "--container", "mov"]
+    assert cli.main(odd) == 0
+    assert b"ftypqt" in (tmp_path / "movie").read_bytes()[:16]
 
 
 def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

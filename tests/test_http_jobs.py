@@ -160,6 +160,24 @@ def test_result_is_served_with_name_type_and_ranges(service: Service, clip: Path
     assert outside.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("container", "media_type"),
+    [("mkv", "video/matroska"), ("mov", "video/quicktime"), ("webm", "video/webm")],
+)
+def test_result_has_its_containers_name_and_type(service: Service, clip: Path, container: str, media_type: str) -> None:
+    job = service.post(clip, container=container).json()
+    assert (job["options"]["container"], job["options"]["codec"]) == (container, "auto")
+    service.finish(job["id"], b"x", suffix=f".{container}")
+    answer = service.client.get(f"/jobs/{job['id']}/result")
+    assert (answer.content, answer.headers["content-type"]) == (b"x", media_type)
+    assert answer.headers["content-disposition"] == f'attachment; filename="clip-x4.{container}"'
+
+
+def test_container_and_codec_have_to_go_together(service: Service, clip: Path) -> None:
+    answer = service.post(clip, container="webm", codec="hevc")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "webm can't hold hevc; it holds av1")
+
+
 def test_upload_can_be_fetched_as_data(service: Service, clip: Path) -> None:
     job_id = service.post(clip).json()["id"]
     answer = service.client.get(f"/jobs/{job_id}/input")

@@ -11,34 +11,11 @@ import pytest
 
 from media.probe import probe
 from media.tracks import plain_text
-from tests.media_support import packets, upscale, write_clip
-
-LINES = [(40, 200, "Hello"), (280, 160, "Second <i>line</i>\nand third")]
+from tests.media_support import packets, upscale, with_subtitles, write_clip
 
 
 def _sound(codec: str, rate: int = 48000) -> Any:
     return lambda target: [(target.add_stream(codec, rate=rate, layout="mono"), 0)]
-
-
-def _with_subtitles(path: Path) -> Path:
-    """A Matroska file with SubRip subtitles and a font."""
-    plain = write_clip(path.with_suffix(".plain.mkv"))
-    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
-        video = target.add_stream_from_template(source.streams.video[0], opaque=True)
-        text: Any = target.add_stream("subrip")
-        text.codec_context.subtitle_header = b"[Script Info]\r\n\r\n[Events]\r\n"
-        text.metadata["language"] = "fra"
-        target.add_attachment("font.ttf", "font/ttf", b"not really a font")
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = video
-                target.mux(packet)
-        for start, duration, words in LINES:
-            line: Any = av.Packet(words.encode())
-            line.stream, line.time_base, line.pts, line.dts = text, Fraction(1, 1000), start, start
-            line.duration = duration
-            target.mux(line)
-    return path
 
 
 @pytest.mark.parametrize("codec", ["aac", "libmp3lame", "ac3", "flac", "libopus", "pcm_s16le"])
@@ -67,7 +44,7 @@ def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec:
 
 
 def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
-    result = upscale(_with_subtitles(tmp_path / "in.mkv"), tmp_path)
+    result = upscale(with_subtitles(tmp_path / "in.mkv"), tmp_path)
     assert [w.split(" is ")[0].split(" was ")[0] for w in result.warnings] == [
         "subtitle track 1 (subrip)",
         "the attachment font.ttf",
@@ -82,7 +59,7 @@ def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
 
 
 def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) -> None:
-    source = _with_subtitles(tmp_path / "in.mkv")
+    source = with_subtitles(tmp_path / "in.mkv")
     result = upscale(source, tmp_path, container="mkv")
     assert result.warnings == ()
     info = probe(result.path)

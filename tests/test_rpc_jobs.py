@@ -55,19 +55,22 @@ def finish(operations: Operations, job_id: str, result: bytes) -> Job:
     claim = operations.store.claim(job_id, "test-worker")
     assert claim is not None
     work = operations.storage.take_work(job_id, claim.token)
-    (work / "result.part").write_bytes(result)
-    operations.storage.publish(work / "result.part", job_id)
+    (work / "result.mkv").write_bytes(result)
+    operations.storage.publish(work / "result.mkv", job_id)
     assert operations.store.finish(claim, JobState.DONE)
     return operations.get(job_id)
 
 
 def test_from_upload_to_download(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
     data = make_clip(tmp_path / "clip.mp4").read_bytes()
-    job = client.jobs.CreateJob(upload(data, len(data), lookahead=2, scale=2, priority="high"), timeout=30).job
+    job = client.jobs.CreateJob(
+        upload(data, len(data), lookahead=2, scale=2, priority="high", container="mkv"), timeout=30
+    ).job
     assert job.state == pb.JOB_STATE_QUEUED
     assert job.filename == "my clip.mp4"
     assert (job.input.width, job.input.height, job.input.frames) == (32, 24, 24)
     assert (job.options.lookahead, job.options.scale, job.options.priority, job.options.chunk) == (2, 2, "high", 24)
+    assert (job.options.container, job.options.codec) == ("mkv", "auto")
     assert operations.storage.input_path(job.id).read_bytes() == data
 
     with pytest.raises(grpc.RpcError) as early:
@@ -90,7 +93,8 @@ def test_from_upload_to_download(client: StreamClient, operations: Operations, t
     assert seen[-1].state == pb.JOB_STATE_DONE
 
     first, *rest = client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id), timeout=30)
-    assert (first.file.filename, first.file.size_bytes) == ("my clip-x2.mp4", len(result))
+    assert (first.file.filename, first.file.size_bytes) == ("my clip-x2.mkv", len(result))
+    assert first.file.media_type == "video/matroska"
     assert b"".join(part.data for part in rest) == result
     _, *rest = client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id, offset=700_000), timeout=30)
     assert b"".join(part.data for part in rest) == result[700_000:]

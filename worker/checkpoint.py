@@ -33,6 +33,7 @@ class Identity(BaseModel):
     input_sha256: str
     model: str = Field(description="Fingerprint of the network's weights and number format.")
     options: JobOptions
+    encoder: str = Field("libx264", description="libav's name of the encoder: segments of two of them can't be joined.")
 
     def differs(self, other: Identity) -> str | None:
         """What differs, in words; None if nothing does."""
@@ -41,6 +42,7 @@ class Identity(BaseModel):
         ours["options"].pop("priority")
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
+        names["encoder"] = "encoder"
         different = [name for key, name in names.items() if ours[key] != theirs[key]]
         return ", ".join(different) or None
 

@@ -43,6 +43,8 @@ class Order:
     limits: Limits = DEFAULT_LIMITS
     chunk: int | None = None
     """Frames a chunk, where memory allows fewer than the options say."""
+    encoder: str = "software"
+    """software, nvenc, vaapi or auto."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +139,30 @@ def upscale(order: Order, model: Upscaler, *, stop: threading.Event | None = Non
 
 def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[Event]:
     options = order.options
-    info = probe(order.source, order.limits)
+    info = probe(order.source, order.limits, target=options.container)
     spec = output_spec(
-        info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=order.limits
+        info,
+        scale=options.scale,
+        height=options.height,
+        codec=options.codec,
+        crf=options.crf,
+        hardware=order.encoder,
+        limits=order.limits,
     )
     checkpoints = Checkpoints(order.folder)
-    identity = Identity(input_sha256=sha256_of(order.source), model=model.fingerprint, options=options)
+    identity = Identity(
+        input_sha256=sha256_of(order.source), model=model.fingerprint, options=options, encoder=spec.encoder
+    )
     manifest, state, reason = checkpoints.load(identity)
     if reason:
         manifest.warnings.append(reason)
     tally = _Tally(info.video.frames, manifest.frames)
     yield Started(
-        info, spec, tally.progress(manifest.frames), manifest.segments > 0, [*info.warnings, *manifest.warnings]
+        info,
+        spec,
+        tally.progress(manifest.frames),
+        manifest.segments > 0,
+        [*info.warnings, *spec.warnings, *manifest.warnings],
     )
 
     if not manifest.complete:
@@ -178,9 +192,9 @@ def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[
             yield Stopped(tally.progress(manifest.frames), manifest.metrics)
             return
 
-    out = order.folder / "result.mp4"
+    out = order.folder / f"result.{spec.container}"
     lost = assemble(checkpoints.segments(manifest), order.source, out, spec, limits=order.limits)
-    warnings = list(dict.fromkeys([*info.warnings, *manifest.warnings, *lost]))
+    warnings = list(dict.fromkeys([*info.warnings, *spec.warnings, *manifest.warnings, *lost]))
     yield Finished(out, spec, tally.progress(manifest.frames, complete=True), manifest.metrics, warnings)
 
 
@@ -234,7 +248,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
             writer.write(rgb, pts)
     reports = done.result.reports
     total = before.units_total + sum(report.units_total for report in reports)
-    skipped = before.units_skipped + sum(report.units_skipped for report in reports)
+    skipped = before.units_skipped + sum(report.units_left_out for report in reports)
     dense_seconds = before.dense_seconds + done.result.dense_seconds
     model_seconds = before.metrics.model_seconds + done.seconds
     cuts = [*before.cuts, *(before.frames + cut for cut in done.result.cuts)]

@@ -87,7 +87,11 @@ class Runner:
     def _work(self, job: Job, claim: Claim, hold: Hold) -> str:
         begun = time.monotonic()
         order = Order(
-            self._storage.input_path(job.id), self._storage.take_work(job.id, claim.token), job.options, self._limits
+            self._storage.input_path(job.id),
+            self._storage.take_work(job.id, claim.token),
+            job.options,
+            self._limits,
+            encoder=self._settings.encoder,
         )
         notes = _Notes(job)
         if notes.first:
@@ -243,7 +247,7 @@ def output_facts(info: MediaInfo, spec: OutputSpec) -> StreamFacts:
     """What the job document says of the result."""
     video = info.video
     return StreamFacts(
-        container=info.container,
+        container=spec.container,
         codec=spec.codec,
         width=video.width,
         height=video.height,

@@ -20,7 +20,7 @@ from service.http.auth import require_key, same_site
 from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep
 from service.http.documents import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
 from service.http.metrics import HttpMetrics
-from service.names import result_name
+from service.names import MEDIA_TYPES, media_type, result_name
 from service.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -170,8 +170,8 @@ def resume_job(job_id: str, operations: OperationsDep) -> JobDocument:
     return JobDocument.of(operations.resume(job_id))
 
 
-def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
-    content = {"content": {media_type: {"schema": {"type": "string", "contentMediaType": media_type}}}}
+def _file(*types: str) -> dict[int | str, dict[str, Any]]:
+    content = {"content": {name: {"schema": {"type": "string", "contentMediaType": name}} for name in types}}
     return {
         200: {"description": "The file.", **content},
         206: {"description": "The part of it that `Range` asks for.", **content},
@@ -183,12 +183,12 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     "/jobs/{job_id}/result",
     summary="Download the result",
     response_class=FileResponse,
-    responses={**_file("video/mp4"), **problems(401, 404, 409, 410, 416, 500, 503)},
+    responses={**_file(*MEDIA_TYPES.values()), **problems(401, 404, 409, 410, 416, 500, 503)},
 )
 def get_result(job_id: str, request: Request, operations: OperationsDep) -> FileResponse:
     """The upscaled video. Takes `Range`, so that a player can seek and a download can go on."""
     job, path = operations.result(job_id)
-    return files.send(request, path, result_name(job), "video/mp4")
+    return files.send(request, path, result_name(job, path), media_type(path))
 
 
 @router.head("/jobs/{job_id}/input", include_in_schema=False)

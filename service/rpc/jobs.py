@@ -13,7 +13,7 @@ from jobs.schema import Job
 from jobs.settings import Settings
 from proto import upscaler_pb2 as pb
 from service import intake
-from service.names import harmless_name, result_name
+from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
 from service.rpc import documents
 from service.rpc.errors import reported, stopping
@@ -97,7 +97,7 @@ class JobService:
                 raise InvalidRequest(f"offset: {request.offset} is above the file's size, {size}")
             await asyncio.to_thread(file.seek, request.offset)
             yield pb.DownloadResultResponse(
-                file=pb.FileFacts(filename=result_name(job), media_type="video/mp4", size_bytes=size)
+                file=pb.FileFacts(filename=result_name(job, path), media_type=media_type(path), size_bytes=size)
             )
             while data := await asyncio.to_thread(file.read, _PIECE_BYTES):
                 yield pb.DownloadResultResponse(data=data)
