@@ -62,10 +62,12 @@ def _probe(path: Path, target: str, limits: Limits) -> Iterator[dict[str, Any]]:
     yield {"info": to_plain(inspect(path, limits, target))}
 
 
-def _decode(path: Path, start_after_pts: int | None, memory: int, limits: Limits) -> Iterator[dict[str, Any]]:
+def _decode(
+    path: Path, start_after_pts: int | None, frames_before: int | None, memory: int, limits: Limits
+) -> Iterator[dict[str, Any]]:
     from media.decode import Decoder
 
-    decoder = Decoder(path, limits, start_after_pts=start_after_pts)
+    decoder = Decoder(path, limits, start_after_pts=start_after_pts, frames_before=frames_before)
     shared: mmap.mmap | None = None
     sent = 0
     for frame, pts, time_base in decoder.frames():
@@ -89,7 +91,7 @@ def _decode(path: Path, start_after_pts: int | None, memory: int, limits: Limits
         slot = sent % SLOTS
         _copy(frame, memoryview(shared)[slot * size : (slot + 1) * size], 3 * sample * frame.width)
         sent += 1
-        yield {"slot": slot, "pts": pts}
+        yield {"slot": slot, "pts": pts, "clean": decoder.clean}
     yield {"damage": to_plain(decoder.damage)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from media.deinterlace import Deinterlacer
 from media.errors import UnusableVideo
 from media.info import Color, ColorRange
 from media.limits import Limits
+from media.seeking import InexactSeek, seek, skip
 
 DAMAGE_ALLOWED = 0.5
 """A video of which more than this fraction is damaged fails instead of ending with a warning."""
@@ -40,6 +41,11 @@ class Damage:
     """Frames of another size than the first, scaled to it."""
     cut_short: bool = False
     """The container broke off before its end."""
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing was wrong."""
+        return not (self.concealed or self.lost or self.repaired_pts or self.resized or self.cut_short)
 
     def warnings(self) -> tuple[str, ...]:
         """The damage in words, nothing if there is none."""
@@ -66,14 +72,24 @@ class Damage:
 
 
 class Decoder:
-    """Frames of the video stream of `path`, as swscale's RGB. A context manager's body's worth of state; iterate once.
+    """Frames of the video stream of `path`, as swscale's RGB. Iterate once.
 
-    `width`, `height` and `rgb_format` are those of the first frame and hold for all.
+    Args:
+        path: the file.
+        limits: the bounds for size, frames and memory.
+        start_after_pts: leave out the frames up to and including this time.
+        frames_before: how many these are, if all of them were read before and `clean`: then they are not decoded
+            again, but for those since the last keyframe. None: decode from the start.
     """
 
-    def __init__(self, path: Path, limits: Limits, *, start_after_pts: int | None = None) -> None:
+    def __init__(
+        self, path: Path, limits: Limits, *, start_after_pts: int | None = None, frames_before: int | None = None
+    ) -> None:
         self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
         self.damage = Damage()
+        self.clean = True
+        """Whether all frames so far came out as they were coded: no damage, nothing scaled, nothing deinterlaced."""
+        self._frames_before = frames_before
 
     def frames(self) -> Iterator[tuple[VideoFrame | None, int, Fraction]]:
         """Yield (frame in rgb24 or rgb48le, pts, time base), in display order, each pts above the one before.
@@ -83,15 +99,37 @@ class Decoder:
         Raises:
             UnsupportedFile, UnusableVideo, OverLimit: see `media.reader.VideoReader`.
         """
+        if self.start_after_pts is not None and self._frames_before is not None:
+            try:
+                yield from self._frames(sought=self.start_after_pts)
+            except InexactSeek:
+                self.damage, self.clean = Damage(), True  # nothing has been given out yet
+            else:
+                return
+        yield from self._frames(sought=None)
+
+    def _frames(self, *, sought: int | None) -> Iterator[tuple[VideoFrame | None, int, Fraction]]:
         with open_untrusted(self.path, self.limits) as container:
             stream = video_stream(container)
             time_base = stream.time_base
             if not time_base:
                 raise UnusableVideo("the video track has no time base")
+            # One thread: error concealment is then the same on every run, so a resumed job gives the same bytes.
+            stream.codec_context.thread_count = 1
             step = _typical_step(stream, time_base)
-            convert = _RgbConverter(stream, self.limits, self.damage)
-            last: int | None = None
-            for frame in Deinterlacer(stream)(self._decoded(container, stream)):
+            convert = _RgbConverter(self.limits, self.damage)
+            deinterlace = Deinterlacer(stream)
+            first = None if sought is None else seek(container, stream, sought)
+            decoded = self._decoded(self._packets(container, stream, first), stream)
+            if first is not None and sought is not None:
+                for frame in skip(decoded, first.pts or 0, sought):
+                    convert.expect(frame)
+                    yield None, frame.pts or 0, time_base
+                if self.damage.lost or self.damage.cut_short:
+                    raise InexactSeek
+                self.damage.concealed, self.damage.frames = 0, self._frames_before or 0
+            last = sought
+            for frame in deinterlace(decoded):
                 pts = frame.pts
                 if pts is None or (last is not None and pts <= last):
                     pts = 0 if last is None else last + step if frame.pts is None else last + 1
@@ -99,16 +137,14 @@ class Decoder:
                 last = pts
                 self.damage.frames += 1
                 self.limits.check("max_frames", self.damage.frames, "the video")
-                if self.start_after_pts is not None and pts <= self.start_after_pts:
-                    yield None, pts, time_base
-                    continue
-                yield convert(frame), pts, time_base
+                left_out = self.start_after_pts is not None and pts <= self.start_after_pts
+                rgb = None if left_out else convert(frame)
+                self.clean = self.damage.none and not deinterlace.active
+                yield rgb, pts, time_base
             self.damage.check()
 
-    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        # One thread: error concealment is then the same on every run, so a resumed job gives the same bytes.
-        stream.codec_context.thread_count = 1
-        for packet in self._packets(container, stream):
+    def _decoded(self, packets: Iterable[av.Packet[VideoStream]], stream: VideoStream) -> Iterator[VideoFrame]:
+        for packet in packets:
             try:
                 for frame in stream.decode(packet):
                     self.damage.concealed += frame.is_corrupt
@@ -116,7 +152,11 @@ class Decoder:
             except av.error.FFmpegError:
                 self.damage.lost += 1
 
-    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    def _packets(
+        self, container: InputContainer, stream: VideoStream, first: av.Packet[VideoStream] | None
+    ) -> Iterator[av.Packet[VideoStream]]:
+        if first is not None:
+            yield first
         try:
             yield from container.demux(stream)
         except av.error.FFmpegError:
@@ -129,17 +169,22 @@ class Decoder:
 class _RgbConverter:
     """YUV → RGB by the stream's matrix and range; frames of another size are scaled to the first one's."""
 
-    def __init__(self, stream: VideoStream, limits: Limits, damage: Damage) -> None:
+    def __init__(self, limits: Limits, damage: Damage) -> None:
         self._limits, self._damage = limits, damage
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
         self._format = ""
 
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
+    def expect(self, frame: VideoFrame) -> None:
+        """Take size and depth of all frames from this one, if it is the first."""
         if self._size is None:
             self._size = frame.width, frame.height
             self._format = colors.rgb_format(colors.bit_depth(frame.format.name))
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
+        self.expect(frame)
+        assert self._size is not None
         same = (frame.width, frame.height) == self._size
         self._damage.resized += not same
         color = colors.effective(

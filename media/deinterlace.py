@@ -17,6 +17,8 @@ class Deinterlacer:
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
         self._time_base = stream.time_base or Fraction(1)
+        self.active = False
+        """Whether there was an interlaced frame yet."""
 
     def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
         """Yield the frames, deinterlaced where they are flagged as interlaced."""
@@ -29,6 +31,7 @@ class Deinterlacer:
                 graph = None
             if graph is None and frame.interlaced_frame:
                 graph, shape = self._graph(frame), now
+                self.active = True
             if graph is None:
                 yield frame
             else:

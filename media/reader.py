@@ -36,6 +36,8 @@ class Frame:
     pts: int
     time_base: Fraction
     """Seconds of one unit of `pts`."""
+    clean: bool = True
+    """Whether all frames up to this one came out as they were coded, so that reading may go on after it by seeking."""
 
 
 class VideoReader:
@@ -50,6 +52,8 @@ class VideoReader:
     Args:
         path: the file.
         start_after_pts: leave out the frames up to and including this time; the rest is as if read from the start.
+        frames_before: how many these are, if the frame of that time was `clean`: then they are not decoded again, but
+            for those since the last keyframe, where the container allows that exactly.
         limits: the bounds for size, frames, memory and time.
 
     Raises:
@@ -58,14 +62,26 @@ class VideoReader:
             damaged (nothing, or less than half, can be decoded), larger than it said, or deadly to libav.
     """
 
-    def __init__(self, path: Path, *, start_after_pts: int | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        start_after_pts: int | None = None,
+        frames_before: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         self.damage = Damage()
         """What was wrong with the frames; complete after the last one."""
         self._limits = limits
         self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        arguments = {"path": path.absolute(), "start_after_pts": start_after_pts, "memory": self._memory}
+        arguments = {
+            "path": path.absolute(),
+            "start_after_pts": start_after_pts,
+            "frames_before": frames_before,
+            "memory": self._memory,
+        }
         self._process = Sandbox("decode", arguments, limits, share=(self._memory,))
 
     @property
@@ -78,10 +94,10 @@ class VideoReader:
         time_base = Fraction(1)
         for message in self._process.messages():
             match message:
-                case {"slot": int(slot), "pts": int(pts)} if slots is not None:
+                case {"slot": int(slot), "pts": int(pts), "clean": bool(clean)} if slots is not None:
                     rgb = slots[slot % SLOTS].copy()
                     self._process.send(b".")
-                    yield Frame(rgb, pts, time_base)
+                    yield Frame(rgb, pts, time_base, clean)
                 case {"width": int(width), "height": int(height), "bytes_per_sample": 1 | 2 as sample} if slots is None:
                     time_base = from_plain(Fraction, message["time_base"])
                     slots = self._slots(width, height, np.dtype("u1" if sample == 1 else "u2"))

@@ -54,6 +54,7 @@ class Manifest(BaseModel):
     segments: int = Field(0, description="Chunks that are done: as many segments are there.")
     frames: int = Field(0, description="Frames in the segments.")
     read_to: int | None = Field(None, description="PTS of the last frame that was read; reading goes on after it.")
+    clean: bool = Field(False, description="Whether that frame was `clean`: then reading goes on by seeking.")
     pending: list[int] = Field(default_factory=list, description="PTS of frames that were read, but not yet emitted.")
     complete: bool = Field(False, description="Whether all frames are in the segments.")
     units_total: int = 0

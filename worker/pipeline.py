@@ -120,6 +120,7 @@ class _Chunk:
     """Of the emitted frames."""
     pending: list[int] = field(repr=False)
     read_to: int | None
+    clean: bool
     last: bool
     seconds: float
 
@@ -168,7 +169,7 @@ def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[
     if not manifest.complete:
         clock = _Clock()
         chunk = order.chunk or options.chunk
-        frames = Ahead(_decode(order, manifest.read_to, clock), depth=max(2, chunk), name="decode")
+        frames = Ahead(_decode(order, manifest, clock), depth=max(2, chunk), name="decode")
         chunks = Ahead(_infer(frames, model, state, manifest.pending, order, chunk, stop), depth=1, name="model")
         del state  # the model's thread has it; kept here it would stay in memory for the whole job
         with chunks, frames:  # chunks are closed last: they end when the frames do
@@ -198,8 +199,9 @@ def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[
     yield Finished(out, spec, tally.progress(manifest.frames, complete=True), manifest.metrics, warnings)
 
 
-def _decode(order: Order, after: int | None, clock: _Clock) -> Iterator[Frame]:
-    with VideoReader(order.source, start_after_pts=after, limits=order.limits) as reader:
+def _decode(order: Order, done: Manifest, clock: _Clock) -> Iterator[Frame]:
+    before = done.frames + len(done.pending) if done.clean else None
+    with VideoReader(order.source, start_after_pts=done.read_to, frames_before=before, limits=order.limits) as reader:
         frames = iter(reader)
         while True:
             begun = time.perf_counter()
@@ -221,20 +223,20 @@ def _infer(
     stop: threading.Event,
 ) -> Iterator[_Chunk]:
     lookahead = order.options.lookahead
-    times, read_to = deque(pending), None
+    times, read_to, clean = deque(pending), None, False
     try:
         # A state that was taken up again holds its look-ahead frames already.
         for group, last in groups(frames, chunk, 0 if state is not None else lookahead):
             if stop.is_set() or not group:
                 return
             times.extend(frame.pts for frame in group)
-            read_to = group[-1].pts
+            read_to, clean = group[-1].pts, group[-1].clean
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
             result = model.forward(rgb, state, lookahead=lookahead, last=last, routing=order.options.routing)
             state = None if last else result.state
             pts = [times.popleft() for _ in result.frames]
-            yield _Chunk(result, pts, list(times), read_to, last, result.seconds)
+            yield _Chunk(result, pts, list(times), read_to, clean, last, result.seconds)
             del rgb, result
     except Abandoned:
         return
@@ -268,6 +270,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
             "segments": before.segments + 1,
             "frames": before.frames + len(done.pts),
             "read_to": done.read_to,
+            "clean": done.clean,
             "pending": done.pending,
             "complete": done.last,
             "units_total": total,
