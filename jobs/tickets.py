@@ -12,7 +12,9 @@ from typing import Any, Final
 from redis import Redis
 from rq import Queue
 from rq.exceptions import NoSuchJobError
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Ticket
+from rq.registry import StartedJobRegistry
 
 from jobs.schema import Priority
 
@@ -45,6 +47,7 @@ def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: b
 
 def drop(redis: Redis, ticket_id: str) -> None:
     """Remove a ticket and all that RQ keeps about it, wherever it is."""
+    mend(redis, ticket_id)
     try:
         ticket = Ticket.fetch(ticket_id, connection=redis, serializer=SERIALIZER)
     except NoSuchJobError:
@@ -54,6 +57,23 @@ def drop(redis: Redis, ticket_id: str) -> None:
     with redis.pipeline() as pipe:
         ticket.delete(pipeline=pipe)
         pipe.execute()
+
+
+def mend(redis: Redis, ticket_id: str) -> None:
+    """Remove what is left of notes that say who works on a ticket, where they have faded.
+
+    They fade before the list that names them, when a worker died or its machine slept, and RQ can't go on from there:
+    it would neither finish the ticket nor delete it.
+    """
+    listed = ExecutionRegistry(ticket_id, connection=redis)
+    for execution_id in listed.get_execution_ids():
+        note = Execution(id=execution_id, job_id=ticket_id, connection=redis)
+        if redis.hexists(note.key, "created_at"):
+            continue
+        redis.delete(note.key)
+        redis.zrem(listed.key, execution_id)
+        for name in QUEUES.values():
+            redis.zrem(StartedJobRegistry(name, connection=redis).key, note.composite_key)
 
 
 def waiting(redis: Redis) -> list[str]:

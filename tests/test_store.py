@@ -6,6 +6,8 @@ import threading
 
 import pytest
 from redis import Redis
+from rq.executions import Execution
+from rq.job import Job as Ticket
 
 from jobs import tickets
 from jobs.errors import NotFound, NotReady, StoreUnavailable
@@ -81,6 +83,28 @@ def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
     assert store.without_ticket() == {job_id}
     store.enqueue(job_id, front=True)
     assert store.without_ticket() == set()
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStore, torn: bool) -> None:
+    """RQ's note that says who works on it fades before the list that names it; a late heartbeat leaves half a note."""
+    job_id = queued(store)
+    ticket_id = store.redis.lpop(f"rq:queue:{tickets.QUEUES[Priority.NORMAL]}").decode()  # type: ignore[union-attr]
+    ticket = Ticket.fetch(ticket_id, connection=store.redis, serializer=tickets.SERIALIZER)
+    with store.redis.pipeline() as pipe:
+        ticket.prepare_for_execution("w", pipe)
+        execution = Execution.create(ticket, 80, pipeline=pipe, worker_name="w")
+        pipe.execute()
+    store.redis.delete(execution.key)
+    if torn:
+        store.redis.hset(execution.key, "last_heartbeat", 1.0)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.declare_lost(job_id, claim.token, 0, max_deaths=3) is JobState.QUEUED
+    assert tickets.waiting(store.redis) == [job_id]
+    left = {key.decode().split(":")[1] for key in store.redis.keys("rq:*")}
+    assert not left & {"execution", "executions", "wip"}, left
+    assert len(store.redis.keys("rq:job:*")) == 1
 
 
 def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:

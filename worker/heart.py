@@ -146,6 +146,8 @@ class Heart:
                     log.warning("no heartbeat: %s; work goes on", error)
                 self._away = True
                 self._watch.forget()
+            except Exception:  # a heart that stops is a worker that is taken for dead, whatever the reason
+                log.exception("a heartbeat failed; trying again")
             else:
                 if self._away:
                     log.warning("Redis is back")

@@ -7,6 +7,7 @@ a job that runs. This class is only where the two meet.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -19,6 +20,7 @@ from rq.job import Job as Ticket
 from rq.registry import StartedJobRegistry
 from rq.utils import now
 
+from jobs import tickets
 from jobs.tickets import SERIALIZER
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class WarmWorker(SimpleWorker):
         self._on_stop = on_stop
         self._on_force_stop = on_force_stop
         self._stopping = stopping
+        self._executing = threading.Lock()
+        """Held while notes on a ticket are renewed or removed, by whichever thread."""
 
     def get_heartbeat_ttl(self, job: Ticket, working_time: float = 0.0) -> int:
         """RQ's default for a SimpleWorker is the job's whole timeout: a dead worker would look alive for weeks."""
@@ -67,16 +71,19 @@ class WarmWorker(SimpleWorker):
         self, job: Ticket, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
         """The ticket may be gone: whoever queues a job again replaces the ticket that it had."""
-        try:
-            super().handle_job_success(job, queue, started_job_registry, execution)
-        except InvalidJobOperation:
-            self.executions.pop(execution.id, None)
+        with self._executing:
+            tickets.mend(self.connection, job.id)
+            try:
+                super().handle_job_success(job, queue, started_job_registry, execution)
+            except InvalidJobOperation:
+                self.executions.pop(execution.id, None)
 
     def beat(self, connection: Redis) -> None:
         """Tell RQ that this worker and its ticket live; called by the heart, with the heart's connection."""
-        with connection.pipeline() as pipe:
+        with self._executing, connection.pipeline() as pipe:
             self.heartbeat(self._ttl, pipeline=pipe)
             for execution in list(self.executions.values()):
+                execution.save(self._ttl, pipeline=pipe)  # whole: it may have faded while this machine slept
                 execution.heartbeat(execution.job.started_job_registry, self._ttl, pipeline=pipe)
             pipe.execute()
 
