@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 
 from benchmarks.report import machine, write_json
@@ -72,15 +73,19 @@ class Load:
         waiting: set[str] = set()
         number = 0
         while not self.end.is_set():
-            while len(waiting) < 2:
-                number += 1
-                waiting.add(self._post(number))
-            for job_id in list(waiting):
-                job = self._running.client.get(f"/jobs/{job_id}").raise_for_status().json()
-                if job["state"] in ("done", "failed", "cancelled"):
-                    waiting.remove(job_id)
-                    self._count("jobs done" if job["state"] == "done" else "jobs not done")
-                    self._fetch(job_id)
+            try:
+                while len(waiting) < 2:
+                    number += 1
+                    waiting.add(self._post(number))
+                for job_id in list(waiting):
+                    job = self._running.client.get(f"/jobs/{job_id}").raise_for_status().json()
+                    if job["state"] in ("done", "failed", "cancelled"):
+                        waiting.remove(job_id)
+                        self._count("jobs done" if job["state"] == "done" else "jobs not done")
+                        self._fetch(job_id)
+            except httpx.HTTPError as error:
+                print(error, flush=True)
+                self._count("requests failed")
             self.end.wait(0.5)
         for job_id in waiting:
             self._running.client.delete(f"/jobs/{job_id}")
@@ -107,7 +112,8 @@ class Load:
                     for _ in client.stream(frames, width=width, height=height, chunk=2, lookahead=1):
                         self._count("frames streamed")
                 self._count("streams ended")
-            except grpc.RpcError:
+            except grpc.RpcError as error:
+                print(error, flush=True)
                 self._count("streams failed")
 
 

@@ -150,6 +150,27 @@ def test_garbage_on_the_socket(server: RpcServer) -> None:
     assert serves(server)
 
 
+def test_a_client_may_ping(server: RpcServer) -> None:
+    """gRPC's clients do to measure the line, in bursts when they lag behind; that is no reason to hang up on them."""
+
+    def frame_of(kind: int, payload: bytes = b"") -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+    ping, settings, goaway, count = 6, 4, 7, 20
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame_of(settings))
+        for number in range(count):
+            connection.sendall(frame_of(ping, number.to_bytes(8, "big")))
+            time.sleep(0.01)
+        received, answers = connection.makefile("rb"), 0
+        with received:
+            while answers < count:
+                head = received.read(9)
+                assert head[3] != goaway
+                received.read(int.from_bytes(head[:3], "big"))
+                answers += head[3] == ping
+
+
 def test_a_killed_client_leaves_nothing(server: RpcServer) -> None:
     script = f"""
 import itertools, sys
