@@ -96,7 +96,7 @@ def _server(settings: Settings) -> Any:
         ("grpc.http2.ping_timeout_ms", keepalive // 2),  # 60 s by default, whatever the time-out of keepalive
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-        # Clients also ping to measure the line, in bursts while they catch up with what was written: no reason to hang up.
+        # Clients also ping to measure the line, in bursts while they catch up: that is no reason to hang up.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),  # a second server on the port is to fail, not to share
     ]
