@@ -157,6 +157,20 @@ def _train(args: argparse.Namespace, settings: Settings) -> int:
     return train.run(args.config, args.cache, args.out)
 
 
+def _train_skip(args: argparse.Namespace, settings: Settings) -> int:
+    from commands import train_skip
+
+    return train_skip.run(
+        args.model,
+        args.clips,
+        args.out,
+        frames=args.frames,
+        confidence=args.confidence,
+        rounds=args.rounds,
+        weights_dir=settings.weights,
+    )
+
+
 def _eval(args: argparse.Namespace, settings: Settings) -> int:
     from commands import eval as evaluation
 
@@ -215,6 +229,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in model/training/configs")
     train.add_argument("--cache", type=Path, required=True, metavar="DIR", help="where data is packed, once")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets weights, log, plot and state")
+
+    skip = command("train-skip", _train_skip, "fit a confidence estimator to a model, so that it can skip blocks")
+    skip.add_argument("model", metavar="MODEL")
+    skip.add_argument("--clips", type=Path, required=True, metavar="DIR", help="videos to fit it on")
+    skip.add_argument("--out", type=Path, metavar="FILE", help="default: where the model looks for it")
+    skip.add_argument("--frames", type=int, default=5, metavar="N", help="of each video (default: 5)")
+    skip.add_argument("--confidence", type=float, default=0.02, metavar="X", help="to align at (default: 0.02)")
+    skip.add_argument("--rounds", type=int, default=1, metavar="N", help="of alignment (default: 1)")
 
     evaluate = command("eval", _eval, "measure a model's quality over clips")
     evaluate.add_argument("--gt", type=Path, required=True, metavar="DIR", help="clips: videos, or folders of PNG")

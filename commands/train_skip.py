@@ -14,13 +14,11 @@ from model import degrade
 from model.engine import load_model
 from model.estimator import Estimator, estimator_path
 from model.training import skip
-from model.training.prepare import Frames, each, interleaved, planar
+from model.training.prepare import Frames, each
 from model.weights import load_network
 
 WINDOW = (384, 640)
 """Most HR rows and columns of a training clip: its middle frames, at a place that its name decides."""
-SHRINK = 1.75
-"""Each video gives two clips: as it is, soft as videos are, and scaled down by this, sharp."""
 FIRST = 15
 """Frame at which a window starts, where the video is long enough."""
 
@@ -43,33 +41,23 @@ def run(
     for (branch, number), share in explained.items():
         print(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
     path = out or estimator_path(model)
-    how = f"skipvsr train-skip --model {model} --frames {frames} --confidence {confidence} --rounds {rounds}"
+    how = f"skipvsr train-skip {model} --frames {frames} --confidence {confidence} --rounds {rounds}"
     estimator.save(path, load_network(model, weights_dir)[1], {"made_by": how})
     print(f"estimator: {path}")
     return 0
 
 
 def windows(data: Path, frames: int) -> Iterator[skip.Clip]:
-    """Two clips of each video in a folder, with their bicubic quarters."""
+    """A clip of each video in a folder, as it is, with its bicubic quarter."""
     for path in dataset.clips(data):
-        rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
         video = dataset.clip(path, FIRST + frames)
-        if video.dtype != np.uint8:
-            continue
-        hr = video[-frames:].astype(np.uint8, copy=False)
-        for name, scale in (("soft", 1.0), ("sharp", SHRINK)):
-            part = _window(_scaled(hr, scale), rng)
-            yield skip.Clip(f"{path.stem}.{name}", each(part, degrade.bi), part)
+        if video.dtype == np.uint8:
+            hr = _window(video[-frames:].astype(np.uint8, copy=False), zlib.crc32(path.stem.encode()))
+            yield skip.Clip(path.stem, each(hr, degrade.bi), hr)
 
 
-def _scaled(hr: Frames, factor: float) -> Frames:
-    if factor == 1.0:
-        return hr
-    size = int(hr.shape[1] / factor), int(hr.shape[2] / factor)
-    return np.stack([interleaved(degrade.resize(planar(frame), *size)) for frame in hr])
-
-
-def _window(hr: Frames, rng: np.random.Generator) -> Frames:
+def _window(hr: Frames, seed: int) -> Frames:
+    rng = np.random.default_rng(seed)
     side = 8 * degrade.SCALE
     h, w = (min(have // side * side, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
     y, x = (int(rng.integers(0, have - take + 1)) for have, take in zip(hr.shape[1:3], (h, w), strict=True))
