@@ -104,4 +104,4 @@ def _find(data: bytearray, name: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _within(value: int, bits: int) -> int:
-    return min(max(value, 0), 2**bits - 1)
+    return min(max(value, 0), (1 << bits) - 1)

@@ -53,7 +53,7 @@ def _join(
     with ExitStack() as stack:
         original = stack.enter_context(open_untrusted(source, limits))
         first = stack.enter_context(_described(segments[0], spec))
-        target = stack.enter_context(_open_output(out, spec, original))
+        target = stack.enter_context(_open_output(out, spec, original, min(_times(segments[0]))))
         try:
             video = _add_video(target, first.streams.video[0], video_stream(original), spec)
             others = dict(_add_others(target, original, spec.container, warnings))
@@ -76,7 +76,8 @@ def _join(
             raise MediaError(f"the parts can't be put together as {spec.container}: {e}") from e
 
 
-def _open_output(out: Path, spec: OutputSpec, original: InputContainer) -> OutputContainer:
+def _open_output(out: Path, spec: OutputSpec, original: InputContainer, starts: int) -> OutputContainer:
+    """The result's file; `starts` is the pts of its first frame."""
     rates = [s.codec_context.sample_rate for s in original.streams.audio if s.codec_context]
     options = {"fflags": "+bitexact"}
     if spec.container in ("mp4", "mov"):
@@ -87,6 +88,9 @@ def _open_output(out: Path, spec: OutputSpec, original: InputContainer) -> Outpu
             "video_track_timescale": str(spec.time_base.denominator),
             "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
         }
+    elif starts >= 0:
+        # A codec's lead-in may be before zero; libav would shift all times for it.
+        options["avoid_negative_ts"] = "disabled"
     return av.open(str(out), "w", format=MUXERS[spec.container], container_options=options)
 
 

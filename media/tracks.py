@@ -15,6 +15,8 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
+from media.quicktime import say_in_quicktime
+
 MUXERS: Final = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 """Containers of results, and libav's names for them."""
 
@@ -125,6 +127,8 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
         return None
     track.target.metadata.update({k: v for k, v in stream.metadata.items() if k not in ("vendor_id", "encoder")})
     track.target.disposition = stream.disposition
+    if kind == "mov":
+        say_in_quicktime(track.target, what, warnings)
     return track
 
 
