@@ -118,6 +118,11 @@ class JobMetrics(BaseModel):
         default_factory=list, description="Frames, counted from 0, at which a new scene starts and the network anew."
     )
     skip_ratio: float = Field(0.0, description="Fraction of (tile, block) units of the network that were not run.")
+    reuse_ratio: float = Field(
+        0.0,
+        description="The part of skip_ratio whose tiles were taken over from the frame beside; "
+        "the rest an estimator left out.",
+    )
     speedup: float = Field(
         1.0, description="Dense network's time over this job's, measured on this machine at this size; 1: no gain."
     )
@@ -150,6 +155,7 @@ class Job(BaseModel):
     deaths: int = Field(
         0, description="How many workers died over it; too many in a row at the same place, and it fails."
     )
+    model: str | None = Field(None, description="Name of the network that does it: what `auto` came to.")
     worker: str | None = Field(None, description="Name of the worker that has it, or had it last.")
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = None

@@ -210,7 +210,7 @@ class OutputFrame(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., pts: _Optional[int] = ..., data: _Optional[bytes] = ..., skip_ratio: _Optional[float] = ..., model_milliseconds: _Optional[float] = ..., server_milliseconds: _Optional[float] = ..., scene_start: _Optional[bool] = ..., key_frame: _Optional[bool] = ...) -> None: ...
 
 class StreamSummary(_message.Message):
-    __slots__ = ("frames", "skip_ratio", "speedup", "latency_p50_milliseconds", "latency_p95_milliseconds", "latency_p99_milliseconds", "scenes", "model_seconds")
+    __slots__ = ("frames", "skip_ratio", "speedup", "latency_p50_milliseconds", "latency_p95_milliseconds", "latency_p99_milliseconds", "scenes", "model_seconds", "reuse_ratio")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     SKIP_RATIO_FIELD_NUMBER: _ClassVar[int]
     SPEEDUP_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +219,7 @@ class StreamSummary(_message.Message):
     LATENCY_P99_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     SCENES_FIELD_NUMBER: _ClassVar[int]
     MODEL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REUSE_RATIO_FIELD_NUMBER: _ClassVar[int]
     frames: int
     skip_ratio: float
     speedup: float
@@ -227,7 +228,8 @@ class StreamSummary(_message.Message):
     latency_p99_milliseconds: float
     scenes: int
     model_seconds: float
-    def __init__(self, frames: _Optional[int] = ..., skip_ratio: _Optional[float] = ..., speedup: _Optional[float] = ..., latency_p50_milliseconds: _Optional[float] = ..., latency_p95_milliseconds: _Optional[float] = ..., latency_p99_milliseconds: _Optional[float] = ..., scenes: _Optional[int] = ..., model_seconds: _Optional[float] = ...) -> None: ...
+    reuse_ratio: float
+    def __init__(self, frames: _Optional[int] = ..., skip_ratio: _Optional[float] = ..., speedup: _Optional[float] = ..., latency_p50_milliseconds: _Optional[float] = ..., latency_p95_milliseconds: _Optional[float] = ..., latency_p99_milliseconds: _Optional[float] = ..., scenes: _Optional[int] = ..., model_seconds: _Optional[float] = ..., reuse_ratio: _Optional[float] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -314,7 +316,7 @@ class Progress(_message.Message):
     def __init__(self, frames_done: _Optional[int] = ..., frames_total: _Optional[int] = ..., fps: _Optional[float] = ..., eta_seconds: _Optional[float] = ...) -> None: ...
 
 class JobMetrics(_message.Message):
-    __slots__ = ("queue_seconds", "processing_seconds", "decode_seconds", "model_seconds", "encode_seconds", "skip_ratio", "speedup", "cuts")
+    __slots__ = ("queue_seconds", "processing_seconds", "decode_seconds", "model_seconds", "encode_seconds", "skip_ratio", "speedup", "cuts", "reuse_ratio")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROCESSING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +325,7 @@ class JobMetrics(_message.Message):
     SKIP_RATIO_FIELD_NUMBER: _ClassVar[int]
     SPEEDUP_FIELD_NUMBER: _ClassVar[int]
     CUTS_FIELD_NUMBER: _ClassVar[int]
+    REUSE_RATIO_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     processing_seconds: float
     decode_seconds: float
@@ -331,7 +334,8 @@ class JobMetrics(_message.Message):
     skip_ratio: float
     speedup: float
     cuts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, queue_seconds: _Optional[float] = ..., processing_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., model_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., skip_ratio: _Optional[float] = ..., speedup: _Optional[float] = ..., cuts: _Optional[_Iterable[int]] = ...) -> None: ...
+    reuse_ratio: float
+    def __init__(self, queue_seconds: _Optional[float] = ..., processing_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., model_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., skip_ratio: _Optional[float] = ..., speedup: _Optional[float] = ..., cuts: _Optional[_Iterable[int]] = ..., reuse_ratio: _Optional[float] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("title", "status", "detail")
@@ -344,7 +348,7 @@ class Problem(_message.Message):
     def __init__(self, title: _Optional[str] = ..., status: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error")
+    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -361,6 +365,7 @@ class Job(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JobState
     filename: str
@@ -377,7 +382,8 @@ class Job(_message.Message):
     metrics: JobMetrics
     warnings: _containers.RepeatedScalarFieldContainer[str]
     error: Problem
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
+    model: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("config", "chunk")

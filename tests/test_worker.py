@@ -74,7 +74,8 @@ def test_jobs_are_done_and_nothing_is_left_over(
         assert metrics.processing_seconds is not None
         assert 0 < metrics.model_seconds < metrics.processing_seconds
         assert len(metrics.chunk_seconds) == 10
-        assert 0 <= metrics.skip_ratio < 1
+        assert 0 <= metrics.reuse_ratio <= metrics.skip_ratio < 1
+        assert job.model == "tiny"
         assert metrics.speedup > 0
         assert sorted(path.name for path in storage.job_dir(job.id).iterdir()) == ["input", "result.mp4"]
         assert result.read_bytes() == storage.result_path(job_ids[1]).read_bytes()

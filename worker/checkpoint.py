@@ -59,6 +59,9 @@ class Manifest(BaseModel):
     complete: bool = Field(False, description="Whether all frames are in the segments.")
     units_total: int = 0
     units_skipped: int = 0
+    """Not run, for whatever reason."""
+    units_reused: int = 0
+    """Of these, those whose tile was taken over."""
     dense_seconds: float = Field(0.0, description="What the dense network would have taken so far.")
     cuts: list[int] = Field(default_factory=list, description="Frames at which a new scene starts.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)

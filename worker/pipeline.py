@@ -251,6 +251,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
     reports = done.result.reports
     total = before.units_total + sum(report.units_total for report in reports)
     skipped = before.units_skipped + sum(report.units_left_out for report in reports)
+    reused = before.units_reused + sum(report.units_reused for report in reports)
     dense_seconds = before.dense_seconds + done.result.dense_seconds
     model_seconds = before.metrics.model_seconds + done.seconds
     cuts = [*before.cuts, *(before.frames + cut for cut in done.result.cuts)]
@@ -262,6 +263,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
             "chunk_seconds": [*before.metrics.chunk_seconds, done.seconds][-CHUNKS_REMEMBERED:],
             "cuts": cuts,
             "skip_ratio": skipped / total if total else 0.0,
+            "reuse_ratio": reused / total if total else 0.0,
             "speedup": dense_seconds / model_seconds if model_seconds else 1.0,
         }
     )
@@ -275,6 +277,7 @@ def _encode(done: _Chunk, before: Manifest, checkpoints: Checkpoints, spec: Outp
             "complete": done.last,
             "units_total": total,
             "units_skipped": skipped,
+            "units_reused": reused,
             "dense_seconds": dense_seconds,
             "cuts": cuts,
             "warnings": [*before.warnings, *clock.warnings] if done.last else before.warnings,

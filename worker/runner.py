@@ -98,6 +98,7 @@ class Runner:
             self._meters.queue_seconds.observe(notes.queue_seconds)
         model = self._models.get(job.options.model)
         self._meters.uses(model.name)
+        hold.note({"model": model.name})
         try:
             finished = self._consume(order, model, hold, notes)
         except Exception as error:
@@ -113,6 +114,7 @@ class Runner:
         path = self._storage.publish(finished.path, job.id)
         seconds = notes.seconds_before + time.monotonic() - begun
         fields: dict[str, Any] = {
+            "model": model.name,
             "progress": finished.progress,
             "metrics": notes.metrics(finished.metrics, processing_seconds=seconds),
             "output": output_facts(probe(path, _BOUNDLESS), finished.spec),

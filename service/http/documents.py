@@ -72,7 +72,7 @@ class JobFigures(BaseModel):
         return cls(
             id=job.id,
             state=job.state,
-            model=job.options.model,
+            model=job.model or job.options.model,
             routing=job.options.routing,
             width=job.input.width if job.input else None,
             height=job.input.height if job.input else None,

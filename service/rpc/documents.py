@@ -55,6 +55,7 @@ def job(document: Job) -> pb.Job:
         attempt=document.attempt,
         deaths=document.deaths,
         worker=document.worker,
+        model=document.model,
         progress=pb.Progress(**_known(document.progress, _PROGRESS)),
         input=_facts(document.input),
         output=_facts(document.output),

@@ -64,6 +64,8 @@ class Totals:
     frames: int = 0
     units: int = 0
     skipped: int = 0
+    reused: int = 0
+    """Of those skipped."""
     scenes: int = 0
     model_seconds: float = 0.0
     counted: int | None = None

@@ -227,6 +227,7 @@ class LiveStream:
             totals.frames += 1
             totals.units += report.units_total
             totals.skipped += report.units_left_out
+            totals.reused += report.units_reused
             totals.scenes += ticket.scene_start
             totals.model_seconds += report.seconds
             totals.latencies.add(now - ticket.arrived)

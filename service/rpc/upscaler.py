@@ -117,6 +117,7 @@ class UpscalerService:
         return pb.StreamSummary(
             frames=totals.frames,
             skip_ratio=totals.skipped / totals.units if totals.units else 0.0,
+            reuse_ratio=totals.reused / totals.units if totals.units else 0.0,
             speedup=speedup,
             latency_p50_milliseconds=p50,
             latency_p95_milliseconds=p95,
