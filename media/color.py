@@ -80,6 +80,31 @@ def tag(frame: VideoFrame, color: Color) -> None:
     frame.color_trc = color.transfer
 
 
+def to_rgb(
+    frame: VideoFrame,
+    color: Color,
+    reformatter: VideoReformatter,
+    *,
+    size: tuple[int, int] | None = None,
+    pixel_format: str = "rgb24",
+) -> VideoFrame:
+    """A frame as RGB of full range, by the matrix and range of `color` (`effective`); scaled to `size` if given."""
+    width, height = size or (frame.width, frame.height)
+    matrix = None if is_rgb(frame.format.name) else swscale_matrix(color.matrix)
+    return reformatter.reformat(
+        frame,
+        width,
+        height,
+        pixel_format,
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=None if matrix is None else int(color.range),
+        dst_color_range=int(ColorRange.FULL),
+        interpolation=QUALITY,
+        threads=1,
+    )
+
+
 class RgbToYuv:
     """RGB frames (rgb24, rgb48le) → YUV of one format, by a matrix, range and chroma location, tagged with them."""
 

@@ -192,18 +192,7 @@ class _RgbConverter:
             pixel_format=frame.format.name,
             height=self._size[1],
         )
-        rgb = colors.is_rgb(frame.format.name)
-        return self._reformatter.reformat(
-            frame,
-            *self._size,
-            self._format,
-            src_colorspace=None if rgb else colors.swscale_matrix(color.matrix),
-            dst_colorspace=None if rgb else colors.swscale_matrix(color.matrix),
-            src_color_range=None if rgb else int(color.range),
-            dst_color_range=int(ColorRange.FULL),
-            interpolation=colors.QUALITY,
-            threads=1,
-        )
+        return colors.to_rgb(frame, color, self._reformatter, size=self._size, pixel_format=self._format)
 
 
 def _typical_step(stream: VideoStream, time_base: Fraction) -> int:

@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 
 from media import color as colors
 from media.errors import UnusableVideo
+from media.hardware import choose
 from media.info import Color, ColorRange
 from media.reader import Frame, pixels
 from media.spec import OutputSpec
@@ -53,18 +54,7 @@ class LiveSource:
             for frame in self._container.decode(video=0):
                 tags = Color(matrix=int(frame.colorspace), range=ColorRange(int(frame.color_range)))
                 color = colors.effective(tags, pixel_format=frame.format.name, height=frame.height)
-                yuv = not colors.is_rgb(frame.format.name)
-                rgb = reformatter.reformat(
-                    frame,
-                    self.width,
-                    self.height,
-                    "rgb24",
-                    src_colorspace=colors.swscale_matrix(color.matrix) if yuv else None,
-                    src_color_range=int(color.range) if yuv else None,
-                    dst_color_range=int(ColorRange.FULL),
-                    interpolation=colors.QUALITY,
-                    threads=1,
-                )
+                rgb = colors.to_rgb(frame, color, reformatter, size=(self.width, self.height))
                 pts = frame.pts if frame.pts is not None else last + 1
                 if pts > last:  # a camera's clock may stumble
                     last = pts
@@ -75,13 +65,14 @@ class LiveSource:
     def output(self, *, codec: str, crf: int) -> OutputSpec:
         """What the upscaled copy is to be."""
         color = colors.effective(Color(), pixel_format="yuv420p", height=self.height)
+        encoder = choose(codec, "software", 4 * self.width, 4 * self.height)
         return OutputSpec(
             width=4 * self.width,
             height=4 * self.height,
             codec=codec,
-            encoder={"h264": "libx264", "hevc": "libx265"}[codec],
+            encoder=encoder.name,
             crf=crf,
-            pixel_format="yuv420p",
+            pixel_format=encoder.pixel_format,
             frame_rate=self.frame_rate,
             time_base=self.time_base,
             sample_aspect_ratio=Fraction(1),

@@ -370,18 +370,7 @@ def _color_of(frame: VideoFrame, coding: Coding) -> Color:
 
 def _to_rgb(frame: VideoFrame, color: Color, reformatter: VideoReformatter) -> Rgb:
     if frame.format.name != "rgb24":
-        yuv = not colors.is_rgb(frame.format.name)
-        frame = reformatter.reformat(
-            frame,
-            frame.width,
-            frame.height,
-            "rgb24",
-            src_colorspace=colors.swscale_matrix(color.matrix) if yuv else None,
-            src_color_range=int(color.range) if yuv else None,
-            dst_color_range=int(ColorRange.FULL),
-            interpolation=colors.QUALITY,
-            threads=1,
-        )
+        frame = colors.to_rgb(frame, color, reformatter)
     return pixels(frame)  # type: ignore[return-value]  # rgb24 is uint8
 
 
