@@ -142,6 +142,7 @@ def test_grpc_server_counts_frames_and_their_latency(tmp_path: Path, redis_url: 
     assert samples['skipvsr_frames_total{model="tiny"}'] == 5
     assert samples['skipvsr_tile_blocks_total{outcome="run"}'] > 0
     assert samples["skipvsr_streams"] == 0
+    assert samples['skipvsr_device_memory_bytes{device="cpu"}'] > 1 << 20
 
 
 def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
 from model.routing import RoutingReport
@@ -16,7 +19,7 @@ _LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2
 class StreamMeters:
     """The gRPC server's metrics, in a registry of their own; frames and units are named as the worker names its own."""
 
-    def __init__(self, streams: Callable[[], int]) -> None:
+    def __init__(self, streams: Callable[[], int], device: torch.device | None = None) -> None:
         self.registry = CollectorRegistry()
         self.latency = Histogram(
             "skipvsr_frame_latency_seconds",
@@ -36,6 +39,14 @@ class StreamMeters:
         )
         active = Gauge("skipvsr_streams", "Streams that are served now.", registry=self.registry)
         active.set_function(streams)
+        device = device or torch.device("cpu")
+        memory = Gauge(
+            "skipvsr_device_memory_bytes",
+            "Memory that this server holds on the networks' device; on a CPU, its resident memory.",
+            ["device"],
+            registry=self.registry,
+        )
+        memory.labels(device.type).set_function(lambda: _memory_of(device))
         build = Info("skipvsr_build", "What runs here.", registry=self.registry)
         build.info({"version": version("skipvsr"), "part": "grpc"})
         ProcessCollector(registry=self.registry)
@@ -52,3 +63,13 @@ class StreamMeters:
     def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs elsewhere)
         """Serve them over HTTP from a daemon thread. OSError if the port is taken."""
         start_http_server(port, addr=address, registry=self.registry)
+
+
+def _memory_of(device: torch.device) -> float:
+    """Bytes; 0 where there is no /proc."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_reserved(device))
+    try:
+        return float(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE"))
+    except OSError:
+        return 0.0

@@ -56,6 +56,7 @@ async def _serve(settings: Settings, models: Models, say: Callable[[str], None])
         most=settings.grpc_max_streams,
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
+        device=models.device,
     )
     if settings.grpc_metrics_port:
         sessions.meters.serve(settings.grpc_metrics_port)

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field, fields
 from typing import Final
 
+import torch
 from grpc import StatusCode
 from torch import Tensor
 
@@ -113,8 +114,10 @@ class Session:
 class Sessions:
     """All streams of a server. For the event loop's thread only."""
 
-    def __init__(self, *, most: int, ttl_seconds: float, drain_seconds: float) -> None:
-        self.meters = StreamMeters(lambda: len(self._active))
+    def __init__(
+        self, *, most: int, ttl_seconds: float, drain_seconds: float, device: torch.device | None = None
+    ) -> None:
+        self.meters = StreamMeters(lambda: len(self._active), device)
         self._most, self._ttl, self._drain_seconds = most, ttl_seconds, drain_seconds
         self._active: set[Session] = set()
         self._parked: dict[str, Session] = {}
