@@ -1,8 +1,9 @@
 """What becomes of odd and broken files: a table of file → done or refused, with the reason, and of what is left behind.
 
-    python benchmarks/odd_files.py FOLDER [--scale 2] [--frames 60]
+    python -m benchmarks.odd_files [FOLDER] [--scale 2] [--frames 60]
 
-Each file goes through probe, reader, writer and assemble as a job does, with pixels repeated in place of the network.
+Without a folder, over the hostile files that `benchmarks/hostile.py` makes. Each file goes through probe, reader,
+writer and assemble as a job does, with pixels repeated in place of the network.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 
+from benchmarks import hostile
 from media.assemble import assemble
 from media.errors import MediaError
-from media.limits import DEFAULT_LIMITS
 from media.probe import probe
 from media.reader import VideoReader
 from media.spec import NETWORK_SCALE, OutputSpec, output_spec
@@ -91,19 +93,51 @@ def _children() -> list[str]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--scale", type=int, default=2, choices=(2, 3, 4))
     parser.add_argument("--frames", type=int, default=None, help="stop each file after about so many frames")
+    parser.add_argument("--flips", type=int, default=200, help="how many files get bits flipped")
     arguments = parser.parse_args()
-    print(f"libav {'.'.join(map(str, av.library_versions['libavcodec']))}, limits: {DEFAULT_LIMITS}\n")
     print("| file | outcome | message | s | left behind |\n|---|---|---|---|---|")
-    for path in sorted(arguments.folder.iterdir()):
-        outcome = run(path, scale=arguments.scale, most=arguments.frames)
-        verdict = "done" if outcome.done else "refused"
-        print(
-            f"| {outcome.name} | {verdict} | {outcome.said} | {outcome.seconds:.1f} | {outcome.left_behind} |",
-            flush=True,
-        )
+    before = _resident_mb()
+    if arguments.folder is not None:
+        for path in sorted(arguments.folder.iterdir()):
+            _show(run(path, scale=arguments.scale, most=arguments.frames))
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            for what, path in hostile.make_all(Path(name)):
+                _show(replace(run(path, scale=arguments.scale, most=arguments.frames), name=what))
+            _show(_flipped(Path(name), arguments.flips, arguments.scale))
+    print(f"\nMemory of this process: {before} MB before, {_resident_mb()} MB after.")
+
+
+def _show(outcome: Outcome) -> None:
+    verdict = "done" if outcome.done else "refused"
+    print(
+        f"| {outcome.name} | {verdict} | {outcome.said} | {outcome.seconds:.1f} | {outcome.left_behind} |", flush=True
+    )
+
+
+def _flipped(folder: Path, count: int, scale: int) -> Outcome:
+    """Many files with flipped bits, in one line."""
+    whole, broken = hostile.write_video(folder / "sound_file.mp4"), folder / "flipped.mp4"
+    tally: Counter[str] = Counter()
+    left: set[str] = set()
+    begun = time.monotonic()
+    for seed in range(count):
+        hostile.with_flipped_bits(broken, whole, seed)
+        outcome = run(broken, scale=scale, most=None)
+        tally["done" if outcome.done else "refused as " + outcome.said.split(":")[0]] += 1
+        left.add(outcome.left_behind)
+    said = ", ".join(f"{number} {what}" for what, number in tally.most_common())
+    return Outcome(
+        f"{count} files with flipped bits", tally["done"] > 0, said, time.monotonic() - begun, ", ".join(sorted(left))
+    )
+
+
+def _resident_mb() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) // 1000
 
 
 if __name__ == "__main__":

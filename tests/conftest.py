@@ -11,6 +11,7 @@ import redis as redis_client
 
 from commands.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
+from tests.media_support import children, open_files
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,15 @@ def _restore_logging() -> Iterator[None]:
     yield
     root.handlers[:] = [h for h in root.handlers if h in handlers] + [h for h in handlers if h not in root.handlers]
     root.setLevel(level)
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """A test that reads files leaves no process of a reader, and no file open."""
+    files = open_files()
+    yield
+    assert children() == []
+    assert open_files() <= files
 
 
 @pytest.fixture(scope="session")
