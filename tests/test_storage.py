@@ -66,6 +66,14 @@ def test_only_the_holder_of_the_folder_publishes(storage: Storage) -> None:
     assert not new.exists()
 
 
+def test_a_result_keeps_its_containers_suffix(storage: Storage) -> None:
+    job_id = adopted(storage)
+    work = storage.take_work(job_id, 1)
+    (work / "result.mkv").write_bytes(b"x")
+    published = storage.publish(work / "result.mkv", job_id)
+    assert published == storage.result_path(job_id) == storage.job_dir(job_id) / "result.mkv"
+
+
 def test_a_removed_job_is_gone_for_its_worker_too(storage: Storage) -> None:
     job_id = adopted(storage)
     work = storage.take_work(job_id, 1)

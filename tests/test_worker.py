@@ -61,6 +61,7 @@ def test_jobs_are_done_and_nothing_is_left_over(
         broken.write_bytes(b"\0" * 1000)
         broken_id = submit(store, storage, broken)
         unknown_id = submit(store, storage, clip, model="no-such-model")
+        webm_id = submit(store, storage, clip, container="webm")
         jobs = [wait_for(store, job_id) for job_id in job_ids]
         assert [job.state for job in jobs] == ["done", "done"]
         job = jobs[0]
@@ -79,6 +80,11 @@ def test_jobs_are_done_and_nothing_is_left_over(
         assert metrics.speedup > 0
         assert sorted(path.name for path in storage.job_dir(job.id).iterdir()) == ["input", "result.mp4"]
         assert result.read_bytes() == storage.result_path(job_ids[1]).read_bytes()
+        webm = wait_for(store, webm_id)
+        assert webm.output is not None
+        assert (webm.output.container, webm.output.codec, webm.output.audio) == ("webm", "av1", ["opus"])
+        assert sorted(path.name for path in storage.job_dir(webm_id).iterdir()) == ["input", "result.webm"]
+        assert any("converted to opus" in warning for warning in webm.warnings)
 
         failed = wait_for(store, broken_id)
         assert failed.state is JobState.FAILED
