@@ -140,7 +140,8 @@ def soak(running: Running, clip: Path, minutes: float) -> tuple[list[dict[str, f
     begun, samples = time.monotonic(), list[dict[str, float]]()
     load.start()
     try:
-        while (elapsed := time.monotonic() - begun) < 60 * minutes:
+        while len(samples) * _SAMPLE_SECONDS < 60 * minutes:  # so that a pause of this machine does not count
+            elapsed = time.monotonic() - begun
             samples.append({"seconds": elapsed} | {part: resident(pid) for part, pid in running.parts.items()})
             time.sleep(_SAMPLE_SECONDS)
     finally:
