@@ -90,6 +90,33 @@ def cover(mask: Mask, height: int, width: int, cost: Cost, dense_above: float) -
     return tuple(Box(y0 * t, x0 * t, min(y1 * t, height), min(x1 * t, width)) for y0, x0, y1, x1 in boxes)
 
 
+def segments(penalty: NDArray[np.float64], height: int, width: int, cost: Cost, band: int) -> tuple[Box, ...]:
+    """Boxes in bands of `band` rows of tiles that are worth computing, where every tile may also be left out.
+
+    `penalty` [h, w] says what leaving out a tile costs, in pixels of the dense pass. In each band the segments are
+    those of least total cost, computed and left out (a shortest path over its columns).
+    """
+    t, boxes = cost.tile, []
+    for top in range(0, penalty.shape[0], band):
+        rows = penalty[top : top + band]
+        tall = len(rows) * t + 2 * cost.halo
+        opening, column = cost.overhead + 2 * cost.halo * tall, float(t * tall)
+        out, run = 0.0, float(opening)
+        from_out: list[tuple[bool, bool]] = []  # whether out, and run, come from out
+        for left_out in rows.sum(0).tolist():
+            out_stays, run_opens = out <= run, out + opening < run
+            out, run = min(out, run) + left_out, min(run, out + opening) + column
+            from_out.append((out_stays, run_opens))
+        computed, inside = [False] * len(from_out), run < out
+        for at in reversed(range(len(from_out))):
+            computed[at] = inside
+            inside = not from_out[at][1] if inside else not from_out[at][0]
+        edges = np.flatnonzero(np.diff([0, *computed, 0])).tolist()
+        y0, y1 = top * t, min((top + len(rows)) * t, height)
+        boxes += [Box(y0, a * t, y1, min(b * t, width)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return tuple(boxes)
+
+
 def paint(boxes: tuple[Box, ...], shape: tuple[int, int], tile: int) -> Mask:
     """The tiles that the boxes contain: a mask of that shape."""
     mask = np.zeros(shape, np.bool_)

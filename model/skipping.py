@@ -1,8 +1,9 @@
 """Running a trunk, or the upsampler, with gates: what an estimator expects little of takes a surrogate instead.
 
 Every decision is made from the features of the frame in hand alone, so that it does not depend on how a stream is cut
-into chunks. Tiles in which a group has to be run are covered by rectangles (`model.boxes`), run with a halo, and
-pasted into the surrogate's result; where that would cost about as much as the whole, the whole is run.
+into chunks. What a group costs in a segment of a band of tiles is weighed against the error that is expected there
+without it (`model.boxes.segments`); segments are run with a halo and pasted into the surrogate's result. Where that
+would cost about as much as the whole, the whole is run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from model.boxes import Box, Cost, Mask, cover, paint
+from model.boxes import Box, Cost, paint, segments
 from model.estimator import Estimator, Gate
 from model.network import SCALE, BasicVSR, Trunk
 from model.output import write_pixels
@@ -21,6 +23,10 @@ from model.routing import TILE, Preset
 
 TAIL_HALO, TAIL_OVERHEAD = 2, 200
 """`Preset.overhead` of the upsampler, where a pixel costs as much as that of a whole trunk, in a few calls."""
+BAND, TAIL_BAND = 8, 3
+"""Rows of tiles in which a trunk's group, and the upsampler, is run or left out in segments."""
+MOST = 3.0
+"""Logarithm of the most that an expected error counts, in computed tiles: one tile does not decide for a band."""
 
 
 @dataclass
@@ -99,11 +105,19 @@ class Skipper:
     def _boxes(
         self, gate: Gate, x: Tensor, change: Tensor, confidence: float, cost: Cost, blocks: int
     ) -> tuple[Box, ...]:
-        """Where the group behind a gate has to be run; counts what it leaves out."""
+        """Where the group behind a gate has to be run; counts what it leaves out.
+
+        At `confidence` an expected error is as dear as computing the tile.
+        """
         h, w = x.shape[-2:]
-        run: Mask = (gate.expected(x, change) >= math.log(confidence)).cpu().numpy()
-        boxes = cover(run, h, w, cost, self.preset.dense_above)
-        self._skipped += blocks * h * w * float(1.0 - paint(boxes, run.shape, TILE).mean())
+        price = gate.expected(x, change).sub_(math.log(confidence)).clamp_(max=MOST).exp_()
+        penalty = price.cpu().numpy().astype(np.float64) * TILE * TILE
+        boxes = segments(penalty, h, w, cost, BAND if blocks else TAIL_BAND)
+        corners = np.array([(b.y1 - b.y0, b.x1 - b.x0) for b in boxes], np.int64).reshape(-1, 2)
+        spent = ((corners + 2 * cost.halo).prod(1) + cost.overhead).sum()
+        if spent > self.preset.dense_above * h * w:
+            return (Box(0, 0, h, w),)
+        self._skipped += blocks * h * w * float(1.0 - paint(boxes, penalty.shape, TILE).mean())
         return boxes
 
 
