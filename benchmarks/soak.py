@@ -45,6 +45,7 @@ class Load:
         self.counts = {
             "jobs done": 0,
             "jobs not done": 0,
+            "requests failed": 0,
             "streams ended": 0,
             "streams failed": 0,
             "frames streamed": 0,

@@ -66,6 +66,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         models = Models(settings)
         warm = models.get("auto")
         meters = Meters(warm.device)
+        meters.uses(warm.name)
         if settings.worker_metrics_port:
             meters.serve(settings.worker_metrics_port)
     except (SkipVsrError, ModelError, OSError) as error:

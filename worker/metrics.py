@@ -80,6 +80,9 @@ class Meters:
         device = device or torch.device("cpu")
         memory.labels(device.type).set_function(_memory_of(device))
 
+        for outcome in ("run", "reused", "skipped"):
+            self.tile_blocks.labels(outcome)
+
     def claimed(self) -> None:
         """A job was taken; which network it needs is not known yet."""
         self._model = "none"
@@ -87,6 +90,8 @@ class Meters:
     def uses(self, model: str) -> None:
         """The job's network is loaded. (A name that no network has never becomes a label.)"""
         self._model = model
+        for series in (self.frames, self.skip_ratio, self.speedup):
+            series.labels(model)  # from 0 on, so that Prometheus sees the first job as an increase
 
     def chunk(self, event: ChunkDone) -> None:
         """Count a chunk."""
