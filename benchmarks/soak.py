@@ -14,9 +14,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import cast
 
 import grpc
 import httpx
@@ -135,19 +136,23 @@ def _tasks(pid: int) -> list[Path]:
     return list(Path(f"/proc/{pid}/task").iterdir())
 
 
-def soak(running: Running, clip: Path, minutes: float) -> tuple[list[dict[str, float]], dict[str, int]]:
-    """Samples (seconds since the start, bytes of each part), and what was done."""
+Samples = list[dict[str, float]]
+"""Seconds since the start, and bytes of each part."""
+
+
+def soak(running: Running, clip: Path, minutes: float, note: Callable[[Samples, dict[str, int]], None]) -> None:
+    """Load it, and `note` all samples so far, and what was done so far, after each sample."""
     load = Load(running, clip)
-    begun, samples = time.monotonic(), list[dict[str, float]]()
+    begun, samples = time.monotonic(), Samples()
     load.start()
     try:
         while len(samples) * _SAMPLE_SECONDS < 60 * minutes:  # so that a pause of this machine does not count
             elapsed = time.monotonic() - begun
             samples.append({"seconds": elapsed} | {part: resident(pid) for part, pid in running.parts.items()})
+            note(samples, load.counts)
             time.sleep(_SAMPLE_SECONDS)
     finally:
         load.stop()
-    return samples, load.counts
 
 
 def rows(samples: Sequence[dict[str, float]], parts: Sequence[str]) -> list[list[str]]:
@@ -173,9 +178,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args(argv)
     facts = machine(resolve_device("auto"))
+    found: dict[str, object] = {}
+
+    def note(samples: Samples, counts: dict[str, int]) -> None:
+        found.update({"machine": facts, "counts": counts, "samples": samples})
+        if args.json:
+            write_json(args.json, found)
+
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), args.model, 1, args.threads) as running:
-        samples, counts = soak(running, args.clip, args.minutes)
+        soak(running, args.clip, args.minutes, note)
         parts = list(running.parts)
+    samples, counts = cast(Samples, found["samples"]), cast("dict[str, int]", found["counts"])
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(f"{args.minutes:g} minutes: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print(
@@ -184,8 +197,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for name, *figures in rows(samples, parts):
         print(f"{name:8}" + "".join(f"{figure:>14}" for figure in figures))
-    if args.json:
-        write_json(args.json, {"machine": facts, "minutes": args.minutes, "counts": counts, "samples": samples})
 
 
 if __name__ == "__main__":
