@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     skip.add_argument("--out", type=Path, metavar="FILE", help="default: where the model looks for it")
     skip.add_argument("--frames", type=int, default=5, metavar="N", help="of each video (default: 5)")
     skip.add_argument("--confidence", type=float, default=0.02, metavar="X", help="to align at (default: 0.02)")
-    skip.add_argument("--rounds", type=int, default=1, metavar="N", help="of alignment (default: 1)")
+    skip.add_argument("--rounds", type=int, default=0, metavar="N", help="of alignment (default: 0)")
 
     evaluate = command("eval", _eval, "measure a model's quality over clips")
     evaluate.add_argument("--gt", type=Path, required=True, metavar="DIR", help="clips: videos, or folders of PNG")

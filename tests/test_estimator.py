@@ -1,6 +1,7 @@
 """Skipping blocks where an estimator expects little of them: execution, its counters, and how estimators are fitted."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from commands.train_skip import windows
+from model.boxes import Box, Cost, segments
 from model.engine import ChunkResult, Upscaler, groups, load_model
 from model.errors import BadWeights
 from model.estimator import Estimator, Gate, Layout, load_estimator
@@ -163,6 +165,33 @@ def test_mask_and_estimator_share_a_frame() -> None:
     assert report.units_reused > 0
     assert report.units_skipped > 0
     assert report.units_left_out < report.units_total
+
+
+def test_segments_are_the_cheapest_of_all() -> None:
+    random = np.random.default_rng(0)
+    cost = Cost(tile=8, halo=2, overhead=100)
+    for _ in range(30):
+        penalty = random.exponential(60, (2, 7)) * random.integers(0, 2, (2, 7))
+        found = segments(penalty, 16, 56, cost, 2)
+        cheapest = min(_price(penalty, np.array(chosen), cost) for chosen in product([False, True], repeat=7))
+        chosen = np.zeros(7, np.bool_)
+        for box in found:
+            assert (box.y0, box.y1) == (0, 16)
+            chosen[box.x0 // 8 : box.x1 // 8] = True
+        assert _price(penalty, chosen, cost) == pytest.approx(cheapest)
+
+
+def _price(penalty: np.ndarray, chosen: np.ndarray, cost: Cost) -> float:
+    """What computing those columns of tiles costs, and leaving out the others."""
+    runs = int((np.diff([0, *chosen.astype(int)]) == 1).sum())
+    tall = 16 + 2 * cost.halo
+    return float(penalty[:, ~chosen].sum() + chosen.sum() * 8 * tall + runs * (cost.overhead + 2 * cost.halo * tall))
+
+
+def test_segments_of_the_last_band_end_with_the_frame() -> None:
+    boxes = segments(np.full((3, 2), 1e6), 20, 12, Cost(8, 2, 100), 2)
+    assert boxes == (Box(0, 0, 16, 12), Box(16, 0, 20, 12))
+    assert segments(np.zeros((3, 2)), 20, 12, Cost(8, 2, 100), 2) == ()
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
