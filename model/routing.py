@@ -40,7 +40,7 @@ OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
     "balanced": Preset(),
-    "fast": Preset(luma=3.0, chroma=3.0, detail=8.0),
+    "fast": Preset(luma=3.0, chroma=3.0, detail=8.0, tail_confidence=0.2),
 }
 TILE = 8
 """Side of a tile in LR pixels."""

@@ -356,7 +356,7 @@ def fit(
 
 
 def layout(config: NetworkConfig) -> Layout:
-    """Which groups get gates: most of the blocks from the sixth on, but the last two (`model/LOG.md` says why)."""
+    """Which groups get gates: most of the blocks after the first fifth, but the last two (`model/LOG.md` says why)."""
     spans: tuple[tuple[int, int], ...] = ()
     if config.blocks >= 20:
         a, c = config.blocks // 5, config.blocks - 2
