@@ -45,7 +45,7 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
     times: list[int] = []
     with VideoReader(source) as reader:
         frames = iter(reader)
-        while group := [frame for frame, _ in zip(frames, range(chunk), strict=False)]:
+        while group := [frame for _, frame in zip(range(chunk), frames, strict=False)]:
             segments.append(folder / f"{len(segments):05d}.mp4")
             with SegmentWriter(segments[-1], spec) as writer:
                 for frame in group:
