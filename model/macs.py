@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +14,10 @@ from model.network import BasicVSR
 def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
     """Multiply-accumulates of all convolutions for one frame of `height` x `width` LR pixels in mid-stream.
 
-    Two flows, both branches and the reconstruction; warping, interpolation and additions are not counted.
+    Two flows, both branches and the reconstruction; warping, interpolation and additions are not counted. Only shapes
+    are computed, on the meta device: there every convolution is a module's call, none a fused kernel's.
     """
+    network = copy.deepcopy(network).to("meta")
     total = 0
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
@@ -32,8 +36,8 @@ def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     try:
-        frame = torch.zeros(1, 3, height, width)
-        back = torch.zeros(1, network.config.channels, height, width, dtype=network.dtype)
+        frame = torch.zeros(1, 3, height, width, device="meta")
+        back = torch.zeros(1, network.config.channels, height, width, dtype=network.dtype, device="meta")
         flow = network.flow(frame, frame)
         network.flow(frame, frame)
         back = network.backward_step(frame, back, flow)

@@ -81,8 +81,8 @@ def test_a_killed_workers_job_is_finished_by_another(
         wait_for(store, busy_id)
         whole = storage.result_path(whole_id).read_bytes()
         assert all(storage.result_path(i).read_bytes() == whole for i in (job_id, busy_id, *waiting_ids))
-        again = chunks_computed_again(witness)
-        assert again <= 1
+        # One that the encoder had, and, where encoding is slower than the network, one that was ready for it.
+        assert chunks_computed_again(witness) <= 2
         wait_until(lambda: not list(storage.root.glob("*/work-*")), 5, "working folders are left over")
 
 
