@@ -25,10 +25,14 @@ from model.errors import ModelError
 
 EXPECTED = (CommandError, SkipVsrError, MediaError, ModelError)
 """Errors whose message is written for the user."""
+_SPIN_COUNT = "10000"
+"""For GNU OpenMP: how long the network's threads spin where they wait for each other, some tens of microseconds. Its
+default, milliseconds, is no faster alone, and much slower where anything else runs on the same cores."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is first imported
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args, _settings()))

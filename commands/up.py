@@ -30,9 +30,6 @@ _POLL_SECONDS = 0.2
 _STEADY_SECONDS = 60.0
 """A child that has run for so long before it ended was not broken from the start: its count of failures begins anew."""
 _MOST_FAILURES = 3
-_SPIN_COUNT = "10000"
-"""For GNU OpenMP: how long the network's threads spin where they wait for each other, some tens of microseconds. Its
-default, milliseconds, is no faster alone, and makes worker and gRPC server on the same cores twice as slow."""
 _STOP_MARGIN_SECONDS = 5.0
 """Beyond the time that the worker gives itself to put its work down."""
 
@@ -136,7 +133,7 @@ def run(settings: Settings) -> int:
         stack.enter_context(interrupt.caught())
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         url = _url(settings.http_host, listener.getsockname()[1])
-        env = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
+        env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
         grpc = find_spec("grpc") is not None
         if grpc:
             with listen(settings.grpc_host, settings.grpc_port, what="SKIPVSR_GRPC"):

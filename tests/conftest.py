@@ -11,6 +11,8 @@ import redis as redis_client
 
 from commands.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
+from jobs.storage import Storage
+from jobs.store import JobStore
 from tests.media_support import children, open_files
 
 
@@ -80,3 +82,13 @@ def settings(redis_url: str, data_dir: Path) -> Settings:
     return Settings(
         redis_url=redis_url, data_dir=data_dir, http_port=0, device="cpu", precision="fp32", threads=1, model="tiny"
     )
+
+
+@pytest.fixture
+def store(redis: redis_client.Redis) -> JobStore:
+    return JobStore(redis)
+
+
+@pytest.fixture
+def storage(data_dir: Path) -> Storage:
+    return Storage(data_dir)

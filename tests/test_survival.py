@@ -27,16 +27,6 @@ def quick(settings: Settings) -> Settings:
     )
 
 
-@pytest.fixture
-def store(redis: Redis) -> JobStore:
-    return JobStore(redis)
-
-
-@pytest.fixture
-def storage(data_dir: Path) -> Storage:
-    return Storage(data_dir)
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 chunks of 4 frames."""

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from clips import make_clip
 from commands.embedded_redis import EmbeddedRedis
@@ -35,16 +34,6 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(
         update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 1.5, "janitor_seconds": 2, "min_free_gb": 0.0}
     )
-
-
-@pytest.fixture
-def store(redis: Redis) -> JobStore:
-    return JobStore(redis)
-
-
-@pytest.fixture
-def storage(data_dir: Path) -> Storage:
-    return Storage(data_dir)
 
 
 def finished_twice(witness: Path) -> int:

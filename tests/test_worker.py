@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from clips import make_clip, times_of
 from crew import Worker, crew, ready, submit, wait_for, wait_for_frames
@@ -28,16 +27,6 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(
         update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 3.0, "janitor_seconds": 0.2, "min_free_gb": 0.0}
     )
-
-
-@pytest.fixture
-def store(redis: Redis) -> JobStore:
-    return JobStore(redis)
-
-
-@pytest.fixture
-def storage(data_dir: Path) -> Storage:
-    return Storage(data_dir)
 
 
 @pytest.fixture(scope="module")
