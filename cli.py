@@ -120,7 +120,7 @@ def _upscale(args: argparse.Namespace, settings: Settings) -> int:
     from commands import upscale
 
     _name_container(args, args.target)
-    return upscale.run(args.source, args.target, _options(args), settings, report=args.report)
+    return upscale.run(args.source, args.target, _options(args), settings, report=args.report, skipmap=args.skipmap)
 
 
 def _submit(args: argparse.Namespace, settings: Settings) -> int:
@@ -215,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument("source", type=Path, metavar="IN")
     upscale.add_argument("target", type=Path, metavar="OUT")
     upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
+    upscale.add_argument("--skipmap", type=Path, metavar="FILE", help="write the source with what was computed over it")
     _add_options(upscale)
 
     submit = command("submit", _submit, "have a server upscale a file, and download the result")

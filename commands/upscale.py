@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.errors import CommandError
+from commands.naming import container_of
 from commands.progress import frames_bar
 from jobs.schema import JobOptions
 from jobs.settings import Settings
@@ -18,20 +19,32 @@ from jobs.storage import replace
 from media.limits import Limits
 from model.engine import Upscaler, load_model
 from worker.pipeline import ChunkDone, Finished, Order, Started, Stopped, upscale
+from worker.skipmap import SkipMap
 
 
-def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, report: Path | None) -> int:
-    """Upscale `source` to `target`, and describe the work in `report` (JSON), if given.
+def run(
+    source: Path,
+    target: Path,
+    options: JobOptions,
+    settings: Settings,
+    *,
+    report: Path | None = None,
+    skipmap: Path | None = None,
+) -> int:
+    """Upscale `source` to `target`; describe the work in `report` (JSON) and show it in `skipmap` (a video), if given.
 
     Raises CommandError, MediaError, ModelError, OSError.
     """
     if not source.is_file():
         raise CommandError(f"there is no file {source}")
-    for path in (target, report):
+    map_container = container_of(skipmap) if skipmap is not None else ""
+    for path in (target, report, skipmap):
         if path is not None and not path.absolute().parent.is_dir():
             raise CommandError(f"there is no folder {path.absolute().parent}")
     if target.exists() and target.samefile(source):
         raise CommandError("the output would replace the input; give it another name")
+    if skipmap is not None and (skipmap.absolute() == target.absolute() or skipmap.absolute() == source.absolute()):
+        raise CommandError("the skip map would replace another file of this command; give it another name")
     name = options.model if options.model != "auto" else settings.model
     model = load_model(
         name,
@@ -41,10 +54,17 @@ def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, 
         threads=settings.threads,
     )
     folder = target.absolute().parent / f".{target.name}.skipvsr"
+    if skipmap is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # of chunks that are done already nobody knows what was skipped
     folder.mkdir(exist_ok=True)
     limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
     try:
-        document = _work(Order(source, folder, options, limits, encoder=settings.encoder), model, target)
+        order = Order(source, folder, options, limits, encoder=settings.encoder)
+        with contextlib.ExitStack() as stack:
+            skips = None
+            if skipmap is not None:
+                skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits))
+            document = _work(order, model, target, skips)
     except KeyboardInterrupt:
         raise CommandError("interrupted; the same command goes on from the last chunk that was done") from None
     finally:
@@ -56,7 +76,7 @@ def run(source: Path, target: Path, options: JobOptions, settings: Settings, *, 
     return 0
 
 
-def _work(order: Order, model: Upscaler, target: Path) -> dict[str, Any]:
+def _work(order: Order, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
     chunks: list[dict[str, float]] = []
     begun = time.perf_counter()
     events = upscale(order, model)
@@ -66,6 +86,8 @@ def _work(order: Order, model: Upscaler, target: Path) -> dict[str, Any]:
                 case Started():
                     started = event
                 case ChunkDone():
+                    if skips is not None:
+                        skips.add(event.reports)
                     chunks.append({"frames": event.frames, "model_seconds": round(event.seconds, 4)})
                 case Finished():
                     finished = event
@@ -74,6 +96,8 @@ def _work(order: Order, model: Upscaler, target: Path) -> dict[str, Any]:
             progress = event.progress
             show(f"upscaling with {model.name}", progress.frames_done, progress.frames_total, progress.fps)
     seconds = time.perf_counter() - begun
+    if skips is not None:
+        skips.finish()
     replace(finished.path, target.absolute())
     for warning in finished.warnings:
         print(f"note: {warning}")

@@ -193,7 +193,8 @@ class Upscaler:
         emit, blocks, tiles = len(plan.forward), self.config.blocks, plan.tiles[0] * plan.tiles[1]
         backward = [plan.computed(boxes) for boxes in plan.backward]
         shares = gates.shares if gates else {"backward": [0.0] * len(backward), "forward": [0.0] * emit}
-        backward_skipped = [n * share for n, share in zip(backward, reversed(shares["backward"]), strict=True)]
+        backward_share = shares["backward"][::-1]
+        backward_skipped = [n * share for n, share in zip(backward, backward_share, strict=True)]
         beyond, beyond_run = (len(backward) - emit) * tiles / emit, sum(backward[emit:]) / emit
         beyond_skipped = sum(backward_skipped[emit:]) / emit
         reports = []
@@ -202,7 +203,10 @@ class Upscaler:
             total, met = blocks * (2 * tiles + beyond), blocks * (forward + backward[i] + beyond_run)
             skipped = blocks * (forward * shares["forward"][i] + backward_skipped[i] + beyond_skipped)
             reused = round(total - met)
-            reports.append(RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds))
+            run = plan.painted(boxes) * (1 - shares["forward"][i])
+            run = run + plan.painted(plan.backward[i]) * (1 - backward_share[i])
+            left_out = (1 - run / 2).astype(np.float32)
+            reports.append(RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds, left_out))
         return reports
 
     def _join(self, frames: Frames, state: RecurrentState | None) -> Tensor:

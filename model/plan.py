@@ -41,9 +41,13 @@ class ChunkPlan:
     halo: int = 0
     """`Preset.halo`; 0 in the dense plan, which has no crops."""
 
+    def painted(self, boxes: Boxes) -> Mask:
+        """The tiles that those boxes compute."""
+        return paint(boxes, self.tiles, TILE)
+
     def computed(self, boxes: Boxes) -> int:
         """How many tiles those boxes compute."""
-        return int(paint(boxes, self.tiles, TILE).sum())
+        return int(self.painted(boxes).sum())
 
 
 def dense_plan(frames: Tensor, emit: int) -> ChunkPlan:

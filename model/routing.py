@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.errors import ModelError
 
@@ -72,6 +75,11 @@ class RoutingReport:
     """Tiles of the HR frame that were taken over from the frame before."""
     seconds: float
     """Wall-clock time of this frame: its share of the chunk's."""
+    left_out: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((1, 1), np.float32), repr=False, compare=False
+    )
+    """[rows, columns] of tiles: the fraction of this frame's units, of both branches, that was not run there. Where the
+    tile is computed, what the estimator skipped counts as evenly spread."""
 
     @property
     def units_left_out(self) -> int:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cli
 from clips import make_clip
 from commands.embedded_redis import EmbeddedRedis
 from media.probe import probe
+from media.reader import VideoReader
+from media.spec import output_spec
+from media.writer import SegmentWriter
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 
@@ -42,6 +46,7 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "there is no model 'nonsense'; there are: "),
         (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
         (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
+        (["upscale", EXAMPLE, "out.mp4", "--skipmap", "out.mp4"], "the skip map would replace another file"),
         (["upscale", EXAMPLE, "out.avi"], "out.avi has to end in .mp4, .mkv, .mov or .webm"),
         (["submit", EXAMPLE, "-o", "out"], "out has to end in .mp4, .mkv, .mov or .webm"),
         (["upscale", EXAMPLE, "out.webm", "--codec", "h264"], "webm can't hold h264"),
@@ -109,6 +114,30 @@ def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert document["metrics"]["model_seconds"] > 0
     assert sum(chunk["frames"] for chunk in document["chunks"]) == 150
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.mp4", "report.json"]
+
+
+def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
+    """The left is still, the right is noise: the map is dark on the left and tinted on the right, with times and sound."""
+    source = tmp_path / "in.mp4"
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 255, (192, 320, 3), np.uint8)
+    with SegmentWriter(
+        source, output_spec(probe(make_clip(tmp_path / "like.mp4", width=320, height=192)), scale=1)
+    ) as w:
+        for i in range(12):
+            picture[:, 240:] = random.integers(0, 255, (192, 80, 3), np.uint8)
+            w.write(picture, i * 512)
+    (tmp_path / "like.mp4").unlink()
+    out, skipmap = tmp_path / "out.mp4", tmp_path / "map.mkv"
+    command = ["upscale", source, out, "--model", "tiny", "--scale", "2", "--skipmap", skipmap]
+    assert cli.main([str(word) for word in command]) == 0
+    with VideoReader(source) as reader, VideoReader(skipmap) as shown:
+        pairs = list(zip(reader, shown, strict=True))
+    assert [a.pts * a.time_base for a, _ in pairs] == pytest.approx([b.pts * b.time_base for _, b in pairs], abs=1e-3)
+    before, after = (np.stack([pair[i].rgb for pair in pairs[4:]]).astype(float).mean((0, 1)) for i in (0, 1))
+    assert after[:192].mean() < 0.6 * before[:192].mean()
+    assert after[256:, 0].mean() > after[256:, 2].mean() + 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.mp4", "map.mkv", "out.mp4"]
 
 
 def test_the_second_up_says_who_is_in_the_way(
