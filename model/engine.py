@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -50,8 +51,11 @@ class ChunkResult:
     """One for each emitted frame."""
     cuts: list[int] = field(default_factory=list)
     """Indices into `frames` at which a new scene starts."""
-    dense_seconds: float = 0.0
-    """What the dense network takes for as many frames of this size, measured on this machine."""
+
+    @property
+    def dense_seconds(self) -> float:
+        """What the dense network takes for these frames, measured on this machine, under the same load."""
+        return sum(report.dense_seconds for report in self.reports)
 
     @property
     def seconds(self) -> float:
@@ -78,7 +82,7 @@ class Upscaler:
         self.device, self.dtype = device, dtype
         network = network.eval().requires_grad_(False).to(dtype).to(device)
         self.estimator = estimator.ready(device, dtype) if estimator is not None else None
-        self._dense_timings: dict[tuple[object, ...], list[float]] = {}
+        self._dense_timings: dict[tuple[object, ...], dict[tuple[int, int], list[float]]] = {}
         self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -99,11 +103,12 @@ class Upscaler:
         frames have another size or type than before, and DeviceError where the device is out of memory (the state given
         is still good then).
         """
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), self._clock()
         numbers = self.preset(routing) if isinstance(routing, str) else routing
         stored = self._join(frames, state)
         emit = len(stored) if last else max(len(stored) - lookahead, 0)
         before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
+        begin = before
         if not emit:
             empty = np.empty((0, frames.shape[1] * SCALE, frames.shape[2] * SCALE, 3), frames.dtype)
             return ChunkResult(empty, replace(before, pending=stored), [])
@@ -124,11 +129,11 @@ class Upscaler:
         after = replace(before, pending=stored[emit:].clone())
         upscaled = torch.cat(parts) if len(parts) > 1 else parts[0]
         out = upscaled.cpu().numpy()
-        seconds = (time.perf_counter() - started) / emit
+        seconds, busy = (time.perf_counter() - started) / emit, (self._clock() - busy) / emit
         routed = any(plan.halo or gates for plan, gates in plans)
-        dense = emit * (self._dense_seconds(stored) if routed else seconds)
-        reports = [report for plan, gates in plans for report in self._reports(plan, gates, seconds)]
-        return ChunkResult(out, after, reports, cuts=[cut for cut in cuts if cut < emit], dense_seconds=dense)
+        dense = seconds * self._dense_seconds(stored, emit, begin, last=last) / busy if routed else seconds
+        reports = [report for plan, gates in plans for report in self._reports(plan, gates, seconds, dense)]
+        return ChunkResult(out, after, reports, cuts=[cut for cut in cuts if cut < emit])
 
     def _scene(
         self, frames: Tensor, emit: int, before: RecurrentState, numbers: Preset, gates: Skipper | None
@@ -161,24 +166,38 @@ class Upscaler:
         light = {"overhead": LIGHT_OVERHEAD} if self.config.tail == "light" else {}
         return preset(name, **{**light, **changes})
 
-    def _dense_seconds(self, stored: Tensor) -> float:
-        """What a frame of this size takes densely: measured on the first frames of the first chunks, then kept.
+    def _clock(self) -> float:
+        """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.
 
-        Between the chunks of a real job, so under the load that the job has itself. The fastest round counts, and the
-        look-ahead's share does not: both make the speed-up that is told from it the smaller.
+        On a CPU those of this thread, which has its share of all that the network computes, without the time in which
+        the cores were others': an encoder's, another stream's. So a chunk and the dense frames of another time compare.
         """
-        sample = stored[:CALIBRATION_FRAMES]
-        timings = self._dense_timings.setdefault((len(sample), *stored.shape[1:3], stored.dtype), [])
-        if not timings:
-            self._run_densely(sample)  # kernels are prepared for a size when they first meet it
-        if len(timings) < CALIBRATION_ROUNDS:
-            started = time.perf_counter()
-            self._run_densely(sample)
-            timings.append((time.perf_counter() - started) / len(sample))
-        return min(timings)
+        return time.thread_time() if self.device.type == "cpu" else time.perf_counter()
 
-    def _run_densely(self, frames: Tensor) -> None:
-        run_chunk(self.network, [normalised(f) for f in frames], dense_plan(frames, len(frames)), None, frames.dtype)
+    def _dense_seconds(self, stored: Tensor, emit: int, before: RecurrentState, *, last: bool) -> float:
+        """What a frame of this size takes densely, by `_clock`: measured in the first chunks, then kept.
+
+        Of a long chunk on a few frames, whose look-ahead's share does not count: that makes the speed-up that is told
+        from it the smaller. A short one is run again as it is, for there the look-ahead is most of the work. What is
+        left of a stream at its end is held to the chunks before it.
+        """
+        if emit > CALIBRATION_FRAMES:
+            stored, emit = stored[:CALIBRATION_FRAMES], CALIBRATION_FRAMES
+            before = RecurrentState(self.fingerprint, stored[:0])
+        by_chunk = self._dense_timings.setdefault((*stored.shape[1:3], stored.dtype), {})
+        chunk = (emit, len(stored))
+        timings = next(reversed(by_chunk.values())) if last and by_chunk else by_chunk.setdefault(chunk, [])
+        if not timings:
+            self._run_densely(stored, emit, before)  # kernels are prepared for a size when they first meet it
+        if len(timings) < CALIBRATION_ROUNDS and not (last and timings):
+            started = self._clock()
+            self._run_densely(stored, emit, before)
+            timings.append((self._clock() - started) / emit)
+        return median(timings)
+
+    def _run_densely(self, frames: Tensor, emit: int, before: RecurrentState) -> None:
+        plan, carried = dense_plan(frames, emit), self._carried(before)
+        run_chunk(self.network, [normalised(frame) for frame in frames], plan, carried, frames.dtype)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -188,7 +207,7 @@ class Upscaler:
         feat = before.feat[None].contiguous(memory_format=torch.channels_last)
         return Carried(normalised(before.last), feat, before.hr)
 
-    def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float) -> list[RoutingReport]:
+    def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float, dense: float) -> list[RoutingReport]:
         """The look-ahead frames' work is shared out among the emitted ones."""
         emit, blocks, tiles = len(plan.forward), self.config.blocks, plan.tiles[0] * plan.tiles[1]
         backward = [plan.computed(boxes) for boxes in plan.backward]
@@ -206,7 +225,9 @@ class Upscaler:
             run = plan.painted(boxes) * (1 - shares["forward"][i])
             run = run + plan.painted(plan.backward[i]) * (1 - backward_share[i])
             left_out = (1 - run / 2).astype(np.float32)
-            reports.append(RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds, left_out))
+            reports.append(
+                RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds, dense, left_out)
+            )
         return reports
 
     def _join(self, frames: Frames, state: RecurrentState | None) -> Tensor:

@@ -75,6 +75,8 @@ class RoutingReport:
     """Tiles of the HR frame that were taken over from the frame before."""
     seconds: float
     """Wall-clock time of this frame: its share of the chunk's."""
+    dense_seconds: float = 0.0
+    """What the dense network takes for such a frame, measured on this machine, under the same load."""
     left_out: NDArray[np.float32] = field(
         default_factory=lambda: np.zeros((1, 1), np.float32), repr=False, compare=False
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -79,21 +78,18 @@ class StreamNetwork:
         self._state: RecurrentState | None = start.state
         self._pending = deque(start.pending)
         self._consumed, self._answered = start.consumed, start.answered
-        self._sample: tuple[Group, RecurrentState | None] | None = None
 
     def run(self, group: Group) -> Answers:
         """Upscale a group. Raises ModelError."""
-        before = self._state
         self._pending.extend(group.tickets)
         if group.tickets:
             self._consumed = group.tickets[-1].sequence
         result = None
         if group.frames or self._pending:
-            result = self._forward(group, before, self._plan.routing)
+            result = self._forward(group)
         tickets = [self._pending.popleft() for _ in (result.frames if result else ())]
         if tickets:
             self._answered = tickets[-1].sequence
-            self._sample = (group, before) if self._plan.routing != "off" else None
         self._state = None if group.last or result is None else result.state
         if result is None:
             return Answers([], [], [], self._snapshot())
@@ -103,22 +99,12 @@ class StreamNetwork:
         ]
         return Answers(list(result.frames), tickets, list(result.reports), self._snapshot())
 
-    def dense_seconds(self) -> float:
-        """Time of the dense network for a frame of this stream, measured on its last group; 0 if there was none."""
-        if self._sample is None:
-            return 0.0
-        group, before = self._sample
-        times = []
-        for _ in range(2):  # the first may allocate
-            begun = time.perf_counter()
-            frames = len(self._forward(group, before, "off").frames)
-            times.append((time.perf_counter() - begun) / max(1, frames))
-        return min(times)
-
-    def _forward(self, group: Group, state: RecurrentState | None, routing: str) -> ChunkResult:
+    def _forward(self, group: Group) -> ChunkResult:
         source = self._plan.source
         frames = np.stack(group.frames) if group.frames else np.empty((0, source.height, source.width, 3), np.uint8)
-        return self._model.forward(frames, state, lookahead=self._plan.lookahead, last=group.last, routing=routing)
+        return self._model.forward(
+            frames, self._state, lookahead=self._plan.lookahead, last=group.last, routing=self._plan.routing
+        )
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._state, tuple(self._pending), self._consumed, self._answered)

@@ -69,6 +69,8 @@ class Totals:
     """Of those skipped."""
     scenes: int = 0
     model_seconds: float = 0.0
+    dense_seconds: float = 0.0
+    """What the dense network takes for the same frames."""
     counted: int | None = None
     """Frames up to this number are counted; one that is answered again is not counted again."""
     latencies: Latencies = field(default_factory=Latencies)

@@ -86,28 +86,6 @@ class LiveStream:
             self._scheduler.close_lane(self._lane)
             await asyncio.gather(reader, writer, return_exceptions=True)
 
-    async def dense_seconds(self) -> float:
-        """Time of the dense network for a frame of this stream, measured now: to be called at the stream's end."""
-        future: asyncio.Future[float] = self._loop.create_future()
-
-        def resolve(seconds: float) -> None:
-            if not future.done():
-                future.set_result(seconds)
-
-        def measure() -> None:
-            try:
-                seconds = self._network.dense_seconds()
-            except Exception:  # the stream itself is complete; this is only a figure about it
-                seconds = 0.0
-            self._loop.call_soon_threadsafe(resolve, seconds)
-
-        lane = self._scheduler.open_lane()
-        try:
-            self._scheduler.submit(lane, measure)
-            return await future
-        finally:
-            self._scheduler.close_lane(lane)
-
     # ---- in ---------------------------------------------------------------------------------------------------------
 
     async def _read(self, requests: AsyncIterator[pb.StreamRequest]) -> None:
@@ -230,6 +208,7 @@ class LiveStream:
             totals.reused += report.units_reused
             totals.scenes += ticket.scene_start
             totals.model_seconds += report.seconds
+            totals.dense_seconds += report.dense_seconds
             totals.latencies.add(now - ticket.arrived)
             if self.session.meters is not None:
                 self.session.meters.frame(self.session.plan.model, report, now - ticket.arrived)

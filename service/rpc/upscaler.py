@@ -16,7 +16,7 @@ from model.engine import Upscaler
 from proto import upscaler_pb2 as pb
 from service.rpc.errors import StreamError, invalid, reported
 from service.rpc.models import Models
-from service.rpc.plan import Plan, plan
+from service.rpc.plan import plan
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Sessions
 from service.rpc.stream import LiveStream
@@ -30,7 +30,6 @@ class UpscalerService:
     def __init__(self, settings: Settings, models: Models, scheduler: Scheduler, sessions: Sessions) -> None:
         self._settings, self._models, self._scheduler, self.sessions = settings, models, scheduler, sessions
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
-        self._dense: dict[tuple[object, ...], float] = {}
 
     async def Stream(self, requests: AsyncIterator[pb.StreamRequest], context: Any) -> None:
         async with reported(context, "Stream"):
@@ -51,7 +50,7 @@ class UpscalerService:
                 live = LiveStream(session, model, self._scheduler, self._executor, self._settings)
                 await context.write(pb.StreamResponse(config=self._accepted(session, model, live)))
                 await live.run(requests, context, last_received)
-                await context.write(pb.StreamResponse(summary=await self._summary(session, live)))
+                await context.write(pb.StreamResponse(summary=self._summary(session)))
                 finished = True
             finally:
                 self.sessions.release(session, finished=finished)
@@ -107,30 +106,17 @@ class UpscalerService:
             accepted.session_ttl.FromMilliseconds(round(1000 * self._settings.grpc_session_seconds))
         return accepted
 
-    async def _summary(self, session: Session, live: LiveStream) -> pb.StreamSummary:
+    def _summary(self, session: Session) -> pb.StreamSummary:
         totals = session.totals
-        speedup = 1.0
-        if totals.frames and totals.model_seconds and session.plan.routing != "off":
-            dense = await self._dense_seconds(session.plan, live)
-            speedup = dense * totals.frames / totals.model_seconds if dense else 1.0
         p50, p95, p99 = (1000 * totals.latencies.percentile(percent) for percent in (50, 95, 99))
         return pb.StreamSummary(
             frames=totals.frames,
             skip_ratio=totals.skipped / totals.units if totals.units else 0.0,
             reuse_ratio=totals.reused / totals.units if totals.units else 0.0,
-            speedup=speedup,
+            speedup=totals.dense_seconds / totals.model_seconds if totals.model_seconds else 1.0,
             latency_p50_milliseconds=p50,
             latency_p95_milliseconds=p95,
             latency_p99_milliseconds=p99,
             scenes=totals.scenes,
             model_seconds=totals.model_seconds,
         )
-
-    async def _dense_seconds(self, wanted: Plan, live: LiveStream) -> float:
-        key = (wanted.model, wanted.source.width, wanted.source.height, wanted.chunk, wanted.lookahead)
-        if key not in self._dense:
-            seconds = await live.dense_seconds()
-            if not seconds:
-                return 0.0
-            self._dense[key] = seconds
-        return self._dense[key]
