@@ -13,6 +13,7 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -142,7 +143,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     about = {**facts, **versions()}
     console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
     begun = time.monotonic()
-    lines = [line for part in args.parts for line in PARTS[part](args)]
+    lines: list[Line] = []
+    for part in args.parts:
+        with ThreadPoolExecutor(1) as passing:  # its OpenMP threads end with it, and slow down no later part
+            lines += passing.submit(lambda: list(PARTS[part](args))).result()  # noqa: B023 (it ends within the round)
     show(console, ["part", "what", "compared with", "figure", "ratio", "skipped"], [_cells(line) for line in lines])
     args.out.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {
