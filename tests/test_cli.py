@@ -117,7 +117,7 @@ def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
-    """The left is still, the right is noise: the map is dark on the left and tinted on the right, with times and sound."""
+    """The left is still, the right is noise: the map is dark on the left and tinted on the right, frame by frame."""
     source = tmp_path / "in.mp4"
     random = np.random.default_rng(0)
     picture = random.integers(0, 255, (192, 320, 3), np.uint8)
