@@ -26,8 +26,8 @@ from model.errors import ModelError
 EXPECTED = (CommandError, SkipVsrError, MediaError, ModelError)
 """Errors whose message is written for the user."""
 _SPIN_COUNT = "10000"
-"""For GNU OpenMP: how long the network's threads spin where they wait for each other, some tens of microseconds. Its
-default, milliseconds, is no faster alone, and much slower where anything else runs on the same cores."""
+"""For GNU OpenMP: how long the network's threads spin where they wait for each other. Its default, 300000, can be
+some percent faster for a service that has its cores to itself, but is several times slower beside anything else."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def _bench(args: argparse.Namespace, settings: Settings) -> int:
 def _name_container(args: argparse.Namespace, target: Path) -> None:
     """Let the output's name say the container, unless an option does."""
     if args.container is None:
-        args.container = container_of(target)
+        args.container = container_of(target, " (or give --container)")
 
 
 def _options(args: argparse.Namespace) -> JobOptions:
@@ -215,7 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument("source", type=Path, metavar="IN")
     upscale.add_argument("target", type=Path, metavar="OUT")
     upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
-    upscale.add_argument("--skipmap", type=Path, metavar="FILE", help="write the source with what was computed over it")
+    upscale.add_argument(
+        "--skipmap", type=Path, metavar="FILE", help="write the source with what was computed of it shown"
+    )
     _add_options(upscale)
 
     submit = command("submit", _submit, "have a server upscale a file, and download the result")

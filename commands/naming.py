@@ -10,9 +10,9 @@ from commands.errors import CommandError
 _CONTAINERS: Final = {".mp4": "mp4", ".m4v": "mp4", ".mkv": "mkv", ".mov": "mov", ".webm": "webm"}
 
 
-def container_of(target: Path) -> str:
-    """The container that a file's suffix promises. Raises CommandError for one that can't be written."""
+def container_of(target: Path, remedy: str = "") -> str:
+    """The container that a file's suffix promises. Raises CommandError, with `remedy`, for one unknown."""
     container = _CONTAINERS.get(target.suffix.lower())
     if container is None:
-        raise CommandError(f"{target.name} has to end in .mp4, .mkv, .mov or .webm (or give --container)")
+        raise CommandError(f"{target.name} has to end in .mp4, .mkv, .mov or .webm{remedy}")
     return container

@@ -54,8 +54,8 @@ def run(
         threads=settings.threads,
     )
     folder = target.absolute().parent / f".{target.name}.skipvsr"
-    if skipmap is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # of chunks that are done already nobody knows what was skipped
+    if skipmap is not None and (folder / "manifest.json").exists():  # of its chunks nobody knows what was skipped
+        raise CommandError(f"an interrupted run is there: finish it without --skipmap, or delete {folder}")
     folder.mkdir(exist_ok=True)
     limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
     try:
@@ -66,7 +66,8 @@ def run(
                 skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits))
             document = _work(order, model, target, skips)
     except KeyboardInterrupt:
-        raise CommandError("interrupted; the same command goes on from the last chunk that was done") from None
+        command = "the same command" if skipmap is None else "the same command without --skipmap"
+        raise CommandError(f"interrupted; {command} goes on from the last chunk that was done") from None
     finally:
         if not (folder / "manifest.json").exists():  # nothing to go on from
             shutil.rmtree(folder, ignore_errors=True)

@@ -140,6 +140,15 @@ def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.mp4", "map.mkv", "out.mp4"]
 
 
+def test_a_skip_map_does_not_cost_an_interrupted_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint = tmp_path / ".out.mp4.skipvsr" / "manifest.json"
+    checkpoint.parent.mkdir()
+    checkpoint.write_text("{}")
+    command = ["upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny", "--skipmap", tmp_path / "map.mp4"]
+    assert "finish it without --skipmap, or delete" in failure(capsys, *command)
+    assert checkpoint.exists()
+
+
 def test_the_second_up_says_who_is_in_the_way(
     capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
