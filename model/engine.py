@@ -8,9 +8,9 @@ of the whole clip, for every chunk size, and with `lookahead=0` and one frame a 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.cuts import find_cuts
 from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
@@ -33,34 +34,13 @@ from model.skipping import Skipper, make_skipper
 from model.state import RecurrentState
 from model.weights import default_name, load_network
 
+__all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
+
 CALIBRATION_FRAMES, CALIBRATION_ROUNDS = 4, 3
 """How the dense network's time is measured, once for each size of frame."""
 
+A = TypeVar("A")
 T = TypeVar("T")
-Frames = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class ChunkResult:
-    """What one call of `Upscaler.forward` gives back."""
-
-    frames: Frames
-    """[T', 4 H, 4 W, 3] in the type of the input."""
-    state: RecurrentState
-    reports: list[RoutingReport]
-    """One for each emitted frame."""
-    cuts: list[int] = field(default_factory=list)
-    """Indices into `frames` at which a new scene starts."""
-
-    @property
-    def dense_seconds(self) -> float:
-        """What the dense network takes for these frames, measured on this machine, under the same load."""
-        return sum(report.dense_seconds for report in self.reports)
-
-    @property
-    def seconds(self) -> float:
-        """What these frames took, calibration not counted."""
-        return sum(report.seconds for report in self.reports)
 
 
 class Upscaler:
@@ -103,63 +83,109 @@ class Upscaler:
         frames have another size or type than before, and DeviceError where the device is out of memory (the state given
         is still good then).
         """
-        started, busy = time.perf_counter(), self._clock()
+        return self._finish([self._begin(Request(frames, state, lookahead, last, routing))])[0]
+
+    @torch.inference_mode()
+    def forward_many(self, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
+        """`forward` for several streams that have nothing to do with each other: each one's result, or its error.
+
+        Those that agree in size, type and number of frames, that begin a scene together or go on, and whose frames are
+        computed as a whole (with routing, where all has changed), go through the network as one batch; the others one
+        by one. A batch that fails is run again one by one, so that a failure is of the stream whose frames cause it.
+        """
+        outcomes: dict[int, ChunkResult | Exception] = {}
+        batches: dict[object, list[tuple[int, Chunk]]] = {}
+        for index, request in enumerate(requests):
+            begun = _attempt(self._begin, request)
+            if isinstance(begun, Exception):
+                outcomes[index] = begun
+            else:
+                batches.setdefault(begun.kind or index, []).append((index, begun))
+        for batch in batches.values():
+            together = _attempt(self._finish, [chunk for _, chunk in batch])
+            if not isinstance(together, Exception):
+                outcomes.update(zip((index for index, _ in batch), together, strict=True))
+            elif len(batch) == 1:
+                outcomes[batch[0][0]] = together
+            else:
+                del together  # and the memory of what it was about
+                for index, chunk in batch:
+                    alone = _attempt(self._finish, [chunk])
+                    outcomes[index] = alone if isinstance(alone, Exception) else alone[0]
+        return [outcomes[index] for index in range(len(requests))]
+
+    def _begin(self, request: Request) -> Chunk:
+        """The chunk that is due, its scenes found and planned."""
+        begun = self._clocks()
+        routing, state = request.routing, request.state
         numbers = self.preset(routing) if isinstance(routing, str) else routing
-        stored = self._join(frames, state)
-        emit = len(stored) if last else max(len(stored) - lookahead, 0)
+        stored = self._join(request.frames, state)
+        emit = len(stored) if request.last else max(len(stored) - request.lookahead, 0)
         before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
-        begin = before
-        if not emit:
-            empty = np.empty((0, frames.shape[1] * SCALE, frames.shape[2] * SCALE, 3), frames.dtype)
-            return ChunkResult(empty, replace(before, pending=stored), [])
-        cuts = find_cuts(stored, before.last)
-        parts: list[Tensor] = []
-        plans: list[tuple[ChunkPlan, Skipper | None]] = []
-        bounds = [0, *(cut for cut in cuts if cut), len(stored)]
-        for start, end in pairwise(bounds):
+        cuts = find_cuts(stored, before.last) if emit else []
+        scenes = []
+        for start, end in pairwise([0, *(cut for cut in cuts if cut), len(stored)]):
             if start >= emit:
                 break  # a scene of the look-ahead alone: its turn comes
-            if start in cuts:
-                before = RecurrentState(self.fingerprint, stored[:0])
-            scene = stored[start:end]
-            gates = make_skipper(self.network, self.estimator, numbers, scene.shape[1] * scene.shape[2])
-            part, plan, before = self._scene(scene, min(end, emit) - start, before, numbers, gates)
-            parts.append(part)
-            plans.append((plan, gates))
-        after = replace(before, pending=stored[emit:].clone())
-        upscaled = torch.cat(parts) if len(parts) > 1 else parts[0]
-        out = upscaled.cpu().numpy()
-        seconds, busy = (time.perf_counter() - started) / emit, (self._clock() - busy) / emit
-        routed = any(plan.halo or gates for plan, gates in plans)
-        dense = seconds * self._dense_seconds(stored, emit, begin, last=last) / busy if routed else seconds
-        reports = [report for plan, gates in plans for report in self._reports(plan, gates, seconds, dense)]
-        return ChunkResult(out, after, reports, cuts=[cut for cut in cuts if cut < emit])
+            goes_on = start not in cuts  # the first one does; any other begins with a cut
+            frames, due = stored[start:end], min(end, emit) - start
+            carried = before if goes_on else RecurrentState(self.fingerprint, stored[:0])
+            index = 0 if carried.index is None else int(carried.index)
+            gates = make_skipper(self.network, self.estimator, numbers, frames.shape[1] * frames.shape[2])
+            plan = plan_chunk(frames, due, carried.reference, index, numbers)
+            scenes.append(Scene(frames, due, carried, index, plan, gates))
+        return Chunk(stored, emit, request.last, before, cuts, scenes, self._clocks() - begun)
 
-    def _scene(
-        self, frames: Tensor, emit: int, before: RecurrentState, numbers: Preset, gates: Skipper | None
-    ) -> tuple[Tensor, ChunkPlan, RecurrentState]:
-        """Frames of one scene, of which the first `emit` are emitted: their HR frames, and the state after them."""
-        index = 0 if before.index is None else int(before.index)
-        plan = plan_chunk(frames, emit, before.reference, index, numbers)
+    def _finish(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        """Compute chunks, several only if they are of one kind. Raises DeviceError where memory is short."""
+        begun = self._clocks()
+        upscaled: list[list[Tensor]] = [[] for _ in chunks]
+        states = [chunk.before for chunk in chunks]
+        for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
+            for index, (part, state) in enumerate(self._scenes(scenes)):
+                upscaled[index].append(part)
+                states[index] = state
+        frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
+        share = (self._clocks() - begun) / len(chunks)
+        results = []
+        for chunk, out, state in zip(chunks, frames, states, strict=True):
+            after = replace(state, pending=chunk.stored[chunk.emit :].clone())
+            reports = self._reports_of(chunk, *((chunk.clocks + share) / max(chunk.emit, 1)).tolist())
+            results.append(ChunkResult(out, after, reports, cuts=[cut for cut in chunk.cuts if cut < chunk.emit]))
+        return results
+
+    @staticmethod
+    def _frames(chunk: Chunk, parts: list[Tensor]) -> Frames:
+        if not parts:
+            _, h, w, _ = chunk.stored.shape
+            parts = [chunk.stored.new_empty(0, h * SCALE, w * SCALE, 3)]
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
+
+    def _scenes(self, scenes: Sequence[Scene]) -> list[tuple[Tensor, RecurrentState]]:
+        """Of each scene the HR frames, and the state after them. Several scenes are a batch."""
+        first = scenes[0]
+        lr = [_batched([normalised(scene.frames[i]) for scene in scenes]) for i in range(len(first.frames))]
+        carried = self._carried([scene.before for scene in scenes])
         try:
-            upscaled, feat = run_chunk(
-                self.network, [normalised(frame) for frame in frames], plan, self._carried(before), frames.dtype, gates
-            )
+            upscaled, feat = run_chunk(self.network, lr, first.plan, carried, first.frames.dtype, first.gates)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"{self.device} ran out of memory at {frames.shape[2]}x{frames.shape[1]} with {len(frames)} frames; "
-                "use a smaller chunk or a smaller model"
+                f"{self.device} ran out of memory at {first.frames.shape[2]}x{first.frames.shape[1]} with "
+                f"{len(first.frames)} frames; use a smaller chunk or a smaller model"
             ) from error
-        after = RecurrentState(
-            self.fingerprint,
-            pending=frames[:0],
-            last=frames[emit - 1].clone(),
-            feat=feat[0].contiguous(),  # here, not when it is saved: that is another thread (see `load_model`)
-            hr=upscaled[-1].clone(),
-            reference=plan.reference,
-            index=torch.tensor(index + emit),
-        )
-        return upscaled, plan, after
+        after = [
+            RecurrentState(
+                self.fingerprint,
+                pending=scene.frames[:0],
+                last=scene.frames[scene.emit - 1].clone(),
+                feat=features.contiguous(),  # here, not when it is saved: that is another thread (see `load_model`)
+                hr=out[-1].clone(),
+                reference=scene.plan.reference,
+                index=torch.tensor(scene.index + scene.emit),
+            )
+            for scene, out, features in zip(scenes, upscaled, feat, strict=True)
+        ]
+        return list(zip(upscaled, after, strict=True))
 
     def preset(self, name: str, **changes: float) -> Preset:
         """The preset of that name, for this network, with some of its numbers changed. Raises ModelError."""
@@ -173,6 +199,10 @@ class Upscaler:
         the cores were others': an encoder's, another stream's. So a chunk and the dense frames of another time compare.
         """
         return time.thread_time() if self.device.type == "cpu" else time.perf_counter()
+
+    def _clocks(self) -> NDArray[np.float64]:
+        """Seconds on the wall, and by `_clock`."""
+        return np.array([time.perf_counter(), self._clock()])
 
     def _dense_seconds(self, stored: Tensor, emit: int, before: RecurrentState, *, last: bool) -> float:
         """What a frame of this size takes densely, by `_clock`: measured in the first chunks, then kept.
@@ -196,16 +226,27 @@ class Upscaler:
         return median(timings)
 
     def _run_densely(self, frames: Tensor, emit: int, before: RecurrentState) -> None:
-        plan, carried = dense_plan(frames, emit), self._carried(before)
+        plan, carried = dense_plan(frames, emit), self._carried([before])
         run_chunk(self.network, [normalised(frame) for frame in frames], plan, carried, frames.dtype)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _carried(self, before: RecurrentState) -> Carried | None:
-        if before.last is None or before.feat is None or before.hr is None:
-            return None
-        feat = before.feat[None].contiguous(memory_format=torch.channels_last)
-        return Carried(normalised(before.last), feat, before.hr)
+    @staticmethod
+    def _carried(states: Sequence[RecurrentState]) -> Carried | None:
+        known = [(s.last, s.feat, s.hr) for s in states]
+        lasts = [normalised(last) for last, _, _ in known if last is not None]
+        feats = [feat[None].contiguous(memory_format=torch.channels_last) for _, feat, _ in known if feat is not None]
+        return (
+            Carried(_batched(lasts), _batched(feats), [hr for _, _, hr in known if hr is not None]) if lasts else None
+        )
+
+    def _reports_of(self, chunk: Chunk, seconds: float, busy: float) -> list[RoutingReport]:
+        """One for each emitted frame, each of which took so long on the wall's clock and on `_clock`."""
+        routed = any(scene.plan.halo or scene.gates for scene in chunk.scenes)
+        dense = seconds
+        if routed:
+            dense *= self._dense_seconds(chunk.stored, chunk.emit, chunk.before, last=chunk.last) / busy
+        return [report for scene in chunk.scenes for report in self._reports(scene.plan, scene.gates, seconds, dense)]
 
     def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float, dense: float) -> list[RoutingReport]:
         """The look-ahead frames' work is shared out among the emitted ones."""
@@ -248,6 +289,19 @@ class Upscaler:
                 f"{frames.dtype} ones; start a new stream where the size changes"
             )
         return torch.cat([state.pending.to(self.device), new])
+
+
+def _batched(items: Sequence[Tensor]) -> Tensor:
+    """[1, …] each -> [B, …]; one alone is not copied."""
+    return items[0] if len(items) == 1 else torch.cat(list(items))
+
+
+def _attempt(work: Callable[[A], T], given: A) -> T | Exception:
+    """What it gives, or the error that it raises. (A frame of its own: where an error is kept, so are its frames.)"""
+    try:
+        return work(given)
+    except Exception as error:
+        return error
 
 
 def load_model(

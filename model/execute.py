@@ -1,6 +1,7 @@
 """Running a chunk by its plan: crops through the network, everything else taken over from the neighbouring frame.
 
-Dense execution is the plan in which each frame is one crop, the whole frame; there is no second code path.
+Dense execution is the plan in which each frame is one crop, the whole frame; there is no second code path. Chunks of
+several streams go through the network as one batch where all their plans are like that.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ class Carried:
     """What the forward branch takes along from frame to frame."""
 
     last: Tensor
-    """[1, 3, H, W] LR frame in [0, 1]."""
+    """[B, 3, H, W] LR frame in [0, 1]."""
     feat: Tensor
-    """[1, C, H, W] hidden features there."""
-    hr: Tensor
-    """[4 H, 4 W, 3] the HR frame, integers."""
+    """[B, C, H, W] hidden features there."""
+    hr: Sequence[Tensor]
+    """Of each of the B streams [4 H, 4 W, 3] the HR frame, integers."""
 
 
 @dataclass(frozen=True)
 class RegionFlow:
-    """Flow [1, 2, h, w] of a region of the frame."""
+    """Flow [B, 2, h, w] of a region of the frame."""
 
     box: Box
     flow: Tensor
@@ -59,17 +60,18 @@ def run_chunk(
     carried: Carried | None,
     dtype: torch.dtype,
     skipper: Skipper | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """Upscale the emitted frames of a chunk; what is computed of them goes past `skipper`'s gates, if there is one.
 
-    `frames`: [1, 3, H, W] float32 in [0, 1], look-ahead included. Returns the HR frames [T', 4 H, 4 W, 3] as integers
-    of `dtype`, and the hidden features [1, C, H, W] at the last of them.
+    `frames`: [B, 3, H, W] float32 in [0, 1], look-ahead included, of B independent streams; of more than one only with
+    a plan that `is_dense`, and without a skipper. Returns each stream's HR frames [T', 4 H, 4 W, 3] as integers of
+    `dtype`, and the hidden features [B, C, H, W] at the last of them.
     """
     to_next, to_previous = _flows(net, frames, plan, carried)
     backs = _backward(net, frames, plan, to_next, skipper)
     emit = len(plan.forward)
-    h, w = frames[0].shape[-2:]
-    out = torch.empty(emit, h * SCALE, w * SCALE, 3, dtype=dtype, device=frames[0].device)
+    count, _, h, w = frames[0].shape
+    out = [torch.empty(emit, h * SCALE, w * SCALE, 3, dtype=dtype, device=frames[0].device) for _ in range(count)]
     feat = carried.feat if carried else None
     for i in range(emit):
         boxes, lr, flow = plan.forward[i], frames[i], to_previous[i]
@@ -83,14 +85,15 @@ def run_chunk(
             step = net.forward_step(lr[here], backs[i][here], table, aligned_by, at, trunk)
             crops.append(_inner(step, box, outer))
         feat = _pasted(feat, boxes, crops, h, w)
-        hr = out[i - 1] if i else (carried.hr if carried else None)
-        if hr is not None and not _is_whole(boxes, h, w):
-            out[i] = hr
+        now = [stream[i] for stream in out]
+        before = [stream[i - 1] for stream in out] if i else (carried.hr if carried else ())
+        if before and not _is_whole(boxes, h, w):
+            now[0].copy_(before[0])
         padded = F.pad(lr, (1, 1, 1, 1), mode="replicate") if boxes else lr
         for box in boxes:
-            for part in skipper.tail(padded, backs[i], feat, box, out[i]) if skipper else (box,):
-                for band in _bands(part):
-                    _reconstruct(net, padded, backs[i], feat, band, out[i])
+            for part in skipper.tail(padded, backs[i], feat, box, now[0]) if skipper else (box,):
+                for band in _bands(part, count):
+                    _reconstruct(net, padded, backs[i], feat, band, now)
         if skipper:
             skipper.end_frame("forward")
     assert feat is not None
@@ -104,8 +107,8 @@ def _backward(
     to_next: Sequence[RegionFlow | None],
     skipper: Skipper | None,
 ) -> list[Tensor]:
-    """Hidden features of the backward branch at each emitted frame, [1, C, H, W]; undefined where not needed."""
-    h, w = frames[0].shape[-2:]
+    """Hidden features of the backward branch at each emitted frame, [B, C, H, W]; undefined where not needed."""
+    count, _, h, w = frames[0].shape
     back: Tensor | None = None
     backs: list[Tensor] = []
     for i in reversed(range(len(frames))):
@@ -123,7 +126,7 @@ def _backward(
         if skipper:
             skipper.end_frame("backward")
         if i < len(plan.forward):
-            backs.append(back if back is not None else lr.new_zeros(()).expand(1, net.config.channels, h, w))
+            backs.append(back if back is not None else lr.new_zeros(()).expand(count, net.config.channels, h, w))
     backs.reverse()
     return backs
 
@@ -135,7 +138,7 @@ def _flows(
 
     Both directions of a pair of frames are one batch: at the coarse levels a call costs more than its pixels do.
     """
-    emit, (h, w) = len(plan.forward), frames[0].shape[-2:]
+    emit, (count, _, h, w) = len(plan.forward), frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
     to_previous: list[RegionFlow | None] = [None] * emit
     if carried and plan.forward[0]:
@@ -149,14 +152,14 @@ def _flows(
         pairs = [(frames[i], frames[i + 1])] * bool(backward) + [(frames[i + 1], frames[i])] * bool(forward)
         flow = _flow(net, pairs, region)
         if backward:
-            to_next[i] = RegionFlow(region, flow[:1])
+            to_next[i] = RegionFlow(region, flow[:count])
         if forward:
-            to_previous[i + 1] = RegionFlow(region, flow[-1:])
+            to_previous[i + 1] = RegionFlow(region, flow[-count:])
     return to_next, to_previous
 
 
 def _flow(net: BasicVSR, pairs: Sequence[tuple[Tensor, Tensor]], box: Box) -> Tensor:
-    """Flow from the first to the second of each pair in a box: [B, 2, h, w]."""
+    """Flow from the first to the second of each pair in a box: [pairs B, 2, h, w]."""
     here = (..., box.rows, box.columns)
     return net.flow(torch.cat([ref[here] for ref, _ in pairs]), torch.cat([supp[here] for _, supp in pairs]))
 
@@ -167,8 +170,8 @@ def _flow_region(boxes: Sequence[Box], halo: int, h: int, w: int) -> Box:
     return around.grown(halo + FLOW_MARGIN, h, w, FLOW_GRID)
 
 
-def _reconstruct(net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> None:
-    """Write the HR pixels of a box into `out` [4 H, 4 W, 3]. `lr` has one more pixel on each side than the frame."""
+def _reconstruct(net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, box: Box, out: Sequence[Tensor]) -> None:
+    """Write the HR pixels of a box into each `out` [4 H, 4 W, 3]. `lr` has a pixel more on each side than the frame."""
     h, w = feat.shape[-2:]
     outer = box.grown(TAIL_HALO if net.config.tail == "full" else 1, h, w)
     crop = (..., outer.rows, outer.columns)
@@ -177,7 +180,14 @@ def _reconstruct(net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, box: Box
     inner = box.within(outer)
     residual = residual[..., inner.y0 * s : inner.y1 * s, inner.x0 * s : inner.x1 * s]
     around = lr[..., box.y0 : box.y1 + 2, box.x0 : box.x1 + 2]
-    write_pixels(out[box.y0 * SCALE : box.y1 * SCALE, box.x0 * SCALE : box.x1 * SCALE], around, residual)
+    here = slice(box.y0 * SCALE, box.y1 * SCALE), slice(box.x0 * SCALE, box.x1 * SCALE)
+    for index, frame in enumerate(out):
+        write_pixels(frame[here], around[index : index + 1], residual[index : index + 1])
+
+
+def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:
+    """Whether everything is computed everywhere, as a batch has to be: by the dense plan, or since all has changed."""
+    return all(_is_whole(boxes, h, w) for boxes in (*plan.backward, *plan.forward))
 
 
 def normalised(frame: Tensor) -> Tensor:
@@ -193,7 +203,7 @@ def _pasted(base: Tensor | None, boxes: Sequence[Box], crops: Sequence[Tensor], 
     if base is not None and not boxes:
         return base
     if base is None:
-        base = crops[0].new_zeros(1, crops[0].shape[1], h, w)
+        base = crops[0].new_zeros(*crops[0].shape[:2], h, w)
     pasted = base.to(crops[0].dtype).clone(memory_format=torch.channels_last)
     for box, crop in zip(boxes, crops, strict=True):
         pasted[..., box.rows, box.columns] = crop
@@ -209,7 +219,7 @@ def _is_whole(boxes: Sequence[Box], h: int, w: int) -> bool:
     return len(boxes) == 1 and boxes[0].area == h * w
 
 
-def _bands(box: Box) -> list[Box]:
-    """The box in bands of rows."""
-    rows = max(TAIL_PIXELS // (box.x1 - box.x0), 4)
+def _bands(box: Box, count: int) -> list[Box]:
+    """The box in bands of rows, for so many frames at once."""
+    rows = max(TAIL_PIXELS // ((box.x1 - box.x0) * count), 4)
     return [Box(y, box.x0, min(y + rows, box.y1), box.x1) for y in range(box.y0, box.y1, rows)]

@@ -27,25 +27,25 @@ def _pixel_grid(h: int, w: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Table:
-    """Features of a frame, laid out for `warp` to sample any number of times."""
+    """Features of frames, laid out for `warp` to sample any number of times."""
 
     rows: Tensor
-    """[(H + 3) (W + 3), C] float32: the pixels, with a border of zeros, one before and two behind."""
+    """[B (H + 3) (W + 3), C] float32: the pixels, with a border of zeros, one before and two behind."""
     size: tuple[int, int]
     """(H, W)."""
 
     @classmethod
     def of(cls, x: Tensor) -> Table:
-        """The table of `x` [1, C, H, W]."""
-        _, c, h, w = x.shape
-        table = x.new_empty(h + 3, w + 3, c, dtype=torch.float32)
-        for border in (table[0], table[h + 1 :], table[:, 0], table[:, w + 1 :]):
+        """The table of `x` [B, C, H, W]."""
+        b, c, h, w = x.shape
+        table = x.new_empty(b, h + 3, w + 3, c, dtype=torch.float32)
+        for border in (table[:, 0], table[:, h + 1 :], table[:, :, 0], table[:, :, w + 1 :]):
             border.zero_()
-        table[1 : h + 1, 1 : w + 1] = x[0].permute(1, 2, 0)
+        table[:, 1 : h + 1, 1 : w + 1] = x.permute(0, 2, 3, 1)
         return cls(table.view(-1, c), (h, w))
 
     def sample(self, x: Tensor, y: Tensor) -> Tensor:
-        """Bilinear samples at `x`, `y` [h, w] in pixels: [h w, C]; zero outside of the frame.
+        """Bilinear samples at `x`, `y` [B, h, w] in pixels: [B h w, C]; zero outside of the frame.
 
         Sums of four weighted rows: on a CPU more than twice as fast as grid_sample for channels-last features.
         """
@@ -54,6 +54,8 @@ class Table:
         left, top = x.floor(), y.floor()
         right, bottom = x - left, y - top
         first = ((top + 1) * width + (left + 1)).int()  # exact: float32 counts to 2 ** 24
+        if len(x) > 1:
+            first += (h + 3) * width * torch.arange(len(x), dtype=torch.int32, device=x.device).view(-1, 1, 1)
         rows = torch.stack([first, first + 1, first + width, first + (width + 1)], dim=-1)
         upper = 1 - bottom
         weights = torch.stack([upper - upper * right, upper * right, bottom - bottom * right, bottom * right], dim=-1)
@@ -70,8 +72,8 @@ def warp(x: Tensor | Table, flow: Tensor, padding: str = "zeros", origin: tuple[
     (top, left), (h, w) = origin, flow.shape[-2:]
     if isinstance(x, Table):
         columns, rows = _pixel_grid(top + h, left + w, flow.device)
-        sampled = x.sample(flow[0, 0].float() + columns[top:, left:], flow[0, 1].float() + rows[top:, left:])
-        return sampled.view(1, h, w, -1).permute(0, 3, 1, 2)
+        sampled = x.sample(flow[:, 0].float() + columns[top:, left:], flow[:, 1].float() + rows[top:, left:])
+        return sampled.view(-1, h, w, sampled.shape[1]).permute(0, 3, 1, 2)
     grid = _pixel_grid(top + h, left + w, x.device)[:, top:, left:].permute(1, 2, 0)
     position = grid + flow.float().permute(0, 2, 3, 1)
     limit = position.new_tensor([2.0 / max(x.shape[-1] - 1, 1), 2.0 / max(x.shape[-2] - 1, 1)])
