@@ -22,19 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.report import machine
 from commands.embedded_redis import EmbeddedRedis
 from model.device import resolve_device
-from model.engine import load_model
+from model.engine import ChunkResult, Request, load_model
 from model.state import RecurrentState
 from service.client import StreamClient
 from service.rpc.memory import keep_freed_memory
 
 _WARM_UP = 5
 _TURN = 25
+_ROUNDS, _SECONDS = 5, 2.0
+"""Of four streams with and without batching, in turns."""
 _PAUSE_SECONDS = 0.003
 """Between an answer and the next frame, as with a camera that is slower than the network."""
 Frames = NDArray[np.uint8]
@@ -66,8 +67,8 @@ def main() -> None:
 
 
 @contextmanager
-def server(args: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server process: its address, and the process."""
+def server(args: argparse.Namespace, **settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server process with further settings: its address, and the process."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis", persist=False) as redis:
         env = os.environ | {
             "SKIPVSR_DATA_DIR": folder,
@@ -79,6 +80,7 @@ def server(args: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen[str
             "SKIPVSR_THREADS": str(args.threads),
             "SKIPVSR_WEIGHTS_DIR": str(Path("data/weights").absolute()),
             "SKIPVSR_LOG_LEVEL": "warning",
+            **settings,
         }
         process = subprocess.Popen([sys.executable, "-m", "cli", "grpc"], env=env, stdout=subprocess.PIPE, text=True)
         try:
@@ -236,31 +238,47 @@ def _race(
 
 
 def batching(args: argparse.Namespace) -> None:
-    """Does it pay to put four streams' frames through the network's trunk at once? One pass of 4 against 4 of 1."""
+    """Does it pay to put four streams' frames through the network as one batch? The network alone, and the server."""
+    sizes = [(64, 48), (160, 90), _size(args.size)]
+    print(f"\nfour streams of one size, {args.model}, one by one and as a batch of four, taking turns:")
+    for size in sizes:
+        single, together = (1000 * float(np.median(times)) for times in _in_process(args, size))
+        print(
+            f"  {size[0]}x{size[1]}, four frames in this process: {single:.1f} ms, {together:.1f} ms, "
+            f"ratio {single / together:.2f}"
+        )
+    with server(args, SKIPVSR_GRPC_BATCH="1") as (alone, _), server(args, SKIPVSR_GRPC_BATCH="4") as (batched, _):
+        for size in sizes:
+            rates: dict[str, list[float]] = {alone: [], batched: []}
+            for _ in range(_ROUNDS):
+                for address, found in rates.items():
+                    found.append(sum(frames for frames, _ in _race(args, address, [size] * 4, _SECONDS)) / _SECONDS)
+            single, together = (float(np.median(found)) for found in rates.values())
+            print(
+                f"  {size[0]}x{size[1]}, four clients of the server: {single:.1f} frames/s, {together:.1f} frames/s, "
+                f"ratio {together / single:.2f}"
+            )
+
+
+def _in_process(args: argparse.Namespace, size: tuple[int, int]) -> tuple[list[float], list[float]]:
+    """Seconds for a frame of each of four streams: one by one, and as a batch."""
     model = load_model(
         args.model, weights_dir=Path("data/weights"), device=args.device, precision=args.precision, threads=args.threads
     )
-    network = model.network
-    print(
-        f"\nfour frames in one pass against four passes, {args.model}, one step of both branches and the tail, in ms:"
-    )
-    for width, height in ((64, 48), (160, 90), _size(args.size)):
-        frames = torch.rand(4, 3, height, width, device=model.device).contiguous(memory_format=torch.channels_last)
-        times: dict[int, list[float]] = {1: [], 4: []}
-        for _ in range(12):
-            for size in (1, 4):
-                begun = time.perf_counter()
-                with torch.inference_mode():
-                    for start in range(0, 4, size):
-                        part = frames[start : start + size]
-                        back = network.backward_step(part, None, None)
-                        feat = network.forward_step(part, back, None, None)
-                        network.reconstruct(part, back, feat)
-                    if model.device.type == "cuda":
-                        torch.cuda.synchronize()
-                times[size].append(1000 * (time.perf_counter() - begun))
-        single, together = (float(np.median(times[size][2:])) for size in (1, 4))
-        print(f"  {width}x{height}: four passes {single:.1f}, one pass {together:.1f}, ratio {single / together:.2f}")
+    frames = clip(args, 12, size)
+    states: dict[int, list[RecurrentState | None]] = {1: [None] * 4, 4: [None] * 4}
+    times: dict[int, list[float]] = {1: [], 4: []}
+    for index, frame in enumerate(frames):
+        for count, kept in states.items():
+            requests = [Request(np.roll(frame, stream)[None], kept[stream], 0, last=False) for stream in range(4)]
+            begun = time.perf_counter()
+            for start in range(0, 4, count):
+                for stream, result in enumerate(model.forward_many(requests[start : start + count]), start):
+                    assert isinstance(result, ChunkResult)
+                    kept[stream] = result.state
+            if index >= 2:
+                times[count].append(time.perf_counter() - begun)
+    return times[1], times[4]
 
 
 _CLIENT = """

@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8, description="Frames of a stream that may wait for their answer to be taken, beyond chunk and look-ahead."
     )
+    grpc_batch: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Most gRPC streams of one size and config whose waiting frames go through the network together; "
+        "1: one by one; 0: as many as pay (on a GPU all, on a CPU while their frames have at most 57,600 pixels).",
+    )
     grpc_max_message_bytes: Annotated[int, Field(ge=65536, le=2**31 - 1)] = Field(
         64 * 1024**2, description="Largest gRPC message that is taken, in bytes."
     )

@@ -74,6 +74,8 @@ class ChunkResult:
     """One for each emitted frame."""
     cuts: list[int] = field(default_factory=list)
     """Indices into `frames` at which a new scene starts."""
+    together: int = 1
+    """Streams whose chunks went through the network with this one, itself included."""
 
     @property
     def dense_seconds(self) -> float:

@@ -151,7 +151,8 @@ class Upscaler:
         for chunk, out, state in zip(chunks, frames, states, strict=True):
             after = replace(state, pending=chunk.stored[chunk.emit :].clone())
             reports = self._reports_of(chunk, *((chunk.clocks + share) / max(chunk.emit, 1)).tolist())
-            results.append(ChunkResult(out, after, reports, cuts=[cut for cut in chunk.cuts if cut < chunk.emit]))
+            cuts = [cut for cut in chunk.cuts if cut < chunk.emit]
+            results.append(ChunkResult(out, after, reports, cuts, len(chunks)))
         return results
 
     @staticmethod

@@ -14,6 +14,7 @@ from model.routing import RoutingReport
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30)
 """Seconds; 33 ms is one frame at 30 frames a second."""
+_BATCH_BUCKETS = (1, 2, 4, 8, 16)
 
 
 class StreamMeters:
@@ -25,6 +26,12 @@ class StreamMeters:
             "skipvsr_frame_latency_seconds",
             "Time from a frame's arrival until its answer was written; a chunk's first frames wait for its last.",
             buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.batches = Histogram(
+            "skipvsr_batch_streams",
+            "Streams whose frames went through the network as one batch; counted for each of them.",
+            buckets=_BATCH_BUCKETS,
             registry=self.registry,
         )
         self.frames = Counter("skipvsr_frames", "Frames upscaled and answered.", ["model"], registry=self.registry)

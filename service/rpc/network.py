@@ -1,18 +1,24 @@
-"""A stream's frames in the network: the calls of `Upscaler.forward` that they are cut into, one after the other."""
+"""A stream's frames in the network: the calls that they are cut into, one after the other, alone or beside others'."""
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from media.stream_codecs import Rgb
-from model.engine import ChunkResult, Upscaler
+from model.engine import ChunkResult, Request, Upscaler
 from model.routing import RoutingReport
 from model.state import RecurrentState
 from service.rpc.plan import Plan
 from service.rpc.sessions import Snapshot, Ticket
+
+_CPU_BATCH_PIXELS: Final = 57_600
+"""LR pixels of one pass, up to which a batch is faster on a CPU: there a frame's calls cost more than its pixels do."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Answers:
     reports: list[RoutingReport]
     snapshot: Snapshot
     """Where the stream can go on from, once these are written."""
+    together: int = 1
+    """Streams that went through the network as one batch with this one, itself included."""
 
 
 class Groups:
@@ -71,40 +79,101 @@ class Groups:
 
 
 class StreamNetwork:
-    """One stream's passage through the network; `run` is called in the scheduler's thread only."""
+    """One stream's passage through the network; for the scheduler's thread only."""
 
-    def __init__(self, model: Upscaler, plan: Plan, start: Snapshot) -> None:
-        self._model, self._plan = model, plan
+    def __init__(self, model: Upscaler, plan: Plan, start: Snapshot, batch: int) -> None:
+        """`batch`: most streams to be run together, as the setting has it; 0: as many as pay."""
+        self.model, self._plan = model, plan
+        self.most = batch or _most_that_pay(model.device.type, plan.source.width * plan.source.height)
+        """Streams that are run together, at most."""
         self._state: RecurrentState | None = start.state
         self._pending = deque(start.pending)
         self._consumed, self._answered = start.consumed, start.answered
+        self._whole = True
 
-    def run(self, group: Group) -> Answers:
-        """Upscale a group. Raises ModelError."""
+    @property
+    def kind(self) -> Hashable:
+        """Equal for streams that can be run together; None while this one is computed in crops, which are its own."""
+        plan = self._plan
+        size = plan.source.width, plan.source.height
+        return (self.model, size, plan.routing, plan.chunk, plan.lookahead) if self._whole else None
+
+    def request(self, group: Group) -> Request | None:
+        """What the network is to do for a group; None: nothing."""
         self._pending.extend(group.tickets)
         if group.tickets:
             self._consumed = group.tickets[-1].sequence
-        result = None
-        if group.frames or self._pending:
-            result = self._forward(group)
-        tickets = [self._pending.popleft() for _ in (result.frames if result else ())]
-        if tickets:
-            self._answered = tickets[-1].sequence
+        if not group.frames and not self._pending:
+            return None
+        source = self._plan.source
+        frames = np.stack(group.frames) if group.frames else np.empty((0, source.height, source.width, 3), np.uint8)
+        return Request(frames, self._state, self._plan.lookahead, group.last, self._plan.routing)
+
+    def answers(self, group: Group, result: ChunkResult | None) -> Answers:
+        """What came of it; the stream goes on from there."""
         self._state = None if group.last or result is None else result.state
         if result is None:
             return Answers([], [], [], self._snapshot())
+        tickets = [self._pending.popleft() for _ in result.frames]
+        if tickets:
+            self._answered = tickets[-1].sequence
+            self._whole = not any(report.units_left_out for report in result.reports)
         cuts = set(result.cuts)
         tickets = [
             Ticket(t.sequence, t.pts, t.arrived, t.scene_start or index in cuts) for index, t in enumerate(tickets)
         ]
-        return Answers(list(result.frames), tickets, list(result.reports), self._snapshot())
-
-    def _forward(self, group: Group) -> ChunkResult:
-        source = self._plan.source
-        frames = np.stack(group.frames) if group.frames else np.empty((0, source.height, source.width, 3), np.uint8)
-        return self._model.forward(
-            frames, self._state, lookahead=self._plan.lookahead, last=group.last, routing=self._plan.routing
-        )
+        return Answers(list(result.frames), tickets, list(result.reports), self._snapshot(), result.together)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._state, tuple(self._pending), self._consumed, self._answered)
+
+
+Outcome = Answers | Exception | None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A group's turn in its stream's network: a task for the scheduler."""
+
+    network: StreamNetwork
+    group: Group | None
+    """None: the stream's end, which comes when all that was before it is done."""
+    done: Callable[[Outcome], None]
+    """Is told the answers, or the error; None at the end."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for steps that can be run together."""
+        return self.network.kind if self.group is not None else None
+
+    @property
+    def most(self) -> int:
+        """How many of them, at most."""
+        return self.network.most
+
+    def run(self, others: Sequence[Step]) -> None:
+        """Upscale the groups of this and of other streams, together where they agree; each is told its own outcome."""
+        steps = [self, *others]
+        try:
+            outcomes = _upscaled(steps)
+        except Exception as error:
+            outcomes = [error] * len(steps)
+        for step, outcome in zip(steps, outcomes, strict=True):
+            step.done(outcome)
+
+
+def _upscaled(steps: Sequence[Step]) -> list[Outcome]:
+    requests = [step.network.request(step.group) if step.group is not None else None for step in steps]
+    results = iter(steps[0].network.model.forward_many([request for request in requests if request is not None]))
+    outcomes: list[Outcome] = []
+    for step, request in zip(steps, requests, strict=True):
+        result = next(results) if request is not None else None
+        if step.group is None or isinstance(result, Exception):
+            outcomes.append(result if isinstance(result, Exception) else None)
+        else:
+            outcomes.append(step.network.answers(step.group, result))
+    return outcomes
+
+
+def _most_that_pay(device: str, pixels: int) -> int:
+    return max(1, _CPU_BATCH_PIXELS // pixels) if device == "cpu" else sys.maxsize

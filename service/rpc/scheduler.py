@@ -2,6 +2,9 @@
 
 Fair means device time: of the lanes that have work, the one runs next that has had the least of it. A lane that had
 nothing to do for a while does not save up: it comes back level with the others, but for a small credit.
+
+Lanes whose next task is of the same kind run theirs with it, as one batch, whose time they share: what waits anyway may
+come along, but nothing is waited for.
 """
 
 from __future__ import annotations
@@ -9,14 +12,27 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 _CREDIT_SECONDS = 0.25
 """Device time that a lane may be behind when it comes back: between two answers a client is idle for a moment."""
 
-Task = Callable[[], None]
-"""Work on the device. It handles its own errors."""
+
+class Task(Protocol):
+    """Work on the device. It handles its own errors."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Tasks of which this is equal can be run together; None: this one is run alone."""
+
+    @property
+    def most(self) -> int:
+        """How many of its kind are run together, itself included."""
+
+    def run(self, others: Sequence[Any]) -> None:
+        """Run it, and others of its kind with it."""
 
 
 @dataclass(eq=False)
@@ -31,7 +47,7 @@ class Lane:
 class Scheduler:
     """Runs the tasks of lanes. Its methods may be called from any thread."""
 
-    def __init__(self, on_start: Task | None = None) -> None:
+    def __init__(self, on_start: Callable[[], None] | None = None) -> None:
         self._lanes: set[Lane] = set()
         self._clock = 0.0
         self._condition = threading.Condition()
@@ -86,22 +102,25 @@ class Scheduler:
         if self._on_start is not None:
             self._on_start()
         while (chosen := self._next()) is not None:
-            lane, task = chosen
+            lanes, (task, *others) = chosen
             begun = time.perf_counter()
-            task()
-            del task, chosen  # with the frames that it holds
+            task.run(others)
+            del task, others, chosen  # with the frames that they hold
             seconds = time.perf_counter() - begun
             with self._condition:
                 self.busy_seconds += seconds
-                lane.used += seconds
+                for lane in lanes:
+                    lane.used += seconds / len(lanes)
 
-    def _next(self) -> tuple[Lane, Task] | None:
+    def _next(self) -> tuple[list[Lane], list[Task]] | None:
         with self._condition:
             while not self._closed:
-                ready = [lane for lane in self._lanes if lane.tasks]
+                ready = sorted((lane for lane in self._lanes if lane.tasks), key=lambda lane: lane.used)
                 if ready:
-                    lane = min(ready, key=lambda lane: lane.used)
-                    self._clock = max(self._clock, lane.used)
-                    return lane, lane.tasks.popleft()
+                    self._clock = max(self._clock, ready[0].used)
+                    task = ready[0].tasks[0]
+                    alike = [lane for lane in ready[1:] if task.kind is not None and lane.tasks[0].kind == task.kind]
+                    lanes = [ready[0], *alike[: task.most - 1]]
+                    return lanes, [lane.tasks.popleft() for lane in lanes]
                 self._condition.wait()
         return None

@@ -25,7 +25,7 @@ from model.engine import Upscaler
 from model.routing import RoutingReport
 from proto import upscaler_pb2 as pb
 from service.rpc.errors import StreamError, invalid
-from service.rpc.network import Answers, Group, Groups, StreamNetwork
+from service.rpc.network import Group, Groups, Outcome, Step, StreamNetwork
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Snapshot, Ticket
 from service.rpc.wire import FrameResponse
@@ -46,10 +46,10 @@ class LiveStream:
         self._scheduler, self._executor, self._settings = scheduler, executor, settings
         self._loop = asyncio.get_running_loop()
         self._start: Snapshot = session.snapshots[-1]
-        self._network = StreamNetwork(model, self._plan, self._start)
+        self._network = StreamNetwork(model, self._plan, self._start, settings.grpc_batch)
         self._groups = Groups(self._plan, pending=len(self._start.pending))
         self._permits = asyncio.Semaphore(max(1, self.max_in_flight - len(self._start.pending)))
-        self._results: asyncio.Queue[Answers | Exception | None] = asyncio.Queue()
+        self._results: asyncio.Queue[Outcome] = asyncio.Queue()
         self._decoder = codecs.decoder(self._plan.source)
         self._encoder = codecs.encoder(self._plan.target)
         self._tickets: dict[int, Ticket] = {}
@@ -152,19 +152,14 @@ class LiveStream:
         """Queue a group for the network; None: the stream's end."""
         self._in_model += 1
 
-        def work() -> None:
-            outcome: Answers | Exception | None
-            try:
-                outcome = self._network.run(group) if group is not None else None
-            except Exception as error:
-                outcome = error
+        def done(outcome: Outcome) -> None:
             self._loop.call_soon_threadsafe(self._came, outcome)
 
-        self._scheduler.submit(self._lane, work)
+        self._scheduler.submit(self._lane, Step(self._network, group, done))
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
-    def _came(self, outcome: Answers | Exception | None) -> None:
+    def _came(self, outcome: Outcome) -> None:
         self._in_model -= 1
         self._touched = time.monotonic()
         self._results.put_nowait(outcome)
@@ -173,6 +168,8 @@ class LiveStream:
         while (outcome := await self._results.get()) is not None:
             if isinstance(outcome, Exception):
                 raise outcome
+            if self.session.meters is not None and outcome.frames:
+                self.session.meters.batches.observe(outcome.together)
             for rgb, ticket, report in zip(outcome.frames, outcome.tickets, outcome.reports, strict=True):
                 if last_received is None or ticket.sequence > last_received:
                     await self._answer(context, rgb, ticket, report)
