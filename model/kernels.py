@@ -18,17 +18,19 @@ from torch import Tensor, nn
 Activation = Literal["none", "relu", "leaky"]
 SLOPE = 0.1
 """Of every leaky ReLU in BasicVSR."""
+PACKED_BELOW = 16384
+"""Pixels up to which weights are taken in oneDNN's own layout."""
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, activation: Activation = "none", plus: Tensor | None = None) -> Tensor:
     """`activation(conv(x))`, or `conv(x) + plus` (which takes no activation): [B, in, H, W] -> [B, out, H, W]."""
     if torch.is_grad_enabled() or not _fuses(x.device, x.dtype):
         return _plainly(conv, x, activation, plus)
-    where = _where(conv)
+    weight, where = _weight(conv, x), _where(conv)
     if plus is not None:
-        return _ops().binary(x, plus, conv.weight, conv.bias, *where, "add", None, None, [], None)  # type: ignore[no-any-return]
+        return _ops().binary(x, plus, weight, conv.bias, *where, "add", None, None, [], None)  # type: ignore[no-any-return]
     name, numbers = {"none": ("none", []), "relu": ("relu", []), "leaky": ("leaky_relu", [SLOPE])}[activation]
-    return _ops()(x, conv.weight, conv.bias, *where, name, numbers, "")  # type: ignore[no-any-return]
+    return _ops()(x, weight, conv.bias, *where, name, numbers, "")  # type: ignore[no-any-return]
 
 
 def convolve_shuffled(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -62,6 +64,22 @@ def convolve_all(layers: nn.Sequential, x: Tensor) -> Tensor:
         assert isinstance(conv, nn.Conv2d)
         x = convolve(conv, x, "relu" if index + 1 < len(layers) else "none")
     return x
+
+
+def _weight(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The weight of `conv`, for a small `x` laid out as oneDNN wants it, which it would otherwise do in each call.
+
+    That is a quarter of the time of a trunk on 24x24 pixels, a tenth on 96x96, and nothing on whole frames, for which
+    the plain layout is as fast.
+    """
+    if x.shape[-2] * x.shape[-1] > PACKED_BELOW:
+        return conv.weight
+    kept: dict[tuple[int, int], Tensor] = conv.__dict__.setdefault("_packed", {})
+    key = conv.weight.data_ptr(), conv.weight._version
+    if key not in kept:
+        kept.clear()
+        kept[key] = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *_where(conv), [1, conv.in_channels, 24, 24])
+    return kept[key]
 
 
 def _sorted(conv: nn.Conv2d, scale: int) -> tuple[Tensor, Tensor]:
@@ -102,8 +120,9 @@ def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
     x = torch.linspace(-1, 1, 8 * 9 * 7).view(1, 8, 9, 7).to(dtype).contiguous(memory_format=torch.channels_last)
     where = _where(conv)
     try:
-        fused = _ops().binary(x, x, conv.weight, conv.bias, *where, "add", None, None, [], None)
-        leaky = _ops()(x, conv.weight, conv.bias, *where, "leaky_relu", [SLOPE], "")
+        weight = _weight(conv, x)
+        fused = _ops().binary(x, x, weight, conv.bias, *where, "add", None, None, [], None)
+        leaky = _ops()(x, weight, conv.bias, *where, "leaky_relu", [SLOPE], "")
     except (AttributeError, RuntimeError):
         return False
     return bool(

@@ -119,14 +119,20 @@ def _planes(frame: Tensor) -> Tensor:
 
 
 def _changed(now: Tensor, seen: Tensor, preset: Preset) -> Mask:
-    """Tiles in which two frames differ, and those within reach of them."""
-    difference = (now - seen).abs_()[None]
-    detail = F.avg_pool2d(difference, TILE // 2, ceil_mode=True, count_include_pad=False)
+    """Tiles in which two frames differ, and those within reach of them.
+
+    Noise of a codec changes sign from pixel to pixel, and little is left of it in the mean of a quarter; of what
+    moves, however slowly, more is left. So the means may differ less than the pixels.
+    """
+    difference = (now - seen)[None]
+    means = F.avg_pool2d(difference[:, :1], TILE // 2, ceil_mode=True, count_include_pad=False).abs_()
+    drift = F.avg_pool2d(means, 2, ceil_mode=True, count_include_pad=False)[0, 0]
+    detail = F.avg_pool2d(difference.abs_(), TILE // 2, ceil_mode=True, count_include_pad=False)
     mean = F.avg_pool2d(detail, 2, ceil_mode=True, count_include_pad=False)[0]
     moved = (detail[:, :1] > preset.detail).float()
     moved = F.max_pool2d(moved, 2 * preset.reach + 1, 1, preset.reach)
     moved = F.max_pool2d(moved, 2, ceil_mode=True)[0, 0] > 0
-    hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | moved
+    hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | (drift > preset.drift) | moved
     return hot.cpu().numpy()
 
 

@@ -16,21 +16,23 @@ class Preset:
 
     mask: bool = True
     """Reuse tiles that did not change since they were last computed."""
-    luma: float = 2.0
+    luma: float = 1.25
     """A tile has changed where the mean |difference| of luma over it is above this many levels,"""
     chroma: float = 2.0
     """or that of a colour difference (Cb, Cr) above this,"""
+    drift: float = 0.75
+    """or the mean luma of its quarters changed by more than this, on average: something moves slowly,"""
     detail: float = 5.0
     """or that of luma over one of its quarters above this: a small thing moves."""
     reach: int = 1
     """Quarters (4 pixels) around such a small thing that count as changed too: the network sees the neighbourhood."""
-    halo: int = 4
+    halo: int = 2
     """LR pixels around a crop that are computed and thrown away."""
     refresh: int = 128
     """A tile is computed again after at most this many frames, whether it changed or not."""
-    overhead: int = 1500
+    overhead: int = 1000
     """What one more crop costs, in LR pixels of dense work. Frames of less than three times that run densely."""
-    dense_above: float = 0.85
+    dense_above: float = 0.8
     """Fraction of the dense cost above which a frame is computed densely."""
     confidence: float = 0.0
     """A group of blocks is skipped in a tile where the estimator expects that to add less than this fraction of the
@@ -43,7 +45,7 @@ OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
     "balanced": Preset(),
-    "fast": Preset(luma=3.0, chroma=3.0, detail=8.0, tail_confidence=0.2),
+    "fast": Preset(luma=2.0, drift=1.2, detail=6.0, tail_confidence=0.2),
 }
 TILE = 8
 """Side of a tile in LR pixels."""
