@@ -78,7 +78,8 @@ def _weight(conv: nn.Conv2d, x: Tensor) -> Tensor:
     key = conv.weight.data_ptr(), conv.weight._version
     if key not in kept:
         kept.clear()
-        kept[key] = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *_where(conv), [1, conv.in_channels, 24, 24])
+        small = [1, conv.in_channels, 24, 24]
+        kept[key] = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *_where(conv), small)
     return kept[key]
 
 
