@@ -117,7 +117,8 @@ def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the fused operation is there, and gives what the plain ones do, on this machine."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    conv = nn.Conv2d(8, 8, 3, 1, 1).requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode(False):  # as a network's: an inference tensor has no version
+        conv = nn.Conv2d(8, 8, 3, 1, 1).requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.linspace(-1, 1, 8 * 9 * 7).view(1, 8, 9, 7).to(dtype).contiguous(memory_format=torch.channels_last)
     where = _where(conv)
     try:

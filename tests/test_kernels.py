@@ -1,0 +1,40 @@
+"""Fused convolutions: whether they are found where they are, and that a weight's layout changes no number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from model import kernels
+
+
+def test_the_fused_operation_is_found_in_inference_mode_too() -> None:
+    cpu = torch.device("cpu")
+    kernels._fuses.cache_clear()
+    outside = kernels._fuses(cpu, torch.float32)
+    kernels._fuses.cache_clear()
+    with torch.inference_mode():
+        assert kernels._fuses(cpu, torch.float32) == outside
+
+
+@pytest.mark.parametrize("side", [7, 40])
+def test_weights_in_the_librarys_layout_give_the_same_bits(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = nn.Conv2d(16, 16, 3, 1, 1).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(1, 16, side, side).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        packed = kernels.convolve(conv, x, "relu")
+        monkeypatch.setattr(kernels, "PACKED_BELOW", 0)
+        assert torch.equal(kernels.convolve(conv, x, "relu"), packed)
+
+
+def test_a_changed_weight_is_laid_out_anew() -> None:
+    conv = nn.Conv2d(16, 16, 3, 1, 1).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(1, 16, 9, 9).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        before = kernels.convolve(conv, x)
+        conv.weight.mul_(2)
+        after = kernels.convolve(conv, x)
+        assert torch.allclose(
+            after - conv.bias.view(1, -1, 1, 1), 2 * (before - conv.bias.view(1, -1, 1, 1)), atol=1e-5
+        )
