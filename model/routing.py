@@ -28,11 +28,12 @@ class Preset:
     """Quarters (4 pixels) around such a small thing that count as changed too: the network sees the neighbourhood."""
     halo: int = 2
     """LR pixels around a crop that are computed and thrown away."""
-    refresh: int = 128
-    """A tile is computed again after at most this many frames, whether it changed or not."""
-    overhead: int = 1000
+    refresh: int = 1000
+    """A tile is computed again after at most this many frames, whether it changed or not. More often, the network's
+    drift on still pictures comes through."""
+    overhead: int = 1300
     """What one more crop costs, in LR pixels of dense work. Frames of less than three times that run densely."""
-    dense_above: float = 0.8
+    dense_above: float = 0.85
     """Fraction of the dense cost above which a frame is computed densely."""
     confidence: float = 0.0
     """A group of blocks is skipped in a tile where the estimator expects that to add less than this fraction of the
