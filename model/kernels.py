@@ -8,8 +8,10 @@ numbers but for the last bit of bfloat16, since the fused ones round once instea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,9 @@ SLOPE = 0.1
 """Of every leaky ReLU in BasicVSR."""
 PACKED_BELOW = 16384
 """Pixels up to which weights are taken in oneDNN's own layout."""
+_KEPT: WeakKeyDictionary[nn.Conv2d, dict[str, tuple[Tensor, int, Any]]] = WeakKeyDictionary()
+
+T = TypeVar("T")
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, activation: Activation = "none", plus: Tensor | None = None) -> Tensor:
@@ -74,25 +79,38 @@ def _weight(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     if x.shape[-2] * x.shape[-1] > PACKED_BELOW:
         return conv.weight
-    kept: dict[tuple[int, int], Tensor] = conv.__dict__.setdefault("_packed", {})
-    key = conv.weight.data_ptr(), conv.weight._version
-    if key not in kept:
-        kept.clear()
-        small = [1, conv.in_channels, 24, 24]
-        kept[key] = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *_where(conv), small)
-    return kept[key]
+    small = [1, conv.in_channels, 24, 24]
+    reorder: Callable[..., Tensor] = torch.ops.mkldnn._reorder_convolution_weight
+    return _kept(conv, "packed", lambda: reorder(conv.weight, *_where(conv), small))
 
 
 def _sorted(conv: nn.Conv2d, scale: int) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that feeds a pixel shuffle, output channels by row, column and channel."""
-    assert conv.bias is not None
-    kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = conv.__dict__.setdefault("_by_row", {})
-    key = conv.weight.data_ptr(), conv.weight._version
-    if key not in kept:
+    bias = conv.bias
+    assert bias is not None
+
+    def by_row() -> tuple[Tensor, Tensor]:
         order = torch.arange(conv.out_channels).view(-1, scale * scale).T.flatten()
-        kept.clear()
-        kept[key] = conv.weight[order].contiguous(memory_format=torch.channels_last), conv.bias[order]
-    return kept[key]
+        return conv.weight[order].contiguous(memory_format=torch.channels_last), bias[order]
+
+    return _kept(conv, "sorted", by_row)
+
+
+def _kept(conv: nn.Conv2d, kind: str, made: Callable[[], T]) -> T:
+    """What is made of a convolution's weights, made again when they change.
+
+    The weight that it was made of is kept with it: so no other can come to lie where that one lay. And it is kept
+    beside the convolution, not in it: what oneDNN lays out cannot be copied or saved with a network.
+    """
+    kinds = _KEPT.setdefault(conv, {})
+    weight, found = conv.weight, kinds.get(kind)
+    if found is not None:
+        source, version, value = found
+        if source.data_ptr() == weight.data_ptr() and version == weight._version:
+            return value  # type: ignore[no-any-return]
+    value = made()
+    kinds[kind] = weight.detach(), weight._version, value
+    return value
 
 
 def _where(conv: nn.Conv2d) -> tuple[Any, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -28,6 +30,16 @@ def test_weights_in_the_librarys_layout_give_the_same_bits(side: int, monkeypatc
         assert torch.equal(kernels.convolve(conv, x, "relu"), packed)
 
 
+def test_a_network_that_has_run_can_be_copied() -> None:
+    conv = nn.Conv2d(16, 16, 3, 1, 1).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(1, 16, 9, 9).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        wanted = kernels.convolve(conv, x)
+    copied = copy.deepcopy(conv)
+    with torch.inference_mode():
+        assert torch.equal(kernels.convolve(copied, x), wanted)
+
+
 def test_a_changed_weight_is_laid_out_anew() -> None:
     conv = nn.Conv2d(16, 16, 3, 1, 1).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(1, 16, 9, 9).contiguous(memory_format=torch.channels_last)
@@ -35,6 +47,8 @@ def test_a_changed_weight_is_laid_out_anew() -> None:
         before = kernels.convolve(conv, x)
         conv.weight.mul_(2)
         after = kernels.convolve(conv, x)
+        conv.to(torch.float64).to(torch.float32)  # the same numbers, elsewhere
+        assert torch.equal(kernels.convolve(conv, x), after)
         assert torch.allclose(
             after - conv.bias.view(1, -1, 1, 1), 2 * (before - conv.bias.view(1, -1, 1, 1)), atol=1e-5
         )
