@@ -1,0 +1,119 @@
+"""What routing buys, and whether it drifts, where nothing or little moves: two made clips through BasicVSR.
+
+`still`: a photograph as a video of 1,000 frames with coding noise; PSNR of Y against the photograph, the ground truth.
+`twos`: the same photograph with a square that moves every second frame, as animations do.
+
+python -m benchmarks.still PHOTO [--model NAME] [--frames N] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.model import reduced
+from benchmarks.report import machine
+from media.dataset import clip as read_clip
+from media.dataset import h264
+from model.engine import Frames, Upscaler, groups, load_model
+from model.metrics import psnr_y
+from model.state import RecurrentState
+
+Picture = NDArray[np.uint8]
+
+DENSE_FRAMES = 72
+"""Of the dense pass, before and after the routed one: it takes as long at any frame."""
+NOISE, CRF = 1.5, 20
+"""Levels of the noise, and of the coding after it."""
+EARLY = 50
+"""The frame that the last one is held against."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a clip."""
+
+    seconds: float
+    """A frame."""
+    skip_ratio: float
+    db: list[float]
+    """Of each frame against the ground truth."""
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("--model", default="basicvsr-reds")
+    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    model = load_model(
+        args.model, weights_dir=args.weights, device=args.device, precision=args.precision, threads=args.threads
+    )
+    photo = read_clip(args.photo, 1)
+    h, w = (side // 8 * 8 for side in photo.shape[1:3])  # an even LR size, as 4:2:0 has
+    low, high = reduced(photo[:, :h, :w])
+    picture: Picture = low[0].astype(np.uint8, copy=False)
+    truth = torch.from_numpy(high[0]).permute(2, 0, 1)
+    print(*(f"{key} {value}" for key, value in machine(model.device).items()), sep=", ")
+    _run(model, truth, low.repeat(3, 0), "off")  # kernels are prepared
+    for name, frames in (("still", _still(picture, args.frames)), ("twos", _twos(picture, args.frames // 10))):
+        dense = [_run(model, truth, frames[:DENSE_FRAMES], "off")]
+        routed = _run(model, truth, frames, "balanced")
+        dense.append(_run(model, truth, frames[:DENSE_FRAMES], "off"))
+        once = sum(each.seconds for each in dense) / 2
+        print(
+            f"{name} {low.shape[2]}x{low.shape[1]}, {len(frames)} frames: dense {1000 * once:.1f}, balanced "
+            f"{1000 * routed.seconds:.1f} ms a frame, "
+            f"{once / routed.seconds:.1f} times, {routed.skip_ratio:.0%} skipped"
+        )
+        if name == "still":
+            early = min(EARLY, len(frames)) - 1
+            print(
+                f"  PSNR at frame {early + 1}: {routed.db[early]:.2f} dB, at the last: {routed.db[-1]:.2f} dB, "
+                f"least {min(routed.db):.2f} dB; dense at frame {early + 1}: {dense[0].db[early]:.2f} dB"
+            )
+
+
+def _still(picture: Picture, count: int) -> Frames:
+    random = np.random.default_rng(0)
+    noisy = [picture + random.normal(0, NOISE, picture.shape) for _ in range(count)]
+    return h264(np.clip(np.stack(noisy), 0, 255).astype(np.uint8), CRF)
+
+
+def _twos(picture: Picture, count: int) -> Frames:
+    h, w, _ = picture.shape
+    side = min(h, w) // 5
+    square = picture[-side:, -side:][::-1]
+    frames = np.repeat(picture[None], count, 0)
+    for i in range(count):
+        at = i // 2
+        y, x = at % (h - side), 5 * at % (w - side)
+        frames[i, y : y + side, x : x + side] = square
+    return h264(frames, CRF)
+
+
+def _run(model: Upscaler, truth: torch.Tensor, frames: Frames, routing: str) -> Pass:
+    state: RecurrentState | None = None
+    seconds, reports, db = 0.0, [], []
+    for group, last in groups(frames, 24, 4):
+        result = model.forward(np.stack(group), state, lookahead=4, last=last, routing=routing)
+        state = result.state
+        seconds += result.seconds
+        reports += result.reports
+        db += [psnr_y(torch.from_numpy(frame).permute(2, 0, 1), truth) for frame in result.frames]
+    total = sum(report.units_total for report in reports)
+    return Pass(seconds / len(frames), sum(report.units_left_out for report in reports) / total, db)
+
+
+if __name__ == "__main__":
+    main()
