@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from jobs.storage import Storage
 from jobs.store import JobStore
 from tests.media_support import children, open_files
 
+# As every `skipvsr` command: else torch's threads here spin while a worker that a test started needs the cores. (Read
+# when torch is first imported, which nothing above does.)
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No setting of whoever runs the tests reaches them, neither from the environment nor from a `.env`."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("SKIPVSR_"):
             monkeypatch.delenv(name)

@@ -90,7 +90,7 @@ def test_held_back_frames_come_out_when_the_stream_ends() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_state_survives_the_disk_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     model = upscaler(dtype)
-    frames = WATER if dtype is torch.float32 else WATER.astype(np.uint16) * 257
+    frames = WATER if dtype is torch.float32 else WATER[:, :16, :32].astype(np.uint16) * 257
     state = model.forward(frames[:5], None, lookahead=2, last=False).state
     state.save(tmp_path / "state")
     loaded = RecurrentState.load(tmp_path / "state")

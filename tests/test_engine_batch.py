@@ -91,10 +91,12 @@ def test_a_batch_gives_what_each_gives_alone(
     batches: list[int], chunk: int, lookahead: int, config: dict[str, Any]
 ) -> None:
     model = upscaler(**config)
-    singles = [alone(model, clip, chunk, lookahead) for clip in CLIPS]
+    # where the CPU has no bfloat16 it is emulated, and takes a hundred times as long
+    clips = [clip[:5, :16, :24] for clip in CLIPS] if "dtype" in config else CLIPS
+    singles = [alone(model, clip, chunk, lookahead) for clip in clips]
     assert set(batches) == {1}
     batches.clear()
-    for one, stream in zip(singles, together(model, CLIPS, chunk, lookahead), strict=True):
+    for one, stream in zip(singles, together(model, clips, chunk, lookahead), strict=True):
         assert np.array_equal(one.frames, stream.frames)
     assert set(batches) == {3}
 
