@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.chunk import Chunk, ChunkResult, Frames, Request, Scene
+from model.costs import crop_cost
 from model.cuts import find_cuts
 from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
@@ -29,7 +30,7 @@ from model.estimator import Estimator, estimator_path, load_estimator
 from model.execute import Carried, normalised, run_chunk
 from model.network import SCALE, BasicVSR, NetworkConfig
 from model.plan import ChunkPlan, dense_plan, plan_chunk
-from model.routing import LIGHT_OVERHEAD, Preset, RoutingReport, preset
+from model.routing import Preset, RoutingReport, preset
 from model.skipping import Skipper, make_skipper
 from model.state import RecurrentState
 from model.weights import default_name, load_network
@@ -189,9 +190,9 @@ class Upscaler:
         return list(zip(upscaled, after, strict=True))
 
     def preset(self, name: str, **changes: float) -> Preset:
-        """The preset of that name, for this network, with some of its numbers changed. Raises ModelError."""
-        light = {"overhead": LIGHT_OVERHEAD} if self.config.tail == "light" else {}
-        return preset(name, **{**light, **changes})
+        """The preset of that name, for this network here, with some of its numbers changed. Raises ModelError."""
+        cost = crop_cost(self.config, self.device, self.dtype)
+        return preset(name, **{"overhead": cost.trunk, "tail_overhead": cost.tail, **changes})
 
     def _clock(self) -> float:
         """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.

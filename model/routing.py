@@ -32,7 +32,10 @@ class Preset:
     """A tile is computed again after at most this many frames, whether it changed or not. More often, the network's
     drift on still pictures comes through."""
     overhead: int = 1300
-    """What one more crop costs, in LR pixels of dense work. Frames of less than three times that run densely."""
+    """What one more crop costs, in LR pixels of dense work (`model.costs`). Frames of less than three times that run
+    densely."""
+    tail_overhead: int = 200
+    """The same of a crop that goes through the upsampler only."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame is computed densely."""
     confidence: float = 0.0
@@ -50,8 +53,6 @@ PRESETS = {
 }
 TILE = 8
 """Side of a tile in LR pixels."""
-LIGHT_OVERHEAD = 12_000
-"""`Preset.overhead` of a light network: a call costs as much as for BasicVSR, a pixel a tenth of it."""
 
 
 def preset(name: str, **changes: float) -> Preset:
