@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +60,15 @@ def preset(name: str, **changes: float) -> Preset:
     """The preset of that name, with some of its numbers changed. Raises ModelError where there is none."""
     if name not in PRESETS:
         raise ModelError(f"there is no routing {name!r}; there are: {', '.join(PRESETS)}")
-    try:
-        return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ModelError(f"routing has no such number: {', '.join(changes)}") from error
+    kinds: dict[str, type[float]] = {f.name: type(getattr(OFF, f.name)) for f in fields(Preset)}
+    numbers: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key not in kinds:
+            raise ModelError(f"routing has no such number: {key}; it has {', '.join(kinds)}")
+        if kinds[key](value) != value:
+            raise ModelError(f"routing: {key} must be {'true or false' if kinds[key] is bool else 'a whole number'}")
+        numbers[key] = kinds[key](value)
+    return replace(PRESETS[name], **numbers)
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,14 @@ def test_presets_are_named_clearly() -> None:
     assert preset("fast", luma=9.0).luma == 9.0
     with pytest.raises(ModelError, match="off, balanced, fast"):
         preset("turbo")
+    changed = preset("balanced", halo=4.0, mask=0)  # as the command line tells them
+    assert (type(changed.halo), changed.mask) == (int, False)
     with pytest.raises(ModelError, match="no such number: sharpness"):
         preset("fast", sharpness=1.0)
+    with pytest.raises(ModelError, match="halo must be a whole number"):
+        preset("fast", halo=1.5)
+    with pytest.raises(ModelError, match="mask must be true or false"):
+        preset("fast", mask=0.5)
 
 
 @settings(max_examples=60, deadline=None)
