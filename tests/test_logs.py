@@ -9,6 +9,7 @@ import pytest
 
 from commands.logs import set_up
 from jobs.settings import Settings
+from worker.joblog import JobLog
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +21,19 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["level"], first["logger"], first["message"]) == ("info", "some.module", "job ab: done")
     assert first["seconds"] == 1.5
     assert "ValueError: no" in second["exception"]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_jobs_lines_have_its_id(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    set_up(Settings(log_format=form))
+    JobLog(logging.getLogger("some.module"), "ab12").info("chunk %d computed", 3, extra={"chunk": 3})
+    (line,) = capsys.readouterr().err.splitlines()
+    if form == "text":
+        assert line.endswith("INFO some.module: job ab12: chunk 3 computed")
+        return
+    document = json.loads(line)
+    assert (document["job_id"], document["chunk"]) == ("ab12", 3)
+    assert document["message"] == "job ab12: chunk 3 computed"
 
 
 def test_text_and_level(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m worker`: a worker without the command line interface, as containers start it."""
+"""`python -m worker`: a worker without the command line interface, as tests start it."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from model.engine import Upscaler
 from model.errors import ModelError
 from worker.failure import explain, out_of_memory, problem
 from worker.heart import Heart, Hold
+from worker.joblog import JobLog
 from worker.metrics import Meters
 from worker.models import Models, free_memory
 from worker.pipeline import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
@@ -52,10 +53,11 @@ class Runner:
         """Do a job, if it still waits to be done. Raises StoreUnavailable if it could not be claimed."""
         claim = self._store.claim(job_id, self._name)
         if claim is None:
-            log.info("job %s does not wait any more", job_id)
+            JobLog(log, job_id).info("does not wait any more")
             return
+        told = JobLog(log, job_id)
         with self._heart.holding(claim) as hold:
-            log.info("job %s: claimed with token %d", job_id, claim.token)
+            told.info("claimed with token %d", claim.token)
             begun = time.monotonic()
             self._meters.claimed()
             try:
@@ -66,13 +68,13 @@ class Runner:
             except Fenced:
                 if self._without_files(job_id, claim, hold):
                     return
-                log.warning("job %s: another worker has it; this one lets go", job_id)
+                told.warning("another worker has it; this one lets go")
                 return
             except Exception as error:
                 state = self._give_up(job_id, claim, hold, error)
             finally:
                 free_memory()
-            log.info("job %s: %s", job_id, state)
+            told.info("%s", state)
             self._meters.ended(state, time.monotonic() - begun)
 
     def _without_files(self, job_id: str, claim: Claim, hold: Hold) -> bool:
@@ -105,7 +107,7 @@ class Runner:
             if not out_of_memory(error):
                 raise
             smaller = max(1, job.options.chunk // 4)
-            log.warning("job %s: out of memory; trying chunks of %d frames", job.id, smaller)
+            notes.log.warning("out of memory; trying chunks of %d frames", smaller)
             notes.warnings.append(f"Memory was short: the job was done in chunks of {smaller} frames.")
             free_memory()
             finished = self._consume(replace(order, chunk=smaller), model, hold, notes)
@@ -123,7 +125,7 @@ class Runner:
         }
         if not self._insist(lambda: self._store.finish(claim, JobState.DONE, fields), hold):
             raise Fenced(job.id)
-        log.info("job %s: published", job.id)
+        notes.log.info("published")
         self._meters.published(finished.metrics)
         self._storage.remove_work(job.id)
         return "done"
@@ -147,14 +149,15 @@ class Runner:
     def _note(self, event: Event, hold: Hold, notes: _Notes) -> None:
         fields: dict[str, Any] = {"progress": event.progress}
         if isinstance(event, Started):
-            log.info("job %s: %s", notes.job_id, "goes on" if event.resumed else "starts")
+            notes.log.info("goes on" if event.resumed else "starts")
             fields["warnings"] = event.warnings
             if event.resumed:
                 self._meters.resumes.inc()
         else:
             fields["metrics"] = notes.metrics(event.metrics)
         if isinstance(event, ChunkDone):
-            log.info("job %s: chunk %d computed", notes.job_id, event.number)
+            extra = {"chunk": event.number, "frames": event.frames, "seconds": round(event.seconds, 3)}
+            notes.log.info("chunk %d computed", event.number, extra=extra)
             tracing.mark("chunk", number=event.number, frames=event.frames, **event.stages)
             self._meters.chunk(event)
         hold.note(fields)
@@ -189,9 +192,9 @@ class Runner:
             raise error  # not the job's fault; it will be missed and taken up again
         ours = explain(error, self._settings.data_dir)
         if isinstance(error, ModelError) or ours.status != 500:
-            log.warning("job %s: %s", job_id, ours)
+            JobLog(log, job_id).warning("%s", ours)
         else:
-            log.error("job %s: %s", job_id, ours, exc_info=error)
+            JobLog(log, job_id).error("%s", ours, exc_info=error)
         state = JobState.PAUSED if isinstance(ours, StorageFull) else JobState.FAILED
         fields = {**hold.take_fields(), "error": problem(ours)}
         held = self._insist(lambda: self._store.finish(claim, state, fields), hold)
@@ -215,7 +218,7 @@ class _Notes:
     """What this run adds to what is in the job's document already."""
 
     def __init__(self, job: Job) -> None:
-        self.job_id = job.id
+        self.log = JobLog(log, job.id)
         self.warnings: list[str] = []
         self.seconds_before = job.metrics.processing_seconds or 0.0
         self._begun = time.monotonic()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from jobs.settings import Settings
 from jobs.store import JobStore
+from worker.joblog import JobLog
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Watch:
                 state = self._store.declare_lost(job_id, token, beat, max_deaths=self._max_deaths)
                 del self._seen[job_id]
                 if state is not None:
-                    log.warning("the worker of job %s is lost; the job is %s now", job_id, state)
+                    JobLog(log, job_id).warning("its worker is lost; it is %s now", state)
                     lost.append(job_id)
         for gone in self._seen.keys() - holders.keys():
             del self._seen[gone]
@@ -69,6 +70,6 @@ class Watch:
         since = {job_id: self._unticketed.get(job_id, now) for job_id in self._store.without_ticket()}
         for job_id, missed in sorted(since.items()):
             if now - missed >= self._lost_after / 2:
-                log.warning("job %s had lost its ticket", job_id)
+                JobLog(log, job_id).warning("it had lost its ticket")
                 self._store.enqueue(job_id, front=True)
         self._unticketed = since
