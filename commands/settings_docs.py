@@ -17,7 +17,7 @@ _COMPOSE = """
 # What docker-compose.yml takes besides:
 # where torch is downloaded from besides pip's default index (the address of PyTorch's CPU index, or of a CUDA one)
 #TORCH_INDEX=
-# a file with the API's key
+# a file with the API's key, which user 10001 may read
 #SKIPVSR_API_KEY_FILE=./deploy/no-key
 # the most memory that a worker may take
 #SKIPVSR_WORKER_MEMORY=8g

@@ -19,3 +19,4 @@ find /opt/venv -type d \( -name tests -o -name __pycache__ -o -path '*/torch/inc
 find /opt/venv -name '*.pyi' -delete
 # debug symbols of compiled packages (a third of PyAV and most of uvloop); libraries that wheels bundle have none
 find /opt/venv -name '*.so' -not -path '*.libs/*' -not -path '*/torch/*' -exec strip --strip-unneeded {} +
+./compile.sh /opt/venv
