@@ -72,6 +72,8 @@ def test_variables_are_settings_or_explained() -> None:
 
 def test_secrets_are_files() -> None:
     assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == {"skipvsr_api_key"}
+    for name in ("api", "grpc"):  # else a running container would keep the old file
+        assert SERVICES[name]["labels"]["skipvsr.key-file"] == COMPOSE["secrets"]["skipvsr_api_key"]["file"]
     assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
     assert (ROOT / "deploy" / "no-key").read_bytes() == b""
 
