@@ -23,10 +23,12 @@ class CropCost:
     """Of one that goes through the upsampler only, in pixels of that."""
 
 
-_FULL = {"amx": CropCost(1300, 200), "avx512-bf16": CropCost(500, 120), "fp32": CropCost(150, 80)}
+_FULL = {"amx": CropCost(1300, 200), "avx512-bf16": CropCost(900, 120), "fp32": CropCost(600, 80)}
 """BasicVSR (64 channels, 30 blocks, full tail). amx: from pairs of dense and routed runs, two cores with AMX. fp32: on
 two cores with AVX2 a trunk on 8x8 to 48x48 pixels takes as long as 245 to 95 more pixels of a whole frame (37 us each),
-the upsampler 80 to 100 (31 us). avx512-bf16: in between, by the pixels' speed; not measured. GPUs go by the first."""
+the upsampler 80 to 100 (31 us). With 150 the boxes follow single tiles, and slow motion between them is missed: 0.07 dB
+less on a flower in the wind, for 0 to 12 % of time; hence 600. avx512-bf16: in between, not measured. GPUs go by the
+first."""
 _LIGHT = {"amx": CropCost(12_000, 12_000), "avx512-bf16": CropCost(4000, 4000), "fp32": CropCost(1200, 1200)}
 """Networks with a light tail, measured with `small` likewise (fp32: 780 to 1210 pixels of 1.3 us)."""
 
