@@ -80,6 +80,8 @@ def cover(mask: Mask, height: int, width: int, cost: Cost, dense_above: float) -
     if not mask.any():
         return ()
     full = Box(0, 0, height, width)
+    if int(mask.sum()) * cost.tile**2 > dense_above * height * width:  # whatever the cover
+        return (full,)
     boxes: list[tuple[int, int, int, int]] = []
     _split(mask, 0, 0, cost, boxes)
     corners = np.array(boxes, np.int64)

@@ -6,42 +6,26 @@ A table, not a measurement at load: plans are made from it, and a job that is re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from model.network import NetworkConfig
 
-
-@dataclass(frozen=True)
-class CropCost:
-    """In LR pixels of the dense pass."""
-
-    trunk: int
-    """Of a crop that goes through trunk and upsampler."""
-    tail: int
-    """Of one that goes through the upsampler only, in pixels of that."""
-
-
-_FULL = {"amx": CropCost(1300, 200), "avx512-bf16": CropCost(900, 120), "fp32": CropCost(600, 80)}
-"""BasicVSR (64 channels, 30 blocks, full tail). amx: from pairs of dense and routed runs, two cores with AMX. fp32: on
-two cores with AVX2 a trunk on 8x8 to 48x48 pixels takes as long as 245 to 95 more pixels of a whole frame (37 us each),
-the upsampler 80 to 100 (31 us). With 150 the boxes follow single tiles, and slow motion between them is missed: 0.07 dB
-less on a flower in the wind, for 0 to 12 % of time; hence 600. avx512-bf16: in between, not measured. GPUs go by the
-first."""
-_LIGHT = {"amx": CropCost(12_000, 12_000), "avx512-bf16": CropCost(4000, 4000), "fp32": CropCost(1200, 1200)}
-"""Networks with a light tail, measured with `small` likewise (fp32: 780 to 1210 pixels of 1.3 us)."""
+FULL = 1300
+"""BasicVSR. Measured on two cores with AMX, by pairs of dense and routed runs. On two cores with AVX2 only, a trunk on
+8x8 to 48x48 pixels takes as long as 245 to 95 more pixels of a whole frame; but with 600 or 150 the boxes follow single
+tiles, and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (`model/LOG.md`)."""
+LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 4000, 2400
+"""Networks with a light tail, whose pixels cost a tenth, measured with `small`: with AMX; in float32 with AVX2 only
+(calls are worth 780 to 1210 pixels there; with 2400 no clip loses more than 0.02 dB). With AVX512-BF16 alone it is in
+between by the pixels' speed, not measured; nor are GPUs, which go by the first."""
 
 
-def crop_cost(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> CropCost:
-    """What a crop costs that network, there."""
-    table = _LIGHT if config.tail == "light" else _FULL
-    return table[_kind(device, dtype)]
-
-
-def _kind(device: torch.device, dtype: torch.dtype) -> str:
-    if device.type == "cpu" and dtype == torch.float32:
-        return "fp32"
-    if device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
-        return "avx512-bf16"
-    return "amx"
+def crop_overhead(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """What a crop costs that network there, in LR pixels of the dense pass."""
+    if config.tail == "full":
+        return FULL
+    if device.type != "cpu":
+        return LIGHT_FAST
+    if dtype == torch.float32:
+        return LIGHT_SLOW
+    return LIGHT_FAST if torch.cpu._is_amx_tile_supported() else LIGHT_BF16

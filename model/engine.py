@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.chunk import Chunk, ChunkResult, Frames, Request, Scene
-from model.costs import crop_cost
+from model.costs import crop_overhead
 from model.cuts import find_cuts
 from model.device import resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
@@ -191,8 +191,7 @@ class Upscaler:
 
     def preset(self, name: str, **changes: float) -> Preset:
         """The preset of that name, for this network here, with some of its numbers changed. Raises ModelError."""
-        cost = crop_cost(self.config, self.device, self.dtype)
-        return preset(name, **{"overhead": cost.trunk, "tail_overhead": cost.tail, **changes})
+        return preset(name, **{"overhead": crop_overhead(self.config, self.device, self.dtype), **changes})
 
     def _clock(self) -> float:
         """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.

@@ -35,8 +35,6 @@ class Preset:
     overhead: int = 1300
     """What one more crop costs, in LR pixels of dense work (`model.costs`). Frames of less than three times that run
     densely."""
-    tail_overhead: int = 200
-    """The same of a crop that goes through the upsampler only."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame is computed densely."""
     confidence: float = 0.0

@@ -21,7 +21,8 @@ from model.network import SCALE, BasicVSR, Trunk
 from model.output import write_pixels
 from model.routing import TILE, Preset
 
-TAIL_HALO = 2
+TAIL_HALO, TAIL_OVERHEAD = 2, 200
+"""`Preset.overhead` of the upsampler, where a pixel costs as much as that of a whole trunk, in a few calls."""
 BAND, TAIL_BAND = 8, 3
 """Rows of tiles in which a trunk's group, and the upsampler, is run or left out in segments."""
 MOST = 3.0
@@ -93,7 +94,7 @@ class Skipper:
         inside = (..., inner.rows, inner.columns)
         x = self.network.coarse(back[here], feat[here])
         change = gate.change(x)[inside]
-        cost = Cost(TILE, TAIL_HALO, self.preset.tail_overhead)
+        cost = Cost(TILE, TAIL_HALO, TAIL_OVERHEAD)
         boxes = self._boxes(gate, x[inside], change, self.preset.tail_confidence, cost, 0)
         if _whole(boxes, box.y1 - box.y0, box.x1 - box.x0):
             return (box,)

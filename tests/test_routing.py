@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.boxes import Box, Cost, cover, dilate, paint
-from model.costs import crop_cost
+from model.costs import crop_overhead
 from model.engine import ChunkResult, Upscaler, groups
 from model.errors import ModelError
 from model.flow import Table
@@ -197,13 +197,12 @@ def test_boxes_grow_inside_of_the_frame() -> None:
 
 def test_a_crop_costs_more_pixels_where_pixels_are_fast(model: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, full, light = torch.device("cpu"), NetworkConfig(), NetworkConfig(32, 4, "light", "light", True)
-    slow = crop_cost(full, cpu, torch.float32)
-    assert slow.trunk < crop_cost(light, cpu, torch.float32).trunk
+    slow = crop_overhead(light, cpu, torch.float32)
+    assert crop_overhead(full, cpu, torch.float32) < slow
     for amx in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        fast = crop_cost(full, cpu, torch.bfloat16)
-        assert slow.trunk < fast.trunk
-        assert slow.tail < fast.tail
+        fast = crop_overhead(light, cpu, torch.bfloat16)
+        assert slow < fast
         slow = fast
-    assert model.preset("balanced").overhead == crop_cost(model.config, cpu, torch.float32).trunk
+    assert model.preset("balanced").overhead == crop_overhead(model.config, cpu, torch.float32)
     assert model.preset("balanced", overhead=7).overhead == 7  # for people who know
