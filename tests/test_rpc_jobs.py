@@ -101,6 +101,17 @@ def test_from_upload_to_download(client: StreamClient, operations: Operations, t
     assert client.jobs.GetJob(pb.GetJobRequest(job_id=job.id), timeout=10).job.HasField("finished_at")
 
 
+def test_a_request_s_id_is_in_the_log_and_comes_back(client: StreamClient, server: RpcServer, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    answer, call = client.jobs.CreateJob.with_call(upload(data), timeout=30, metadata=(("x-request-id", "from-me.7"),))
+    assert dict(call.trailing_metadata())["x-request-id"] == "from-me.7"
+    assert f"job {answer.job.id}: queued by request from-me.7" in server.log
+    with pytest.raises(grpc.RpcError) as unknown:
+        client.jobs.GetJob(pb.GetJobRequest(job_id="0" * 24), timeout=10, metadata=(("x-request-id", "not harmless"),))
+    assert len(dict(unknown.value.trailing_metadata())["x-request-id"]) == 16
+    assert details(unknown.value)["ErrorInfo"].reason == "NOT_FOUND"
+
+
 def test_list_pause_resume_cancel(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
     data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
     ids = [client.jobs.CreateJob(upload(data), timeout=30).job.id for _ in range(3)]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import request_id as ids
 from service.http.metrics import HttpMetrics
 from service.http.problems import problem
 
 log = logging.getLogger("service.http.access")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestMiddleware:
@@ -29,8 +27,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = ids.request_id(Headers(scope=scope).get(ids.HEADER, ""))
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
         status = 0

@@ -30,6 +30,7 @@ from jobs.errors import (
 )
 from media.errors import MediaError
 from model.errors import DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
+from service import request_id as ids
 
 log = logging.getLogger(__name__)
 DOMAIN = "skipvsr"
@@ -123,26 +124,34 @@ def status_metadata(error: StreamError) -> tuple[tuple[str, bytes], ...]:
     return ((_DETAILS_KEY, status.SerializeToString()),)
 
 
-async def abort(context: Any, error: StreamError) -> NoReturn:
-    """End a call with an error's status. Raises grpc's own AbortError."""
-    await context.abort(error.code, str(error), status_metadata(error))
+async def abort(context: Any, error: StreamError, *more: tuple[str, str]) -> NoReturn:
+    """End a call with an error's status, and `more` trailing metadata. Raises grpc's own AbortError."""
+    await context.abort(error.code, str(error), (*status_metadata(error), *more))
     raise AssertionError("abort returns never")
 
 
 @asynccontextmanager
-async def reported(context: Any, method: str) -> AsyncIterator[None]:
-    """End the call with the right status where the body raises one of our errors; others are logged."""
+async def reported(context: Any, method: str) -> AsyncIterator[dict[str, object]]:
+    """End the call with the right status where the body raises one of our errors; others are logged.
+
+    Gives the fields that the call's lines in the log have: its id, which goes back to the caller, and its method.
+    """
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    request_id = ids.request_id(metadata.get(ids.HEADER, ""))
+    extra: dict[str, object] = {"request_id": request_id, "method": method}
+    context.set_trailing_metadata(((ids.HEADER, request_id),))
     try:
-        yield
+        yield extra
     except Exception as error:
         if isinstance(error, AbortError):
             raise
         known = as_stream_error(error)
         if known.code is StatusCode.INTERNAL:
-            log.exception("%s failed", method)
+            log.exception("%s failed (request %s)", method, request_id, extra=extra)
+            known = StreamError(known.code, f"{known} (request {request_id})", reason=known.reason)
         else:
-            log.info("%s %s: %s", method, known.code.name, known)
-        await abort(context, known)
+            log.info("%s %s: %s", method, known.code.name, known, extra=extra)
+        await abort(context, known, (ids.HEADER, request_id))
 
 
 def _reason(kind: str) -> str:

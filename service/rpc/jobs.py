@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from service.operations import Operations
 from service.rpc import documents
 from service.rpc.errors import reported, stopping
 
+log = logging.getLogger(__name__)
 _PIECE_BYTES: Final = 256 * 1024
 _WATCH_SECONDS: Final = 0.25
 _MOST_PAGE: Final = 500
@@ -32,8 +34,10 @@ class JobService:
         """Set when the server drains: who watches a job is told to come back."""
 
     async def CreateJob(self, requests: AsyncIterator[pb.CreateJobRequest], context: Any) -> pb.CreateJobResponse:
-        async with reported(context, "CreateJob"):
-            return pb.CreateJobResponse(job=documents.job(await self._create(requests)))
+        async with reported(context, "CreateJob") as extra:
+            job = await self._create(requests)
+            log.info("job %s: queued by request %s", job.id, extra["request_id"], extra={**extra, "job_id": job.id})
+            return pb.CreateJobResponse(job=documents.job(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         async with reported(context, "GetJob"):

@@ -32,7 +32,7 @@ class UpscalerService:
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
 
     async def Stream(self, requests: AsyncIterator[pb.StreamRequest], context: Any) -> None:
-        async with reported(context, "Stream"):
+        async with reported(context, "Stream") as extra:
             config = await self._config(requests)
             wanted = plan(config, self._settings, self._models.default)
             model = await asyncio.to_thread(self._models.get, wanted.model)
@@ -61,6 +61,7 @@ class UpscalerService:
                     session.totals.frames,
                     "ended" if finished else "broke off",
                     time.monotonic() - begun,
+                    extra=extra,
                 )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
