@@ -1,0 +1,121 @@
+"""Frames a second of `skipvsr upscale`, file to file: each clip made 320x180, decoded, upscaled to 1280x720, encoded.
+
+A clip's first frames are made 320x180 (bicubic, the middle of the frame at that aspect ratio), written as H.264, and
+upscaled by a process of its own, as a user would. Timed is its work from the first frame to the last, as its report
+tells it: starting Python and loading the network are not in it.
+
+python -m benchmarks.end_to_end CLIPS [--model NAME] [--routings balanced off] [--frames N] [--rounds N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from rich.console import Console
+
+from benchmarks.report import machine, show, write_json
+from media import dataset
+from model.degrade import resize, to_uint8
+from model.engine import Frames
+
+WIDTH, HEIGHT = 320, 180
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip with one routing; medians over the rounds."""
+
+    clip: str
+    model: str
+    routing: str
+    frames: int
+    fps: float
+    speedup: float
+    """As the job tells it: of the network over its own dense time."""
+    skip_ratio: float
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--routings", nargs="+", default=["balanced", "off"])
+    parser.add_argument("--frames", type=int, default=72)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in dataset.clips(args.clips):
+            source = Path(folder, f"{path.stem}.mp4")
+            _write(source, _small(dataset.clip(path, args.frames)))
+            reports: dict[str, list[dict[str, Any]]] = {routing: [] for routing in args.routings}
+            for _ in range(args.rounds):
+                for routing in args.routings:
+                    reports[routing].append(_upscale(source, Path(folder), args.model, routing))
+            rows += [_row(path.stem, args.model, routing, reports[routing]) for routing in args.routings]
+    headers = ["clip", "model", "routing", "frames", "fps", "speedup", "skipped"]
+    cells = [
+        [r.clip, r.model, r.routing, str(r.frames), f"{r.fps:.2f}", f"{r.speedup:.2f}x", f"{r.skip_ratio:.1%}"]
+        for r in rows
+    ]
+    show(Console(width=120), headers, cells)
+    if args.json:
+        facts = machine(torch.device("cpu"))
+        write_json(args.json, {"machine": facts, "size": f"{WIDTH}x{HEIGHT}", "rounds": args.rounds, "rows": rows})
+
+
+def _small(frames: Frames) -> Frames:
+    """The middle of each frame at 16:9, 320x180."""
+    h, w = frames.shape[1:3]
+    height, width = min(h, w * HEIGHT // WIDTH), min(w, h * WIDTH // HEIGHT)
+    top, left = (h - height) // 2, (w - width) // 2
+    cropped = frames[:, top : top + height, left : left + width]
+    low = [
+        to_uint8(resize(torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1).float(), HEIGHT, WIDTH))
+        for f in cropped
+    ]
+    return np.stack([x.permute(1, 2, 0).numpy() for x in low])
+
+
+def _write(path: Path, frames: Frames) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "20", "preset": "medium"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for array in frames:
+            container.mux(stream.encode(VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _upscale(source: Path, folder: Path, model: str, routing: str) -> dict[str, Any]:
+    report = folder / "report.json"
+    command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, folder / "out.mp4", "--report", report]
+    subprocess.run([*command, "--model", model, "--routing", routing], check=True, capture_output=True)
+    content: dict[str, Any] = json.loads(report.read_text())
+    return content
+
+
+def _row(clip: str, model: str, routing: str, reports: list[dict[str, Any]]) -> Row:
+    frames = reports[0]["progress"]["frames_done"]
+    seconds = median(report["metrics"]["processing_seconds"] for report in reports)
+    speedup = median(report["metrics"]["speedup"] for report in reports)
+    return Row(clip, model, routing, frames, frames / seconds, speedup, reports[0]["metrics"]["skip_ratio"])
+
+
+if __name__ == "__main__":
+    main()
