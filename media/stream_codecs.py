@@ -95,7 +95,7 @@ class Encoded:
 class FrameDecoder(Protocol):
     """Bytes to frames. Raises UnusableVideo for bytes that are not such a frame of this size."""
 
-    def decode(self, data: bytes, number: int) -> list[Decoded]:
+    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
         """The frames that are complete with these bytes: for all but H.264 and HEVC always one."""
 
     def flush(self) -> list[Decoded]:
@@ -149,7 +149,7 @@ class _RawRgb:
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
 
-    def decode(self, data: bytes, number: int) -> list[Decoded]:
+    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
         _check_bytes(data, self._coding)
         return [Decoded(np.frombuffer(data, np.uint8).reshape(self._coding.height, self._coding.width, 3), number)]
 
@@ -165,7 +165,7 @@ class _RawYuv:
         self._coding, self._color = coding, coding.color
         self._from, self._to = VideoReformatter(), VideoReformatter()
 
-    def decode(self, data: bytes, number: int) -> list[Decoded]:
+    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
         _check_bytes(data, self._coding)
         frame = VideoFrame(self._coding.width, self._coding.height, self._coding.format.value)
         offset = 0
@@ -194,7 +194,7 @@ class _PictureDecoder:
         self._codec = "mjpeg" if coding.format is Format.JPEG else "png"
         self._reformatter = VideoReformatter()
 
-    def decode(self, data: bytes, number: int) -> list[Decoded]:
+    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
         # A context for each: a damaged picture leaves nothing behind for the next.
         frames = _decode(_open_decoder(self._codec, self._coding), data, self._coding)
         if len(frames) != 1:
@@ -241,7 +241,7 @@ class _VideoDecoder:
         self._context = _open_decoder(coding.format.value, coding)
         self._reformatter = VideoReformatter()
 
-    def decode(self, data: bytes, number: int) -> list[Decoded]:
+    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
         return list(self._decoded(_decode(self._context, data, self._coding, number)))
 
     def flush(self) -> list[Decoded]:
@@ -302,10 +302,10 @@ def _open_decoder(name: str, coding: Coding) -> VideoCodecContext:
     return context
 
 
-def _decode(context: VideoCodecContext, data: bytes, coding: Coding, number: int = 0) -> list[VideoFrame]:
+def _decode(context: VideoCodecContext, data: bytes | memoryview, coding: Coding, number: int = 0) -> list[VideoFrame]:
     if not data:
         raise UnusableVideo(f"there are no bytes; {coding.format.name} of {coding.width}x{coding.height} was expected")
-    packet = av.Packet(data)
+    packet = av.Packet(bytes(data))  # compressed: a small copy
     packet.pts = packet.dts = number
     packet.time_base = Fraction(1, 1000)
     try:
@@ -329,7 +329,7 @@ def _encode(context: VideoCodecContext, frame: VideoFrame, coding: Coding) -> li
     return list(packets)
 
 
-def _check_bytes(data: bytes, coding: Coding) -> None:
+def _check_bytes(data: bytes | memoryview, coding: Coding) -> None:
     expected = frame_bytes(coding)
     if len(data) != expected:
         raise UnusableVideo(

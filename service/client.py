@@ -76,7 +76,7 @@ class StreamClient:
         """The generated stub; its calls need `metadata`."""
         self.jobs = upscaler_pb2_grpc.JobServiceStub(self._channel)
         self.frames = wire.caller(self._channel)
-        """`upscaler.Stream`, whose answers' data is not copied."""
+        """`upscaler.Stream`, which takes `wire.FrameRequest` too, and whose answers' data is not copied."""
 
     def stream(
         self,
@@ -124,7 +124,7 @@ class Stream:
         self.resumptions = 0
         self._source = threading.Lock()
         """Held by the thread that takes frames: the one of a broken connection may still wait for one."""
-        self._sent: deque[pb.InputFrame] = deque()
+        self._sent: deque[wire.FrameRequest] = deque()
         self._upcoming: Any = None
         self._next_sequence = 0
         self._exhausted = False
@@ -183,24 +183,23 @@ class Stream:
             window.close()
             responses.cancel()
 
-    def _requests(self, window: _Window, ended: threading.Event) -> Iterator[pb.StreamRequest]:
+    def _requests(self, window: _Window, ended: threading.Event) -> Iterator[pb.StreamRequest | wire.FrameRequest]:
         yield pb.StreamRequest(config=self.config)
         accepted = window.accepted()
         if accepted is None:
             return
         after = accepted.resume_after if accepted.HasField("resume_after") else -1
         with self._source:
-            again = [frame for frame in self._sent if frame.sequence > after]
-        for frame in again:
-            yield pb.StreamRequest(frame=frame)
+            again = [request for request in self._sent if request.frame.sequence > after]
+        yield from again
         while window.take():
             with self._source:
                 following = None if ended.is_set() else self._next_frame()
             if following is None:
                 return
-            yield pb.StreamRequest(frame=following)
+            yield following
 
-    def _next_frame(self) -> pb.InputFrame | None:
+    def _next_frame(self) -> wire.FrameRequest | None:
         if self._exhausted:
             return None
         assert self.accepted is not None
@@ -217,18 +216,16 @@ class Stream:
             return None
         sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
         pts, data = item if isinstance(item, tuple) else (sequence, item)
-        frame = pb.InputFrame(
-            sequence=sequence,
-            pts=pts,
-            data=data if isinstance(data, bytes) else data.tobytes(),
-            end_of_stream=self._exhausted,
+        request = wire.FrameRequest(
+            pb.InputFrame(sequence=sequence, pts=pts, end_of_stream=self._exhausted),
+            data if isinstance(data, bytes) else data.tobytes(),  # the array is the caller's, who may fill it anew
         )
         if self.accepted.session_token:
-            self._sent.append(frame)
+            self._sent.append(request)
             # The server goes back no further than to a state before the last answer that arrived.
             while len(self._sent) > 2 * self.accepted.max_in_flight + 64:
                 self._sent.popleft()
-        return frame
+        return request
 
     def _answer(self, response: wire.FrameResponse) -> Answer:
         accepted, frame = self.accepted, response.frame

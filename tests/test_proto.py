@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto import upscaler_pb2 as pb
-from service.rpc.wire import FrameResponse, parse, serialize
+from service.rpc.wire import FrameRequest, FrameResponse, parse, parse_request, serialize, serialize_request
 
 ROOT = Path(__file__).parent.parent
 SOURCE = (ROOT / "proto" / "upscaler.proto").read_text()
@@ -100,3 +100,50 @@ def test_an_answer_is_read_as_protobuf_would(data: bytes, cut: int) -> None:
             parse(message[:cut])
     else:
         assert cut >= len(message) or theirs_cut == pb.StreamResponse()
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 300_000])
+def test_a_clients_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None:
+    frame = pb.InputFrame(sequence=2**63 - 1, pts=-5, end_of_stream=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size,), dtype=np.uint8)
+    written = serialize_request(FrameRequest(frame, pixels.data))
+    theirs = pb.StreamRequest(frame=pb.InputFrame(sequence=2**63 - 1, pts=-5, end_of_stream=True, data=bytes(pixels)))
+    assert pb.StreamRequest.FromString(written) == theirs
+    assert serialize_request(theirs) == theirs.SerializeToString()
+    for message in (written, theirs.SerializeToString()):
+        parsed = parse_request(message)
+        assert isinstance(parsed, FrameRequest)
+        assert isinstance(parsed.data, memoryview), "its bytes are copied"
+        assert parsed.data == theirs.frame.data
+        assert (parsed.frame.sequence, parsed.frame.pts, parsed.frame.end_of_stream) == (2**63 - 1, -5, True)
+
+
+def test_what_is_no_frame_with_data_is_read_as_it_is() -> None:
+    config = pb.StreamRequest(config=pb.StreamConfig(width=320, height=180))
+    assert parse_request(config.SerializeToString()) == config
+    assert parse_request(b"") == pb.StreamRequest()
+    reset = parse_request(pb.StreamRequest(frame=pb.InputFrame(reset=True)).SerializeToString())
+    assert isinstance(reset, FrameRequest)
+    assert reset.frame.reset
+    assert not reset.data
+    twice = pb.StreamRequest(frame=pb.InputFrame(sequence=1, data=b"first"))
+    last = pb.StreamRequest(frame=pb.InputFrame(sequence=2, data=b"last one"))
+    merged = parse_request(twice.SerializeToString() + last.SerializeToString())
+    assert isinstance(merged, FrameRequest)
+    assert (merged.frame.sequence, bytes(merged.data)) == (2, b"last one")
+
+
+@given(st.binary(max_size=60))
+def test_a_strangers_bytes_are_read_as_protobuf_would_or_refused(message: bytes) -> None:
+    try:
+        theirs = pb.StreamRequest.FromString(message)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parse_request(message)
+        return
+    read = parse_request(message)
+    if isinstance(read, FrameRequest):
+        assert bytes(read.data) == theirs.frame.data
+        assert read.frame.sequence == theirs.frame.sequence
+    else:
+        assert read == theirs

@@ -28,9 +28,10 @@ from service.rpc.errors import StreamError, invalid
 from service.rpc.network import Group, Groups, Outcome, Step, StreamNetwork
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Snapshot, Ticket
-from service.rpc.wire import FrameResponse
+from service.rpc.wire import FrameRequest, FrameResponse
 
 T = TypeVar("T")
+Incoming = pb.StreamRequest | FrameRequest
 _MOST_SEQUENCE: Final = 2**63 - 1
 _MOST_IN_DECODER: Final = 64
 """Access units whose frames may be outstanding; of older ones nothing comes any more."""
@@ -64,7 +65,7 @@ class LiveStream:
         """Most frames whose answer may be outstanding."""
         return self._plan.max_in_flight(self._settings.grpc_in_flight)
 
-    async def run(self, requests: AsyncIterator[pb.StreamRequest], context: Any, last_received: int | None) -> None:
+    async def run(self, requests: AsyncIterator[Incoming], context: Any, last_received: int | None) -> None:
         """Serve the stream to its end. Raises StreamError, or another of our errors, where that comes early."""
         reader = asyncio.create_task(self._read(requests))
         writer = asyncio.create_task(self._write(context, last_received))
@@ -88,30 +89,30 @@ class LiveStream:
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
-    async def _read(self, requests: AsyncIterator[pb.StreamRequest]) -> None:
+    async def _read(self, requests: AsyncIterator[Incoming]) -> None:
         async for request in requests:
             self._touched = time.monotonic()
-            if request.WhichOneof("message") != "frame":
+            if not isinstance(request, FrameRequest):
                 raise invalid("message", "after the first message, which is the config, each has to be a frame")
-            if await self._take(request.frame):
+            if await self._take(request.frame, request.data):
                 break
         await self._drain_decoder()
         self._submit(self._groups.end())
         self._submit(None)
 
-    async def _take(self, frame: pb.InputFrame) -> bool:
+    async def _take(self, frame: pb.InputFrame, data: bytes | memoryview) -> bool:
         """Returns whether the stream ends with this frame."""
         if frame.reset:
             await self._drain_decoder()
             self._submit(self._groups.end())
             self._scene_start = True
-        if frame.data:
+        if data:
             self._check_sequence(frame.sequence)
             self._tickets[frame.sequence] = Ticket(frame.sequence, frame.pts, time.monotonic())
             while len(self._tickets) > _MOST_IN_DECODER:
                 self._tickets.pop(next(iter(self._tickets)))
             try:
-                decoded = await self._coded(self._plan.source, self._decoder.decode, frame.data, frame.sequence)
+                decoded = await self._coded(self._plan.source, self._decoder.decode, data, frame.sequence)
             except MediaError as error:
                 raise invalid("frame.data", f"{error} (frame {frame.sequence})") from error
             await self._feed(decoded, last=frame.end_of_stream and not self._plan.source.format.is_video)

@@ -19,7 +19,7 @@ from service.rpc.models import Models
 from service.rpc.plan import plan
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Sessions
-from service.rpc.stream import LiveStream
+from service.rpc.stream import Incoming, LiveStream
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class UpscalerService:
         self._settings, self._models, self._scheduler, self.sessions = settings, models, scheduler, sessions
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
 
-    async def Stream(self, requests: AsyncIterator[pb.StreamRequest], context: Any) -> None:
+    async def Stream(self, requests: AsyncIterator[Incoming], context: Any) -> None:
         async with reported(context, "Stream") as extra:
             config = await self._config(requests)
             wanted = plan(config, self._settings, self._models.default)
@@ -73,11 +73,11 @@ class UpscalerService:
         """Release the codecs' threads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _config(self, requests: AsyncIterator[pb.StreamRequest]) -> pb.StreamConfig:
+    async def _config(self, requests: AsyncIterator[Incoming]) -> pb.StreamConfig:
         try:
             async with asyncio.timeout(self._settings.grpc_idle_seconds):
                 async for request in requests:
-                    if request.WhichOneof("message") != "config":
+                    if not isinstance(request, pb.StreamRequest) or not request.HasField("config"):
                         raise invalid("message", "the first message has to be the config")
                     return request.config
         except TimeoutError:

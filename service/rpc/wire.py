@@ -1,8 +1,8 @@
-"""Answers on their way to and from the wire. What protobuf does with a frame's bytes is to copy them, six times in all.
+"""Frames on their way to and from the wire. What protobuf does with a frame's bytes is to copy them, six times in all.
 
 An upscaled frame of 1280x720 RGB24 is 2.8 MB. A field's bytes lie in a protobuf message as they are, behind its tag and
-length. So the server puts them there once, from where the network left them, and a client may look at them where they
-lie. The message is the same.
+length. So whoever sends a frame puts them there once, from where they are, and whoever gets it may look at them where
+they lie. The message is the same.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ _LENGTH_DELIMITED: Final = 2
 
 
 @dataclass(frozen=True)
+class FrameRequest:
+    """A `StreamRequest` with a frame."""
+
+    frame: pb.InputFrame
+    """All of it, but that `data` may be left out."""
+    data: bytes | memoryview
+    """Its data; contiguous."""
+
+
+@dataclass(frozen=True)
 class FrameResponse:
     """A `StreamResponse` with a frame."""
 
@@ -30,31 +40,40 @@ class FrameResponse:
 
 
 def serialize(response: pb.StreamResponse | FrameResponse) -> bytes:
-    """A message of the stream as bytes."""
+    """An answer of the stream as bytes."""
     if isinstance(response, pb.StreamResponse):
         return bytes(response.SerializeToString())
-    size = memoryview(response.data).nbytes
-    frame = response.frame.SerializeToString() + _head(_DATA, size)
-    return b"".join((_head(_FRAME, len(frame) + size), frame, response.data))
+    return _join(_OUTPUT, response.frame, response.data)
 
 
 def parse(message: bytes) -> pb.StreamResponse | FrameResponse:
-    """A message of the stream from its bytes; a frame's data is a view of them. Raises DecodeError."""
-    if message.startswith(_FRAME):
-        size, at = _read_varint(message, len(_FRAME))
-        if at + size == len(message) and (found := _find(message, at, _DATA)) is not None:
-            tag, begin, end = found
-            frame = pb.OutputFrame.FromString(message[at:tag] + message[end:])
-            return FrameResponse(frame, memoryview(message)[begin:end])
+    """An answer of the stream from its bytes; a frame's data is a view of them. Raises DecodeError."""
+    if (parts := _split(_OUTPUT, message)) is not None:
+        return FrameResponse(pb.OutputFrame.FromString(parts[0]), parts[1])
     response: pb.StreamResponse = pb.StreamResponse.FromString(message)
     return response
 
 
+def serialize_request(request: pb.StreamRequest | FrameRequest) -> bytes:
+    """What a client sends as bytes."""
+    if isinstance(request, pb.StreamRequest):
+        return bytes(request.SerializeToString())
+    return _join(_INPUT, request.frame, request.data)
+
+
+def parse_request(message: bytes) -> pb.StreamRequest | FrameRequest:
+    """What a client sends from its bytes; a frame's data is a view of them. Raises DecodeError."""
+    if (parts := _split(_INPUT, message)) is not None:
+        return FrameRequest(pb.InputFrame.FromString(parts[0]), parts[1])
+    request: pb.StreamRequest = pb.StreamRequest.FromString(message)
+    return FrameRequest(request.frame, request.frame.data) if request.HasField("frame") else request
+
+
 def register(servicer: Any, server: Any) -> None:
-    """Add the UpscalerService to a server, as the generated code does, but with this serializer."""
+    """Add the UpscalerService to a server, as the generated code does, but with these serializers."""
     handlers = {
         "Stream": grpc.stream_stream_rpc_method_handler(
-            servicer.Stream, request_deserializer=pb.StreamRequest.FromString, response_serializer=serialize
+            servicer.Stream, request_deserializer=parse_request, response_serializer=serialize
         ),
         "ListModels": grpc.unary_unary_rpc_method_handler(
             servicer.ListModels,
@@ -66,10 +85,35 @@ def register(servicer: Any, server: Any) -> None:
 
 
 def caller(channel: Any) -> Any:
-    """The method `Stream` of the service behind a channel, as the generated stub has it, but with this parser."""
+    """The method `Stream` of the service behind a channel, as the generated stub has it, but with these serializers."""
     return channel.stream_stream(
-        f"/{_SERVICE}/Stream", request_serializer=pb.StreamRequest.SerializeToString, response_deserializer=parse
+        f"/{_SERVICE}/Stream", request_serializer=serialize_request, response_deserializer=parse
     )
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """How a message with a frame begins, and how, in the frame, its data does."""
+
+    frame: bytes
+    data: bytes
+
+
+def _join(tags: _Tags, frame: Any, data: bytes | memoryview) -> bytes:
+    """A message with that frame, whose data is put behind all else."""
+    size = memoryview(data).nbytes
+    head = frame.SerializeToString() + _head(tags.data, size)
+    return b"".join((_head(tags.frame, len(head) + size), head, data))
+
+
+def _split(tags: _Tags, message: bytes) -> tuple[bytes, memoryview] | None:
+    """A message's frame without its data, and its data; None where there is more or less in it. Raises DecodeError."""
+    if message.startswith(tags.frame):
+        size, at = _read_varint(message, len(tags.frame))
+        if at + size == len(message) and (found := _find(message, at, tags.data)) is not None:
+            tag, begin, end = found
+            return message[at:tag] + message[end:], memoryview(message)[begin:end]
+    return None
 
 
 def _tag(message: Any, field: str) -> bytes:
@@ -126,5 +170,5 @@ def _find(message: bytes, at: int, wanted: bytes) -> tuple[int, int, int] | None
     return found
 
 
-_FRAME: Final = _tag(pb.StreamResponse, "frame")
-_DATA: Final = _tag(pb.OutputFrame, "data")
+_INPUT: Final = _Tags(_tag(pb.StreamRequest, "frame"), _tag(pb.InputFrame, "data"))
+_OUTPUT: Final = _Tags(_tag(pb.StreamResponse, "frame"), _tag(pb.OutputFrame, "data"))
