@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml requirements.lock
 up: $(STAMP) ## start the service; ^C stops it
 	@exec $(BIN)/skipvsr up
 
-test: $(STAMP) ## the test suite, against a real Redis that it starts itself
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP) ## the test suite, in two processes, each with a real Redis that it starts itself
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -196,9 +196,8 @@ def test_boxes_grow_inside_of_the_frame() -> None:
 
 
 def test_a_crop_costs_more_pixels_where_pixels_are_fast(model: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, full, light = torch.device("cpu"), NetworkConfig(), NetworkConfig(32, 4, "light", "light", True)
+    cpu, light = torch.device("cpu"), NetworkConfig(32, 4, "light", "light", True)
     slow = crop_overhead(light, cpu, torch.float32)
-    assert crop_overhead(full, cpu, torch.float32) < slow
     for amx in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         fast = crop_overhead(light, cpu, torch.bfloat16)
