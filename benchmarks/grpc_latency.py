@@ -34,7 +34,7 @@ from service.rpc.memory import keep_freed_memory
 
 _WARM_UP = 5
 _TURN = 25
-_ROUNDS, _SECONDS = 5, 2.0
+_ROUNDS = 5
 """Of four streams with and without batching, in turns."""
 _PAUSE_SECONDS = 0.003
 """Between an answer and the next frame, as with a camera that is slower than the network."""
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--frames", type=int, default=150)
     parser.add_argument("--size", default="320x180")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a race of streams; slow machines need more")
     parser.add_argument("--soak-minutes", type=float, default=10.0)
     args = parser.parse_args()
     print(", ".join(f"{key} {value}" for key, value in machine(resolve_device(args.device)).items()))
@@ -61,7 +62,7 @@ def main() -> None:
         if "latency" in args.parts:
             show_latency(args, latency(args, address))
         if "fairness" in args.parts:
-            show_fairness(fairness(args, address))
+            show_fairness(fairness(args, address, args.seconds))
         if "soak" in args.parts:
             soak(args, address, process)
 
@@ -200,21 +201,35 @@ def show_fairness(races: Sequence[Race]) -> None:
         )
 
 
+class _Start:
+    """When a race begins: once all who take part are ready. Nobody stops for it, so that no answers pile up."""
+
+    def __init__(self, parties: int) -> None:
+        self.time = float("inf")
+        self._barrier = threading.Barrier(parties, action=self._now)
+
+    def ready(self) -> None:
+        """One more is ready."""
+        threading.Thread(target=self._barrier.wait, daemon=True).start()
+
+    def _now(self) -> None:
+        self.time = time.perf_counter()
+
+
 def _race(
     args: argparse.Namespace, address: str, sizes: list[tuple[int, int]], seconds: float
 ) -> list[tuple[int, float]]:
     """(frames, device seconds) that each stream got within the time, all of them busy throughout."""
-    barrier = threading.Barrier(len(sizes))
+    start = _Start(len(sizes))
     outcome: list[tuple[int, float]] = [(0, 0.0)] * len(sizes)
 
     def run(number: int) -> None:
         width, height = sizes[number]
         frames = clip(args, 8, sizes[number])
-        end = float("inf")
 
         def endless() -> Iterator[Frames]:
             index = 0
-            while time.perf_counter() < end:
+            while time.perf_counter() < start.time + seconds:
                 yield frames[index % 8]
                 index += 1
 
@@ -222,9 +237,8 @@ def _race(
             count, busy = 0, 0.0
             for answer in client.stream(endless(), width=width, height=height, routing="off"):
                 if answer.sequence == _WARM_UP:
-                    barrier.wait()
-                    end = time.perf_counter() + seconds
-                elif answer.sequence > _WARM_UP and time.perf_counter() < end:
+                    start.ready()
+                if start.time <= time.perf_counter() < start.time + seconds:
                     count += 1
                     busy += answer.model_milliseconds / 1000
             outcome[number] = (count, busy)
@@ -240,6 +254,7 @@ def _race(
 def batching(args: argparse.Namespace) -> None:
     """Does it pay to put four streams' frames through the network as one batch? The network alone, and the server."""
     sizes = [(64, 48), (160, 90), _size(args.size)]
+    seconds = args.seconds / _ROUNDS
     print(f"\nfour streams of one size, {args.model}, one by one and as a batch of four, taking turns:")
     for size in sizes:
         single, together = (1000 * float(np.median(times)) for times in _in_process(args, size))
@@ -252,7 +267,7 @@ def batching(args: argparse.Namespace) -> None:
             rates: dict[str, list[float]] = {alone: [], batched: []}
             for _ in range(_ROUNDS):
                 for address, found in rates.items():
-                    found.append(sum(frames for frames, _ in _race(args, address, [size] * 4, _SECONDS)) / _SECONDS)
+                    found.append(sum(frames for frames, _ in _race(args, address, [size] * 4, seconds)) / seconds)
             single, together = (float(np.median(found)) for found in rates.values())
             print(
                 f"  {size[0]}x{size[1]}, four clients of the server: {single:.1f} frames/s, {together:.1f} frames/s, "
