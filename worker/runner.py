@@ -51,11 +51,11 @@ class Runner:
 
     def run(self, job_id: str) -> None:
         """Do a job, if it still waits to be done. Raises StoreUnavailable if it could not be claimed."""
+        told = JobLog(log, job_id)
         claim = self._store.claim(job_id, self._name)
         if claim is None:
-            JobLog(log, job_id).info("does not wait any more")
+            told.info("does not wait any more")
             return
-        told = JobLog(log, job_id)
         with self._heart.holding(claim) as hold:
             told.info("claimed with token %d", claim.token)
             begun = time.monotonic()
