@@ -82,8 +82,7 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
         forward.append(boxes)
         seen = planes[i].clone() if seen is None else seen
         for box in boxes:
-            whole = (slice(None), *(slice(at.start, -(-at.stop // TILE) * TILE) for at in (box.rows, box.columns)))
-            seen[whole] = planes[i][whole]
+            seen[:, box.rows, box.columns] = planes[i][:, box.rows, box.columns]
             kept[box.rows, box.columns] = frames[i][box.rows, box.columns]
 
     changed: list[Mask] = []
@@ -94,8 +93,8 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
         if seen is None:
             seen = planes[i].clone()
         else:
-            where = torch.from_numpy(active).to(seen.device).view(1, shape[0], 1, shape[1], 1)
-            seen = torch.where(where, _by_tile(planes[i]), _by_tile(seen)).view(seen.shape)
+            where = torch.from_numpy(np.kron(active, np.ones((TILE, TILE), np.bool_))[:h, :w]).to(seen.device)
+            seen = torch.where(where, planes[i], seen)
     changed.reverse()
 
     backward: list[Boxes] = []
@@ -111,55 +110,29 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
 
 
 def _planes(frame: Tensor) -> Tensor:
-    """[H, W, 3] RGB integers -> [3, H', W'] luma and colour differences in levels of 255, float32 (BT.601 weights).
-
-    H' and W' are multiples of a tile's side; the last row and column are repeated.
-    """
-    h, w, _ = frame.shape
-    levels = 255.0 if frame.dtype == torch.uint8 else 65535.0
-    rgb = F.pad(frame.permute(2, 0, 1)[None].float(), (0, -w % TILE, 0, -h % TILE), mode="replicate")[0]
+    """[H, W, 3] RGB integers -> [3, H, W] luma and colour differences in levels of 255, float32 (BT.601 weights)."""
+    peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
+    rgb = frame.permute(2, 0, 1).float()
     weights = rgb.new_tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
-    return (weights * (255.0 / levels) @ rgb.flatten(1)).view(rgb.shape)
+    return (weights * (255.0 / peak) @ rgb.flatten(1)).view(rgb.shape)  # rows of planes: half the time of columns
 
 
 def _changed(now: Tensor, seen: Tensor, preset: Preset) -> Mask:
-    """Tiles in which two frames (`_planes`) differ, and those within reach of them.
+    """Tiles in which two frames differ, and those within reach of them.
 
     Noise of a codec changes sign from pixel to pixel, and little is left of it in the mean of a quarter; of what
     moves, however slowly, more is left. So the means may differ less than the pixels.
     """
-    difference = now - seen
-    drift = _halves(_quarters(difference[:1]).abs_())[0]
-    detail = _quarters(difference.abs_())
-    mean = _halves(detail)
-    moved = (detail[None, :1] > preset.detail).float()
+    difference = (now - seen)[None]
+    means = F.avg_pool2d(difference[:, :1], TILE // 2, ceil_mode=True, count_include_pad=False).abs_()
+    drift = F.avg_pool2d(means, 2, ceil_mode=True, count_include_pad=False)[0, 0]
+    detail = F.avg_pool2d(difference.abs_(), TILE // 2, ceil_mode=True, count_include_pad=False)
+    mean = F.avg_pool2d(detail, 2, ceil_mode=True, count_include_pad=False)[0]
+    moved = (detail[:, :1] > preset.detail).float()
     moved = F.max_pool2d(moved, 2 * preset.reach + 1, 1, preset.reach)
-    moved = F.max_pool2d(moved, 2)[0, 0] > 0
+    moved = F.max_pool2d(moved, 2, ceil_mode=True)[0, 0] > 0
     hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | (drift > preset.drift) | moved
     return hot.cpu().numpy()
-
-
-def _quarters(x: Tensor) -> Tensor:
-    """Means over the quarters of tiles: [C, H, W] -> [C, H / 4, W / 4].
-
-    The sums along rows are a product with ones: a twentieth of what average pooling takes for so few channels.
-    """
-    side = TILE // 2
-    c, h, w = x.shape
-    rows = (x.reshape(-1, side) @ x.new_full((side,), 1.0 / (side * side))).view(c, h // side, side, w // side)
-    return rows.sum(2)
-
-
-def _halves(x: Tensor) -> Tensor:
-    """Means of two by two: [C, H, W] -> [C, H / 2, W / 2]."""
-    rows = x[:, ::2] + x[:, 1::2]
-    return (rows[..., ::2] + rows[..., 1::2]) / 4
-
-
-def _by_tile(planes: Tensor) -> Tensor:
-    """[C, H, W] -> [C, tiles down, TILE, tiles across, TILE], a view."""
-    c, h, w = planes.shape
-    return planes.view(c, h // TILE, TILE, w // TILE, TILE)
 
 
 def _refresh_turns(shape: tuple[int, int], period: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -50,6 +51,7 @@ PRESETS = {
     "balanced": Preset(),
     "fast": Preset(luma=2.0, drift=1.2, detail=6.0, tail_confidence=0.2),
 }
+_KINDS: dict[type[float], str] = {bool: "true or false", int: "a whole number", float: "a number"}
 TILE = 8
 """Side of a tile in LR pixels."""
 
@@ -63,8 +65,8 @@ def preset(name: str, **changes: float) -> Preset:
     for key, value in changes.items():
         if key not in kinds:
             raise ModelError(f"routing has no such number: {key}; it has {', '.join(kinds)}")
-        if kinds[key](value) != value:
-            raise ModelError(f"routing: {key} must be {'true or false' if kinds[key] is bool else 'a whole number'}")
+        if not math.isfinite(value) or kinds[key](value) != value:
+            raise ModelError(f"routing: {key} must be {_KINDS[kinds[key]]}")
         numbers[key] = kinds[key](value)
     return replace(PRESETS[name], **numbers)
 

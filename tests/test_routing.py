@@ -167,6 +167,10 @@ def test_presets_are_named_clearly() -> None:
         preset("fast", sharpness=1.0)
     with pytest.raises(ModelError, match="halo must be a whole number"):
         preset("fast", halo=1.5)
+    with pytest.raises(ModelError, match="halo must be a whole number"):
+        preset("fast", halo=float("inf"))
+    with pytest.raises(ModelError, match="luma must be a number"):
+        preset("fast", luma=float("nan"))
     with pytest.raises(ModelError, match="mask must be true or false"):
         preset("fast", mask=0.5)
 
