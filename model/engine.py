@@ -252,7 +252,8 @@ class Upscaler:
     def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float, dense: float) -> list[RoutingReport]:
         """The look-ahead frames' work is shared out among the emitted ones."""
         emit, blocks, tiles = len(plan.forward), self.config.blocks, plan.tiles[0] * plan.tiles[1]
-        backward = [plan.computed(boxes) for boxes in plan.backward]
+        behind = [plan.painted(boxes) for boxes in plan.backward]
+        backward = [int(mask.sum()) for mask in behind]
         shares = gates.shares if gates else {"backward": [0.0] * len(backward), "forward": [0.0] * emit}
         backward_share = shares["backward"][::-1]
         backward_skipped = [n * share for n, share in zip(backward, backward_share, strict=True)]
@@ -260,12 +261,12 @@ class Upscaler:
         beyond_skipped = sum(backward_skipped[emit:]) / emit
         reports = []
         for i, boxes in enumerate(plan.forward):
-            forward = plan.computed(boxes)
+            ahead = plan.painted(boxes)
+            forward = int(ahead.sum())
             total, met = blocks * (2 * tiles + beyond), blocks * (forward + backward[i] + beyond_run)
             skipped = blocks * (forward * shares["forward"][i] + backward_skipped[i] + beyond_skipped)
             reused = round(total - met)
-            run = plan.painted(boxes) * (1 - shares["forward"][i])
-            run = run + plan.painted(plan.backward[i]) * (1 - backward_share[i])
+            run = ahead * (1 - shares["forward"][i]) + behind[i] * (1 - backward_share[i])
             left_out = (1 - run / 2).astype(np.float32)
             reports.append(
                 RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds, dense, left_out)

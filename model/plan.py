@@ -45,10 +45,6 @@ class ChunkPlan:
         """The tiles that those boxes compute."""
         return paint(boxes, self.tiles, TILE)
 
-    def computed(self, boxes: Boxes) -> int:
-        """How many tiles those boxes compute."""
-        return int(self.painted(boxes).sum())
-
 
 def dense_plan(frames: Tensor, emit: int) -> ChunkPlan:
     """Everything everywhere: `frames` [T, H, W, 3], of which the first `emit` are emitted."""
