@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads for the network; 0: one a core.")
     encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
         "software",
-        description="Encoder of results. software: the same bytes on every machine; nvenc, vaapi: that hardware where "
-        "it works, else software; auto: whichever works.",
+        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: that "
+        "hardware where it works, else software; auto: whichever works.",
     )
     model: str = Field("auto", description="Model of jobs that name none; auto: the best one for the device.")
 

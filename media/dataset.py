@@ -18,6 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
+from media.encoders import repeatable_x264
+
 Frames = npt.NDArray[np.uint8]
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -87,7 +89,8 @@ def h264(frames: Frames, crf: int, preset: str = "veryfast", fps: int = 25) -> F
     padded = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset, "threads": "1"})
+        options = {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": ":".join(repeatable_x264())}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width, stream.pix_fmt = padded.shape[1], padded.shape[2], "yuv420p"
         for array in padded:

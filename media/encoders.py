@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 
 from av.codec.context import Flags
 from av.video.stream import VideoStream
@@ -38,8 +40,22 @@ def configure(stream: VideoStream, spec: OutputSpec) -> None:
     context.options.update(_OPTIONS[spec.encoder](spec))
 
 
+@cache
+def repeatable_x264() -> tuple[str, ...]:
+    """Parameters that x264 needs on this machine to give the same bytes on every run.
+
+    On CPUs with AVX512 its MB-tree reads memory that nobody has written: up to half of the runs gave other bytes where
+    the heap was not fresh (core 165, 24 frames of 576x384). With the code for AVX2, none of 138 did; they are the bytes
+    that most runs had, in the same time.
+    """
+    try:
+        return ("asm=avx2",) if "avx512f" in Path("/proc/cpuinfo").read_text() else ()
+    except OSError:
+        return ()
+
+
 def _x264(spec: OutputSpec) -> dict[str, str]:
-    params = ["open-gop=0", *_hdr(spec, "mastering-display", "cll")]
+    params = ["open-gop=0", *repeatable_x264(), *_hdr(spec, "mastering-display", "cll")]
     return {"preset": _PRESET, "crf": str(spec.crf), "x264-params": ":".join(params)}
 
 
