@@ -1,7 +1,7 @@
 """What gRPC itself takes: the shortest `grpc.aio` server around the model, to measure ours against.
 
 It takes a frame's bytes and answers with the upscaled frame's: no formats, no sessions, no scheduler, no protobuf.
-`benchmarks.grpc_latency` starts it (`python -m benchmarks.grpc_floor` prints its port).
+`benchmarks.grpc_latency` starts it, and reads its port from what it prints.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import load_model
+from model.engine import Upscaler, load_model
 from model.state import RecurrentState
 from service.rpc.memory import keep_freed_memory
 
 _METHOD: Final = "/floor/Stream"
 _SECONDS: Final = struct.Struct("<d")
+_PASSED: Final = ("model", "device", "precision", "threads", "size")
 _OPTIONS: Final = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -53,22 +54,21 @@ class Floor:
         self._channel.close()
 
 
+def load(args: argparse.Namespace) -> Upscaler:
+    """The model that both servers run, for a process that has none of them."""
+    return load_model(
+        args.model,
+        weights_dir=Path("data/weights"),
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+    )
+
+
 @contextmanager
-def floor(model: str, device: str, precision: str, threads: int, size: str) -> Iterator[Floor]:
+def floor(args: argparse.Namespace) -> Iterator[Floor]:
     """The server in a process of its own, and a client on it."""
-    options = [
-        "--model",
-        model,
-        "--device",
-        device,
-        "--precision",
-        precision,
-        "--threads",
-        str(threads),
-        "--size",
-        size,
-    ]
-    command = [sys.executable, "-m", "benchmarks.grpc_floor", *options]
+    command = [sys.executable, "-m", "benchmarks.grpc_floor", *(f"--{name}={getattr(args, name)}" for name in _PASSED)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         client = Floor(f"127.0.0.1:{process.stdout.readline().strip()}")
@@ -81,13 +81,7 @@ def floor(model: str, device: str, precision: str, threads: int, size: str) -> I
 
 async def _serve(args: argparse.Namespace) -> None:
     width, height = (int(side) for side in args.size.split("x"))
-    model = load_model(
-        args.model,
-        weights_dir=Path("data/weights"),
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
-    )
+    model = load(args)
     state: RecurrentState | None = None
 
     def upscale(data: bytes) -> bytes:
@@ -117,11 +111,8 @@ async def _serve(args: argparse.Namespace) -> None:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--size", default="320x180")
+    for name in _PASSED:
+        parser.add_argument(f"--{name}", required=True, type=int if name == "threads" else str)
     keep_freed_memory()
     asyncio.run(_serve(parser.parse_args()))
 

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.grpc_floor import floor
+from benchmarks.grpc_floor import floor, load
 from benchmarks.report import machine
 from commands.embedded_redis import EmbeddedRedis
 from model.device import resolve_device
-from model.engine import ChunkResult, Request, load_model
+from model.engine import ChunkResult, Request
 from model.state import RecurrentState
 from service.client import StreamClient
 from service.rpc.memory import keep_freed_memory
@@ -111,13 +111,7 @@ def latency(args: argparse.Namespace, address: str) -> dict[str, NDArray[np.floa
     """
     frames = clip(args, args.frames + _WARM_UP)
     width, height = _size(args.size)
-    model = load_model(
-        args.model,
-        weights_dir=Path("data/weights"),
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
-    )
+    model = load(args)
     state: RecurrentState | None = None
     sent: list[float] = []
     round_trips: list[float] = []
@@ -134,15 +128,14 @@ def latency(args: argparse.Namespace, address: str) -> dict[str, NDArray[np.floa
             sent.append(time.perf_counter())
             yield frame
 
-    shortest = floor(args.model, args.device, args.precision, args.threads, args.size)
-    with StreamClient(address) as client, shortest as floor_client:
+    with StreamClient(address) as client, floor(args) as shortest:
         for answer in client.stream(one_by_one(), width=width, height=height, routing="off"):
             round_trips.append(time.perf_counter() - sent[-1])
             reported.append(answer.model_milliseconds / 1000)
             answered.append(hashlib.sha256(answer.data).digest())
             del answer
             time.sleep(_PAUSE_SECONDS)
-            least.append(floor_client.frame(frames[len(least)]))
+            least.append(shortest.frame(frames[len(least)]))
             if len(answered) == _TURN or len(round_trips) == len(frames):
                 for expected in answered:
                     begun = time.perf_counter()
@@ -290,9 +283,7 @@ def batching(args: argparse.Namespace) -> None:
 
 def _in_process(args: argparse.Namespace, size: tuple[int, int]) -> tuple[list[float], list[float]]:
     """Seconds for a frame of each of four streams: one by one, and as a batch."""
-    model = load_model(
-        args.model, weights_dir=Path("data/weights"), device=args.device, precision=args.precision, threads=args.threads
-    )
+    model = load(args)
     frames = clip(args, 12, size)
     states: dict[int, list[RecurrentState | None]] = {1: [None] * 4, 4: [None] * 4}
     times: dict[int, list[float]] = {1: [], 4: []}
