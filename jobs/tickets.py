@@ -6,7 +6,7 @@ step in Redis. So a lost ticket can be written again, and one too many does no h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from redis import Redis
@@ -23,6 +23,8 @@ TASK: Final = "worker.tasks.run"
 SERIALIZER: Final = "json"
 QUEUES: Final = {priority: f"skipvsr-{priority}" for priority in Priority}
 """Queue of each priority, in the order in which workers look into them."""
+TRIES: Final = 5
+"""A ticket has one note, rarely two: each that goes at the wrong moment costs one try."""
 
 
 def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: bool, timeout: int, pipe: Any) -> str:
@@ -47,16 +49,37 @@ def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: b
 
 def drop(redis: Redis, ticket_id: str) -> None:
     """Remove a ticket and all that RQ keeps about it, wherever it is."""
+
+    def delete() -> None:
+        try:
+            ticket = Ticket.fetch(ticket_id, connection=redis, serializer=SERIALIZER)
+        except NoSuchJobError:
+            for name in QUEUES.values():
+                redis.lrem(Queue(name, connection=redis, serializer=SERIALIZER).key, 0, ticket_id)
+            return
+        with redis.pipeline() as pipe:
+            ticket.delete(pipeline=pipe)
+            pipe.execute()
+
+    mended(redis, ticket_id, delete)
+
+
+def mended(redis: Redis, ticket_id: str, step: Callable[[], None]) -> None:
+    """Do a `step` of RQ's that reads the notes that say who works on a ticket: mended before, and again if need be.
+
+    RQ lists the notes and then reads each, and fails if one went between the two. The worker that ends a ticket and
+    whoever queues its job again (after a pause, say) do so at the same moment. A step that failed has changed nothing:
+    RQ reads first, and writes in one transaction.
+    """
+    for _ in range(TRIES - 1):
+        mend(redis, ticket_id)
+        try:
+            step()
+            return
+        except (ValueError, KeyError):  # RQ's for a note that is gone, or gone but for a late heartbeat
+            continue
     mend(redis, ticket_id)
-    try:
-        ticket = Ticket.fetch(ticket_id, connection=redis, serializer=SERIALIZER)
-    except NoSuchJobError:
-        for name in QUEUES.values():
-            redis.lrem(Queue(name, connection=redis, serializer=SERIALIZER).key, 0, ticket_id)
-        return
-    with redis.pipeline() as pipe:
-        ticket.delete(pipeline=pipe)
-        pipe.execute()
+    step()
 
 
 def mend(redis: Redis, ticket_id: str) -> None:

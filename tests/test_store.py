@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from redis import Redis
-from rq.executions import Execution
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Ticket
 
 from jobs import tickets
@@ -85,16 +85,26 @@ def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
     assert store.without_ticket() == set()
 
 
-@pytest.mark.parametrize("torn", [False, True])
-def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStore, torn: bool) -> None:
-    """RQ's note that says who works on it fades before the list that names it; a late heartbeat leaves half a note."""
-    job_id = queued(store)
+def begin(store: JobStore) -> Execution:
+    """Take the only ticket as RQ's worker "w" does; its note that says who works on it."""
     ticket_id = store.redis.lpop(f"rq:queue:{tickets.QUEUES[Priority.NORMAL]}").decode()  # type: ignore[union-attr]
     ticket = Ticket.fetch(ticket_id, connection=store.redis, serializer=tickets.SERIALIZER)
     with store.redis.pipeline() as pipe:
         ticket.prepare_for_execution("w", pipe)
         execution = Execution.create(ticket, 80, pipeline=pipe, worker_name="w")
         pipe.execute()
+    return execution
+
+
+def left_of_notes(store: JobStore) -> set[str]:
+    return {key.decode().split(":")[1] for key in store.redis.keys("rq:*")} & {"execution", "executions", "wip"}
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStore, torn: bool) -> None:
+    """RQ's note that says who works on it fades before the list that names it; a late heartbeat leaves half a note."""
+    job_id = queued(store)
+    execution = begin(store)
     store.redis.delete(execution.key)
     if torn:
         store.redis.hset(execution.key, "last_heartbeat", 1.0)
@@ -102,9 +112,37 @@ def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStor
     assert claim is not None
     assert store.declare_lost(job_id, claim.token, 0, max_deaths=3) is JobState.QUEUED
     assert tickets.waiting(store.redis) == [job_id]
-    left = {key.decode().split(":")[1] for key in store.redis.keys("rq:*")}
-    assert not left & {"execution", "executions", "wip"}, left
+    assert not left_of_notes(store)
     assert len(store.redis.keys("rq:job:*")) == 1
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_ticket_can_be_replaced_at_the_very_moment_at_which_its_worker_ends_it(
+    store: JobStore, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused job is resumed: RQ lists the ticket's notes, the worker removes its own, RQ reads it. Once seen."""
+    job_id = queued(store)
+    execution = begin(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.finish(claim, JobState.PAUSED)
+    listed = ExecutionRegistry.get_execution_ids
+    calls = []
+
+    def list_then_end(self: ExecutionRegistry, *args: int) -> list[str]:
+        ids = listed(self, *args)
+        calls.append(ids)
+        if len(calls) == 2:  # the first is ours, before RQ's own
+            store.redis.delete(execution.key)
+            if torn:
+                store.redis.hset(execution.key, "last_heartbeat", 1.0)
+        return ids
+
+    monkeypatch.setattr(ExecutionRegistry, "get_execution_ids", list_then_end)
+    assert store.resume(job_id) is JobState.QUEUED
+    assert calls[1] == [execution.id], "the note went between the list and the look"
+    assert tickets.waiting(store.redis) == [job_id]
+    assert not left_of_notes(store)
 
 
 def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:

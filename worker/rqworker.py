@@ -71,10 +71,13 @@ class WarmWorker(SimpleWorker):
         self, job: Ticket, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
         """The ticket may be gone: whoever queues a job again replaces the ticket that it had."""
+
+        def end() -> None:
+            super(WarmWorker, self).handle_job_success(job, queue, started_job_registry, execution)
+
         with self._executing:
-            tickets.mend(self.connection, job.id)
             try:
-                super().handle_job_success(job, queue, started_job_registry, execution)
+                tickets.mended(self.connection, job.id, end)
             except InvalidJobOperation:
                 self.executions.pop(execution.id, None)
 
