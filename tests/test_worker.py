@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from clips import make_clip, times_of
 from crew import Worker, crew, ready, submit, wait_for, wait_for_frames
@@ -19,7 +20,9 @@ from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
+from jobs.tickets import QUEUES
 from processes import wait_until
+from worker.rqworker import WarmWorker
 
 
 @pytest.fixture
@@ -124,6 +127,28 @@ def test_cancel_stops_a_running_job_within_a_chunk(
         assert time.monotonic() - begun < 2 * chunk + 2, "a chunk, and heartbeats"
         assert not storage.job_dir(job_id).exists()
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE, worker.log
+
+
+def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Redis) -> None:
+    """The two are different threads. RQ took the early beat for another worker, and the process ended: once in 200."""
+    worker = WarmWorker(
+        list(QUEUES.values()),
+        name="w",
+        connection=redis,
+        ttl=60,
+        on_stop=lambda: None,
+        on_force_stop=lambda: None,
+        stopping=lambda: False,
+    )
+    worker.beat(redis)
+    worker.register_birth()
+    redis.persist(worker.key)
+    worker.beat(redis)
+    assert redis.ttl(worker.key) > 0, "now it beats"
+    worker.register_death()
+    redis.persist(worker.key)
+    worker.beat(redis)
+    assert redis.ttl(worker.key) == -1, "now it does not"
 
 
 def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path) -> None:

@@ -52,11 +52,24 @@ class WarmWorker(SimpleWorker):
         self._on_force_stop = on_force_stop
         self._stopping = stopping
         self._executing = threading.Lock()
-        """Held while notes on a ticket are renewed or removed, by whichever thread."""
+        """Held while notes on this worker or its ticket are written, renewed or removed, by whichever thread."""
+        self._registered = False
 
     def get_heartbeat_ttl(self, job: Ticket, working_time: float = 0.0) -> int:
         """RQ's default for a SimpleWorker is the job's whole timeout: a dead worker would look alive for weeks."""
         return self._ttl
+
+    def register_birth(self) -> None:
+        """RQ takes a heartbeat that comes before this for another worker of the same name, and would not begin."""
+        with self._executing:
+            super().register_birth()  # type: ignore[no-untyped-call]
+            self._registered = True
+
+    def register_death(self) -> None:
+        """And one that comes after it would leave a note of a worker that is no more."""
+        with self._executing:
+            self._registered = False
+            super().register_death()  # type: ignore[no-untyped-call]
 
     def subscribe(self) -> None:
         """RQ's orders over pub/sub are not used: what is asked of a job comes with the answer to a heartbeat."""
@@ -82,8 +95,10 @@ class WarmWorker(SimpleWorker):
                 self.executions.pop(execution.id, None)
 
     def beat(self, connection: Redis) -> None:
-        """Tell RQ that this worker and its ticket live; called by the heart, with the heart's connection."""
+        """Tell RQ that this worker and its ticket live, if registered; called by the heart, with its connection."""
         with self._executing, connection.pipeline() as pipe:
+            if not self._registered:
+                return
             self.heartbeat(self._ttl, pipeline=pipe)
             for execution in list(self.executions.values()):
                 execution.save(self._ttl, pipeline=pipe)  # whole: it may have faded while this machine slept
