@@ -47,12 +47,16 @@ class Lane:
 class Scheduler:
     """Runs the tasks of lanes. Its methods may be called from any thread."""
 
-    def __init__(self, on_start: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, on_start: Callable[[], None] | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`on_start` is called in the scheduler's thread, first; `clock`, in seconds, tells what a task took."""
         self._lanes: set[Lane] = set()
         self._clock = 0.0
         self._condition = threading.Condition()
         self._closed = False
         self._on_start = on_start
+        self._now = clock
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self.busy_seconds = 0.0
         """Time in which the device worked, in all."""
@@ -103,10 +107,10 @@ class Scheduler:
             self._on_start()
         while (chosen := self._next()) is not None:
             lanes, (task, *others) = chosen
-            begun = time.perf_counter()
+            begun = self._now()
             task.run(others)
             del task, others, chosen  # with the frames that they hold
-            seconds = time.perf_counter() - begun
+            seconds = self._now() - begun
             with self._condition:
                 self.busy_seconds += seconds
                 for lane in lanes:
