@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: that "
         "hardware where it works, else software; auto: whichever works.",
     )
-    model: str = Field("auto", description="Model of jobs that name none; auto: the best one for the device.")
+    model: str = Field("auto", description="Model of jobs that name none; auto: small.")
 
     api_key: SecretStr | None = Field(
         None, description="Key that every request needs (`Authorization: Bearer` or `X-API-Key`); empty: none."

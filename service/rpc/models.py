@@ -7,17 +7,17 @@ import threading
 from jobs.settings import Settings
 from model.device import resolve_device
 from model.engine import Upscaler, load_model
-from model.weights import CARDS, Card, default_name
+from model.weights import CARDS, DEFAULT_MODEL, Card
 
 
 class Models:
     """Networks on the device, by name. Its methods may be called from any thread."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ModelError where the settings' device is not there, or `auto` has no weights to choose from."""
+        """Raises ModelError where the settings' device is not there."""
         self._settings = settings
         self.device = resolve_device(settings.device)
-        self.default = settings.model if settings.model != "auto" else default_name(self.device, settings.weights)
+        self.default = settings.model if settings.model != "auto" else DEFAULT_MODEL
         self._loaded: dict[str, Upscaler] = {}
         self._lock = threading.Lock()
 
