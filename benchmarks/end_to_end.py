@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks.report import machine, show, write_json
 from media import dataset
+from media.encoders import repeatable_x264
 from model.degrade import resize, to_uint8
 from model.engine import Frames
 
@@ -94,7 +95,8 @@ def _small(frames: Frames) -> Frames:
 
 def _write(path: Path, frames: Frames) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "20", "preset": "medium"})
+        options = {"crf": "20", "preset": "medium", "x264-params": ":".join(repeatable_x264())}
+        stream = container.add_stream("libx264", rate=25, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for array in frames:

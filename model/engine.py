@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
-from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.calibration import DenseTimes
 from model.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.costs import crop_overhead
 from model.cuts import find_cuts
@@ -36,9 +36,6 @@ from model.state import RecurrentState
 from model.weights import DEFAULT_MODEL, load_network
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
-
-CALIBRATION_FRAMES, CALIBRATION_ROUNDS = 4, 3
-"""How the dense network's time is measured, once for each size of frame."""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -63,7 +60,7 @@ class Upscaler:
         self.device, self.dtype = device, dtype
         network = network.eval().requires_grad_(False).to(dtype).to(device)
         self.estimator = estimator.ready(device, dtype) if estimator is not None else None
-        self._dense_timings: dict[tuple[object, ...], dict[tuple[int, int], list[float]]] = {}
+        self._dense_times = DenseTimes()
         self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -151,7 +148,7 @@ class Upscaler:
         results = []
         for chunk, out, state in zip(chunks, frames, states, strict=True):
             after = replace(state, pending=chunk.stored[chunk.emit :].clone())
-            reports = self._reports_of(chunk, *((chunk.clocks + share) / max(chunk.emit, 1)).tolist())
+            reports = self._reports_of(chunk, share)
             cuts = [cut for cut in chunk.cuts if cut < chunk.emit]
             results.append(ChunkResult(out, after, reports, cuts, len(chunks)))
         return results
@@ -205,32 +202,14 @@ class Upscaler:
         """Seconds on the wall, and by `_clock`."""
         return np.array([time.perf_counter(), self._clock()])
 
-    def _dense_seconds(self, stored: Tensor, emit: int, before: RecurrentState, *, last: bool) -> float:
-        """What a frame of this size takes densely, by `_clock`: measured in the first chunks, then kept.
-
-        Of a long chunk on a few frames, whose look-ahead's share does not count: that makes the speed-up that is told
-        from it the smaller. A short one is run again as it is, for there the look-ahead is most of the work. What is
-        left of a stream at its end is held to the chunks before it.
-        """
-        if emit > CALIBRATION_FRAMES:
-            stored, emit = stored[:CALIBRATION_FRAMES], CALIBRATION_FRAMES
-            before = RecurrentState(self.fingerprint, stored[:0])
-        by_chunk = self._dense_timings.setdefault((*stored.shape[1:3], stored.dtype), {})
-        chunk = (emit, len(stored))
-        timings = next(reversed(by_chunk.values())) if last and by_chunk else by_chunk.setdefault(chunk, [])
-        if not timings:
-            self._run_densely(stored, emit, before)  # kernels are prepared for a size when they first meet it
-        if len(timings) < CALIBRATION_ROUNDS and not (last and timings):
-            started = self._clock()
-            self._run_densely(stored, emit, before)
-            timings.append((self._clock() - started) / emit)
-        return median(timings)
-
-    def _run_densely(self, frames: Tensor, emit: int, before: RecurrentState) -> None:
-        plan, carried = dense_plan(frames, emit), self._carried([before])
+    def _run_densely(self, frames: Tensor, emit: int, before: RecurrentState | None) -> float:
+        """Returns the seconds that it took, by `_clock`."""
+        begun = self._clock()
+        plan, carried = dense_plan(frames, emit), self._carried([before]) if before else None
         run_chunk(self.network, [normalised(frame) for frame in frames], plan, carried, frames.dtype)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return self._clock() - begun
 
     @staticmethod
     def _carried(states: Sequence[RecurrentState]) -> Carried | None:
@@ -241,13 +220,23 @@ class Upscaler:
             Carried(_batched(lasts), _batched(feats), [hr for _, _, hr in known if hr is not None]) if lasts else None
         )
 
-    def _reports_of(self, chunk: Chunk, seconds: float, busy: float) -> list[RoutingReport]:
-        """One for each emitted frame, each of which took so long on the wall's clock and on `_clock`."""
-        routed = any(scene.plan.halo or scene.gates for scene in chunk.scenes)
+    def _reports_of(self, chunk: Chunk, computing: NDArray[np.float64]) -> list[RoutingReport]:
+        """One for each emitted frame. `computing` is what the chunk took beside its planning, by `_clocks`."""
+        if not chunk.emit:
+            return []
+        seconds, busy = (chunk.clocks + computing).tolist()
         dense = seconds
-        if routed:
-            dense *= self._dense_seconds(chunk.stored, chunk.emit, chunk.before, last=chunk.last) / busy
-        return [report for scene in chunk.scenes for report in self._reports(scene.plan, scene.gates, seconds, dense)]
+        if chunk.kind is not None:
+            # Planned or not, all of it was computed everywhere: but for the planning, that is the dense network's time.
+            if any(scene.plan.halo for scene in chunk.scenes):
+                dense *= float(computing[1]) / busy
+        elif any(scene.plan.halo or scene.gates for scene in chunk.scenes):
+            dense *= chunk.emit / busy
+            dense *= self._dense_times.a_frame(
+                self._run_densely, chunk.stored, chunk.emit, chunk.before, took=busy, last=chunk.last
+            )
+        each = seconds / chunk.emit, dense / chunk.emit
+        return [report for scene in chunk.scenes for report in self._reports(scene.plan, scene.gates, *each)]
 
     def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float, dense: float) -> list[RoutingReport]:
         """The look-ahead frames' work is shared out among the emitted ones."""
