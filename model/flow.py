@@ -165,10 +165,18 @@ class LightLevel(nn.Module):
     @staticmethod
     def _costs(ref: Tensor, supp: Tensor) -> Tensor:
         """Mean absolute difference over 3 x 3 of `ref` and `supp` shifted by (-1..1, -1..1), less their mean."""
-        b, _, h, w = ref.shape
-        shifted = F.unfold(F.pad(supp, (1, 1, 1, 1), mode="replicate"), 3).view(b, 9, h, w)
-        costs = F.avg_pool2d((shifted - ref).abs(), 3, 1, 1, count_include_pad=False)
+        h, w = ref.shape[-2:]
+        around = F.pad(supp, (1, 1, 1, 1), mode="replicate")[:, 0]
+        shifted = torch.stack([around[:, y : y + h, x : x + w] for y in range(3) for x in range(3)], dim=1)
+        costs = _sums_of_nine((shifted - ref).abs()) / _sums_of_nine(torch.ones_like(ref[:1]))
         return costs - costs.mean(dim=1, keepdim=True)
+
+
+def _sums_of_nine(x: Tensor) -> Tensor:
+    """Sums over 3 x 3, zero beyond the edges: by rows and columns a third of the time of pooling."""
+    x = F.pad(x, (1, 1, 1, 1))
+    x = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    return x[..., :-2] + x[..., 1:-1] + x[..., 2:]
 
 
 class LightFlow(nn.Module):
