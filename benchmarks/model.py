@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference
+from commands.eval import degraded
 from media.dataset import clip as read_clip
-from model.degrade import SCALE, bi, to_uint8
+from model.degrade import SCALE
 from model.engine import ChunkResult, Frames, Upscaler, groups, load_model
 from model.metrics import PEAK, luma
 from model.routing import Preset
@@ -44,7 +45,9 @@ class Options:
     frames: int | None = None
     """First frames of each clip; None: all."""
     native: bool = False
-    """Each clip as it is as LR, without ground truth; else the clip is the ground truth, and LR its bicubic quarter."""
+    """Each clip as it is as LR, without ground truth; else the clip is the ground truth, and LR its quarter."""
+    degrade: str = "bi"
+    """How the quarter is made: as `skipvsr eval` takes it."""
     rounds: int = 3
     chunk: int = 24
     lookahead: int = 4
@@ -118,20 +121,18 @@ def measure(clips: Sequence[Path], options: Options, weights_dir: Path) -> Itera
     entrants = [entrant for name in options.models for entrant in _entrants(name, options, weights_dir)]
     for path in clips:
         frames = read_clip(path, options.frames)
-        lr, gt = (frames, None) if options.native else reduced(frames)
+        lr, gt = (frames, None) if options.native else reduced(frames, options.degrade)
         del frames
         contenders = [Contender(model, routing, forward) for model, routing, forward in entrants]
         _race(contenders, lr, gt, options)
         yield _rows(path.stem if path.is_file() else path.name, lr, contenders, native=options.native)
 
 
-def reduced(frames: Frames) -> tuple[Frames, Frames]:
-    """(LR, ground truth): the clip cropped to multiples of four, and its bicubic (MATLAB) quarter."""
+def reduced(frames: Frames, how: str = "bi") -> tuple[Frames, Frames]:
+    """(LR, ground truth): the clip cropped to multiples of four, and its quarter. Raises CommandError."""
     h, w = (side // SCALE * SCALE for side in frames.shape[1:3])
     gt: Frames = np.ascontiguousarray(frames[:, :h, :w]).astype(np.uint8, copy=False)
-    lr = [to_uint8(bi(torch.from_numpy(frame).permute(2, 0, 1))).permute(1, 2, 0).numpy() for frame in gt]
-    low: Frames = np.stack(lr).astype(np.uint8, copy=False)
-    return low, gt
+    return degraded(gt, how), gt
 
 
 Entrant = tuple[str, str, Callable[[Frames, RecurrentState | None, bool], ChunkResult]]
