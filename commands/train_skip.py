@@ -12,7 +12,8 @@ import torch
 from media import dataset
 from model import degrade
 from model.engine import load_model
-from model.estimator import Estimator, estimator_path
+from model.errors import BadWeights
+from model.estimator import Estimator, estimator_path, load_estimator
 from model.training import skip
 from model.training.prepare import Frames, each
 from model.weights import load_network
@@ -24,27 +25,49 @@ FIRST = 15
 
 
 def run(
-    model: str, data: Path, out: Path | None, *, frames: int, confidence: float, rounds: int, weights_dir: Path
+    model: str,
+    data: Path,
+    out: Path | None,
+    *,
+    frames: int,
+    confidence: float,
+    rounds: int,
+    heads_of: Path | None,
+    weights_dir: Path,
 ) -> int:
     """Fit an estimator to `model` on the videos in `data`; writes it beside the weights, or to `out`.
 
+    With `heads_of`, an estimator's file, only its heads are fitted anew, to the weights that it was trained with.
     Raises ModelError, and ValueError where a video cannot be decoded.
     """
     upscaler = load_model(model, weights_dir=weights_dir)
+    fingerprint = load_network(model, weights_dir)[1]
     clips = list(windows(data, frames))
     print(f"{len(clips)} clips of up to {frames} frames", flush=True)
-    estimator = Estimator(upscaler.config, skip.layout(upscaler.config)).ready(upscaler.device, upscaler.dtype)
-    with torch.inference_mode():
-        explained = skip.fit(
-            upscaler.network, estimator, clips, confidence, rounds, lambda line: print(line, flush=True)
-        )
+    how = f"skipvsr train-skip {model} --frames {frames}"
+    if heads_of is None:
+        estimator = Estimator(upscaler.config, skip.layout(upscaler.config)).ready(upscaler.device, upscaler.dtype)
+        how += f" --confidence {confidence} --rounds {rounds}"
+        with torch.inference_mode():
+            explained = skip.fit(upscaler.network, estimator, clips, confidence, rounds, _say)
+    else:
+        loaded = load_estimator(heads_of, fingerprint)
+        if loaded is None:
+            raise BadWeights(f"{heads_of} is not there, or was made for other weights than those of {model}")
+        estimator = loaded.ready(upscaler.device, upscaler.dtype)
+        how += f" --heads-of {heads_of.name}"
+        with torch.inference_mode():
+            explained = skip.fit_heads(estimator, skip.measure(estimator.adapted or upscaler.network, estimator, clips))
     for (branch, number), share in explained.items():
-        print(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
+        _say(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
     path = out or estimator_path(model)
-    how = f"skipvsr train-skip {model} --frames {frames} --confidence {confidence} --rounds {rounds}"
-    estimator.save(path, load_network(model, weights_dir)[1], {"made_by": how})
-    print(f"estimator: {path}")
+    estimator.save(path, fingerprint, {"made_by": how})
+    _say(f"estimator: {path}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def windows(data: Path, frames: int) -> Iterator[skip.Clip]:

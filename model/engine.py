@@ -166,7 +166,8 @@ class Upscaler:
         lr = [_batched([normalised(scene.frames[i]) for scene in scenes]) for i in range(len(first.frames))]
         carried = self._carried([scene.before for scene in scenes])
         try:
-            upscaled, feat = run_chunk(self.network, lr, first.plan, carried, first.frames.dtype, first.gates)
+            network = first.gates.network if first.gates else self.network
+            upscaled, feat = run_chunk(network, lr, first.plan, carried, first.frames.dtype, first.gates)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.device} ran out of memory at {first.frames.shape[2]}x{first.frames.shape[1]} with "
@@ -188,7 +189,10 @@ class Upscaler:
 
     def preset(self, name: str, **changes: float) -> Preset:
         """The preset of that name, for this network here, with some of its numbers changed. Raises ModelError."""
-        return preset(name, **{"overhead": crop_overhead(self.config, self.device, self.dtype), **changes})
+        numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
+        if self.config.tail == "full":
+            numbers["confidence"] = 0.0  # of the paper's network the upsampler's gate alone is worth it (model/LOG.md)
+        return preset(name, **{**numbers, **changes})
 
     def _clock(self) -> float:
         """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.

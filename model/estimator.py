@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from model.errors import BadWeights
 from model.kernels import convolve
-from model.network import SCALE, NetworkConfig
+from model.network import SCALE, BasicVSR, NetworkConfig
 from model.routing import TILE
 
 FLOOR = 1e-3
@@ -45,44 +45,49 @@ class Layout:
     """The same of the forward branch."""
     tail: bool
     """Whether the upsampler, of a network with the full one, has a gate too."""
+    kernel: int = 3
+    """Side of the surrogates' convolutions."""
 
 
 class Gate(nn.Module):
     """Surrogate and head of one group: `inputs` channels go in, the surrogate gives `outputs`."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
         super().__init__()
-        self.surrogate = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.surrogate = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2)
         self.head = nn.Sequential(nn.Linear(inputs + outputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
 
     def change(self, x: Tensor) -> Tensor:
-        """What the surrogate makes of the features [1, inputs, H, W]: [1, outputs, H, W]."""
+        """What the surrogate makes of the features [B, inputs, H, W]: [B, outputs, H, W]."""
         return convolve(self.surrogate, x)
 
     @staticmethod
     def pooled(x: Tensor, change: Tensor) -> Tensor:
-        """What the head looks at: logarithms of mean magnitudes over tiles, [tiles down, tiles across, in + out]."""
+        """What the head looks at: logarithms of mean magnitudes over tiles, [B, tiles down, tiles across, in + out]."""
         side = TILE // 2  # every other pixel of every other row says enough
         quarters = (y[..., ::2, ::2].abs() for y in (x, change))
         means = [F.avg_pool2d(y, side, ceil_mode=True, count_include_pad=False) for y in quarters]
-        return torch.cat(means, dim=1)[0].permute(1, 2, 0).float().add_(FLOOR).log_()
+        return torch.cat(means, dim=1).permute(0, 2, 3, 1).float().add_(FLOOR).log_()
 
     def expected(self, x: Tensor, change: Tensor) -> Tensor:
-        """Logarithm of the error that skipping would add to each tile, over the frame's mean: [tiles down, across]."""
+        """Logarithm of the error that skipping adds to each tile, over the frame's mean: [B, tiles down, across]."""
         added, own = self.head(self.pooled(x, change)).unbind(-1)
-        return added - (own.flatten().logsumexp(0) - math.log(own.numel()))  # type: ignore[no-any-return]
+        mean = own.flatten(1).logsumexp(1) - math.log(own[0].numel())
+        return added - mean.view(-1, 1, 1)  # type: ignore[no-any-return]
 
 
 class Estimator(nn.Module):
-    """The gates of a network of that configuration."""
+    """The gates of a network of that configuration, and the network's weights, where they were adapted to the gates."""
 
-    def __init__(self, config: NetworkConfig, layout: Layout) -> None:
+    def __init__(self, config: NetworkConfig, layout: Layout, adapted: BasicVSR | None = None) -> None:
         super().__init__()
         self.config, self.layout = config, layout
         c = config.channels
-        self.backward_gates = nn.ModuleList(Gate(c, c) for _ in layout.backward)
-        self.forward_gates = nn.ModuleList(Gate(c, c) for _ in layout.forward)
+        self.backward_gates = nn.ModuleList(Gate(c, c, layout.kernel) for _ in layout.backward)
+        self.forward_gates = nn.ModuleList(Gate(c, c, layout.kernel) for _ in layout.forward)
         self.tail_gate = Gate(4 * c, 3 * SCALE * SCALE) if layout.tail else None  # sees `BasicVSR.coarse`
+        self.adapted = adapted
+        """Runs in the network's stead wherever gates are at work; None: the network itself does."""
 
     def gates(self, branch: str) -> list[tuple[int, int, Gate]]:
         """(first block, the one after the last, gate) of the branch `backward` or `forward`."""
@@ -93,15 +98,17 @@ class Estimator(nn.Module):
     def ready(self, device: torch.device, dtype: torch.dtype) -> Estimator:
         """This estimator for use beside a network on that device: surrogates in its type, heads in float32."""
         self.eval().requires_grad_(False).to(device)
-        for module in self.modules():
-            if isinstance(module, Gate):
-                module.surrogate.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parts = [module.surrogate for module in self.modules() if isinstance(module, Gate)]
+        for part in (*parts, self.adapted):
+            if part is not None:
+                part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
     def save(self, path: Path, network: str, metadata: dict[str, str] | None = None) -> None:
         """Write it as safetensors; `network` is the fingerprint of the weights that it belongs to."""
         tensors = {key: value.detach().float().cpu().contiguous() for key, value in self.state_dict().items()}
         facts = {"config": json.dumps(asdict(self.config)), "layout": json.dumps(asdict(self.layout))}
+        facts["adapted"] = json.dumps(self.adapted is not None)
         save_file(tensors, path, metadata={**facts, "network": network, **(metadata or {})})
 
 
@@ -125,7 +132,9 @@ def load_estimator(path: Path, network: str) -> Estimator | None:
             layout = json.loads(facts["layout"])
             spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
             config = NetworkConfig(**json.loads(facts["config"]))
-            estimator = Estimator(config, Layout(**spans, tail=layout["tail"]))
+            adapted = BasicVSR(config) if json.loads(facts.get("adapted", "false")) else None
+            shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
+            estimator = Estimator(config, shape, adapted)
             estimator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error

@@ -210,19 +210,24 @@ class BasicVSR(nn.Module):
         older, newer = lr[:, :-1].reshape(-1, 3, h, w), lr[:, 1:].reshape(-1, 3, h, w)
         return self.flow(older, newer).view(b, t - 1, 2, h, w), self.flow(newer, older).view(b, t - 1, 2, h, w)
 
-    def propagate(self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None) -> Tensor:
-        """`forward` with the flow given (as `flows` returns it)."""
+    def propagate(
+        self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None, trunks: tuple[Run, Run] | None = None
+    ) -> Tensor:
+        """`forward` with the flow given (as `flows` returns it), and with trunks in place of its own, if given."""
+        backward, forward = trunks or (self.backward_trunk, self.forward_trunk)
         t = lr.shape[1]
         backs: list[Tensor] = []
         feat: Tensor | None = None
         for i in reversed(range(t)):
-            feat = self.backward_step(lr[:, i], feat, None if to_next is None or i == t - 1 else to_next[:, i])
+            flow = None if to_next is None or i == t - 1 else to_next[:, i]
+            feat = self.backward_step(lr[:, i], feat, flow, trunk=backward)
             backs.append(feat)
         backs.reverse()
 
         frames: list[Tensor] = []
         feat = None
         for i in range(t):
-            feat = self.forward_step(lr[:, i], backs[i], feat, None if to_prev is None or i == 0 else to_prev[:, i - 1])
+            flow = None if to_prev is None or i == 0 else to_prev[:, i - 1]
+            feat = self.forward_step(lr[:, i], backs[i], feat, flow, trunk=forward)
             frames.append(self.reconstruct(lr[:, i], backs[i], feat))
         return torch.stack(frames, dim=1)

@@ -1,9 +1,10 @@
 """Running a trunk, or the upsampler, with gates: what an estimator expects little of takes a surrogate instead.
 
 Every decision is made from the features of the frame in hand alone, so that it does not depend on how a stream is cut
-into chunks. What a group costs in a segment of a band of tiles is weighed against the error that is expected there
-without it (`model.boxes.segments`); segments are run with a halo and pasted into the surrogate's result. Where that
-would cost about as much as the whole, the whole is run.
+into chunks. A trunk's group is run in the cells (`model.cells`) where the error that is expected without it outweighs
+the time; a batch of crops, pasted into the surrogate's result. The upsampler, whose pixels cost far more than a call,
+is run in segments of bands of tiles (`model.boxes.segments`). Where that would cost about as much as the whole, the
+whole is run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from model.boxes import Box, Cost, paint, segments
+from model.boxes import Box, Cost, segments
+from model.cells import crop_size, run_cells
 from model.estimator import Estimator, Gate
 from model.network import SCALE, BasicVSR, Trunk
 from model.output import write_pixels
@@ -23,8 +26,11 @@ from model.routing import TILE, Preset
 
 TAIL_HALO, TAIL_OVERHEAD = 2, 200
 """`Preset.overhead` of the upsampler, where a pixel costs as much as that of a whole trunk, in a few calls."""
-BAND, TAIL_BAND = 8, 3
-"""Rows of tiles in which a trunk's group, and the upsampler, is run or left out in segments."""
+TAIL_BAND = 3
+"""Rows of tiles in which the upsampler is run or left out in segments."""
+CELL, CELL_HALO = 24, 1
+"""Side of the cells, nearly, in which a trunk's group is run or left out, and the pixels around one: without any the
+seams cost PSNR, with two or more it is no better (`model/LOG.md`)."""
 MOST = 3.0
 """Logarithm of the most that an expected error counts, in computed tiles: one tile does not decide for a band."""
 
@@ -57,28 +63,36 @@ class Skipper:
     def _trunk(self, trunk: Trunk, branch: str, x: Tensor) -> Tensor:
         x = trunk.head(x)
         at, (h, w) = 0, x.shape[-2:]
-        halo = self.preset.halo
-        cost = Cost(TILE, halo, self.preset.overhead)
         for first, last, gate in self.estimator.gates(branch) if self.preset.confidence > 0 else ():
             x = trunk.blocks[at:first](x)
             group = trunk.blocks[first:last]
             change = gate.change(x)
-            boxes = self._boxes(gate, x, change, self.preset.confidence, cost, last - first)
-            if _whole(boxes, h, w):
+            cells, cost = self._cells(gate, x, change)
+            if cells.all() or cells.sum() * cost > self.preset.dense_above * h * w:
                 x = group(x)
             else:
-                crops = []
-                for box in boxes:
-                    outer = box.grown(halo, h, w)
-                    crop = group(x[..., outer.rows, outer.columns].contiguous(memory_format=torch.channels_last))
-                    inner = box.within(outer)
-                    crops.append(crop[..., inner.rows, inner.columns])
-                x = change.add_(x)
-                for box, crop in zip(boxes, crops, strict=True):
-                    x[..., box.rows, box.columns] = crop
+                x = run_cells(group, x, change.add_(x), cells, CELL_HALO)
+                self._skipped += (last - first) * h * w * (1.0 - float(cells.mean()))
             at = last
         self._done += len(trunk.blocks) * h * w
         return trunk.blocks[at:](x)  # type: ignore[no-any-return]
+
+    def _cells(self, gate: Gate, x: Tensor, change: Tensor) -> tuple[NDArray[np.bool_], int]:
+        """The cells in which the group behind a gate has to be run, and what one costs, in pixels."""
+        h, w = x.shape[-2:]
+        shape = max(round(h / CELL), 1), max(round(w / CELL), 1)
+        cost = crop_size(h, shape[0], CELL_HALO) * crop_size(w, shape[1], CELL_HALO)
+        price = self._price(gate, x, change, self.preset.confidence)[None]
+        mean = F.adaptive_avg_pool2d(price, shape)[0]
+        return (mean > cost * shape[0] * shape[1] / (h * w)).cpu().numpy(), cost
+
+    @staticmethod
+    def _price(gate: Gate, x: Tensor, change: Tensor, confidence: float) -> Tensor:
+        """What the expected error of leaving out a tile counts, [tiles down, across].
+
+        At `confidence` it is 1: as dear as computing the tile.
+        """
+        return gate.expected(x, change)[0].sub_(math.log(confidence)).clamp_(max=MOST).exp_()
 
     def tail(self, padded: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> tuple[Box, ...]:
         """Where in a box of a frame the upsampler has to be run; everywhere else its surrogate's pixels are written.
@@ -94,31 +108,16 @@ class Skipper:
         inside = (..., inner.rows, inner.columns)
         x = self.network.coarse(back[here], feat[here])
         change = gate.change(x)[inside]
-        cost = Cost(TILE, TAIL_HALO, TAIL_OVERHEAD)
-        boxes = self._boxes(gate, x[inside], change, self.preset.tail_confidence, cost, 0)
-        if _whole(boxes, box.y1 - box.y0, box.x1 - box.x0):
+        price = self._price(gate, x[inside], change, self.preset.tail_confidence)
+        penalty = price.cpu().numpy().astype(np.float64) * TILE * TILE
+        h, w = box.y1 - box.y0, box.x1 - box.x0
+        boxes = segments(penalty, h, w, Cost(TILE, TAIL_HALO, TAIL_OVERHEAD), TAIL_BAND)
+        spent = sum((b.y1 - b.y0 + 2 * TAIL_HALO) * (b.x1 - b.x0 + 2 * TAIL_HALO) + TAIL_OVERHEAD for b in boxes)
+        if spent > self.preset.dense_above * h * w:
             return (box,)
         around = padded[..., box.y0 : box.y1 + 2, box.x0 : box.x1 + 2]
         write_pixels(out[box.y0 * SCALE : box.y1 * SCALE, box.x0 * SCALE : box.x1 * SCALE], around, change)
         return tuple(Box(b.y0 + box.y0, b.x0 + box.x0, b.y1 + box.y0, b.x1 + box.x0) for b in boxes)
-
-    def _boxes(
-        self, gate: Gate, x: Tensor, change: Tensor, confidence: float, cost: Cost, blocks: int
-    ) -> tuple[Box, ...]:
-        """Where the group behind a gate has to be run; counts what it leaves out.
-
-        At `confidence` an expected error is as dear as computing the tile.
-        """
-        h, w = x.shape[-2:]
-        price = gate.expected(x, change).sub_(math.log(confidence)).clamp_(max=MOST).exp_()
-        penalty = price.cpu().numpy().astype(np.float64) * TILE * TILE
-        boxes = segments(penalty, h, w, cost, BAND if blocks else TAIL_BAND)
-        corners = np.array([(b.y1 - b.y0, b.x1 - b.x0) for b in boxes], np.int64).reshape(-1, 2)
-        spent = ((corners + 2 * cost.halo).prod(1) + cost.overhead).sum()
-        if spent > self.preset.dense_above * h * w:
-            return (Box(0, 0, h, w),)
-        self._skipped += blocks * h * w * float(1.0 - paint(boxes, penalty.shape, TILE).mean())
-        return boxes
 
 
 def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, pixels: int) -> Skipper | None:
@@ -128,8 +127,4 @@ def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset,
     """
     if estimator is None or pixels < 3 * preset.overhead or max(preset.confidence, preset.tail_confidence) <= 0:
         return None
-    return Skipper(network, estimator, preset)
-
-
-def _whole(boxes: tuple[Box, ...], h: int, w: int) -> bool:
-    return len(boxes) == 1 and boxes[0].area == h * w
+    return Skipper(estimator.adapted or network, estimator, preset)

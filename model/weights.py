@@ -112,10 +112,14 @@ def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
         return network.eval(), f"{name}:{TINY_SEED}"
     if not path.is_file():
         raise MissingWeights(f"the weights of {name} are not in {path.parent}; get them with `skipvsr models --fetch`")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if entry.sha256 and digest != entry.sha256:
+    if entry.sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
         raise BadWeights(f"{path.name} is damaged or not the official file; delete it and run `skipvsr models --fetch`")
-    return load_file(path), f"{name}:{digest[:16]}"
+    return load_file(path), fingerprint(name, path)
+
+
+def fingerprint(name: str, path: Path) -> str:
+    """What tells the weights in a file, which that model has, from all others."""
+    return f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def load_file(path: Path) -> BasicVSR:

@@ -122,14 +122,14 @@ def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
     with torch.inference_mode():
         twin = lab.dense()
         looks = [
-            _gate(gates, key).expected(x, x[:, :8]) for key, xs in twin.entry.items() if key[0] != "tail" for x in xs
+            _gate(gates, key).expected(x, x[:, :8])[0] for key, xs in twin.entry.items() if key[0] != "tail" for x in xs
         ]
     threshold = float(torch.stack(looks).median().exp())
     shares = [r.skip_ratio for r in run(model, clip, with_confidence(threshold))[0].reports]
     assert min(shares) > 0
     assert max(shares) < 0.6
     with torch.inference_mode():
-        whole = lab.run(lambda key, x, c: _gate(gates, key).expected(x, c) < math.log(threshold))
+        whole = lab.run(lambda key, x, c: _gate(gates, key).expected(x, c)[0] < math.log(threshold))
     routed = images(run(model, clip, with_confidence(threshold)))
     for image, ours in zip(whole.images, routed, strict=True):
         difference = (image.permute(1, 2, 0).numpy() - ours.astype(np.float32)).__abs__()
@@ -274,3 +274,29 @@ def test_training_windows_are_the_same_each_time(tmp_path: Path) -> None:
     assert [clip.hr.shape for clip in first] == [(4, 128, 160, 3)]
     assert [clip.lr.shape for clip in first] == [(4, 32, 40, 3)]
     assert all(np.array_equal(a.hr, b.hr) for a, b in zip(first, again, strict=True))
+
+
+def test_fast_skips_blocks_of_light_networks_only() -> None:
+    """Of the paper's network the upsampler's gate alone is worth its time."""
+    assert upscaler(estimator()).preset("fast").confidence == 0
+    assert upscaler(estimator()).preset("fast", confidence=0.01).confidence == 0.01
+    light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
+    assert light.estimator is not None
+    assert light.estimator.adapted is not None
+    assert light.preset("fast").confidence > 0
+    assert light.preset("balanced").confidence == 0
+
+
+def test_what_comes_along_for_small_skips_where_little_is_to_see() -> None:
+    """Ripples beside a blurred half: hardly anything is lost, and cells are left out."""
+    light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
+    columns = np.mgrid[:96, :160][1]
+    clip = np.stack([128 + 60 * np.sin((columns + i) / np.where(columns < 64, 1.5, 40)) for i in range(4)])
+    frames = np.repeat(clip[..., None], 3, axis=3).astype(np.uint8)
+    dense = light.forward(frames, None, lookahead=0, last=True, routing="off").frames
+    numbers = light.preset("fast", mask=False)
+    result = light.forward(frames, None, lookahead=0, last=True, routing=numbers)
+    assert all(report.units_reused == 0 for report in result.reports)
+    assert result.reports[2].skip_ratio > 0.2
+    error = np.square(result.frames.astype(float) - dense).mean()
+    assert error < 4.0  # 42 dB

@@ -71,6 +71,17 @@ class NetworkSection(_Section):
         return NetworkConfig(**self.model_dump())
 
 
+class GateSection(_Section):
+    """Gates that a network is adapted to (`model.training.gated`)."""
+
+    init: Path
+    """An estimator fitted to the weights that the run begins with (`skipvsr train-skip`)."""
+    confidence: float = Field(gt=0)
+    """Tiles are skipped as with that `Preset.confidence`."""
+    align: float = Field(0.01, ge=0)
+    """Weight of temporal feature alignment."""
+
+
 class TrainConfig(_Section):
     """A training run. `TrainConfig.load` reads it from TOML."""
 
@@ -92,6 +103,7 @@ class TrainConfig(_Section):
     flow_steps: int = Field(0, ge=0)
     """Steps before the first in which the flow alone learns, from the photometric term."""
     flow_lr_scale: float = Field(1.0, gt=0)
+    gates: GateSection | None = None
     photometric: float = Field(0.05, ge=0)
     """Weight of the photometric term of the flow."""
     clip_grad: float = Field(1.0, gt=0)
@@ -110,6 +122,8 @@ class TrainConfig(_Section):
             raise ValueError("data: name at least one folder in clips or photos")
         if self.clean_share < 1 and not self.data.uploads:
             raise ValueError("clean_share: below 1 needs data.uploads >= 1")
+        if self.gates and (self.init is None or self.flow_steps):
+            raise ValueError("gates: need init, the weights that they are for, and no flow_steps")
         longest = max(stage.frames for stage in self.stages)
         if longest > min(self.data.segment, self.data.photo_frames):
             raise ValueError(f"stages: {longest} frames are more than a packed segment holds")

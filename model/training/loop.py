@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.errors import ModelError
+from model.estimator import Estimator
 from model.network import BasicVSR
 from model.training import checkpoint
 from model.training.config import ConfigError, Stage, TrainConfig
 from model.training.data import Sampler, to_model
+from model.training.gated import GatedClip, GatedObjective, gated_network
 from model.training.objective import Objective
 from model.training.plot import plot
 from model.training.validate import bicubic, validate
-from model.weights import load_file, save_network
+from model.weights import fingerprint, load_file, save_network
 
 Say = Callable[[str], None]
 
@@ -45,14 +47,22 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = _initial(config)
         # channels_last is what makes bf16 convolutions fast on CPUs
-        self.network = network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        network = network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        bf16 = config.precision == "bf16"
+        self.network: BasicVSR | Estimator = network
+        """What is trained: a network, or one with its gates."""
+        self.objective: nn.Module = Objective(network, bf16)
+        if config.gates:
+            gated = gated_network(network, config.gates, _origin(config))
+            gated.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            self.objective = GatedObjective(gated, network, config.gates, bf16)
+            self.network, network = gated, self.objective.clip.network
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
-        self.objective: nn.Module = Objective(self.network, config.precision == "bf16")
         if dist.is_initialized():
             self.objective = DistributedDataParallel(self.objective, find_unused_parameters=config.flow_steps > 0)
-        flow = list(self.network.spynet.parameters())
+        flow = list(network.spynet.parameters())
         known = {id(p) for p in flow}
-        rest = [p for p in self.network.parameters() if id(p) not in known]
+        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": rest, "scale": 1.0}, {"params": flow, "scale": config.flow_lr_scale}]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
         self.step = 0
@@ -114,12 +124,14 @@ class Trainer:
         self.sums = state["sums"]
         torch.set_rng_state(state["rng"])
 
-    def averaged(self) -> BasicVSR:
+    def averaged(self) -> BasicVSR | GatedClip:
         """The averaged network in the type that the run computes in."""
-        network: BasicVSR = copy.deepcopy(self.ema)
-        if self.config.precision == "bf16":
-            network.bfloat16()
-        return network
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        network = copy.deepcopy(self.ema)
+        if isinstance(network, BasicVSR):
+            return network.to(dtype)
+        assert self.config.gates
+        return GatedClip(network.ready(self.device, dtype), self.config.gates.confidence)
 
 
 def _initial(config: TrainConfig) -> BasicVSR:
@@ -133,6 +145,12 @@ def _initial(config: TrainConfig) -> BasicVSR:
     if network.config != wanted:
         raise ConfigError(f"init: {config.init.name} holds {network.config}, the configuration asks for {wanted}")
     return network
+
+
+def _origin(config: TrainConfig) -> str:
+    """Fingerprint of the weights that a run of gates begins with."""
+    assert config.init is not None
+    return fingerprint(config.init.stem, config.init)
 
 
 def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | None = None) -> Path:
@@ -217,6 +235,9 @@ class _Scribe:
         """Keep the weights that do best on what this run trains for."""
         if not self.last_val:
             return
+        if self.config.gates:  # what skips least would win
+            plot(self.log.rows, self.out / "plot.png")
+            return
         counted = {"psnr_bi"} if self.config.clean_share == 1 else set(self.last_val)
         score = sum(self.last_val[name] for name in counted) / len(counted)
         plot(self.log.rows, self.out / "plot.png")
@@ -227,11 +248,18 @@ class _Scribe:
     def _export(self, name: str) -> None:
         notes = {"step": str(self.trainer.step)}
         path = self.out / f"{name}.safetensors"
-        checkpoint.replace(path, lambda part: save_network(self.trainer.ema, part, notes))
+        checkpoint.replace(path, lambda part: self._save(part, notes))
+
+    def _save(self, path: Path, notes: dict[str, str]) -> None:
+        trained = self.trainer.ema
+        if isinstance(trained, BasicVSR):
+            save_network(trained, path, notes)
+        else:
+            trained.save(path, _origin(self.config), notes)
 
 
 def _text(scores: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f} dB" for name, value in scores.items())
+    return "  ".join(f"{name} {value:.3f}{' dB' * name.startswith('psnr')}" for name, value in scores.items())
 
 
 def _clock(seconds: float) -> str:

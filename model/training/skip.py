@@ -170,17 +170,18 @@ def _pixels(tiles: Tensor, like: Tensor) -> Tensor:
 
 
 class LeastSquares:
-    """Streaming normal equations of one 3x3 convolution with bias, in float64."""
+    """Streaming normal equations of one convolution with bias, in float64."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        self.inputs, self.outputs = inputs, outputs
-        self.gram = torch.zeros(9 * inputs + 1, 9 * inputs + 1, dtype=torch.float64)
-        self.cross = torch.zeros(9 * inputs + 1, outputs, dtype=torch.float64)
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+        self.inputs, self.outputs, self.kernel = inputs, outputs, kernel
+        columns = kernel * kernel * inputs + 1
+        self.gram = torch.zeros(columns, columns, dtype=torch.float64)
+        self.cross = torch.zeros(columns, outputs, dtype=torch.float64)
 
     def add(self, x: Tensor, target: Tensor, weight: Tensor) -> None:
         """`x` [1, in, H, W], `target` [1, out, H, W], `weight` [1, 1, H, W]; a fixed grid of pixels of it."""
         step = PIXELS if self.inputs <= 64 else 3 * PIXELS
-        rows = F.unfold(x.float(), 3, padding=1)[0, :, ::step]
+        rows = F.unfold(x.float(), self.kernel, padding=self.kernel // 2)[0, :, ::step]
         root = weight.flatten()[::step].sqrt()
         rows = torch.cat([rows, rows.new_ones(1, rows.shape[1])]) * root
         values = target.float()[0].flatten(1)[:, ::step] * root
@@ -192,9 +193,14 @@ class LeastSquares:
         ridge = RIDGE * self.gram.diagonal().mean() * torch.eye(len(self.gram), dtype=torch.float64)
         solution = torch.linalg.solve(self.gram + ridge, self.cross)
         with torch.no_grad():
-            conv.weight.copy_(solution[:-1].T.reshape(self.outputs, self.inputs, 3, 3))
+            conv.weight.copy_(solution[:-1].T.reshape(conv.weight.shape))
             assert conv.bias is not None
             conv.bias.copy_(solution[-1])
+
+
+def _least_squares(gate: Gate) -> LeastSquares:
+    conv = gate.surrogate
+    return LeastSquares(conv.in_channels, conv.out_channels, conv.kernel_size[0])
 
 
 def all_gates(estimator: Estimator) -> Iterator[tuple[Key, Gate]]:
@@ -208,7 +214,7 @@ def all_gates(estimator: Estimator) -> Iterator[tuple[Key, Gate]]:
 
 def fit_surrogates(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> None:
     """Step 2: from the dense twin's features alone."""
-    sums = {key: LeastSquares(g.surrogate.in_channels, g.surrogate.out_channels) for key, g in all_gates(estimator)}
+    sums = {key: _least_squares(gate) for key, gate in all_gates(estimator)}
     for clip in clips:
         twin = Lab(network, estimator, clip).dense()
         for key, sum_ in sums.items():
@@ -220,7 +226,7 @@ def fit_surrogates(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip
 
 def align(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip], confidence: float) -> None:
     """Step 4: surrogates again, from the skipping network's features to the twin's."""
-    sums = {key: LeastSquares(g.surrogate.in_channels, g.surrogate.out_channels) for key, g in all_gates(estimator)}
+    sums = {key: _least_squares(gate) for key, gate in all_gates(estimator)}
     for clip in clips:
         lab = Lab(network, estimator, clip)
         twin, own = lab.dense(), lab.run(by_confidence(estimator, confidence))
@@ -237,7 +243,7 @@ def align(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip], confid
 def by_confidence(estimator: Estimator, confidence: float) -> Decide:
     """The rule that execution follows (`model.skipping`), tile by tile, without rectangles."""
     gates = dict(all_gates(estimator))
-    return lambda key, x, change: gates[key].expected(x, change) <= math.log(confidence)
+    return lambda key, x, change: gates[key].expected(x, change)[0] <= math.log(confidence)
 
 
 def _targets(key: Key, twin: Pass, own: Pass) -> list[Tensor]:
@@ -280,7 +286,7 @@ def measure(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> T
         for key, gate in all_gates(estimator):
             without = lab.run(lambda k, x, _, key=key: _everywhere(x) if k == key else None)  # type: ignore[misc]
             added = tile_errors(without.images, twin.images)
-            looks = torch.stack([gate.pooled(x, gate.change(x)) for x in twin.entry[key]])
+            looks = torch.cat([gate.pooled(x, gate.change(x)) for x in twin.entry[key]])
             rows[key].append((looks.flatten(0, 2), added.flatten(), own.flatten()))
     return {
         key: (torch.cat([r[0] for r in r3]), torch.cat([r[1] for r in r3]), torch.cat([r[2] for r in r3]))
@@ -356,11 +362,17 @@ def fit(
 
 
 def layout(config: NetworkConfig) -> Layout:
-    """Which groups get gates: most of the blocks after the first fifth, but the last two (`model/LOG.md` says why)."""
+    """Which groups get gates, and how large their surrogates are (`model/LOG.md` says why).
+
+    Of the paper's network most of the blocks after the first fifth, but the last two; of a light one, whose calls cost
+    as much as their pixels, all blocks of a branch at once.
+    """
+    if config.tail == "light":
+        return Layout(((0, config.blocks),), ((0, config.blocks),), tail=False, kernel=1)
     spans: tuple[tuple[int, int], ...] = ()
     if config.blocks >= 20:
         a, c = config.blocks // 5, config.blocks - 2
         spans = ((a, (a + c) // 2), ((a + c) // 2, c))
     elif config.blocks > 2:
         spans = ((1, config.blocks - 1),)
-    return Layout(spans, spans, tail=config.tail == "full")
+    return Layout(spans, spans, tail=True)

@@ -12,12 +12,13 @@ from model import degrade, metrics
 from model.network import BasicVSR
 from model.training import cache
 from model.training.data import to_model
+from model.training.gated import GatedClip
 
 
-def validate(network: BasicVSR, folder: Path, device: torch.device) -> dict[str, float]:
+def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device) -> dict[str, float]:
     """Mean Y-PSNR over the packed validation clips, in dB: `psnr_bi` and `psnr_up0` (compressed); empty without clips.
 
-    `network` is used as it is: on `device`, in its own type.
+    `network` is used as it is: on `device`, in its own type. Of one with gates also the share of tiles that they skip.
     """
     sums: dict[str, list[float]] = {}
     network.eval()
@@ -27,6 +28,9 @@ def validate(network: BasicVSR, folder: Path, device: torch.device) -> dict[str,
                 lr = to_model(torch.from_numpy(low[None].copy()), device)
                 frames = degrade.to_uint8(network(lr)[0].float().cpu() * 255)
                 sums.setdefault(f"psnr_{version}", []).append(_clip_psnr(frames, segment))
+                if isinstance(network, GatedClip):
+                    share = fmean(float(skip.float().mean()) for skip in network.skipped)
+                    sums.setdefault(f"skipped_{version}", []).append(share)
     return {name: fmean(values) for name, values in sums.items()}
 
 

@@ -1,0 +1,148 @@
+"""Adapting a network to its gates: it learns, the heads stay, a run goes on, and the engine runs what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from commands import train_skip
+from model.degrade import bi
+from model.engine import Upscaler
+from model.estimator import Estimator, load_estimator
+from model.network import BasicVSR, NetworkConfig
+from model.routing import Preset
+from model.training import cache
+from model.training.checkpoint import read_log
+from model.training.config import ConfigError, TrainConfig
+from model.training.loop import run
+from model.training.motion import moving_clip
+from model.training.prepare import each
+from model.training.skip import Clip, fit, layout
+from model.weights import fingerprint, load_file, save_network
+from tests.clips import make_clip
+
+CONFIG = """
+seed = 3
+init = "{init}"
+warmup = 2
+log_every = 2
+val_every = 6
+checkpoint_every = 4
+photo_share = 1.0
+precision = "fp32"
+threads = 1
+[network]
+channels = 8
+blocks = 2
+[gates]
+init = "{gates}"
+confidence = 0.5
+[data]
+photos = ["photos"]
+[[stages]]
+steps = 12
+batch = 2
+frames = 3
+patch = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache, a network's weights, an estimator fitted to them, and a configuration."""
+    folder = tmp_path_factory.mktemp("gates")
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    clips = []
+    for i in range(3):
+        hr = moving_clip(photo, photo[::-1].copy(), 5, 96, rng)
+        lr = each(hr, bi)
+        cache.write(folder, "val" if i == 2 else "photos", f"squares.{i}", hr, {"bi": lr})
+        clips.append(Clip(str(i), lr, hr))
+    torch.manual_seed(1)
+    network = BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)).eval().requires_grad_(False)
+    save_network(network, folder / "weights.safetensors")
+    estimator = Estimator(network.config, layout(network.config)).requires_grad_(False)
+    with torch.inference_mode():
+        fit(network, estimator, clips, confidence=0.5, rounds=0, say=lambda _: None)
+    estimator.save(folder / "gates.safetensors", fingerprint("weights", folder / "weights.safetensors"))
+    names = {"init": folder / "weights.safetensors", "gates": folder / "gates.safetensors"}
+    (folder / "config.toml").write_text(CONFIG.format(**names))
+    return folder
+
+
+def trained(fitted: Path, out: Path, stop_at: int | None = None) -> Estimator:
+    run(TrainConfig.load(fitted / "config.toml"), fitted, out, lambda line: None, stop_at)
+    origin = fingerprint("weights", fitted / "weights.safetensors")
+    estimator = load_estimator(out / "last.safetensors", origin) if stop_at is None else None
+    return estimator or Estimator(NetworkConfig(8, 2), layout(NetworkConfig(8, 2)))
+
+
+def test_network_and_surrogates_move_and_heads_stay(fitted: Path, tmp_path: Path) -> None:
+    before = load_estimator(fitted / "gates.safetensors", fingerprint("weights", fitted / "weights.safetensors"))
+    after = trained(fitted, tmp_path)
+    assert before is not None
+    assert before.adapted is None
+    assert after.adapted is not None
+    assert after.layout == before.layout
+    origin = load_file(fitted / "weights.safetensors")
+    moved = {name for name, value in after.adapted.state_dict().items() if not value.equal(origin.state_dict()[name])}
+    assert {"backward_trunk.main.0.weight", "conv_last.weight"} <= moved
+    for gate, old in zip(after.forward_gates, before.forward_gates, strict=True):
+        for name, value in gate.state_dict().items():
+            assert value.equal(old.state_dict()[name]) == name.startswith("head."), name
+    rows = read_log(tmp_path / "log.jsonl")
+    assert 0 < rows[-1]["skipped_bi"] <= 1
+    assert rows[-1]["loss"] > 0
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(fitted: Path, tmp_path: Path) -> None:
+    straight = trained(fitted, tmp_path / "straight")
+    trained(fitted, tmp_path / "stopped", stop_at=5)
+    resumed = trained(fitted, tmp_path / "stopped")
+    pairs = zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True)
+    assert all(name == other and a.equal(b) for (name, a), (other, b) in pairs)
+
+
+def test_the_engine_runs_the_adapted_weights_behind_gates_and_the_others_without(fitted: Path, tmp_path: Path) -> None:
+    estimator = trained(fitted, tmp_path)
+    network = load_file(fitted / "weights.safetensors")
+    frames = np.random.default_rng(0).integers(0, 255, (4, 40, 56, 3), dtype=np.uint8)
+
+    def upscaled(gates: Estimator | None, weights: BasicVSR, numbers: Preset) -> np.ndarray:
+        model = Upscaler("weights", weights, "weights", torch.device("cpu"), torch.float32, gates)
+        return model.forward(frames, None, lookahead=0, last=True, routing=numbers).frames
+
+    nothing_skipped = Preset(mask=False, overhead=60, confidence=1e-12)
+    plain = upscaled(None, network, Preset(mask=False))
+    assert np.array_equal(upscaled(estimator, network, Preset(mask=False)), plain)
+    assert estimator.adapted is not None
+    behind = upscaled(estimator, network, nothing_skipped)
+    assert np.array_equal(behind, upscaled(None, estimator.adapted, Preset(mask=False)))
+    assert not np.array_equal(behind, plain)
+
+
+def test_gates_of_other_weights_are_refused(fitted: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_network(BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)), other)
+    text = (fitted / "config.toml").read_text().replace(f'"{fitted}/weights.safetensors"', f'"{other}"')
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ConfigError, match="fitted to other weights"):
+        run(TrainConfig.load(tmp_path / "config.toml"), fitted, tmp_path / "out", lambda line: None)
+
+
+def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
+    make_clip(tmp_path / "one.mp4", frames=12, width=160, height=128)
+    out, again = tmp_path / "gates.safetensors", tmp_path / "again.safetensors"
+    options = {"frames": 3, "confidence": 0.5, "rounds": 0, "weights_dir": Path()}
+    train_skip.run("small", tmp_path, out, heads_of=None, **options)
+    train_skip.run("small", tmp_path, again, heads_of=out, **options)
+    origin = train_skip.load_network("small", Path())[1]
+    first, second = load_estimator(out, origin), load_estimator(again, origin)
+    assert first is not None
+    assert second is not None
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    assert all(a.equal(b) for (name, a), (_, b) in pairs if "surrogate" in name)
