@@ -53,6 +53,10 @@ def test_rows_of_a_clip(tmp_path: Path) -> None:
 def test_lr_is_the_quarter_of_what_is_divisible() -> None:
     lr, gt = reduced(WATER[:2, :50, :66])
     assert (lr.shape, gt.shape) == ((2, 12, 16, 3), (2, 48, 64, 3))
+    compressed, same = reduced(WATER[:2, :50, :66], "h264:40")
+    assert compressed.shape == lr.shape
+    assert not np.array_equal(compressed, lr)
+    assert np.array_equal(same, gt)
 
 
 def test_the_command_writes_rows_and_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
