@@ -123,8 +123,12 @@ class Skipper:
 def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, pixels: int) -> Skipper | None:
     """A skipper for one chunk of frames of so many LR pixels; None where nothing is to be skipped.
 
-    That is without an estimator, where the preset says so, and on frames so small that they are run densely.
+    That is without an estimator, where the preset sets none of its gates to work, and on frames so small that they are
+    run densely.
     """
-    if estimator is None or pixels < 3 * preset.overhead or max(preset.confidence, preset.tail_confidence) <= 0:
+    if estimator is None or pixels < 3 * preset.overhead:
+        return None
+    blocks = preset.confidence > 0 and bool(estimator.layout.backward or estimator.layout.forward)
+    if not blocks and (preset.tail_confidence <= 0 or estimator.tail_gate is None):
         return None
     return Skipper(estimator.adapted or network, estimator, preset)

@@ -119,6 +119,8 @@ def test_the_engine_runs_the_adapted_weights_behind_gates_and_the_others_without
     nothing_skipped = Preset(mask=False, overhead=60, confidence=1e-12)
     plain = upscaled(None, network, Preset(mask=False))
     assert np.array_equal(upscaled(estimator, network, Preset(mask=False)), plain)
+    only_a_tail_that_it_has_not = Preset(mask=False, overhead=60, tail_confidence=0.5)
+    assert np.array_equal(upscaled(estimator, network, only_a_tail_that_it_has_not), plain)
     assert estimator.adapted is not None
     behind = upscaled(estimator, network, nothing_skipped)
     assert np.array_equal(behind, upscaled(None, estimator.adapted, Preset(mask=False)))
