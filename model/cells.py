@@ -18,12 +18,13 @@ BATCH = 64
 
 
 def run_cells(work: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chosen: NDArray[np.bool_], halo: int) -> Tensor:
-    """`out` with `work(x)` written into the chosen cells; both [1, C, H, W], channels last in memory.
+    """`out`, which may be changed, with `work(x)` written into the chosen cells; both [1, C, H, W].
 
     `chosen` [down, across] tells the cells, into which the frame is divided evenly, to the pixel. Each is cut out with
     `halo` pixels around it, at the frame's edge as much further inside: there the crop ends where the frame does, and
     sees the same zeros beyond.
     """
+    out = out.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = x.shape
     n_down, n_across = chosen.shape
     tall, wide = crop_size(height, n_down, halo), crop_size(width, n_across, halo)
@@ -56,8 +57,8 @@ def crop_size(pixels: int, cells: int, halo: int) -> int:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W], channels last in memory, as [B H W, C]."""
-    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
+    """[B, C, H, W] as [B H W, C]; a view where channels are last in memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _index(pixels: NDArray[np.int64], like: Tensor) -> Tensor:

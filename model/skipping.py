@@ -63,7 +63,8 @@ class Skipper:
     def _trunk(self, trunk: Trunk, branch: str, x: Tensor) -> Tensor:
         x = trunk.head(x)
         at, (h, w) = 0, x.shape[-2:]
-        for first, last, gate in self.estimator.gates(branch) if self.preset.confidence > 0 else ():
+        gated = self.preset.confidence > 0 and not _too_small(h * w, self.preset)
+        for first, last, gate in self.estimator.gates(branch) if gated else ():
             x = trunk.blocks[at:first](x)
             group = trunk.blocks[first:last]
             change = gate.change(x)
@@ -126,9 +127,14 @@ def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset,
     That is without an estimator, where the preset sets none of its gates to work, and on frames so small that they are
     run densely.
     """
-    if estimator is None or pixels < 3 * preset.overhead:
+    if estimator is None or _too_small(pixels, preset):
         return None
     blocks = preset.confidence > 0 and bool(estimator.layout.backward or estimator.layout.forward)
     if not blocks and (preset.tail_confidence <= 0 or estimator.tail_gate is None):
         return None
     return Skipper(estimator.adapted or network, estimator, preset)
+
+
+def _too_small(pixels: int, preset: Preset) -> bool:
+    """Whether gates cost about as much as they could save, in a frame or in a crop of it."""
+    return pixels < 3 * preset.overhead

@@ -38,6 +38,11 @@ def test_only_the_chosen_cells_are_written() -> None:
     assert bool((run_cells(work, x, torch.full_like(x, 7.0), np.zeros((3, 4), np.bool_), 2) == 7.0).all())
 
 
+def test_channels_need_not_be_last_in_memory() -> None:
+    x, work = features(20, 28).contiguous(), two_convolutions()
+    assert torch.allclose(run_cells(work, x, torch.zeros_like(x), np.ones((2, 3), np.bool_), 2), work(x), atol=1e-6)
+
+
 def test_more_cells_than_a_batch() -> None:
     x, seen = features(8 * 9, 8 * 9), []
 
