@@ -15,6 +15,7 @@ from model.engine import load_model
 from model.errors import BadWeights
 from model.estimator import Estimator, estimator_path, load_estimator
 from model.training import skip
+from model.training.checkpoint import replace
 from model.training.prepare import Frames, each
 from model.weights import load_network
 
@@ -42,26 +43,28 @@ def run(
     """
     upscaler = load_model(model, weights_dir=weights_dir)
     fingerprint = load_network(model, weights_dir)[1]
-    clips = list(windows(data, frames))
-    print(f"{len(clips)} clips of up to {frames} frames", flush=True)
     how = f"skipvsr train-skip {model} --frames {frames}"
     if heads_of is None:
-        estimator = Estimator(upscaler.config, skip.layout(upscaler.config)).ready(upscaler.device, upscaler.dtype)
+        estimator = Estimator(upscaler.config, skip.layout(upscaler.config))
         how += f" --confidence {confidence} --rounds {rounds}"
-        with torch.inference_mode():
-            explained = skip.fit(upscaler.network, estimator, clips, confidence, rounds, _say)
     else:
         loaded = load_estimator(heads_of, fingerprint)
         if loaded is None:
             raise BadWeights(f"{heads_of} is not there, or was made for other weights than those of {model}")
-        estimator = loaded.ready(upscaler.device, upscaler.dtype)
+        estimator = loaded
         how += f" --heads-of {heads_of.name}"
-        with torch.inference_mode():
+    estimator.ready(upscaler.device, upscaler.dtype)
+    clips = list(windows(data, frames))
+    _say(f"{len(clips)} clips of up to {frames} frames")
+    with torch.inference_mode():
+        if heads_of is None:
+            explained = skip.fit(upscaler.network, estimator, clips, confidence, rounds, _say)
+        else:
             explained = skip.fit_heads(estimator, skip.measure(estimator.adapted or upscaler.network, estimator, clips))
     for (branch, number), share in explained.items():
         _say(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
     path = out or estimator_path(model)
-    estimator.save(path, fingerprint, {"made_by": how})
+    replace(path, lambda part: estimator.save(part, fingerprint, {"made_by": how}))
     _say(f"estimator: {path}")
     return 0
 

@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.degrade import bi
-from model.training import cache
 from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
 from model.training.loop import run
-from model.training.motion import moving_clip
-from model.training.prepare import each
 from model.weights import load_file
+from tests.squares import pack_squares
 
 CONFIG = """
 seed = 3
@@ -46,11 +43,7 @@ patch = 16
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    for i in range(3):
-        hr = moving_clip(photo, photo[::-1].copy(), 5, 96, rng)
-        cache.write(folder, "val" if i == 2 else "photos", f"squares.{i}", hr, {"bi": each(hr, bi)})
+    pack_squares(folder)
     (folder / "config.toml").write_text(CONFIG)
     return folder
 

@@ -9,20 +9,18 @@ import pytest
 import torch
 
 from commands import train_skip
-from model.degrade import bi
 from model.engine import Upscaler
+from model.errors import BadWeights
 from model.estimator import Estimator, load_estimator
 from model.network import BasicVSR, NetworkConfig
 from model.routing import Preset
-from model.training import cache
 from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
 from model.training.loop import run
-from model.training.motion import moving_clip
-from model.training.prepare import each
 from model.training.skip import Clip, fit, layout
 from model.weights import fingerprint, load_file, save_network
 from tests.clips import make_clip
+from tests.squares import pack_squares
 
 CONFIG = """
 seed = 3
@@ -54,14 +52,7 @@ patch = 16
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache, a network's weights, an estimator fitted to them, and a configuration."""
     folder = tmp_path_factory.mktemp("gates")
-    rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    clips = []
-    for i in range(3):
-        hr = moving_clip(photo, photo[::-1].copy(), 5, 96, rng)
-        lr = each(hr, bi)
-        cache.write(folder, "val" if i == 2 else "photos", f"squares.{i}", hr, {"bi": lr})
-        clips.append(Clip(str(i), lr, hr))
+    clips = [Clip(str(i), lr, hr) for i, (lr, hr) in enumerate(pack_squares(folder))]
     torch.manual_seed(1)
     network = BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)).eval().requires_grad_(False)
     save_network(network, folder / "weights.safetensors")
@@ -148,3 +139,7 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     assert second is not None
     pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
     assert all(a.equal(b) for (name, a), (_, b) in pairs if "surrogate" in name)
+    assert sorted(tmp_path.glob("*gates*")) == [out]  # written whole or not at all
+    assert out.stat().st_mode & 0o044 == 0o044  # by whomever a service runs as, it can be read
+    with pytest.raises(BadWeights, match="not there"):
+        train_skip.run("small", tmp_path, again, heads_of=tmp_path / "none.safetensors", **options)

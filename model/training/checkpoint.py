@@ -21,6 +21,7 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file so that nobody ever sees half of it: beside, fsync, rename, fsync of the folder."""
     part = path.with_name(f".{path.name}.part")
     write(part)
+    part.chmod(0o644)  # safetensors makes files for their owner alone; a service may run as somebody else
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

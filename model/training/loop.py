@@ -157,8 +157,8 @@ def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | No
     """Train, or go on with a run that was stopped; returns the path of the final (averaged) weights.
 
     `cache` is a folder that `prepare` packed. `out` gets `state.pt`, `log.jsonl`, `plot.png`, `best.safetensors`
-    (highest validation PSNR) and `last.safetensors`. `say` gets the progress, a line at a time. `stop_at` ends the run
-    early at that step, with a checkpoint. Raises ConfigError.
+    (highest validation PSNR; not of gates) and `last.safetensors`. `say` gets the progress, a line at a time. `stop_at`
+    ends the run early at that step, with a checkpoint. Raises ConfigError.
     """
     with _workers(config) as (rank, device):
         out.mkdir(parents=True, exist_ok=True)
