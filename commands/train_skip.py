@@ -42,13 +42,13 @@ def run(
     Raises ModelError, and ValueError where a video cannot be decoded.
     """
     upscaler = load_model(model, weights_dir=weights_dir)
-    fingerprint = load_network(model, weights_dir)[1]
+    network, fingerprint = load_network(model, weights_dir)
     how = f"skipvsr train-skip {model} --frames {frames}"
     if heads_of is None:
         estimator = Estimator(upscaler.config, skip.layout(upscaler.config))
         how += f" --confidence {confidence} --rounds {rounds}"
     else:
-        loaded = load_estimator(heads_of, fingerprint)
+        loaded = load_estimator(heads_of, fingerprint, network)
         if loaded is None:
             raise BadWeights(f"{heads_of} is not there, or was made for other weights than those of {model}")
         estimator = loaded

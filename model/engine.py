@@ -312,7 +312,7 @@ def load_model(
 
     def load() -> Upscaler:
         network, fingerprint = load_network(name, weights_dir)
-        estimator = load_estimator(estimator_path(name), fingerprint)
+        estimator = load_estimator(estimator_path(name), fingerprint, network)
         return Upscaler(name, network, fingerprint, where, dtype, estimator)
 
     # Each thread that runs torch on several cores keeps OpenMP threads of its own; where they are more than the cores,

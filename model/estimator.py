@@ -14,6 +14,7 @@ little of them is SkipVSR's idea (ACM MM 2024); its layers are not public, these
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from model.routing import TILE
 FLOOR = 1e-3
 """Added to a mean of features before its logarithm: less than that is noise of bfloat16."""
 HIDDEN = 32
+TRUNKS = ("backward_trunk.", "forward_trunk.")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Estimator(nn.Module):
         self.tail_gate = Gate(4 * c, 3 * SCALE * SCALE) if layout.tail else None  # sees `BasicVSR.coarse`
         self.adapted = adapted
         """Runs in the network's stead wherever gates are at work; None: the network itself does."""
+        self.parts: tuple[str, ...] = ("",)
+        """What the names of those of its weights begin with that were adapted; all others are the network's own."""
 
     def gates(self, branch: str) -> list[tuple[int, int, Gate]]:
         """(first block, the one after the last, gate) of the branch `backward` or `forward`."""
@@ -105,10 +109,18 @@ class Estimator(nn.Module):
         return self
 
     def save(self, path: Path, network: str, metadata: dict[str, str] | None = None) -> None:
-        """Write it as safetensors; `network` is the fingerprint of the weights that it belongs to."""
-        tensors = {key: value.detach().float().cpu().contiguous() for key, value in self.state_dict().items()}
+        """Write it as safetensors; `network` is the fingerprint of the weights that it belongs to.
+
+        Adapted weights become bfloat16, which the network computes in where it can.
+        """
+        tensors = {}
+        for key, value in self.state_dict().items():
+            if not key.startswith("adapted."):
+                tensors[key] = value.detach().float().cpu().contiguous()
+            elif key.removeprefix("adapted.").startswith(self.parts):
+                tensors[key] = value.detach().bfloat16().cpu().contiguous()
         facts = {"config": json.dumps(asdict(self.config)), "layout": json.dumps(asdict(self.layout))}
-        facts["adapted"] = json.dumps(self.adapted is not None)
+        facts["adapted"] = json.dumps(self.parts if self.adapted else None)
         save_file(tensors, path, metadata={**facts, "network": network, **(metadata or {})})
 
 
@@ -117,25 +129,31 @@ def estimator_path(model: str) -> Path:
     return Path(__file__).parent / "weights" / f"skip-{model}.safetensors"
 
 
-def load_estimator(path: Path, network: str) -> Estimator | None:
-    """The estimator in a file, or None where there is no file, or where it was fitted to other weights than `network`.
+def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator | None:
+    """The estimator in a file, or None where there is no file, or where it was fitted to other weights.
 
-    `network` is a fingerprint as `model.weights.load_network` tells it. Raises BadWeights on a damaged file.
+    `network` and `fingerprint` are what `model.weights.load_network` returns. Raises BadWeights on a damaged file.
     """
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            if facts["network"] != network:
+            if facts["network"] != fingerprint:
                 return None
             layout = json.loads(facts["layout"])
             spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
             config = NetworkConfig(**json.loads(facts["config"]))
-            adapted = BasicVSR(config) if json.loads(facts.get("adapted", "false")) else None
+            parts = json.loads(facts.get("adapted", "null"))
             shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
-            estimator = Estimator(config, shape, adapted)
-            estimator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            estimator = Estimator(config, shape, copy.deepcopy(network) if parts else None)
+            estimator.parts = tuple(parts or ("",))
+            stays = {
+                f"adapted.{key}": value
+                for key, value in network.state_dict().items()
+                if parts and not key.startswith(estimator.parts)
+            }
+            estimator.load_state_dict({key: file.get_tensor(key) for key in file.keys()} | stays)  # noqa: SIM118
     except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
     return estimator.eval()

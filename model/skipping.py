@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.boxes import Box, Cost, segments
@@ -68,7 +67,8 @@ class Skipper:
             x = trunk.blocks[at:first](x)
             group = trunk.blocks[first:last]
             change = gate.change(x)
-            cells, cost = self._cells(gate, x, change)
+            wanted, cost = cells_to_run(gate, x, change, self.preset.confidence)
+            cells = wanted[0].cpu().numpy()
             if cells.all() or cells.sum() * cost > self.preset.dense_above * h * w:
                 x = group(x)
             else:
@@ -77,23 +77,6 @@ class Skipper:
             at = last
         self._done += len(trunk.blocks) * h * w
         return trunk.blocks[at:](x)  # type: ignore[no-any-return]
-
-    def _cells(self, gate: Gate, x: Tensor, change: Tensor) -> tuple[NDArray[np.bool_], int]:
-        """The cells in which the group behind a gate has to be run, and what one costs, in pixels."""
-        h, w = x.shape[-2:]
-        shape = max(round(h / CELL), 1), max(round(w / CELL), 1)
-        cost = crop_size(h, shape[0], CELL_HALO) * crop_size(w, shape[1], CELL_HALO)
-        price = self._price(gate, x, change, self.preset.confidence)[None]
-        mean = F.adaptive_avg_pool2d(price, shape)[0]
-        return (mean > cost * shape[0] * shape[1] / (h * w)).cpu().numpy(), cost
-
-    @staticmethod
-    def _price(gate: Gate, x: Tensor, change: Tensor, confidence: float) -> Tensor:
-        """What the expected error of leaving out a tile counts, [tiles down, across].
-
-        At `confidence` it is 1: as dear as computing the tile.
-        """
-        return gate.expected(x, change)[0].sub_(math.log(confidence)).clamp_(max=MOST).exp_()
 
     def tail(self, padded: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> tuple[Box, ...]:
         """Where in a box of a frame the upsampler has to be run; everywhere else its surrogate's pixels are written.
@@ -109,8 +92,8 @@ class Skipper:
         inside = (..., inner.rows, inner.columns)
         x = self.network.coarse(back[here], feat[here])
         change = gate.change(x)[inside]
-        price = self._price(gate, x[inside], change, self.preset.tail_confidence)
-        penalty = price.cpu().numpy().astype(np.float64) * TILE * TILE
+        price = _price(gate, x[inside], change, self.preset.tail_confidence)
+        penalty = price[0].cpu().numpy().astype(np.float64) * TILE * TILE
         h, w = box.y1 - box.y0, box.x1 - box.x0
         boxes = segments(penalty, h, w, Cost(TILE, TAIL_HALO, TAIL_OVERHEAD), TAIL_BAND)
         spent = sum((b.y1 - b.y0 + 2 * TAIL_HALO) * (b.x1 - b.x0 + 2 * TAIL_HALO) + TAIL_OVERHEAD for b in boxes)
@@ -119,6 +102,26 @@ class Skipper:
         around = padded[..., box.y0 : box.y1 + 2, box.x0 : box.x1 + 2]
         write_pixels(out[box.y0 * SCALE : box.y1 * SCALE, box.x0 * SCALE : box.x1 * SCALE], around, change)
         return tuple(Box(b.y0 + box.y0, b.x0 + box.x0, b.y1 + box.y0, b.x1 + box.x0) for b in boxes)
+
+
+def cells_to_run(gate: Gate, x: Tensor, change: Tensor, confidence: float) -> tuple[Tensor, int]:
+    """The cells [B, down, across] in which the group behind a gate has to be run, and what one costs, in pixels.
+
+    `x` [B, C, H, W] is what goes into the group, `change` what its surrogate adds.
+    """
+    h, w = x.shape[-2:]
+    shape = max(round(h / CELL), 1), max(round(w / CELL), 1)
+    cost = crop_size(h, shape[0], CELL_HALO) * crop_size(w, shape[1], CELL_HALO)
+    mean = F.adaptive_avg_pool2d(_price(gate, x, change, confidence), shape)
+    return mean > cost * shape[0] * shape[1] / (h * w), cost
+
+
+def _price(gate: Gate, x: Tensor, change: Tensor, confidence: float) -> Tensor:
+    """What the expected error of leaving out a tile counts, [B, tiles down, tiles across].
+
+    At `confidence` it is 1: as dear as computing the tile.
+    """
+    return gate.expected(x, change).sub_(math.log(confidence)).clamp_(max=MOST).exp_()
 
 
 def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, pixels: int) -> Skipper | None:

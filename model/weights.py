@@ -122,6 +122,11 @@ def fingerprint(name: str, path: Path) -> str:
     return f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
+def name_of(path: Path) -> str:
+    """The model whose weights are in a file of that name: an official one's, else the name itself."""
+    return next((entry.name for entry in CARDS if entry.sha256 and entry.file == path.name), path.stem)
+
+
 def load_file(path: Path) -> BasicVSR:
     """A network from a checkpoint: this project's safetensors, or a .pth with BasicSR's or mmagic's key names.
 

@@ -197,22 +197,23 @@ def test_segments_of_the_last_band_end_with_the_frame() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     made, path = estimator(), tmp_path / "skip.safetensors"
     made.save(path, "some:1")
-    loaded = load_estimator(path, "some:1")
+    loaded = load_estimator(path, "some:1", network())
     assert loaded is not None
     assert loaded.layout == LAYOUT
     assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), loaded.state_dict().values(), strict=True))
-    assert load_estimator(path, "other:2") is None  # fitted to other weights
-    assert load_estimator(tmp_path / "none.safetensors", "some:1") is None
+    assert load_estimator(path, "other:2", network()) is None  # fitted to other weights
+    assert load_estimator(tmp_path / "none.safetensors", "some:1", network()) is None
     path.write_bytes(b"nothing")
     with pytest.raises(BadWeights, match="holds no estimator"):
-        load_estimator(path, "some:1")
+        load_estimator(path, "some:1", network())
 
 
 def test_estimators_that_come_along_belong_to_the_weights_that_come_along() -> None:
     """One whose weights were trained anew since would silently not be used."""
     for path in OWN_WEIGHTS.glob("skip-small*.safetensors"):
         name = path.stem.removeprefix("skip-")
-        assert load_estimator(path, load_network(name, Path())[1]) is not None, name
+        network, fingerprint = load_network(name, Path())
+        assert load_estimator(path, fingerprint, network) is not None, name
 
 
 def test_least_squares_recovers_a_convolution() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from commands import train_skip
 from model.engine import Upscaler
@@ -65,21 +66,23 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(fitted: Path, out: Path, stop_at: int | None = None) -> Estimator:
-    run(TrainConfig.load(fitted / "config.toml"), fitted, out, lambda line: None, stop_at)
+def trained(fitted: Path, out: Path, *, stop_at: int | None = None, config: str = "config.toml") -> Estimator | None:
+    run(TrainConfig.load(fitted / config), fitted, out, lambda line: None, stop_at)
     origin = fingerprint("weights", fitted / "weights.safetensors")
-    estimator = load_estimator(out / "last.safetensors", origin) if stop_at is None else None
-    return estimator or Estimator(NetworkConfig(8, 2), layout(NetworkConfig(8, 2)))
+    if stop_at is not None:
+        return None
+    return load_estimator(out / "last.safetensors", origin, load_file(fitted / "weights.safetensors"))
 
 
 def test_network_and_surrogates_move_and_heads_stay(fitted: Path, tmp_path: Path) -> None:
-    before = load_estimator(fitted / "gates.safetensors", fingerprint("weights", fitted / "weights.safetensors"))
-    after = trained(fitted, tmp_path)
+    origin = load_file(fitted / "weights.safetensors")
+    named = fingerprint("weights", fitted / "weights.safetensors")
+    before, after = load_estimator(fitted / "gates.safetensors", named, origin), trained(fitted, tmp_path)
     assert before is not None
     assert before.adapted is None
+    assert after is not None
     assert after.adapted is not None
     assert after.layout == before.layout
-    origin = load_file(fitted / "weights.safetensors")
     moved = {name for name, value in after.adapted.state_dict().items() if not value.equal(origin.state_dict()[name])}
     assert {"backward_trunk.main.0.weight", "conv_last.weight"} <= moved
     for gate, old in zip(after.forward_gates, before.forward_gates, strict=True):
@@ -90,10 +93,29 @@ def test_network_and_surrogates_move_and_heads_stay(fitted: Path, tmp_path: Path
     assert rows[-1]["loss"] > 0
 
 
+def test_trunks_alone_are_adapted_and_kept(fitted: Path, tmp_path: Path) -> None:
+    """Of a large network: the flow and the upsampler stay, and are not stored a second time."""
+    text = (fitted / "config.toml").read_text().replace("[gates]", '[gates]\nadapt = "trunks"')
+    (fitted / "trunks.toml").write_text(text)
+    after, origin = trained(fitted, tmp_path, config="trunks.toml"), load_file(fitted / "weights.safetensors")
+    assert after is not None
+    assert after.adapted is not None
+    before = origin.state_dict()
+    moved = {name for name, value in after.adapted.state_dict().items() if not value.equal(before[name])}
+    trunks = {name for name in before if "_trunk." in name}
+    assert {"backward_trunk.main.0.weight", "forward_trunk.main.0.weight"} <= moved <= trunks
+    with safe_open(tmp_path / "last.safetensors", framework="pt") as file:
+        stored = [key for key in file.keys() if key.startswith("adapted.")]  # noqa: SIM118
+        assert set(stored) == {f"adapted.{name}" for name in trunks}
+        assert {file.get_tensor(key).dtype for key in stored} == {torch.bfloat16}
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(fitted: Path, tmp_path: Path) -> None:
     straight = trained(fitted, tmp_path / "straight")
     trained(fitted, tmp_path / "stopped", stop_at=5)
     resumed = trained(fitted, tmp_path / "stopped")
+    assert straight is not None
+    assert resumed is not None
     pairs = zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True)
     assert all(name == other and a.equal(b) for (name, a), (other, b) in pairs)
 
@@ -112,6 +134,7 @@ def test_the_engine_runs_the_adapted_weights_behind_gates_and_the_others_without
     assert np.array_equal(upscaled(estimator, network, Preset(mask=False)), plain)
     only_a_tail_that_it_has_not = Preset(mask=False, overhead=60, tail_confidence=0.5)
     assert np.array_equal(upscaled(estimator, network, only_a_tail_that_it_has_not), plain)
+    assert estimator is not None
     assert estimator.adapted is not None
     behind = upscaled(estimator, network, nothing_skipped)
     assert np.array_equal(behind, upscaled(None, estimator.adapted, Preset(mask=False)))
@@ -133,8 +156,8 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     options = {"frames": 3, "confidence": 0.5, "rounds": 0, "weights_dir": Path()}
     train_skip.run("small", tmp_path, out, heads_of=None, **options)
     train_skip.run("small", tmp_path, again, heads_of=out, **options)
-    origin = train_skip.load_network("small", Path())[1]
-    first, second = load_estimator(out, origin), load_estimator(again, origin)
+    network, origin = train_skip.load_network("small", Path())
+    first, second = load_estimator(out, origin, network), load_estimator(again, origin, network)
     assert first is not None
     assert second is not None
     pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)

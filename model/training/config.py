@@ -80,6 +80,8 @@ class GateSection(_Section):
     """Tiles are skipped as with that `Preset.confidence`."""
     align: float = Field(0.01, ge=0)
     """Weight of temporal feature alignment."""
+    adapt: Literal["all", "trunks"] = "all"
+    """What moves besides the surrogates: the whole network, or its trunks, while flow and upsampler stay."""
 
 
 class TrainConfig(_Section):

@@ -1,7 +1,7 @@
 """Adapting a network to its gates: the weights move, so that what is easy needs few blocks.
 
 `model.training.skip` fits surrogates and heads to frozen weights. Here the heads stay as they are, and network and
-surrogates learn together, over clips in which tiles are skipped as the heads say. *Temporal feature alignment*
+surrogates learn together, over clips in which cells are skipped as the heads say. *Temporal feature alignment*
 (SkipVSR, ACM MM 2024) holds the hidden features of both branches to those of the dense twin, the network
 as it was, over whole sequences, since the error of skipping grows with them. Heads are fitted anew afterwards.
 
@@ -11,18 +11,18 @@ Gates that learn by themselves (straight-through gradients and a budget) were wo
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from model.errors import ModelError
-from model.estimator import Estimator, load_estimator
+from model.estimator import TRUNKS, Estimator, load_estimator
 from model.network import BasicVSR, Trunk
-from model.routing import TILE
+from model.skipping import cells_to_run
 from model.training.config import ConfigError, GateSection
 from model.training.objective import charbonnier, photometric
 
@@ -33,14 +33,19 @@ def gated_network(network: BasicVSR, section: GateSection, fingerprint: str) -> 
     Raises ConfigError.
     """
     try:
-        estimator = load_estimator(section.init, fingerprint)
+        estimator = load_estimator(section.init, fingerprint, network)
     except ModelError as error:
         raise ConfigError(f"gates: {error}") from error
     if estimator is None:
         raise ConfigError(f"gates: {section.init} is not there, or was fitted to other weights than init's")
     estimator.adapted = estimator.adapted or copy.deepcopy(network)
-    for gate in (*estimator.backward_gates, *estimator.forward_gates):
-        gate.head.requires_grad_(False)
+    estimator.parts = TRUNKS if section.adapt == "trunks" else ("",)
+    learns = [gate.surrogate for gate in (*estimator.backward_gates, *estimator.forward_gates)]
+    estimator.requires_grad_(False)
+    for part in learns:
+        part.requires_grad_(True)
+    for name, parameter in estimator.adapted.named_parameters():
+        parameter.requires_grad_(name.startswith(estimator.parts))
     return estimator
 
 
@@ -49,9 +54,9 @@ class GatedClip(nn.Module):
 
     def __init__(self, estimator: Estimator, confidence: float) -> None:
         super().__init__()
-        self.estimator, self.threshold = estimator, math.log(confidence)
+        self.estimator, self.confidence = estimator, confidence
         self.skipped: list[Tensor] = []
-        """Of the last clip the gates' decisions [B, 1, tiles down, tiles across]: True skips."""
+        """Of the last clip the gates' decisions [B, 1, cells down, cells across]: True skips."""
         self.features: list[Tensor] = []
         """And the hidden features [B, C, H, W], those of the backward branch first."""
 
@@ -76,9 +81,9 @@ class GatedClip(nn.Module):
         for first, last, gate in self.estimator.gates(branch):
             x = trunk.blocks[at:first](x)
             change = gate.change(x)
-            skip = gate.expected(x.detach(), change.detach())[:, None] <= self.threshold
+            skip = ~cells_to_run(gate, x.detach(), change.detach(), self.confidence)[0][:, None]
             self.skipped.append(skip)
-            wide = skip.repeat_interleave(TILE, 2).repeat_interleave(TILE, 3)[..., : x.shape[-2], : x.shape[-1]]
+            wide = F.interpolate(skip.to(x.dtype), x.shape[-2:]).bool()
             x, at = torch.where(wide, x + change, trunk.blocks[first:last](x)), last
         x = trunk.blocks[at:](x)
         self.features.append(x)
@@ -106,11 +111,12 @@ class GatedObjective(nn.Module):
         flow_loss = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
         loss = charbonnier(frames.float(), hr)
         if self.section.align:
-            loss = loss + self.section.align * self._drift(lr)
+            same = self.section.adapt == "trunks"  # then the flow is the twin's
+            loss = loss + self.section.align * self._drift(lr, (to_next, to_prev) if same else None)
         self.clip.skipped, self.clip.features = [], []
         return loss, flow_loss / 2
 
-    def _drift(self, lr: Tensor) -> Tensor:
+    def _drift(self, lr: Tensor, flows: tuple[Tensor, Tensor] | None) -> Tensor:
         """Squared distance of the hidden features from the twin's, over the twin's own energy."""
         twin, wanted = self._twin[0], list[Tensor]()
 
@@ -120,7 +126,7 @@ class GatedObjective(nn.Module):
 
         with torch.no_grad():
             trunks = partial(noted, twin.backward_trunk), partial(noted, twin.forward_trunk)
-            twin.propagate(lr, *twin.flows(lr), trunks)
+            twin.propagate(lr, *(flows or twin.flows(lr)), trunks)
         pairs = zip(self.clip.features, wanted, strict=True)
         return torch.stack(
             [(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]

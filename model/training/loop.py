@@ -26,7 +26,7 @@ from model.training.gated import GatedClip, GatedObjective, gated_network
 from model.training.objective import Objective
 from model.training.plot import plot
 from model.training.validate import bicubic, validate
-from model.weights import fingerprint, load_file, save_network
+from model.weights import fingerprint, load_file, name_of, save_network
 
 Say = Callable[[str], None]
 
@@ -60,7 +60,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         if dist.is_initialized():
             self.objective = DistributedDataParallel(self.objective, find_unused_parameters=config.flow_steps > 0)
-        flow = list(network.spynet.parameters())
+        flow = [p for p in network.spynet.parameters() if p.requires_grad]
         known = {id(p) for p in flow}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         groups = [{"params": rest, "scale": 1.0}, {"params": flow, "scale": config.flow_lr_scale}]
@@ -150,7 +150,7 @@ def _initial(config: TrainConfig) -> BasicVSR:
 def _origin(config: TrainConfig) -> str:
     """Fingerprint of the weights that a run of gates begins with."""
     assert config.init is not None
-    return fingerprint(config.init.stem, config.init)
+    return fingerprint(name_of(config.init), config.init)
 
 
 def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | None = None) -> Path:
