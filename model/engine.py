@@ -194,6 +194,13 @@ class Upscaler:
             numbers["confidence"] = 0.0  # of the paper's network the upsampler's gate alone is worth it (model/LOG.md)
         return preset(name, **{**numbers, **changes})
 
+    def identity(self, routing: str) -> str:
+        """What tells apart models that make different frames of the same ones: weights, type, and gates if at work."""
+        numbers = self.preset(routing)
+        if self.estimator is None or not (numbers.confidence > 0 or numbers.tail_confidence > 0):
+            return self.fingerprint
+        return f"{self.fingerprint}:{self.estimator.digest}"
+
     def _clock(self) -> float:
         """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.
 

@@ -15,6 +15,7 @@ little of them is SkipVSR's idea (ACM MM 2024); its layers are not public, these
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -92,6 +93,8 @@ class Estimator(nn.Module):
         """Runs in the network's stead wherever gates are at work; None: the network itself does."""
         self.parts: tuple[str, ...] = ("",)
         """What the names of those of its weights begin with that were adapted; all others are the network's own."""
+        self.digest = ""
+        """Tells the file that it was loaded from apart from others."""
 
     def gates(self, branch: str) -> list[tuple[int, int, Gate]]:
         """(first block, the one after the last, gate) of the branch `backward` or `forward`."""
@@ -156,4 +159,5 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
             estimator.load_state_dict({key: file.get_tensor(key) for key in file.keys()} | stays)  # noqa: SIM118
     except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
+    estimator.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return estimator.eval()

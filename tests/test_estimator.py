@@ -216,6 +216,15 @@ def test_estimators_that_come_along_belong_to_the_weights_that_come_along() -> N
         assert load_estimator(path, fingerprint, network) is not None, name
 
 
+def test_a_job_with_gates_at_work_is_told_from_one_with_other_gates() -> None:
+    """So that one which was under way when an estimator was replaced starts anew, and no other does."""
+    light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
+    assert light.estimator is not None
+    before = {routing: light.identity(routing) for routing in ("off", "balanced", "fast")}
+    light.estimator.digest = "another"
+    assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"fast"}
+
+
 def test_least_squares_recovers_a_convolution() -> None:
     torch.manual_seed(0)
     known, found = nn.Conv2d(4, 3, 3, 1, 1), nn.Conv2d(4, 3, 3, 1, 1)

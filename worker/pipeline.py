@@ -152,7 +152,10 @@ def _upscale(order: Order, model: Upscaler, stop: threading.Event) -> Generator[
     )
     checkpoints = Checkpoints(order.folder)
     identity = Identity(
-        input_sha256=sha256_of(order.source), model=model.fingerprint, options=options, encoder=spec.encoder
+        input_sha256=sha256_of(order.source),
+        model=model.identity(options.routing),
+        options=options,
+        encoder=spec.encoder,
     )
     manifest, state, reason = checkpoints.load(identity)
     if reason:
