@@ -37,6 +37,10 @@ from model.weights import DEFAULT_MODEL, load_network
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
 
+FULL_CONFIDENCE = 0.015
+"""`Preset.confidence` of `fast` for the paper's network, where that was adapted to its gates: it is nearer to the truth
+than a light one, and so has more to lose."""
+
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -190,9 +194,12 @@ class Upscaler:
     def preset(self, name: str, **changes: float) -> Preset:
         """The preset of that name, for this network here, with some of its numbers changed. Raises ModelError."""
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
-        if self.config.tail == "full":
-            numbers["confidence"] = 0.0  # of the paper's network the upsampler's gate alone is worth it (model/LOG.md)
-        return preset(name, **{**numbers, **changes})
+        made = preset(name, **{**numbers, **changes})
+        if self.config.tail == "full" and made.confidence and "confidence" not in changes:
+            # Frozen, the paper's network loses more by skipped blocks than by the upsampler's gate (model/LOG.md).
+            adapted = self.estimator is not None and self.estimator.adapted is not None
+            made = replace(made, confidence=FULL_CONFIDENCE if adapted else 0.0)
+        return made
 
     def identity(self, routing: str) -> str:
         """What tells apart models that make different frames of the same ones: weights, type, and gates if at work."""

@@ -15,7 +15,7 @@ from model.engine import ChunkResult, Upscaler, groups, load_model
 from model.errors import BadWeights
 from model.estimator import Estimator, Gate, Layout, load_estimator
 from model.network import BasicVSR, NetworkConfig
-from model.routing import Preset
+from model.routing import PRESETS, Preset
 from model.training.skip import Clip, Lab, LeastSquares, align, fit, measure, shuffled, sub_pixels
 from model.weights import OWN_WEIGHTS, load_network
 from tests.clips import make_clip
@@ -286,10 +286,14 @@ def test_training_windows_are_the_same_each_time(tmp_path: Path) -> None:
     assert all(np.array_equal(a.hr, b.hr) for a, b in zip(first, again, strict=True))
 
 
-def test_fast_skips_blocks_of_light_networks_only() -> None:
-    """Of the paper's network the upsampler's gate alone is worth its time."""
+def test_fast_skips_blocks_of_light_networks_and_of_adapted_ones() -> None:
+    """Of the paper's network as it is, the upsampler's gate alone is worth its time."""
     assert upscaler(estimator()).preset("fast").confidence == 0
     assert upscaler(estimator()).preset("fast", confidence=0.01).confidence == 0.01
+    adapted = estimator()
+    adapted.adapted = network()
+    assert 0 < upscaler(adapted).preset("fast").confidence < PRESETS["fast"].confidence
+    assert upscaler(adapted).preset("balanced").confidence == 0
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     assert light.estimator is not None
     assert light.estimator.adapted is not None

@@ -110,6 +110,19 @@ def test_trunks_alone_are_adapted_and_kept(fitted: Path, tmp_path: Path) -> None
         assert {file.get_tensor(key).dtype for key in stored} == {torch.bfloat16}
 
 
+def test_half_of_what_it_began_with_is_kept(fitted: Path, tmp_path: Path) -> None:
+    (fitted / "half.toml").write_text((fitted / "config.toml").read_text().replace("[gates]", "[gates]\nkeep = 0.5"))
+    whole, half = trained(fitted, tmp_path / "whole"), trained(fitted, tmp_path / "half", config="half.toml")
+    assert whole is not None
+    assert half is not None
+    assert whole.adapted is not None
+    assert half.adapted is not None
+    name, origin = "backward_trunk.main.0.weight", load_file(fitted / "weights.safetensors").state_dict()
+    wanted = (whole.adapted.state_dict()[name] + origin[name]) / 2
+    assert torch.allclose(half.adapted.state_dict()[name], wanted, atol=2e-3)  # stored in bfloat16
+    assert not torch.allclose(wanted, origin[name], atol=1e-4)
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(fitted: Path, tmp_path: Path) -> None:
     straight = trained(fitted, tmp_path / "straight")
     trained(fitted, tmp_path / "stopped", stop_at=5)

@@ -82,6 +82,9 @@ class GateSection(_Section):
     """Weight of temporal feature alignment."""
     adapt: Literal["all", "trunks"] = "all"
     """What moves besides the surrogates: the whole network, or its trunks, while flow and upsampler stay."""
+    keep: float = Field(0.0, ge=0, le=1)
+    """Share of the weights that the run began with in those that come out, as a mean of both (Wortsman et al., CVPR
+    2022): short sequences teach little of drift, which the weights before may have learnt to avoid."""
 
 
 class TrainConfig(_Section):

@@ -58,6 +58,7 @@ class Trainer:
             self.objective = GatedObjective(gated, network, config.gates, bf16)
             self.network, network = gated, self.objective.clip.network
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
+        self.start = copy.deepcopy(self.ema) if config.gates and config.gates.keep else None
         if dist.is_initialized():
             self.objective = DistributedDataParallel(self.objective, find_unused_parameters=config.flow_steps > 0)
         flow = [p for p in network.spynet.parameters() if p.requires_grad]
@@ -124,10 +125,19 @@ class Trainer:
         self.sums = state["sums"]
         torch.set_rng_state(state["rng"])
 
-    def averaged(self) -> BasicVSR | GatedClip:
-        """The averaged network in the type that the run computes in."""
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+    def result(self) -> BasicVSR | Estimator:
+        """What comes out of the run: the average of its weights, with as much of those before it as is to be kept."""
         network = copy.deepcopy(self.ema)
+        if self.start is not None and self.config.gates:
+            with torch.no_grad():
+                keep = self.config.gates.keep
+                torch._foreach_lerp_(list(network.parameters()), list(self.start.parameters()), keep)
+        return network
+
+    def averaged(self) -> BasicVSR | GatedClip:
+        """The same in the type that the run computes in."""
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        network = self.result()
         if isinstance(network, BasicVSR):
             return network.to(dtype)
         assert self.config.gates
@@ -251,7 +261,7 @@ class _Scribe:
         checkpoint.replace(path, lambda part: self._save(part, notes))
 
     def _save(self, path: Path, notes: dict[str, str]) -> None:
-        trained = self.trainer.ema
+        trained = self.trainer.result()
         if isinstance(trained, BasicVSR):
             save_network(trained, path, notes)
         else:
