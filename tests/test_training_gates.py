@@ -110,6 +110,21 @@ def test_trunks_alone_are_adapted_and_kept(fitted: Path, tmp_path: Path) -> None
         assert {file.get_tensor(key).dtype for key in stored} == {torch.bfloat16}
 
 
+def test_what_an_earlier_run_moved_is_kept_when_trunks_go_on_alone(fitted: Path, tmp_path: Path) -> None:
+    first = trained(fitted, tmp_path / "first")
+    gates = f'"{tmp_path}/first/last.safetensors"\nadapt = "trunks"'
+    text = (fitted / "config.toml").read_text().replace(f'"{fitted}/gates.safetensors"', gates)
+    (fitted / "again.toml").write_text(text)
+    second = trained(fitted, tmp_path / "second", config="again.toml")
+    assert first is not None
+    assert second is not None
+    assert first.adapted is not None
+    assert second.adapted is not None
+    before, after = first.adapted.state_dict(), second.adapted.state_dict()
+    assert after["conv_last.weight"].equal(before["conv_last.weight"])
+    assert not after["backward_trunk.main.0.weight"].equal(before["backward_trunk.main.0.weight"])
+
+
 def test_half_of_what_it_began_with_is_kept(fitted: Path, tmp_path: Path) -> None:
     (fitted / "half.toml").write_text((fitted / "config.toml").read_text().replace("[gates]", "[gates]\nkeep = 0.5"))
     whole, half = trained(fitted, tmp_path / "whole"), trained(fitted, tmp_path / "half", config="half.toml")

@@ -38,14 +38,16 @@ def gated_network(network: BasicVSR, section: GateSection, fingerprint: str) -> 
         raise ConfigError(f"gates: {error}") from error
     if estimator is None:
         raise ConfigError(f"gates: {section.init} is not there, or was fitted to other weights than init's")
+    moving = TRUNKS if section.adapt == "trunks" else ("",)
+    if estimator.adapted is None or moving == ("",):  # what an earlier run moved stays part of it
+        estimator.parts = moving
     estimator.adapted = estimator.adapted or copy.deepcopy(network)
-    estimator.parts = TRUNKS if section.adapt == "trunks" else ("",)
     learns = [gate.surrogate for gate in (*estimator.backward_gates, *estimator.forward_gates)]
     estimator.requires_grad_(False)
     for part in learns:
         part.requires_grad_(True)
     for name, parameter in estimator.adapted.named_parameters():
-        parameter.requires_grad_(name.startswith(estimator.parts))
+        parameter.requires_grad_(name.startswith(moving))
     return estimator
 
 
@@ -111,7 +113,7 @@ class GatedObjective(nn.Module):
         flow_loss = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
         loss = charbonnier(frames.float(), hr)
         if self.section.align:
-            same = self.section.adapt == "trunks"  # then the flow is the twin's
+            same = self.clip.estimator.parts == TRUNKS  # then the flow is the twin's
             loss = loss + self.section.align * self._drift(lr, (to_next, to_prev) if same else None)
         self.clip.skipped, self.clip.features = [], []
         return loss, flow_loss / 2

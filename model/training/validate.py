@@ -18,7 +18,7 @@ from model.training.gated import GatedClip
 def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device) -> dict[str, float]:
     """Mean Y-PSNR over the packed validation clips, in dB: `psnr_bi` and `psnr_up0` (compressed); empty without clips.
 
-    `network` is used as it is: on `device`, in its own type. Of one with gates also the share of tiles that they skip.
+    `network` is used as it is: on `device`, in its own type. Of one with gates also the share of cells that they skip.
     """
     sums: dict[str, list[float]] = {}
     network.eval()
