@@ -7,6 +7,7 @@ of the whole clip, for every chunk size, and with `lookahead=0` and one frame a 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -202,11 +203,13 @@ class Upscaler:
         return made
 
     def identity(self, routing: str) -> str:
-        """What tells apart models that make different frames of the same ones: weights, type, and gates if at work."""
-        numbers = self.preset(routing)
-        if self.estimator is None or not (numbers.confidence > 0 or numbers.tail_confidence > 0):
-            return self.fingerprint
-        return f"{self.fingerprint}:{self.estimator.digest}"
+        """What tells apart models that make different frames of the same ones: weights, type, the router's numbers, and
+        gates if at work. What a crop costs is left out: it differs from machine to machine, on which a job may go on.
+        """
+        numbers = self.preset(routing, overhead=0)
+        gated = self.estimator is not None and (numbers.confidence > 0 or numbers.tail_confidence > 0)
+        told = f"{numbers}{self.estimator.digest if self.estimator is not None and gated else ''}"
+        return f"{self.fingerprint}:{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def _clock(self) -> float:
         """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.

@@ -114,14 +114,15 @@ class Estimator(nn.Module):
     def save(self, path: Path, network: str, metadata: dict[str, str] | None = None) -> None:
         """Write it as safetensors; `network` is the fingerprint of the weights that it belongs to.
 
-        Adapted weights become bfloat16, which the network computes in where it can.
+        Adapted weights become bfloat16, which the network computes in where it can; what it knows of its input
+        (SPyNet's mean and deviation) does not.
         """
         tensors = {}
+        weights = {name for name, _ in self.named_parameters() if name.startswith("adapted.")}
         for key, value in self.state_dict().items():
-            if not key.startswith("adapted."):
-                tensors[key] = value.detach().float().cpu().contiguous()
-            elif key.removeprefix("adapted.").startswith(self.parts):
-                tensors[key] = value.detach().bfloat16().cpu().contiguous()
+            if not key.startswith("adapted.") or key.removeprefix("adapted.").startswith(self.parts):
+                dtype = torch.bfloat16 if key in weights else torch.float32
+                tensors[key] = value.detach().to(dtype).cpu().contiguous()
         facts = {"config": json.dumps(asdict(self.config)), "layout": json.dumps(asdict(self.layout))}
         facts["adapted"] = json.dumps(self.parts if self.adapted else None)
         save_file(tensors, path, metadata={**facts, "network": network, **(metadata or {})})
@@ -148,6 +149,7 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
             spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
             config = NetworkConfig(**json.loads(facts["config"]))
             parts = json.loads(facts.get("adapted", "null"))
+            parts = [""] if parts is True else parts  # so it was written while all weights were adapted or none
             shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
             estimator = Estimator(config, shape, copy.deepcopy(network) if parts else None)
             estimator.parts = tuple(parts or ("",))

@@ -1,12 +1,15 @@
 """Skipping blocks where an estimator expects little of them: execution, its counters, and how estimators are fitted."""
 
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from commands.train_skip import windows
@@ -17,7 +20,7 @@ from model.estimator import Estimator, Gate, Layout, load_estimator
 from model.network import BasicVSR, NetworkConfig
 from model.routing import PRESETS, Preset
 from model.training.skip import Clip, Lab, LeastSquares, align, fit, measure, shuffled, sub_pixels
-from model.weights import OWN_WEIGHTS, load_network
+from model.weights import CARDS, OWN_WEIGHTS, load_network
 from tests.clips import make_clip
 
 LAYOUT = Layout(backward=((1, 3), (3, 5)), forward=((1, 3), (3, 5)), tail=True)
@@ -214,6 +217,33 @@ def test_estimators_that_come_along_belong_to_the_weights_that_come_along() -> N
         name = path.stem.removeprefix("skip-")
         network, fingerprint = load_network(name, Path())
         assert load_estimator(path, fingerprint, network) is not None, name
+    official = {f"skip-{card.name}": f"{card.name}:{card.sha256[:16]}" for card in CARDS if card.sha256}
+    for name, fingerprint in official.items():
+        path = OWN_WEIGHTS / f"{name}.safetensors"
+        with safe_open(path, framework="pt") as file:
+            assert file.metadata()["network"] == fingerprint
+        assert load_estimator(path, fingerprint, BasicVSR(NetworkConfig())) is not None, name
+
+
+def test_reads_what_was_written_while_all_weights_were_adapted_or_none(tmp_path: Path) -> None:
+    made = Estimator(network().config, LAYOUT, network())
+    made.save(tmp_path / "new.safetensors", "some:1")
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        facts = file.metadata() | {"adapted": "true"}
+        save_file({key: file.get_tensor(key) for key in file.keys()}, tmp_path / "old.safetensors", facts)  # noqa: SIM118
+    loaded = load_estimator(tmp_path / "old.safetensors", "some:1", network())
+    assert loaded is not None
+    assert loaded.adapted is not None
+
+
+def test_what_a_network_knows_of_its_input_is_not_rounded(tmp_path: Path) -> None:
+    config = NetworkConfig(channels=8, blocks=2)
+    made = Estimator(config, Layout((), (), tail=False), BasicVSR(config))
+    made.save(tmp_path / "gates.safetensors", "some:1")
+    loaded = load_estimator(tmp_path / "gates.safetensors", "some:1", BasicVSR(config))
+    assert loaded is not None
+    assert loaded.adapted is not None
+    assert all(a.equal(b) for a, b in zip(loaded.adapted.buffers(), BasicVSR(config).buffers(), strict=True))
 
 
 def test_a_job_with_gates_at_work_is_told_from_one_with_other_gates() -> None:
@@ -223,6 +253,15 @@ def test_a_job_with_gates_at_work_is_told_from_one_with_other_gates() -> None:
     before = {routing: light.identity(routing) for routing in ("off", "balanced", "fast")}
     light.estimator.digest = "another"
     assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"fast"}
+
+
+def test_a_job_is_told_from_one_that_was_routed_by_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
+    before = {routing: light.identity(routing) for routing in ("off", "balanced", "fast")}
+    monkeypatch.setitem(PRESETS, "balanced", replace(PRESETS["balanced"], luma=9.0))
+    assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"balanced"}
+    monkeypatch.setattr("model.engine.crop_overhead", lambda *_: 77)  # on another machine
+    assert light.identity("fast") == before["fast"]
 
 
 def test_least_squares_recovers_a_convolution() -> None:

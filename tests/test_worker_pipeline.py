@@ -103,8 +103,10 @@ def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) 
     assert finish(upscale(work, model)).path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", ["input", "options", "encoder", "segment", "state", "manifest"])
-def test_a_checkpoint_that_does_not_match_is_not_used(clip: Path, model: Upscaler, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["input", "options", "model", "encoder", "segment", "state", "manifest"])
+def test_a_checkpoint_that_does_not_match_is_not_used(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     work = order(clip, tmp_path / "w")
     events = upscale(work, model)
     for event in events:
@@ -116,6 +118,8 @@ def test_a_checkpoint_that_does_not_match_is_not_used(clip: Path, model: Upscale
         work = order(other, tmp_path / "w")
     elif change == "options":
         work = order(clip, tmp_path / "w", crf=30)
+    elif change == "model":  # gates, or the router's numbers, are others than they were
+        monkeypatch.setattr(Upscaler, "identity", lambda *_: "another")
     elif change == "encoder":  # begun where there was a hardware encoder, which is not here
         manifest = work.folder / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"encoder":"libx264"', '"encoder":"h264_nvenc"'))

@@ -31,7 +31,7 @@ class Identity(BaseModel):
 
     version: int = _VERSION
     input_sha256: str
-    model: str = Field(description="Fingerprint of the network's weights and number format.")
+    model: str = Field(description="`Upscaler.identity`: weights, number format, the router's numbers, gates.")
     options: JobOptions
     encoder: str = Field("libx264", description="libav's name of the encoder: segments of two of them can't be joined.")
 
