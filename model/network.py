@@ -211,23 +211,35 @@ class BasicVSR(nn.Module):
         return self.flow(older, newer).view(b, t - 1, 2, h, w), self.flow(newer, older).view(b, t - 1, 2, h, w)
 
     def propagate(
-        self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None, trunks: tuple[Run, Run] | None = None
+        self,
+        lr: Tensor,
+        to_next: Tensor | None,
+        to_prev: Tensor | None,
+        trunks: tuple[Run, Run] | None = None,
+        margin: int = 0,
     ) -> Tensor:
-        """`forward` with the flow given (as `flows` returns it), and with trunks in place of its own, if given."""
+        """`forward` with the flow given (as `flows` returns it), and with trunks in place of its own, if given.
+
+        So many frames as the `margin` at either end only lead the branches in: they are not reconstructed, and no
+        gradient goes through them. Returns [B, T - 2 margin, 3, 4 H, 4 W].
+        """
         backward, forward = trunks or (self.backward_trunk, self.forward_trunk)
-        t = lr.shape[1]
-        backs: list[Tensor] = []
+        t, learns = lr.shape[1], torch.is_grad_enabled()
+        middle = range(margin, t - margin)
+        backs: dict[int, Tensor] = {}
         feat: Tensor | None = None
-        for i in reversed(range(t)):
+        for i in reversed(range(0 if self.config.coupled else margin, t)):
             flow = None if to_next is None or i == t - 1 else to_next[:, i]
-            feat = self.backward_step(lr[:, i], feat, flow, trunk=backward)
-            backs.append(feat)
-        backs.reverse()
+            with torch.set_grad_enabled(learns and i in middle):
+                feat = backs[i] = self.backward_step(lr[:, i], feat, flow, trunk=backward)
 
         frames: list[Tensor] = []
         feat = None
-        for i in range(t):
+        for i in range(t - margin):
             flow = None if to_prev is None or i == 0 else to_prev[:, i - 1]
-            feat = self.forward_step(lr[:, i], backs[i], feat, flow, trunk=forward)
-            frames.append(self.reconstruct(lr[:, i], backs[i], feat))
+            back = backs.get(i, backs[margin])  # only a coupled branch looks at it, and there it is
+            with torch.set_grad_enabled(learns and i in middle):
+                feat = self.forward_step(lr[:, i], back, feat, flow, trunk=forward)
+            if i in middle:
+                frames.append(self.reconstruct(lr[:, i], back, feat))
         return torch.stack(frames, dim=1)

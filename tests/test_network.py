@@ -144,3 +144,18 @@ def test_untrained_light_flow_is_zero() -> None:
     a, b = torch.rand(2, 1, 3, 20, 30).unbind(0)
     assert LightFlow()(a, b).abs().max() == 0
     assert SpyNet()(a, b).shape == (1, 2, 20, 30)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_margin_leads_in_without_learning(coupled: bool) -> None:
+    torch.manual_seed(0)
+    network = BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=coupled))
+    clip = torch.rand(1, 6, 3, 16, 24)
+    with torch.no_grad():
+        flows = network.flows(clip)
+    lr = clip.clone().requires_grad_()
+    inner = network.propagate(lr, *flows, margin=2)
+    assert torch.allclose(inner, network(clip)[:, 2:-2], atol=1e-6)
+    inner.sum().backward()  # type: ignore[no-untyped-call]
+    assert lr.grad is not None
+    assert [bool(frame.any()) for frame in lr.grad[0]] == [False, False, True, True, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,22 @@ def test_what_an_earlier_run_moved_is_kept_when_trunks_go_on_alone(fitted: Path,
     assert not after["backward_trunk.main.0.weight"].equal(before["backward_trunk.main.0.weight"])
 
 
+def test_frames_of_a_margin_lead_in(fitted: Path, tmp_path: Path) -> None:
+    text = (fitted / "config.toml").read_text().replace("[gates]", "[gates]\nmargin = 1")
+    (fitted / "margin.toml").write_text(text)
+    inner, whole = trained(fitted, tmp_path / "inner", config="margin.toml"), trained(fitted, tmp_path / "whole")
+    assert inner is not None
+    assert whole is not None
+    assert inner.adapted is not None
+    assert whole.adapted is not None
+    name = "forward_trunk.main.0.weight"
+    assert not inner.adapted.state_dict()[name].equal(whole.adapted.state_dict()[name])
+    assert read_log(tmp_path / "inner/log.jsonl")[-1]["loss"] > 0
+    (fitted / "wide.toml").write_text(text.replace("margin = 1", "margin = 2"))
+    with pytest.raises(ConfigError, match="3 frames leave none between margins of 2"):
+        TrainConfig.load(fitted / "wide.toml")
+
+
 def test_half_of_what_it_began_with_is_kept(fitted: Path, tmp_path: Path) -> None:
     (fitted / "half.toml").write_text((fitted / "config.toml").read_text().replace("[gates]", "[gates]\nkeep = 0.5"))
     whole, half = trained(fitted, tmp_path / "whole"), trained(fitted, tmp_path / "half", config="half.toml")
@@ -136,6 +153,32 @@ def test_half_of_what_it_began_with_is_kept(fitted: Path, tmp_path: Path) -> Non
     wanted = (whole.adapted.state_dict()[name] + origin[name]) / 2
     assert torch.allclose(half.adapted.state_dict()[name], wanted, atol=2e-3)  # stored in bfloat16
     assert not torch.allclose(wanted, origin[name], atol=1e-4)
+
+
+def test_the_dense_twin_teaches(fitted: Path, tmp_path: Path) -> None:
+    """With it as the only teacher and hardly anything skipped, there is nothing to learn."""
+    losses = {}
+    for share in (0.0, 1.0):
+        text = (fitted / "config.toml").read_text().replace("confidence = 0.5", "confidence = 1e-9\nalign = 0")
+        (fitted / "taught.toml").write_text(text.replace("[gates]", f"[gates]\ndistil = {share}"))
+        trained(fitted, tmp_path / str(share), config="taught.toml")
+        losses[share] = read_log(tmp_path / str(share) / "log.jsonl")[0]["loss"]
+    assert losses[1.0] < 0.005 < losses[0.0]
+
+
+def test_what_is_kept_is_what_the_run_began_with_also_where_that_file_has_changed(fitted: Path, tmp_path: Path) -> None:
+    gates = tmp_path / "gates.safetensors"
+    text = (fitted / "config.toml").read_text().replace(f'"{fitted}/gates.safetensors"', f'"{gates}"\nkeep = 0.5')
+    (fitted / "kept.toml").write_text(text)
+    shutil.copy(fitted / "gates.safetensors", gates)
+    straight = trained(fitted, tmp_path / "straight", config="kept.toml")
+    trained(fitted, tmp_path / "stopped", stop_at=5, config="kept.toml")
+    shutil.copy(tmp_path / "straight/last.safetensors", gates)
+    resumed = trained(fitted, tmp_path / "stopped", config="kept.toml")
+    assert straight is not None
+    assert resumed is not None
+    pairs = zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True)
+    assert all(name == other and a.equal(b) for (name, a), (other, b) in pairs)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(fitted: Path, tmp_path: Path) -> None:

@@ -80,6 +80,12 @@ class GateSection(_Section):
     """Tiles are skipped as with that `Preset.confidence`."""
     align: float = Field(0.01, ge=0)
     """Weight of temporal feature alignment."""
+    distil: float = Field(0.0, ge=0, le=1)
+    """Share of the frames' loss that compares them with the dense twin's instead of the ground truth (Hinton et al.,
+    arXiv:1503.02531): where data is little, going on to learn from it makes a network worse on everything else."""
+    margin: int = Field(0, ge=0)
+    """Frames at either end of a stage's clips that only lead in: nothing is learnt from them. Where a branch begins the
+    heads expect little of any block, and nothing has drifted yet; a job is made of what comes later."""
     adapt: Literal["all", "trunks"] = "all"
     """What moves besides the surrogates: the whole network, or its trunks, while flow and upsampler stay."""
     keep: float = Field(0.0, ge=0, le=1)
@@ -129,6 +135,9 @@ class TrainConfig(_Section):
             raise ValueError("clean_share: below 1 needs data.uploads >= 1")
         if self.gates and (self.init is None or self.flow_steps):
             raise ValueError("gates: need init, the weights that they are for, and no flow_steps")
+        shortest = min(stage.frames for stage in self.stages)
+        if self.gates and shortest < 2 * self.gates.margin + 1:
+            raise ValueError(f"stages: {shortest} frames leave none between margins of {self.gates.margin}")
         longest = max(stage.frames for stage in self.stages)
         if longest > min(self.data.segment, self.data.photo_frames):
             raise ValueError(f"stages: {longest} frames are more than a packed segment holds")

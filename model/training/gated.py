@@ -71,11 +71,11 @@ class GatedClip(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         return self.propagate(lr, *self.network.flows(lr))
 
-    def propagate(self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None) -> Tensor:
-        """`forward` with the flow given."""
+    def propagate(self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None, margin: int = 0) -> Tensor:
+        """`forward` with the flow given, and frames at either end that only lead in, as `BasicVSR.propagate` has it."""
         self.skipped, self.features = [], []
         trunks = partial(self._trunk, "backward"), partial(self._trunk, "forward")
-        return self.network.propagate(lr, to_next, to_prev, trunks)
+        return self.network.propagate(lr, to_next, to_prev, trunks, margin)
 
     def _trunk(self, branch: str, x: Tensor) -> Tensor:
         trunk: Trunk = getattr(self.network, f"{branch}_trunk")
@@ -107,19 +107,22 @@ class GatedObjective(nn.Module):
 
     def forward(self, lr: Tensor, hr: Tensor, _: bool = False) -> tuple[Tensor, Tensor]:
         """(loss, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, 4 h, 4 w] in [0, 1]."""
-        step = _Step(self.clip)
+        margin = self.section.margin
+        step = _Step(self.clip, margin)
         frames, to_next, to_prev = functional_call(step, self._weights(step), (lr,))
         older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
         flow_loss = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
-        loss = charbonnier(frames.float(), hr)
-        if self.section.align:
+        frames, share = frames.float(), self.section.distil
+        loss = charbonnier(frames, hr[:, margin : hr.shape[1] - margin]) * (1 - share)
+        if self.section.align or share:
             same = self.clip.estimator.parts == TRUNKS  # then the flow is the twin's
-            loss = loss + self.section.align * self._drift(lr, (to_next, to_prev) if same else None)
+            dense, drift = self._beside_the_twin(lr, (to_next, to_prev) if same else None)
+            loss = loss + share * charbonnier(frames, dense.float()) + self.section.align * drift
         self.clip.skipped, self.clip.features = [], []
         return loss, flow_loss / 2
 
-    def _drift(self, lr: Tensor, flows: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Squared distance of the hidden features from the twin's, over the twin's own energy."""
+    def _beside_the_twin(self, lr: Tensor, flows: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The twin's frames, and the squared distance of the hidden features from its, over the energy of its."""
         twin, wanted = self._twin[0], list[Tensor]()
 
         def noted(trunk: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -128,11 +131,9 @@ class GatedObjective(nn.Module):
 
         with torch.no_grad():
             trunks = partial(noted, twin.backward_trunk), partial(noted, twin.forward_trunk)
-            twin.propagate(lr, *(flows or twin.flows(lr)), trunks)
-        pairs = zip(self.clip.features, wanted, strict=True)
-        return torch.stack(
-            [(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]
-        ).mean()
+            dense = twin.propagate(lr, *(flows or twin.flows(lr)), trunks, self.section.margin)
+        pairs = [(a.float(), b.float()) for a, b in zip(self.clip.features, wanted, strict=True) if a.requires_grad]
+        return dense, torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
 
     def _weights(self, step: nn.Module) -> dict[str, Tensor]:
         """bfloat16 copies of all but the heads, which compute in float32 in the engine too."""
@@ -145,12 +146,12 @@ class GatedObjective(nn.Module):
 class _Step(nn.Module):
     """A clip's frames, and the flow that they were made with."""
 
-    def __init__(self, clip: GatedClip) -> None:
+    def __init__(self, clip: GatedClip, margin: int) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip, self.margin = clip, margin
 
     def forward(self, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         to_next, to_prev = self.clip.network.flows(lr)
         assert to_next is not None
         assert to_prev is not None
-        return self.clip.propagate(lr, to_next, to_prev), to_next, to_prev
+        return self.clip.propagate(lr, to_next, to_prev, self.margin), to_next, to_prev

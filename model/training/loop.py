@@ -105,6 +105,7 @@ class Trainer:
         return {
             "step": self.step,
             "network": self.network.state_dict(),
+            "start": self.start.state_dict() if self.start is not None else None,
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self.sums,
@@ -117,6 +118,8 @@ class Trainer:
         """Go on from `state`. Raises ConfigError where it belongs to another network."""
         try:
             self.network.load_state_dict(state["network"])
+            if self.start is not None and (start := state.get("start")):  # `gates.init` may be another file by now
+                self.start.load_state_dict(start)
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as e:
