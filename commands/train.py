@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from media import dataset
@@ -15,7 +16,9 @@ def run(config: Path, cache: Path, out: Path) -> int:
     settings = TrainConfig.load(config)
     codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264)
     prepare(settings.data, cache, codec, settings.seed, _say)
-    print(f"weights: {train(settings, cache, out, _say)}")
+    weights = train(settings, cache, out, _say)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are done before the weights are written
+        _say(f"weights: {weights}")
     return 0
 
 

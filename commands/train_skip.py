@@ -20,7 +20,7 @@ from model.training.prepare import Frames, each
 from model.weights import load_network
 
 WINDOW = (384, 640)
-"""Most HR rows and columns of a training clip: its middle frames, at a place that its name decides."""
+"""Most HR rows and columns of a training clip: its middle frames, at a corner that its name decides."""
 FIRST = 15
 """Frame at which a window starts, where the video is long enough."""
 
@@ -86,5 +86,6 @@ def _window(hr: Frames, seed: int) -> Frames:
     rng = np.random.default_rng(seed)
     side = 8 * degrade.SCALE
     h, w = (min(have // side * side, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
-    y, x = (int(rng.integers(0, have - take + 1)) for have, take in zip(hr.shape[1:3], (h, w), strict=True))
+    # a corner: what lies at a frame's edge, black borders above all, is dear to leave out, and heads have to see it
+    y, x = (int(rng.integers(2)) * (have - take) for have, take in zip(hr.shape[1:3], (h, w), strict=True))
     return np.ascontiguousarray(hr[:, y : y + h, x : x + w])

@@ -1,7 +1,9 @@
 """Running a trunk, or the upsampler, with gates: what an estimator expects little of takes a surrogate instead.
 
 Every decision is made from the features of the frame in hand alone, so that it does not depend on how a stream is cut
-into chunks. A trunk's group is run in the cells (`model.cells`) where the error that is expected without it outweighs
+into chunks, but for one: where the backward branch begins, at the end of each chunk, all is run. There the features
+know of nothing but their own frame, heads expect less of a group than it does, and the frames before inherit it.
+A trunk's group is run in the cells (`model.cells`) where the error that is expected without it outweighs
 the time; a batch of crops, pasted into the surrogate's result. The upsampler, whose pixels cost far more than a call,
 is run in segments of bands of tiles (`model.boxes.segments`). Where that would cost about as much as the whole, the
 whole is run.
@@ -62,7 +64,8 @@ class Skipper:
     def _trunk(self, trunk: Trunk, branch: str, x: Tensor) -> Tensor:
         x = trunk.head(x)
         at, (h, w) = 0, x.shape[-2:]
-        gated = self.preset.confidence > 0 and not _too_small(h * w, self.preset)
+        begins = branch == "backward" and not self.shares[branch]
+        gated = self.preset.confidence > 0 and not begins and not _too_small(h * w, self.preset)
         for first, last, gate in self.estimator.gates(branch) if gated else ():
             x = trunk.blocks[at:first](x)
             group = trunk.blocks[first:last]

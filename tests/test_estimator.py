@@ -117,6 +117,12 @@ def test_skipped_units_are_counted() -> None:
     assert result.dense_seconds > 0
 
 
+def test_all_is_run_where_the_backward_branch_begins() -> None:
+    """There heads expect too little: with it skipped, the last frame lost most by far."""
+    reports = run(upscaler(estimator(added=-10.0)), moving(), with_confidence(0.5))[0].reports
+    assert [report.skip_ratio for report in reports] == pytest.approx([4 / 6] * 4 + [2 / 6], abs=1e-3)
+
+
 def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
     """Rectangles with a halo against whole frames and a mask: the same but for what lies within a halo's reach."""
     clip, gates = moving(), by_magnitude()
@@ -136,7 +142,7 @@ def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
     routed = images(run(model, clip, with_confidence(threshold)))
     for image, ours in zip(whole.images, routed, strict=True):
         difference = (image.permute(1, 2, 0).numpy() - ours.astype(np.float32)).__abs__()
-        assert np.median(difference) <= 0.51
+        assert np.median(difference) <= 0.6
         assert difference.mean() < 2.0
 
 

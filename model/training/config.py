@@ -119,7 +119,8 @@ class TrainConfig(_Section):
     """Weight of the photometric term of the flow."""
     clip_grad: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the hardware computes it. Elsewhere it is emulated, and a step takes more than twice as long."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(0, ge=0)
     """Torch threads; 0 leaves torch's own choice."""

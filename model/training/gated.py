@@ -84,6 +84,8 @@ class GatedClip(nn.Module):
             x = trunk.blocks[at:first](x)
             change = gate.change(x)
             skip = ~cells_to_run(gate, x.detach(), change.detach(), self.confidence)[0][:, None]
+            if not self.features:  # here the backward branch begins
+                skip = torch.zeros_like(skip)
             self.skipped.append(skip)
             wide = F.interpolate(skip.to(x.dtype), x.shape[-2:]).bool()
             x, at = torch.where(wide, x + change, trunk.blocks[first:last](x)), last

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.device import resolve_dtype
 from model.errors import ModelError
 from model.estimator import Estimator
 from model.network import BasicVSR
@@ -48,7 +49,9 @@ class Trainer:
         network = _initial(config)
         # channels_last is what makes bf16 convolutions fast on CPUs
         network = network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        bf16 = config.precision == "bf16"
+        bf16 = resolve_dtype(config.precision, device) == torch.bfloat16  # in float16 gradients would need scaling
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        """In which the network computes; the parameters that move are float32."""
         self.network: BasicVSR | Estimator = network
         """What is trained: a network, or one with its gates."""
         self.objective: nn.Module = Objective(network, bf16)
@@ -139,12 +142,11 @@ class Trainer:
 
     def averaged(self) -> BasicVSR | GatedClip:
         """The same in the type that the run computes in."""
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         network = self.result()
         if isinstance(network, BasicVSR):
-            return network.to(dtype)
+            return network.to(self.dtype)
         assert self.config.gates
-        return GatedClip(network.ready(self.device, dtype), self.config.gates.confidence)
+        return GatedClip(network.ready(self.device, self.dtype), self.config.gates.confidence)
 
 
 def _initial(config: TrainConfig) -> BasicVSR:

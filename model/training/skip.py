@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -94,8 +95,9 @@ class Lab:
         feat: Tensor | None = None
         for i in reversed(range(count)):
             table = None if feat is None else feat.float()
+            rule = decide if i < count - 1 else partial(_nowhere, decide)
             feat = net.backward_step(
-                self.frames[i], table, self.to_next[i], trunk=lambda x: self._trunk("backward", x, decide, done)
+                self.frames[i], table, self.to_next[i], trunk=partial(self._trunk, "backward", decide=rule, done=done)
             )
             backs.append(feat)
         backs.reverse()
@@ -147,6 +149,12 @@ class Lab:
                 done.skipped.setdefault(TAIL, []).append(skip)
                 image = torch.where(_pixels(skip, image), enlarged + shuffled(change.float()), image)
         return image[0].mul(255).clamp(0, 255)
+
+
+def _nowhere(decide: Decide, key: Key, x: Tensor, change: Tensor) -> Tensor | None:
+    """The rule where the backward branch begins: as `model.skipping`, which runs all there."""
+    skip = decide(key, x, change)
+    return None if skip is None else torch.zeros_like(skip)
 
 
 def sub_pixels(image: Tensor) -> Tensor:
