@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from redis import Redis
 from rq import Queue
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Ticket
 from rq.registry import StartedJobRegistry
@@ -53,13 +53,13 @@ def drop(redis: Redis, ticket_id: str) -> None:
     def delete() -> None:
         try:
             ticket = Ticket.fetch(ticket_id, connection=redis, serializer=SERIALIZER)
-        except NoSuchJobError:
+            with redis.pipeline() as pipe:
+                ticket.delete(pipeline=pipe)
+                pipe.execute()
+        except (NoSuchJobError, InvalidJobOperation):  # gone, or gone since it was read: a worker has just ended it
+            redis.delete(Ticket.key_for(ticket_id))
             for name in QUEUES.values():
                 redis.lrem(Queue(name, connection=redis, serializer=SERIALIZER).key, 0, ticket_id)
-            return
-        with redis.pipeline() as pipe:
-            ticket.delete(pipeline=pipe)
-            pipe.execute()
 
     mended(redis, ticket_id, delete)
 

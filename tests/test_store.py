@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -83,6 +84,23 @@ def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
     assert store.without_ticket() == {job_id}
     store.enqueue(job_id, front=True)
     assert store.without_ticket() == set()
+
+
+def test_a_ticket_that_goes_while_it_is_dropped_is_none_to_drop(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker ends it, after a pause, at the moment at which the job is queued again."""
+    job_id, fetch = queued(store), Ticket.fetch
+
+    def fetched_just_before_it_went(ticket_id: str, **kwargs: Any) -> Ticket:
+        ticket = fetch(ticket_id, **kwargs)
+        store.redis.delete(ticket.key)
+        return ticket
+
+    monkeypatch.setattr(Ticket, "fetch", fetched_just_before_it_went)
+    store.enqueue(job_id, front=True)
+    assert tickets.waiting(store.redis) == [job_id]
+    assert len(store.redis.keys("rq:job:*")) == 1
 
 
 def begin(store: JobStore) -> Execution:
