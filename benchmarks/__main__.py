@@ -98,13 +98,13 @@ def of_grpc(args: Namespace) -> Iterator[Line]:
     given = Namespace(model=name, device="auto", precision="auto", threads=1, frames=args.frames * 2, size=_GRPC_SIZE)
     with grpc_latency.server(given) as (address, _):
         found = grpc_latency.latency(given, address)
-        races = grpc_latency.fairness(given, address, 6.0)
+        races = grpc_latency.fairness(given, address)
     added = found["added to the model's time there"]
     for percent in (50, 95):
         yield Line("gRPC", f"added to a frame of {_GRPC_SIZE}, p{percent}", float(np.percentile(added, percent)), "ms")
     for race in races:
         what = f"four streams {race.name}"
-        frames = sum(race.frames) / 6.0
+        frames = sum(race.frames) / race.seconds
         yield Line("gRPC", what, frames, "frames/s", race.throughput, "one alone")
         yield Line("gRPC", f"{what}, furthest from a fair share", 100 * race.unfairness, "%")
 

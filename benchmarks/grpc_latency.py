@@ -37,7 +37,7 @@ from service.rpc.memory import keep_freed_memory
 _WARM_UP = 5
 _TURN = 25
 _ROUNDS = 5
-"""Of four streams with and without batching, in turns."""
+"""Of four streams with and without batching, and of streams alone and together, in turns."""
 _PAUSE_SECONDS = 0.003
 """Between an answer and the next frame, as with a camera that is slower than the network."""
 Frames = NDArray[np.uint8]
@@ -170,11 +170,13 @@ class Race:
     """Several streams at once, all of them busy."""
 
     name: str
-    sizes: list[tuple[int, int]]
+    seconds: float
+    """Of all rounds, as are frames and device seconds."""
     frames: list[int]
     device_seconds: list[float]
     throughput: float
-    """Of all together: the sum of what each got, as a fraction of what a stream of its size gets alone."""
+    """Of all together: the sum of what each got, as a fraction of what one of its size got alone in the same round;
+    the median of the rounds."""
 
     @property
     def unfairness(self) -> float:
@@ -184,16 +186,25 @@ class Race:
 
 
 def fairness(args: argparse.Namespace, address: str, seconds: float = 10.0) -> list[Race]:
-    """Four streams at once, of different sizes and of the same; before that, one of each size alone."""
+    """Four streams at once, of different sizes and of the same; one of each size alone. They take turns."""
     width, height = _size(args.size)
     different = [(width, height), (width, height // 2), (width // 2, height), (width // 2, height // 2)]
-    alone = {size: _race(args, address, [size], seconds / 2)[0][0] / (seconds / 2) for size in different}
+    fields = {"of different sizes": different, "of the same size": [(width, height)] * 4}
+    outcomes: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in fields}
+    throughput: dict[str, list[float]] = {name: [] for name in fields}
+    turn = seconds / _ROUNDS
+    for _ in range(_ROUNDS):
+        alone = {size: _race(args, address, [size], turn)[0][0] for size in different}
+        for name, sizes in fields.items():
+            outcome = _race(args, address, sizes, turn)
+            outcomes[name].append(outcome)
+            throughput[name].append(sum(count / alone[size] for (count, _), size in zip(outcome, sizes, strict=True)))
     races = []
-    for name, sizes in (("of different sizes", different), ("of the same size", [(width, height)] * 4)):
-        outcome = _race(args, address, sizes, seconds)
-        frames, busy = [item[0] for item in outcome], [item[1] for item in outcome]
-        throughput = sum(count / seconds / alone[size] for count, size in zip(frames, sizes, strict=True))
-        races.append(Race(name, sizes, frames, busy, throughput))
+    for name, rounds in outcomes.items():
+        streams = list(zip(*rounds, strict=True))
+        frames = [sum(count for count, _ in stream) for stream in streams]
+        busy = [sum(device for _, device in stream) for stream in streams]
+        races.append(Race(name, seconds, frames, busy, float(np.median(throughput[name]))))
     return races
 
 
