@@ -114,6 +114,21 @@ def test_a_batch_is_aligned_and_depends_on_its_step_alone(packed):
     assert (blocks - lr.float()).abs().mean() < 8
 
 
+def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed):
+    from model import degrade
+    from model.training.data import Sampler
+    from model.training.prepare import each
+
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"bars": 1.0, "clean_share": 1.0})
+    plain, barred = Sampler(packed, config.model_copy(update={"bars": 0.0})), Sampler(packed, config)
+    for step in range(4):
+        lr, hr = barred.batch(step, config.stages[0])
+        assert (lr.numpy() == np.stack([each(clip, degrade.bi) for clip in hr.numpy()])).all()
+        edges = [hr[0][:, 0], hr[0][:, -1], hr[0][:, :, 0], hr[0][:, :, -1]]
+        assert any(len(edge.unique()) == 1 and edge.max() <= 16 for edge in edges)
+    assert not (plain.batch(0, config.stages[0])[1] == barred.batch(0, config.stages[0])[1]).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

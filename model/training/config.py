@@ -106,6 +106,8 @@ class TrainConfig(_Section):
     """Share of batch items that are clean (BI); the rest are compressed."""
     photo_share: float = Field(0.4, ge=0, le=1)
     """Share of batch items that come from moving pictures."""
+    bars: float = Field(0.0, ge=0, le=1)
+    """Share of the clean items that get a black bar along one side, as letter- and pillarboxed films have."""
     lr: float = Field(1e-3, gt=0)
     final_lr: float = Field(1e-6, gt=0)
     """Where the cosine ends."""

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model import degrade
 from model.degrade import SCALE
 from model.training import cache
 from model.training.config import ConfigError, Stage, TrainConfig
+from model.training.prepare import each
 
 Frames = npt.NDArray[np.uint8]
 
@@ -50,6 +52,8 @@ class Sampler:
         low = lr[times, y : y + p, x : x + p]
         y, x, p = y * SCALE, x * SCALE, p * SCALE
         high = segment.hr[times, y : y + p, x : x + p]
+        if clean and self.config.bars and rng.random() < self.config.bars:
+            low, high = _with_bar(high, rng)
         for axis in range(3):  # time, rows, columns
             if rng.random() < 0.5:
                 low, high = np.flip(low, axis), np.flip(high, axis)
@@ -89,6 +93,14 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
         if t >= stage.frames and h >= stage.patch and w >= stage.patch:
             return segment
     raise ConfigError(f"hardly a packed segment has {stage.frames} frames of {stage.patch} x {stage.patch} LR pixels")
+
+
+def _with_bar(high: Frames, rng: np.random.Generator) -> tuple[Frames, Frames]:
+    """LR and HR with a dark bar over the first rows, or columns, of HR frames [T, H, W, 3]: over a third at most."""
+    high, thickness = high.copy(), int(rng.integers(1, high.shape[1] // 3 + 1))
+    at = (slice(None), slice(thickness)) if rng.random() < 0.5 else (slice(None), slice(None), slice(thickness))
+    high[at] = rng.integers(0, 17)  # black, or what is left of it in full range
+    return each(high, degrade.bi), high
 
 
 def _detail(patch: Frames) -> float:
