@@ -38,7 +38,7 @@ from model.weights import DEFAULT_MODEL, load_network
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
 
-FULL_CONFIDENCE = 0.015
+FULL_CONFIDENCE = 0.025
 """`Preset.confidence` of `fast` for the paper's network, where that was adapted to its gates: it is nearer to the truth
 than a light one, and so has more to lose."""
 
