@@ -53,7 +53,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--frames", type=int, default=150)
     parser.add_argument("--size", default="320x180")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a race of streams; slow machines need more")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="of a race of streams, its five turns together; slow machines need more",
+    )
     parser.add_argument("--soak-minutes", type=float, default=10.0)
     args = parser.parse_args()
     print(", ".join(f"{key} {value}" for key, value in machine(resolve_device(args.device)).items()))
