@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 """[h, w] of tiles; True: has to be computed."""
-IntArray = NDArray[np.int64]
+Corners = tuple[int, int, int, int]
+"""y0, x0, y1, x1 of a rectangle, in tiles."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Cost:
     overhead: int
     """Fixed cost of one more crop, expressed in pixels."""
 
-    def of(self, rows: IntArray, columns: IntArray) -> IntArray:
-        """Cost of crops of so many rows and columns of tiles."""
+    def of(self, rows: int, columns: int) -> int:
+        """Cost of a crop of so many rows and columns of tiles."""
         side = 2 * self.halo
         return (rows * self.tile + side) * (columns * self.tile + side) + self.overhead
 
@@ -79,14 +80,12 @@ def cover(mask: Mask, height: int, width: int, cost: Cost, dense_above: float) -
     """
     if not mask.any():
         return ()
-    full = Box(0, 0, height, width)
-    if int(mask.sum()) * cost.tile**2 > dense_above * height * width:  # whatever the cover
+    full, most = Box(0, 0, height, width), dense_above * height * width
+    if int(mask.sum()) * cost.tile**2 + cost.overhead > most:  # whatever the cover
         return (full,)
-    boxes: list[tuple[int, int, int, int]] = []
-    _split(mask, 0, 0, cost, boxes)
-    corners = np.array(boxes, np.int64)
-    spent = int(cost.of(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]).sum())
-    if spent > dense_above * height * width:
+    boxes: list[Corners] = []
+    _split(_bits(mask), _bits(mask.T), 0, 0, cost, boxes)
+    if sum(cost.of(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes) > most:
         return (full,)
     t = cost.tile
     return tuple(Box(y0 * t, x0 * t, min(y1 * t, height), min(x1 * t, width)) for y0, x0, y1, x1 in boxes)
@@ -139,35 +138,50 @@ def dilate(mask: Mask, reach: int) -> Mask:
     return mask
 
 
-def _split(mask: Mask, y: int, x: int, cost: Cost, boxes: list[tuple[int, int, int, int]]) -> None:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    mask = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+def _split(rows: list[int], columns: list[int], y: int, x: int, cost: Cost, boxes: list[Corners]) -> None:
+    """Split a mask, given as the bits of its rows and of its columns, the first of which is tile (y, x)."""
+    rows, top = _tight(rows)
+    columns, left = _tight(columns)
+    rows, columns = [row >> left for row in rows], [column >> top for column in columns]
     y, x = y + top, x + left
-    here = int(cost.of(*np.array(mask.shape, np.int64)[:, None])[0])
-    by_row, by_column = _cut_costs(mask, cost), _cut_costs(mask.T, cost)
-    best = min(int(by_row.min(initial=here)), int(by_column.min(initial=here)))
-    if best >= here:
-        boxes.append((y, x, y + mask.shape[0], x + mask.shape[1]))
-    elif by_row.size and int(by_row.min()) == best:
-        at = int(by_row.argmin()) + 1
-        _split(mask[:at], y, x, cost, boxes)
-        _split(mask[at:], y + at, x, cost, boxes)
+    here = cost.of(len(rows), len(columns))
+    by_row, by_column = _cut_costs(rows, cost), _cut_costs(columns, cost)
+    best = min([here, *by_row, *by_column])
+    if best == here:
+        boxes.append((y, x, y + len(rows), x + len(columns)))
+    elif best in by_row:
+        at = by_row.index(best) + 1
+        _split(rows[:at], [column & ((1 << at) - 1) for column in columns], y, x, cost, boxes)
+        _split(rows[at:], [column >> at for column in columns], y + at, x, cost, boxes)
     else:
-        at = int(by_column.argmin()) + 1
-        _split(mask[:, :at], y, x, cost, boxes)
-        _split(mask[:, at:], y, x + at, cost, boxes)
+        at = by_column.index(best) + 1
+        _split([row & ((1 << at) - 1) for row in rows], columns[:at], y, x, cost, boxes)
+        _split([row >> at for row in rows], columns[at:], y, x + at, cost, boxes)
 
 
-def _cut_costs(mask: Mask, cost: Cost) -> IntArray:
-    """Cost of cutting a tight mask after each of its rows but the last, both halves made tight again."""
-    return _tight_costs(mask, cost)[:-1] + _tight_costs(mask[::-1], cost)[-2::-1]
+def _bits(mask: Mask) -> list[int]:
+    """Each row as a number whose bits are its columns: Python's are as wide as it takes, and quick."""
+    packed = np.packbits(mask, axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in packed]
 
 
-def _tight_costs(mask: Mask, cost: Cost) -> IntArray:
-    """Cost of the tight rectangle of rows 0..i, for each i; row 0 holds a True."""
-    h, w = mask.shape
-    last = np.maximum.accumulate(np.where(mask.any(1), np.arange(h), 0))  # last active row so far
-    seen = np.logical_or.accumulate(mask, axis=0)
-    columns = w - seen[:, ::-1].argmax(1) - seen.argmax(1)
-    return cost.of(last + 1, columns)
+def _tight(lines: list[int]) -> tuple[list[int], int]:
+    """Without the empty lines at both ends, and how many there were before the first."""
+    active = [i for i, line in enumerate(lines) if line]
+    return lines[active[0] : active[-1] + 1], active[0]
+
+
+def _cut_costs(lines: list[int], cost: Cost) -> list[int]:
+    """Cost of cutting a tight mask after each of its lines but the last, both halves made tight again."""
+    before, after = _tight_costs(lines, cost), _tight_costs(lines[::-1], cost)
+    return [a + b for a, b in zip(before[:-1], after[-2::-1], strict=True)]
+
+
+def _tight_costs(lines: list[int], cost: Cost) -> list[int]:
+    """Cost of the tight rectangle of lines 0..i, for each i; line 0 holds a True."""
+    costs, seen, long = [], 0, 0
+    for i, line in enumerate(lines):
+        if line:
+            seen, long = seen | line, i + 1
+        costs.append(cost.of(long, seen.bit_length() - (seen & -seen).bit_length() + 1))
+    return costs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -48,3 +50,19 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
 def set_threads(threads: int) -> None:
     """Give the network that many CPU threads; 0: one for each core that this process may use."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, the calling thread computes alone.
+
+    For work of many small calls: shared out among cores, each of them waits for the last core, and where an encoder has
+    that one, for long. Switching takes half a microsecond. A thread that first calls torch meanwhile would stay
+    alone, too: give it its threads by `set_threads`.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

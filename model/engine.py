@@ -25,7 +25,7 @@ from model.calibration import DenseTimes
 from model.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.costs import crop_overhead
 from model.cuts import find_cuts
-from model.device import resolve_device, resolve_dtype, set_threads
+from model.device import one_thread, resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
 from model.estimator import Estimator, estimator_path, load_estimator
 from model.execute import Carried, normalised, run_chunk
@@ -125,6 +125,14 @@ class Upscaler:
         stored = self._join(request.frames, state)
         emit = len(stored) if request.last else max(len(stored) - request.lookahead, 0)
         before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
+        with one_thread():
+            cuts, scenes = self._planned(stored, emit, before, numbers)
+        return Chunk(stored, emit, request.last, before, cuts, scenes, self._clocks() - begun)
+
+    def _planned(
+        self, stored: Tensor, emit: int, before: RecurrentState, numbers: Preset
+    ) -> tuple[list[int], list[Scene]]:
+        """Where new scenes begin in `stored`, and the scenes that are due."""
         cuts = find_cuts(stored, before.last) if emit else []
         scenes = []
         for start, end in pairwise([0, *(cut for cut in cuts if cut), len(stored)]):
@@ -137,7 +145,7 @@ class Upscaler:
             gates = make_skipper(self.network, self.estimator, numbers, frames.shape[1] * frames.shape[2])
             plan = plan_chunk(frames, due, carried.reference, index, numbers)
             scenes.append(Scene(frames, due, carried, index, plan, gates))
-        return Chunk(stored, emit, request.last, before, cuts, scenes, self._clocks() - begun)
+        return cuts, scenes
 
     def _finish(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Compute chunks, several only if they are of one kind. Raises DeviceError where memory is short."""
