@@ -22,6 +22,7 @@ from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.errors import MediaError
 from model.errors import ModelError
+from model.memory import keep_freed_memory
 
 EXPECTED = (CommandError, SkipVsrError, MediaError, ModelError)
 """Errors whose message is written for the user."""
@@ -33,6 +34,7 @@ some percent faster for a service that has its cores to itself, but is several t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is first imported
+    keep_freed_memory()
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args, _settings()))

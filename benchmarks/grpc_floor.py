@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import Upscaler, load_model
+from model.memory import keep_freed_memory
 from model.state import RecurrentState
-from service.rpc.memory import keep_freed_memory
 
 _METHOD: Final = "/floor/Stream"
 _SECONDS: Final = struct.Struct("<d")

@@ -30,9 +30,9 @@ from benchmarks.report import machine
 from commands.embedded_redis import EmbeddedRedis
 from model.device import resolve_device
 from model.engine import ChunkResult, Request
+from model.memory import keep_freed_memory
 from model.state import RecurrentState
 from service.client import StreamClient
-from service.rpc.memory import keep_freed_memory
 
 _WARM_UP = 5
 _TURN = 25

@@ -9,6 +9,7 @@ import torch
 
 from jobs.settings import Settings
 from model.engine import Upscaler, load_model
+from model.memory import give_back
 
 
 class Models:
@@ -38,7 +39,8 @@ class Models:
 
 
 def free_memory() -> None:
-    """Give memory that nothing uses back to the device."""
+    """Give memory that nothing uses back to the system, and to the device."""
     gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

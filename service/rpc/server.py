@@ -23,7 +23,6 @@ from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
 from service.rpc.jobs import JobService
-from service.rpc.memory import keep_freed_memory
 from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Sessions
@@ -39,7 +38,6 @@ _SWITCH_SECONDS: Final = 0.0005
 
 def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
     """Serve until SIGINT or SIGTERM. Raises ModelError, InvalidRequest (settings), OSError."""
-    keep_freed_memory()
     models = Models(settings)
     models.get(models.default)  # errors before anything listens
     sys.setswitchinterval(_SWITCH_SECONDS)

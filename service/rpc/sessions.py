@@ -13,6 +13,7 @@ import torch
 from grpc import StatusCode
 from torch import Tensor
 
+from model.memory import give_back
 from model.state import RecurrentState
 from service.rpc.errors import StreamError, stopping
 from service.rpc.latency import Latencies
@@ -173,6 +174,8 @@ class Sessions:
         """A stream's connection is over; unless the stream is `finished`, it may come back for a while."""
         self._active.discard(session)
         session.released.set()
+        if not self._active:  # so that nobody waits for it
+            give_back()
         if finished or not session.token or self._draining:
             return
         while len(self._parked) >= self._most:  # the oldest first
