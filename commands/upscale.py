@@ -38,13 +38,7 @@ def run(
     if not source.is_file():
         raise CommandError(f"there is no file {source}")
     map_container = container_of(skipmap) if skipmap is not None else ""
-    for path in (target, report, skipmap):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise CommandError(f"there is no folder {path.absolute().parent}")
-    if target.exists() and target.samefile(source):
-        raise CommandError("the output would replace the input; give it another name")
-    if skipmap is not None and (skipmap.absolute() == target.absolute() or skipmap.absolute() == source.absolute()):
-        raise CommandError("the skip map would replace another file of this command; give it another name")
+    _check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
     name = options.model if options.model != "auto" else settings.model
     model = load_model(
         name,
@@ -75,6 +69,23 @@ def run(
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n")
     return 0
+
+
+def _check_names(source: Path, written: dict[str, Path | None]) -> None:
+    """Raise CommandError where a file can't be written under its name, or would replace another of this command."""
+    taken = {source.resolve(): "the input"}
+    for what, path in written.items():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise CommandError(f"there is no folder {path.absolute().parent}")
+        if path.is_dir():
+            raise CommandError(f"{path} is a folder; give {what} the name of a file")
+        other = taken.setdefault(path.resolve(), what)
+        if other == what and path.exists() and path.samefile(source):  # a hard link
+            other = "the input"
+        if other != what:
+            raise CommandError(f"{what} would replace {other}; give it another name")
 
 
 def _work(order: Order, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from media import color as colors
 from media.container import open_untrusted, video_stream
+from media.continuity import begins_anew
 from media.deinterlace import Deinterlacer
 from media.errors import UnusableVideo
 from media.info import Color, ColorRange
@@ -37,6 +38,8 @@ class Damage:
     """Packets that gave no frame."""
     repaired_pts: int = 0
     """Frames whose time was missing or not after the one before, and was made up."""
+    restarts: int = 0
+    """How often the times began anew, well before those that were there."""
     resized: int = 0
     """Frames of another size than the first, scaled to it."""
     cut_short: bool = False
@@ -45,7 +48,7 @@ class Damage:
     @property
     def none(self) -> bool:
         """Whether nothing was wrong."""
-        return not (self.concealed or self.lost or self.repaired_pts or self.resized or self.cut_short)
+        return not (self.concealed or self.lost or self.repaired_pts or self.restarts or self.resized or self.cut_short)
 
     def warnings(self) -> tuple[str, ...]:
         """The damage in words, nothing if there is none."""
@@ -56,6 +59,8 @@ class Damage:
             said.append(f"{self.lost} pieces of the video could not be decoded and are missing")
         if self.repaired_pts:
             said.append(f"{self.repaired_pts} frames had no usable timestamp and were given one")
+        if self.restarts:
+            said.append("the video's times begin anew; what follows was put behind what came before")
         if self.resized:
             said.append(f"the picture changes its size; {self.resized} frames were scaled to the size of the first")
         if self.cut_short:
@@ -128,11 +133,15 @@ class Decoder:
                 if self.damage.lost or self.damage.cut_short:
                     raise InexactSeek
                 self.damage.concealed, self.damage.frames = 0, self._frames_before or 0
-            last = sought
+            last, shift = sought, 0
             for frame in deinterlace(decoded):
-                pts = frame.pts
+                pts = None if frame.pts is None else frame.pts + shift
+                if pts is not None and last is not None and pts <= last and begins_anew(pts, last, time_base):
+                    shift += last + step - pts
+                    pts = last + step
+                    self.damage.restarts += 1
                 if pts is None or (last is not None and pts <= last):
-                    pts = 0 if last is None else last + step if frame.pts is None else last + 1
+                    pts = 0 if last is None else last + step if pts is None else last + 1
                     self.damage.repaired_pts += 1
                 last = pts
                 self.damage.frames += 1

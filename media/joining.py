@@ -18,12 +18,14 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from media.container import open_untrusted, video_stream
+from media.continuity import RisingTimes, move
 from media.errors import MediaError
 from media.hdr import boxes, header_with, mastering_display
 from media.limits import Limits
 from media.spec import OutputSpec
 from media.timing import ROUNDED, decoding_times, is_rounded, movie_timescale, reorder_depth
 from media.tracks import MUXERS, Track, add_attachments, add_covers, add_track, goes_along, is_cover
+from media.writer import SHIFT_TAG
 
 _NOT_OURS: Final = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 """Tags that say how the source was written."""
@@ -53,7 +55,7 @@ def _join(
     with ExitStack() as stack:
         original = stack.enter_context(open_untrusted(source, limits))
         first = stack.enter_context(_described(segments[0], spec))
-        target = stack.enter_context(_open_output(out, spec, original, min(_times(segments[0]))))
+        target = stack.enter_context(_open_output(out, spec, original, _starts_before_zero(segments[0])))
         try:
             video = _add_video(target, first.streams.video[0], video_stream(original), spec)
             others = dict(_add_others(target, original, spec.container, warnings))
@@ -62,7 +64,7 @@ def _join(
             target.set_chapters(original.chapters())
             packets = heapq.merge(
                 _video_packets(segments, video, spec, warnings),
-                _other_packets(original, others),
+                _other_packets(original, others, warnings),
                 key=lambda item: item[0],
             )
             for number, (_, packet) in enumerate(packets):
@@ -76,19 +78,21 @@ def _join(
             raise MediaError(f"the parts can't be put together as {spec.container}: {e}") from e
 
 
-def _open_output(out: Path, spec: OutputSpec, original: InputContainer, starts: int) -> OutputContainer:
-    """The result's file; `starts` is the pts of its first frame."""
+def _open_output(out: Path, spec: OutputSpec, original: InputContainer, before_zero: bool) -> OutputContainer:
+    """The result's file; `before_zero`: its first frame's time is negative."""
     rates = [s.codec_context.sample_rate for s in original.streams.audio if s.codec_context]
     options = {"fflags": "+bitexact"}
     if spec.container in ("mp4", "mov"):
         # libav writes either any tag, or those that iTunes knows and covers.
         tags = "" if spec.container == "mp4" and any(map(is_cover, original.streams)) else "+use_metadata_tags"
+        if before_zero and "mp4" not in original.format.name:  # where nothing says that what is there is not shown
+            options["avoid_negative_ts"] = "make_zero"
         options |= {
             "movflags": f"+faststart{tags}",
             "video_track_timescale": str(spec.time_base.denominator),
             "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
         }
-    elif starts >= 0:
+    elif not before_zero:
         # A codec's lead-in may be before zero; libav would shift all times for it.
         options["avoid_negative_ts"] = "disabled"
     return av.open(str(out), "w", format=MUXERS[spec.container], container_options=options)
@@ -137,9 +141,9 @@ def _video_packets(
             if extradata is not None and part.codec_context.extradata != extradata:
                 raise MediaError(f"{path.name} was encoded with other settings than the segments before it")
             extradata = part.codec_context.extradata
-            packets = [p for p in container.demux(part) if p.size]
+            packets, shift = [p for p in container.demux(part) if p.size], _shift(container)
             for packet in packets:
-                _rescale(packet, spec.time_base)
+                _rescale(packet, spec.time_base, shift)
             times = [p.pts for p in packets if p.pts is not None]
             if not exact and any((1000 * pts * spec.time_base).denominator != 1 for pts in times):
                 warnings.append(ROUNDED.format(spec.container))
@@ -152,27 +156,55 @@ def _video_packets(
             before = sorted([*before, *times])[-max(depth, 1) :]
 
 
-def _rescale(packet: Packet[VideoStream], unit: Fraction) -> None:
+def _rescale(packet: Packet[VideoStream], unit: Fraction, shift: int) -> None:
     if packet.pts is not None:
-        pts = packet.pts * packet.time_base / unit
+        pts = packet.pts * packet.time_base / unit + shift
         assert pts.denominator == 1, "a segment's unit divides the spec's"
         packet.time_base, packet.pts = unit, int(pts)
 
 
+def _shift(segment: InputContainer) -> int:
+    """What is to be added to the times of a segment, in the spec's unit."""
+    return int(segment.metadata.get(SHIFT_TAG, "0"))
+
+
+def _starts_before_zero(segment: Path) -> bool:
+    with av.open(str(segment)) as container:
+        return _shift(container) < 0
+
+
 def _times(path: Path) -> list[int]:
+    """In the segment's own count."""
     with av.open(str(path)) as container:
         return [p.pts for p in container.demux(video=0) if p.size and p.pts is not None]
 
 
-def _other_packets(original: InputContainer, tracks: dict[int, Track]) -> Iterator[tuple[Fraction, AnyPacket]]:
+def _other_packets(
+    original: InputContainer, tracks: dict[int, Track], warnings: list[str]
+) -> Iterator[tuple[Fraction, AnyPacket]]:
     if not tracks:
         return
-    time = Fraction(0)
+    time = shift = Fraction(0)
+    sound = {index: RisingTimes() for index in tracks if original.streams[index].type == "audio"}
     try:
         for packet in original.demux([original.streams[index] for index in tracks]):
+            index = packet.stream_index if packet.size else packet.stream.index
+            if packet.size and index in sound:
+                if not sound[index].admits(packet):
+                    continue
+                shift = sound[index].shift
+            elif packet.size and shift:  # subtitles begin anew with the sound that they go with
+                move(packet, round(shift / packet.time_base))
             if packet.dts is not None:
                 time = max(time, packet.dts * packet.time_base)
-            for out in tracks[packet.stream_index if packet.size else packet.stream.index].packets(packet):
+            for out in tracks[index].packets(packet):
                 yield time, out
     except av.error.FFmpegError:
-        return
+        pass
+    for index, times in sound.items():
+        if times.dropped:
+            warnings.append(f"{times.dropped} packets of audio track {index} repeat a time, and are left out")
+        if times.shift:
+            warnings.append(
+                f"the times of audio track {index} begin anew; what follows was put behind what came before"
+            )

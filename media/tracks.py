@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +28,8 @@ _AUDIO_INSTEAD: Final = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libo
 _TEXT_INSTEAD: Final = {"mp4": "mov_text", "mov": "mov_text", "mkv": "subrip", "webm": "webvtt"}
 _PICTURES: Final = {"png": ("png", "image/png"), "mjpeg": ("jpg", "image/jpeg")}
 _TEXT_CODECS: Final = {"mov_text", "subrip", "ass", "ssa", "webvtt", "text"}
+_ENCODED_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad", "7.1(wide)": "7.1"}
+"""Layouts that few encoders know, and what all do: the same channels, the surround ones a little further back."""
 _USUAL_LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 # The encoders for text want a style sheet to start from, though nothing here goes through them.
 _STYLES: Final = (
@@ -111,7 +115,10 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
     track: Track | None = None
     if stream.codec_context is not None and (kind, name) not in _NOT_REALLY and not (cover and kind != "mp4"):
         try:
-            track = Track(target.add_stream_from_template(stream, opaque=True))
+            if stream.type != "audio" or _begins(
+                kind, lambda trial: trial.add_stream_from_template(stream, opaque=True)
+            ):
+                track = Track(target.add_stream_from_template(stream, opaque=True))
         except (ValueError, av.error.FFmpegError):
             track = None
     if track is None:
@@ -135,10 +142,13 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
 def _converted(target: OutputContainer, kind: str, stream: Stream, name: str) -> Track | None:
     if isinstance(stream, AudioStream) and stream.codec_context is not None:
         codec = _AUDIO_INSTEAD[kind]
-        rate = 48000 if codec == "libopus" else stream.codec_context.sample_rate
+        rate = 48000 if codec == "libopus" else _rate(codec, stream.codec_context.sample_rate)
         layout = stream.codec_context.layout.name
+        layout = _ENCODED_LAYOUTS.get(layout, layout)
         if layout.endswith("channels"):  # AVI and others say how many, not where they sit
             layout = _USUAL_LAYOUTS.get(stream.codec_context.channels, "stereo")
+        if not _begins(kind, lambda trial: trial.add_stream(codec, rate=rate, layout=layout)):
+            layout = "stereo"
         encoder = target.add_stream(codec, rate=rate, layout=layout)
         assert isinstance(encoder, AudioStream)
         return TranscodedAudio(encoder, stream, encoder)
@@ -149,6 +159,26 @@ def _converted(target: OutputContainer, kind: str, stream: Stream, name: str) ->
         text.time_base = stream.time_base
         return ConvertedText(text, name)
     return None
+
+
+def _begins(kind: str, add: Callable[[OutputContainer], Stream]) -> bool:
+    """Whether a container of that kind can be begun with such a track: some muxers and encoders take one, and refuse
+    it when it comes to writing, which is after all the work."""
+    trial = av.open(io.BytesIO(), "w", format=MUXERS[kind])
+    try:
+        add(trial)
+        trial.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return False
+    with suppress(ValueError, av.error.FFmpegError):  # some want to see a packet before they end
+        trial.close()
+    return True
+
+
+def _rate(codec: str, rate: int) -> int:
+    """The sample rate at which to encode what has that one."""
+    known = sorted(av.codec.Codec(codec, "w").audio_rates or [rate])
+    return next((r for r in known if r >= rate), known[-1])
 
 
 def add_covers(target: OutputContainer, kind: str, source: InputContainer) -> None:
@@ -199,5 +229,6 @@ def plain_text(codec: str, data: bytes) -> str:
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\0\n")
     if codec in ("ass", "ssa"):
         text = text.split(",", 8)[-1]
+        text = re.sub(r"\{[^}]*\\p[1-9][^}]*\}.*?(?=\{[^}]*\\p0|$)", "", text, flags=re.DOTALL)  # drawings
         return re.sub(r"\{[^}]*\}", "", text).replace("\\N", "\n").replace("\\n", "\n").replace("\\h", " ")
     return re.sub(r"<[^>]*>|\{\\[^}]*\}", "", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import av
 import numpy as np
@@ -23,6 +23,10 @@ from media.spec import OutputSpec, output_spec
 from media.timing import decoding_times, reorder_depth
 
 __all__ = ["OutputSpec", "SegmentWriter", "output_spec"]
+
+
+SHIFT_TAG: Final = "comment"
+"""Tag of a segment with what is to be added to its times, if they would be negative."""
 
 
 class SegmentWriter:
@@ -104,6 +108,9 @@ class SegmentWriter:
             if not self.frames:
                 raise MediaError("a segment without frames")
             self._packets += self._stream.encode(None)
+            if (begins := min(self._times)) < 0:  # what ends before zero is cut off where MP4 is read
+                self._container.metadata[SHIFT_TAG] = str(begins)
+                self._times = [time - begins for time in self._times]
             for packet in self._stamped():
                 self._container.mux(packet)
             self._container.close()

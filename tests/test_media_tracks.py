@@ -43,6 +43,26 @@ def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec:
     assert abs(lengths[0] - lengths[1]) <= 2048
 
 
+@pytest.mark.parametrize(
+    ("codec", "rate", "layout", "container", "becomes"),
+    [
+        ("ac3", 48000, "5.1(side)", "webm", ("opus", 48000, 6)),  # a layout that libopus refuses
+        ("libmp3lame", 11025, "mono", "mp4", ("aac", 11025, 1)),  # a rate at which mp4 refuses mp3
+        ("flac", 192000, "stereo", "mov", ("aac", 96000, 2)),  # a rate that aac does not know
+    ],
+)
+def test_sound_that_is_refused_only_when_writing_is_converted(
+    tmp_path: Path, codec: str, rate: int, layout: str, container: str, becomes: tuple[str, int, int]
+) -> None:
+    source = write_clip(
+        tmp_path / "in.mkv", tone=lambda target: [(target.add_stream(codec, rate=rate, layout=layout), 0)]
+    )
+    result = upscale(source, tmp_path, container=container)
+    assert [f"converted to {becomes[0]}" in warning for warning in result.info.warnings] == [True]
+    (track,) = probe(result.path).audio
+    assert (track.codec, track.sample_rate, track.channels) == becomes
+
+
 def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
     result = upscale(with_subtitles(tmp_path / "in.mkv"), tmp_path)
     assert [w.split(" is ")[0].split(" was ")[0] for w in result.warnings] == [
@@ -71,6 +91,8 @@ def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) ->
     ("codec", "data", "words"),
     [
         ("ass", b"0,0,Default,,0,0,0,,{\\i1}One, two{\\i0}\\Nthree", "One, two\nthree"),
+        ("ass", b"0,0,Default,,0,0,0,,{\\p1}m 0 0 l 100 0{\\p0}", ""),
+        ("ass", b"0,0,Default,,0,0,0,,{\\an8\\p2}m 0 0{\\p0}Sign", "Sign"),
         ("webvtt", b"<v Anna>Hi</v>", "Hi"),
         ("mov_text", b"\x00\x02Hi\x00\x00\x00\x0cstyl", "Hi"),
         ("subrip", b"a\r\nb\xff", "a\nb\ufffd"),
