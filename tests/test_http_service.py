@@ -159,3 +159,10 @@ def test_pages_bring_all_they_need(service: Service, path: str) -> None:
     assert "unsafe" not in policy
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', answer.text)
     assert httpx.head(service.url + path).status_code == 200
+
+
+def test_a_path_writes_no_lines_of_its_own_into_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "service.http.access"):
+        service.client.get("/x%0AINFO forged%1b[31m")
+    (line,) = [r.getMessage() for r in caplog.records if "forged" in r.getMessage()]
+    assert line.startswith("GET /x%0AINFO%20forged%1B%5B31m 404 ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,8 @@ from service.http.problems import problem
 
 log = logging.getLogger("service.http.access")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
+_LOGGED_PATH = 500
+"""Characters of a path that the log's line has at most."""
 
 
 class RequestMiddleware:
@@ -60,7 +63,7 @@ class RequestMiddleware:
             log.info(
                 "%s %s %d %.0f ms",
                 scope["method"],
-                scope["path"],
+                quote(scope["path"][:_LOGGED_PATH]),  # decoded it may hold line breaks, and what terminals obey
                 status,
                 1000 * seconds,
                 extra={
