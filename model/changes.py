@@ -33,8 +33,6 @@ def tiles_of(height: int, width: int) -> tuple[int, int]:
 class Grid:
     """How the pixels of a frame size fall into tiles: weights that make means of sums, where tiles are partial too."""
 
-    height: int
-    width: int
     per_pixel: Tensor
     """[4, 1, h, w] for each quarter of each tile, one by the pixels it has; 0 where it has none."""
     per_quarter: Tensor
@@ -46,7 +44,7 @@ class Grid:
         height, width = frame.shape[:2]
         pixels = _by_place(frame.new_ones(height, width, 1, dtype=torch.float32)).sum(0)  # [4, 1, h, w]
         quarters = (pixels > 0).sum((0, 1))
-        return cls(height, width, torch.where(pixels > 0, 1 / pixels, 0), 1 / quarters)
+        return cls(torch.where(pixels > 0, 1 / pixels, 0), 1 / quarters)
 
 
 @dataclass(frozen=True)
