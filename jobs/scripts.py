@@ -11,7 +11,7 @@ from typing import Final
 TRANSITION: Final = """
 -- KEYS[1] the job; ARGV: prefix, id, states it may be in (',a,b,' or ''), token it must have ('' = any),
 -- beat it must have ('' = any), new state ('' = same), token to give it ('' = same), field to count up ('' = none),
--- then pairs of field and value. Answers {outcome, request}.
+-- then pairs of field and value. Answers {outcome, request}; 'asked' where a request is in the way of the new state.
 local job, prefix, id = KEYS[1], ARGV[1], ARGV[2]
 local state = redis.call('HGET', job, 'state')
 if not state then return {'missing', ''} end
@@ -25,6 +25,10 @@ end
 if ARGV[3] ~= '' and not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {state, ''} end
 if ARGV[4] ~= '' and ARGV[4] ~= token then return {'fenced', ''} end
 if ARGV[5] ~= '' and ARGV[5] ~= (redis.call('HGET', job, 'beat') or '0') then return {'alive', ''} end
+local asked = redis.call('HGET', job, 'request') or ''
+if to == 'queued' and state == 'running' and asked ~= '' or to == 'paused' and asked == 'cancel' then
+  return {'asked', asked} -- whoever asked has been told that it will be so
+end
 if to ~= '' and to ~= state then
   redis.call('HSET', job, 'state', to)
   redis.call('SMOVE', prefix .. 'state:' .. state, prefix .. 'state:' .. to, id)
@@ -32,7 +36,9 @@ if to ~= '' and to ~= state then
 end
 if ARGV[7] ~= '' then redis.call('HSET', job, 'token', ARGV[7]) end
 if ARGV[8] ~= '' then redis.call('HINCRBY', job, ARGV[8], 1) end
-for i = 9, #ARGV, 2 do redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
+for i = 9, #ARGV, 2 do
+  if ARGV[i] ~= 'request' or asked ~= 'cancel' then redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
+end
 return {'ok', redis.call('HGET', job, 'request') or ''}
 """
 

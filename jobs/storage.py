@@ -149,16 +149,19 @@ class Storage:
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
+    def last_token(self, job_id: str) -> int:
+        """The highest token that has taken the working folder of a job; 0 if none has."""
+        return max((token for token, _ in self._work(job_id)), default=0)
+
     def take_work(self, job_id: str, token: int) -> Path:
         """The working folder of the holder of `token`, taken from whoever had it, with the checkpoint that is in it.
 
         Raises `Fenced` if a higher token has it already or the job's folder is gone.
         """
-        folder = self.job_dir(job_id)
-        mine = folder / f"work-{token}"
+        mine = self.job_dir(job_id) / f"work-{token}"
         with room(self.root):
             try:
-                found = sorted((int(p.name.removeprefix("work-")), p) for p in folder.glob("work-*"))
+                found = self._work(job_id)
                 if found and found[-1][0] > token:
                     raise Fenced(job_id)
                 if found and found[-1][0] < token:
@@ -170,6 +173,10 @@ class Storage:
             except FileNotFoundError as error:
                 raise Fenced(job_id) from error
         return mine
+
+    def _work(self, job_id: str) -> list[tuple[int, Path]]:
+        """The working folders of a job with their tokens, the highest last."""
+        return sorted((int(p.name.removeprefix("work-")), p) for p in self.job_dir(job_id).glob("work-*"))
 
     def publish(self, part: Path, job_id: str) -> Path:
         """Make a finished file, `result.<suffix>` in the working folder, the job's result.

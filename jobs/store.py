@@ -33,7 +33,8 @@ from jobs.settings import Settings
 
 PREFIX: Final = "skipvsr:"
 
-_OPEN: Final = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+_ASKED: Final = {"cancel": JobState.CANCELLED, "pause": JobState.PAUSED}
+"""What becomes of a job of which that has been asked."""
 
 
 def connect(url: str, *, timeout: float = 5.0, attempts: int = 3) -> Redis:
@@ -157,7 +158,10 @@ class JobStore:
         return self._request(job_id, "cancel", JobState.CANCELLED, (JobState.QUEUED, JobState.PAUSED))
 
     def request_pause(self, job_id: str) -> JobState:
-        """Pause a job: at once where it waits, at the next chunk where it runs. Raises `NotReady` if it is over."""
+        """Pause a job: at once where it waits, at the next chunk where it runs.
+
+        Raises `NotReady` if it is over, or is to be cancelled.
+        """
         return self._request(job_id, "pause", JobState.PAUSED, (JobState.QUEUED,))
 
     def resume(self, job_id: str) -> JobState:
@@ -196,10 +200,15 @@ class JobStore:
 
     # Workers
 
-    def claim(self, job_id: str, worker: str) -> Claim | None:
-        """Take a queued job; None if it is not waiting any more. Counts an attempt, and fences off whoever had it."""
+    def claim(self, job_id: str, worker: str, *, above: int = 0) -> Claim | None:
+        """Take a queued job; None if it is not waiting any more. Counts an attempt, and fences off whoever had it.
+
+        The token is larger than `above`: a Redis that comes back from an old copy knows less than the job's files do.
+        """
         with unavailable():
             token = int(self.redis.incr(f"{PREFIX}fence"))
+            if token <= above:
+                token = int(self.redis.incrby(f"{PREFIX}fence", above + 1 - token))
         fields = {"worker": worker, "started_at": datetime.now(UTC), "beat": 0}
         try:
             outcome, _ = self._apply(
@@ -219,28 +228,28 @@ class JobStore:
             return Beat(False, "cancel")
         return Beat(outcome == "ok", request)
 
-    def finish(self, claim: Claim, state: JobState, fields: dict[str, Any] | None = None) -> bool:
-        """End the worker's hold on a job that is now done, failed, cancelled or paused; False if it was not its own."""
-        values = {"finished_at": _end(state), **(fields or {})}
-        try:
-            outcome, _ = self._apply(
-                claim.job_id, from_=(JobState.RUNNING,), token=claim.token, to=state, fields=values
-            )
-        except NotFound:
-            return False
-        return outcome == "ok"
+    def let_go(self, claim: Claim, state: JobState, fields: dict[str, Any] | None = None) -> JobState | None:
+        """End the worker's hold on a job that is now done, failed, cancelled or paused, or that is queued again.
 
-    def hand_back(self, claim: Claim, fields: dict[str, Any] | None = None) -> bool:
-        """Put a running job back to the front of its queue for another worker; False if it was not the worker's."""
+        A queued one goes to the front. Returns the state that the job is in now: a request that has not been heard
+        weighs more than pausing or queueing it. None if the job was not the worker's.
+        """
         try:
-            outcome, _ = self._apply(
-                claim.job_id, from_=(JobState.RUNNING,), token=claim.token, to=JobState.QUEUED, fields=fields
-            )
+            while True:
+                values = {"finished_at": _end(state), **(fields or {})}
+                outcome, asked = self._apply(
+                    claim.job_id, from_=(JobState.RUNNING,), token=claim.token, to=state, fields=values
+                )
+                if outcome != "asked":
+                    break
+                state = _ASKED[asked]
         except NotFound:
-            return False
-        if outcome == "ok":
+            return None
+        if outcome != "ok":
+            return None
+        if state is JobState.QUEUED:
             self.enqueue(claim.job_id, front=True)
-        return outcome == "ok"
+        return state
 
     def holders(self) -> dict[str, tuple[int, int]]:
         """Of every running job, the token it carries and how many heartbeats it has had."""
@@ -265,12 +274,10 @@ class JobStore:
         frames = job.progress.frames_done
         deaths = int(died_there or 0) + 1 if died_at == str(frames) else 1
         to, error = JobState.QUEUED, None
-        if request == "cancel":
-            to = JobState.CANCELLED
-        elif deaths >= max_deaths:
+        if deaths >= max_deaths and request != "cancel":
             to, error = JobState.FAILED, _poisonous(job, deaths)
-        elif request == "pause":
-            to = JobState.PAUSED
+        elif request:
+            to = _ASKED[request]
         outcome, _ = self._apply(
             job_id,
             from_=(JobState.RUNNING,),
@@ -280,6 +287,8 @@ class JobStore:
             count="deaths",
             fields={"error": error, "finished_at": _end(to), "died_at": frames, "died_there": deaths},
         )
+        if outcome == "asked":  # just now
+            return self.declare_lost(job_id, token, beat, max_deaths=max_deaths)
         if outcome != "ok":
             return None
         if to is JobState.QUEUED:
@@ -300,7 +309,9 @@ class JobStore:
     def _request(self, job_id: str, word: str, to: JobState, at_once: tuple[JobState, ...]) -> JobState:
         outcome, _ = self._apply(job_id, from_=at_once, to=to, fields={"finished_at": _end(to)})
         if outcome == JobState.RUNNING:
-            outcome, _ = self._apply(job_id, from_=(JobState.RUNNING,), fields={"request": word})
+            outcome, asked = self._apply(job_id, from_=(JobState.RUNNING,), fields={"request": word})
+            if outcome == "ok" and asked != word:
+                raise NotReady("The job is being cancelled; it cannot be paused now.")
             if outcome == "ok":
                 return JobState.RUNNING
             outcome, _ = self._apply(job_id, from_=at_once, to=to, fields={"finished_at": _end(to)})

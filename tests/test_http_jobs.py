@@ -253,7 +253,7 @@ def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
     claim = service.operations.store.claim(job_id, "w")
     assert claim is not None
     reason = {"type": "/problems/job-failed", "title": "Job failed", "status": 500, "detail": "out of luck"}
-    service.operations.store.finish(claim, JobState.FAILED, {"error": reason})
+    service.operations.store.let_go(claim, JobState.FAILED, {"error": reason})
     answer = service.client.get(f"/jobs/{job_id}/result")
     assert answer.status_code == 500
     assert answer.json() == reason

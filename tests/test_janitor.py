@@ -61,7 +61,7 @@ def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
         (storage.take_work(job.id, claim.token) / "segment-000000.mp4").write_bytes(b"x")
         storage.result_path(job.id).write_bytes(b"result")
         if state is not JobState.RUNNING:
-            store.finish(claim, state)
+            store.let_go(claim, state)
     return job.id
 
 

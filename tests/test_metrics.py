@@ -152,7 +152,7 @@ def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
     assert claim is not None
     measured = JobMetrics(processing_seconds=3.0, skip_ratio=0.4, speedup=1.5)
     fields = {"metrics": measured, "progress": Progress(frames_done=6, frames_total=6)}
-    service.operations.store.finish(claim, JobState.DONE, fields)
+    service.operations.store.let_go(claim, JobState.DONE, fields)
     jobs = service.client.get("/metrics/jobs", params={"last": 2}).json()["jobs"]
     assert [job["id"] for job in jobs] == ids[:0:-1]
     done = service.client.get("/metrics/jobs").json()["jobs"][2]

@@ -143,7 +143,7 @@ def test_a_ticket_can_be_replaced_at_the_very_moment_at_which_its_worker_ends_it
     execution = begin(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    assert store.finish(claim, JobState.PAUSED)
+    assert store.let_go(claim, JobState.PAUSED)
     listed = ExecutionRegistry.get_execution_ids
     calls = []
 
@@ -174,7 +174,7 @@ def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:
     assert store.beat(claim).request == "pause"
     assert store.request_cancel(job_id) is JobState.RUNNING
     assert store.beat(claim).request == "cancel"
-    assert store.finish(claim, JobState.CANCELLED)
+    assert store.let_go(claim, JobState.CANCELLED)
     assert store.request_cancel(job_id) is JobState.CANCELLED, "twice is fine"
     assert not store.beat(claim).held
 
@@ -192,8 +192,8 @@ def test_a_worker_that_was_declared_lost_can_say_nothing_any_more(store: JobStor
     assert new is not None
     assert new.token > old.token
     assert not store.beat(old, {"progress": Progress(frames_done=99)}).held
-    assert not store.finish(old, JobState.DONE)
-    assert not store.hand_back(old)
+    assert not store.let_go(old, JobState.DONE)
+    assert not store.let_go(old, JobState.QUEUED)
     job = store.get(job_id)
     assert (job.state, job.worker, job.deaths, job.progress.frames_done) == (JobState.RUNNING, "new", 1, 0)
 
@@ -222,6 +222,36 @@ def test_what_was_asked_of_a_worker_that_died_is_done(store: JobStore, word: str
     assert store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3) is state
 
 
+@pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_what_was_asked_of_a_worker_that_lets_go_unheard_is_done(store: JobStore, word: str, state: JobState) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
+    assert store.let_go(claim, JobState.QUEUED) is state
+    job = store.get(job_id)
+    assert (job.state, job.finished_at is not None) == (state, state.final)
+
+
+def test_what_is_to_be_cancelled_cannot_be_paused(store: JobStore) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    store.request_pause(job_id)
+    store.request_cancel(job_id)
+    with pytest.raises(NotReady, match="being cancelled"):
+        store.request_pause(job_id)
+    assert store.let_go(claim, JobState.PAUSED) is JobState.CANCELLED, "the worker had heard of the pause alone"
+
+
+def test_a_token_is_above_those_that_redis_has_forgotten(store: JobStore) -> None:
+    first, second = queued(store), queued(store)
+    claim, next_claim = store.claim(first, "w", above=41), store.claim(second, "w")
+    assert claim is not None
+    assert next_claim is not None
+    assert (claim.token, next_claim.token) == (42, 43)
+
+
 def test_pause_resume_and_cancel_of_waiting_jobs(store: JobStore) -> None:
     other, job_id = queued(store), queued(store)
     assert store.request_pause(job_id) is JobState.PAUSED
@@ -240,8 +270,8 @@ def test_the_same_change_said_twice_counts_once(store: JobStore) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    assert store.finish(claim, JobState.DONE)
-    assert store.finish(claim, JobState.DONE), "the answer may have been lost the first time"
+    assert store.let_go(claim, JobState.DONE)
+    assert store.let_go(claim, JobState.DONE), "the answer may have been lost the first time"
 
 
 def test_forgets_only_what_is_over(store: JobStore) -> None:

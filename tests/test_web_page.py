@@ -79,7 +79,7 @@ def test_from_a_file_to_the_comparison(service: Service, page: Page, tmp_path: P
     assert page.run("document.querySelector('.job progress').value") == 0.25
     click_button(page, "Pause")
     wait_until(lambda: store.beat(claim).request == "pause", 5, "the button did nothing")
-    assert store.hand_back(claim)
+    assert store.let_go(claim, JobState.QUEUED)
 
     result = make_clip(tmp_path / "result.mp4", frames=24, width=128, height=96)
     service.finish(job.id, result.read_bytes())

@@ -166,6 +166,23 @@ def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, lo
         assert f"job {job_id}: goes on" in worker.log
 
 
+def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
+    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
+) -> None:
+    """Redis came back from a copy of yesterday: the last token is below the one that has the job's folder."""
+    with crew(quick, tmp_path) as (worker,):
+        job_id = submit(store, storage, long_clip)
+        wait_for_frames(store, job_id, 8)
+        store.request_pause(job_id)
+        wait_for(store, job_id, JobState.PAUSED)
+        (folder,) = storage.job_dir(job_id).glob("work-*")
+        folder.rename(folder.with_name("work-5000"))
+        store.resume(job_id)
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0), worker.log
+        assert f"job {job_id}: goes on" in worker.log
+
+
 def test_sigterm_hands_the_job_back_and_another_finishes_it(
     quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from jobs.errors import StoreUnavailable
 from jobs.presence import Presence, WorkerInfo
+from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.store import Claim, JobStore
 from worker.watch import Watch
@@ -129,7 +130,7 @@ class Heart:
         hold = self._hold
         try:
             if hold is not None:
-                self._store.hand_back(hold.claim)
+                self._store.let_go(hold.claim, JobState.QUEUED)
             self._presence.leave(self._info.name)
         except StoreUnavailable:
             log.warning("Redis does not answer; the job will be missed and go to another worker")

@@ -52,7 +52,7 @@ class Runner:
     def run(self, job_id: str) -> None:
         """Do a job, if it still waits to be done. Raises StoreUnavailable if it could not be claimed."""
         told = JobLog(log, job_id)
-        claim = self._store.claim(job_id, self._name)
+        claim = self._store.claim(job_id, self._name, above=self._storage.last_token(job_id))
         if claim is None:
             told.info("does not wait any more")
             return
@@ -82,7 +82,7 @@ class Runner:
         if self._storage.input_path(job_id).exists():
             return False
         error = problem(JobFailed("The job's files are gone from the data folder; upload the video again."))
-        return self._insist(lambda: self._store.finish(claim, JobState.FAILED, {"error": error}), hold)
+        return self._insist(lambda: self._store.let_go(claim, JobState.FAILED, {"error": error}), hold) is not None
 
     # The stages of a job
 
@@ -123,7 +123,7 @@ class Runner:
             "warnings": [*finished.warnings, *notes.warnings],
             "error": None,
         }
-        if not self._insist(lambda: self._store.finish(claim, JobState.DONE, fields), hold):
+        if not self._insist(lambda: self._store.let_go(claim, JobState.DONE, fields), hold):
             raise Fenced(job.id)
         notes.log.info("published")
         self._meters.published(finished.metrics)
@@ -176,15 +176,15 @@ class Runner:
         fields = hold.take_fields()
         if hold.reason == "lost":
             raise Fenced(claim.job_id)
-        if hold.reason == "cancel":
+        wanted = {"cancel": JobState.CANCELLED, "pause": JobState.PAUSED}.get(hold.reason, JobState.QUEUED)
+        if wanted is JobState.CANCELLED:
+            self._storage.remove(claim.job_id)  # first: whoever hears that it's cancelled finds no files
+        state = self._insist(lambda: self._store.let_go(claim, wanted, fields), hold)
+        if state is None:
+            raise Fenced(claim.job_id)
+        if state is JobState.CANCELLED:
             self._storage.remove(claim.job_id)
-            self._insist(lambda: self._store.finish(claim, JobState.CANCELLED, fields), hold)
-            return "cancelled"
-        if hold.reason == "pause":
-            self._insist(lambda: self._store.finish(claim, JobState.PAUSED, fields), hold)
-            return "paused"
-        self._insist(lambda: self._store.hand_back(claim, fields), hold)
-        return "handed back"
+        return "handed back" if state is JobState.QUEUED else state.value
 
     def _give_up(self, job_id: str, claim: Claim, hold: Hold, error: Exception) -> str:
         """End a job that can't be done; one for which there is no room is paused, for that can be helped."""
@@ -197,8 +197,8 @@ class Runner:
             JobLog(log, job_id).error("%s", ours, exc_info=error)
         state = JobState.PAUSED if isinstance(ours, StorageFull) else JobState.FAILED
         fields = {**hold.take_fields(), "error": problem(ours)}
-        held = self._insist(lambda: self._store.finish(claim, state, fields), hold)
-        return state.value if held else "lost"
+        now = self._insist(lambda: self._store.let_go(claim, state, fields), hold)
+        return now.value if now else "lost"
 
     def _insist(self, tell: Callable[[], T], hold: Hold) -> T:
         """Tell the store something, as often as it takes; only a shutdown makes it give up (StoreUnavailable)."""
