@@ -5,7 +5,7 @@ Every change of state is one script in Redis that checks what the change presume
 carries that token.
 
 Keys: `skipvsr:job:<id>` (hash), `skipvsr:jobs` (ids by age), `skipvsr:state:<state>` (sets of ids), `skipvsr:fence`
-(the last token), and those of `jobs.presence`.
+(the last token), and those of `jobs.presence` and `jobs.once`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from jobs import tickets
+from jobs import once, tickets
 from jobs.errors import NotFound, NotReady, StoreUnavailable
 from jobs.schema import Job, JobState, Priority, Problem
 from jobs.scripts import FORGET, TRANSITION
@@ -107,14 +107,16 @@ class JobStore:
         with unavailable():
             self.redis.ping()
 
-    def create(self, job: Job) -> None:
-        """Write a new job down and queue it, both or neither."""
+    def create(self, job: Job, once_key: str | None = None) -> None:
+        """Write a new job down, with the idempotency key that has led to it, and queue it: all of it or nothing."""
         with unavailable(), self.redis.pipeline() as pipe:
             ticket = self._ticket(job.id, job.options.priority, front=False, pipe=pipe)
             pipe.hset(_key(job.id), mapping=cast(Any, _to_hash(job)))
             pipe.zadd(f"{PREFIX}jobs", {job.id: job.created_at.timestamp()})
             pipe.sadd(f"{PREFIX}state:{job.state}", job.id)
             pipe.hset(_key(job.id), "ticket", ticket)
+            if once_key is not None:
+                once.settle(pipe, once_key, job.id)
             pipe.execute()
 
     def get(self, job_id: str) -> Job:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
-from jobs import tracing
-from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotReady
+from jobs import once, tracing
+from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id, room
-from jobs.store import PREFIX, JobStore, connect, unavailable
+from jobs.store import JobStore, connect, unavailable
 from service.intake import Admission
 
 
@@ -53,26 +52,34 @@ class Operations:
     def begin_once(self, key: str) -> Job | None:
         """Reserve an idempotency key: None if it is new; the job it has led to if there is one.
 
-        Raises `NotReady` while another request with the key is under way. `end_once` must follow where None came back.
+        Raises `NotReady` while another request with the key is under way. Where None came back the key is to be kept
+        (`keep_once`) until it goes along with `submit`, or to be given up (`drop_once`).
         """
+        redis = self.store.redis
         with unavailable():
-            if self.store.redis.set(_once(key), _UNDER_WAY, nx=True, ex=_ONCE_SECONDS):
+            if once.reserve(redis, key):
                 return None
-            value = cast("bytes | None", self.store.redis.get(_once(key)))
-        if value is None or value.decode() == _UNDER_WAY:
+            job_id = once.job_of(redis, key)
+        if job_id is None:
             raise NotReady("An upload with this Idempotency-Key is still under way; ask again when it has ended.")
-        return self.store.get(value.decode())
+        try:
+            return self.store.get(job_id)
+        except NotFound:  # it has been removed since
+            self.drop_once(key)
+            return self.begin_once(key)
 
-    def end_once(self, key: str, job: Job | None) -> None:
-        """Remember for a day which job a key has led to, or, if to none, let it be used again."""
+    def keep_once(self, key: str) -> None:
+        """Say that the upload with a key is still under way; to be called every `once.RENEW_SECONDS`."""
         with unavailable():
-            if job is None:
-                self.store.redis.delete(_once(key))
-            else:
-                self.store.redis.set(_once(key), job.id, ex=_ONCE_SECONDS)
+            once.renew(self.store.redis, key)
 
-    def submit(self, upload: Path, filename: str, admission: Admission) -> Job:
-        """Make a file that has arrived whole a job, and queue it."""
+    def drop_once(self, key: str) -> None:
+        """Let a key that has led to no job be used again."""
+        with unavailable():
+            once.release(self.store.redis, key)
+
+    def submit(self, upload: Path, filename: str, admission: Admission, once_key: str | None = None) -> Job:
+        """Make a file that has arrived whole a job, and queue it; remember for a day that its key has led to it."""
         job = Job(
             id=new_id(),
             filename=filename,
@@ -84,7 +91,7 @@ class Operations:
         )
         self.storage.adopt(upload, job.id)
         try:
-            self.store.create(job)
+            self.store.create(job, once_key)
         except BaseException:
             self.storage.remove(job.id)
             raise
@@ -166,12 +173,3 @@ class Operations:
         if not path.exists():
             raise Gone(f"The {what} has been removed: its job was cancelled or its time ({setting}) is over.")
         return path
-
-
-_UNDER_WAY = "under way"
-_ONCE_SECONDS = 86400
-
-
-def _once(key: str) -> str:
-    """Where an idempotency key is kept; hashed, for clients choose it."""
-    return f"{PREFIX}once:{sha256(key.encode()).hexdigest()}"

@@ -99,9 +99,29 @@ def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_pa
     assert service.operations.begin_once("holiday-2") is None
     answer = service.post(clip)
     assert (answer.status_code, answer.json()["type"]) == (409, "/problems/not-ready")
-    service.operations.end_once("holiday-2", None)
-    assert service.post(clip).json()["id"] != first.json()["id"]
+    service.operations.drop_once("holiday-2")
+    third = service.post(clip).json()["id"]
+    assert third != first.json()["id"]
     assert len(service.operations.recent()) == 2
+    for _ in range(2):  # cancelled, and removed
+        service.client.delete(f"/jobs/{third}")
+    answer = service.post(clip)
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued"), "its job has been removed since"
+
+
+def test_a_key_is_not_lost_with_the_process_that_had_it(service: Service, clip: Path) -> None:
+    """Reserved for a minute while bytes come; known for a day once there is a job."""
+    service.client.headers["Idempotency-Key"] = "holiday-3"
+    redis = service.operations.store.redis
+    assert service.operations.begin_once("holiday-3") is None
+    (key,) = redis.keys("skipvsr:once:*")
+    redis.expire(key, 5)
+    service.operations.keep_once("holiday-3")
+    assert 50 < redis.ttl(key) <= 60
+    redis.delete(key)  # the process is gone, and the minute over
+    assert service.post(clip).status_code == 202
+    service.operations.keep_once("holiday-3")
+    assert redis.ttl(key) > 80_000
 
 
 def test_what_is_no_video_is_refused_and_leaves_nothing(service: Service, tmp_path: Path) -> None:

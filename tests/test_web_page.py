@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from browser import Page, browsing, chromium
 from clips import make_clip
 from http_server import Service, serving
-from jobs.schema import Progress
+from jobs.schema import JobState, Progress
 from jobs.settings import Settings
 from processes import wait_until
 
@@ -79,7 +79,10 @@ def test_from_a_file_to_the_comparison(service: Service, page: Page, tmp_path: P
     assert page.run("document.querySelector('.job progress').value") == 0.25
     click_button(page, "Pause")
     wait_until(lambda: store.beat(claim).request == "pause", 5, "the button did nothing")
-    assert store.let_go(claim, JobState.QUEUED)
+    store.let_go(claim, JobState.PAUSED)
+    page.wait(says(".job .badge", "paused"))
+    click_button(page, "Resume")
+    wait_until(lambda: store.get(job.id).state is JobState.QUEUED, 5, "the button did nothing")
 
     result = make_clip(tmp_path / "result.mp4", frames=24, width=128, height=96)
     service.finish(job.id, result.read_bytes())

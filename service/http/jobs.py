@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -11,7 +14,8 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import SkipVsrError
+from jobs import once
+from jobs.errors import SkipVsrError, StoreUnavailable
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from service import intake
@@ -76,17 +80,40 @@ async def upscale(
     if idempotency_key is not None:
         job = await run_in_threadpool(operations.begin_once, idempotency_key)
     if job is None:
-        try:
-            job = await _take(request, operations, settings, metrics)
-        finally:
-            if idempotency_key is not None:
-                await run_in_threadpool(operations.end_once, idempotency_key, job)
+        async with _under_way(operations, idempotency_key):
+            job = await _take(request, operations, settings, metrics, idempotency_key)
     document = JobDocument.of(job)
     response.headers["Location"] = document.links.self
     return document
 
 
-async def _take(request: Request, operations: Operations, settings: Settings, metrics: HttpMetrics) -> Job:
+@asynccontextmanager
+async def _under_way(operations: Operations, idempotency_key: str | None) -> AsyncIterator[None]:
+    """Keep a reserved key for as long as the block lasts, and let it go where the block fails."""
+    if idempotency_key is None:
+        yield
+        return
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(once.RENEW_SECONDS)
+            with suppress(StoreUnavailable):
+                await run_in_threadpool(operations.keep_once, idempotency_key)
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreUnavailable):  # then it ends by itself
+            await run_in_threadpool(operations.drop_once, idempotency_key)
+        raise
+    finally:
+        keeping.cancel()
+
+
+async def _take(
+    request: Request, operations: Operations, settings: Settings, metrics: HttpMetrics, once_key: str | None
+) -> Job:
     """Receive a video, look at it, queue it."""
     try:
         announced = upload.announced_bytes(request, settings.max_upload_bytes)
@@ -100,7 +127,7 @@ async def _take(request: Request, operations: Operations, settings: Settings, me
             admission = await anyio.to_thread.run_sync(
                 intake.admit, path, options, settings, limiter=request.app.state.probes
             )
-            job = await run_in_threadpool(operations.submit, path, form.filename, admission)
+            job = await run_in_threadpool(operations.submit, path, form.filename, admission, once_key)
     except SkipVsrError as error:
         metrics.rejected.labels(error.kind).inc()
         raise
