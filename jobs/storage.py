@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,8 @@ class Storage:
         self.uploads = data_dir / "uploads"
         self.quota = quota
         self.min_free = min_free
+        self._aside: dict[Path, int] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -125,18 +128,40 @@ class Storage:
         return folder / "input"
 
     def check_room(self, expected: int) -> None:
-        """Raise `StorageFull`, naming the setting, if `expected` more bytes would break the quota or fill the disk."""
-        if self.quota and (used := self.used()) + expected > self.quota:
+        """Raise `StorageFull`, naming the setting, if `expected` more bytes would break the quota or fill the disk.
+
+        Uploads that this process is receiving count in full.
+        """
+        coming = self._coming()
+        if self.quota and (used := self.used() + coming) + expected > self.quota:
             raise StorageFull(
                 f"Jobs take {_size(used)}; with {_size(expected)} more they would be over the quota of "
                 f"{_size(self.quota)} (SKIPVSR_QUOTA_GB). Delete jobs that are done, or try again later."
             )
-        free = self.free()
+        free = self.free() - coming
         if free - expected < self.min_free:
             raise StorageFull(
-                f"The disk has {_size(free)} left, {_size(expected)} are needed and {_size(self.min_free)} "
+                f"The disk has {_size(max(0, free))} left, {_size(expected)} are needed and {_size(self.min_free)} "
                 "must stay free (SKIPVSR_MIN_FREE_GB). Make room, then try again."
             )
+
+    def set_aside(self, upload: Path, size: int) -> None:
+        """Set room aside for an upload of `size` bytes, as far as that has not been done; `settle` must follow.
+
+        Raises `StorageFull`; then what was set aside before stays so.
+        """
+        with self._lock:
+            self.check_room(size - self._aside.get(upload, 0))
+            self._aside[upload] = size
+
+    def settle(self, upload: Path) -> None:
+        """An upload has ended: what it takes counts as it is."""
+        with self._lock:
+            self._aside.pop(upload, None)
+
+    def _coming(self) -> int:
+        """Bytes that were set aside and are not there yet."""
+        return sum(max(0, size - _size_of_file(upload)) for upload, size in list(self._aside.items()))
 
     def used(self) -> int:
         """Bytes that all jobs' files take."""
@@ -220,11 +245,11 @@ def _size(count: int) -> str:
 
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder; files that vanish meanwhile count as nothing."""
-    total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(base) / name).stat().st_size
-            except FileNotFoundError:
-                continue
-    return total
+    return sum(_size_of_file(Path(base) / name) for base, _, names in os.walk(folder) for name in names)
+
+
+def _size_of_file(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

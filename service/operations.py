@@ -9,6 +9,7 @@ from typing import Self
 
 from jobs import once, tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady
+from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
@@ -34,18 +35,21 @@ class Operations:
         return cls(store, Storage.from_settings(settings))
 
     @contextmanager
-    def upload(self, expected: int = 0) -> Iterator[Path]:
-        """A path for a file of `expected` bytes, if known. What is not submitted within the block is removed.
+    def upload(self, expected: int = 0) -> Iterator[Incoming]:
+        """Where to write a file of `expected` bytes, if known. What is not submitted within the block is removed.
 
         Raises `StoreUnavailable` if no job could be queued anyway, `StorageFull` if there is no room, or no more.
         """
         self.store.ping()
-        self.storage.check_room(expected)
         path = self.storage.uploads / f"{new_id()}.part"
         try:
             with room(self.storage.uploads):
                 self.storage.uploads.mkdir(parents=True, exist_ok=True)
-                yield path
+                incoming = Incoming(self.storage, path, expected)
+                try:
+                    yield incoming
+                finally:
+                    incoming.close()
         finally:
             path.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import NotFound, StorageFull
+from jobs.incoming import Incoming
 from jobs.storage import Fenced, Storage, new_id, replace, room, size_of
 
 
@@ -97,6 +98,24 @@ def test_quota_and_free_space_are_named_when_they_refuse(storage: Storage) -> No
     storage.quota, storage.min_free = 0, 10**18
     with pytest.raises(StorageFull, match="SKIPVSR_MIN_FREE_GB"):
         storage.check_room(0)
+
+
+def test_uploads_are_not_promised_the_same_room(storage: Storage) -> None:
+    storage.prepare()
+    storage.quota = 30 << 20
+    first = Incoming(storage, storage.uploads / "first.part", 20 << 20)
+    with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
+        Incoming(storage, storage.uploads / "second.part", 20 << 20)
+    unknown = Incoming(storage, storage.uploads / "third.part", 0)
+    unknown.write(bytes(1 << 20))
+    with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
+        unknown.write(bytes(9 << 20))
+    first.write(bytes(20 << 20))
+    for incoming in (first, unknown):
+        incoming.close()
+    assert first.path.stat().st_size == 20 << 20
+    unknown.path.unlink()
+    storage.check_room(10 << 20)
 
 
 @pytest.mark.parametrize(

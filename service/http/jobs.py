@@ -117,17 +117,17 @@ async def _take(
     """Receive a video, look at it, queue it."""
     try:
         announced = upload.announced_bytes(request, settings.max_upload_bytes)
-        async with contextmanager_in_threadpool(operations.upload(announced)) as path:
+        async with contextmanager_in_threadpool(operations.upload(announced)) as incoming:
             form = await upload.receive(
-                request, path, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
+                request, incoming, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
             )
             options = intake.options_from_text(form.fields)
             await run_in_threadpool(operations.check_model, options.model)
             # Each look at a file is a process of its own: a few at a time, however many uploads there are.
             admission = await anyio.to_thread.run_sync(
-                intake.admit, path, options, settings, limiter=request.app.state.probes
+                intake.admit, incoming.path, options, settings, limiter=request.app.state.probes
             )
-            job = await run_in_threadpool(operations.submit, path, form.filename, admission, once_key)
+            job = await run_in_threadpool(operations.submit, incoming.path, form.filename, admission, once_key)
     except SkipVsrError as error:
         metrics.rejected.labels(error.kind).inc()
         raise

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
 
 import anyio.to_thread
 from python_multipart.exceptions import FormParserError
@@ -18,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from jobs.errors import InvalidRequest, TooLarge, UploadStalled
+from jobs.incoming import Incoming
 from service.names import harmless_name
 
 FILE_FIELD = "file"
@@ -118,15 +117,13 @@ class _Form:
         self.complete = True
 
 
-async def receive(request: Request, path: Path, *, max_file_bytes: int, idle_seconds: float) -> Upload:
-    """Read the request's form; its file is written to `path`, which must not exist yet.
+async def receive(request: Request, target: Incoming, *, max_file_bytes: int, idle_seconds: float) -> Upload:
+    """Read the request's form; its file is written to `target`.
 
-    The caller removes the file if this raises: InvalidRequest (not such a form), TooLarge, UploadStalled, OSError
-    from writing, or Starlette's ClientDisconnect.
+    The caller removes the file if this raises: InvalidRequest (not such a form), TooLarge, UploadStalled, StorageFull
+    or OSError from writing, or Starlette's ClientDisconnect.
     """
-    boundary = _boundary(request)
-    with await anyio.to_thread.run_sync(lambda: path.open("xb", buffering=0)) as file:
-        form = await _read(request, boundary, file, max_file_bytes, idle_seconds)
+    form = await _read(request, _boundary(request), target, max_file_bytes, idle_seconds)
     if form.filename is None:
         raise InvalidRequest(
             "there is no file in the form: send the video as the field 'file' (curl -F file=@clip.mp4)"
@@ -145,7 +142,7 @@ def announced_bytes(request: Request, max_file_bytes: int) -> int:
     return size
 
 
-async def _read(request: Request, boundary: bytes, file: BinaryIO, max_file_bytes: int, idle_seconds: float) -> _Form:
+async def _read(request: Request, boundary: bytes, target: Incoming, max_file_bytes: int, idle_seconds: float) -> _Form:
     form = _Form(max_file_bytes)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
@@ -165,23 +162,18 @@ async def _read(request: Request, boundary: bytes, file: BinaryIO, max_file_byte
                 raise _too_large(max_file_bytes)
             parser.write(packet)
             if len(form.buffer) >= _BUFFER_BYTES:
-                await _write(file, form.buffer)
+                await _write(target, form.buffer)
         parser.finalize()
     except FormParserError as error:
         raise InvalidRequest("the form is malformed: send multipart/form-data (curl -F file=@clip.mp4)") from error
     if not form.complete:
         raise InvalidRequest("the form ends before its closing boundary: the upload was cut off, send it again")
-    await _write(file, form.buffer)
+    await _write(target, form.buffer)
     return form
 
 
-async def _write(file: BinaryIO, buffer: bytearray) -> None:
-    def write_all() -> None:
-        rest = memoryview(bytes(buffer))
-        while rest:
-            rest = rest[file.write(rest) :]
-
-    await anyio.to_thread.run_sync(write_all)
+async def _write(target: Incoming, buffer: bytearray) -> None:
+    await anyio.to_thread.run_sync(target.write, bytes(buffer))
     buffer.clear()
 
 

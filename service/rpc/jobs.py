@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from jobs.errors import InvalidRequest, TooLarge, UploadStalled
+from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
 from proto import upscaler_pb2 as pb
@@ -117,29 +118,25 @@ class JobService:
         async with AsyncExitStack() as stack:
             # Entered and left in threads: it makes folders, and removes what was not submitted.
             upload = self._operations.upload(config.size_bytes)
-            path = await asyncio.to_thread(upload.__enter__)
+            incoming = await asyncio.to_thread(upload.__enter__)
             stack.push_async_exit(lambda *error: asyncio.to_thread(upload.__exit__, *error))
-            size = await self._receive(requests, path)
+            size = await self._receive(requests, incoming)
             if config.HasField("size_bytes") and size != config.size_bytes:
                 raise InvalidRequest(f"{size:,} bytes came of {config.size_bytes:,}: the upload was cut off")
-            admission = await asyncio.to_thread(intake.admit, path, options, self._settings)
-            return await asyncio.to_thread(self._operations.submit, path, harmless_name(config.filename), admission)
+            admission = await asyncio.to_thread(intake.admit, incoming.path, options, self._settings)
+            return await asyncio.to_thread(
+                self._operations.submit, incoming.path, harmless_name(config.filename), admission
+            )
 
-    async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], path: Path) -> int:
-        size = 0
-        file = await asyncio.to_thread(lambda: path.open("xb"))
-        try:
-            while (request := await self._next(requests)) is not None:
-                if request.WhichOneof("part") != "chunk":
-                    raise InvalidRequest("after the first message, which is the config, each has to be a chunk")
-                size += len(request.chunk.data)
-                self._check_bytes(size)
-                await asyncio.to_thread(file.write, request.chunk.data)
-        finally:
-            await asyncio.to_thread(file.close)
-        if not size:
+    async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], target: Incoming) -> int:
+        while (request := await self._next(requests)) is not None:
+            if request.WhichOneof("part") != "chunk":
+                raise InvalidRequest("after the first message, which is the config, each has to be a chunk")
+            self._check_bytes(target.size + len(request.chunk.data))
+            await asyncio.to_thread(target.write, request.chunk.data)
+        if not target.size:
             raise InvalidRequest("the file is empty: send its bytes as chunks after the config")
-        return size
+        return target.size
 
     async def _next(self, requests: AsyncIterator[pb.CreateJobRequest]) -> pb.CreateJobRequest | None:
         seconds = self._settings.upload_idle_seconds
