@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import tempfile
+import secrets
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
 from commands.errors import CommandError
 from commands.progress import Advance, bytes_bar, frames_bar
 
-_POLL_SECONDS = 0.5
-_ATTEMPTS = 10
-"""Polls in a row that may fail before the server is given up: it may be restarting."""
+_POLL_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 120.0
+"""How long a server that had taken the job may be away: it may be restarting, or waiting for its Redis."""
+_AWAY: Final = (502, 503, 504)
 
 
 def run(source: Path, target: Path, *, url: str, api_key: str | None, fields: Mapping[str, str]) -> int:
@@ -31,15 +31,15 @@ def run(source: Path, target: Path, *, url: str, api_key: str | None, fields: Ma
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(60, connect=10)) as client:
         try:
             job = _upload(client, source, fields)
+            told = f"job {job['id']}"
+            print(f"{told} at {url}", file=sys.stderr)
             try:
                 job = _wait(client, job)
             except KeyboardInterrupt:
-                with contextlib.suppress(httpx.HTTPError):
-                    client.post(f"/jobs/{job['id']}/cancel")
-                raise CommandError(f"cancelled job {job['id']}") from None
+                raise CommandError(_cancel(client, told, job["id"])) from None
             if job["state"] != "done":
                 error = job.get("error") or {}
-                raise CommandError(f"job {job['id']} {job['state']}: {error.get('detail', 'no reason given')}")
+                raise CommandError(f"{told} {job['state']}: {error.get('detail', 'no reason given')}")
             _download(client, job["id"], target)
         except httpx.ConnectError:
             raise CommandError(f"no server answers at {url}; start one with `skipvsr up`, or give --url") from None
@@ -58,21 +58,36 @@ def _upload(client: httpx.Client, source: Path, fields: Mapping[str, str]) -> di
 
 
 def _wait(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
-    failures = 0
+    """The job when it is over. Says so where nothing goes on; raises CommandError where the server stays away."""
+    answered, away, paused = time.monotonic(), False, False
     with frames_bar("waiting") as show:
         while True:
             try:
-                job = _json(client.get(f"/jobs/{job['id']}"))
-                failures = 0
-            except httpx.TransportError:
-                failures += 1
-                if failures >= _ATTEMPTS:
-                    raise
+                answer = client.get(f"/jobs/{job['id']}")
+                trouble = f"it answers {answer.status_code} {answer.reason_phrase}" * (answer.status_code in _AWAY)
+            except httpx.TransportError as error:
+                trouble = str(error) or type(error).__name__
+            if trouble:
+                if time.monotonic() - answered > _PATIENCE_SECONDS:
+                    raise CommandError(
+                        f"the server has been away for {_PATIENCE_SECONDS:.0f} s ({trouble}); job {job['id']} goes on "
+                        f"when it is back: ask {str(client.base_url).rstrip('/')}/jobs/{job['id']}"
+                    )
+                if not away:
+                    print(f"the server is away ({trouble}); waiting for it", file=sys.stderr)
+                away = True
+                time.sleep(_POLL_SECONDS)
+                continue
+            job, answered, away = _json(answer), time.monotonic(), False
             if job["state"] in ("done", "failed", "cancelled"):
                 return job
+            if job["state"] == "paused" and not paused:
+                reason = (job.get("error") or {}).get("detail", "somebody has paused it")
+                print(f"job {job['id']} is paused: {reason} Waiting until it is resumed.", file=sys.stderr)
+            paused = job["state"] == "paused"
             progress = job["progress"]
             show(
-                "waiting" if job["state"] == "queued" else "upscaling",
+                {"queued": "waiting", "paused": "paused"}.get(job["state"], "upscaling"),
                 progress["frames_done"],
                 progress["frames_total"],
                 progress["fps"],
@@ -86,16 +101,25 @@ def _download(client: httpx.Client, job_id: str, target: Path) -> None:
             answer.read()
             _json(answer)
         size = int(answer.headers.get("content-length", 0)) or None
-        handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
+        part = target.absolute().parent / f".skipvsr-{secrets.token_hex(6)}.part"
         try:
-            with os.fdopen(handle, "wb") as file, bytes_bar("downloading", size) as advance:
+            with part.open("xb") as file, bytes_bar("downloading", size) as advance:
                 for piece in answer.iter_bytes(1 << 20):
                     file.write(piece)
                     advance(len(piece))
-            Path(name).replace(target)
+            part.replace(target)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
+
+
+def _cancel(client: httpx.Client, told: str, job_id: str) -> str:
+    try:
+        if client.post(f"/jobs/{job_id}/cancel").is_success:
+            return f"cancelled {told}"
+    except httpx.HTTPError:
+        pass
+    return f"{told} could not be cancelled, for the server does not answer: it goes on"
 
 
 def _json(answer: httpx.Response) -> dict[str, Any]:
