@@ -53,7 +53,9 @@ class JobOptions(BaseModel):
     lookahead: Annotated[int, Field(ge=0, le=64)] = Field(
         4, description="Frames after the chunk that the backward branch sees: more is sharper at the seams, and slower."
     )
-    routing: str = Field("balanced", description="How much work may be left out: off, balanced or fast.")
+    routing: Literal["off", "balanced", "fast"] = Field(
+        "balanced", description="How much work may be left out: off, balanced or fast."
+    )
     codec: Literal["auto", "h264", "hevc", "av1"] = Field(
         "auto", description="Codec of the output: h264, hevc or av1; auto: h264, but av1 in webm."
     )

@@ -57,6 +57,7 @@ def test_empty_fields_are_defaults(service: Service, clip: Path) -> None:
         ({"scale": "two"}, "scale: Input should be 2, 3 or 4"),
         ({"scale": "2", "height": "480"}, "give either scale or height, not both"),
         ({"crf": "99", "chunk": "x"}, "chunk: Input should be a valid integer"),
+        ({"routing": "warp"}, "routing: Input should be 'off', 'balanced' or 'fast'"),
         ({"speed": "warp"}, "unknown option speed; there are model, scale"),
         ({"model": "x" * 5000}, "the field 'model' is longer than 4096 bytes"),
     ],
@@ -178,6 +179,10 @@ def test_result_is_served_with_name_type_and_ranges(service: Service, clip: Path
     outside = service.client.get(where, headers={"Range": "bytes=5000-"})
     assert (outside.status_code, outside.headers["content-range"]) == (416, "bytes */1024")
     assert outside.headers["content-type"] == "application/problem+json"
+    other = service.client.get(where, headers={"Range": "bytes=5000-", "If-Range": '"another"'})
+    assert other.status_code == 200, "all of the other version, whatever part of its own the client wanted"
+    same = service.client.get(where, headers={"Range": "bytes=5000-", "If-Range": whole.headers["etag"]})
+    assert (same.status_code, same.headers["content-type"]) == (416, "application/problem+json")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def service(settings: Settings) -> Iterator[Service]:
 
 def test_ready_once_a_worker_is_alive(service: Service) -> None:
     assert service.client.get("/healthz").json()["status"] == "ok"
+    assert (service.client.head("/healthz").status_code, service.client.head("/readyz").status_code) == (200, 503)
     answer = service.client.get("/readyz")
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/no-worker")
     assert answer.headers["retry-after"] == "5"
@@ -88,7 +89,7 @@ def test_request_ids(service: Service) -> None:
 
 def test_key(settings: Settings, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=2)
-    with serving(settings.model_copy(update={"api_key": SecretStr("s3cret key")})) as service:
+    with serving(settings.model_copy(update={"api_key": SecretStr("s3crét key")})) as service:
         client = service.client
         for public in ("/healthz", "/metrics", "/", "/docs", "/openapi.json"):
             assert client.get(public).status_code == 200, public
@@ -103,15 +104,15 @@ def test_key(settings: Settings, tmp_path: Path) -> None:
         ]
         for headers in wrong:
             assert client.get("/jobs", headers=headers).status_code == 401, headers
-        right: list[dict[str, str]] = [
-            {"Authorization": "Bearer s3cret key"},
-            {"X-API-Key": "s3cret key"},
-            {"Cookie": "skipvsr_key=s3cret%20key"},
+        right: list[dict[str, bytes]] = [
+            {"Authorization": "Bearer s3crét key".encode()},
+            {"X-API-Key": "s3crét key".encode()},
+            {"Cookie": b"skipvsr_key=s3cr%C3%A9t%20key"},
         ]
-        for headers in right:
-            assert client.get("/jobs", headers=headers).status_code == 200, headers
+        for given in right:
+            assert client.get("/jobs", headers=given).status_code == 200, given  # type: ignore[arg-type]
         with clip.open("rb") as file:
-            cookie_only = client.post("/upscale", files={"file": file}, headers=right[2])
+            cookie_only = client.post("/upscale", files={"file": file}, headers=right[2])  # type: ignore[arg-type]
         assert cookie_only.status_code == 401
         assert service.files() == []
 

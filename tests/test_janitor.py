@@ -98,6 +98,20 @@ def test_files_go_when_their_time_is_over(janitor: Janitor, store: JobStore, sto
         store.get(done)
 
 
+def test_uploads_may_be_kept_for_longer_than_results(
+    settings: Settings, store: JobStore, storage: Storage, times: Times
+) -> None:
+    kept = settings.model_copy(update={"input_ttl_hours": 48.0, "result_ttl_hours": 1.0})
+    janitor = Janitor(kept, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
+    done = job_in(JobState.DONE, store, storage)
+    times.wall += timedelta(hours=2)
+    janitor.clean()
+    assert names(storage, done) == {"input"}
+    times.wall += timedelta(hours=47)
+    janitor.clean()
+    assert not storage.job_dir(done).exists()
+
+
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED])
 def test_what_is_in_use_stays_whatever_the_clock_says(
     janitor: Janitor, store: JobStore, storage: Storage, times: Times, state: JobState

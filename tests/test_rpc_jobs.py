@@ -178,7 +178,11 @@ def test_errors_are_those_of_rest(client: StreamClient, server: RpcServer) -> No
             call()
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
         assert details(error.value)["ErrorInfo"].reason == "NOT_FOUND"
-    for request in (pb.ListJobsRequest(page_size=1000), pb.ListJobsRequest(page_token="x")):
+    for request in (
+        pb.ListJobsRequest(page_size=1000),
+        pb.ListJobsRequest(page_token="x"),
+        pb.ListJobsRequest(page_token="9" * 5000),
+    ):
         with pytest.raises(grpc.RpcError) as error:
             client.jobs.ListJobs(request, timeout=10)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT

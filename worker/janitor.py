@@ -94,8 +94,10 @@ class Janitor:
                 source.unlink(missing_ok=True)
                 removed.append(f"input of {job.id}")
             if age > timedelta(hours=settings.result_ttl_hours) and result.exists():
-                self._storage.remove(job.id)
+                result.unlink(missing_ok=True)
                 removed.append(f"result of {job.id}")
+            if removed and not source.exists() and not result.exists():
+                self._storage.remove(job.id)
         elif (
             job.state is JobState.CANCELLED or age > timedelta(hours=settings.failed_ttl_hours)
         ) and self._storage.job_dir(job.id).exists():

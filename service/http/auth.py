@@ -37,11 +37,16 @@ def require_key(
         return
     expected = settings.api_key.get_secret_value().encode()
     cookie = unquote(request.cookies.get(COOKIE, "")) if request.method in _SAFE else ""
-    given = [bearer.credentials if bearer else "", header or "", cookie]
+    # HTTP knows no letters beyond Latin-1 in headers: what comes is the key's bytes, one letter each.
+    given = [
+        (bearer.credentials if bearer else "").encode("latin-1"),
+        (header or "").encode("latin-1"),
+        cookie.encode(),
+    ]
     if not any(given):
         raise Unauthorized("this server needs its API key: Authorization: Bearer <key>, or X-API-Key: <key>")
     # Every candidate is compared, each in constant time, so that the answer's timing tells nothing.
-    if not sum(hmac.compare_digest(key.encode(), expected) for key in given):
+    if not sum(hmac.compare_digest(key, expected) for key in given):
         raise Unauthorized("the API key is wrong")
 
 

@@ -21,13 +21,15 @@ def send(request: Request, path: Path, filename: str, media_type: str) -> FileRe
         facts = path.stat()
     except FileNotFoundError as error:
         raise Gone("the file has been removed meanwhile") from error
-    _check_range(request, facts.st_size)
-    return FileResponse(
+    response = FileResponse(
         path,
         media_type=media_type,
         stat_result=facts,
         headers={"Content-Disposition": content_disposition(filename), "Cache-Control": "private, max-age=3600"},
     )
+    if request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"]):
+        _check_range(request, facts.st_size)  # of another version than the client's it gets all, whatever the range
+    return response
 
 
 def content_disposition(filename: str) -> str:

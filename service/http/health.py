@@ -16,12 +16,14 @@ from service.http.documents import Health, Readiness, problems
 router = APIRouter(tags=["service"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is the process alive?", responses=problems())
 async def healthz() -> Health:
     """Answers as long as the process does; asks nobody else."""
     return Health(version=version("skipvsr"))
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can it do work?", responses=problems(503))
 def readyz(operations: OperationsDep) -> Readiness:
     """Ready when Redis answers and at least one worker is alive; else 503 with the reason."""

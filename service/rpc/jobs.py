@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _PIECE_BYTES: Final = 256 * 1024
 _WATCH_SECONDS: Final = 0.25
 _MOST_PAGE: Final = 500
+_PAGE_TOKEN: Final = re.compile(r"[0-9]{1,9}")
 
 
 class JobService:
@@ -47,7 +49,7 @@ class JobService:
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         async with reported(context, "ListJobs"):
-            if request.page_token and not request.page_token.isdecimal():
+            if request.page_token and not _PAGE_TOKEN.fullmatch(request.page_token):
                 raise InvalidRequest("page_token: give the next_page_token of the page before, or none")
             if request.page_size > _MOST_PAGE:
                 raise InvalidRequest(f"page_size: {request.page_size} is above {_MOST_PAGE}")
