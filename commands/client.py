@@ -27,7 +27,7 @@ def run(source: Path, target: Path, *, url: str, api_key: str | None, fields: Ma
         raise CommandError(f"there is no file {source}")
     if not target.absolute().parent.is_dir():
         raise CommandError(f"there is no folder {target.absolute().parent}")
-    headers = {"X-API-Key": api_key.encode()} if api_key else {}
+    headers = {b"X-API-Key": api_key.encode()} if api_key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(60, connect=10)) as client:
         try:
             job = _upload(client, source, fields)

@@ -15,6 +15,7 @@ from clips import make_clip
 from commands.embedded_redis import EmbeddedRedis
 from http_server import Service, serving
 from jobs.settings import Settings
+from processes import wait_until
 from service.http.app import create_app
 
 DESCRIPTION = Path(__file__).parent.parent / "service" / "http" / "openapi.json"
@@ -165,5 +166,6 @@ def test_pages_bring_all_they_need(service: Service, path: str) -> None:
 def test_a_path_writes_no_lines_of_its_own_into_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "service.http.access"):
         service.client.get("/x%0AINFO forged%1b[31m")
+        wait_until(lambda: "forged" in caplog.text, 5, "no line")  # written once the answer has been sent
     (line,) = [r.getMessage() for r in caplog.records if "forged" in r.getMessage()]
     assert line.startswith("GET /x%0AINFO%20forged%1B%5B31m 404 ")
