@@ -45,17 +45,11 @@ class Row:
 def degraded(hr: Frames, how: str) -> Frames:
     """LR [T, h, w, 3] of ground truth [T, H, W, 3]: `bi`, `bd`, or `h264:CRF` (BI, then H.264). Raises CommandError."""
     name, _, crf = how.partition(":")
-    if name in ("bi", "h264"):
-        low = _each(hr, degrade.bi)
-    elif how == "bd":
-        low = _each(hr, degrade.bd)
-    else:
-        raise CommandError(f"--degrade {how}: must be bi, bd or h264:CRF")
-    if (name == "bi" and not crf) or name == "bd":
-        return low
+    if how in degrade.CLEAN:
+        return _each(hr, degrade.CLEAN[how])
     if name != "h264" or not crf.isdigit() or int(crf) > 51:
         raise CommandError(f"--degrade {how}: must be bi, bd or h264:CRF with a CRF of 0 to 51")
-    return dataset.h264(low.astype(np.uint8), int(crf), "medium")
+    return dataset.h264(_each(hr, degrade.bi).astype(np.uint8), int(crf), "medium")
 
 
 def score(upscaler: Upscaler, name: str, hr: Frames, lr: Frames, routing: str, chunk: int, lookahead: int) -> Row:

@@ -34,16 +34,18 @@ def run(
     confidence: float,
     rounds: int,
     heads_of: Path | None,
+    clean: str = "bi",
     weights_dir: Path,
 ) -> int:
     """Fit an estimator to `model` on the videos in `data`; writes it beside the weights, or to `out`.
 
     With `heads_of`, an estimator's file, only its heads are fitted anew, to the weights that it was trained with.
+    `clean` is how their LR is made: as that which the model was trained on.
     Raises ModelError, and ValueError where a video cannot be decoded.
     """
     upscaler = load_model(model, weights_dir=weights_dir)
     network, fingerprint = load_network(model, weights_dir)
-    how = f"skipvsr train-skip {model} --frames {frames}"
+    how = f"skipvsr train-skip {model} --frames {frames} --degrade {clean}"
     if heads_of is None:
         estimator = Estimator(upscaler.config, skip.layout(upscaler.config))
         how += f" --confidence {confidence} --rounds {rounds}"
@@ -54,7 +56,7 @@ def run(
         estimator = loaded
         how += f" --heads-of {heads_of.name}"
     estimator.ready(upscaler.device, upscaler.dtype)
-    clips = list(windows(data, frames))
+    clips = list(windows(data, frames, clean))
     _say(f"{len(clips)} clips of up to {frames} frames")
     with torch.inference_mode():
         if heads_of is None:
@@ -73,13 +75,13 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def windows(data: Path, frames: int) -> Iterator[skip.Clip]:
-    """A clip of each video in a folder, as it is, with its bicubic quarter."""
+def windows(data: Path, frames: int, clean: str) -> Iterator[skip.Clip]:
+    """A clip of each video in a folder, as it is, with LR made of it by `model.degrade.CLEAN[clean]`."""
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)
         if video.dtype == np.uint8:
             hr = _window(video[-frames:].astype(np.uint8, copy=False), zlib.crc32(path.stem.encode()))
-            yield skip.Clip(path.stem, each(hr, degrade.bi), hr)
+            yield skip.Clip(path.stem, each(hr, degrade.CLEAN[clean]), hr)
 
 
 def _window(hr: Frames, seed: int) -> Frames:

@@ -10,7 +10,9 @@ Images are [..., H, W], of any type that multiplies as float32; colour must not 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +93,10 @@ def bd(x: Tensor, sigma: float = 1.6) -> Tensor:
     """BD: [..., H, W] -> [..., H / 4, W / 4]. Raises ValueError where H or W is no multiple of 4."""
     h, w = _divisible(x)
     return _separable(x, blur_weights(h, sigma), blur_weights(w, sigma))
+
+
+CLEAN: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {"bi": bi, "bd": bd}
+"""How LR comes about in papers, by name."""
 
 
 def bicubic_up(x: Tensor) -> Tensor:

@@ -114,19 +114,32 @@ def test_a_batch_is_aligned_and_depends_on_its_step_alone(packed):
     assert (blocks - lr.float()).abs().mean() < 8
 
 
-def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed):
+@pytest.mark.parametrize("clean", ["bi", "bd"])
+def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed, clean):
     from model import degrade
     from model.training.data import Sampler
     from model.training.prepare import each
 
-    config = TrainConfig.load(packed / "config.toml").model_copy(update={"bars": 1.0, "clean_share": 1.0})
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"bars": 1.0, "clean": clean})
     plain, barred = Sampler(packed, config.model_copy(update={"bars": 0.0})), Sampler(packed, config)
     for step in range(4):
         lr, hr = barred.batch(step, config.stages[0])
-        assert (lr.numpy() == np.stack([each(clip, degrade.bi) for clip in hr.numpy()])).all()
+        assert (lr.numpy() == np.stack([each(clip, degrade.CLEAN[clean]) for clip in hr.numpy()])).all()
         edges = [hr[0][:, 0], hr[0][:, -1], hr[0][:, :, 0], hr[0][:, :, -1]]
         assert any(len(edge.unique()) == 1 and edge.max() <= 16 for edge in edges)
     assert not (plain.batch(0, config.stages[0])[1] == barred.batch(0, config.stages[0])[1]).all()
+
+
+def test_clean_frames_may_be_blurred_and_decimated_instead(packed, tmp_path):
+    from model import degrade
+    from model.training.data import Sampler
+    from model.training.prepare import each
+
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"clean": "bd", "flow_steps": 0})
+    lr, hr = Sampler(packed, config).batch(0, config.stages[0])
+    assert (lr.numpy() == np.stack([each(clip, degrade.bd) for clip in hr.numpy()])).all()
+    run(config, packed, tmp_path, lambda line: None, stop_at=10)
+    assert {"psnr_bd", "psnr_bi"} & set(read_log(tmp_path / "log.jsonl")[-1]) == {"psnr_bd"}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ class TrainConfig(_Section):
     init: Path | None = None
     """Weights to start from (fine-tuning); their network must be the one configured here."""
     clean_share: float = Field(1.0, ge=0, le=1)
-    """Share of batch items that are clean (BI); the rest are compressed."""
+    """Share of batch items that are clean; the rest are compressed."""
+    clean: Literal["bi", "bd"] = "bi"
+    """How the clean items' LR is made of HR, in training and in validation."""
     photo_share: float = Field(0.4, ge=0, le=1)
     """Share of batch items that come from moving pictures."""
     bars: float = Field(0.0, ge=0, le=1)

@@ -52,8 +52,11 @@ class Sampler:
         low = lr[times, y : y + p, x : x + p]
         y, x, p = y * SCALE, x * SCALE, p * SCALE
         high = segment.hr[times, y : y + p, x : x + p]
-        if clean and self.config.bars and rng.random() < self.config.bars:
-            low, high = _with_bar(high, rng)
+        barred = clean and self.config.bars and rng.random() < self.config.bars
+        if barred:
+            high = _with_bar(high, rng)
+        if barred or (clean and self.config.clean != "bi"):
+            low = each(high, degrade.CLEAN[self.config.clean])
         for axis in range(3):  # time, rows, columns
             if rng.random() < 0.5:
                 low, high = np.flip(low, axis), np.flip(high, axis)
@@ -95,12 +98,12 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
     raise ConfigError(f"hardly a packed segment has {stage.frames} frames of {stage.patch} x {stage.patch} LR pixels")
 
 
-def _with_bar(high: Frames, rng: np.random.Generator) -> tuple[Frames, Frames]:
-    """LR and HR with a dark bar over the first rows, or columns, of HR frames [T, H, W, 3]: over a third at most."""
+def _with_bar(high: Frames, rng: np.random.Generator) -> Frames:
+    """HR frames [T, H, W, 3] with a dark bar over the first rows, or columns: over a third at most."""
     high, thickness = high.copy(), int(rng.integers(1, high.shape[1] // 3 + 1))
     at = (slice(None), slice(thickness)) if rng.random() < 0.5 else (slice(None), slice(None), slice(thickness))
     high[at] = rng.integers(0, 17)  # black, or what is left of it in full range
-    return each(high, degrade.bi), high
+    return high
 
 
 def _detail(patch: Frames) -> float:

@@ -217,7 +217,7 @@ class _Scribe:
         if resumed:
             self.say(f"goes on at step {trainer.step} of {self.total}")
         else:
-            self.say(f"bicubic: {_text(bicubic(self.cache)) or 'no validation clips'}")
+            self.say(f"bicubic: {_text(bicubic(self.cache, self.config.clean)) or 'no validation clips'}")
         started, seconds, first = time.monotonic(), trainer.seconds, trainer.step
         for lr, hr in _batches(trainer, sampler, stop_at):
             trainer.train_step(lr, hr)
@@ -235,7 +235,7 @@ class _Scribe:
         trainer, config = self.trainer, self.config
         row = trainer.row()
         if trainer.step > config.flow_steps and (trainer.step % config.val_every == 0 or trainer.step == self.total):
-            self.last_val = validate(trainer.averaged(), self.cache, trainer.device)
+            self.last_val = validate(trainer.averaged(), self.cache, trainer.device, config.clean)
             row |= self.last_val
             self._choose()
         row["seconds"] = round(trainer.seconds, 1)
@@ -253,7 +253,7 @@ class _Scribe:
         if self.config.gates:  # what skips least would win
             plot(self.log.rows, self.out / "plot.png")
             return
-        counted = {"psnr_bi"} if self.config.clean_share == 1 else set(self.last_val)
+        counted = {f"psnr_{self.config.clean}"} if self.config.clean_share == 1 else set(self.last_val)
         score = sum(self.last_val[name] for name in counted) / len(counted)
         plot(self.log.rows, self.out / "plot.png")
         if score > self.trainer.best:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -13,18 +14,20 @@ from model.network import BasicVSR
 from model.training import cache
 from model.training.data import to_model
 from model.training.gated import GatedClip
+from model.training.prepare import each
 
 
-def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device) -> dict[str, float]:
+def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device, clean: str = "bi") -> dict[str, float]:
     """Mean Y-PSNR over the packed validation clips, in dB: `psnr_bi` and `psnr_up0` (compressed); empty without clips.
 
+    With another way to make `clean` LR that one's instead of `psnr_bi`.
     `network` is used as it is: on `device`, in its own type. Of one with gates also the share of cells that they skip.
     """
     sums: dict[str, list[float]] = {}
     network.eval()
     with torch.inference_mode():
         for segment in cache.read(folder, "val"):
-            for version, low in segment.lr.items():
+            for version, low in _versions(segment, clean):
                 lr = to_model(torch.from_numpy(low[None].copy()), device)
                 frames = degrade.to_uint8(network(lr)[0].float().cpu() * 255)
                 sums.setdefault(f"psnr_{version}", []).append(_clip_psnr(frames, segment))
@@ -34,15 +37,24 @@ def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device) 
     return {name: fmean(values) for name, values in sums.items()}
 
 
-def bicubic(folder: Path) -> dict[str, float]:
+def bicubic(folder: Path, clean: str = "bi") -> dict[str, float]:
     """The same of MATLAB's bicubic interpolation: what any network has to beat."""
     sums: dict[str, list[float]] = {}
     for segment in cache.read(folder, "val"):
-        for version, low in segment.lr.items():
+        for version, low in _versions(segment, clean):
             lr = torch.from_numpy(low.copy()).permute(0, 3, 1, 2)
             frames = torch.stack([degrade.to_uint8(degrade.bicubic_up(frame)) for frame in lr])
             sums.setdefault(f"psnr_{version}", []).append(_clip_psnr(frames, segment))
     return {name: fmean(values) for name, values in sums.items()}
+
+
+def _versions(segment: cache.Segment, clean: str) -> Iterator[tuple[str, cache.Frames]]:
+    """The LR versions of a clip by name; the clean one is packed as `bi`, and any other made here."""
+    for version, low in segment.lr.items():
+        if version == "bi" != clean:
+            yield clean, each(segment.hr, degrade.CLEAN[clean])
+        else:
+            yield version, low
 
 
 def _clip_psnr(frames: Tensor, segment: cache.Segment) -> float:
