@@ -246,9 +246,13 @@ def test_every_query_of_the_dashboard_has_an_answer(stack: Stack) -> None:
     """After a job and a stream; what nothing has happened for yet (lost workers, refusals) may have none."""
     panels = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "skipvsr.json").read_text())["panels"]
     asked = [target["expr"] for panel in panels for target in panel["targets"]]
-    empty = {expression for expression in asked if not stack.query(expression)}  # a wrong one has no "data" at all
-    print(f"{len(asked)} queries, without an answer: {sorted(empty)}")
-    assert all("rejected" in expression for expression in empty)
+    needed = [expression for expression in asked if "rejected" not in expression]
+
+    def empty() -> list[str]:
+        return [expression for expression in needed if not stack.query(expression)]  # a wrong one has no "data" at all
+
+    until(lambda: not empty(), 60, "queries without an answer, though rules are worked out every 15 s")
+    print(f"{len(needed)} queries have an answer")
 
 
 def test_redis_restarts_while_jobs_wait(stack: Stack, tmp_path: Path) -> None:
