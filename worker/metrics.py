@@ -80,8 +80,11 @@ class Meters:
         device = device or torch.device("cpu")
         memory.labels(device.type).set_function(_memory_of(device))
 
+        # From 0 on, so that Prometheus sees the first chunk as an increase.
         for outcome in ("run", "reused", "skipped"):
             self.tile_blocks.labels(outcome)
+        for stage in ("decode", "model", "encode"):
+            self.stage_seconds.labels(stage)
 
     def claimed(self) -> None:
         """A job was taken; which network it needs is not known yet."""
@@ -91,7 +94,7 @@ class Meters:
         """The job's network is loaded. (A name that no network has never becomes a label.)"""
         self._model = model
         for series in (self.frames, self.skip_ratio, self.speedup):
-            series.labels(model)  # from 0 on, so that Prometheus sees the first job as an increase
+            series.labels(model)  # from 0 on, as above
 
     def chunk(self, event: ChunkDone) -> None:
         """Count a chunk."""
