@@ -187,7 +187,7 @@ def _other_packets(
     time = shift = Fraction(0)
     sound = {index: RisingTimes() for index in tracks if original.streams[index].type == "audio"}
     try:
-        for packet in original.demux([original.streams[index] for index in tracks]):
+        for packet in _demuxed(original, [original.streams[index] for index in tracks]):
             index = packet.stream_index if packet.size else packet.stream.index
             if packet.size and index in sound:
                 if not sound[index].admits(packet):
@@ -197,6 +197,9 @@ def _other_packets(
                 move(packet, round(shift / packet.time_base))
             if packet.dts is not None:
                 time = max(time, packet.dts * packet.time_base)
+            for track in tracks.values():
+                for out in track.until(time):
+                    yield time, out
             for out in tracks[index].packets(packet):
                 yield time, out
     except av.error.FFmpegError:
@@ -208,3 +211,14 @@ def _other_packets(
             warnings.append(
                 f"the times of audio track {index} begin anew; what follows was put behind what came before"
             )
+
+
+def _demuxed(original: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
+    """The packets as far as the file can be read, and at the end of each stream an empty one."""
+    try:
+        yield from original.demux(streams)
+    except av.error.FFmpegError:
+        for stream in streams:
+            flush: Packet[Stream] = Packet()
+            flush.stream = stream
+            yield flush

@@ -7,7 +7,8 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Final
 
 import av
@@ -17,6 +18,7 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
+from media.overlaps import Cue, OneAtATime
 from media.quicktime import say_in_quicktime
 
 MUXERS: Final = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
@@ -31,6 +33,8 @@ _TEXT_CODECS: Final = {"mov_text", "subrip", "ass", "ssa", "webvtt", "text"}
 _ENCODED_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad", "7.1(wide)": "7.1"}
 """Layouts that few encoders know, and what all do: the same channels, the surround ones a little further back."""
 _USUAL_LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_LATE_SECONDS: Final = 10
+"""How far a subtitle may lie behind the sound of its time in a file, as libav's own muxers place them."""
 # The encoders for text want a style sheet to start from, though nothing here goes through them.
 _STYLES: Final = (
     b"[Script Info]\r\nScriptType: v4.00+\r\n\r\n[V4+ Styles]\r\nFormat: Name, Fontname, Fontsize, PrimaryColour, "
@@ -59,6 +63,10 @@ class Track:
                 packet.dts = packet.pts
             packet.stream = self.target
             yield packet
+
+    def until(self, time: Fraction) -> Iterator[Packet[Stream]]:
+        """What was held back and is known once the file is read to `time` (seconds)."""
+        yield from ()
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,42 @@ class ConvertedText(Track):
 
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Unpack the text and pack it anew."""
-        if not packet.size or packet.pts is None:
-            return
-        text = plain_text(self.codec, bytes(packet)).encode()
-        if self.target.codec_context.name == "mov_text":
-            text = struct.pack(">H", len(text)) + text
+        if packet.size and packet.pts is not None:
+            text = plain_text(self.codec, bytes(packet)).encode()
+            yield self._packed(text, packet.pts, packet.duration or 0, packet.time_base)
+
+    def _packed(self, text: bytes, pts: int, duration: int, unit: Fraction) -> Packet[Stream]:
         out: Packet[Stream] = Packet(text)
-        out.time_base, out.pts, out.dts, out.duration = packet.time_base, packet.pts, packet.pts, packet.duration
+        out.time_base, out.pts, out.dts, out.duration = unit, pts, pts, duration
         out.is_keyframe, out.stream = True, self.target
-        yield out
+        return out
+
+
+@dataclass(frozen=True)
+class TimedText(ConvertedText):
+    """Subtitles as MP4's text, whose samples follow one another: what overlaps becomes one text with all lines."""
+
+    unit: Fraction
+    """Seconds of one unit of the source's times."""
+    _cues: OneAtATime = field(default_factory=OneAtATime)
+
+    def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
+        """Unpack the text, and pack what is known of what is shown before it."""
+        if not packet.size:
+            yield from map(self._sample, self._cues.rest())
+        elif packet.pts is not None:
+            end = packet.pts + packet.duration if packet.duration else None
+            yield from map(self._sample, self._cues.add(Cue(packet.pts, end, plain_text(self.codec, bytes(packet)))))
+
+    def until(self, time: Fraction) -> Iterator[Packet[Stream]]:
+        """What ends before `time`."""
+        yield from map(self._sample, self._cues.until(int((time - _LATE_SECONDS) / self.unit)))
+
+    def _sample(self, cue: Cue) -> Packet[Stream]:
+        # The length that stands before the text has two bytes.
+        text = cue.text.encode()[:0xFFFF].decode(errors="ignore").encode()
+        duration = 0 if cue.end is None else cue.end - cue.start
+        return self._packed(struct.pack(">H", len(text)) + text, cue.start, duration, self.unit)
 
 
 def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list[str]) -> Track | None:
@@ -152,11 +187,13 @@ def _converted(target: OutputContainer, kind: str, stream: Stream, name: str) ->
         encoder = target.add_stream(codec, rate=rate, layout=layout)
         assert isinstance(encoder, AudioStream)
         return TranscodedAudio(encoder, stream, encoder)
-    if isinstance(stream, SubtitleStream) and name in _TEXT_CODECS:
+    if isinstance(stream, SubtitleStream) and name in _TEXT_CODECS and stream.time_base is not None:
         text = target.add_stream(_TEXT_INSTEAD[kind])
         assert isinstance(text, SubtitleStream)
         text.codec_context.subtitle_header = _STYLES
         text.time_base = stream.time_base
+        if text.codec_context.name == "mov_text":
+            return TimedText(text, name, stream.time_base)
         return ConvertedText(text, name)
     return None
 

@@ -77,9 +77,10 @@ def with_subtitles(
     *,
     font: bool = True,
     codec: str = "subrip",
+    lines: Sequence[tuple[int, int, str]] = LINES,
     tone: Callable[[av.container.OutputContainer], list[tuple[Any, int]]] | None = None,
 ) -> Path:
-    """A Matroska file with subtitles in French and a font."""
+    """A Matroska file with subtitles (start, duration, words; in ms) in French and a font."""
     plain = write_clip(path.with_suffix(".plain.mkv"), tone=tone)
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         tracks = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
@@ -92,7 +93,7 @@ def with_subtitles(
             if packet.size:
                 packet.stream = tracks[packet.stream_index]  # type: ignore[assignment]
                 target.mux(packet)
-        for number, (start, duration, words) in enumerate(LINES):
+        for number, (start, duration, words) in enumerate(lines):
             words = words if codec == "subrip" else f"{number},0,Default,,0,0,0,,{words}"
             line: Any = av.Packet(words.encode())
             line.stream, line.time_base, line.pts, line.dts = text, Fraction(1, 1000), start, start

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import pytest
 
+from media.overlaps import Cue, OneAtATime
 from media.probe import probe
 from media.tracks import plain_text
 from tests.media_support import packets, upscale, with_subtitles, write_clip
@@ -76,6 +77,65 @@ def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
         (Fraction(40, 1000), "Hello"),
         (Fraction(280, 1000), "Second line\nand third"),
     ]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+@pytest.mark.parametrize("sound", [None, _sound("aac")])
+def test_subtitles_that_overlap_are_shown_together(tmp_path: Path, container: str, sound: Any) -> None:
+    lines = [(500, 2500, "A"), (1000, 1000, "B"), (4000, 500, "C")]
+    source = with_subtitles(tmp_path / "in.mkv", font=False, lines=lines, tone=sound)
+    result = upscale(source, tmp_path, container=container)
+    with av.open(str(result.path)) as opened:
+        said = [
+            (p.pts * p.time_base, p.duration * p.time_base, plain_text("mov_text", bytes(p)))
+            for p in opened.demux(subtitles=0)
+            if p.size > 2
+        ]
+    half = Fraction(1, 2)
+    assert said == [(half, half, "A"), (1, 1, "A\nB"), (2, 1, "A"), (4, half, "C")]
+
+
+def _one_at_a_time(*cues: Cue) -> list[tuple[int, int | None, str]]:
+    said = OneAtATime()
+    pieces = [piece for cue in cues for piece in said.add(cue)]
+    return [(piece.start, piece.end, piece.text) for piece in [*pieces, *said.rest()]]
+
+
+def test_cues_are_split_where_others_begin_or_end() -> None:
+    assert _one_at_a_time(Cue(0, 3, "A"), Cue(1, 5, "B"), Cue(3, 4, "C"), Cue(7, 8, "D")) == [
+        (0, 1, "A"),
+        (1, 3, "A\nB"),
+        (3, 4, "B\nC"),
+        (4, 5, "B"),
+        (7, 8, "D"),
+    ]
+    assert _one_at_a_time(Cue(0, 2, "sign"), Cue(0, 2, "sign"), Cue(1, 2, "")) == [(0, 1, "sign"), (1, 2, "sign")]
+    assert _one_at_a_time(Cue(0, None, "A"), Cue(2, None, "B"), Cue(2, 3, "C"), Cue(4, None, "D")) == [
+        (0, 2, "A"),
+        (2, 3, "B\nC"),
+        (3, 4, "B"),
+        (4, None, "D"),
+    ]
+    assert _one_at_a_time(Cue(5, 9, "A"), Cue(2, 7, "late")) == [(5, 7, "A\nlate"), (7, 9, "A")]
+
+
+def test_a_cue_is_not_held_back_longer_than_it_lasts() -> None:
+    said = OneAtATime()
+    assert not list(said.add(Cue(0, 5, "A")))
+    assert not list(said.until(4))
+    assert list(said.until(5)) == [Cue(0, 5, "A")]
+
+
+def test_crowds_of_cues_stay_small() -> None:
+    pieces = _one_at_a_time(*(Cue(start, 10_000, str(start)) for start in range(2000)))
+    assert pieces[-1][1] == 10_000
+    assert max(text.count("\n") for _, _, text in pieces) < 20
+
+
+def test_a_text_that_is_too_long_for_a_sample_is_cut(tmp_path: Path) -> None:
+    source = with_subtitles(tmp_path / "in.mkv", font=False, lines=[(40, 200, "ü" * 40_000)])
+    said = [plain_text("mov_text", data) for _, data in packets(upscale(source, tmp_path).path, "subtitles")]
+    assert [text for text in said if text] == ["ü" * 32_767]
 
 
 def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) -> None:
