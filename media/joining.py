@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import heapq
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -19,6 +20,7 @@ from av.video.stream import VideoStream
 
 from media.container import open_untrusted, video_stream
 from media.continuity import RisingTimes, move
+from media.ending import shown_for
 from media.errors import MediaError
 from media.hdr import boxes, header_with, mastering_display
 from media.limits import Limits
@@ -63,7 +65,7 @@ def _join(
             target.metadata.update({k: v for k, v in original.metadata.items() if k.lower() not in _NOT_OURS})
             target.set_chapters(original.chapters())
             packets = heapq.merge(
-                _video_packets(segments, video, spec, warnings),
+                _video_packets(segments, video, spec, partial(shown_for, source, limits=limits), warnings),
                 _other_packets(original, others, warnings),
                 key=lambda item: item[0],
             )
@@ -128,8 +130,13 @@ def _add_others(
 
 
 def _video_packets(
-    segments: Sequence[Path], stream: VideoStream, spec: OutputSpec, warnings: list[str]
+    segments: Sequence[Path],
+    stream: VideoStream,
+    spec: OutputSpec,
+    lasts: Callable[[int], int | None],
+    warnings: list[str],
 ) -> Iterator[tuple[Fraction, AnyPacket]]:
+    """Packets of all segments; `lasts` says how long the source's frame of a time is shown, if it knows."""
     exact = not is_rounded(spec.container, spec.time_base)
     depth = max(reorder_depth(_times(path)) for path in segments)
     step = max(1, round(1 / (spec.frame_rate * spec.time_base)))
@@ -152,8 +159,22 @@ def _video_packets(
                 raise MediaError(f"{path.name} begins before the segment before it ends")
             for packet, dts in zip(packets, decoding_times(times, depth, before, step), strict=True):
                 packet.dts, packet.duration, packet.stream = dts, step, stream
-                yield dts * spec.time_base, packet
+            if path is segments[-1]:
+                _end(packets, max(times), lasts(max(times)) or step, spec)
+            for packet in packets:
+                yield (packet.dts or 0) * spec.time_base, packet
             before = sorted([*before, *times])[-max(depth, 1) :]
+
+
+def _end(packets: list[Packet[VideoStream]], last: int, duration: int, spec: OutputSpec) -> None:
+    """Let the frame of time `last` be shown for `duration`, in the last packets of all."""
+    for packet in packets:
+        if packet.pts == last:
+            packet.duration = duration
+    final = packets[-1]
+    if spec.container in ("mp4", "mov") and final.pts is not None:
+        # There a track ends where its last sample in coding order does, by decoding times.
+        final.dts, final.duration = final.pts, last + duration - final.pts
 
 
 def _rescale(packet: Packet[VideoStream], unit: Fraction, shift: int) -> None:
