@@ -21,6 +21,7 @@ from media.errors import UnusableVideo
 from media.info import Color, ColorRange
 from media.limits import Limits
 from media.seeking import InexactSeek, seek, skip
+from media.sidedata import left_out
 
 DAMAGE_ALLOWED = 0.5
 """A video of which more than this fraction is damaged fails instead of ending with a warning."""
@@ -44,6 +45,8 @@ class Damage:
     """Frames of another size than the first, scaled to it."""
     cut_short: bool = False
     """The container broke off before its end."""
+    left_out: tuple[str, ...] = ()
+    """What came with the frames and can't be kept, in words; no damage, but often not there at the first frame."""
 
     @property
     def none(self) -> bool:
@@ -51,7 +54,7 @@ class Damage:
         return not (self.concealed or self.lost or self.repaired_pts or self.restarts or self.resized or self.cut_short)
 
     def warnings(self) -> tuple[str, ...]:
-        """The damage in words, nothing if there is none."""
+        """The damage, and what was left out, in words; nothing if there is none."""
         said: list[str] = []
         if self.concealed:
             said.append(f"{self.concealed} damaged frames were concealed")
@@ -65,7 +68,7 @@ class Damage:
             said.append(f"the picture changes its size; {self.resized} frames were scaled to the size of the first")
         if self.cut_short:
             said.append("the file breaks off; what comes after is missing")
-        return tuple(said)
+        return (*said, *self.left_out)
 
     def check(self) -> None:
         """Raise `UnusableVideo` if nothing, or too little, of the video was readable."""
@@ -157,6 +160,7 @@ class Decoder:
             try:
                 for frame in stream.decode(packet):
                     self.damage.concealed += frame.is_corrupt
+                    self.damage.left_out = tuple(dict.fromkeys((*self.damage.left_out, *left_out(frame))))
                     yield frame
             except av.error.FFmpegError:
                 self.damage.lost += 1

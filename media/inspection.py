@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import av
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import DataStream, Disposition
 from av.video.frame import VideoFrame
@@ -24,6 +22,7 @@ from media.errors import UnusableVideo
 from media.headers import chroma_location
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 from media.limits import Limits
+from media.sidedata import left_out, side_data
 from media.timing import ROUNDED, is_rounded
 from media.tracks import MUXERS, add_attachments, add_track, goes_along, is_kept_aside
 
@@ -167,7 +166,7 @@ def _video_info(stream: VideoStream, frame: VideoFrame, location: str) -> tuple[
     time_base = stream.time_base
     if not time_base:
         raise UnusableVideo("the video track has no time base")
-    side = {cast(SideData, data).type: bytes(cast(SideData, data)) for data in frame.side_data}
+    side = side_data(frame)
     interlaced = context.field_order in _INTERLACED_ORDERS or frame.interlaced_frame
     color = Color(
         primaries=int(frame.color_primaries),
@@ -183,6 +182,7 @@ def _video_info(stream: VideoStream, frame: VideoFrame, location: str) -> tuple[
     depth = colors.bit_depth(pixel_format)
     if depth > 10:
         warnings.append(f"{depth}-bit samples become 10-bit samples")
+    warnings += left_out(frame)
     info = VideoInfo(
         index=stream.index,
         codec=context.codec.canonical_name,
