@@ -19,6 +19,7 @@ from media.continuity import begins_anew
 from media.deinterlace import Deinterlacer
 from media.errors import UnusableVideo
 from media.info import Color, ColorRange
+from media.jumps import Jumps
 from media.limits import Limits
 from media.seeking import InexactSeek, seek, skip
 from media.sidedata import left_out
@@ -41,6 +42,8 @@ class Damage:
     """Frames whose time was missing or not after the one before, and was made up."""
     restarts: int = 0
     """How often the times began anew, well before those that were there."""
+    jumps: int = 0
+    """How often the times jumped ahead."""
     resized: int = 0
     """Frames of another size than the first, scaled to it."""
     cut_short: bool = False
@@ -51,7 +54,8 @@ class Damage:
     @property
     def none(self) -> bool:
         """Whether nothing was wrong."""
-        return not (self.concealed or self.lost or self.repaired_pts or self.restarts or self.resized or self.cut_short)
+        moved = self.repaired_pts or self.restarts or self.jumps
+        return not (self.concealed or self.lost or moved or self.resized or self.cut_short)
 
     def warnings(self) -> tuple[str, ...]:
         """The damage, and what was left out, in words; nothing if there is none."""
@@ -64,6 +68,8 @@ class Damage:
             said.append(f"{self.repaired_pts} frames had no usable timestamp and were given one")
         if self.restarts:
             said.append("the video's times begin anew; what follows was put behind what came before")
+        if self.jumps:
+            said.append("the file's times jump ahead; what follows was put right behind what came before")
         if self.resized:
             said.append(f"the picture changes its size; {self.resized} frames were scaled to the size of the first")
         if self.cut_short:
@@ -170,8 +176,11 @@ class Decoder:
     ) -> Iterator[av.Packet[VideoStream]]:
         if first is not None:
             yield first
+        jumps = Jumps(container)
         try:
-            yield from container.demux(stream)
+            for packet in jumps.packets([stream]):
+                self.damage.jumps = jumps.before(stream)
+                yield packet
         except av.error.FFmpegError:
             self.damage.cut_short = True
             flush: av.Packet[VideoStream] = av.Packet()  # type: ignore[assignment]

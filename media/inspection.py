@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -12,15 +14,17 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import DataStream, Disposition
+from av.stream import DataStream, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from media import color as colors
 from media.container import container_name, open_untrusted, video_stream
+from media.continuity import RisingTimes
 from media.errors import UnusableVideo
 from media.headers import chroma_location
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
+from media.jumps import Jumps, may_jump
 from media.limits import Limits
 from media.sidedata import left_out, side_data
 from media.timing import ROUNDED, is_rounded
@@ -44,6 +48,9 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         _check_size(frame.width, frame.height, limits)
         video, warnings = _video_info(stream, frame, location)
         duration = video.duration_seconds or _seconds(container.duration, Fraction(1, av.time_base))
+        if duration is not None and duration > limits.max_duration_seconds and may_jump(container):
+            duration = _counted(path, limits) or duration
+            video = replace(video, duration_seconds=duration)
         if duration is not None:
             limits.check("max_duration_seconds", duration, "the video")
         if video.frames is not None:
@@ -126,6 +133,21 @@ def _in_milliseconds(path: Path, limits: Limits) -> bool:
         return all(
             (1000 * packet.pts * packet.time_base).denominator == 1 for packet in packets if packet.pts is not None
         )
+
+
+def _counted(path: Path, limits: Limits) -> float | None:
+    """How long the video is without jumps in its times, by reading all of it; None if that is too long, too."""
+    with open_untrusted(path, limits) as container:
+        streams: list[Stream] = [video_stream(container)]
+        times, begin, seconds = RisingTimes(), None, 0.0
+        with suppress(av.error.FFmpegError):
+            for packet in Jumps(container).packets(streams):
+                if times.admits(packet) and packet.dts is not None:
+                    begin = packet.dts if begin is None else begin
+                    seconds = float((packet.dts + (packet.duration or 0) - begin) * packet.time_base)
+                    if seconds > limits.max_duration_seconds:
+                        return None
+        return seconds or None
 
 
 def first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame, str]:

@@ -23,6 +23,7 @@ from media.continuity import RisingTimes, move
 from media.ending import shown_for
 from media.errors import MediaError
 from media.hdr import boxes, header_with, mastering_display
+from media.jumps import Jumps
 from media.limits import Limits
 from media.spec import OutputSpec
 from media.timing import ROUNDED, decoding_times, is_rounded, movie_timescale, reorder_depth
@@ -237,7 +238,7 @@ def _other_packets(
 def _demuxed(original: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
     """The packets as far as the file can be read, and at the end of each stream an empty one."""
     try:
-        yield from original.demux(streams)
+        yield from Jumps(original).packets(streams)
     except av.error.FFmpegError:
         for stream in streams:
             flush: Packet[Stream] = Packet()

@@ -69,6 +69,25 @@ def write_clip(
     return path
 
 
+def as_ts(source: Path, path: Path, *, ahead: int = 0, without: int = 0) -> Path:
+    """The same streams as a transport stream, their times `ahead` by seconds, `without` the video's first packets."""
+    with (
+        av.open(str(source)) as original,
+        av.open(str(path), "w", format="mpegts", container_options={"mpegts_copyts": "1"}) as target,
+    ):
+        streams = [target.add_stream_from_template(stream) for stream in original.streams]
+        for packet in original.demux():
+            if packet.size and packet.pts is not None and packet.dts is not None:
+                if packet.stream.type == "video" and without > 0:
+                    without -= 1
+                    continue
+                packet.pts += int(ahead / packet.time_base)
+                packet.dts += int(ahead / packet.time_base)
+                packet.stream = streams[packet.stream_index]
+                target.mux(packet)
+    return path
+
+
 LINES = [(40, 200, "Hello"), (280, 160, "Second <i>line</i>\nand third")]
 
 

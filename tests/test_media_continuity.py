@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import pytest
 from av.packet import Packet
 
@@ -16,24 +15,12 @@ from media.probe import probe
 from media.spec import output_spec
 from media.writer import SegmentWriter
 from tests.clips import make_clip
-from tests.media_support import packets, shown, stripes, upscale, write_clip
-
-
-def _as_ts(source: Path) -> Path:
-    """The same streams as a transport stream."""
-    path = source.with_suffix(".ts")
-    with av.open(str(source)) as original, av.open(str(path), "w", format="mpegts") as target:
-        streams = [target.add_stream_from_template(stream) for stream in original.streams]
-        for packet in original.demux():
-            if packet.size:
-                packet.stream = streams[packet.stream_index]
-                target.mux(packet)
-    return path
+from tests.media_support import as_ts, packets, shown, stripes, upscale, write_clip
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "webm"])
 def test_what_is_joined_is_shown_one_behind_the_other(tmp_path: Path, container: str) -> None:
-    part = _as_ts(make_clip(tmp_path / "part.mp4", frames=50, sound=True)).read_bytes()
+    part = as_ts(make_clip(tmp_path / "part.mp4", frames=50, sound=True), tmp_path / "part.ts").read_bytes()
     source = tmp_path / "joined.ts"
     source.write_bytes(part + part)
     result = upscale(source, tmp_path, chunk=30, container=container)

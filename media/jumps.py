@@ -1,0 +1,100 @@
+"""Times that jump ahead, as where a broadcast's clock was set: taken out, so that what follows comes right behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeVar, cast
+
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+
+from media.continuity import move
+
+S = TypeVar("S", bound=Stream)
+
+_CLOCKED: Final = ("mpegts", "mpeg")
+"""Containers whose times are a clock's, which may be set, and in which MPEG asks for a time every 0.7 seconds.
+Elsewhere a long gap is a picture that is shown for long."""
+_JUMP: Final = 60 * 90_000
+"""What goes ahead by more than a minute jumps; the containers count in 1/90000 seconds."""
+
+
+def may_jump(container: InputContainer) -> bool:
+    """Whether times that jump ahead mean nothing in a file of that kind."""
+    return container.format.name in _CLOCKED
+
+
+@dataclass
+class _Count:
+    """Times that follow from one another."""
+
+    skipped: int = 0
+    """What was taken out of the times up to here."""
+    jumps: int = 0
+    end: int = 0
+    """Where the packet that was read last ends."""
+
+
+@dataclass
+class _Place:
+    """Where a stream is."""
+
+    last: int = 0
+    end: int = 0
+    count: _Count = field(default_factory=_Count)
+
+
+class Jumps:
+    """A file's packets without jumps ahead.
+
+    A stream jumps when its times do and no other stream is where they are then: what is missing of one stream alone
+    (a film's second language, a picture that was not received) is a gap, and stays. The other streams follow the first
+    one that jumps, by the same amount, so that all stay as they were to each other. All streams are looked at for
+    that, whichever are asked for, so that every reader of a file finds the same jumps.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self._places: dict[int, _Place] = {}
+        self._latest = _Place()
+
+    def packets(self, streams: Iterable[S]) -> Iterator[Packet[S]]:
+        """What `container.demux` gives for some streams. Raises what that raises."""
+        wanted = list(streams)
+        if not may_jump(self._container):
+            yield from cast("Iterator[Packet[S]]", self._container.demux(wanted))
+            return
+        indices = {stream.index for stream in wanted}
+        watched = [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
+        for packet in self._container.demux(watched):
+            self.take_out(packet.stream.index, packet)
+            if packet.stream.index in indices:
+                yield cast("Packet[S]", packet)
+
+    def before(self, stream: Stream) -> int:
+        """How many jumps were taken out of a stream's times so far."""
+        return self._places.get(stream.index, _Place()).count.jumps
+
+    def take_out(self, index: int, packet: Packet[Stream]) -> None:
+        """Move the next packet of the file, which is of the stream `index`, by what was jumped before it."""
+        time = packet.pts if packet.dts is None else packet.dts
+        if time is None:
+            return
+        place = self._places.get(index)
+        near = place is not None and abs(time - place.last) <= _JUMP
+        count = place.count if place is not None and near else self._count_of(time, place or self._latest)
+        count.end = time + max(packet.duration or 0, 1)
+        self._latest = self._places[index] = _Place(time, count.end, count)
+        move(packet, -count.skipped)
+
+    def _count_of(self, time: int, place: _Place) -> _Count:
+        """The count of a time that does not follow from its stream's place."""
+        others = [other for other in self._places.values() if abs(time - other.last) <= _JUMP]
+        if others:
+            return min(others, key=lambda other: abs(time - other.last)).count
+        count = place.count
+        if time < place.last or not self._places:  # what begins anew is put behind later, stream by stream
+            return _Count(count.skipped, count.jumps)
+        return _Count(count.skipped + time - max(place.end, count.end), count.jumps + 1)
