@@ -154,13 +154,22 @@ def first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFr
     """Decode the stream's first frame; with it, where its chroma samples sit.
 
     Raises:
-        UnusableVideo: none of the first few hundred packets gives one.
+        UnusableVideo: neither the first few hundred packets give one, nor those from the first keyframe after them.
     """
     stream.codec_context.thread_count = 1
     location = ""
-    for packet in islice(_packets(container, stream), _PACKETS_TO_FIRST_FRAME):
-        # A look at the headers of the first packet, before the decoder may change it.
-        location = location or chroma_location(stream, packet)
+    tries, begun = _PACKETS_TO_FIRST_FRAME, False
+    for packet in _packets(container, stream):
+        if packet.is_keyframe and not begun:
+            tries, begun = _PACKETS_TO_FIRST_FRAME, True
+        if tries == 0:
+            if begun:
+                break
+            continue  # cut inside a long group of pictures: nothing is decodable before the next one
+        tries -= 1
+        # A look at the headers, which come with keyframes or in front of all, before the decoder may change the packet.
+        if packet.is_keyframe or not location:
+            location = chroma_location(stream, packet)
         try:
             for frame in stream.decode(packet):
                 return frame, location

@@ -19,7 +19,7 @@ from media.errors import MediaError, UnusableVideo
 from media.limits import Limits
 from media.probe import probe
 from media.reader import VideoReader
-from tests.media_support import upscale, write_clip
+from tests.media_support import as_ts, upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -48,6 +48,15 @@ def test_damage_in_the_middle_is_concealed_and_counted(tmp_path: Path) -> None:
     result = upscale(clip, tmp_path)
     assert any("damaged" in warning or "could not be decoded" in warning for warning in result.warnings)
     assert len(result.times) >= 24
+
+
+def test_a_recording_cut_inside_a_long_group_of_pictures(tmp_path: Path) -> None:
+    options = {"g": "400", "keyint_min": "400", "sc_threshold": "0", "preset": "ultrafast"}
+    clip = write_clip(tmp_path / "in.mp4", times=range(900), options=options)
+    source = as_ts(clip, tmp_path / "cut.ts", without=20)
+    result = upscale(source, tmp_path, chunk=250, scale=1)
+    assert len(result.times) == 500
+    assert [w for w in result.warnings if "could not be decoded" in w]
 
 
 def test_a_video_that_is_mostly_damage_fails(tmp_path: Path) -> None:
