@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from typing import Final
@@ -19,6 +20,8 @@ RGB, BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, YCGCO, BT2020_NCL, BT2020_CL = 0
 # H.273 matrix coefficients → the number by which PyAV's reformatter calls that matrix (SWS_CS_*).
 _SWSCALE: Final = {BT709: 1, FCC: 4, BT470BG: 5, SMPTE170M: 5, SMPTE240M: 7, BT2020_NCL: 9}
 
+_WITH_ALPHA: Final = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "ayuv")
+
 # Accurate rounding and full chroma resolution cost nothing measurable beside the encoder, and keep colours exact.
 QUALITY: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 DOWNSCALE: Final = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -29,9 +32,14 @@ def is_rgb(pixel_format: str) -> bool:
     return VideoFormat(pixel_format, 16, 16).is_rgb or pixel_format == "pal8"
 
 
-def has_alpha(pixel_format: str) -> bool:
-    """Whether the format carries transparency."""
-    return pixel_format.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "pal8", "ayuv"))
+def is_transparent(frame: VideoFrame) -> bool:
+    """Whether something could be seen through the picture: its format says so, or a colour of its palette in use."""
+    if frame.format.name != "pal8":
+        return frame.format.name.startswith(_WITH_ALPHA)
+    pixels, palette = frame.planes[0], bytes(frame.planes[1])
+    rows, width = bytes(pixels), pixels.line_size
+    used = {index for y in range(frame.height) for index in set(rows[y * width : y * width + frame.width])}
+    return any(int.from_bytes(palette[4 * index : 4 * index + 4], sys.byteorder) >> 24 < 255 for index in used)
 
 
 def bit_depth(pixel_format: str) -> int:

@@ -192,7 +192,7 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
 def _video_info(stream: VideoStream, frame: VideoFrame, location: str) -> tuple[VideoInfo, list[str]]:
     context = stream.codec_context
     pixel_format = frame.format.name
-    if colors.has_alpha(pixel_format) or stream.metadata.get("alpha_mode") == "1":
+    if colors.is_transparent(frame) or stream.metadata.get("alpha_mode") == "1":
         raise UnusableVideo("the video has transparency (an alpha channel), which would be lost; flatten it first")
     time_base = stream.time_base
     if not time_base:

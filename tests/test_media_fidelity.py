@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import struct
+import zlib
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -12,6 +14,7 @@ import av
 import numpy as np
 import pytest
 
+from benchmarks.hostile import png_video
 from media.errors import MediaError, OverLimit, UnusableVideo
 from media.info import ColorRange
 from media.limits import Limits
@@ -242,6 +245,34 @@ def test_transparency_is_refused(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "in.mov", codec="qtrle", pixel_format="argb")
     with pytest.raises(UnusableVideo, match="transparency"):
         probe(source)
+
+
+def _with_palette(path: Path, alphas: bytes) -> Path:
+    """Three pictures of a palette, red on the left and green on the right; a third colour is not used."""
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 64, 64, 8, 3, 0, 0, 0)
+    colors = bytes([255, 0, 0, 0, 255, 0, 9, 9, 9])
+    rows = (b"\0" + bytes(32) + b"\1" * 32) * 64
+    parts = [(b"IHDR", head), (b"PLTE", colors), (b"tRNS", alphas), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    picture = b"\x89PNG\r\n\x1a\n" + b"".join(part(kind, data) for kind, data in parts if data or kind == b"IEND")
+    png_video(path, [picture] * 3)
+    return path
+
+
+@pytest.mark.parametrize("alphas", [b"", b"\xff\xff", b"\xff\xff\0"])
+def test_a_palette_is_transparent_only_where_a_used_color_is(tmp_path: Path, alphas: bytes) -> None:
+    source = _with_palette(tmp_path / "in.mov", alphas)
+    assert probe(source).video.pixel_format == "pal8"
+    with VideoReader(source) as reader:
+        frames = [frame.rgb for frame in reader]
+    assert len(frames) == 3
+    assert frames[0][0, 0].tolist() == [255, 0, 0]
+    assert frames[0][0, 63].tolist() == [0, 255, 0]
+    with pytest.raises(UnusableVideo, match="transparency"):
+        probe(_with_palette(tmp_path / "glass.mov", b"\xff\x80"))
 
 
 def test_sizes_that_change_are_scaled_and_said(tmp_path: Path) -> None:
