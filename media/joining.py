@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -26,12 +26,10 @@ from media.hdr import boxes, header_with, mastering_display
 from media.jumps import Jumps
 from media.limits import Limits
 from media.spec import OutputSpec
+from media.tags import kept
 from media.timing import ROUNDED, decoding_times, is_rounded, movie_timescale, reorder_depth
 from media.tracks import MUXERS, Track, add_attachments, add_covers, add_track, goes_along, is_cover
 from media.writer import SHIFT_TAG
-
-_NOT_OURS: Final = {"major_brand", "minor_version", "compatible_brands", "encoder"}
-"""Tags that say how the source was written."""
 
 AnyPacket: TypeAlias = "Packet[VideoStream] | Packet[Stream]"
 
@@ -63,7 +61,7 @@ def _join(
             video = _add_video(target, first.streams.video[0], video_stream(original), spec)
             others = dict(_add_others(target, original, spec.container, warnings))
             add_covers(target, spec.container, original)
-            target.metadata.update({k: v for k, v in original.metadata.items() if k.lower() not in _NOT_OURS})
+            target.metadata.update(kept(original.metadata))
             target.set_chapters(original.chapters())
             packets = heapq.merge(
                 _video_packets(segments, video, spec, partial(shown_for, source, limits=limits), warnings),
@@ -113,7 +111,7 @@ def _add_video(target: OutputContainer, segment: VideoStream, original: VideoStr
     stream = target.add_stream_from_template(segment, opaque=True)
     stream.time_base = spec.time_base
     stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # not every codec's headers have it
-    stream.metadata.update(original.metadata)
+    stream.metadata.update(kept(original.metadata))
     stream.disposition = original.disposition
     if spec.display_matrix is not None:
         stream.set_display_matrix(spec.display_matrix)

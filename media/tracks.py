@@ -20,6 +20,7 @@ from av.subtitles.stream import SubtitleStream
 
 from media.overlaps import Cue, OneAtATime
 from media.quicktime import say_in_quicktime
+from media.tags import kept
 
 MUXERS: Final = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 """Containers of results, and libav's names for them."""
@@ -167,7 +168,7 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
     if track is None:
         warnings.append(f"{what} is left out, as {kind} can't hold it")
         return None
-    track.target.metadata.update({k: v for k, v in stream.metadata.items() if k not in ("vendor_id", "encoder")})
+    track.target.metadata.update(kept(stream.metadata))
     track.target.disposition = stream.disposition
     if kind == "mov":
         say_in_quicktime(track.target, what, warnings)

@@ -147,6 +147,26 @@ def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) ->
     assert packets(source, "subtitles") == packets(result.path, "subtitles")
 
 
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_what_was_counted_in_the_source_is_not_said_of_the_result(tmp_path: Path, container: str) -> None:
+    counted = {"BPS": "1", "BPS-eng": "1", "DURATION-eng": "1", "NUMBER_OF_FRAMES": "1", "NUMBER_OF_BYTES-eng": "1"}
+    counted |= {"_STATISTICS_TAGS": "BPS", "_STATISTICS_WRITING_APP-eng": "mkvmerge", "ENCODER": "an old one"}
+
+    def say(target: Any, video: Any) -> None:
+        for stream in target.streams:
+            stream.metadata.update({**counted, "title": "Titled", "DIRECTOR": "Someone"})
+
+    source = write_clip(tmp_path / "in.mkv", tone=_sound("aac"), prepare=say)
+    with av.open(str(source)) as opened:
+        assert all(counted.keys() <= stream.metadata.keys() for stream in opened.streams)
+    with av.open(str(upscale(source, tmp_path, container=container).path)) as opened:
+        for stream in opened.streams:
+            said = {name.upper(): value for name, value in stream.metadata.items()}
+            assert not {name: value for name, value in counted.items() if said.get(name) == value}
+            assert "Titled" in said.values()
+            assert container != "mkv" or said["DIRECTOR"] == "Someone"
+
+
 @pytest.mark.parametrize(
     ("codec", "data", "words"),
     [
