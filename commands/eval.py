@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from commands.errors import CommandError
+from commands.naming import beside
 from media import dataset
 from model import degrade, metrics
 from model.engine import Frames, Upscaler, groups, load_model
@@ -111,7 +112,7 @@ def run(
     gain = fmean(r.psnr_y for r in rows) - fmean(r.bicubic_psnr_y for r in rows)
     print(f"mean of clips: {fmean(r.psnr_y for r in rows):.3f} dB, {gain:+.3f} dB over bicubic")
     if out is not None:
-        part = out.with_name(f".{out.name}.part")
+        part = beside(out, ".part")
         part.write_text(json.dumps({"degrade": how, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
         os.replace(part, out)  # noqa: PTH105 (says what it does)
     return 0

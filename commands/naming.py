@@ -1,7 +1,9 @@
-"""The container of a result, from the name that it is to have."""
+"""What follows from the name that a result is to have: its container, and where it lies while it is in the works."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -16,3 +18,14 @@ def container_of(target: Path, remedy: str = "") -> str:
     if container is None:
         raise CommandError(f"{target.name} has to end in .mp4, .mkv, .mov or .webm{remedy}")
     return container
+
+
+def beside(target: Path, suffix: str) -> Path:
+    """Where what becomes of a file lies meanwhile: beside it and hidden, under the same name each time.
+
+    Raises OSError where there is no such folder.
+    """
+    folder, name = target.absolute().parent, f".{target.name}{suffix}"
+    if len(os.fsencode(name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}{suffix}"
+    return folder / name

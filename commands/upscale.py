@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.errors import CommandError
-from commands.naming import container_of
+from commands.naming import beside, container_of
 from commands.progress import frames_bar
 from jobs.schema import JobOptions
 from jobs.settings import Settings
@@ -47,7 +47,7 @@ def run(
         precision=settings.precision,
         threads=settings.threads,
     )
-    folder = target.absolute().parent / f".{target.name}.skipvsr"
+    folder = beside(target, ".skipvsr")
     if skipmap is not None and (folder / "manifest.json").exists():  # of its chunks nobody knows what was skipped
         raise CommandError(f"an interrupted run is there: finish it without --skipmap, or delete {folder}")
     folder.mkdir(exist_ok=True)

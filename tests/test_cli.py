@@ -11,6 +11,7 @@ import pytest
 import cli
 from clips import make_clip
 from commands.embedded_redis import EmbeddedRedis
+from commands.naming import beside
 from media.probe import probe
 from media.reader import VideoReader
 from media.spec import output_spec
@@ -104,6 +105,14 @@ def test_the_outputs_name_says_the_container(tmp_path: Path) -> None:
     odd = ["upscale", str(clip), str(tmp_path / "movie"), "--model", "tiny", "--container", "mov"]
     assert cli.main(odd) == 0
     assert b"ftypqt" in (tmp_path / "movie").read_bytes()[:16]
+
+
+def test_names_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    """Each umlaut is two bytes: 255 in all, to which nothing can be added."""
+    clip, out = make_clip(tmp_path / "clip.mp4", frames=4), tmp_path / ("ü" * 125 + "x.mp4")
+    assert cli.main(["upscale", str(clip), str(out), "--model", "tiny", "--scale", "2"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "data", out.name]
+    assert beside(out, ".skipvsr") == beside(out, ".skipvsr") != beside(out.with_suffix(".mov"), ".skipvsr")
 
 
 def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
