@@ -22,7 +22,7 @@ def begins_anew(time: int, last: int, time_base: Fraction) -> bool:
 
 @dataclass
 class RisingTimes:
-    """The packets of one track of sound, as muxers want them: each behind the one before it.
+    """The packets of a track of sound (or the picture), as muxers want them: each behind the one before it.
 
     Where times begin anew, picture and sound each go on from their own end: exact where a recording was cut into
     parts, and where files were joined off by what the sound of each is longer than its picture.
@@ -52,6 +52,21 @@ class RisingTimes:
         self._last = packet.dts
         self._next = packet.dts + max(packet.duration or 0, 1)
         return True
+
+
+@dataclass
+class FollowingTimes:
+    """The packets of a track of subtitles, which are too sparse to tell by their own times where those begin anew."""
+
+    _last: int | None = None
+
+    def take(self, packet: Packet[Stream], shift: Fraction) -> None:
+        """Move the packet by the seconds by which the track that leads it is moved; never before the one before it."""
+        move(packet, round(shift / packet.time_base))
+        if packet.dts is not None:
+            if self._last is not None and packet.dts < self._last:
+                move(packet, self._last - packet.dts)
+            self._last = packet.dts
 
 
 def move(packet: Packet[Stream], by: int) -> None:

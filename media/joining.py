@@ -19,7 +19,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from media.container import open_untrusted, video_stream
-from media.continuity import RisingTimes, move
+from media.continuity import FollowingTimes, RisingTimes
 from media.ending import shown_for
 from media.errors import MediaError
 from media.hdr import boxes, header_with, mastering_display
@@ -205,26 +205,33 @@ def _other_packets(
     if not tracks:
         return
     time = shift = Fraction(0)
-    sound = {index: RisingTimes() for index in tracks if original.streams[index].type == "audio"}
+    streams = [original.streams[index] for index in tracks]
+    # Subtitles begin anew with the sound that they go with, or with the picture.
+    leads = [stream for stream in streams if stream.type == "audio"] or [video_stream(original)]
+    leading = {stream.index: RisingTimes() for stream in leads}
+    following = {stream.index: FollowingTimes() for stream in streams if stream not in leads}
     try:
-        for packet in _demuxed(original, [original.streams[index] for index in tracks]):
-            index = packet.stream_index if packet.size else packet.stream.index
-            if packet.size and index in sound:
-                if not sound[index].admits(packet):
+        for packet in _demuxed(original, [*leads, *(stream for stream in streams if stream not in leads)]):
+            index = packet.stream.index
+            if packet.size and index in leading:
+                if not leading[index].admits(packet):
                     continue
-                shift = sound[index].shift
-            elif packet.size and shift:  # subtitles begin anew with the sound that they go with
-                move(packet, round(shift / packet.time_base))
+                shift = leading[index].shift
+            elif packet.size:
+                following[index].take(packet, shift)
             if packet.dts is not None:
                 time = max(time, packet.dts * packet.time_base)
             for track in tracks.values():
                 for out in track.until(time):
                     yield time, out
-            for out in tracks[index].packets(packet):
-                yield time, out
+            if index in tracks:
+                for out in tracks[index].packets(packet):
+                    yield time, out
     except av.error.FFmpegError:
         pass
-    for index, times in sound.items():
+    for index, times in leading.items():
+        if index not in tracks:  # the picture, of which the frames' reader tells
+            continue
         if times.dropped:
             warnings.append(f"{times.dropped} packets of audio track {index} repeat a time, and are left out")
         if times.shift:

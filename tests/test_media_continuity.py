@@ -5,12 +5,14 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
 from av.packet import Packet
 
 from media.assemble import assemble
-from media.continuity import RisingTimes
+from media.continuity import FollowingTimes, RisingTimes
 from media.probe import probe
 from media.spec import output_spec
 from media.writer import SegmentWriter
@@ -32,6 +34,46 @@ def test_what_is_joined_is_shown_one_behind_the_other(tmp_path: Path, container:
     assert all(a < b for a, b in pairwise(heard))
     # Each part's sound is longer than its picture by what AAC pads, four packets of 64 ms in the two.
     assert abs((heard[-1] - heard[0]) - (times[-1] - times[0])) < 0.3
+
+
+def _with_signs(source: Path, path: Path) -> Path:
+    """A silent transport stream with DVB subtitles at 0.5 and 1.5 s."""
+    with av.open(str(source)) as original, av.open(str(path), "w", format="mpegts") as target:
+        video = target.add_stream_from_template(original.streams.video[0])
+        signs: Any = target.add_mux_stream("dvb_subtitle")
+        times = [500, 1500]
+        for packet in original.demux(video=0):
+            if packet.size and packet.dts is not None:
+                if times and packet.dts * packet.time_base * 1000 >= times[0]:
+                    sign: Any = Packet(b"\x20\x00\x0f\x10\x00\x01\x00\x02\x00\x00\xff")
+                    sign.time_base, sign.stream, sign.pts = Fraction(1, 1000), signs, times.pop(0)
+                    sign.dts = sign.pts
+                    target.mux(sign)
+                packet.stream = video
+                target.mux(packet)
+    return path
+
+
+def test_subtitles_without_sound_go_along_with_the_picture(tmp_path: Path) -> None:
+    part = _with_signs(make_clip(tmp_path / "part.mp4", frames=50), tmp_path / "part.ts")
+    source = tmp_path / "joined.ts"
+    source.write_bytes(part.read_bytes() * 3)
+    result = upscale(source, tmp_path, chunk=30, container="mkv")
+    pictures, signs = shown(result.path), [time for time, _ in packets(result.path, "subtitles")]
+    parts = [(pictures[50 * n], signs[2 * n : 2 * n + 2]) for n in range(3)]
+    apart = [[time - begin for time in times] for begin, times in parts]
+    assert len(apart[0]) == 2
+    assert all(abs(a - b) <= Fraction(1, 100) for later in apart[1:] for a, b in zip(apart[0], later, strict=True))
+
+
+def test_a_subtitle_that_comes_before_the_picture_begins_anew_waits() -> None:
+    times, unit = FollowingTimes(), Fraction(1, 90_000)
+    moved = []
+    for dts, shift in ((90_000, 0), (270_000, 0), (1000, 0), (2000, 3), (90_000, 3)):
+        packet = _packet(dts, unit)
+        times.take(packet, Fraction(shift))
+        moved.append(packet.pts)
+    assert moved == [90_000, 270_000, 270_000, 272_000, 360_000]
 
 
 def _packet(dts: int, unit: Fraction) -> Packet:
