@@ -15,14 +15,16 @@ from media.seeking import InexactSeek, seek
 def shown_for(source: Path, pts: int, limits: Limits) -> int | None:
     """How long the source says that its frame of time `pts` is shown, both in the track's units.
 
-    None where it does not say: containers without an index have no durations but those that libav makes up.
+    None where it does not say (containers without an index have no durations but those that libav makes up), or says
+    what can't be: longer than any video may be.
     """
     with open_untrusted(source, limits) as container:
         stream = video_stream(container)
         try:
             for packet in chain([seek(container, stream, pts)], container.demux(stream)):
                 if packet.pts == pts:
-                    return packet.duration or None
+                    seconds = (packet.duration or 0) * packet.time_base
+                    return packet.duration if 0 < seconds <= limits.max_duration_seconds else None
         except (InexactSeek, av.error.FFmpegError):
             pass
     return None

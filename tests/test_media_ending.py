@@ -10,7 +10,7 @@ import av
 import pytest
 
 from media.ending import shown_for
-from media.limits import DEFAULT_LIMITS
+from media.limits import DEFAULT_LIMITS, Limits
 from media.probe import probe
 from tests.media_support import shown, stripes, upscale, write_clip
 
@@ -53,3 +53,10 @@ def test_nothing_is_said_of_how_long_a_frame_of_a_transport_stream_is_shown(tmp_
     source = write_clip(tmp_path / "in.ts", container_format="mpegts", unit=Fraction(1, 25))
     assert shown_for(source, 0, DEFAULT_LIMITS) is None
     assert len(upscale(source, tmp_path).times) == 12
+
+
+def test_a_last_frame_that_is_longer_than_a_video_may_be_is_not_believed(tmp_path: Path) -> None:
+    source = _slides(tmp_path / "in.mp4", 0)
+    assert shown_for(source, 4500, DEFAULT_LIMITS) == 3500
+    assert shown_for(source, 4500, Limits(max_duration_seconds=3)) is None
+    assert shown_for(source, 4501, DEFAULT_LIMITS) is None, "there is no such frame"
