@@ -26,7 +26,7 @@ from media.headers import chroma_location
 from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 from media.jumps import Jumps, may_jump
 from media.limits import Limits
-from media.sidedata import left_out, side_data
+from media.sidedata import display_matrix, left_out, side_data
 from media.timing import ROUNDED, is_rounded
 from media.tracks import MUXERS, add_attachments, add_track, goes_along, is_kept_aside
 
@@ -209,7 +209,6 @@ def _video_info(stream: VideoStream, frame: VideoFrame, location: str) -> tuple[
     warnings: list[str] = []
     if interlaced:
         warnings.append("the video is interlaced; it is deinterlaced (bwdif), one frame for two fields")
-    matrix = side.get(SideDataType.DISPLAYMATRIX)
     depth = colors.bit_depth(pixel_format)
     if depth > 10:
         warnings.append(f"{depth}-bit samples become 10-bit samples")
@@ -228,7 +227,7 @@ def _video_info(stream: VideoStream, frame: VideoFrame, location: str) -> tuple[
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
         color=color,
         rotation=-int(frame.rotation) % 360,
-        display_matrix=struct.unpack("=9i", matrix) if matrix and len(matrix) == 36 else None,
+        display_matrix=display_matrix(frame),
         mastering_display=side.get(SideDataType.MASTERING_DISPLAY_METADATA),
         content_light=_content_light(side.get(SideDataType.CONTENT_LIGHT_LEVEL)),
         interlaced=interlaced,

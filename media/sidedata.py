@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final, cast
 
 from av.sidedata.sidedata import SideData, Type
@@ -29,3 +30,16 @@ def left_out(frame: VideoFrame) -> list[str]:
     """What of a frame's side data the result won't have, in words."""
     data = side_data(frame)
     return [words for kind, words in _LEFT_OUT.items() if kind in data]
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """The nine numbers of the matrix by which a player turns the picture; None if it doesn't."""
+    data = side_data(frame).get(Type.DISPLAYMATRIX)
+    if data is not None and len(data) == 36:
+        return struct.unpack("=9i", data)
+    # EXIF turns pictures, too, and hides its matrix from PyAV, which still tells the angle.
+    turn = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}.get(-int(frame.rotation) % 360)
+    if turn is None:
+        return None
+    cosine, sine = (part << 16 for part in turn)
+    return (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 30)

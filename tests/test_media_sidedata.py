@@ -40,9 +40,11 @@ def test_stereoscopic_pictures_are_named(tmp_path: Path) -> None:
     assert result.info.warnings == result.warnings
 
 
-def test_side_data_that_pyav_has_no_name_for_does_no_harm(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("orientation", "degrees"), [(1, 0), (3, 180), (6, 90), (8, 270)])
+def test_side_data_that_pyav_has_no_name_for_does_no_harm(tmp_path: Path, orientation: int, degrees: int) -> None:
+    """EXIF, which turns the picture."""
     plain = write_clip(tmp_path / "plain.mov", codec="mjpeg", pixel_format="yuvj420p", times=range(3))
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x112, 3, 1, 1, 0)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x112, 3, 1, orientation, 0)
     path = tmp_path / "in.mov"
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
@@ -53,5 +55,6 @@ def test_side_data_that_pyav_has_no_name_for_does_no_harm(tmp_path: Path) -> Non
                 copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
                 copy.stream, copy.duration = stream, packet.duration
                 target.mux(copy)
-    assert probe(path).video.codec == "mjpeg"
-    assert len(upscale(path, tmp_path).times) == 3
+    result = upscale(path, tmp_path)
+    assert len(result.times) == 3
+    assert probe(path).video.rotation == probe(result.path).video.rotation == degrees
