@@ -1,4 +1,4 @@
-"""Times that jump ahead, as where a broadcast's clock was set: taken out, so that what follows comes right behind."""
+"""Times by a broadcast's clock: here they begin at zero, and where it was set what follows comes right behind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
+from media.container import video_stream
 from media.continuity import move
 
 S = TypeVar("S", bound=Stream)
@@ -47,7 +48,7 @@ class _Place:
 
 
 class Jumps:
-    """A file's packets without jumps ahead.
+    """A file's packets without jumps ahead, and without what the clock was at when it began.
 
     A stream jumps when its times do and no other stream is where they are then: what is missing of one stream alone
     (a film's second language, a picture that was not received) is a gap, and stays. The other streams follow the first
@@ -66,6 +67,7 @@ class Jumps:
         if not may_jump(self._container):
             yield from cast("Iterator[Packet[S]]", self._container.demux(wanted))
             return
+        self._latest.count.skipped = _begin(self._container)
         indices = {stream.index for stream in wanted}
         watched = [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
         for packet in self._container.demux(watched):
@@ -98,3 +100,10 @@ class Jumps:
         if time < place.last or not self._places:  # what begins anew is put behind later, stream by stream
             return _Count(count.skipped, count.jumps)
         return _Count(count.skipped + time - max(place.end, count.end), count.jumps + 1)
+
+
+def _begin(container: InputContainer) -> int:
+    """When the video's programme begins: other programmes of the same recording may have other clocks."""
+    starts = [s.start_time for s in container.streams if s.type in ("video", "audio") and s.start_time is not None]
+    video = video_stream(container).start_time
+    return 0 if video is None else min(start for start in starts if abs(start - video) <= _JUMP)

@@ -40,6 +40,20 @@ def test_what_comes_hours_later_is_put_right_behind(tmp_path: Path, container: s
     assert abs(apart[0] - apart[1]) <= Fraction(1, 500)
 
 
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_recording_begins_at_zero_whatever_its_clock_said(tmp_path: Path, container: str) -> None:
+    """Players showed ten hours of nothing first."""
+    source = as_ts(make_clip(tmp_path / "clip.mp4", frames=20, sound=True), tmp_path / "late.ts", ahead=36_000)
+    result = upscale(source, tmp_path, chunk=8, container=container)
+    before, after = ((shown(path), [time for time, _ in packets(path, "audio")]) for path in (source, result.path))
+    assert before[0][0] >= 36_000
+    assert 0 <= min(after[0][0], after[1][0]) < Fraction(1, 10)
+    assert len(after[0]) == 20
+    apart = [pictures[0] - sounds[0] for pictures, sounds in (before, after)]
+    assert abs(apart[0] - apart[1]) <= Fraction(1, 500), "picture and sound are to each other as they were"
+    assert result.warnings == ()
+
+
 def test_a_stream_that_is_as_long_as_it_says_is_refused(tmp_path: Path) -> None:
     source = as_ts(make_clip(tmp_path / "clip.mp4", frames=75), tmp_path / "long.ts")
     with pytest.raises(OverLimit, match="SKIPVSR_MAX_DURATION_SECONDS"):

@@ -22,7 +22,7 @@ from model.errors import StateMismatch
 from model.state import RecurrentState
 
 _MANIFEST: Final = "manifest.json"
-_VERSION: Final = 1
+_VERSION: Final = 2
 CHUNKS_REMEMBERED: Final = 1000
 
 
