@@ -82,7 +82,7 @@ def _wait(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
             if job["state"] in ("done", "failed", "cancelled"):
                 return job
             if job["state"] == "paused" and not paused:
-                reason = (job.get("error") or {}).get("detail", "somebody has paused it")
+                reason = (job.get("error") or {}).get("detail", "somebody has paused it.")
                 print(f"job {job['id']} is paused: {reason} Waiting until it is resumed.", file=sys.stderr)
             paused = job["state"] == "paused"
             progress = job["progress"]
@@ -115,10 +115,15 @@ def _download(client: httpx.Client, job_id: str, target: Path) -> None:
 
 def _cancel(client: httpx.Client, told: str, job_id: str) -> str:
     try:
-        if client.post(f"/jobs/{job_id}/cancel").is_success:
+        answer = client.post(f"/jobs/{job_id}/cancel")
+        if answer.is_success:
             return f"cancelled {told}"
+        if answer.status_code not in _AWAY:
+            _json(answer)
     except httpx.HTTPError:
         pass
+    except CommandError as error:
+        return f"{told} could not be cancelled: {error}"
     return f"{told} could not be cancelled, for the server does not answer: it goes on"
 
 

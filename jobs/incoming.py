@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Final
 
+from jobs.errors import StorageFull
 from jobs.storage import Storage
 
 _STEP_BYTES: Final = 8 << 20
@@ -23,6 +25,7 @@ class Incoming:
     def __init__(self, storage: Storage, path: Path, announced: int) -> None:
         self.path, self.size = path, 0
         self._storage, self._room = storage, announced
+        self._lock = threading.Lock()  # a write may go on in its thread while the request that wanted it ends
         storage.set_aside(path, announced)
         try:
             self._file = path.open("xb", buffering=0)
@@ -32,15 +35,29 @@ class Incoming:
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
-        rest = memoryview(data)
-        self.size += rest.nbytes
-        if self.size > self._room:
-            self._room = self.size + _STEP_BYTES
-            self._storage.set_aside(self.path, self._room)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        with self._lock:
+            if self._file.closed:
+                raise ValueError("the upload has ended")
+            self.size += len(data)
+            if self.size > self._room:
+                self._make_room()
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         """End it; closing twice is fine."""
-        self._file.close()
-        self._storage.settle(self.path)
+        with self._lock:
+            try:
+                self._file.close()
+            finally:
+                self._storage.settle(self.path)
+
+    def _make_room(self) -> None:
+        """Ask for some more than there is, so as not to ask each time; or else for just that."""
+        try:
+            self._storage.set_aside(self.path, self.size + _STEP_BYTES)
+            self._room = self.size + _STEP_BYTES
+        except StorageFull:
+            self._storage.set_aside(self.path, self.size)
+            self._room = self.size

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
 class JobState(StrEnum):
@@ -37,6 +37,11 @@ _HOLDS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
 """Codecs of the containers that don't hold all of them."""
 
 
+_ROUTINGS: Final = ("off", "balanced", "fast")
+STORED: Final = "stored"
+"""Validation context for documents that were written down earlier: they may hold what is refused by now."""
+
+
 class JobOptions(BaseModel):
     """What the user asks for; every field has a default that suits most."""
 
@@ -53,8 +58,10 @@ class JobOptions(BaseModel):
     lookahead: Annotated[int, Field(ge=0, le=64)] = Field(
         4, description="Frames after the chunk that the backward branch sees: more is sharper at the seams, and slower."
     )
-    routing: Literal["off", "balanced", "fast"] = Field(
-        "balanced", description="How much work may be left out: off, balanced or fast."
+    routing: str = Field(
+        "balanced",
+        description="How much work may be left out: off, balanced or fast.",
+        json_schema_extra={"enum": list(_ROUTINGS)},
     )
     codec: Literal["auto", "h264", "hevc", "av1"] = Field(
         "auto", description="Codec of the output: h264, hevc or av1; auto: h264, but av1 in webm."
@@ -66,6 +73,13 @@ class JobOptions(BaseModel):
     )
     crf: Annotated[int, Field(ge=0, le=51)] = Field(18, description="Quality of the encoding, lower is better.")
     priority: Priority = Field(Priority.NORMAL, description="high, normal or low: which queue the job waits in.")
+
+    @field_validator("routing")
+    @classmethod
+    def _is_known(cls, routing: str, info: ValidationInfo) -> str:
+        if routing not in _ROUTINGS and info.context is not STORED:
+            raise ValueError("Input should be 'off', 'balanced' or 'fast'")
+        return routing
 
     @model_validator(mode="after")
     def _one_size(self) -> JobOptions:

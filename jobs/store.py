@@ -11,14 +11,13 @@ Keys: `skipvsr:job:<id>` (hash), `skipvsr:jobs` (ids by age), `skipvsr:state:<st
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self, cast
 
 from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -27,6 +26,8 @@ from redis.retry import Retry
 
 from jobs import once, tickets
 from jobs.errors import NotFound, NotReady, StoreUnavailable
+from jobs.hashes import encode, from_hash, to_hash
+from jobs.once import Reservation
 from jobs.schema import Job, JobState, Priority, Problem
 from jobs.scripts import FORGET, TRANSITION
 from jobs.settings import Settings
@@ -107,16 +108,16 @@ class JobStore:
         with unavailable():
             self.redis.ping()
 
-    def create(self, job: Job, once_key: str | None = None) -> None:
+    def create(self, job: Job, reservation: Reservation | None = None) -> None:
         """Write a new job down, with the idempotency key that has led to it, and queue it: all of it or nothing."""
         with unavailable(), self.redis.pipeline() as pipe:
             ticket = self._ticket(job.id, job.options.priority, front=False, pipe=pipe)
-            pipe.hset(_key(job.id), mapping=cast(Any, _to_hash(job)))
+            pipe.hset(_key(job.id), mapping=cast(Any, to_hash(job)))
             pipe.zadd(f"{PREFIX}jobs", {job.id: job.created_at.timestamp()})
             pipe.sadd(f"{PREFIX}state:{job.state}", job.id)
             pipe.hset(_key(job.id), "ticket", ticket)
-            if once_key is not None:
-                once.settle(pipe, once_key, job.id)
+            if reservation is not None:
+                once.settle(pipe, reservation, job.id)
             pipe.execute()
 
     def get(self, job_id: str) -> Job:
@@ -125,7 +126,7 @@ class JobStore:
             raw = self.redis.hgetall(_key(job_id))
         if not raw:
             raise NotFound(f"There is no job {job_id!r}.")
-        return _from_hash(cast(dict[bytes, bytes], raw))
+        return from_hash(cast(dict[bytes, bytes], raw))
 
     def list(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Jobs, newest first; of one state only, if given."""
@@ -137,7 +138,7 @@ class JobStore:
             with self.redis.pipeline(transaction=False) as pipe:
                 for job_id in ids[offset : offset + limit]:
                     pipe.hgetall(_key(job_id))
-                return [_from_hash(raw) for raw in pipe.execute() if raw]
+                return [from_hash(raw) for raw in pipe.execute() if raw]
 
     def ids(self, *states: JobState) -> set[str]:
         """Ids of the jobs in these states (all, if none is given)."""
@@ -234,7 +235,8 @@ class JobStore:
         """End the worker's hold on a job that is now done, failed, cancelled or paused, or that is queued again.
 
         A queued one goes to the front. Returns the state that the job is in now: a request that has not been heard
-        weighs more than pausing or queueing it. None if the job was not the worker's.
+        weighs more than pausing or queueing it. None if the job was not the worker's; but cancelled is cancelled,
+        whoever has said it first.
         """
         try:
             while True:
@@ -247,6 +249,8 @@ class JobStore:
                 state = _ASKED[asked]
         except NotFound:
             return None
+        if outcome == JobState.CANCELLED:
+            return JobState.CANCELLED
         if outcome != "ok":
             return None
         if state is JobState.QUEUED:
@@ -341,7 +345,7 @@ class JobStore:
         args += ["" if value is None else str(value) for value in (token, beat, to, new_token)]
         args.append(count)
         for name, value in (fields or {}).items():
-            args += [name, _encode(name, value)]
+            args += [name, encode(name, value)]
         with unavailable():
             outcome, request = cast(list[bytes], self._transition(keys=[_key(job_id)], args=args))
         if outcome == b"missing":
@@ -359,33 +363,12 @@ class JobStore:
         return ticket is not None
 
 
-_PLAIN: Final = frozenset({"state", "token", "beat", "request", "ticket", "attempt", "deaths", "died_at", "died_there"})
-"""Fields that scripts read or count: stored as they are, all others as JSON."""
-_DOCUMENT: Final = frozenset(Job.model_fields)
-
-
 def _key(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}"
 
 
 def _end(state: JobState) -> datetime | None:
     return datetime.now(UTC) if state.final else None
-
-
-def _encode(name: str, value: Any) -> str:
-    return str(value) if name in _PLAIN else json.dumps(to_jsonable_python(value))
-
-
-def _to_hash(job: Job) -> dict[str, str]:
-    return {name: _encode(name, getattr(job, name)) for name in _DOCUMENT}
-
-
-def _from_hash(raw: dict[bytes, bytes]) -> Job:
-    texts = {name.decode(): value.decode() for name, value in raw.items()}
-    plain: Callable[[str], bool] = _PLAIN.__contains__
-    return Job.model_validate(
-        {name: text if plain(name) else json.loads(text) for name, text in texts.items() if name in _DOCUMENT}
-    )
 
 
 def _poisonous(job: Job, deaths: int) -> BaseModel:

@@ -10,6 +10,7 @@ from typing import Self
 from jobs import once, tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady
 from jobs.incoming import Incoming
+from jobs.once import Reservation
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
@@ -53,36 +54,36 @@ class Operations:
         finally:
             path.unlink(missing_ok=True)
 
-    def begin_once(self, key: str) -> Job | None:
-        """Reserve an idempotency key: None if it is new; the job it has led to if there is one.
+    def begin_once(self, key: str) -> Job | Reservation:
+        """Reserve an idempotency key, or find the job that it has led to.
 
-        Raises `NotReady` while another request with the key is under way. Where None came back the key is to be kept
-        (`keep_once`) until it goes along with `submit`, or to be given up (`drop_once`).
+        A reservation is to be kept (`keep_once`) until it goes along with `submit`, or to be given up (`drop_once`).
+        Raises `NotReady` while another request with the key is under way.
         """
-        redis = self.store.redis
         with unavailable():
-            if once.reserve(redis, key):
-                return None
-            job_id = once.job_of(redis, key)
-        if job_id is None:
+            found = once.reserve(self.store.redis, key)
+        if found is None:
             raise NotReady("An upload with this Idempotency-Key is still under way; ask again when it has ended.")
+        if isinstance(found, Reservation):
+            return found
         try:
-            return self.store.get(job_id)
+            return self.store.get(found)
         except NotFound:  # it has been removed since
-            self.drop_once(key)
+            with unavailable():
+                once.forget(self.store.redis, key, found)
             return self.begin_once(key)
 
-    def keep_once(self, key: str) -> None:
+    def keep_once(self, reservation: Reservation) -> None:
         """Say that the upload with a key is still under way; to be called every `once.RENEW_SECONDS`."""
         with unavailable():
-            once.renew(self.store.redis, key)
+            once.renew(self.store.redis, reservation)
 
-    def drop_once(self, key: str) -> None:
+    def drop_once(self, reservation: Reservation) -> None:
         """Let a key that has led to no job be used again."""
         with unavailable():
-            once.release(self.store.redis, key)
+            once.release(self.store.redis, reservation)
 
-    def submit(self, upload: Path, filename: str, admission: Admission, once_key: str | None = None) -> Job:
+    def submit(self, upload: Path, filename: str, admission: Admission, reservation: Reservation | None = None) -> Job:
         """Make a file that has arrived whole a job, and queue it; remember for a day that its key has led to it."""
         job = Job(
             id=new_id(),
@@ -95,7 +96,7 @@ class Operations:
         )
         self.storage.adopt(upload, job.id)
         try:
-            self.store.create(job, once_key)
+            self.store.create(job, reservation)
         except BaseException:
             self.storage.remove(job.id)
             raise

@@ -10,8 +10,12 @@ import pytest
 
 from clips import make_clip
 from http_server import Service, serving
+from jobs import once
+from jobs.errors import NotReady
+from jobs.once import Reservation
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
+from processes import wait_until
 from service.http.documents import JobDocument
 from service.names import harmless_name
 
@@ -97,10 +101,11 @@ def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_pa
     assert first.json()["id"] == second.json()["id"]
     assert second.headers["location"] == first.headers["location"]
     service.client.headers["Idempotency-Key"] = "holiday-2"
-    assert service.operations.begin_once("holiday-2") is None
+    reservation = service.operations.begin_once("holiday-2")
+    assert isinstance(reservation, Reservation)
     answer = service.post(clip)
     assert (answer.status_code, answer.json()["type"]) == (409, "/problems/not-ready")
-    service.operations.drop_once("holiday-2")
+    service.operations.drop_once(reservation)
     third = service.post(clip).json()["id"]
     assert third != first.json()["id"]
     assert len(service.operations.recent()) == 2
@@ -110,19 +115,56 @@ def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_pa
     assert (answer.status_code, answer.json()["state"]) == (202, "queued"), "its job has been removed since"
 
 
-def test_a_key_is_not_lost_with_the_process_that_had_it(service: Service, clip: Path) -> None:
-    """Reserved for a minute while bytes come; known for a day once there is a job."""
-    service.client.headers["Idempotency-Key"] = "holiday-3"
-    redis = service.operations.store.redis
-    assert service.operations.begin_once("holiday-3") is None
+def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) -> None:
+    """So that it is not lost for the day with the process that had it; and nobody touches what is another's by now."""
+    operations, redis = service.operations, service.operations.store.redis
+    lost = operations.begin_once("holiday-3")
+    assert isinstance(lost, Reservation)
     (key,) = redis.keys("skipvsr:once:*")
     redis.expire(key, 5)
-    service.operations.keep_once("holiday-3")
+    operations.keep_once(lost)
     assert 50 < redis.ttl(key) <= 60
     redis.delete(key)  # the process is gone, and the minute over
-    assert service.post(clip).status_code == 202
-    service.operations.keep_once("holiday-3")
+    mine = operations.begin_once("holiday-3")
+    assert isinstance(mine, Reservation)
+    operations.drop_once(lost)
+    with pytest.raises(NotReady):
+        operations.begin_once("holiday-3")
+    operations.drop_once(mine)
+    service.client.headers["Idempotency-Key"] = "holiday-3"
+    job_id = service.post(clip).json()["id"]
+    operations.keep_once(mine)
+    operations.drop_once(mine)
     assert redis.ttl(key) > 80_000
+    assert service.post(clip).json()["id"] == job_id
+
+
+def test_a_key_is_kept_while_its_upload_comes_in(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once, "RENEW_SECONDS", 0.05)
+    redis = service.operations.store.redis
+    boundary = b'--x7f\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+
+    def slowly() -> Iterator[bytes]:
+        yield boundary
+        wait_until(lambda: bool(redis.keys("skipvsr:once:*")), 5, "not reserved")
+        (key,) = redis.keys("skipvsr:once:*")
+        redis.expire(key, 5)
+        wait_until(lambda: redis.ttl(key) > 50, 5, "not renewed")
+        yield clip.read_bytes() + b"\r\n--x7f--\r\n"
+
+    headers = {"Idempotency-Key": "holiday-4", "Content-Type": "multipart/form-data; boundary=x7f"}
+    assert service.client.post("/upscale", content=slowly(), headers=headers).status_code == 202
+
+
+def test_a_job_of_an_earlier_version_is_shown(service: Service, clip: Path) -> None:
+    """One whose options would be refused today."""
+    job_id = service.post(clip).json()["id"]
+    store = service.operations.store
+    options = {**store.get(job_id).options.model_dump(mode="json"), "routing": "warp"}
+    store.redis.hset(f"skipvsr:job:{job_id}", "options", json.dumps(options))
+    (listed,) = service.client.get("/jobs").json()["jobs"]
+    assert listed["options"]["routing"] == "warp"
+    assert service.client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
 
 
 def test_what_is_no_video_is_refused_and_leaves_nothing(service: Service, tmp_path: Path) -> None:

@@ -108,12 +108,13 @@ def test_key(settings: Settings, tmp_path: Path) -> None:
         right: list[dict[str, bytes]] = [
             {"Authorization": "Bearer s3crét key".encode()},
             {"X-API-Key": "s3crét key".encode()},
+            {"X-API-Key": "s3crét key".encode("latin-1")},
             {"Cookie": b"skipvsr_key=s3cr%C3%A9t%20key"},
         ]
         for given in right:
             assert client.get("/jobs", headers=given).status_code == 200, given  # type: ignore[arg-type]
         with clip.open("rb") as file:
-            cookie_only = client.post("/upscale", files={"file": file}, headers=right[2])  # type: ignore[arg-type]
+            cookie_only = client.post("/upscale", files={"file": file}, headers=right[3])  # type: ignore[arg-type]
         assert cookie_only.status_code == 401
         assert service.files() == []
 

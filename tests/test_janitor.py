@@ -14,6 +14,7 @@ from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
+from processes import wait_until
 from worker.janitor import Janitor
 from worker.watch import Watch
 
@@ -96,6 +97,20 @@ def test_files_go_when_their_time_is_over(janitor: Janitor, store: JobStore, sto
     janitor.clean()
     with pytest.raises(NotFound):
         store.get(done)
+
+
+def test_a_document_that_cannot_be_read_does_not_end_the_janitor(
+    settings: Settings, store: JobStore, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, stale = job_in(JobState.DONE, store, storage), storage.uploads / "stale.part"
+    stale.write_bytes(b"x")
+    store.redis.hset(f"skipvsr:job:{broken}", "filename", "[]")
+    janitor = Janitor(settings.model_copy(update={"janitor_seconds": 0.05, "orphan_minutes": 0}), store, storage)
+    janitor.start()
+    wait_until(lambda: caplog.text.count("could not clean up; trying again") > 1, 5, "it ended")
+    store.redis.hset(f"skipvsr:job:{broken}", "filename", '"clip.mp4"')
+    wait_until(lambda: not stale.exists(), 5, "it did not go on")
+    janitor.stop()
 
 
 def test_uploads_may_be_kept_for_longer_than_results(

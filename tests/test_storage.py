@@ -109,7 +109,7 @@ def test_uploads_are_not_promised_the_same_room(storage: Storage) -> None:
     unknown = Incoming(storage, storage.uploads / "third.part", 0)
     unknown.write(bytes(1 << 20))
     with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
-        unknown.write(bytes(9 << 20))
+        unknown.write(bytes(10 << 20))
     first.write(bytes(20 << 20))
     for incoming in (first, unknown):
         incoming.close()

@@ -65,6 +65,8 @@ class Janitor:
                 continue
             except OSError as error:
                 log.warning("could not clean up: %s", error)
+            except Exception:  # whatever one job's document does: who does not clean fills the disk
+                log.exception("could not clean up; trying again")
 
     def clean(self) -> list[str]:
         """Clean once; returns what was removed, in words. Raises StoreUnavailable, OSError."""

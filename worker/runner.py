@@ -82,7 +82,8 @@ class Runner:
         if self._storage.input_path(job_id).exists():
             return False
         error = problem(JobFailed("The job's files are gone from the data folder; upload the video again."))
-        return self._insist(lambda: self._store.let_go(claim, JobState.FAILED, {"error": error}), hold) is not None
+        now = self._insist(lambda: self._store.let_go(claim, JobState.FAILED, {"error": error}), hold)
+        return now is JobState.FAILED
 
     # The stages of a job
 
@@ -123,7 +124,7 @@ class Runner:
             "warnings": [*finished.warnings, *notes.warnings],
             "error": None,
         }
-        if not self._insist(lambda: self._store.let_go(claim, JobState.DONE, fields), hold):
+        if self._insist(lambda: self._store.let_go(claim, JobState.DONE, fields), hold) is not JobState.DONE:
             raise Fenced(job.id)
         notes.log.info("published")
         self._meters.published(finished.metrics)
@@ -198,6 +199,8 @@ class Runner:
         state = JobState.PAUSED if isinstance(ours, StorageFull) else JobState.FAILED
         fields = {**hold.take_fields(), "error": problem(ours)}
         now = self._insist(lambda: self._store.let_go(claim, state, fields), hold)
+        if now is JobState.CANCELLED:
+            self._storage.remove(job_id)
         return now.value if now else "lost"
 
     def _insist(self, tell: Callable[[], T], hold: Hold) -> T:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_LABELS = {"psnr_bi": "bicubic LR", "psnr_bd": "blurred LR", "psnr_up0": "H.264 LR"}
+
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
     """Write the log's rows as PNG; without matplotlib (extra `train`) nothing is written."""
@@ -20,11 +22,9 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
         left.plot(*zip(*losses, strict=True), linewidth=0.8)
         left.set_yscale("log")
     left.set(xlabel="step", ylabel="Charbonnier loss")
-    for name in ("psnr_bi", "psnr_up0"):
+    for name in sorted({name for row in rows for name in row if name.startswith("psnr_")}):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        if points:
-            label = "bicubic LR" if name == "psnr_bi" else "H.264 LR"
-            right.plot(*zip(*points, strict=True), marker=".", label=label)
+        right.plot(*zip(*points, strict=True), marker=".", label=_LABELS.get(name, name))
     right.set(xlabel="step", ylabel="validation Y-PSNR, dB")
     if right.lines:
         right.legend()

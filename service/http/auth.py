@@ -37,12 +37,9 @@ def require_key(
         return
     expected = settings.api_key.get_secret_value().encode()
     cookie = unquote(request.cookies.get(COOKIE, "")) if request.method in _SAFE else ""
-    # HTTP knows no letters beyond Latin-1 in headers: what comes is the key's bytes, one letter each.
-    given = [
-        (bearer.credentials if bearer else "").encode("latin-1"),
-        (header or "").encode("latin-1"),
-        cookie.encode(),
-    ]
+    headers = [bearer.credentials if bearer else "", header or ""]
+    # A header's bytes come one letter each. They are the key in UTF-8 (curl), or in Latin-1 (browsers, most libraries).
+    given = [cookie.encode(), *(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
     if not any(given):
         raise Unauthorized("this server needs its API key: Authorization: Bearer <key>, or X-API-Key: <key>")
     # Every candidate is compared, each in constant time, so that the answer's timing tells nothing.

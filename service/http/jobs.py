@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from jobs import once
 from jobs.errors import SkipVsrError, StoreUnavailable
+from jobs.once import Reservation
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from service import intake
@@ -76,21 +77,23 @@ async def upscale(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_ONCE)] = None,
 ) -> JobDocument:
     """Send a video as the form's field `file`, options as further fields. It is streamed to disk as it arrives."""
-    job = None
+    found: Job | Reservation | None = None
     if idempotency_key is not None:
-        job = await run_in_threadpool(operations.begin_once, idempotency_key)
-    if job is None:
-        async with _under_way(operations, idempotency_key):
-            job = await _take(request, operations, settings, metrics, idempotency_key)
+        found = await run_in_threadpool(operations.begin_once, idempotency_key)
+    if isinstance(found, Job):
+        job = found
+    else:
+        async with _kept(operations, found):
+            job = await _take(request, operations, settings, metrics, found)
     document = JobDocument.of(job)
     response.headers["Location"] = document.links.self
     return document
 
 
 @asynccontextmanager
-async def _under_way(operations: Operations, idempotency_key: str | None) -> AsyncIterator[None]:
+async def _kept(operations: Operations, reservation: Reservation | None) -> AsyncIterator[None]:
     """Keep a reserved key for as long as the block lasts, and let it go where the block fails."""
-    if idempotency_key is None:
+    if reservation is None:
         yield
         return
 
@@ -98,21 +101,21 @@ async def _under_way(operations: Operations, idempotency_key: str | None) -> Asy
         while True:
             await asyncio.sleep(once.RENEW_SECONDS)
             with suppress(StoreUnavailable):
-                await run_in_threadpool(operations.keep_once, idempotency_key)
+                await run_in_threadpool(operations.keep_once, reservation)
 
     keeping = asyncio.create_task(keep())
     try:
         yield
     except BaseException:
         with suppress(StoreUnavailable):  # then it ends by itself
-            await run_in_threadpool(operations.drop_once, idempotency_key)
+            await run_in_threadpool(operations.drop_once, reservation)
         raise
     finally:
         keeping.cancel()
 
 
 async def _take(
-    request: Request, operations: Operations, settings: Settings, metrics: HttpMetrics, once_key: str | None
+    request: Request, operations: Operations, settings: Settings, metrics: HttpMetrics, reservation: Reservation | None
 ) -> Job:
     """Receive a video, look at it, queue it."""
     try:
@@ -121,13 +124,14 @@ async def _take(
             form = await upload.receive(
                 request, incoming, max_file_bytes=settings.max_upload_bytes, idle_seconds=settings.upload_idle_seconds
             )
+            await run_in_threadpool(incoming.close)
             options = intake.options_from_text(form.fields)
             await run_in_threadpool(operations.check_model, options.model)
             # Each look at a file is a process of its own: a few at a time, however many uploads there are.
             admission = await anyio.to_thread.run_sync(
                 intake.admit, incoming.path, options, settings, limiter=request.app.state.probes
             )
-            job = await run_in_threadpool(operations.submit, incoming.path, form.filename, admission, once_key)
+            job = await run_in_threadpool(operations.submit, incoming.path, form.filename, admission, reservation)
     except SkipVsrError as error:
         metrics.rejected.labels(error.kind).inc()
         raise

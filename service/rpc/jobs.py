@@ -123,6 +123,7 @@ class JobService:
             incoming = await asyncio.to_thread(upload.__enter__)
             stack.push_async_exit(lambda *error: asyncio.to_thread(upload.__exit__, *error))
             size = await self._receive(requests, incoming)
+            await asyncio.to_thread(incoming.close)
             if config.HasField("size_bytes") and size != config.size_bytes:
                 raise InvalidRequest(f"{size:,} bytes came of {config.size_bytes:,}: the upload was cut off")
             admission = await asyncio.to_thread(intake.admit, incoming.path, options, self._settings)
