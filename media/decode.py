@@ -157,7 +157,8 @@ class Decoder:
                 self.limits.check("max_frames", self.damage.frames, "the video")
                 left_out = self.start_after_pts is not None and pts <= self.start_after_pts
                 rgb = None if left_out else convert(frame)
-                self.clean = self.damage.none and not deinterlace.active
+                # What was left out is to be named by whoever goes on, too.
+                self.clean = self.damage.none and not self.damage.left_out and not deinterlace.active
                 yield rgb, pts, time_base
             self.damage.check()
 
