@@ -59,7 +59,8 @@ class Jumps:
     def __init__(self, container: InputContainer) -> None:
         self._container = container
         self._places: dict[int, _Place] = {}
-        self._latest = _Place()
+        self._latest: _Place | None = None
+        self._begin = 0
 
     def packets(self, streams: Iterable[S]) -> Iterator[Packet[S]]:
         """What `container.demux` gives for some streams. Raises what that raises."""
@@ -67,7 +68,7 @@ class Jumps:
         if not may_jump(self._container):
             yield from cast("Iterator[Packet[S]]", self._container.demux(wanted))
             return
-        self._latest.count.skipped = _begin(self._container)
+        self._begin = _begin(self._container)
         indices = {stream.index for stream in wanted}
         watched = [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
         for packet in self._container.demux(watched):
@@ -85,21 +86,33 @@ class Jumps:
         if time is None:
             return
         place = self._places.get(index)
-        near = place is not None and abs(time - place.last) <= _JUMP
-        count = place.count if place is not None and near else self._count_of(time, place or self._latest)
+        if place is not None and abs(time - place.last) <= _JUMP:
+            count = place.count
+        else:
+            count = self._count_beside(time) or (self._first_count(time) if place is None else _next_count(time, place))
         count.end = time + max(packet.duration or 0, 1)
         self._latest = self._places[index] = _Place(time, count.end, count)
         move(packet, -count.skipped)
 
-    def _count_of(self, time: int, place: _Place) -> _Count:
-        """The count of a time that does not follow from its stream's place."""
+    def _count_beside(self, time: int) -> _Count | None:
+        """The count of another stream that is near."""
         others = [other for other in self._places.values() if abs(time - other.last) <= _JUMP]
-        if others:
-            return min(others, key=lambda other: abs(time - other.last)).count
-        count = place.count
-        if time < place.last or not self._places:  # what begins anew is put behind later, stream by stream
-            return _Count(count.skipped, count.jumps)
-        return _Count(count.skipped + time - max(place.end, count.end), count.jumps + 1)
+        return min(others, key=lambda other: abs(time - other.last)).count if others else None
+
+    def _first_count(self, time: int) -> _Count:
+        """The count of a stream that begins far from all others: at zero, or where the file is by now."""
+        if self._latest is None:
+            return _Count(self._begin if abs(time - self._begin) <= _JUMP else time)
+        now, ahead = self._latest.end - self._latest.count.skipped, time > self._latest.last
+        return _Count(time - now, self._latest.count.jumps + ahead)
+
+
+def _next_count(time: int, place: _Place) -> _Count:
+    """The count of a stream whose time does not follow from its place."""
+    count = place.count
+    if time < place.last:  # what begins anew is put behind later, stream by stream
+        return _Count(count.skipped, count.jumps)
+    return _Count(count.skipped + time - max(place.end, count.end), count.jumps + 1)
 
 
 def _begin(container: InputContainer) -> int:

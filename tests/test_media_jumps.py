@@ -93,7 +93,17 @@ def test_a_gap_of_one_stream_stays() -> None:
     assert jumps._latest.count.jumps == 0
 
 
+@pytest.mark.parametrize(("picture", "other"), [(36_000, 3_600), (3_600, 36_000)])
+@pytest.mark.parametrize("picture_first", [True, False])
+def test_another_programmes_clock_does_not_count(picture: int, other: int, picture_first: bool) -> None:
+    """Its sound was lost in MP4, or the result took hours."""
+    order = [(VIDEO, picture), (SOUND, other)][:: 1 if picture_first else -1]
+    moved, jumps = _moved(*((index, float(time + second)) for second in range(5) for index, time in order))
+    assert moved == [time for second in range(5) for time in (second, second + 1)]
+    assert jumps._places[order[0][0]].count.jumps == 0
+
+
 def test_what_jumps_after_it_began_anew_is_put_behind_that() -> None:
     moved, jumps = _moved((VIDEO, 5000), (VIDEO, 0), (VIDEO, 1), (SOUND, 1), (SOUND, 9000), (VIDEO, 9000))
-    assert moved == [5000, 0, 1, 1, 2, 2]
+    assert moved == [0, -5000, -4999, -4999, -4998, -4998]
     assert jumps._latest.count.jumps == 1
