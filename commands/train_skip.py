@@ -75,7 +75,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def windows(data: Path, frames: int, clean: str) -> Iterator[skip.Clip]:
+def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[skip.Clip]:
     """A clip of each video in a folder, as it is, with LR made of it by `model.degrade.CLEAN[clean]`."""
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)
