@@ -13,6 +13,7 @@ from typing import Any, Final
 import httpx
 
 from commands.errors import CommandError
+from commands.naming import beside
 from commands.progress import Advance, bytes_bar, frames_bar
 
 _POLL_SECONDS: Final = 0.5
@@ -60,14 +61,15 @@ def _upload(client: httpx.Client, source: Path, fields: Mapping[str, str]) -> di
 def _wait(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     """The job when it is over. Says so where nothing goes on; raises CommandError where the server stays away."""
     answered, away, paused = time.monotonic(), False, False
+    answer: httpx.Response | None
     with frames_bar("waiting") as show:
         while True:
             try:
                 answer = client.get(f"/jobs/{job['id']}")
-                trouble = f"it answers {answer.status_code} {answer.reason_phrase}" * (answer.status_code in _AWAY)
+                trouble = f"it answers {answer.status_code} {answer.reason_phrase}"
             except httpx.TransportError as error:
-                trouble = str(error) or type(error).__name__
-            if trouble:
+                answer, trouble = None, str(error) or type(error).__name__
+            if answer is None or answer.status_code in _AWAY:
                 if time.monotonic() - answered > _PATIENCE_SECONDS:
                     raise CommandError(
                         f"the server has been away for {_PATIENCE_SECONDS:.0f} s ({trouble}); job {job['id']} goes on "
@@ -101,7 +103,7 @@ def _download(client: httpx.Client, job_id: str, target: Path) -> None:
             answer.read()
             _json(answer)
         size = int(answer.headers.get("content-length", 0)) or None
-        part = target.absolute().parent / f".skipvsr-{secrets.token_hex(6)}.part"
+        part = beside(target, f".{secrets.token_hex(6)}.part")  # its own: two may download to one place
         try:
             with part.open("xb") as file, bytes_bar("downloading", size) as advance:
                 for piece in answer.iter_bytes(1 << 20):

@@ -16,7 +16,7 @@ from redis import Redis
 from clips import make_clip, times_of
 from crew import Worker, crew, ready, submit, wait_for, wait_for_frames
 from jobs.presence import Presence
-from jobs.schema import JobState
+from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
@@ -151,14 +151,18 @@ def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Re
     assert redis.ttl(worker.key) == -1, "now it does not"
 
 
+def paused_midway(store: JobStore, job_id: str) -> Job:
+    """The job's document, once it has been paused after a few chunks."""
+    wait_for_frames(store, job_id, 8)
+    store.request_pause(job_id)
+    return wait_for(store, job_id, JobState.PAUSED)
+
+
 def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path) -> None:
     with crew(quick, tmp_path) as (worker,):
         whole_id, job_id = submit(store, storage, long_clip), submit(store, storage, long_clip)
         wait_for(store, whole_id)
-        wait_for_frames(store, job_id, 8)
-        store.request_pause(job_id)
-        paused = wait_for(store, job_id, JobState.PAUSED)
-        assert 8 <= paused.progress.frames_done < 120
+        assert 8 <= paused_midway(store, job_id).progress.frames_done < 120
         store.resume(job_id)
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
@@ -172,9 +176,7 @@ def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
     """Redis came back from a copy of yesterday: the last token is below the one that has the job's folder."""
     with crew(quick, tmp_path) as (worker,):
         job_id = submit(store, storage, long_clip)
-        wait_for_frames(store, job_id, 8)
-        store.request_pause(job_id)
-        wait_for(store, job_id, JobState.PAUSED)
+        paused_midway(store, job_id)
         (folder,) = storage.job_dir(job_id).glob("work-*")
         folder.rename(folder.with_name("work-5000"))
         store.resume(job_id)
