@@ -56,6 +56,11 @@ def crop_size(pixels: int, cells: int, halo: int) -> int:
     return min(-(-pixels // cells) + 2 * halo, pixels)
 
 
+def cell_starts(pixels: int, cells: int) -> list[int]:
+    """Where cells begin along a side of the frame that is divided into so many."""
+    return [i * pixels // cells for i in range(cells)]
+
+
 def _rows(x: Tensor) -> Tensor:
     """[B, C, H, W] as [B H W, C]; a view where channels are last in memory."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])

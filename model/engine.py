@@ -142,7 +142,7 @@ class Upscaler:
             frames, due = stored[start:end], min(end, emit) - start
             carried = before if goes_on else RecurrentState(self.fingerprint, stored[:0])
             index = 0 if carried.index is None else int(carried.index)
-            gates = make_skipper(self.network, self.estimator, numbers, frames.shape[1] * frames.shape[2])
+            gates = make_skipper(self.network, self.estimator, numbers, frames)
             plan = plan_chunk(frames, due, carried.reference, index, numbers)
             scenes.append(Scene(frames, due, carried, index, plan, gates))
         return cuts, scenes

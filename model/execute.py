@@ -81,7 +81,7 @@ def run_chunk(
             outer = box.grown(plan.halo, h, w)
             here = (..., outer.rows, outer.columns)
             aligned_by = flow.inside(outer) if flow else None
-            at, trunk = (outer.y0, outer.x0), skipper.forward if skipper else None
+            at, trunk = (outer.y0, outer.x0), skipper.trunk("forward", i, outer) if skipper else None
             step = net.forward_step(lr[here], backs[i][here], table, aligned_by, at, trunk)
             crops.append(_inner(step, box, outer))
         feat = _pasted(feat, boxes, crops, h, w)
@@ -91,7 +91,7 @@ def run_chunk(
             now[0].copy_(before[0])
         padded = F.pad(lr, (1, 1, 1, 1), mode="replicate") if boxes else lr
         for box in boxes:
-            for part in skipper.tail(padded, backs[i], feat, box, now[0]) if skipper else (box,):
+            for part in skipper.tail(i, padded, backs[i], feat, box, now[0]) if skipper else (box,):
                 for band in _bands(part, count):
                     _reconstruct(net, padded, backs[i], feat, band, now)
         if skipper:
@@ -118,7 +118,7 @@ def _backward(
         for box in boxes:
             outer = box.grown(plan.halo, h, w)
             aligned_by = flow.inside(outer) if flow else None
-            at, trunk = (outer.y0, outer.x0), skipper.backward if skipper else None
+            at, trunk = (outer.y0, outer.x0), skipper.trunk("backward", i, outer) if skipper else None
             step = net.backward_step(lr[..., outer.rows, outer.columns], table, aligned_by, at, trunk)
             crops.append(_inner(step, box, outer))
         if boxes or back is not None:

@@ -2,7 +2,8 @@
 
 Every decision is made from the features of the frame in hand alone, so that it does not depend on how a stream is cut
 into chunks, but for one: where the backward branch begins, at the end of each chunk, all is run. There the features
-know of nothing but their own frame, heads expect less of a group than it does, and the frames before inherit it.
+know of nothing but their own frame, heads expect less of a group than it does, and the frames before inherit it. What
+lies beside the end of a black bar is run as well (`model.bars`).
 A trunk's group is run in the cells (`model.cells`) where the error that is expected without it outweighs
 the time; a batch of crops, pasted into the surrogate's result. The upsampler, whose pixels cost far more than a call,
 is run in segments of bands of tiles (`model.boxes.segments`). Where that would cost about as much as the whole, the
@@ -12,14 +13,17 @@ whole is run.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.boxes import Box, Cost, segments
-from model.cells import crop_size, run_cells
+from model.bars import Ends, bar_ends
+from model.boxes import Box, Cost, Mask, segments
+from model.cells import cell_starts, crop_size, run_cells
 from model.estimator import Estimator, Gate
 from model.network import SCALE, BasicVSR, Trunk
 from model.output import write_pixels
@@ -43,25 +47,24 @@ class Skipper:
     network: BasicVSR
     estimator: Estimator
     preset: Preset
+    ends: Sequence[Ends | None]
+    """Of each frame of the chunk, where black bars end."""
     shares: dict[str, list[float]] = field(default_factory=lambda: {"backward": [], "forward": []})
     """By branch and frame, in the order in which they were run: fraction of the computed units that was skipped."""
     _done: float = 0.0
     _skipped: float = 0.0
 
-    def backward(self, x: Tensor) -> Tensor:
-        """`network.backward_trunk(x)`, gated."""
-        return self._trunk(self.network.backward_trunk, "backward", x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`network.forward_trunk(x)`, gated."""
-        return self._trunk(self.network.forward_trunk, "forward", x)
+    def trunk(self, branch: str, frame: int, box: Box) -> Callable[[Tensor], Tensor]:
+        """The trunk of the branch `backward` or `forward`, gated, for a box of that frame of the chunk."""
+        trunk = self.network.backward_trunk if branch == "backward" else self.network.forward_trunk
+        return partial(self._trunk, trunk, branch, self.ends[frame], box)
 
     def end_frame(self, branch: str) -> None:
         """All crops of a frame have been through that branch."""
         self.shares[branch].append(self._skipped / self._done if self._done else 0.0)
         self._done = self._skipped = 0.0
 
-    def _trunk(self, trunk: Trunk, branch: str, x: Tensor) -> Tensor:
+    def _trunk(self, trunk: Trunk, branch: str, ends: Ends | None, box: Box, x: Tensor) -> Tensor:
         x = trunk.head(x)
         at, (h, w) = 0, x.shape[-2:]
         begins = branch == "backward" and not self.shares[branch]
@@ -71,7 +74,9 @@ class Skipper:
             group = trunk.blocks[first:last]
             change = gate.change(x)
             wanted, cost = cells_to_run(gate, x, change, self.preset.confidence)
-            cells = wanted[0].cpu().numpy()
+            cells: Mask = wanted[0].cpu().numpy()
+            if ends:
+                cells |= ends.within(box, *(cell_starts(side, n) for side, n in zip((h, w), cells.shape, strict=True)))
             if cells.all() or cells.sum() * cost > self.preset.dense_above * h * w:
                 x = group(x)
             else:
@@ -81,11 +86,11 @@ class Skipper:
         self._done += len(trunk.blocks) * h * w
         return trunk.blocks[at:](x)  # type: ignore[no-any-return]
 
-    def tail(self, padded: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> tuple[Box, ...]:
+    def tail(self, frame: int, padded: Tensor, back: Tensor, feat: Tensor, box: Box, out: Tensor) -> tuple[Box, ...]:
         """Where in a box of a frame the upsampler has to be run; everywhere else its surrogate's pixels are written.
 
-        `padded` [1, 3, H + 2, W + 2] is the LR frame with a pixel around it, `back` and `feat` [1, C, H, W] are its
-        features, `out` [4 H, 4 W, 3] its HR pixels.
+        `frame` is its number in the chunk, `padded` [1, 3, H + 2, W + 2] the LR frame with a pixel around it, `back`
+        and `feat` [1, C, H, W] are its features, `out` [4 H, 4 W, 3] its HR pixels.
         """
         gate = self.estimator.tail_gate
         if gate is None or self.preset.tail_confidence <= 0:
@@ -98,6 +103,9 @@ class Skipper:
         price = _price(gate, x[inside], change, self.preset.tail_confidence)
         penalty = price[0].cpu().numpy().astype(np.float64) * TILE * TILE
         h, w = box.y1 - box.y0, box.x1 - box.x0
+        ends = self.ends[frame]
+        if ends:
+            penalty[ends.within(box, range(0, h, TILE), range(0, w, TILE))] = math.exp(MOST) * TILE * TILE
         boxes = segments(penalty, h, w, Cost(TILE, TAIL_HALO, TAIL_OVERHEAD), TAIL_BAND)
         spent = sum((b.y1 - b.y0 + 2 * TAIL_HALO) * (b.x1 - b.x0 + 2 * TAIL_HALO) + TAIL_OVERHEAD for b in boxes)
         if spent > self.preset.dense_above * h * w:
@@ -127,18 +135,18 @@ def _price(gate: Gate, x: Tensor, change: Tensor, confidence: float) -> Tensor:
     return gate.expected(x, change).sub_(math.log(confidence)).clamp_(max=MOST).exp_()
 
 
-def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, pixels: int) -> Skipper | None:
-    """A skipper for one chunk of frames of so many LR pixels; None where nothing is to be skipped.
+def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, frames: Tensor) -> Skipper | None:
+    """A skipper for a chunk's frames [T, H, W, 3] of integers; None where nothing is to be skipped.
 
     That is without an estimator, where the preset sets none of its gates to work, and on frames so small that they are
     run densely.
     """
-    if estimator is None or _too_small(pixels, preset):
+    if estimator is None or _too_small(frames.shape[1] * frames.shape[2], preset):
         return None
     blocks = preset.confidence > 0 and bool(estimator.layout.backward or estimator.layout.forward)
     if not blocks and (preset.tail_confidence <= 0 or estimator.tail_gate is None):
         return None
-    return Skipper(estimator.adapted or network, estimator, preset)
+    return Skipper(estimator.adapted or network, estimator, preset, bar_ends(frames))
 
 
 def _too_small(pixels: int, preset: Preset) -> bool:
