@@ -1,7 +1,8 @@
 """What one more crop costs beside its pixels: where leaving work out begins to pay.
 
 A convolution's call costs the same whatever its crop; what that is worth in pixels depends on how fast the pixels are.
-A table, not a measurement at load: plans are made from it, and a job that is resumed has to make the same ones.
+A table, not a measurement at load: plans are made from it, and a job that is resumed on the same kind of machine makes
+the same ones.
 """
 
 from __future__ import annotations
