@@ -26,10 +26,12 @@ def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
         content = json.loads(path.read_text())
         options, machine = content["options"], content["machine"]
         yield f"\n## {title}\n"
+        when = f"{machine['date']}, commit {machine['commit']}. " if "date" in machine else ""
         yield (
-            f"{machine['cpu']}, {machine['cores']} cores, {options['threads']} threads, {machine['device']}, torch "
-            f"{machine['torch']}; {options['frames'] or 'all'} frames a clip, {options['rounds']} rounds, chunks of "
-            f"{options['chunk']} with {options['lookahead']} of look-ahead. [{path.name}](results/{path.name})\n"
+            f"{when}{machine['cpu']}, {machine['cores']} cores, {options['threads']} threads, {machine['device']}, "
+            f"torch {machine['torch']}; {options['frames'] or 'all'} frames a clip, {options['rounds']} rounds, "
+            f"chunks of {options['chunk']} with {options['lookahead']} of look-ahead. "
+            f"[{path.name}](results/{path.name})\n"
         )
         yield from _table(content["summary"])
         yield ""

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """Processor, its vector units, threads and versions; the GPU where one is used."""
+    """The day, this code's commit, processor, its vector units, threads, versions; the GPU where one is used."""
     model, flags = _processor()
     facts: dict[str, object] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
         "cpu": model,
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
         "cores": len(os.sched_getaffinity(0)),
@@ -35,6 +39,19 @@ def machine(device: torch.device) -> dict[str, object]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def _commit() -> str | None:
+    """Of the checkout that this code lies in, with a + where files were changed since; None where it lies in none."""
+    here = Path(__file__).parent
+    try:
+        done = [
+            subprocess.run(["git", "-C", here, *call], capture_output=True, text=True, timeout=10, check=True).stdout
+            for call in (["rev-parse", "--short=7", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done[0].strip() + "+" * bool(done[1].strip())
 
 
 def _processor() -> tuple[str, frozenset[str]]:

@@ -3,7 +3,7 @@
 `still`: a photograph as a video of 1,000 frames with coding noise; PSNR of Y against the photograph, the ground truth.
 `twos`: the same photograph with a square that moves every second frame, as animations do.
 
-python -m benchmarks.still PHOTO [--model NAME] [--frames N] [--threads N]
+python -m benchmarks.still PHOTO [--model NAME] [--frames N] [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.model import reduced
-from benchmarks.report import machine
+from benchmarks.report import machine, write_json
 from media.dataset import clip as read_clip
 from media.dataset import h264
 from model.engine import Frames, Upscaler, groups, load_model
@@ -45,6 +45,25 @@ class Pass:
     """Of each frame against the ground truth."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A made clip, dense and `balanced`; times a frame, PSNR of Y against the photograph."""
+
+    clip: str
+    model: str
+    lr_size: str
+    frames: int
+    dense_ms: float
+    ms_per_frame: float
+    speedup: float
+    skip_ratio: float
+    psnr_y_early: float
+    """At frame EARLY."""
+    psnr_y_last: float
+    psnr_y_least: float
+    psnr_y_dense_early: float
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,6 +74,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model = load_model(
         args.model, weights_dir=args.weights, device=args.device, precision=args.precision, threads=args.threads
@@ -64,24 +84,43 @@ def main() -> None:
     low, high = reduced(photo[:, :h, :w])
     picture: Picture = low[0].astype(np.uint8, copy=False)
     truth = torch.from_numpy(high[0]).permute(2, 0, 1)
-    print(*(f"{key} {value}" for key, value in machine(model.device).items()), sep=", ")
+    facts = machine(model.device)
+    print(*(f"{key} {value}" for key, value in facts.items()), sep=", ")
+    rows: list[Row] = []
     _run(model, truth, low.repeat(3, 0), "off")  # kernels are prepared
     for name, frames in (("still", _still(picture, args.frames)), ("twos", _twos(picture, args.frames // 10))):
         dense = [_run(model, truth, frames[:DENSE_FRAMES], "off")]
         routed = _run(model, truth, frames, "balanced")
         dense.append(_run(model, truth, frames[:DENSE_FRAMES], "off"))
-        once = sum(each.seconds for each in dense) / 2
+        once, early = sum(each.seconds for each in dense) / 2, min(EARLY, len(frames)) - 1
+        rows.append(
+            Row(
+                name,
+                args.model,
+                f"{low.shape[2]}x{low.shape[1]}",
+                len(frames),
+                1000 * once,
+                1000 * routed.seconds,
+                once / routed.seconds,
+                routed.skip_ratio,
+                routed.db[early],
+                routed.db[-1],
+                min(routed.db),
+                dense[0].db[early],
+            )
+        )
         print(
             f"{name} {low.shape[2]}x{low.shape[1]}, {len(frames)} frames: dense {1000 * once:.1f}, balanced "
             f"{1000 * routed.seconds:.1f} ms a frame, "
             f"{once / routed.seconds:.1f} times, {routed.skip_ratio:.0%} skipped"
         )
         if name == "still":
-            early = min(EARLY, len(frames)) - 1
             print(
                 f"  PSNR at frame {early + 1}: {routed.db[early]:.2f} dB, at the last: {routed.db[-1]:.2f} dB, "
                 f"least {min(routed.db):.2f} dB; dense at frame {early + 1}: {dense[0].db[early]:.2f} dB"
             )
+    if args.json:
+        write_json(args.json, {"machine": facts, "rows": rows})
 
 
 def _still(picture: Picture, count: int) -> Frames:

@@ -9,7 +9,9 @@ from model.boxes import Box
 from tests.test_estimator import estimator, images, moving, run, upscaler, with_confidence
 
 
-def framed(top: int = 0, bottom: int = 0, left: int = 0, right: int = 0, size: tuple[int, int] = (60, 90)) -> np.ndarray:
+def framed(
+    top: int = 0, bottom: int = 0, left: int = 0, right: int = 0, size: tuple[int, int] = (60, 90)
+) -> np.ndarray:
     """A grey frame with bars that thick."""
     frame = np.full((*size, 3), 90, np.uint8)
     frame[:top] = frame[size[0] - bottom :] = 16

@@ -1,6 +1,7 @@
 """`skipvsr bench model`: its rows are complete, and the reference it times is the published network."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,8 @@ def test_the_command_writes_rows_and_machine(tmp_path: Path, capsys: pytest.Capt
     ]
     assert content["rows"][0]["psnr_y"] is None
     assert content["machine"]["torch"]
+    assert content["machine"]["date"] == datetime.now(UTC).date().isoformat()
+    assert "commit" in content["machine"]
     assert len(content["summary"]) == 3
     assert "over 2 clips" in capsys.readouterr().out
     assert main(["bench", "model", "--clips", str(tmp_path / "none"), "--models", "tiny"]) == 1
