@@ -17,9 +17,12 @@ def pack_squares(folder: Path) -> list[tuple[Frames, Frames]]:
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     clips = []
-    for i in range(3):
+    for _ in range(3):
         hr = moving_clip(photo, photo[::-1].copy(), 5, 96, rng)
-        lr = each(hr, bi)
-        cache.write(folder, "val" if i == 2 else "photos", f"squares.{i}", hr, {"bi": lr})
-        clips.append((lr, hr))
+        clips.append((each(hr, bi), hr))
+    kinds: tuple[tuple[cache.Kind, list[tuple[Frames, Frames]]], ...] = (("photos", clips[:2]), ("val", clips[2:]))
+    for kind, packed in kinds:
+        with cache.source(folder, kind, "squares") as write:
+            for number, (lr, hr) in enumerate(packed):
+                write(number, hr, {"bi": lr})
     return clips

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,6 +30,8 @@ class DataConfig(_Section):
     """Folders of pictures, which are set in motion."""
     val: list[Path] = []
     """Folders of clips to choose checkpoints by; never trained on, taken at their own size."""
+    seed: int | None = None
+    """Seed of the packing; the run's own by default. With one here, runs of several seeds can share a cache."""
     shrink: tuple[float, float] = (1.5, 2.0)
     """Range of the factor that videos are scaled down by."""
     min_side: int = Field(256, ge=64)
@@ -161,6 +164,11 @@ class TrainConfig(_Section):
             step -= stage.steps
         return self.stages[-1]
 
+    def differs(self, before: TrainConfig) -> str:
+        """What makes the curve another one than `before`'s, by name; empty if nothing does."""
+        harmless = {"threads", "device", "log_every", "val_every", "checkpoint_every"}
+        return differences(*(config.model_dump(mode="json", exclude=harmless) for config in (before, self)))
+
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
         """Read a TOML file. Raises ConfigError: one line with the first thing that is wrong."""
@@ -177,3 +185,18 @@ class TrainConfig(_Section):
             where = ".".join(str(part) for part in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             raise ConfigError(f"{path}: {where + ': ' if where else ''}{message}") from e
+
+
+def differences(before: Any, now: Any) -> str:
+    """Where two plain values (of JSON) differ, all in one line: `data.uploads (0, now 2), seed (1, now 3)`."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} ({old.get(name, 'none')}, now {new.get(name, 'none')})" for name in names)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, value

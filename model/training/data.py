@@ -30,6 +30,8 @@ class Sampler:
         for kind, segments, share in (("clips", clips, 1 - config.photo_share), ("photos", photos, config.photo_share)):
             if share > 0 and not segments:
                 raise ConfigError(f"the cache holds no {kind}, and photo_share is {config.photo_share}")
+            if share > 0 and config.clean_share < 1 and not all(segment.uploads for segment in segments):
+                raise ConfigError(f"the cache holds no compressed {kind}, and clean_share is {config.clean_share}")
         self.sources = _by_source(clips), _by_source(photos)
 
     def batch(self, step: int, stage: Stage) -> tuple[Tensor, Tensor]:
@@ -84,7 +86,7 @@ def _by_source(segments: list[cache.Segment]) -> list[list[cache.Segment]]:
     """Segments grouped by the file they come from, so that a long video counts no more than a short one."""
     groups: dict[str, list[cache.Segment]] = {}
     for segment in segments:
-        groups.setdefault(segment.name.rsplit(".", 1)[0], []).append(segment)
+        groups.setdefault(segment.source, []).append(segment)
     return list(groups.values())
 
 

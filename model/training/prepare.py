@@ -1,11 +1,13 @@
 """Packing the cache: videos are cut, scaled down and degraded; pictures are set in motion and degraded.
 
 Decoding and H.264 come as functions (`Codec`), since this package knows no video. What is packed already is kept, so
-that an interrupted preparation goes on; every segment depends on its name and the seed alone.
+that an interrupted preparation goes on, and files that come later are added. A segment depends on its source, the name
+of that and the seed alone; one of a picture also on the other that moves over it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from model import degrade
 from model.training import cache
-from model.training.config import ConfigError, DataConfig
+from model.training.config import ConfigError, DataConfig, differences
 from model.training.motion import moving_clip
 
 Frames = npt.NDArray[np.uint8]
@@ -28,6 +31,10 @@ CUT_LEVELS = 28.0
 """Mean absolute difference between two frames, in 8-bit levels, that counts as a cut."""
 MIN_FRAMES = 8
 """Shorter pieces between two cuts are dropped."""
+_SAMPLE = 65536
+"""Bytes at either end of a file that tell it from others."""
+_NAME = 50
+"""Letters of a file's name that are part of its name in the cache: with four bytes each, a file system takes it."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +52,91 @@ class Codec:
 
 
 def prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Callable[[str], None]) -> None:
-    """Pack everything that `config` names into `folder`. Raises ConfigError where a folder holds nothing."""
-    kinds: tuple[cache.Kind, ...] = ("clips", "photos", "val")
-    done = {kind: set(cache.names(folder, kind)) for kind in kinds}
-    try:
-        for path in (p for source in config.clips for p in codec.clips(source)):
-            if not any(name.startswith(f"{path.stem}.") for name in done["clips"]):
-                count = _pack_clip(path, config, folder, codec, seed)
-                say(f"packed {path.name}: {count} segments")
-        photos = [p for source in config.photos for p in codec.pictures(source)]
-        for i, path in enumerate(photos):
-            if f"{path.stem}.{config.photo_clips - 1}" not in done["photos"]:
-                _pack_photo(path, photos[(i * 7 + 3) % len(photos)], config, folder, codec, seed)
-                say(f"packed {path.name}: {config.photo_clips} moving clips")
-        for path in (p for source in config.val for p in codec.clips(source)):
-            if path.stem not in done["val"]:
-                _pack_val(path, config, folder, codec)
-                say(f"packed {path.name} for validation")
-    except ValueError as e:
-        raise ConfigError(f"data: {e}") from e
+    """Pack everything that `config` names into `folder`, with `seed` unless it has one of its own.
+
+    Any number of processes may be told to at once: one packs, the others wait, and find it done. Raises ConfigError
+    where a folder holds nothing, a file cannot be read, or the cache was packed with other numbers or from other files.
+    """
+    with cache.locked(folder, lambda: say(f"waits for another process that packs {folder}")):
+        try:
+            _prepare(config, folder, codec, seed if config.seed is None else config.seed, say)
+        except ValueError as e:
+            raise ConfigError(f"data: {e}") from e
+
+
+def _prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Callable[[str], None]) -> None:
+    folders = {"clips": config.clips, "photos": config.photos, "val": config.val}
+    found: dict[cache.Kind, dict[str, Path]] = {
+        kind: {
+            source_name(path): path
+            for place in folders[kind]
+            for path in (codec.pictures if kind == "photos" else codec.clips)(place)
+        }
+        for kind in cache.KINDS
+    }
+    _agree(folder, config, seed)
+    cache.sweep(folder)
+    done = {kind: set(cache.sources(folder, kind)) for kind in cache.KINDS}
+    if strange := [name for kind in cache.KINDS for name in sorted(done[kind] - set(found[kind]))]:
+        more = f" and {len(strange) - 3} more" * (len(strange) > 3)
+        raise ConfigError(
+            f"{folder}: holds {', '.join(strange[:3])}{more}, not in the data folders as they are now: "
+            "name another --cache, or delete that one"
+        )
+    for name in (name for name in found["clips"] if name not in done["clips"]):
+        path = found["clips"][name]
+        with cache.source(folder, "clips", name) as write:
+            count = _pack_clip(path, config, write, codec, seed)
+        say(f"packed {path.name}: {count} segments")
+    photos = list(found["photos"].values())
+    for i, (name, path) in enumerate(found["photos"].items()):
+        if name not in done["photos"]:
+            with cache.source(folder, "photos", name) as write:
+                _pack_photo(path, photos[(i * 7 + 3) % len(photos)], config, write, codec, seed)
+            say(f"packed {path.name}: {config.photo_clips} moving clips")
+    for name in (name for name in found["val"] if name not in done["val"]):
+        path = found["val"][name]
+        with cache.source(folder, "val", name) as write:
+            _pack_val(path, config, write, codec)
+        say(f"packed {path.name} for validation")
+
+
+def source_name(path: Path) -> str:
+    """What a file is called in the cache: part of its name, and a hash of all of it, its size, beginning and end.
+
+    The same wherever the file lies, so that a cache can be taken along; another one where its contents have changed.
+    """
+    digest = hashlib.blake2b(f"{path.name}\0{path.stat().st_size}".encode(), digest_size=8)
+    if path.is_file():
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE))
+            file.seek(max(0, path.stat().st_size - _SAMPLE))
+            digest.update(file.read(_SAMPLE))
+    return f"{path.name[:_NAME]}-{digest.hexdigest()}".lstrip(".")
+
+
+def _agree(folder: Path, config: DataConfig, seed: int) -> None:
+    """Hold the cache to what it was packed with; an empty one to what it is going to be."""
+    places = {"clips", "photos", "val", "seed"}
+    now = {"seed": seed, "data": config.model_dump(mode="json", exclude=places)}
+    before = cache.packed_with(folder)
+    if before is None:
+        cache.pack_with(folder, now)
+        return
+    try:  # what a later version may add has its default in what was packed before
+        data = DataConfig.model_validate(before["data"]).model_dump(mode="json", exclude=places)
+        other = differences({"seed": before["seed"], "data": data}, now)
+    except (ValidationError, KeyError, TypeError):
+        other = "the version that it was packed by"
+    if other:
+        raise ConfigError(f"{folder}: was packed with another {other}: name another --cache, or delete that one")
 
 
 def _rng(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def _pack_clip(path: Path, config: DataConfig, folder: Path, codec: Codec, seed: int) -> int:
+def _pack_clip(path: Path, config: DataConfig, write: cache.Write, codec: Codec, seed: int) -> int:
     """Pack up to `segments_per_clip` segments, spread over the video; one pass to count, one to decode."""
     total = sum(1 for _ in codec.decode(path))
     wanted = min(config.segments_per_clip, max(1, total // config.segment))
@@ -86,11 +152,10 @@ def _pack_clip(path: Path, config: DataConfig, folder: Path, codec: Codec, seed:
                 windows[i] = []
                 if len(piece) < MIN_FRAMES:
                     continue
-                name = f"{path.stem}.{i}"
-                rng = _rng(name, seed)
+                rng = _rng(f"{path.name}.{i}", seed)
                 short = min(piece[0].shape[:2])
                 factor = max(1.0, min(rng.uniform(*config.shrink), short / config.min_side))
-                _pack(name, "clips", _shrunk(piece, factor), config, folder, codec, rng)
+                write(i, *_packed(_shrunk(piece, factor), config, codec, rng))
                 count += 1
     return count
 
@@ -138,25 +203,23 @@ def upload(hr: Frames, crf: tuple[int, int], codec: Codec, rng: np.random.Genera
     return codec.h264(np.clip(lr + 0.5, 0, 255).astype(np.uint8), int(rng.integers(crf[0], crf[1] + 1)), preset)
 
 
-def _pack(
-    name: str, kind: cache.Kind, hr: Frames, config: DataConfig, folder: Path, codec: Codec, rng: np.random.Generator
-) -> None:
+def _packed(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> tuple[Frames, dict[str, Frames]]:
+    """HR as it is, and the LR versions of it."""
     lr = {"bi": each(hr, degrade.bi)}
     for i in range(config.uploads):
         lr[f"up{i}"] = upload(hr, config.crf, codec, rng)
-    cache.write(folder, kind, name, hr, lr)
+    return hr, lr
 
 
-def _pack_photo(path: Path, other: Path, config: DataConfig, folder: Path, codec: Codec, seed: int) -> None:
+def _pack_photo(path: Path, other: Path, config: DataConfig, write: cache.Write, codec: Codec, seed: int) -> None:
     photo, layer = next(iter(codec.decode(path))), next(iter(codec.decode(other)))
     for i in range(config.photo_clips):
-        name = f"{path.stem}.{i}"
-        rng = _rng(name, seed)
+        rng = _rng(f"{path.name}.{i}", seed)
         hr = moving_clip(photo, layer, config.photo_frames, config.photo_size, rng)
-        _pack(name, "photos", hr, config, folder, codec, rng)
+        write(i, *_packed(hr, config, codec, rng))
 
 
-def _pack_val(path: Path, config: DataConfig, folder: Path, codec: Codec) -> None:
+def _pack_val(path: Path, config: DataConfig, write: cache.Write, codec: Codec) -> None:
     frames: list[Frames] = []
     for frame in codec.decode(path):
         frames.append(frame)
@@ -164,4 +227,4 @@ def _pack_val(path: Path, config: DataConfig, folder: Path, codec: Codec) -> Non
             break
     hr = _shrunk(frames, 1.0)
     bi = each(hr, degrade.bi)
-    cache.write(folder, "val", path.stem, hr, {"bi": bi, "up0": codec.h264(bi, config.val_crf, "medium")})
+    write(0, hr, {"bi": bi, "up0": codec.h264(bi, config.val_crf, "medium")})
