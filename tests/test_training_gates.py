@@ -19,7 +19,7 @@ from model.routing import Preset
 from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
 from model.training.loop import run
-from model.training.skip import Clip, fit, layout
+from model.training.skip import Clip, all_gates, fit, fit_heads, layout, measure
 from model.weights import fingerprint, load_file, save_network
 from tests.clips import make_clip
 from tests.squares import pack_squares
@@ -237,3 +237,26 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     assert out.stat().st_mode & 0o044 == 0o044  # by whomever a service runs as, it can be read
     with pytest.raises(BadWeights, match="not there"):
         train_skip.run("small", tmp_path, again, heads_of=tmp_path / "none.safetensors", **options)
+
+
+def test_heads_are_fitted_on_the_cpu_wherever_their_gates_lie(tmp_path: Path) -> None:
+    """The device `meta`, which computes nothing, stands in for a GPU."""
+    clips = [Clip(str(i), lr, hr) for i, (lr, hr) in enumerate(pack_squares(tmp_path))]
+    network = BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)).eval().requires_grad_(False)
+    estimator = Estimator(network.config, layout(network.config)).requires_grad_(False)
+    with torch.inference_mode():
+        table = measure(network, estimator, clips)
+        here = fit_heads(estimator, table, steps=3)
+        assert fit_heads(estimator.to("meta"), table, steps=3) == here
+    assert {gate.head[0].weight.device.type for _, gate in all_gates(estimator)} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_estimator_is_fitted_on_a_gpu(tmp_path: Path) -> None:
+    clips = [Clip(str(i), lr, hr) for i, (lr, hr) in enumerate(pack_squares(tmp_path))]
+    network = BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)).eval().requires_grad_(False).cuda()
+    estimator = Estimator(network.config, layout(network.config)).requires_grad_(False).cuda()
+    with torch.inference_mode():
+        assert all(column.device.type == "cpu" for row in measure(network, estimator, clips).values() for column in row)
+        fit(network, estimator, clips, confidence=0.5, rounds=1, say=lambda _: None)
+    assert {gate.head[0].weight.device.type for _, gate in all_gates(estimator)} == {"cuda"}

@@ -285,7 +285,7 @@ Table = dict[Key, tuple[Tensor, Tensor, Tensor]]
 
 
 def measure(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> Table:
-    """Step 3: what leaving out each group everywhere does to each tile."""
+    """Step 3: what leaving out each group everywhere does to each tile. The table lies on the CPU, wherever it ran."""
     rows: dict[Key, list[tuple[Tensor, Tensor, Tensor]]] = {key: [] for key, _ in all_gates(estimator)}
     for clip in clips:
         lab = Lab(network, estimator, clip)
@@ -295,7 +295,7 @@ def measure(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> T
             without = lab.run(lambda k, x, _, key=key: _everywhere(x) if k == key else None)  # type: ignore[misc]
             added = tile_errors(without.images, twin.images)
             looks = torch.cat([gate.pooled(x, gate.change(x)) for x in twin.entry[key]])
-            rows[key].append((looks.flatten(0, 2), added.flatten(), own.flatten()))
+            rows[key].append((looks.flatten(0, 2).cpu(), added.flatten().cpu(), own.flatten().cpu()))
     return {
         key: (torch.cat([r[0] for r in r3]), torch.cat([r[1] for r in r3]), torch.cat([r[2] for r in r3]))
         for key, r3 in rows.items()
@@ -308,7 +308,10 @@ def _everywhere(x: Tensor) -> Tensor:
 
 
 def fit_heads(estimator: Estimator, table: Table, steps: int = 400) -> dict[Key, float]:
-    """Train the heads on a table; returns the share of the target's variance that each explains."""
+    """Train the heads on a table (`measure`), on the CPU, and write them into the gates, wherever those lie.
+
+    Returns the share of the target's variance that each explains.
+    """
     explained = {}
     for key, gate in all_gates(estimator):
         looks, added, own = table[key]
@@ -340,7 +343,7 @@ def fit_heads(estimator: Estimator, table: Table, steps: int = 400) -> dict[Key,
             first.bias.copy_(b1 - (w1 / std) @ mean)
             last.weight.copy_(w2)
             last.bias.copy_(b2)
-            residual = gate.head(looks) - target
+            residual = F.linear(F.relu(F.linear(x, w1, b1)), w2, b2) - target
         explained[key] = 1.0 - float(residual[:, 0].var() / target[:, 0].var())
     return explained
 
