@@ -222,7 +222,7 @@ class _Scribe:
         for lr, hr in _batches(trainer, sampler, stop_at):
             trainer.train_step(lr, hr)
             trainer.seconds = seconds + time.monotonic() - started
-            if trainer.step % config.log_every == 0:
+            if trainer.step % config.log_every == 0 or self._validates() or trainer.step == self.total:
                 self._report((time.monotonic() - started) / (trainer.step - first))
             if trainer.step % config.checkpoint_every == 0 and trainer.step < self.total:
                 checkpoint.save(self.out / "state.pt", trainer.state())
@@ -231,10 +231,14 @@ class _Scribe:
             self._export("last")
             plot(self.log.rows, self.out / "plot.png")
 
+    def _validates(self) -> bool:
+        step = self.trainer.step
+        return step > self.config.flow_steps and (step % self.config.val_every == 0 or step == self.total)
+
     def _report(self, per_step: float) -> None:
         trainer, config = self.trainer, self.config
         row = trainer.row()
-        if trainer.step > config.flow_steps and (trainer.step % config.val_every == 0 or trainer.step == self.total):
+        if self._validates():
             self.last_val = validate(trainer.averaged(), self.cache, trainer.device, config.clean)
             row |= self.last_val
             self._choose()
