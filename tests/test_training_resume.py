@@ -1,4 +1,4 @@
-"""What a run tells on its way: log, progress, picture."""
+"""Going on with a run: only the one that was begun; and what a run tells on its way: log, progress, picture."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from media import dataset
 from model.training.checkpoint import read_log
-from model.training.config import TrainConfig
+from model.training.config import ConfigError, TrainConfig
 from model.training.loop import run
+from model.weights import load_file
 from tests.squares import pack_squares
 
 CONFIG = """
@@ -64,3 +66,57 @@ def test_a_run_tells_what_it_does(packed: Path, tmp_path: Path) -> None:
     (picture,) = dataset.decode(tmp_path / "plot.png")
     assert picture.shape == (360, 1000, 3)
     assert len({tuple(colour) for colour in picture.reshape(-1, 3)[::7]}) > 10
+
+
+@pytest.fixture
+def stopped(packed: Path, tmp_path: Path) -> Path:
+    train(packed, tmp_path / "out", stop_at=9)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seed = 3", "seed = 4\nlr = 1e-4"), "another seed (3, now 4), lr (0.001, now 0.0001): name another --out"),
+        (("steps = 13", "steps = 14"), "another stages.0.steps (13, now 14):"),
+        (("steps = 13", "steps = 4"), "another stages.0.steps (13, now 4):"),
+        (('["photos"]', '["photos", "more"]'), "another data.photos.1 (none, now more):"),
+        (
+            ("[data]", '[gates]\ninit = "g"\nconfidence = 0.5\n[data]'),
+            "gates.init (none, now g), gates.confidence (none, now 0.5)",
+        ),
+    ],
+)
+def test_another_run_is_no_continuation(stopped: Path, packed: Path, change: tuple[str, str], message: str) -> None:
+    text = CONFIG.replace(*change)
+    before = {path: path.read_bytes() for path in stopped.iterdir() if path.name != "config.toml"}
+    with pytest.raises(ConfigError) as error:
+        train(packed, stopped, 'init = "w"\n' + text.replace("flow_steps = 1", "") if "gates" in text else text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in stopped.iterdir() if path.name != "config.toml"} == before
+
+
+def test_more_or_fewer_processes_are_no_continuation(stopped: Path, packed: Path) -> None:
+    state = torch.load(stopped / "state.pt", weights_only=True)
+    torch.save(state | {"processes": 2}, stopped / "state.pt")
+    with pytest.raises(ConfigError, match=r"another number of processes \(2, now 1\): name another --out"):
+        train(packed, stopped)
+
+
+def test_what_changes_nothing_of_the_curve_may_differ(stopped: Path, packed: Path) -> None:
+    text = CONFIG
+    for name, value in {"threads": 2, "log_every": 7, "val_every": 4, "checkpoint_every": 2}.items():
+        text = re.sub(f"{name} = .*", f"{name} = {value}", text)
+    assert train(packed, stopped, text)[0] == "goes on at step 9 of 14"
+    assert [row["step"] for row in read_log(stopped / "log.jsonl")] == [5, 6, 12, 14]
+
+
+def test_a_state_of_an_earlier_version_goes_on(stopped: Path, packed: Path) -> None:
+    state = torch.load(stopped / "state.pt", weights_only=True)
+    torch.save({key: value for key, value in state.items() if key not in ("config", "processes")}, stopped / "state.pt")
+    with pytest.raises(ConfigError, match="holds a run that is at step 9, the configuration ends at 5: name another"):
+        train(packed, stopped, CONFIG.replace("steps = 13", "steps = 4"))
+    assert not (stopped / "last.safetensors").exists()
+    assert train(packed, stopped)[0] == "goes on at step 9 of 14"
+    assert load_file(stopped / "last.safetensors").config.channels == 8

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from model.training.config import ConfigError
+from model.training.config import ConfigError, TrainConfig
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
@@ -46,6 +47,31 @@ def load(path: Path) -> dict[str, Any] | None:
     except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
         raise ConfigError(f"{path}: no training state: {str(e).splitlines()[0]}") from e
     return state
+
+
+def belongs(state: Mapping[str, Any], config: TrainConfig, processes: int, out: Path) -> None:
+    """Check that the run of a state is the one configured; raises ConfigError that names what differs.
+
+    What changes nothing of its curve, or rounding alone, may differ: threads, device, and what is done every so many
+    steps. More steps may not, as the learning rate's cosine ends with the last: those that are done would have been
+    others. Nor may fewer. To train for longer, or on other data, begin another run with `init`.
+    A state from before it held a configuration is only held to the number of steps.
+    """
+    remedy = f"name another --out ({out.name}/last.safetensors may be its `init`), or set it back"
+    if (stored := state.get("config")) is not None:
+        try:  # what a later version adds has its default in what ran before
+            other = config.differs(TrainConfig.model_validate(stored))
+        except ValidationError:
+            other = "the version that it was begun by"
+        if other:
+            raise ConfigError(f"{out}: holds a run with another {other}: {remedy}")
+    if (before := state.get("processes", processes)) != processes:
+        raise ConfigError(f"{out}: holds a run of another number of processes ({before}, now {processes}): {remedy}")
+    total = config.flow_steps + config.steps
+    if state["step"] > total:
+        raise ConfigError(
+            f"{out}: holds a run that is at step {state['step']}, the configuration ends at {total}: {remedy}"
+        )
 
 
 class Log:

@@ -106,6 +106,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that the run needs to go on."""
         return {
+            "config": self.config.model_dump(mode="json"),
+            "processes": _processes(),
             "step": self.step,
             "network": self.network.state_dict(),
             "start": self.start.state_dict() if self.start is not None else None,
@@ -173,14 +175,17 @@ def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | No
 
     `cache` is a folder that `prepare` packed. `out` gets `state.pt`, `log.jsonl`, `plot.png`, `best.safetensors`
     (highest validation PSNR; not of gates) and `last.safetensors`. `say` gets the progress, a line at a time. `stop_at`
-    ends the run early at that step, with a checkpoint. Raises ConfigError.
+    ends the run early at that step, with a checkpoint. Raises ConfigError, also where `out` holds a run with another
+    configuration, one with more or fewer steps included (`checkpoint.belongs` says what may differ).
     """
     with _workers(config) as (rank, device):
         out.mkdir(parents=True, exist_ok=True)
         if config.threads:
             torch.set_num_threads(config.threads)
-        trainer = Trainer(config, device)
         state = checkpoint.load(out / "state.pt")
+        if state is not None:
+            checkpoint.belongs(state, config, _processes(), out)
+        trainer = Trainer(config, device)
         if state is not None:
             trainer.restore(state)
         if rank == 0:
@@ -286,6 +291,11 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
+def _processes() -> int:
+    """How many processes train together, as torchrun says it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def _workers(config: TrainConfig) -> Iterator[tuple[int, torch.device]]:
     """This process's rank and device; joins the group that torchrun describes, if it started us."""
@@ -293,7 +303,7 @@ def _workers(config: TrainConfig) -> Iterator[tuple[int, torch.device]]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda is asked for, and this machine has none")
     device = torch.device(config.device, local) if config.device == "cuda" else torch.device("cpu")
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _processes() == 1:
         yield 0, device
         return
     dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
