@@ -11,7 +11,7 @@ import torch
 from media import dataset
 from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
-from model.training.loop import run
+from model.training.loop import _workers, run
 from model.weights import load_file
 from tests.squares import pack_squares
 
@@ -120,3 +120,17 @@ def test_a_state_of_an_earlier_version_goes_on(stopped: Path, packed: Path) -> N
     assert not (stopped / "last.safetensors").exists()
     assert train(packed, stopped)[0] == "goes on at step 9 of 14"
     assert load_file(stopped / "last.safetensors").config.channels == 8
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f'device = "cuda"\n{CONFIG}')
+    config, current = TrainConfig.load(tmp_path / "config.toml"), list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with _workers(config) as (_, device):
+        assert [device] == current == [torch.device("cuda", 1)]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="process 2 finds 2 GPUs, and needs one of its own"), _workers(config):
+        pass

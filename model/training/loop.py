@@ -302,7 +302,14 @@ def _workers(config: TrainConfig) -> Iterator[tuple[int, torch.device]]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda is asked for, and this machine has none")
-    device = torch.device(config.device, local) if config.device == "cuda" else torch.device("cpu")
+    device = torch.device("cpu")
+    if config.device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device: process {local} finds {torch.cuda.device_count()} GPUs, and needs one of its own"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)  # what NCCL and new tensors go by; else all processes meet on the first GPU
     if _processes() == 1:
         yield 0, device
         return
