@@ -132,23 +132,21 @@ class Estimator(nn.Module):
 def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator | None:
     """The estimator in a file, or None where there is no file, or where it was fitted to other weights.
 
-    `network` and `fingerprint` are what `model.weights.load_network` returns. Raises BadWeights on a damaged file, and
-    OSError.
+    `network` and `fingerprint` are what `model.weights.load_network` returns. Raises BadWeights on a damaged file.
     """
     if not path.is_file():
         return None
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         facts = header_of(data).notes
         if facts["network"] != fingerprint:
             return None
         layout = json.loads(facts["layout"])
         spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
-        config = NetworkConfig(**json.loads(facts["config"]))
         parts = json.loads(facts.get("adapted", "null"))
         parts = [""] if parts is True else parts  # so it was written while all weights were adapted or none
         shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
-        estimator = Estimator(config, shape, copy.deepcopy(network) if parts else None)
+        estimator = Estimator(network.config, shape, copy.deepcopy(network) if parts else None)
         estimator.parts = tuple(parts or ("",))
         stays = {
             f"adapted.{key}": value
@@ -156,7 +154,7 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
             if parts and not key.startswith(estimator.parts)
         }
         estimator.load_state_dict(load(data) | stays)
-    except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, OSError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
     estimator.digest = hashlib.sha256(data).hexdigest()[:16]
     return estimator.eval()

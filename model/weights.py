@@ -143,6 +143,12 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{ESTIMATOR}{path.name}")
 
 
+def usable_estimator(entry: Card, weights_dir: Path) -> Path | None:
+    """Where a model's estimator is, or would be; None where the one beside an own network can't be used."""
+    own = own_file(entry.name, weights_dir, PACKAGED_NAMES) if entry.own else None
+    return None if own is not None and _estimator_problem(own) else entry.estimator_path(weights_dir)
+
+
 def _estimator_problem(file: OwnFile) -> str | None:
     """Why the estimator beside an own network can't be used; "" where it can be, None where there is none."""
     estimator = _beside(file.path)

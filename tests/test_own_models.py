@@ -221,6 +221,9 @@ def test_its_estimator_lies_beside_it_and_is_no_model(
     assert own(folder) == {"mine": "own, 8 channels x 2 blocks"}
     assert "fitted to other weights; fit one to these: skipvsr train-skip mine" in why(folder, "skip-mine.safetensors")
     assert load_model("mine", weights_dir=folder, device="cpu", precision="fp32", threads=1).estimator is None
+    damaged(estimator)
+    assert "it is damaged" in why(folder, "skip-mine.safetensors")
+    assert load_model("mine", weights_dir=folder, device="cpu", precision="fp32", threads=1).estimator is None
     (folder / "mine.safetensors").unlink()
     assert "no own model 'mine' beside it" in why(folder, "skip-mine.safetensors")
 
@@ -300,9 +303,9 @@ def test_workers_do_jobs_with_it_as_soon_as_it_is_there(
         (folder / "mine.safetensors").unlink()  # here, as where a worker has another folder than the one that was asked
         job = wait_for(store, submit(store, storage, clip, model="mine"))
         assert job.state is JobState.FAILED
-        assert job.error is not None
-        assert "there is no model 'mine'; there are: small" in job.error.detail
-        assert f"(own ones are files in {folder})" in job.error.detail
+        detail = job.error.detail if job.error else ""
+        assert "The worker that took the job lacks its model: there is no model 'mine'; there are: small" in detail
+        assert f"(own ones are files in {folder})" in detail
         wait_until(lambda: "mine" not in operations.models(), 5, "mine is still there")
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE
         assert worker.log.count("Bad.safetensors is not used") == 1
