@@ -149,7 +149,9 @@ def test_lr_is_made_as_asked(how: str, model: Upscaler, tmp_path: Path) -> None:
 def test_routing_is_timed_against_dense_and_neither_is_cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     still = np.repeat(moving(5, 128, 192)[:1], COUNT, axis=0)
     put(tmp_path / "gt", "still", still)
-    monkeypatch.setattr("model.engine.crop_overhead", lambda *about: 0.0)  # else some CPUs run frames this small densely
+    monkeypatch.setattr(
+        "model.engine.crop_overhead", lambda *about: 0.0
+    )  # else some CPUs run frames this small densely
     calls: list[tuple[str, int]] = []
     forward = Upscaler.forward
 
