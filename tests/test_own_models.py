@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,40 @@ from model.engine import load_model
 from model.errors import BadWeights, UnknownModel
 from model.network import BasicVSR, NetworkConfig
 from model.own import _shapes
-from model.weights import CARDS, PACKAGED, card, cards, fingerprint, load_network, present, save_network, unusable
+from model.training.config import TrainConfig
+from model.weights import (
+    CARDS,
+    PACKAGED,
+    card,
+    cards,
+    fingerprint,
+    load_file,
+    load_network,
+    present,
+    save_network,
+    unusable,
+)
 from processes import wait_until
 from service.operations import Operations
 from service.rpc.models import Models as RpcModels
+from tests.squares import pack_squares
 from worker.models import Models
 
+CONFIG = """
+photo_share = 1.0
+precision = "fp32"
+threads = 1
+[network]
+channels = 8
+blocks = 1
+[data]
+photos = ["photos"]
+[[stages]]
+steps = 2
+batch = 1
+frames = 3
+patch = 16
+"""
 TINY = NetworkConfig(8, 1, "light", "light", coupled=True)
 
 
@@ -226,6 +256,27 @@ def test_its_estimator_lies_beside_it_and_is_no_model(
     assert load_model("mine", weights_dir=folder, device="cpu", precision="fp32", threads=1).estimator is None
     (folder / "mine.safetensors").unlink()
     assert "no own model 'mine' beside it" in why(folder, "skip-mine.safetensors")
+
+
+def test_what_training_says_at_its_end_makes_a_model_of_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pack_squares(tmp_path / "cache")
+    monkeypatch.setattr("commands.train.prepare", lambda *given: None)  # that has been done
+    (tmp_path / "config.toml").write_text(CONFIG)
+    assert cli.main(["train", "config.toml", "--cache", "cache", "--out", "a run"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("to use them: ").partition(", then --model mine")[0]
+    subprocess.run(shlex.split(command), check=True)
+    assert own(folder) == {"mine": "own, 8 channels x 1 block"}
+    assert load_network("mine", folder)[0].config == TINY
+
+
+def test_the_configuration_for_fine_tuning_fits_the_weights_that_it_begins_with() -> None:
+    root = Path(__file__).parents[1]
+    config = TrainConfig.load(root / "model/training/configs/finetune.toml")
+    assert config.init is not None
+    assert load_file(root / config.init).config == config.network.network_config()
 
 
 def test_commands_take_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
