@@ -70,6 +70,8 @@ def own_file(name: str, weights_dir: Path, packaged: Collection[str]) -> OwnFile
     if not _NAME.fullmatch(name):
         allowed = "a to z, 0 to 9, '.', '_' and '-', 64 at most, beginning with a letter or a digit"
         return OwnFile(name, path, problem=f"a model's name may have {allowed}; give the file another name")
+    if not path.is_file():  # what Docker makes of a mount whose source is not there; a pipe would be waited for
+        return OwnFile(name, path, problem="it is no file")
     return _judged(name, path, now)
 
 

@@ -153,6 +153,8 @@ def _estimator_problem(file: OwnFile) -> str | None:
     """Why the estimator beside an own network can't be used; "" where it can be, None where there is none."""
     estimator = _beside(file.path)
     now = revision(estimator)
+    if now is not None and not estimator.is_file():
+        return "it is no file"
     return None if now is None else _judged_estimator(file.name, file.path, revision(file.path), estimator, now)
 
 

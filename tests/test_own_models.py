@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,17 @@ def test_a_file_that_is_no_network_is_named_and_hinders_no_other(spoil, message:
         load_network("bad", tmp_path)
     load_network("good", tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_waited_for(make: Callable[[Path], None], tmp_path: Path) -> None:
+    put(tmp_path, "good")
+    make(tmp_path / "mine.safetensors")
+    make(tmp_path / "skip-good.safetensors")
+    assert own(tmp_path) == {"good": "own, 8 channels x 1 block"}
+    assert why(tmp_path, "mine.safetensors").endswith("it is no file")
+    assert why(tmp_path, "skip-good.safetensors").endswith("it is no file")
+    load_model("good", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
 
 
 def test_weights_of_a_run_that_diverged_are_refused(tmp_path: Path) -> None:
