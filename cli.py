@@ -160,7 +160,7 @@ def _options(args: argparse.Namespace) -> JobOptions:
 def _train(args: argparse.Namespace, settings: Settings) -> int:
     from commands import train
 
-    return train.run(args.config, args.cache, args.out)
+    return train.run(args.config, args.cache, args.out, settings.weights)
 
 
 def _train_skip(args: argparse.Namespace, settings: Settings) -> int:

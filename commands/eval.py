@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.report import machine
 from commands.errors import CommandError
 from commands.naming import beside
 from media import dataset
@@ -55,6 +57,8 @@ def degraded(hr: Frames, how: str) -> Frames:
 
 def score(upscaler: Upscaler, name: str, hr: Frames, lr: Frames, routing: str, chunk: int, lookahead: int) -> Row:
     """Upscale `lr` [T, h, w, 3] as a job would, and hold it against `hr` [T, 4 h, 4 w, 3]."""
+    for each in dict.fromkeys(["off", routing]):  # once, so that neither pays for first calls
+        upscaler.forward(lr[:3], None, lookahead=lookahead, last=True, routing=each)
     dense_ms, _, dense = _upscale(upscaler, lr, "off", chunk, lookahead)
     ms, skipped, frames = (
         (dense_ms, 0.0, dense) if routing == "off" else _upscale(upscaler, lr, routing, chunk, lookahead)
@@ -93,7 +97,12 @@ def run(
     lookahead: int = 4,
     device: str = "auto",
 ) -> int:
-    """Evaluate over the clips in folder `gt`, LR from `lr` or made by `how`; prints rows, writes JSON to `out`."""
+    """Evaluate over the clips in folder `gt`, LR from `lr` or made by `how`; prints rows, writes JSON to `out`.
+
+    Raises CommandError, ModelError and OSError.
+    """
+    if lr is not None and not lr.is_dir():
+        raise CommandError(f"{lr}: not a folder")
     upscaler = load_model(model, weights_dir=weights_dir, device=device)
     rows = []
     try:
@@ -103,8 +112,8 @@ def run(
             hr = np.ascontiguousarray(hr[:, :h, :w])
             low = degraded(hr, how) if lr is None else dataset.clip(_same_name(path, lr), frames)
             if (low.shape[0], low.shape[1] * degrade.SCALE, low.shape[2] * degrade.SCALE) != hr.shape[:3]:
-                raise CommandError(f"{path.name}: LR {low.shape[:3]} is no quarter of the ground truth {hr.shape[:3]}")
-            row = score(upscaler, path.stem, hr, low, routing, chunk, lookahead)
+                raise CommandError(f"{path.name}: LR of {_size(low)} is no quarter of the ground truth, {_size(hr)}")
+            row = score(upscaler, _name(path), hr, low, routing, chunk, lookahead)
             rows.append(row)
             print(_text(row), flush=True)
     except ValueError as error:
@@ -113,7 +122,13 @@ def run(
     print(f"mean of clips: {fmean(r.psnr_y for r in rows):.3f} dB, {gain:+.3f} dB over bicubic")
     if out is not None:
         part = beside(out, ".part")
-        part.write_text(json.dumps({"degrade": how, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+        content = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(upscaler.device),
+            "degrade": how if lr is None else None,
+            "rows": [asdict(row) for row in rows],
+        }
+        part.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(part, out)  # noqa: PTH105 (says what it does)
     return 0
 
@@ -126,11 +141,21 @@ def _text(r: Row) -> str:
     )
 
 
+def _name(path: Path) -> str:
+    """A clip's: its file's without suffix, or its folder's."""
+    return path.name if path.is_dir() else path.stem
+
+
 def _same_name(path: Path, folder: Path) -> Path:
-    found = [p for p in folder.iterdir() if p.stem == path.stem] if folder.is_dir() else []
+    found = [p for p in folder.iterdir() if _name(p) == _name(path)]
     if len(found) != 1:
-        raise CommandError(f"{folder}: holds no clip named {path.stem}")
+        number = "several clips" if found else "no clip"
+        raise CommandError(f"{folder}: holds {number} named {_name(path)}")
     return found[0]
+
+
+def _size(frames: Frames) -> str:
+    return f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}"
 
 
 def _upscale(upscaler: Upscaler, lr: Frames, routing: str, chunk: int, lookahead: int) -> tuple[float, float, Frames]:

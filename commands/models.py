@@ -1,14 +1,17 @@
-"""`skipvsr models`: which models there are, and fetching the official weights."""
+"""`skipvsr models`: which models there are, own ones included, and fetching the official weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from model.weights import CARDS, fetch_official
+from model.weights import cards, fetch_official, unusable
 
 
 def run(weights_dir: Path, *, fetch: bool) -> int:
-    """List the models, or make sure that the official weights are here. Raises ModelError."""
+    """List the models and what in the weights folder is none, or make sure that the official weights are here.
+
+    Raises ModelError.
+    """
     if fetch:
         added = fetch_official(weights_dir)
         for path in added:
@@ -20,7 +23,10 @@ def run(weights_dir: Path, *, fetch: bool) -> int:
     from rich.table import Table
 
     table = Table("model", "weights", "what it is", box=None, header_style="bold", pad_edge=False)
-    for card in CARDS:
+    for card in cards(weights_dir):
         table.add_row(card.name, "here" if card.present(weights_dir) else "missing", card.description)
     Console().print(table)
+    print(f"own models: NAME.safetensors in {weights_dir}")
+    for line in unusable(weights_dir):
+        print(f"note: {line}")
     return 0

@@ -13,12 +13,12 @@ from media import dataset
 from model import degrade
 from model.engine import load_model
 from model.errors import BadWeights
-from model.estimator import Estimator, estimator_path, load_estimator
+from model.estimator import Estimator, load_estimator
 from model.training import skip
 from model.training.checkpoint import replace
 from model.training.data import with_bar
 from model.training.prepare import Frames, each
-from model.weights import load_network
+from model.weights import card, load_network
 
 WINDOW = (384, 640)
 """Most HR rows and columns of a training clip: its middle frames, at a corner that its name decides."""
@@ -68,7 +68,7 @@ def run(
             explained = skip.fit_heads(estimator, skip.measure(estimator.adapted or upscaler.network, estimator, clips))
     for (branch, number), share in explained.items():
         _say(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
-    path = out or estimator_path(model)
+    path = out or card(model, weights_dir).estimator_path(weights_dir)
     replace(path, lambda part: estimator.save(part, fingerprint, {"made_by": how}))
     _say(f"estimator: {path}")
     return 0

@@ -93,7 +93,10 @@ class Settings(BaseSettings):
         60.0, description="An upload from which nothing comes for so long is given up (408)."
     )
 
-    weights_dir: Path | None = Field(None, description="Where models' weights are kept; empty: weights in data_dir.")
+    weights_dir: Path | None = Field(
+        None,
+        description="Where models' weights are kept, your own as NAME.safetensors; empty: weights in data_dir.",
+    )
     worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port on which a worker serves its Prometheus metrics; 0: it serves none."
     )

@@ -27,14 +27,14 @@ from model.costs import crop_overhead
 from model.cuts import find_cuts
 from model.device import one_thread, resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
-from model.estimator import Estimator, estimator_path, load_estimator
+from model.estimator import Estimator, load_estimator
 from model.execute import Carried, normalised, run_chunk
 from model.network import SCALE, BasicVSR, NetworkConfig
 from model.plan import ChunkPlan, dense_plan, plan_chunk
 from model.routing import Preset, RoutingReport, preset
 from model.skipping import Skipper, make_skipper
 from model.state import RecurrentState
-from model.weights import DEFAULT_MODEL, load_network
+from model.weights import DEFAULT_MODEL, card, load_network, usable_estimator
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
 
@@ -337,7 +337,8 @@ def load_model(
 
     def load() -> Upscaler:
         network, fingerprint = load_network(name, weights_dir)
-        estimator = load_estimator(estimator_path(name), fingerprint, network)
+        path = usable_estimator(card(name, weights_dir), weights_dir)
+        estimator = load_estimator(path, fingerprint, network) if path else None
         return Upscaler(name, network, fingerprint, where, dtype, estimator)
 
     # Each thread that runs torch on several cores keeps OpenMP threads of its own; where they are more than the cores,

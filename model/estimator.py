@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from model.errors import BadWeights
+from model.header import header_of
 from model.kernels import convolve
 from model.network import SCALE, BasicVSR, NetworkConfig
 from model.routing import TILE
@@ -128,11 +129,6 @@ class Estimator(nn.Module):
         save_file(tensors, path, metadata={**facts, "network": network, **(metadata or {})})
 
 
-def estimator_path(model: str) -> Path:
-    """Where the estimator of the model of that name lies, if it has one: with the code."""
-    return Path(__file__).parent / "weights" / f"skip-{model}.safetensors"
-
-
 def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator | None:
     """The estimator in a file, or None where there is no file, or where it was fitted to other weights.
 
@@ -141,25 +137,24 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            if facts["network"] != fingerprint:
-                return None
-            layout = json.loads(facts["layout"])
-            spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
-            config = NetworkConfig(**json.loads(facts["config"]))
-            parts = json.loads(facts.get("adapted", "null"))
-            parts = [""] if parts is True else parts  # so it was written while all weights were adapted or none
-            shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
-            estimator = Estimator(config, shape, copy.deepcopy(network) if parts else None)
-            estimator.parts = tuple(parts or ("",))
-            stays = {
-                f"adapted.{key}": value
-                for key, value in network.state_dict().items()
-                if parts and not key.startswith(estimator.parts)
-            }
-            estimator.load_state_dict({key: file.get_tensor(key) for key in file.keys()} | stays)  # noqa: SIM118
-    except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        data = path.read_bytes()
+        facts = header_of(data).notes
+        if facts["network"] != fingerprint:
+            return None
+        layout = json.loads(facts["layout"])
+        spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
+        parts = json.loads(facts.get("adapted", "null"))
+        parts = [""] if parts is True else parts  # so it was written while all weights were adapted or none
+        shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
+        estimator = Estimator(network.config, shape, copy.deepcopy(network) if parts else None)
+        estimator.parts = tuple(parts or ("",))
+        stays = {
+            f"adapted.{key}": value
+            for key, value in network.state_dict().items()
+            if parts and not key.startswith(estimator.parts)
+        }
+        estimator.load_state_dict(load(data) | stays)
+    except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, OSError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
-    estimator.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    estimator.digest = hashlib.sha256(data).hexdigest()[:16]
     return estimator.eval()

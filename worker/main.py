@@ -22,7 +22,6 @@ from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
 from model.errors import ModelError
-from model.weights import CARDS
 from worker.heart import Heart
 from worker.janitor import Janitor
 from worker.metrics import Meters
@@ -78,11 +77,12 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         pid=os.getpid(),
         device=str(warm.device),
         model=warm.name,
-        models=[card.name for card in CARDS if card.present(settings.weights)],
+        models=models.names(),
         started_at=datetime.now(UTC),
     )
     heart = Heart(settings, connect(url, timeout=3.0, attempts=1), info)
     heart.on_lost = meters.lost.inc
+    heart.models = models.names
     heart.start()
     janitor = Janitor(settings, JobStore(connect(url)), storage)
     janitor.start()

@@ -147,7 +147,7 @@ async def _take(
 
 @router.get("/models", summary="List models", responses=problems(401, 503))
 def list_models(operations: OperationsDep) -> ModelList:
-    """Names that `model` may have: those whose weights a worker has which is alive."""
+    """Names that `model` may have: those whose weights a worker has which is alive, files of your own included."""
     return ModelList(models=operations.models())
 
 

@@ -29,7 +29,7 @@ from jobs.errors import (
     UploadStalled,
 )
 from media.errors import MediaError
-from model.errors import DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
+from model.errors import BadWeights, DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
 from service import request_id as ids
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ _OURS: dict[type[SkipVsrError], StatusCode] = {
 _MODELS: dict[type[ModelError], StatusCode] = {
     UnknownModel: StatusCode.INVALID_ARGUMENT,
     MissingWeights: StatusCode.FAILED_PRECONDITION,
+    BadWeights: StatusCode.FAILED_PRECONDITION,
     StateMismatch: StatusCode.FAILED_PRECONDITION,
     DeviceError: StatusCode.RESOURCE_EXHAUSTED,
 }

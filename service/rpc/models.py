@@ -1,4 +1,4 @@
-"""The models that the server holds: loaded when first asked for, then kept."""
+"""The models that the server holds: loaded when first asked for, then kept until their files change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import threading
 from jobs.settings import Settings
 from model.device import resolve_device
 from model.engine import Upscaler, load_model
-from model.weights import CARDS, DEFAULT_MODEL, Card
+from model.own import Revision
+from model.weights import DEFAULT_MODEL, Card, present, revisions
 
 
 class Models:
@@ -18,22 +19,28 @@ class Models:
         self._settings = settings
         self.device = resolve_device(settings.device)
         self.default = settings.model if settings.model != "auto" else DEFAULT_MODEL
-        self._loaded: dict[str, Upscaler] = {}
+        self._loaded: dict[str, tuple[Upscaler, tuple[Revision, Revision]]] = {}
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Upscaler:
-        """The model of that name, loaded. Raises ModelError."""
+        """The model of that name, loaded; anew where its files have changed, of which streams under way see nothing.
+
+        Raises ModelError.
+        """
         with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = load_model(
+            now = revisions(name, self._settings.weights)
+            if name not in self._loaded or self._loaded[name][1] != now:
+                self._loaded.pop(name, None)
+                model = load_model(
                     name,
                     weights_dir=self._settings.weights,
                     device=self._settings.device,
                     precision=self._settings.precision,
                     threads=self._settings.threads,
                 )
-            return self._loaded[name]
+                self._loaded[name] = model, now  # from before: what has changed meanwhile is noticed the next time
+            return self._loaded[name][0]
 
     def present(self) -> list[Card]:
         """Those whose weights are here."""
-        return [card for card in CARDS if card.present(self._settings.weights)]
+        return present(self._settings.weights)
