@@ -69,6 +69,6 @@ def test_two_processes_pack_an_empty_cache_and_train_as_one(tmp_path: Path) -> N
     )
     assert len(cache.read(tmp_path / "cache", "clips")) == 9
     assert [line.split("  ")[0] for line in lines if line.startswith("step")] == [f"step {n}/5" for n in range(1, 6)]
-    assert lines[-1] == f"weights: {tmp_path}/out/last.safetensors"
+    assert f"weights: {tmp_path}/out/last.safetensors" in lines
     assert [row["step"] for row in read_log(tmp_path / "out/log.jsonl")] == [1, 2, 3, 4, 5]
     assert load_file(tmp_path / "out/last.safetensors").config.channels == 8
