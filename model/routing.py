@@ -49,7 +49,7 @@ OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
     "balanced": Preset(),
-    "fast": Preset(luma=2.0, drift=1.2, detail=6.0, confidence=0.07, tail_confidence=0.2),
+    "fast": Preset(luma=2.0, drift=1.2, detail=6.0, confidence=0.07, tail_confidence=0.15),
 }
 _KINDS: dict[type[float], str] = {bool: "true or false", int: "a whole number", float: "a number"}
 TILE = 8

@@ -96,7 +96,7 @@ CARDS = (
         "BasicVSR_Vimeo90K_BDx4.pth",
         "e9bf46ebb478abfc3002572ae67194f6b99fed5070262d75ec537f9b9df4477e",
     ),
-    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block: for tests, upscales like bilinear"),
+    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block: for tests, no good for anything else"),
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.model import Options, measure, reduced
+from benchmarks.model import Options, _order, measure, reduced
 from benchmarks.reference import Reference
 from cli import main
 from clips import make_clip
@@ -80,3 +80,10 @@ def test_the_command_writes_rows_and_machine(tmp_path: Path, capsys: pytest.Capt
     assert "over 2 clips" in capsys.readouterr().out
     assert main(["bench", "model", "--clips", str(tmp_path / "none"), "--models", "tiny"]) == 1
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_no_contender_has_the_same_one_before_it_all_the_time() -> None:
+    orders = {tuple(_order(3, turn)) for turn in range(6)}
+    assert len(orders) == 6  # every order of three
+    assert {tuple(_order(2, turn)) for turn in range(4)} == {(0, 1), (1, 0)}
+    assert _order(1, 5) == [0]
