@@ -175,7 +175,6 @@ def _train_skip(args: argparse.Namespace, settings: Settings) -> int:
         rounds=args.rounds,
         heads_of=args.heads_of,
         clean=args.degrade,
-        bars=args.bars,
         weights_dir=settings.weights,
     )
 
@@ -250,7 +249,6 @@ def _parser() -> argparse.ArgumentParser:
     skip.add_argument("--confidence", type=float, default=0.02, metavar="X", help="to align at (default: 0.02)")
     skip.add_argument("--rounds", type=int, default=0, metavar="N", help="of alignment (default: 0)")
     skip.add_argument("--degrade", choices=["bi", "bd"], default="bi", help="how LR is made (default: bi)")
-    skip.add_argument("--bars", type=float, default=0.0, metavar="SHARE", help="of clips that get a black bar (0)")
     skip.add_argument("--heads-of", type=Path, metavar="FILE", help="only fit the heads of that estimator anew")
 
     evaluate = command("eval", _eval, "measure a model's quality over clips")

@@ -16,7 +16,6 @@ from model.errors import BadWeights
 from model.estimator import Estimator, load_estimator
 from model.training import skip
 from model.training.checkpoint import replace
-from model.training.data import with_bar
 from model.training.prepare import Frames, each
 from model.weights import card, load_network
 
@@ -36,19 +35,17 @@ def run(
     rounds: int,
     heads_of: Path | None,
     clean: str = "bi",
-    bars: float = 0.0,
     weights_dir: Path,
 ) -> int:
     """Fit an estimator to `model` on the videos in `data`; writes it beside the weights, or to `out`.
 
     With `heads_of`, an estimator's file, only its heads are fitted anew, to the weights that it was trained with.
-    `clean` is how their LR is made: as that which the model was trained on; `bars` is the share of them that get a
-    black bar along one side.
+    `clean` is how their LR is made: as that which the model was trained on.
     Raises ModelError, and ValueError where a video cannot be decoded.
     """
     upscaler = load_model(model, weights_dir=weights_dir)
     network, fingerprint = load_network(model, weights_dir)
-    how = f"skipvsr train-skip {model} --frames {frames} --degrade {clean} --bars {bars:g}"
+    how = f"skipvsr train-skip {model} --frames {frames} --degrade {clean}"
     if heads_of is None:
         estimator = Estimator(upscaler.config, skip.layout(upscaler.config))
         how += f" --confidence {confidence} --rounds {rounds}"
@@ -59,7 +56,7 @@ def run(
         estimator = loaded
         how += f" --heads-of {heads_of.name}"
     estimator.ready(upscaler.device, upscaler.dtype)
-    clips = list(windows(data, frames, clean, bars))
+    clips = list(windows(data, frames, clean))
     _say(f"{len(clips)} clips of up to {frames} frames")
     with torch.inference_mode():
         if heads_of is None:
@@ -78,23 +75,17 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def windows(data: Path, frames: int, clean: str = "bi", bars: float = 0.0) -> Iterator[skip.Clip]:
-    """A clip of each video in a folder, as it is, with LR made of it by `model.degrade.CLEAN[clean]`.
-
-    A share `bars` of them gets a black bar along one side: next to one, leaving out is dear, and videos that have one
-    are few.
-    """
+def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[skip.Clip]:
+    """A clip of each video in a folder, as it is, with LR made of it by `model.degrade.CLEAN[clean]`."""
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)
         if video.dtype == np.uint8:
-            rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
-            hr = _window(video[-frames:].astype(np.uint8, copy=False), rng)
-            if rng.random() < bars:
-                hr = with_bar(hr, rng)
+            hr = _window(video[-frames:].astype(np.uint8, copy=False), zlib.crc32(path.stem.encode()))
             yield skip.Clip(path.stem, each(hr, degrade.CLEAN[clean]), hr)
 
 
-def _window(hr: Frames, rng: np.random.Generator) -> Frames:
+def _window(hr: Frames, seed: int) -> Frames:
+    rng = np.random.default_rng(seed)
     side = 8 * degrade.SCALE
     h, w = (min(have // side * side, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
     # a corner: what lies at a frame's edge, black borders above all, is dear to leave out, and heads have to see it

@@ -26,3 +26,23 @@ def pack_squares(folder: Path) -> list[tuple[Frames, Frames]]:
             for number, (lr, hr) in enumerate(packed):
                 write(number, hr, {"bi": lr})
     return clips
+
+
+def run_config(top: str = "", *, steps: int, batch: int = 1, frames: int = 2) -> str:
+    """A configuration in TOML of a tiny run over packed squares; `top` are more lines for its beginning."""
+    return f"""
+photo_share = 1.0
+precision = "fp32"
+threads = 1
+{top}
+[network]
+channels = 8
+blocks = 1
+[data]
+photos = ["photos"]
+[[stages]]
+steps = {steps}
+batch = {batch}
+frames = {frames}
+patch = 16
+"""

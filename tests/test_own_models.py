@@ -42,24 +42,10 @@ from model.weights import (
 from processes import wait_until
 from service.operations import Operations
 from service.rpc.models import Models as RpcModels
-from tests.squares import pack_squares
+from tests.squares import pack_squares, run_config
 from worker.models import Models
 
-CONFIG = """
-photo_share = 1.0
-precision = "fp32"
-threads = 1
-[network]
-channels = 8
-blocks = 1
-[data]
-photos = ["photos"]
-[[stages]]
-steps = 2
-batch = 1
-frames = 3
-patch = 16
-"""
+CONFIG = run_config(steps=2, frames=3)
 TINY = NetworkConfig(8, 1, "light", "light", coupled=True)
 
 

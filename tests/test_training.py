@@ -15,29 +15,14 @@ from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
 from model.training.loop import run
 from model.weights import load_file
-from tests.squares import pack_squares
+from tests.squares import pack_squares, run_config
 
-CONFIG = """
-seed = 3
-flow_steps = 2
-warmup = 2
-log_every = 2
-val_every = 10
-checkpoint_every = 4
-photo_share = 1.0
-precision = "fp32"
-threads = 1
-[network]
-channels = 8
-blocks = 1
-[data]
-photos = ["photos"]
-[[stages]]
-steps = 30
-batch = 2
-frames = 3
-patch = 16
-"""
+CONFIG = run_config(
+    "seed = 3\nflow_steps = 2\nwarmup = 2\nlog_every = 2\nval_every = 10\ncheckpoint_every = 4",
+    steps=30,
+    batch=2,
+    frames=3,
+)
 
 
 @pytest.fixture(scope="module")

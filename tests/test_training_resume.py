@@ -13,29 +13,11 @@ from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
 from model.training.loop import _workers, run
 from model.weights import load_file
-from tests.squares import pack_squares
+from tests.squares import pack_squares, run_config
 
-CONFIG = """
-seed = 3
-flow_steps = 1
-warmup = 2
-log_every = 5
-val_every = 6
-checkpoint_every = 4
-photo_share = 1.0
-precision = "fp32"
-threads = 1
-[network]
-channels = 8
-blocks = 1
-[data]
-photos = ["photos"]
-[[stages]]
-steps = 13
-batch = 1
-frames = 2
-patch = 16
-"""
+CONFIG = run_config(
+    "seed = 3\nflow_steps = 1\nwarmup = 2\nlog_every = 5\nval_every = 6\ncheckpoint_every = 4", steps=13
+)
 
 
 @pytest.fixture(scope="module")

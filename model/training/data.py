@@ -56,7 +56,7 @@ class Sampler:
         high = segment.hr[times, y : y + p, x : x + p]
         barred = clean and self.config.bars and rng.random() < self.config.bars
         if barred:
-            high = with_bar(high, rng)
+            high = _with_bar(high, rng)
         if barred or (clean and self.config.clean != "bi"):
             low = each(high, degrade.CLEAN[self.config.clean])
         for axis in range(3):  # time, rows, columns
@@ -100,10 +100,9 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
     raise ConfigError(f"hardly a packed segment has {stage.frames} frames of {stage.patch} x {stage.patch} LR pixels")
 
 
-def with_bar(high: Frames, rng: np.random.Generator) -> Frames:
-    """HR frames [T, H, W, 3] with a dark bar over the first rows, or columns: over a third at most, and as often over a
-    few pixels, as of a tape's digitised edge, as over many."""
-    high, thickness = high.copy(), round((high.shape[1] // 3) ** rng.random())
+def _with_bar(high: Frames, rng: np.random.Generator) -> Frames:
+    """HR frames [T, H, W, 3] with a dark bar over the first rows, or columns: over a third at most."""
+    high, thickness = high.copy(), int(rng.integers(1, high.shape[1] // 3 + 1))
     at = (slice(None), slice(thickness)) if rng.random() < 0.5 else (slice(None), slice(None), slice(thickness))
     high[at] = rng.integers(0, 17)  # black, or what is left of it in full range
     return high
