@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from model.errors import DeviceError
 
@@ -45,6 +46,13 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module with its parameters in `dtype`. Buffers stay: they say what its input is like (SPyNet's mean)."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return module
 
 
 def set_threads(threads: int) -> None:

@@ -25,7 +25,7 @@ from model.calibration import DenseTimes
 from model.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.costs import crop_overhead
 from model.cuts import find_cuts
-from model.device import one_thread, resolve_device, resolve_dtype, set_threads
+from model.device import narrowed, one_thread, resolve_device, resolve_dtype, set_threads
 from model.errors import DeviceError, StateMismatch
 from model.estimator import Estimator, load_estimator
 from model.execute import Carried, normalised, run_chunk
@@ -63,7 +63,7 @@ class Upscaler:
         self.name = name
         self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
         self.device, self.dtype = device, dtype
-        network = network.eval().requires_grad_(False).to(dtype).to(device)
+        narrowed(network.eval().requires_grad_(False), dtype).to(device)
         self.estimator = estimator.ready(device, dtype) if estimator is not None else None
         self._dense_times = DenseTimes()
         self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from model.device import narrowed
 from model.errors import BadWeights
 from model.header import header_of
 from model.kernels import convolve
@@ -109,7 +110,7 @@ class Estimator(nn.Module):
         parts = [module.surrogate for module in self.modules() if isinstance(module, Gate)]
         for part in (*parts, self.adapted):
             if part is not None:
-                part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                narrowed(part, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
     def save(self, path: Path, network: str, metadata: dict[str, str] | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.kernels import convolve_all
+from model.kernels import convolve_all, remainder
 
 
 @lru_cache(maxsize=16)
@@ -122,7 +122,7 @@ class SpyNet(nn.Module):
 
     def _resized(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         x = F.interpolate(x.float(), size, mode="bilinear", align_corners=False)
-        return (x - self.mean.float()) / self.std.float()
+        return (x - self.mean) / self.std
 
     def _pyramid(self, ref: Tensor, supp: Tensor) -> Tensor:
         refs, supps = [ref], [supp]
@@ -133,8 +133,11 @@ class SpyNet(nn.Module):
         for level, (r, s, module) in enumerate(zip(refs, supps, self.basic_module, strict=True)):
             if level:  # the first level starts from zero flow at its own size
                 flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
+            dtype = next(module.parameters()).dtype
             x = torch.cat([r, warp(s, flow, "border"), flow], dim=1)
-            flow = flow + module(x.to(next(module.parameters()).dtype, memory_format=torch.channels_last)).float()
+            if dtype == torch.bfloat16 and not torch.is_grad_enabled():
+                x = torch.cat([x, remainder(x, dtype)], dim=1)
+            flow = flow + module(x.to(dtype, memory_format=torch.channels_last)).float()
         return flow
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.flow import LightFlow, SpyNet, Table, warp
-from model.kernels import convolve, convolve_shuffled, convolve_sorted
+from model.kernels import convolve, convolve_shuffled, convolve_sorted, remainder
 
 SCALE = 4
 Run = Callable[[Tensor], Tensor]
@@ -187,10 +187,15 @@ class BasicVSR(nn.Module):
         return warp(feat, flow, origin=origin)
 
     def _stacked(self, *parts: Tensor) -> Tensor:
-        """Channels of all the parts [B, ., H, W], in the network's type, channels last."""
+        """Channels of all the parts [B, ., H, W], in the network's type, channels last.
+
+        Of the first one, the pixels, bfloat16 gets the `remainder` too, behind all.
+        """
         if torch.is_grad_enabled():
             return torch.cat([part.to(self.dtype) for part in parts], 1).contiguous(memory_format=torch.channels_last)
         b, _, h, w = parts[0].shape
+        if self.dtype == torch.bfloat16:
+            parts = (*parts, remainder(parts[0], self.dtype))
         whole = parts[0].new_empty(b, h, w, sum(part.shape[1] for part in parts), dtype=self.dtype)
         at = 0
         for part in parts:  # converted and put into its place in one pass

@@ -52,3 +52,16 @@ def test_a_changed_weight_is_laid_out_anew() -> None:
         assert torch.allclose(
             after - conv.bias.view(1, -1, 1, 1), 2 * (before - conv.bias.view(1, -1, 1, 1)), atol=1e-5
         )
+
+
+def test_with_its_remainder_a_pixel_counts_in_bfloat16_as_in_float32() -> None:
+    conv = nn.Conv2d(1, 16, (1, 2)).requires_grad_(False)
+    conv.weight[:] = torch.tensor([-1.0, 1.0])
+    conv.bias.zero_()
+    levels = torch.arange(256.0).view(1, 1, 1, 256) / 255
+    step = torch.full((1, 16, 1, 255), 1 / 255)
+    both = torch.cat([levels, kernels.remainder(levels, torch.bfloat16)], 1).bfloat16()
+    conv = conv.bfloat16()
+    with torch.inference_mode():
+        assert torch.allclose(kernels.convolve(conv, both).float(), step, rtol=0.01)
+        assert not torch.allclose(kernels.convolve(conv, both[:, :1]).float(), step, rtol=0.4)
