@@ -68,7 +68,8 @@ def run_chunk(
     `dtype`, and the hidden features [B, C, H, W] at the last of them.
     """
     to_next, to_previous = _flows(net, frames, plan, carried)
-    backs = _backward(net, frames, plan, to_next, skipper)
+    pixels = [net.pixels(frame) for frame in frames]  # once, not once a branch and crop
+    backs = _backward(net, pixels, plan, to_next, skipper)
     emit = len(plan.forward)
     count, _, h, w = frames[0].shape
     out = [torch.empty(emit, h * SCALE, w * SCALE, 3, dtype=dtype, device=frames[0].device) for _ in range(count)]
@@ -82,7 +83,7 @@ def run_chunk(
             here = (..., outer.rows, outer.columns)
             aligned_by = flow.inside(outer) if flow else None
             at, trunk = (outer.y0, outer.x0), skipper.trunk("forward", i, outer) if skipper else None
-            step = net.forward_step(lr[here], backs[i][here], table, aligned_by, at, trunk)
+            step = net.forward_step(pixels[i][here], backs[i][here], table, aligned_by, at, trunk)
             crops.append(_inner(step, box, outer))
         feat = _pasted(feat, boxes, crops, h, w)
         now = [stream[i] for stream in out]
@@ -102,17 +103,17 @@ def run_chunk(
 
 def _backward(
     net: BasicVSR,
-    frames: Sequence[Tensor],
+    pixels: Sequence[Tensor],
     plan: ChunkPlan,
     to_next: Sequence[RegionFlow | None],
     skipper: Skipper | None,
 ) -> list[Tensor]:
     """Hidden features of the backward branch at each emitted frame, [B, C, H, W]; undefined where not needed."""
-    count, _, h, w = frames[0].shape
+    count, _, h, w = pixels[0].shape
     back: Tensor | None = None
     backs: list[Tensor] = []
-    for i in reversed(range(len(frames))):
-        lr, boxes, flow = frames[i], plan.backward[i], to_next[i]
+    for i in reversed(range(len(pixels))):
+        lr, boxes, flow = pixels[i], plan.backward[i], to_next[i]
         table = Table.of(back) if back is not None and boxes else None
         crops = []
         for box in boxes:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.kernels import convolve_all, remainder
+from model.kernels import convolve_all
 
 
 @lru_cache(maxsize=16)
@@ -135,8 +135,6 @@ class SpyNet(nn.Module):
                 flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
             dtype = next(module.parameters()).dtype
             x = torch.cat([r, warp(s, flow, "border"), flow], dim=1)
-            if dtype == torch.bfloat16 and not torch.is_grad_enabled():
-                x = torch.cat([x, remainder(x, dtype)], dim=1)
             flow = flow + module(x.to(dtype, memory_format=torch.channels_last)).float()
         return flow
 

@@ -27,14 +27,23 @@ _KEPT: WeakKeyDictionary[nn.Conv2d, dict[str, tuple[Tensor, int, Any]]] = WeakKe
 T = TypeVar("T")
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, activation: Activation = "none", plus: Tensor | None = None) -> Tensor:
+def convolve(
+    conv: nn.Conv2d,
+    x: Tensor,
+    activation: Activation = "none",
+    plus: Tensor | None = None,
+    in_place: bool = False,
+) -> Tensor:
     """`activation(conv(x))`, or `conv(x) + plus` (which takes no activation): [B, in, H, W] -> [B, out, H, W].
 
-    Behind its channels `x` may have the `remainder` of the first ones.
+    The first channels of `x` may come `with_remainder`. `in_place`: at inference the sum may overwrite
+    `plus`, which takes an eighth less time at 320x180, since there is a third less memory to pass through.
     """
     if torch.is_grad_enabled() or not _fuses(x.device, x.dtype):
         return _plainly(conv, x, activation, plus)
     weight, where = _packed(conv, x), _where(conv)
+    if plus is not None and in_place:
+        return _in_place().binary(plus, x, weight, conv.bias, *where, "add", None, None, [], None)  # type: ignore[no-any-return]
     if plus is not None:
         return _ops().binary(x, plus, weight, conv.bias, *where, "add", None, None, [], None)  # type: ignore[no-any-return]
     name, numbers = {"none": ("none", []), "relu": ("relu", []), "leaky": ("leaky_relu", [SLOPE])}[activation]
@@ -74,27 +83,30 @@ def convolve_all(layers: nn.Sequential, x: Tensor) -> Tensor:
     return x
 
 
-def remainder(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `x` loses when it is rounded to `dtype`.
+def with_remainder(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels [B, C, H, W] in `dtype`, each channel followed by what rounding takes from it: [B, 2 C, H, W].
 
     bfloat16 has steps of one level of 255 above half of the range, and pixels lie between them: they are rounded by up
-    to half a level. With the remainder as channels of their own they count as in float32; and that costs next to
-    nothing, since oneDNN fills channels up to sixteens.
+    to half a level. A convolution that gets both (`convolve`) sees them as in float32. That costs next to nothing,
+    since oneDNN fills channels up to sixteens.
     """
-    return x - x.to(dtype)
+    rows = x.permute(0, 2, 3, 1)
+    rounded = rows.to(dtype)
+    both = torch.stack([rounded, (rows - rounded).to(dtype)], dim=-1)
+    return both.flatten(-2).permute(0, 3, 1, 2)
 
 
 def _weight(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The weight of `conv` for what `x` has: channels that come once more at the end are weighted as the first time."""
-    again = x.shape[1] - conv.in_channels
-    if not again:
+    """The weight of `conv` for what `x` has: where it has more channels, the first come with their remainders."""
+    more = x.shape[1] - conv.in_channels
+    if not more:
         return conv.weight
 
-    def with_remainders() -> Tensor:
-        weight = conv.weight
-        return torch.cat([weight, weight[:, :again]], 1).contiguous(memory_format=torch.channels_last)
+    def repeated() -> Tensor:
+        pixels = conv.weight[:, :more].repeat_interleave(2, 1)
+        return torch.cat([pixels, conv.weight[:, more:]], 1).contiguous(memory_format=torch.channels_last)
 
-    return _kept(conv, f"with {again} remainders", with_remainders)
+    return _kept(conv, f"{more} remainders", repeated)
 
 
 def _packed(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -156,6 +168,10 @@ def _ops() -> Any:
     return torch.ops.mkldnn._convolution_pointwise
 
 
+def _in_place() -> Any:
+    return torch.ops.mkldnn._convolution_pointwise_
+
+
 @cache
 def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the fused operation is there, and gives what the plain ones do, on this machine."""
@@ -168,10 +184,13 @@ def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
     try:
         weight = _packed(conv, x)
         fused = _ops().binary(x, x, weight, conv.bias, *where, "add", None, None, [], None)
+        onto = x.clone(memory_format=torch.channels_last)
+        _in_place().binary(onto, x, weight, conv.bias, *where, "add", None, None, [], None)
         leaky = _ops()(x, weight, conv.bias, *where, "leaky_relu", [SLOPE], "")
     except (AttributeError, RuntimeError):
         return False
     return bool(
         torch.allclose(fused.float(), _plainly(conv, x, "none", x).float(), atol=0.02)
+        and torch.equal(onto, fused)
         and torch.allclose(leaky.float(), _plainly(conv, x, "leaky", None).float(), atol=0.02)
     )

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.flow import LightFlow, SpyNet, Table, warp
-from model.kernels import convolve, convolve_shuffled, convolve_sorted, remainder
+from model.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
 
 SCALE = 4
 Run = Callable[[Tensor], Tensor]
@@ -57,8 +57,18 @@ class ResidualBlock(nn.Module):
             conv.weight.data *= 0.1
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
+    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """[B, C, H, W] twice; `overwrite`: at inference `x` may become the result."""
+        return convolve(self.conv2, convolve(self.conv1, x, "relu"), plus=x, in_place=overwrite)
+
+
+class Blocks(nn.Sequential):
+    """Residual blocks, or a slice of them, in order. What comes in is kept, all between may be overwritten."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(self.conv2, convolve(self.conv1, x, "relu"), plus=x)
+        for index, block in enumerate(self):
+            x = block(x, overwrite=index > 0)
+        return x
 
 
 class Trunk(nn.Module):
@@ -69,14 +79,14 @@ class Trunk(nn.Module):
         self.main = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, 1, 1),
             nn.LeakyReLU(0.1, inplace=True),
-            nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks))),
+            Blocks(*(ResidualBlock(channels) for _ in range(blocks))),
         )
 
     @property
-    def blocks(self) -> nn.Sequential:
+    def blocks(self) -> Blocks:
         """The residual blocks, in order."""
         blocks = self.main[2]
-        assert isinstance(blocks, nn.Sequential)
+        assert isinstance(blocks, Blocks)
         return blocks
 
     def head(self, x: Tensor) -> Tensor:
@@ -118,6 +128,10 @@ class BasicVSR(nn.Module):
         """Flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
         return self.spynet(ref, supp)  # type: ignore[no-any-return]
 
+    def pixels(self, lr: Tensor) -> Tensor:
+        """A frame [B, 3, H, W] as the branches' steps are best given it: bfloat16 would round it by itself."""
+        return with_remainder(lr, self.dtype) if self.dtype == torch.bfloat16 else lr
+
     def backward_step(
         self,
         lr: Tensor,
@@ -128,10 +142,10 @@ class BasicVSR(nn.Module):
     ) -> Tensor:
         """Hidden features of the backward branch at one frame, or in a region of it.
 
-        `lr` [B, 3, h, w] is the region whose top left pixel (y, x) is `origin`; `feat` [B, C, H, W] the features of the
-        whole frame after, and `flow` [B, 2, h, w] the region's towards it; both None at the last frame. Returns
-        [B, C, h, w]. At the region's edges the network sees zeros, as it does at the frame's. `trunk` stands in for the
-        branch's trunk, if given (`model.skipping`).
+        `lr` [B, 3, h, w], or its `pixels`, is the region whose top left pixel (y, x) is `origin`; `feat` [B, C, H, W]
+        the features of the whole frame after, and `flow` [B, 2, h, w] the region's towards it; both None at the last
+        frame. Returns [B, C, h, w]. At the region's edges the network sees zeros, as it does at the frame's. `trunk`
+        stands in for the branch's trunk, if given (`model.skipping`).
         """
         run: Run = trunk or self.backward_trunk
         return run(self._stacked(lr, self._aligned(lr, feat, flow, origin)))
@@ -187,15 +201,10 @@ class BasicVSR(nn.Module):
         return warp(feat, flow, origin=origin)
 
     def _stacked(self, *parts: Tensor) -> Tensor:
-        """Channels of all the parts [B, ., H, W], in the network's type, channels last.
-
-        Of the first one, the pixels, bfloat16 gets the `remainder` too, behind all.
-        """
+        """Channels of all the parts [B, ., H, W], in the network's type, channels last."""
         if torch.is_grad_enabled():
             return torch.cat([part.to(self.dtype) for part in parts], 1).contiguous(memory_format=torch.channels_last)
         b, _, h, w = parts[0].shape
-        if self.dtype == torch.bfloat16:
-            parts = (*parts, remainder(parts[0], self.dtype))
         whole = parts[0].new_empty(b, h, w, sum(part.shape[1] for part in parts), dtype=self.dtype)
         at = 0
         for part in parts:  # converted and put into its place in one pass

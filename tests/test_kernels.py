@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from model import kernels
+from model.network import Blocks, ResidualBlock
 
 
 def test_the_fused_operation_is_found_in_inference_mode_too() -> None:
@@ -60,8 +61,21 @@ def test_with_its_remainder_a_pixel_counts_in_bfloat16_as_in_float32() -> None:
     conv.bias.zero_()
     levels = torch.arange(256.0).view(1, 1, 1, 256) / 255
     step = torch.full((1, 16, 1, 255), 1 / 255)
-    both = torch.cat([levels, kernels.remainder(levels, torch.bfloat16)], 1).bfloat16()
+    both = kernels.with_remainder(levels, torch.bfloat16)
     conv = conv.bfloat16()
     with torch.inference_mode():
         assert torch.allclose(kernels.convolve(conv, both).float(), step, rtol=0.01)
         assert not torch.allclose(kernels.convolve(conv, both[:, :1]).float(), step, rtol=0.4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_keep_what_they_are_given_and_add_in_place_what_they_made(dtype: torch.dtype) -> None:
+    blocks = Blocks(*(ResidualBlock(16) for _ in range(3))).requires_grad_(False).to(dtype)
+    blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(1, 16, 9, 9).to(dtype).contiguous(memory_format=torch.channels_last)
+    kept = x.clone()
+    with torch.inference_mode():
+        wanted = blocks[2](blocks[1](blocks[0](x)))
+        assert torch.equal(blocks(x), wanted)
+        assert torch.equal(blocks[:1](x), blocks[0](x))
+    assert torch.equal(x, kept)
