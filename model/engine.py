@@ -260,10 +260,13 @@ class Upscaler:
             if any(scene.plan.halo for scene in chunk.scenes):
                 dense *= float(computing[1]) / busy
         elif any(scene.plan.halo or scene.gates for scene in chunk.scenes):
-            dense *= chunk.emit / busy
-            dense *= self._dense_times.a_frame(
-                self._run_densely, chunk.stored, chunk.emit, chunk.before, took=busy, last=chunk.last
-            )
+            try:
+                a_frame = self._dense_times.a_frame(
+                    self._run_densely, chunk.stored, chunk.emit, chunk.before, took=busy, last=chunk.last
+                )
+            except torch.OutOfMemoryError:  # the frames are made: no gain is claimed, and no job lost
+                a_frame = busy / chunk.emit
+            dense *= chunk.emit / busy * a_frame
         each = seconds / chunk.emit, dense / chunk.emit
         return [report for scene in chunk.scenes for report in self._reports(scene.plan, scene.gates, *each)]
 

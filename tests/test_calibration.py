@@ -65,3 +65,18 @@ def test_what_was_computed_everywhere_tells_its_time_itself(monkeypatch: pytest.
     assert len(result.reports) == 10
     assert not any(report.units_left_out for report in result.reports)
     assert 0 < result.dense_seconds < result.seconds
+
+
+def test_where_the_dense_network_has_no_memory_no_gain_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The routed frames are made by then: a job is not lost for want of a number."""
+    network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
+    model = Upscaler("any", network, "any", torch.device("cpu"), torch.float32)
+
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(model, "_run_densely", full)
+    still = np.full((12, 48, 64, 3), 90, np.uint8)
+    result = model.forward(still, None, lookahead=2, last=False, routing=preset("balanced", overhead=600))
+    assert any(report.units_left_out for report in result.reports)
+    assert result.dense_seconds == pytest.approx(result.seconds)
