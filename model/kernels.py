@@ -156,7 +156,10 @@ def _where(conv: nn.Conv2d) -> tuple[Any, ...]:
 
 
 def _plainly(conv: nn.Conv2d, x: Tensor, activation: Activation, plus: Tensor | None) -> Tensor:
-    y = F.conv2d(x, _weight(conv, x), conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if x.shape[1] == conv.in_channels:
+        y: Tensor = conv(x)
+    else:
+        y = F.conv2d(x, _weight(conv, x), conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     if plus is not None:
         return plus + y
     if activation == "relu":
