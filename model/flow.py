@@ -133,9 +133,8 @@ class SpyNet(nn.Module):
         for level, (r, s, module) in enumerate(zip(refs, supps, self.basic_module, strict=True)):
             if level:  # the first level starts from zero flow at its own size
                 flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
-            dtype = next(module.parameters()).dtype
             x = torch.cat([r, warp(s, flow, "border"), flow], dim=1)
-            flow = flow + module(x.to(dtype, memory_format=torch.channels_last)).float()
+            flow = flow + module(x.to(next(module.parameters()).dtype, memory_format=torch.channels_last)).float()
         return flow
 
 
