@@ -38,4 +38,6 @@ def assemble(
     with Sandbox("assemble", arguments, limits, writes_below=out.absolute().parent) as process:
         for message in process.messages():
             warnings = tuple(str(text) for text in message.get("warnings", ()))
+            if message.get("closing"):  # MP4's index goes before the frames, for which libav moves them all
+                process.patience = limits.seconds_to_rewrite(out.stat().st_size)
     return warnings

@@ -98,9 +98,10 @@ def _decode(
 def _assemble(limits: Limits, **arguments: Any) -> Iterator[dict[str, Any]]:
     from media.joining import join
 
-    for _ in (steps := join(limits=limits, **arguments)):
-        allow_cpu(limits.max_decoder_seconds)
-        yield {"step": True}
+    out: Path = arguments["out"]
+    for closing in (steps := join(limits=limits, **arguments)):
+        allow_cpu(limits.seconds_to_rewrite(out.stat().st_size) if closing else limits.max_decoder_seconds)
+        yield {"closing": closing}
     yield {"warnings": steps.warnings}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import heapq
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
@@ -34,13 +35,16 @@ from media.writer import SHIFT_TAG
 AnyPacket: TypeAlias = "Packet[VideoStream] | Packet[Stream]"
 
 
-class Joined(Iterator[None]):
-    """The work of joining, a step an iteration, so that whoever waits sees progress; `warnings` at the end."""
+class Joined(Iterator[bool]):
+    """The work of joining, a step an iteration, so that whoever waits sees progress; `warnings` at the end.
 
-    def __init__(self, steps: Iterator[None], warnings: list[str]) -> None:
+    A step is True where the next one is the last, which reads and writes all of the result at once.
+    """
+
+    def __init__(self, steps: Iterator[bool], warnings: list[str]) -> None:
         self._steps, self.warnings = steps, warnings
 
-    def __next__(self) -> None:
+    def __next__(self) -> bool:
         return next(self._steps)
 
 
@@ -52,26 +56,34 @@ def join(segments: Sequence[Path], source: Path, out: Path, spec: OutputSpec, li
 
 def _join(
     segments: Sequence[Path], source: Path, out: Path, spec: OutputSpec, limits: Limits, warnings: list[str]
-) -> Iterator[None]:
+) -> Iterator[bool]:
     with ExitStack() as stack:
         original = stack.enter_context(open_untrusted(source, limits))
         first = stack.enter_context(_described(segments[0], spec))
         target = stack.enter_context(_open_output(out, spec, original, _starts_before_zero(segments[0])))
         try:
+            depth = 0
+            for path in segments:
+                depth = max(depth, reorder_depth(_times(path)))
+                yield False
             video = _add_video(target, first.streams.video[0], video_stream(original), spec)
             others = dict(_add_others(target, original, spec.container, warnings))
             add_covers(target, spec.container, original)
             target.metadata.update(kept(original.metadata))
             target.set_chapters(original.chapters())
             packets = heapq.merge(
-                _video_packets(segments, video, spec, partial(shown_for, source, limits=limits), warnings),
+                _video_packets(segments, video, spec, depth, partial(shown_for, source, limits=limits), warnings),
                 _other_packets(original, others, warnings),
                 key=lambda item: item[0],
             )
-            for number, (_, packet) in enumerate(packets):
-                target.mux_one(packet)
-                if number % 1000 == 0:
-                    yield
+            said, pause = time.monotonic(), min(1.0, limits.max_decoder_seconds / 4)
+            for _, packet in packets:
+                if packet is not None:
+                    target.mux_one(packet)
+                if time.monotonic() - said > pause:
+                    yield False
+                    said = time.monotonic()
+            yield True
             target.close()
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
@@ -132,12 +144,15 @@ def _video_packets(
     segments: Sequence[Path],
     stream: VideoStream,
     spec: OutputSpec,
+    depth: int,
     lasts: Callable[[int], int | None],
     warnings: list[str],
 ) -> Iterator[tuple[Fraction, AnyPacket]]:
-    """Packets of all segments; `lasts` says how long the source's frame of a time is shown, if it knows."""
+    """Packets of all segments, of the largest reorder depth among them.
+
+    `lasts` says how long the source's frame of a time is shown, if it knows.
+    """
     exact = not is_rounded(spec.container, spec.time_base)
-    depth = max(reorder_depth(_times(path)) for path in segments)
     step = max(1, round(1 / (spec.frame_rate * spec.time_base)))
     before: list[int] = []
     extradata: bytes | None = None
@@ -201,10 +216,11 @@ def _times(path: Path) -> list[int]:
 
 def _other_packets(
     original: InputContainer, tracks: dict[int, Track], warnings: list[str]
-) -> Iterator[tuple[Fraction, AnyPacket]]:
+) -> Iterator[tuple[Fraction, AnyPacket | None]]:
+    """What becomes of the tracks that go along, and None for each packet read: there may be nothing for long."""
     if not tracks:
         return
-    time = shift = Fraction(0)
+    now = shift = Fraction(0)
     streams = [original.streams[index] for index in tracks]
     # Subtitles begin anew with the sound that they go with, or with the picture.
     leads = [stream for stream in streams if stream.type == "audio"] or [video_stream(original)]
@@ -220,13 +236,14 @@ def _other_packets(
             elif packet.size:
                 following[index].take(packet, shift)
             if packet.dts is not None:
-                time = max(time, packet.dts * packet.time_base)
+                now = max(now, packet.dts * packet.time_base)
             for track in tracks.values():
-                for out in track.until(time):
-                    yield time, out
+                for out in track.until(now):
+                    yield now, out
             if index in tracks:
                 for out in tracks[index].packets(packet):
-                    yield time, out
+                    yield now, out
+            yield now, None
     except av.error.FFmpegError:
         pass
     for index, times in leading.items():

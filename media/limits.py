@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from media.errors import OverLimit
+
+_SLOWEST_DISK: Final = 5e6
+"""Bytes a second."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Limits:
     """Memory (address space) of the process that decodes."""
     max_decoder_seconds: float = 60.0
     """Time in which the process that decodes must come up with the next frame."""
+
+    def seconds_to_rewrite(self, size: int) -> float:
+        """Time in which a file of `size` bytes must be read and written once, where nothing tells how far it is."""
+        return self.max_decoder_seconds + size / _SLOWEST_DISK
 
     def check(self, name: str, value: float, what: str) -> None:
         """Raise `OverLimit` if `value` is above the limit `name`; `what` says what was measured, e.g. "the file"."""

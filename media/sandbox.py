@@ -48,6 +48,9 @@ class Sandbox:
         share: tuple[int, ...] = (),
     ) -> None:
         self._limits = limits
+        self._doing = "putting the result together" if do == "assemble" else "reading the video"
+        self.patience = limits.max_decoder_seconds
+        """Seconds that may pass until it says something."""
         self._buffer = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "media.child"],
@@ -93,13 +96,13 @@ class Sandbox:
     def _line(self) -> bytes | None:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + self._limits.max_decoder_seconds
+        deadline = time.monotonic() + self.patience
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self.close()
-                limit = f"{self._limits.max_decoder_seconds:g} seconds (SKIPVSR_MAX_DECODER_SECONDS)"
-                raise errors.DecoderCrashed(f"reading the video made no progress for {limit}")
+                limit = f"{self.patience:.0f} seconds (SKIPVSR_MAX_DECODER_SECONDS)"
+                raise errors.DecoderCrashed(f"{self._doing} made no progress for {limit}")
             part = os.read(descriptor, 65536)
             if not part:
                 return None
@@ -111,7 +114,7 @@ class Sandbox:
 
     def _cause(self, code: int) -> str:
         if -code == signal.SIGXCPU:
-            return f"reading the video took more than {self._limits.max_decoder_seconds:g} seconds of CPU for one frame"
+            return f"{self._doing} took more than {self._limits.max_decoder_seconds:g} seconds of CPU for one frame"
         why = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return f"the process that reads the video died ({why}); the file is damaged in a way that libav can't bear"
 

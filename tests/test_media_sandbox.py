@@ -16,7 +16,7 @@ from media.errors import DecoderCrashed
 from media.limits import DEFAULT_LIMITS, Limits
 from media.reader import VideoReader
 from media.sandbox import Sandbox
-from tests.media_support import children, write_clip
+from tests.media_support import children, upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -127,6 +127,27 @@ def test_readers_side_by_side(clip: Path) -> None:
     for thread in threads:
         thread.join()
     assert counts == [24, 24, 24]
+
+
+def test_joining_tells_of_each_segment_and_of_the_end(tmp_path: Path, clip: Path) -> None:
+    """Thousands of segments take longer than a frame may; so does moving all frames of a large MP4 at its end."""
+    done = upscale(clip, tmp_path, chunk=2)
+    out = tmp_path / "again.mp4"
+    arguments = {"segments": done.segments, "source": clip, "out": out, "spec": done.spec}
+    with Sandbox("assemble", arguments, DEFAULT_LIMITS, writes_below=tmp_path) as process:
+        messages = list(process.messages())
+    closing = [message.get("closing") for message in messages]
+    assert closing[:12] == [False] * 12
+    assert closing[-2:] == [True, None]
+    assert "warnings" in messages[-1]
+    assert out.read_bytes() == done.path.read_bytes()
+    assert DEFAULT_LIMITS.seconds_to_rewrite(4 * 10**9) > 500
+
+
+def test_what_is_waited_for_can_be_lengthened(clip: Path) -> None:
+    with Sandbox("probe", {"path": clip, "target": "mp4"}, Limits(max_decoder_seconds=0.001)) as process:
+        process.patience = 60.0
+        assert any("info" in message for message in process.messages())
 
 
 def test_nonsense_from_the_process_is_an_error(clip: Path) -> None:
