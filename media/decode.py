@@ -137,7 +137,7 @@ class Decoder:
             decoded = self._decoded(self._packets(container, stream, first), stream)
             if first is not None and sought is not None:
                 for frame in skip(decoded, first.pts or 0, sought):
-                    convert.expect(frame)
+                    convert.takes(frame)
                     yield None, frame.pts or 0, time_base
                 if self.damage.lost or self.damage.cut_short:
                     raise InexactSeek
@@ -156,6 +156,7 @@ class Decoder:
                 self.damage.frames += 1
                 self.limits.check("max_frames", self.damage.frames, "the video")
                 left_out = self.start_after_pts is not None and pts <= self.start_after_pts
+                convert.takes(frame)
                 rgb = None if left_out else convert(frame)
                 # What was left out is to be named by whoever goes on, too.
                 self.clean = self.damage.none and not self.damage.left_out and not deinterlace.active
@@ -198,18 +199,16 @@ class _RgbConverter:
         self._size: tuple[int, int] | None = None
         self._format = ""
 
-    def expect(self, frame: VideoFrame) -> None:
-        """Take size and depth of all frames from this one, if it is the first."""
+    def takes(self, frame: VideoFrame) -> None:
+        """Note a frame, whether it is wanted or not: the first one says size and depth of all."""
+        self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
         if self._size is None:
             self._size = frame.width, frame.height
             self._format = colors.rgb_format(colors.bit_depth(frame.format.name))
+        self._damage.resized += (frame.width, frame.height) != self._size
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
-        self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
-        self.expect(frame)
         assert self._size is not None
-        same = (frame.width, frame.height) == self._size
-        self._damage.resized += not same
         color = colors.effective(
             Color(matrix=int(frame.colorspace), range=ColorRange(frame.color_range % 3)),
             pixel_format=frame.format.name,

@@ -87,6 +87,23 @@ def test_where_seeking_is_not_exact_it_reads_from_the_start(tmp_path: Path) -> N
         assert decoded_in_vain(clip, every[14].pts, 15) == 15
 
 
+def test_going_on_behind_a_change_of_size_keeps_the_first_ones(tmp_path: Path) -> None:
+    parts = [
+        write_clip(tmp_path / f"{number}.ts", times=range(12 * number, 12 * number + 12), width=w, height=h)
+        for number, (w, h) in enumerate([(64, 48), (96, 80)])
+    ]
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with VideoReader(clip) as reader:
+        every = list(reader)
+    assert {frame.rgb.shape for frame in every} == {(48, 64, 3)}
+    for count in (6, 12, 18):
+        with VideoReader(clip, start_after_pts=every[count - 1].pts, frames_before=count) as reader:
+            rest = list(reader)
+        assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(rest, every[count:], strict=True)), count
+        assert [w for w in reader.warnings if "12 frames were scaled" in w]
+
+
 def test_a_time_at_which_there_is_no_frame_is_read_up_to(tmp_path: Path) -> None:
     clip = make(tmp_path, "vfr")
     every = read(clip)
