@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from typing import Final
 
 import av
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
@@ -20,6 +22,7 @@ from av.subtitles.stream import SubtitleStream
 
 from media.overlaps import Cue, OneAtATime
 from media.quicktime import say_in_quicktime
+from media.resampling import Resampled
 from media.tags import kept
 
 MUXERS: Final = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
@@ -72,21 +75,30 @@ class Track:
 
 @dataclass(frozen=True)
 class TranscodedAudio(Track):
-    """Sound in a codec that the container can't hold, encoded anew."""
+    """Sound in a codec that the container can't hold, encoded anew; what does not come through is silence."""
 
     source: AudioStream
     encoder: AudioStream
+    _resampled: Resampled
 
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Decode and encode."""
         try:
             frames = self.source.decode(packet if packet.size else None)
         except av.error.FFmpegError:
-            frames = []  # a broken packet is silence, not the end
-        for frame in frames:
-            yield from self.encoder.encode(frame)
+            frames = []
+        for frame in chain.from_iterable(map(self._resampled.take, frames)):
+            yield from self._encoded(frame)
         if not packet.size:
-            yield from self.encoder.encode(None)
+            for frame in self._resampled.rest():
+                yield from self._encoded(frame)
+            yield from self._encoded(None)
+
+    def _encoded(self, frame: AudioFrame | None) -> list[Packet[Stream]]:
+        try:
+            return list(self.encoder.encode(frame))
+        except (ValueError, av.error.FFmpegError):
+            return []
 
 
 @dataclass(frozen=True)
@@ -187,7 +199,7 @@ def _converted(target: OutputContainer, kind: str, stream: Stream, name: str) ->
             layout = "stereo"
         encoder = target.add_stream(codec, rate=rate, layout=layout)
         assert isinstance(encoder, AudioStream)
-        return TranscodedAudio(encoder, stream, encoder)
+        return TranscodedAudio(encoder, stream, encoder, Resampled(encoder))
     if isinstance(stream, SubtitleStream) and name in _TEXT_CODECS and stream.time_base is not None:
         text = target.add_stream(_TEXT_INSTEAD[kind])
         assert isinstance(text, SubtitleStream)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from media.overlaps import Cue, OneAtATime
@@ -62,6 +64,29 @@ def test_sound_that_is_refused_only_when_writing_is_converted(
     assert [f"converted to {becomes[0]}" in warning for warning in result.info.warnings] == [True]
     (track,) = probe(result.path).audio
     assert (track.codec, track.sample_rate, track.channels) == becomes
+
+
+@pytest.mark.parametrize(("rate", "layout"), [(48000, "mono"), (44100, "stereo"), (32000, "mono")])
+def test_converted_sound_may_change_on_the_way(tmp_path: Path, rate: int, layout: str) -> None:
+    """A broadcast goes from stereo to mono, or to another rate."""
+    parts = []
+    for begins, (hertz, channels) in zip((0, 13), ((48000, "stereo"), (rate, layout)), strict=True):
+
+        def tone(target: Any, begins: int = begins, hertz: int = hertz, channels: str = channels) -> Any:
+            return [(target.add_stream("mp2", rate=hertz, layout=channels), begins * hertz // 25)]
+
+        part = tmp_path / f"{begins}.ts"
+        parts.append(write_clip(part, times=range(begins, begins + 12), container_format="mpegts", tone=tone))
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    result = upscale(source, tmp_path, container="webm")
+    with av.open(str(result.path)) as container:
+        samples = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    assert abs(samples.shape[1] - 48000) < 4800, "a second, each half of it"
+    for half in (samples[:, 5000:20000], samples[:, 30000:45000]):
+        assert (np.abs(half).max(1) > 0.1).all()
+    times = [time for time, _ in packets(result.path, "audio")]
+    assert max(b - a for a, b in itertools.pairwise(times)) < Fraction(1, 10)
 
 
 def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
