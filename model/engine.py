@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -118,15 +119,16 @@ class Upscaler:
         return [outcomes[index] for index in range(len(requests))]
 
     def _begin(self, request: Request) -> Chunk:
-        """The chunk that is due, its scenes found and planned."""
+        """The chunk that is due, its scenes found and planned. Raises DeviceError where memory is short."""
         begun = self._clocks()
         routing, state = request.routing, request.state
         numbers = self.preset(routing) if isinstance(routing, str) else routing
-        stored = self._join(request.frames, state)
-        emit = len(stored) if request.last else max(len(stored) - request.lookahead, 0)
-        before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
-        with one_thread():
-            cuts, scenes = self._planned(stored, emit, before, numbers)
+        with self._memory_for(request.frames.shape):
+            stored = self._join(request.frames, state)
+            emit = len(stored) if request.last else max(len(stored) - request.lookahead, 0)
+            before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
+            with one_thread():
+                cuts, scenes = self._planned(stored, emit, before, numbers)
         return Chunk(stored, emit, request.last, before, cuts, scenes, self._clocks() - begun)
 
     def _planned(
@@ -152,11 +154,12 @@ class Upscaler:
         begun = self._clocks()
         upscaled: list[list[Tensor]] = [[] for _ in chunks]
         states = [chunk.before for chunk in chunks]
-        for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
-            for index, (part, state) in enumerate(self._scenes(scenes)):
-                upscaled[index].append(part)
-                states[index] = state
-        frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
+        with self._memory_for(chunks[0].stored.shape):
+            for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
+                for index, (part, state) in enumerate(self._scenes(scenes)):
+                    upscaled[index].append(part)
+                    states[index] = state
+            frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
         share = (self._clocks() - begun) / len(chunks)
         results = []
         for chunk, out, state in zip(chunks, frames, states, strict=True):
@@ -165,6 +168,18 @@ class Upscaler:
             cuts = [cut for cut in chunk.cuts if cut < chunk.emit]
             results.append(ChunkResult(out, after, reports, cuts, len(chunks)))
         return results
+
+    @contextmanager
+    def _memory_for(self, shape: Sequence[int]) -> Iterator[None]:
+        """Raise DeviceError where it does not do for frames [T, H, W, 3]."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            count, h, w = shape[:3]
+            raise DeviceError(
+                f"{self.device} ran out of memory at {w}x{h} with {count} frames; "
+                "use a smaller chunk or a smaller model"
+            ) from error
 
     @staticmethod
     def _frames(chunk: Chunk, parts: list[Tensor]) -> Frames:
@@ -178,14 +193,8 @@ class Upscaler:
         first = scenes[0]
         lr = [_batched([normalised(scene.frames[i]) for scene in scenes]) for i in range(len(first.frames))]
         carried = self._carried([scene.before for scene in scenes])
-        try:
-            network = first.gates.network if first.gates else self.network
-            upscaled, feat = run_chunk(network, lr, first.plan, carried, first.frames.dtype, first.gates)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.device} ran out of memory at {first.frames.shape[2]}x{first.frames.shape[1]} with "
-                f"{len(first.frames)} frames; use a smaller chunk or a smaller model"
-            ) from error
+        network = first.gates.network if first.gates else self.network
+        upscaled, feat = run_chunk(network, lr, first.plan, carried, first.frames.dtype, first.gates)
         after = [
             RecurrentState(
                 self.fingerprint,

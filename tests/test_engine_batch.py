@@ -188,3 +188,18 @@ def test_what_does_not_fit_into_memory_together_is_run_one_by_one(monkeypatch: p
         result = results[index]
         assert isinstance(result, ChunkResult)
         assert np.array_equal(result.frames, wanted[index])
+
+
+def test_memory_that_is_short_for_the_result_is_said_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only in the network: where frames are put together, too."""
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model = upscaler()
+    for step in ("_join", "_frames"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.Upscaler, step, full)
+            with pytest.raises(DeviceError, match="smaller chunk"):
+                model.forward(CLIPS[0][:1], None, lookahead=0, last=False)
+    assert len(model.forward(CLIPS[0][:1], None, lookahead=0, last=False).frames) == 1

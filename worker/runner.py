@@ -102,11 +102,14 @@ class Runner:
         model = self._models.get(job.options.model)
         self._meters.uses(model.name)
         hold.note({"model": model.name})
+        short = False
         try:
             finished = self._consume(order, model, hold, notes)
         except Exception as error:
             if not out_of_memory(error):
                 raise
+            short = True
+        if short:  # here, as the exception keeps all that filled the memory
             smaller = max(1, job.options.chunk // 4)
             notes.log.warning("out of memory; trying chunks of %d frames", smaller)
             notes.warnings.append(f"Memory was short: the job was done in chunks of {smaller} frames.")
