@@ -127,12 +127,13 @@ def _upscale(args: argparse.Namespace, settings: Settings) -> int:
 
 def _submit(args: argparse.Namespace, settings: Settings) -> int:
     from commands import client
+    from commands.addresses import address
 
     _name_container(args, args.output)
     _options(args)  # errors before the upload
     fields = {name: str(value) for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    url = args.url or f"http://{settings.http_host}:{settings.http_port}"
+    url = args.url or f"http://{address(settings.http_host, settings.http_port)}"
     return client.run(args.source, args.output, url=url, api_key=key, fields=fields)
 
 

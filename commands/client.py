@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from commands.errors import CommandError
-from commands.naming import beside
+from commands.naming import beside, check_names
 from commands.progress import Advance, bytes_bar, frames_bar
 
 _POLL_SECONDS: Final = 0.5
@@ -26,10 +26,13 @@ def run(source: Path, target: Path, *, url: str, api_key: str | None, fields: Ma
     """Upscale `source` on the server at `url` and write the result to `target`. Raises CommandError."""
     if not source.is_file():
         raise CommandError(f"there is no file {source}")
-    if not target.absolute().parent.is_dir():
-        raise CommandError(f"there is no folder {target.absolute().parent}")
+    check_names(source, {"the output": target})
     headers = {b"X-API-Key": api_key.encode()} if api_key else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(60, connect=10)) as client:
+    try:
+        client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(60, connect=10))
+    except httpx.InvalidURL as error:
+        raise CommandError(f"{url} is no address of a server ({error}); it looks like http://host:8000") from None
+    with client:
         try:
             job = _upload(client, source, fields)
             told = f"job {job['id']}"
@@ -39,8 +42,8 @@ def run(source: Path, target: Path, *, url: str, api_key: str | None, fields: Ma
             except KeyboardInterrupt:
                 raise CommandError(_cancel(client, told, job["id"])) from None
             if job["state"] != "done":
-                error = job.get("error") or {}
-                raise CommandError(f"{told} {job['state']}: {error.get('detail', 'no reason given')}")
+                reason = (job.get("error") or {}).get("detail", "no reason given")
+                raise CommandError(f"{told} {job['state']}: {reason}")
             _download(client, job["id"], target)
         except httpx.ConnectError:
             raise CommandError(f"no server answers at {url}; start one with `skipvsr up`, or give --url") from None

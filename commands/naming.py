@@ -1,4 +1,4 @@
-"""What follows from the name that a result is to have: its container, and where it lies while it is in the works."""
+"""What follows from the name that a result is to have: its container, where it is in the works, what it may replace."""
 
 from __future__ import annotations
 
@@ -29,3 +29,20 @@ def beside(target: Path, suffix: str) -> Path:
     if len(os.fsencode(name)) > os.pathconf(folder, "PC_NAME_MAX"):
         name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}{suffix}"
     return folder / name
+
+
+def check_names(source: Path | None, written: dict[str, Path | None]) -> None:
+    """Raise CommandError where a file can't be written under its name, or would replace another of this command."""
+    taken = {source.resolve(): "the input"} if source is not None else {}
+    for what, path in written.items():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise CommandError(f"there is no folder {path.absolute().parent}")
+        if path.is_dir():
+            raise CommandError(f"{path} is a folder; give {what} the name of a file")
+        other = taken.setdefault(path.resolve(), what)
+        if other == what and source is not None and path.exists() and path.samefile(source):  # a hard link
+            other = "the input"
+        if other != what:
+            raise CommandError(f"{what} would replace {other}; give it another name")

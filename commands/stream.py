@@ -14,7 +14,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 
+from commands.addresses import address
 from commands.errors import CommandError
+from commands.naming import check_names
 from jobs.settings import Settings
 from media.assemble import assemble
 from media.limits import Limits
@@ -31,11 +33,10 @@ _LINE_SECONDS = 0.5
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Stream IN to OUT. Raises CommandError, MediaError."""
-    if not args.target.absolute().parent.is_dir():
-        raise CommandError(f"there is no folder {args.target.absolute().parent}")
     live = args.source == PIPE or args.source.startswith("/dev/")
     if not live and not Path(args.source).is_file():
         raise CommandError(f"there is no file {args.source}")
+    check_names(None if live else Path(args.source), {"the output": args.target})
     try:
         if live:
             _live(args, settings)
@@ -53,7 +54,10 @@ def _file(args: argparse.Namespace, settings: Settings, source: Path) -> None:
     limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
     info = probe(source, limits)
     spec = output_spec(info, codec=args.codec, crf=args.crf, limits=limits)
-    with tempfile.TemporaryDirectory(dir=args.target.absolute().parent) as folder, VideoReader(source) as reader:
+    with (
+        tempfile.TemporaryDirectory(dir=args.target.absolute().parent) as folder,
+        VideoReader(source, limits=limits) as reader,
+    ):
         segment, result = Path(folder) / "segment.mp4", Path(folder) / "result.mp4"
         _stream(args, settings, reader, (info.video.width, info.video.height), spec, segment)
         for warning in assemble([segment], source, result, spec, limits=limits):
@@ -139,4 +143,4 @@ def _report(stream: Stream, target: Path) -> None:
 
 
 def _address(args: argparse.Namespace, settings: Settings) -> str:
-    return args.address or f"{settings.grpc_host}:{settings.grpc_port}"
+    return args.address or address(settings.grpc_host, settings.grpc_port)

@@ -20,6 +20,7 @@ from types import FrameType
 
 import httpx
 
+from commands.addresses import address
 from commands.embedded_redis import EmbeddedRedis, folder_of
 from commands.errors import CommandError
 from commands.processes import spawn, stop
@@ -132,7 +133,7 @@ def run(settings: Settings) -> int:
     with ExitStack() as stack:
         stack.enter_context(interrupt.caught())
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
-        url = _url(settings.http_host, listener.getsockname()[1])
+        url = f"http://{address(settings.http_host, listener.getsockname()[1])}"
         env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
         grpc = find_spec("grpc") is not None
         if grpc:
@@ -230,11 +231,6 @@ def listen(host: str, port: int, *, what: str = "SKIPVSR_HTTP") -> Iterator[sock
 def say(text: str) -> None:
     """Tell whoever started the service."""
     print(text, flush=True)
-
-
-def _url(host: str, port: int) -> str:
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
-    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
 def _outcome(status: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.errors import CommandError
-from commands.naming import beside, container_of
+from commands.naming import beside, check_names, container_of
 from commands.progress import frames_bar
 from jobs.schema import JobOptions
 from jobs.settings import Settings
@@ -38,7 +38,7 @@ def run(
     if not source.is_file():
         raise CommandError(f"there is no file {source}")
     map_container = container_of(skipmap) if skipmap is not None else ""
-    _check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
+    check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
     name = options.model if options.model != "auto" else settings.model
     model = load_model(
         name,
@@ -69,23 +69,6 @@ def run(
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n")
     return 0
-
-
-def _check_names(source: Path, written: dict[str, Path | None]) -> None:
-    """Raise CommandError where a file can't be written under its name, or would replace another of this command."""
-    taken = {source.resolve(): "the input"}
-    for what, path in written.items():
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise CommandError(f"there is no folder {path.absolute().parent}")
-        if path.is_dir():
-            raise CommandError(f"{path} is a folder; give {what} the name of a file")
-        other = taken.setdefault(path.resolve(), what)
-        if other == what and path.exists() and path.samefile(source):  # a hard link
-            other = "the input"
-        if other != what:
-            raise CommandError(f"{what} would replace {other}; give it another name")
 
 
 def _work(order: Order, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:

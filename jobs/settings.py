@@ -10,9 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Every setting is an environment variable `SKIPVSR_<NAME>`, or a line of `.env`; all are in `.env.example`."""
+    """Every setting is an environment variable `SKIPVSR_<NAME>`, or a line of `.env`; an empty one is unset."""
 
-    model_config = SettingsConfigDict(env_prefix="SKIPVSR_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     redis_url: str | None = Field(None, description="A Redis of your own; empty: `skipvsr up` starts one.")
     data_dir: Path = Field(Path("data"), description="Where uploads, checkpoints, results and weights are kept.")

@@ -49,13 +49,15 @@ class LiveSource:
 
     def __iter__(self) -> Iterator[Frame]:
         reformatter = VideoReformatter()
-        last = -1
+        last, begins = -1, None  # clocks of cameras and broadcasts began long ago; the copy begins at zero
         try:
             for frame in self._container.decode(video=0):
                 tags = Color(matrix=int(frame.colorspace), range=ColorRange(int(frame.color_range)))
                 color = colors.effective(tags, pixel_format=frame.format.name, height=frame.height)
                 rgb = colors.to_rgb(frame, color, reformatter, size=(self.width, self.height))
-                pts = frame.pts if frame.pts is not None else last + 1
+                if begins is None and frame.pts is not None:
+                    begins = frame.pts - (last + 1)
+                pts = last + 1 if frame.pts is None or begins is None else frame.pts - begins
                 if pts > last:  # a camera's clock may stumble
                     last = pts
                     yield Frame(pixels(rgb), pts, self.time_base)

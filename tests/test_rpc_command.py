@@ -15,6 +15,7 @@ import pytest
 from clips import make_clip, times_of
 from commands.embedded_redis import EmbeddedRedis
 from rpc_server import ROOT, RpcServer, rpc_server
+from tests.media_support import as_ts
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,18 @@ def test_a_pipe(server: RpcServer, tmp_path: Path) -> None:
     run = skipvsr("stream", "-", tmp_path / "out.mp4", "--address", server.address, "--model", "tiny", stdin=pipe)
     assert run.returncode == 0, run.stderr
     assert frames_of(tmp_path / "out.mp4").shape == (10, 96, 128, 3)
+
+
+def test_a_pipe_whose_clock_began_long_ago(server: RpcServer, tmp_path: Path) -> None:
+    """A broadcast's; the copy begins at zero, and does not wait a day for its first frame."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=5)
+    pipe = as_ts(clip, tmp_path / "clip.ts", ahead=72_000)
+    run = skipvsr("stream", "-", tmp_path / "out.mp4", "--address", server.address, "--model", "tiny", stdin=pipe)
+    assert run.returncode == 0, run.stderr
+    times = times_of(tmp_path / "out.mp4")
+    assert times[0] == 0
+    assert len(times) == 5
+    assert times[-1] < 1
 
 
 def test_errors_in_one_line(server: RpcServer, tmp_path: Path) -> None:
