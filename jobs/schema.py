@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 
 class JobState(StrEnum):
-    """Where a job stands. Done, failed and cancelled are final; a paused one waits until somebody resumes it."""
+    """Where a job stands. Done, failed and cancelled are final, but a failed one can be resumed, as a paused one."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -21,7 +21,7 @@ class JobState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing will happen to the job any more."""
+        """Whether nothing will happen to the job by itself any more."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 

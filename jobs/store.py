@@ -168,12 +168,13 @@ class JobStore:
         return self._request(job_id, "pause", JobState.PAUSED, (JobState.QUEUED,))
 
     def resume(self, job_id: str) -> JobState:
-        """Queue a paused job again, at the front. Raises `NotReady` if it is not paused."""
-        outcome, _ = self._apply(job_id, from_=(JobState.PAUSED,), to=JobState.QUEUED, fields={"error": None})
+        """Queue a paused or failed job again, at the front. Raises `NotReady` if it is neither."""
+        fields = {"error": None, "finished_at": None, "died_at": "", "died_there": 0}
+        outcome, _ = self._apply(job_id, from_=(JobState.PAUSED, JobState.FAILED), to=JobState.QUEUED, fields=fields)
         if outcome == "ok":
             self.enqueue(job_id, front=True)
             return JobState.QUEUED
-        raise NotReady(f"The job is {outcome}, not paused.")
+        raise NotReady(f"The job is {outcome}, neither paused nor failed.")
 
     def enqueue(self, job_id: str, *, front: bool = False) -> None:
         """Write a new ticket for a queued job, and remove the one that it had."""

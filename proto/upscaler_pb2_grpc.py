@@ -260,7 +260,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """Let a paused job go on where it stopped.
+        """Let a paused job go on where it stopped; or one that failed, once its cause is mended, while its files are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

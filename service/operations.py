@@ -134,8 +134,12 @@ class Operations:
         return self.store.get(job_id)
 
     def resume(self, job_id: str) -> Job:
-        """Let a paused job go on where it stopped."""
-        self.storage.job_dir(job_id)
+        """Let a paused job, or one that failed, go on where it stopped.
+
+        Raises `NotReady` if it is neither, and `Gone` if the files of a failed one have been removed.
+        """
+        if self.get(job_id).state is JobState.FAILED:
+            self._kept(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
         self.store.resume(job_id)
         return self.store.get(job_id)
 

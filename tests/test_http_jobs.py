@@ -326,6 +326,24 @@ def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
     assert answer.json() == reason
 
 
+def test_failed_job_is_resumed_while_its_files_are_kept(service: Service, clip: Path) -> None:
+    job_id = service.post(clip).json()["id"]
+    for _ in range(2):
+        claim = service.operations.store.claim(job_id, "w")
+        assert claim is not None
+        service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+        assert service.client.get(f"/jobs/{job_id}").json()["links"]["resume"] == f"/jobs/{job_id}/resume"
+        last = service.client.post(f"/jobs/{job_id}/resume")
+        assert (last.status_code, last.json()["state"]) == (200, "queued")
+    claim = service.operations.store.claim(job_id, "w")
+    assert claim is not None
+    service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+    service.operations.storage.remove(job_id)
+    answer = service.client.post(f"/jobs/{job_id}/resume")
+    assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")
+    assert service.client.get(f"/jobs/{job_id}").json()["state"] == "failed"
+
+
 @pytest.mark.parametrize("job_id", ["0" * 24, "nonsense", "..%2F..%2Fetc", "%00", "a" * 4000])
 @pytest.mark.parametrize("rest", ["", "/result", "/input"])
 def test_unknown_jobs(service: Service, job_id: str, rest: str) -> None:

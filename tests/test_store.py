@@ -258,12 +258,27 @@ def test_pause_resume_and_cancel_of_waiting_jobs(store: JobStore) -> None:
     assert store.claim(job_id, "w") is None
     assert store.resume(job_id) is JobState.QUEUED
     assert tickets.waiting(store.redis) == [job_id, other]
-    with pytest.raises(NotReady, match="queued, not paused"):
+    with pytest.raises(NotReady, match="queued, neither paused nor failed"):
         store.resume(job_id)
     assert store.request_cancel(job_id) is JobState.CANCELLED
     with pytest.raises(NotReady, match="cancelled"):
         store.request_pause(job_id)
     assert tickets.waiting(store.redis) == [other]
+
+
+def test_a_failed_job_can_be_resumed(store: JobStore) -> None:
+    other, job_id = queued(store), queued(store)
+    for number in (1, 2):  # the second time, too, and not by a single death
+        claim = store.claim(job_id, "w")
+        assert claim is not None
+        assert store.declare_lost(job_id, claim.token, 0, max_deaths=1) is JobState.FAILED
+        assert store.resume(job_id) is JobState.QUEUED
+        assert tickets.waiting(store.redis) == [job_id, other]
+        job = store.get(job_id)
+        assert (job.error, job.finished_at, job.attempt, job.deaths) == (None, None, number, number)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.declare_lost(job_id, claim.token, 0, max_deaths=2) is JobState.QUEUED
 
 
 def test_the_same_change_said_twice_counts_once(store: JobStore) -> None:

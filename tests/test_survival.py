@@ -152,7 +152,7 @@ def test_a_job_that_gets_further_each_time_is_not_given_up(
     assert job.deaths >= 2
 
 
-def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker(
+def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker_and_it_can_go_on(
     quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
 ) -> None:
     worker = Worker(
@@ -163,7 +163,13 @@ def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker(
         assert job.state is JobState.FAILED
         assert job.error is not None
         assert job.error.detail == "Unexpected RuntimeError: something nobody thought of"
-        assert wait_for(store, submit(store, storage, small_clip)).state is JobState.DONE
+        other = wait_for(store, submit(store, storage, small_clip))
+        assert other.state is JobState.DONE
+        store.resume(job.id)
+        job = wait_for(store, job.id)
+        assert (job.state, job.error, job.attempt) == (JobState.DONE, None, 2)
+        assert f"job {job.id}: goes on" in worker.log
+        assert storage.result_path(job.id).read_bytes() == storage.result_path(other.id).read_bytes()
     finally:
         worker.kill()
         worker.wait(10)

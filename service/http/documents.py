@@ -38,7 +38,7 @@ class JobDocument(Job):
             result=f"{here}/result" if state is JobState.DONE else None,
             cancel=None if state.final else f"{here}/cancel",
             pause=f"{here}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
-            resume=f"{here}/resume" if state is JobState.PAUSED else None,
+            resume=f"{here}/resume" if state in (JobState.PAUSED, JobState.FAILED) else None,
         )
         return cls.model_construct(**dict(job), links=links)
 

@@ -195,9 +195,9 @@ def pause_job(job_id: str, operations: OperationsDep) -> JobDocument:
     return JobDocument.of(operations.pause(job_id))
 
 
-@router.post("/jobs/{job_id}/resume", summary="Resume a job", responses=problems(401, 403, 404, 409, 503))
+@router.post("/jobs/{job_id}/resume", summary="Resume a job", responses=problems(401, 403, 404, 409, 410, 503))
 def resume_job(job_id: str, operations: OperationsDep) -> JobDocument:
-    """Let a paused job go on where it stopped."""
+    """Let a paused job go on where it stopped; or one that failed, while its files are kept."""
     return JobDocument.of(operations.resume(job_id))
 
 
