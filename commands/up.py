@@ -31,6 +31,8 @@ _POLL_SECONDS = 0.2
 _STEADY_SECONDS = 60.0
 """A child that has run for so long before it ended was not broken from the start: its count of failures begins anew."""
 _MOST_FAILURES = 3
+"""So many in a row, before the service has been ready, and it can't be."""
+_LONGEST_DELAY_SECONDS = 60.0
 _STOP_MARGIN_SECONDS = 5.0
 """Beyond the time that the worker gives itself to put its work down."""
 
@@ -86,6 +88,8 @@ class Supervisor:
         self.children = children
         self._env = env
         self._stop_seconds = stop_seconds
+        self.was_ready = False
+        """From then on what ends is started again, however often: jobs, not the installation, are what it dies of."""
 
     def poll(self) -> None:
         """Start what is due and look after what has ended. Raises CommandError when it cannot go on."""
@@ -120,9 +124,9 @@ class Supervisor:
         if now - child.started > _STEADY_SECONDS:
             child.failures = 0
         child.failures += 1
-        if child.failures >= _MOST_FAILURES:
+        if child.failures >= _MOST_FAILURES and not self.was_ready:
             raise CommandError(f"the {child.name} {outcome}, {child.failures} times in a row; stopping")
-        delay = 2.0 ** (child.failures - 1)
+        delay = min(2.0 ** (child.failures - 1), _LONGEST_DELAY_SECONDS)
         child.due = now + delay
         say(f"the {child.name} {outcome}; starting it again in {delay:.0f} s")
 
@@ -149,7 +153,7 @@ def run(settings: Settings) -> int:
         ready = Readiness(url, settings)
         while not interrupt.wait(_POLL_SECONDS):
             supervisor.poll()
-            ready.check()
+            supervisor.was_ready = ready.check()
         say("stopping (^C again: at once)")
     return 0
 
@@ -177,10 +181,10 @@ class Readiness:
         self._ready = False
         self._next_word = time.monotonic() + 30
 
-    def check(self) -> None:
-        """Called again and again; does nothing any more once the service was ready."""
+    def check(self) -> bool:
+        """Called again and again; does nothing any more once the service was ready. Returns whether it was."""
         if self._ready:
-            return
+            return True
         reason = self._reason()
         if not reason:
             self._ready = True
@@ -188,6 +192,7 @@ class Readiness:
         elif time.monotonic() > self._next_word:
             self._next_word += 30
             say(f"not ready yet: {reason}")
+        return self._ready
 
     def _reason(self) -> str:
         try:

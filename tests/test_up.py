@@ -112,6 +112,15 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
     assert "Redis does not answer" not in up.said, "Redis was stopped before the worker"
 
 
+def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(up: Up) -> None:
+    """A video may kill three in a row before it fails (SKIPVSR_MAX_DEATHS)."""
+    for seconds in (1, 2, 4):
+        wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
+        os.kill(up.child("cli worker"), signal.SIGKILL)
+        up.wait_for(f"the worker was ended by SIGKILL; starting it again in {seconds} s")
+    assert up.get("/healthz")
+
+
 @pytest.mark.parametrize(("child", "name"), [("cli api", "API"), ("redis-server", "embedded Redis")])
 def test_without_api_or_redis_it_ends(up: Up, child: str, name: str) -> None:
     tree = [up.process.pid, *children(up.process.pid)]
