@@ -20,6 +20,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where uploads, checkpoints, results and weights are kept.")
     http_host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of the HTTP API.")
+    http_names: str = Field(
+        "",
+        description="Without an API key: public names by which the HTTP API may be asked, with commas between them; "
+        "addresses and names of local networks always may.",
+    )
     grpc_host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Port of the gRPC server.")
     grpc_max_streams: Annotated[int, Field(ge=1)] = Field(

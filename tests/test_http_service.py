@@ -128,6 +128,33 @@ def test_other_sites_cannot_post(service: Service, tmp_path: Path) -> None:
     assert service.post(clip).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("192.168.1.7", 200),
+        ("nas", 200),
+        ("nas.local:8000", 200),
+        ("upscale.example.com", 200),
+        ("evil.example.net:8000", 403),
+        ("127.0.0.1.nip.io", 403),
+        ("[evil.example.net", 403),
+    ],
+)
+def test_names_that_another_site_may_have_pointed_here(settings: Settings, host: str, status: int) -> None:
+    """DNS rebinding: to the browser such a page and this server are one site."""
+    with serving(settings.model_copy(update={"http_names": "other.example.com, upscale.example.com"})) as service:
+        answer = service.client.get("/jobs", headers={"Host": host})
+        assert answer.status_code == status
+        assert status == 200 or "SKIPVSR_HTTP_NAMES=" in answer.json()["detail"]
+        assert service.client.get("/healthz", headers={"Host": host}).status_code == 200
+    with serving(settings.model_copy(update={"api_key": SecretStr("k")})) as service:
+        given = {"Host": host, "X-API-Key": "k"}
+        assert service.client.get("/jobs", headers=given).status_code == 200, "who knows the key is no visitor"
+
+
 def test_description_is_current() -> None:
     """`service/http/openapi.json` is what clients are generated from: `python -m service.http.describe` writes it."""
     app = create_app(Settings(redis_url="redis://127.0.0.1:1"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import socket
+from functools import cache
+from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import unquote
 
@@ -16,6 +19,8 @@ from service.http.dependencies import SettingsDep
 COOKIE = "skipvsr_key"
 """Set by the web page, so that the browser's own requests (video, download) carry the key."""
 _SAFE = ("GET", "HEAD")
+_LOCAL = ("localhost", "local", "localdomain", "internal", "lan", "home", "arpa")
+"""Top-level domains of which public DNS has no names that lead to hosts."""
 
 _bearer = HTTPBearer(
     auto_error=False, description="The key that `SKIPVSR_API_KEY` sets; none is needed where it is empty."
@@ -45,6 +50,39 @@ def require_key(
     # Every candidate is compared, each in constant time, so that the answer's timing tells nothing.
     if not sum(hmac.compare_digest(key, expected) for key in given):
         raise Unauthorized("the API key is wrong")
+
+
+def known_name(request: Request, settings: SettingsDep) -> None:
+    """Refuse requests for a name that may be anybody's (403), where no key is set.
+
+    A web page can have its own name lead to this machine (DNS rebinding), and what its visitor's browser then sends
+    counts as the page's own. It can't do so with addresses, or with names that only a local network gives.
+    """
+    if settings.api_key is not None and settings.api_key.get_secret_value():
+        return
+    host = request.headers.get("host", "").lower()
+    name = (host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]).rstrip(".")
+    ours = [given.strip().lower() for given in settings.http_names.split(",")]
+    if "." not in name or _is_address(name) or name.rpartition(".")[2] in _LOCAL or name in (*ours, _here()):
+        return
+    raise HTTPException(
+        403,
+        f"this server does not know that {name} is a name of its own, so another web site may be behind the request; "
+        f"set SKIPVSR_HTTP_NAMES={name} if it is, or SKIPVSR_API_KEY",
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _here() -> str:
+    return socket.getfqdn().lower()
 
 
 def same_site(request: Request) -> None:

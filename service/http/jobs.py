@@ -21,7 +21,7 @@ from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from service import intake
 from service.http import files, upload
-from service.http.auth import require_key, same_site
+from service.http.auth import known_name, require_key, same_site
 from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep
 from service.http.documents import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
 from service.http.metrics import HttpMetrics
@@ -30,7 +30,7 @@ from service.operations import Operations
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(dependencies=[Depends(require_key), Depends(same_site)], tags=["jobs"])
+router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
 _FORM: dict[str, Any] = {
     "requestBody": {
