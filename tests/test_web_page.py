@@ -106,6 +106,27 @@ def test_refusals_are_shown(service: Service, page: Page, tmp_path: Path) -> Non
     assert page.run("document.querySelectorAll('.job').length") == 0
 
 
+def test_jobs_stand_in_the_servers_order_and_a_refusal_stays(service: Service, page: Page, tmp_path: Path) -> None:
+    clips = [make_clip(tmp_path / f"{number}.mp4", frames=2) for number in range(5)]
+    for clip in clips[:3]:
+        service.post(clip)
+    page.open(service.url)
+    names = "[...document.querySelectorAll('.job h3')].map(name => name.innerText).join()"
+    page.wait(f"{names} === '2.mp4,1.mp4,0.mp4'")
+    for clip in clips[3:]:
+        job_id = service.post(clip).json()["id"]
+    page.wait(f"{names} === '4.mp4,3.mp4,2.mp4,1.mp4,0.mp4'")
+    service.finish(job_id, b"", JobState.FAILED)
+    page.wait(says(".job .badge", "failed"))
+    service.operations.storage.remove(job_id)
+    click_button(page, "Resume")
+    page.wait(says(".job .error", "has been removed"))
+    page.run("new Promise(done => setTimeout(done, 2500))")
+    assert page.run(says(".job .error", "has been removed")), "the next look at the jobs wiped it out"
+    service.operations.store.give_up_files(job_id)
+    page.wait("![...document.querySelectorAll('.job button')].some(button => button.innerText === 'Resume')")
+
+
 def test_cancel(service: Service, page: Page, tmp_path: Path) -> None:
     job_id = service.post(make_clip(tmp_path / "clip.mp4", frames=2)).json()["id"]
     page.open(service.url)
