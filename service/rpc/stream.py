@@ -26,7 +26,7 @@ from model.routing import RoutingReport
 from proto import upscaler_pb2 as pb
 from service.rpc.errors import StreamError, invalid
 from service.rpc.network import Group, Groups, Outcome, Step, StreamNetwork
-from service.rpc.scheduler import Scheduler
+from service.rpc.scheduler import Lane, Scheduler
 from service.rpc.sessions import Session, Snapshot, Ticket
 from service.rpc.wire import FrameRequest, FrameResponse
 
@@ -58,7 +58,7 @@ class LiveStream:
         self._scene_start = self._start.consumed is None
         self._in_model = 0
         self._touched = time.monotonic()
-        self._lane = scheduler.open_lane()
+        self._lane: Lane | None = None
 
     @property
     def max_in_flight(self) -> int:
@@ -67,6 +67,7 @@ class LiveStream:
 
     async def run(self, requests: AsyncIterator[Incoming], context: Any, last_received: int | None) -> None:
         """Serve the stream to its end. Raises StreamError, or another of our errors, where that comes early."""
+        self._lane = self._scheduler.open_lane()
         reader = asyncio.create_task(self._read(requests))
         writer = asyncio.create_task(self._write(context, last_received))
         waiting: set[asyncio.Future[Any]] = {reader, writer, self.session.stop}
@@ -156,6 +157,7 @@ class LiveStream:
         def done(outcome: Outcome) -> None:
             self._loop.call_soon_threadsafe(self._came, outcome)
 
+        assert self._lane is not None
         self._scheduler.submit(self._lane, Step(self._network, group, done))
 
     # ---- out --------------------------------------------------------------------------------------------------------
