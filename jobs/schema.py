@@ -168,6 +168,9 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempt: int = Field(0, description="How many times a worker has taken the job.")
+    files_removed: bool = Field(
+        False, description="Of a failed job: whether its files have been removed since, so that it can't be resumed."
+    )
     deaths: int = Field(
         0, description="How many workers died over it; too many in a row at the same place, and it fails."
     )

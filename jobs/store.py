@@ -11,6 +11,7 @@ Keys: `skipvsr:job:<id>` (hash), `skipvsr:jobs` (ids by age), `skipvsr:state:<st
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from jobs import once, tickets
-from jobs.errors import NotFound, NotReady, StoreUnavailable
+from jobs.errors import Gone, NotFound, NotReady, StoreUnavailable
 from jobs.hashes import encode, from_hash, to_hash
 from jobs.once import Reservation
 from jobs.schema import Job, JobState, Priority, Problem
@@ -116,6 +117,7 @@ class JobStore:
             pipe.zadd(f"{PREFIX}jobs", {job.id: job.created_at.timestamp()})
             pipe.sadd(f"{PREFIX}state:{job.state}", job.id)
             pipe.hset(_key(job.id), "ticket", ticket)
+            pipe.hset(_key(job.id), "queued_at", int(job.created_at.timestamp()))
             if reservation is not None:
                 once.settle(pipe, reservation, job.id)
             pipe.execute()
@@ -146,6 +148,15 @@ class JobStore:
             keys = [f"{PREFIX}state:{state}" for state in states or tuple(JobState)]
             return {i.decode() for i in cast(Iterable[bytes], self.redis.sunion(keys))}
 
+    def longest_wait(self) -> float:
+        """Seconds for which the job that has waited longest has been queued; 0 where none is."""
+        queued = sorted(self.ids(JobState.QUEUED))
+        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in queued:
+                pipe.hget(_key(job_id), "queued_at")
+            since = [int(at) for at in pipe.execute() if at is not None]
+        return max(0.0, time.time() - min(since)) if since else 0.0
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs there are in each state."""
         with unavailable(), self.redis.pipeline(transaction=False) as pipe:
@@ -168,12 +179,17 @@ class JobStore:
         return self._request(job_id, "pause", JobState.PAUSED, (JobState.QUEUED,))
 
     def resume(self, job_id: str) -> JobState:
-        """Queue a paused or failed job again, at the front. Raises `NotReady` if it is neither."""
+        """Queue a paused or failed job again, at the front.
+
+        Raises `NotReady` if it is neither, and `Gone` if the files of a failed one have been removed.
+        """
         fields = {"error": None, "finished_at": None, "died_at": "", "died_there": 0}
         outcome, _ = self._apply(job_id, from_=(JobState.PAUSED, JobState.FAILED), to=JobState.QUEUED, fields=fields)
         if outcome == "ok":
             self.enqueue(job_id, front=True)
             return JobState.QUEUED
+        if outcome == "gone":
+            raise Gone("The job's files have been removed; upload the video again.")
         raise NotReady(f"The job is {outcome}, neither paused nor failed.")
 
     def enqueue(self, job_id: str, *, front: bool = False) -> None:
@@ -193,14 +209,25 @@ class JobStore:
     def tidy(self, job_id: str) -> None:
         """Remove the ticket of a job that is over, in case the worker died between the job's end and the ticket's."""
         with unavailable():
-            if self._drop_ticket(job_id):
+            state = cast("bytes | None", self.redis.hget(_key(job_id), "state"))
+            if state is not None and JobState(state.decode()).final and self._drop_ticket(job_id):
                 self.redis.hdel(_key(job_id), "ticket")
+
+    def give_up_files(self, job_id: str) -> bool:
+        """Say that the files of a failed job are about to be removed; False if it is not failed any more."""
+        try:
+            return self._apply(job_id, from_=(JobState.FAILED,), fields={"files_removed": True})[0] == "ok"
+        except NotFound:
+            return False
 
     def forget(self, job_id: str) -> bool:
         """Remove the document of a job that is over; whether there was one."""
         with unavailable():
-            self._drop_ticket(job_id)
-            return bool(self._forget(keys=[_key(job_id)], args=[PREFIX, job_id]))
+            ticket = cast("bytes | None", self.redis.hget(_key(job_id), "ticket"))
+            forgotten = bool(self._forget(keys=[_key(job_id)], args=[PREFIX, job_id]))
+            if forgotten and ticket is not None:
+                tickets.drop(self.redis, ticket.decode())
+            return forgotten
 
     # Workers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from jobs import once, tracing
-from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady
+from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.incoming import Incoming
 from jobs.once import Reservation
 from jobs.presence import Presence, WorkerInfo
@@ -97,6 +97,8 @@ class Operations:
         self.storage.adopt(upload, job.id)
         try:
             self.store.create(job, reservation)
+        except StoreUnavailable:
+            raise  # it may be a job all the same; if it is none, the janitor finds its folder
         except BaseException:
             self.storage.remove(job.id)
             raise
@@ -123,8 +125,9 @@ class Operations:
         job = self.get(job_id)
         if not job.state.final:
             return self.cancel(job_id)
+        if not self.store.forget(job_id):  # somebody has just resumed it, or removed it
+            return self.remove(job_id)
         self.storage.remove(job_id)
-        self.store.forget(job_id)
         return job
 
     def pause(self, job_id: str) -> Job:

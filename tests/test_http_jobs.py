@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clips import make_clip
 from http_server import Service, serving
 from jobs import once
-from jobs.errors import NotReady
+from jobs.errors import NotReady, StoreUnavailable
 from jobs.once import Reservation
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
@@ -113,6 +114,26 @@ def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_pa
         service.client.delete(f"/jobs/{third}")
     answer = service.post(clip)
     assert (answer.status_code, answer.json()["state"]) == (202, "queued"), "its job has been removed since"
+
+
+def test_a_job_whose_answer_from_redis_was_lost_is_a_job(
+    service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was silent for too long, and did it all the same."""
+    store, create = service.operations.store, service.operations.store.create
+
+    def slow(*given: Any) -> None:
+        create(*given)
+        raise StoreUnavailable("Redis does not answer.")
+
+    service.client.headers["Idempotency-Key"] = "holiday-0"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create", slow)
+        assert service.post(clip).status_code == 503
+    again = service.post(clip)
+    assert (again.status_code, again.json()["state"]) == (202, "queued")
+    assert service.operations.input(again.json()["id"])[1].read_bytes() == clip.read_bytes()
+    assert len(service.operations.recent()) == 1
 
 
 def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs.errors import NotFound
+from jobs.errors import Gone, NotFound
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
@@ -97,6 +97,32 @@ def test_files_go_when_their_time_is_over(janitor: Janitor, store: JobStore, sto
     janitor.clean()
     with pytest.raises(NotFound):
         store.get(done)
+
+
+def test_a_failed_job_that_is_resumed_while_the_janitor_looks_keeps_its_files(
+    settings: Settings, store: JobStore, storage: Storage, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, late = job_in(JobState.FAILED, store, storage), job_in(JobState.FAILED, store, storage)
+    times.wall += timedelta(hours=73)
+    janitor = Janitor(settings, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
+    listed = store.list
+
+    def list_and_resume(**what: int) -> list[Job]:
+        jobs = listed(limit=what["limit"])
+        store.resume(early)
+        return jobs
+
+    monkeypatch.setattr(store, "list", list_and_resume)
+    janitor.clean()
+    assert names(storage, early) == {"input", "result.mp4", "work"}
+    assert store.get(early).state is JobState.QUEUED
+    assert store.without_ticket() == set()
+    assert names(storage, late) == set()
+    assert store.get(late).files_removed
+    with pytest.raises(Gone):
+        store.resume(late)
+    assert not store.forget(early), "it is not over"
+    assert store.without_ticket() == set()
 
 
 def test_a_document_that_cannot_be_read_does_not_end_the_janitor(

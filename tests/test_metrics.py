@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -18,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clips import make_clip
 from http_server import Service, serving
-from jobs.schema import JobMetrics, JobState, Progress
+from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress
 from jobs.settings import Settings
+from jobs.storage import new_id
 from model.routing import RoutingReport
 from rpc_server import noise, rpc_server
 from service.rpc.metrics import StreamMeters
@@ -103,6 +105,28 @@ def test_api_counts_uploads_queue_and_workers(service: Service, tmp_path: Path) 
     assert now['skipvsr_http_request_seconds_count{method="POST",route="/upscale",status="202"}'] == 2
     assert now['skipvsr_http_request_seconds_count{method="GET",route="none",status="404"}'] == 1
     assert first not in service.client.get("/metrics").text  # ids would make endless labels
+
+
+def test_a_job_waits_from_when_it_was_queued_last(service: Service) -> None:
+    store = service.operations.store
+    long_ago = datetime.now(UTC) - timedelta(days=3)
+    job = Job(id=new_id(), filename="clip.mp4", options=JobOptions(), created_at=long_ago)
+    store.create(job)
+    assert scraped(service)["skipvsr_queue_oldest_seconds"] == pytest.approx(3 * 86400, abs=60)
+    store.request_pause(job.id)
+    assert scraped(service)["skipvsr_queue_oldest_seconds"] == 0
+    store.resume(job.id)
+    assert scraped(service)["skipvsr_queue_oldest_seconds"] < 60
+
+
+def test_the_first_job_that_fails_is_an_increase() -> None:
+    """Prometheus takes a series that begins at 1 for one that has not moved."""
+    meters = Meters()
+    before = values(generate_latest(meters.registry).decode())
+    assert before['skipvsr_job_seconds_count{model="none",outcome="failed"}'] == 0
+    meters.uses("small")
+    before = values(generate_latest(meters.registry).decode())
+    assert before['skipvsr_job_seconds_count{model="small",outcome="failed"}'] == 0
 
 
 def test_metrics_without_redis(settings: Settings) -> None:

@@ -100,9 +100,10 @@ class Janitor:
                 removed.append(f"result of {job.id}")
             if removed and not source.exists() and not result.exists():
                 self._storage.remove(job.id)
-        elif (
-            job.state is JobState.CANCELLED or age > timedelta(hours=settings.failed_ttl_hours)
-        ) and self._storage.job_dir(job.id).exists():
+        elif self._storage.job_dir(job.id).exists() and (
+            job.state is JobState.CANCELLED
+            or (age > timedelta(hours=settings.failed_ttl_hours) and self._store.give_up_files(job.id))
+        ):
             self._storage.remove(job.id)
             removed.append(f"files of {job.id}")
         return removed

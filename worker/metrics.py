@@ -85,6 +85,7 @@ class Meters:
             self.tile_blocks.labels(outcome)
         for stage in ("decode", "model", "encode"):
             self.stage_seconds.labels(stage)
+        self._outcomes_of(self._model)
 
     def claimed(self) -> None:
         """A job was taken; which network it needs is not known yet."""
@@ -95,6 +96,11 @@ class Meters:
         self._model = model
         for series in (self.frames, self.skip_ratio, self.speedup):
             series.labels(model)  # from 0 on, as above
+        self._outcomes_of(model)
+
+    def _outcomes_of(self, model: str) -> None:
+        for outcome in ("done", "failed"):
+            self.job_seconds.labels(model, outcome)
 
     def chunk(self, event: ChunkDone) -> None:
         """Count a chunk."""

@@ -38,9 +38,13 @@ class JobDocument(Job):
             result=f"{here}/result" if state is JobState.DONE else None,
             cancel=None if state.final else f"{here}/cancel",
             pause=f"{here}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
-            resume=f"{here}/resume" if state in (JobState.PAUSED, JobState.FAILED) else None,
+            resume=f"{here}/resume" if _resumable(job) else None,
         )
         return cls.model_construct(**dict(job), links=links)
+
+
+def _resumable(job: Job) -> bool:
+    return job.state is JobState.PAUSED or (job.state is JobState.FAILED and not job.files_removed)
 
 
 class JobList(BaseModel):

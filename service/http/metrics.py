@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from importlib.metadata import version
 
@@ -11,8 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from jobs.errors import StoreUnavailable
-from jobs.schema import JobState
-from jobs.store import PREFIX, unavailable
+from jobs.store import unavailable
 from jobs.tickets import QUEUES
 from service.operations import Operations
 
@@ -67,14 +65,13 @@ class _State(Collector):
     def _in_redis(self) -> Iterable[GaugeMetricFamily]:
         store = self._operations.store
         depth = GaugeMetricFamily("skipvsr_queue_depth", "Jobs that wait for a worker.", labels=["priority"])
-        age = GaugeMetricFamily("skipvsr_queue_oldest_seconds", "Age of the oldest job that waits; 0: none does.")
-        queued = sorted(store.ids(JobState.QUEUED))
+        age = GaugeMetricFamily(
+            "skipvsr_queue_oldest_seconds", "How long the job that waits longest has been queued; 0: none is."
+        )
         with unavailable():
             for priority, queue in QUEUES.items():
                 depth.add_metric([priority], store.redis.llen(f"rq:queue:{queue}"))
-            times = store.redis.zmscore(f"{PREFIX}jobs", queued) if queued else []
-        known = [created for created in times if created is not None]
-        age.add_metric([], max(0.0, time.time() - min(known)) if known else 0.0)
+        age.add_metric([], store.longest_wait())
         yield depth
         yield age
 
