@@ -15,13 +15,15 @@ from torch import Tensor
 
 from benchmarks.report import machine
 from commands.errors import CommandError
-from commands.naming import beside
+from commands.naming import beside, check_names
 from media import dataset
 from model import degrade, metrics
 from model.engine import Frames, Upscaler, groups, load_model
 from model.routing import RoutingReport
 from model.state import RecurrentState
 
+_SMALLEST = 12
+"""HR rows and columns: SSIM's window has eleven, and a multiple of four is upscaled."""
 MAX_DB = 100.0
 """What a frame equal to the ground truth counts in a mean."""
 
@@ -103,12 +105,16 @@ def run(
     """
     if lr is not None and not lr.is_dir():
         raise CommandError(f"{lr}: not a folder")
+    if out is not None:
+        check_names(None, {"the result": out})
     upscaler = load_model(model, weights_dir=weights_dir, device=device)
-    rows = []
+    rows: list[Row] = []
     try:
         for path in dataset.clips(gt):
             hr = dataset.clip(path, frames)
             h, w = (side // degrade.SCALE * degrade.SCALE for side in hr.shape[1:3])
+            if min(h, w) < _SMALLEST:
+                raise CommandError(f"{path.name}: {_size(hr)} is too small; {_SMALLEST}x{_SMALLEST} it has to be")
             hr = np.ascontiguousarray(hr[:, :h, :w])
             low = degraded(hr, how) if lr is None else dataset.clip(_same_name(path, lr), frames)
             if (low.shape[0], low.shape[1] * degrade.SCALE, low.shape[2] * degrade.SCALE) != hr.shape[:3]:
@@ -116,21 +122,25 @@ def run(
             row = score(upscaler, _name(path), hr, low, routing, chunk, lookahead)
             rows.append(row)
             print(_text(row), flush=True)
+            if out is not None:  # each time: an error in a later clip does not lose the hours before
+                _write(out, rows, upscaler, how if lr is None else None)
     except ValueError as error:
         raise CommandError(str(error)) from error
     gain = fmean(r.psnr_y for r in rows) - fmean(r.bicubic_psnr_y for r in rows)
     print(f"mean of clips: {fmean(r.psnr_y for r in rows):.3f} dB, {gain:+.3f} dB over bicubic")
-    if out is not None:
-        part = beside(out, ".part")
-        content = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(upscaler.device),
-            "degrade": how if lr is None else None,
-            "rows": [asdict(row) for row in rows],
-        }
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(part, out)  # noqa: PTH105 (says what it does)
     return 0
+
+
+def _write(out: Path, rows: list[Row], upscaler: Upscaler, how: str | None) -> None:
+    part = beside(out, ".part")
+    content = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(upscaler.device),
+        "degrade": how,
+        "rows": [asdict(row) for row in rows],
+    }
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(part, out)  # noqa: PTH105 (says what it does)
 
 
 def _text(r: Row) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from commands.errors import CommandError
 from media import dataset
 from model import degrade
 from model.engine import load_model
@@ -21,6 +22,8 @@ from model.weights import card, load_network
 
 WINDOW = (384, 640)
 """Most HR rows and columns of a training clip: its middle frames, at a corner that its name decides."""
+_SMALLEST = 8 * degrade.SCALE
+"""HR rows and columns come in so many: a tile's."""
 FIRST = 15
 """Frame at which a window starts, where the video is long enough."""
 
@@ -41,7 +44,7 @@ def run(
 
     With `heads_of`, an estimator's file, only its heads are fitted anew, to the weights that it was trained with.
     `clean` is how their LR is made: as that which the model was trained on.
-    Raises ModelError, and ValueError where a video cannot be decoded.
+    Raises ModelError, and CommandError where a video cannot be decoded.
     """
     upscaler = load_model(model, weights_dir=weights_dir)
     network, fingerprint = load_network(model, weights_dir)
@@ -56,7 +59,12 @@ def run(
         estimator = loaded
         how += f" --heads-of {heads_of.name}"
     estimator.ready(upscaler.device, upscaler.dtype)
-    clips = list(windows(data, frames, clean))
+    try:
+        clips = list(windows(data, frames, clean))
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if not clips:
+        raise CommandError(f"{data}: holds no clip of {_SMALLEST}x{_SMALLEST} pixels or more")
     _say(f"{len(clips)} clips of up to {frames} frames")
     with torch.inference_mode():
         if heads_of is None:
@@ -79,15 +87,16 @@ def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[skip.Clip]:
     """A clip of each video in a folder, as it is, with LR made of it by `model.degrade.CLEAN[clean]`."""
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)
-        if video.dtype == np.uint8:
+        if min(video.shape[1:3]) < _SMALLEST:
+            _say(f"{path.name} is left out: {video.shape[2]}x{video.shape[1]} pixels are too few")
+        else:
             hr = _window(video[-frames:].astype(np.uint8, copy=False), zlib.crc32(path.stem.encode()))
             yield skip.Clip(path.stem, each(hr, degrade.CLEAN[clean]), hr)
 
 
 def _window(hr: Frames, seed: int) -> Frames:
     rng = np.random.default_rng(seed)
-    side = 8 * degrade.SCALE
-    h, w = (min(have // side * side, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
+    h, w = (min(have // _SMALLEST * _SMALLEST, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
     # a corner: what lies at a frame's edge, black borders above all, is dear to leave out, and heads have to see it
     y, x = (int(rng.integers(2)) * (have - take) for have, take in zip(hr.shape[1:3], (h, w), strict=True))
     return np.ascontiguousarray(hr[:, y : y + h, x : x + w])

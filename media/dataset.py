@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -27,10 +27,30 @@ VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".y4m"}
 
 
 def decode(path: Path) -> Iterator[Frames]:
-    """The frames of a video, or the one of a picture: each uint8 [H, W, 3].
+    """The frames of a video, the one of a picture, or those of a folder of pictures: each uint8 [H, W, 3].
 
-    Raises ValueError, in one line, where there is no video in the file or it cannot be opened.
+    Raises ValueError, in one line, where there is no frame, one has another size than the first, or a file cannot be
+    opened.
     """
+    size: tuple[int, ...] | None = None
+    for number, frame in enumerate(chain.from_iterable(map(_decoded, frame_files(path)))):
+        if size is not None and frame.shape != size:
+            raise ValueError(
+                f"{path.name}: frame {number} has {frame.shape[1]}x{frame.shape[0]} pixels, the first one "
+                f"{size[1]}x{size[0]}"
+            )
+        size = frame.shape
+        yield frame
+    if size is None:
+        raise ValueError(f"{path.name}: holds no frames")
+
+
+def frame_files(clip: Path) -> list[Path]:
+    """What a clip consists of: the pictures of a folder, by name, or the file itself."""
+    return pictures(clip) if clip.is_dir() else [clip]
+
+
+def _decoded(path: Path) -> Iterator[Frames]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -44,16 +64,11 @@ def decode(path: Path) -> Iterator[Frames]:
 
 
 def clip(path: Path, frames: int | None = None) -> Frames:
-    """The first `frames` frames (all by default) of a video, a picture, or a folder of PNG frames: [T, H, W, 3]."""
-    if path.is_dir():
-        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
-        source: Iterator[Frames] = (next(decode(p)) for p in pictures)
-    else:
-        source = decode(path)
-    taken = list(islice(source, frames))
-    if not taken:
-        raise ValueError(f"{path.name}: holds no frames")
-    return np.stack(taken)
+    """The first `frames` frames (all by default) of a video, a picture, or a folder of PNG frames: [T, H, W, 3].
+
+    Raises ValueError, as `decode`.
+    """
+    return np.stack(list(islice(decode(path), frames)))
 
 
 def clips(folder: Path) -> list[Path]:

@@ -157,5 +157,7 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
         estimator.load_state_dict(load(data) | stays)
     except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, OSError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
+    if not all(bool(tensor.isfinite().all()) for tensor in estimator.state_dict().values()):
+        raise BadWeights(f"{path.name}: some of its weights are no numbers; fit it anew")
     estimator.digest = hashlib.sha256(data).hexdigest()[:16]
     return estimator.eval()

@@ -173,6 +173,13 @@ def test_what_equals_the_ground_truth_counts_a_hundred_decibels(tmp_path: Path) 
     assert row["bicubic_psnr_y"] == evaluation.MAX_DB
 
 
+def test_an_error_in_a_later_clip_does_not_lose_the_earlier_ones(tmp_path: Path) -> None:
+    put(tmp_path / "gt", "one", moving(2))
+    put(tmp_path / "gt", "two", moving(2, 8, 40))
+    assert cli.main(["eval", "--gt", "gt", "--model", "tiny", "--json", "out.json"]) == 1
+    assert [row["clip"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == ["one"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -193,17 +200,23 @@ def test_what_equals_the_ground_truth_counts_a_hundred_decibels(tmp_path: Path) 
         (["--gt", "gt", "--routing", "wild"], "'wild'"),
         (["--gt", "gt", "--model", "none"], "there is no model 'none'"),
         (["--gt", "broken"], "one.mp4: cannot be decoded"),
+        (["--gt", "flat"], "one: 6 frames of 40x8 is too small; 12x12 it has to be"),
+        (["--gt", "mixed"], "one: frame 6 has 80x64 pixels, the first one 96x64"),
+        (["--gt", "gt", "--json", "no/folder/out.json"], "there is no folder"),
     ],
 )
 def test_errors_are_one_line(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "gt", "one", moving(6))
     put(tmp_path / "wide", "one", moving(6, 16, 25))
     put(tmp_path / "short", "one", moving(6, 16, 24)[:4])
+    put(tmp_path / "flat", "one", moving(2, 8, 40))
+    put(tmp_path / "mixed", "one", moving(1))
+    dataset.write_png(tmp_path / "mixed" / "one" / "z.png", moving(1, 64, 80)[0])
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "one.mp4").write_bytes(b"no video" * 99)
     model = [] if "--model" in argv else ["--model", "tiny"]
-    assert cli.main(["eval", *argv, *model, "--json", "out.json"]) == 1
+    assert cli.main(["eval", "--json", "out.json", *argv, *model]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert message in said

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from commands import train_skip
+from commands.errors import CommandError
 from model.engine import Upscaler
 from model.errors import BadWeights
 from model.estimator import Estimator, load_estimator
@@ -237,6 +238,23 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     assert out.stat().st_mode & 0o044 == 0o044  # by whomever a service runs as, it can be read
     with pytest.raises(BadWeights, match="not there"):
         train_skip.run("small", tmp_path, again, heads_of=tmp_path / "none.safetensors", **options)
+    with torch.inference_mode():
+        next(iter(second.backward_gates)).surrogate.weight[0, 0] = torch.nan  # type: ignore[index, union-attr]
+    second.save(again, origin)
+    with pytest.raises(BadWeights, match="some of its weights are no numbers"):
+        load_estimator(again, origin, network)
+
+
+def test_clips_that_gates_can_not_be_fitted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"frames": 3, "confidence": 0.5, "rounds": 0, "weights_dir": Path(), "heads_of": None}
+    make_clip(tmp_path / "flat.mp4", frames=3, width=64, height=24)
+    with pytest.raises(CommandError, match="holds no clip of 32x32 pixels or more"):
+        train_skip.run("small", tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert "flat.mp4 is left out: 64x24 pixels are too few" in capsys.readouterr().out
+    (tmp_path / "half.mp4").write_bytes(b"no video" * 99)
+    with pytest.raises(CommandError, match=r"half\.mp4: cannot be decoded"):
+        train_skip.run("small", tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_heads_are_fitted_on_the_cpu_wherever_their_gates_lie(tmp_path: Path) -> None:

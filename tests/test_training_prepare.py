@@ -71,6 +71,44 @@ def test_what_is_packed_is_kept_and_what_comes_later_is_added(data: DataConfig, 
     assert {name: after[name] for name in before} == before
 
 
+def test_folders_of_pictures_are_clips_too(data: DataConfig, tmp_path: Path) -> None:
+    """As REDS and Vid4 are laid out; a folder has the name that its pictures give it."""
+    for folder in ("videos", "val"):
+        (tmp_path / folder / "000").mkdir()
+        for number, frame in enumerate(dataset.decode(tmp_path / "videos/a.mp4")):
+            dataset.write_png(tmp_path / folder / "000" / f"{number:03d}.png", frame)
+    said = pack(data, tmp_path / "cache")
+    assert "packed 000: 3 segments" in said
+    assert "packed 000 for validation" in said
+    assert pack(data, tmp_path / "cache") == []
+    dataset.write_png(tmp_path / "videos/000/005.png", np.zeros((80, 96, 3), np.uint8))
+    with pytest.raises(ConfigError, match="not in the data folders as they are now"):
+        pack(data, tmp_path / "cache")
+
+
+def test_what_is_too_short_is_said_and_what_is_odd_is_named(data: DataConfig, tmp_path: Path) -> None:
+    make_scenes(tmp_path / "videos/short.mp4", frames=5, cuts=(), width=96, height=80)
+    assert "short.mp4 is left out: it has no 8 frames without a cut" in pack(data, tmp_path / "cache")
+    (tmp_path / "videos/odd").mkdir()
+    for number, width in enumerate((96, 80)):
+        dataset.write_png(tmp_path / f"videos/odd/{number}.png", np.zeros((80, width, 3), np.uint8))
+    with pytest.raises(ConfigError, match="odd: frame 1 has 80x80 pixels, the first one 96x80"):
+        pack(data, tmp_path / "cache")
+
+
+def test_one_source_that_is_large_enough_is_found_among_many(data: DataConfig, tmp_path: Path) -> None:
+    for number in range(30):
+        make_scenes(tmp_path / f"videos/small{number}.mp4", frames=8, cuts=(), width=48, height=48)
+    pack(data, tmp_path / "cache")
+    stage = {"steps": 1, "batch": 40, "frames": 4, "patch": 16}
+    config = TrainConfig.model_validate({"data": data, "stages": [stage], "photo_share": 0.0})
+    lr, _ = Sampler(tmp_path / "cache", config).batch(0, config.stages[0])
+    assert lr.shape == (40, 4, 16, 16, 3)
+    config = TrainConfig.model_validate({"data": data, "stages": [stage, stage | {"patch": 24}], "photo_share": 0.0})
+    with pytest.raises(ConfigError, match="no clips of 4 frames of 24 x 24 LR pixels"):
+        Sampler(tmp_path / "cache", config)
+
+
 def test_names_that_are_alike_are_told_apart(tmp_path: Path) -> None:
     for folder, name, frames in (
         ("one", "x.mp4", 24),

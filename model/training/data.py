@@ -32,6 +32,9 @@ class Sampler:
                 raise ConfigError(f"the cache holds no {kind}, and photo_share is {config.photo_share}")
             if share > 0 and config.clean_share < 1 and not all(segment.uploads for segment in segments):
                 raise ConfigError(f"the cache holds no compressed {kind}, and clean_share is {config.clean_share}")
+            for stage in config.stages:
+                if share > 0 and not any(_fits(segment, stage) for segment in segments):
+                    raise ConfigError(f"the cache holds no {kind} of {_wanted(stage)}; a stage asks for them")
         self.sources = _by_source(clips), _by_source(photos)
 
     def batch(self, step: int, stage: Stage) -> tuple[Tensor, Tensor]:
@@ -94,10 +97,19 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
     for _ in range(100):
         group = sources[int(rng.integers(len(sources)))]
         segment = group[int(rng.integers(len(group)))]
-        t, h, w, _ = segment.lr["bi"].shape
-        if t >= stage.frames and h >= stage.patch and w >= stage.patch:
+        if _fits(segment, stage):
             return segment
-    raise ConfigError(f"hardly a packed segment has {stage.frames} frames of {stage.patch} x {stage.patch} LR pixels")
+    fitting = [segment for group in sources for segment in group if _fits(segment, stage)]  # few among many
+    return fitting[int(rng.integers(len(fitting)))]
+
+
+def _fits(segment: cache.Segment, stage: Stage) -> bool:
+    t, h, w, _ = segment.lr["bi"].shape
+    return bool(t >= stage.frames and h >= stage.patch and w >= stage.patch)
+
+
+def _wanted(stage: Stage) -> str:
+    return f"{stage.frames} frames of {stage.patch} x {stage.patch} LR pixels"
 
 
 def _with_bar(high: Frames, rng: np.random.Generator) -> Frames:

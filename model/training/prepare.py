@@ -87,7 +87,10 @@ def _prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Cal
         path = found["clips"][name]
         with cache.source(folder, "clips", name) as write:
             count = _pack_clip(path, config, write, codec, seed)
-        say(f"packed {path.name}: {count} segments")
+        if count:
+            say(f"packed {path.name}: {count} segments")
+        else:
+            say(f"{path.name} is left out: it has no {MIN_FRAMES} frames without a cut")
     photos = list(found["photos"].values())
     for i, (name, path) in enumerate(found["photos"].items()):
         if name not in done["photos"]:
@@ -102,15 +105,18 @@ def _prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Cal
 
 
 def source_name(path: Path) -> str:
-    """What a file is called in the cache: part of its name, and a hash of all of it, its size, beginning and end.
+    """What a clip is called in the cache: part of its name, and a hash of all of it, sizes, beginnings and ends.
 
     The same wherever the file lies, so that a cache can be taken along; another one where its contents have changed.
     """
-    digest = hashlib.blake2b(f"{path.name}\0{path.stat().st_size}".encode(), digest_size=8)
-    if path.is_file():
-        with path.open("rb") as file:
+    files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
+    digest = hashlib.blake2b(digest_size=8)
+    for part in files:
+        size = part.stat().st_size
+        digest.update(f"{part.name}\0{size}".encode())
+        with part.open("rb") as file:
             digest.update(file.read(_SAMPLE))
-            file.seek(max(0, path.stat().st_size - _SAMPLE))
+            file.seek(max(0, size - _SAMPLE))
             digest.update(file.read(_SAMPLE))
     return f"{path.name[:_NAME]}-{digest.hexdigest()}".lstrip(".")
 
