@@ -182,6 +182,23 @@ def test_what_is_kept_is_what_the_run_began_with_also_where_that_file_has_change
     assert all(name == other and a.equal(b) for (name, a), (other, b) in pairs)
 
 
+def test_a_run_does_not_go_on_with_another_twin(fitted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "fitted"
+    shutil.copytree(fitted, folder)
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace(str(fitted), str(folder)))
+    trained(folder, tmp_path / "stopped", stop_at=5)
+    weights, gates = folder / "weights.safetensors", folder / "gates.safetensors"
+    network = load_file(weights)
+    estimator = load_estimator(gates, fingerprint("weights", weights), network)
+    assert estimator is not None
+    next(network.parameters()).data.mul_(1.5)
+    save_network(network, weights)
+    estimator.save(gates, fingerprint("weights", weights))
+    with pytest.raises(ConfigError, match="is not the file that the run began with"):
+        trained(folder, tmp_path / "stopped")
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(fitted: Path, tmp_path: Path) -> None:
     straight = trained(fitted, tmp_path / "straight")
     trained(fitted, tmp_path / "stopped", stop_at=5)

@@ -47,6 +47,8 @@ class Trainer:
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         network = _initial(config)
+        self.origin = _origin(config) if config.gates else ""
+        """Fingerprint of the weights that gates are for, and whose network is the dense twin."""
         # channels_last is what makes bf16 convolutions fast on CPUs
         network = network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         bf16 = resolve_dtype(config.precision, device) == torch.bfloat16  # in float16 gradients would need scaling
@@ -56,7 +58,7 @@ class Trainer:
         """What is trained: a network, or one with its gates."""
         self.objective: nn.Module = Objective(network, bf16)
         if config.gates:
-            gated = gated_network(network, config.gates, _origin(config))
+            gated = gated_network(network, config.gates, self.origin)
             gated.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self.objective = GatedObjective(gated, network, config.gates, bf16)
             self.network, network = gated, self.objective.clip.network
@@ -117,10 +119,13 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
+            "origin": self.origin,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises ConfigError where it belongs to another network."""
+        """Go on from `state`. Raises ConfigError where it belongs to another network, or to gates for other weights."""
+        if state.get("origin", self.origin) != self.origin:
+            raise ConfigError(f"{self.config.init} is not the file that the run began with; begin another, with --out")
         try:
             self.network.load_state_dict(state["network"])
             if self.start is not None and (start := state.get("start")):  # `gates.init` may be another file by now
@@ -279,7 +284,7 @@ class _Scribe:
         if isinstance(trained, BasicVSR):
             save_network(trained, path, notes)
         else:
-            trained.save(path, _origin(self.config), notes)
+            trained.save(path, self.trainer.origin, notes)
 
 
 def _text(scores: dict[str, float]) -> str:
