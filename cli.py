@@ -198,6 +198,23 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
 # ---- their arguments ------------------------------------------------------------------------------------------------
 
 
+def _at_least_one(text: str) -> int:
+    """An argument that counts something. (argparse names the function's mistakes, but for this error.)"""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skipvsr", description="Upscale video by 4 with BasicVSR, and skip what changes nothing."
@@ -246,9 +263,11 @@ def _parser() -> argparse.ArgumentParser:
     skip.add_argument("model", metavar="MODEL")
     skip.add_argument("--clips", type=Path, required=True, metavar="DIR", help="videos to fit it on")
     skip.add_argument("--out", type=Path, metavar="FILE", help="default: where the model looks for it")
-    skip.add_argument("--frames", type=int, default=5, metavar="N", help="of each video (default: 5)")
-    skip.add_argument("--confidence", type=float, default=0.02, metavar="X", help="to align at (default: 0.02)")
-    skip.add_argument("--rounds", type=int, default=0, metavar="N", help="of alignment (default: 0)")
+    skip.add_argument("--frames", type=_at_least_one, default=5, metavar="N", help="of each video (default: 5)")
+    skip.add_argument("--confidence", type=_positive, default=0.02, metavar="X", help="to align at (default: 0.02)")
+    skip.add_argument(
+        "--rounds", type=int, choices=range(100), default=0, metavar="N", help="of alignment (default: 0)"
+    )
     skip.add_argument("--degrade", choices=["bi", "bd"], default="bi", help="how LR is made (default: bi)")
     skip.add_argument("--heads-of", type=Path, metavar="FILE", help="only fit the heads of that estimator anew")
 
@@ -258,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--degrade", default="bi", metavar="HOW", help="made by bi (default), bd or h264:CRF")
     evaluate.add_argument("--model", default="auto")
     evaluate.add_argument("--routing", default="off", help="off, balanced or fast (default: off)")
-    evaluate.add_argument("--frames", type=int, metavar="N", help="the first N of each clip (default: all)")
+    evaluate.add_argument("--frames", type=_at_least_one, metavar="N", help="the first N of each clip (default: all)")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
 
     bench.add_arguments(command("bench", _bench, "measure speed and quality on this machine"))

@@ -24,8 +24,6 @@ from model.state import RecurrentState
 
 _SMALLEST = 12
 """HR rows and columns: SSIM's window has eleven, and a multiple of four is upscaled."""
-MAX_DB = 100.0
-"""What a frame equal to the ground truth counts in a mean."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,10 @@ def score(upscaler: Upscaler, name: str, hr: Frames, lr: Frames, routing: str, c
         model=upscaler.name,
         routing=routing,
         frames=len(gt),
-        psnr_y=fmean(min(metrics.psnr_y(a, b), MAX_DB) for a, b in pairs),
-        psnr_rgb=fmean(min(metrics.psnr(a, b), MAX_DB) for a, b in pairs),
+        psnr_y=fmean(min(metrics.psnr_y(a, b), metrics.MAX_DB) for a, b in pairs),
+        psnr_rgb=fmean(min(metrics.psnr(a, b), metrics.MAX_DB) for a, b in pairs),
         ssim_y=fmean(metrics.ssim_y(a, b) for a, b in pairs),
-        bicubic_psnr_y=fmean(min(metrics.psnr_y(a, b), MAX_DB) for a, b in zip(bicubic, gt, strict=True)),
+        bicubic_psnr_y=fmean(min(metrics.psnr_y(a, b), metrics.MAX_DB) for a, b in zip(bicubic, gt, strict=True)),
         flicker=fmean(changes) if changes else 0.0,
         ms_per_frame=ms,
         skip_ratio=skipped,

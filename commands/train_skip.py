@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from commands.errors import CommandError
+from commands.naming import check_names
 from media import dataset
 from model import degrade
 from model.engine import load_model
@@ -46,6 +47,8 @@ def run(
     `clean` is how their LR is made: as that which the model was trained on.
     Raises ModelError, and CommandError where a video cannot be decoded.
     """
+    path = out or card(model, weights_dir).estimator_path(weights_dir)
+    check_names(None, {"the estimator": path})
     upscaler = load_model(model, weights_dir=weights_dir)
     network, fingerprint = load_network(model, weights_dir)
     how = f"skipvsr train-skip {model} --frames {frames} --degrade {clean}"
@@ -73,7 +76,6 @@ def run(
             explained = skip.fit_heads(estimator, skip.measure(estimator.adapted or upscaler.network, estimator, clips))
     for (branch, number), share in explained.items():
         _say(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
-    path = out or card(model, weights_dir).estimator_path(weights_dir)
     replace(path, lambda part: estimator.save(part, fingerprint, {"made_by": how}))
     _say(f"estimator: {path}")
     return 0

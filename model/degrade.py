@@ -37,7 +37,7 @@ def _mirror(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
     return np.where(index < length, index, 2 * length - 1 - index)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # each may be tens of MB: a photograph's side by its side
 def bicubic_weights(length: int, out_length: int) -> Tensor:
     """Weights of MATLAB's imresize along one axis: [out_length, length], float32; rows sum to one.
 
@@ -54,7 +54,7 @@ def bicubic_weights(length: int, out_length: int) -> Tensor:
     return _matrix(weights, _mirror(taps, length), length)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # each may be tens of MB: a photograph's side by its side
 def blur_weights(length: int, sigma: float = 1.6, taps: int = 12) -> Tensor:
     """Weights of the BD degradation along one axis: [length // 4, length], float32; rows sum to one.
 

@@ -17,7 +17,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_device(name: str) -> torch.device:
     """The device of that name (auto, cpu, cuda, cuda:N). Raises DeviceError where it is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -26,6 +26,8 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(
             f"there is no device {name} here (CUDA devices: {torch.cuda.device_count()}); use cpu or auto"
         )
+    if device.type == "cuda":  # else what is to be float32, the enlarged frame above all, has ten bits' mantissas
+        torch.backends.cudnn.allow_tf32 = False
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"{name!r} is not supported; use auto, cpu, cuda or cuda:N")
     return device

@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from model.device import narrowed
 from model.errors import BadWeights
-from model.header import header_of
+from model.header import header_of, write_tensors
 from model.kernels import convolve
 from model.network import SCALE, BasicVSR, NetworkConfig
 from model.routing import TILE
@@ -127,7 +127,7 @@ class Estimator(nn.Module):
                 tensors[key] = value.detach().to(dtype).cpu().contiguous()
         facts = {"config": json.dumps(asdict(self.config)), "layout": json.dumps(asdict(self.layout))}
         facts["adapted"] = json.dumps(self.parts if self.adapted else None)
-        save_file(tensors, path, metadata={**facts, "network": network, **(metadata or {})})
+        write_tensors(tensors, path, {**facts, "network": network, **(metadata or {})})
 
 
 def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator | None:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from model.errors import BadWeights
 
@@ -21,6 +26,17 @@ _MOST: Final = 8 * 1024**2
 """Bytes of a header: a large network of ours needs a hundredth of it."""
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes of a number, of the types that weights have."""
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, notes: dict[str, str]) -> None:
+    """Write a safetensors file. OSError where that fails; safetensors has an error of its own for it."""
+    try:
+        save_file(tensors, path, metadata=notes)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 @dataclass(frozen=True)

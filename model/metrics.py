@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PEAK = 255.0
+MAX_DB = 100.0
+"""What a frame equal to the ground truth, whose PSNR is infinite, counts in a mean."""
 
 
 def luma(rgb: Tensor) -> Tensor:

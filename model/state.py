@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import StateMismatch
+from model.header import write_tensors
 
 _VERSION = "1"
 
@@ -51,7 +51,7 @@ class RecurrentState:
     def save(self, path: Path) -> None:
         """Write it as safetensors; `load` gives it back bit for bit. OSError where that fails."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
-        save_file(tensors, path, metadata={"version": _VERSION, "model": self.model})
+        write_tensors(tensors, path, {"version": _VERSION, "model": self.model})
 
     @classmethod
     def load(cls, path: Path) -> RecurrentState:

@@ -24,11 +24,11 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from model.errors import BadWeights, MissingWeights, ModelError, UnknownModel
-from model.header import header_of, read_header
+from model.header import header_of, read_header, write_tensors
 from model.network import BasicVSR, NetworkConfig
 from model.own import ESTIMATOR, SUFFIX, OwnFile, Revision, own_file, own_files, revision, size_of
 
@@ -257,15 +257,18 @@ def load_file(path: Path, data: bytes | None = None) -> BasicVSR:
         RuntimeError,
         SafetensorError,
         pickle.UnpicklingError,
+        EOFError,
+        IndexError,
     ) as e:
-        raise BadWeights(f"{path.name} holds no BasicVSR weights: {str(e).splitlines()[0]}") from e
+        reason = str(e).splitlines()[0] if str(e) else "it is empty or cut off"
+        raise BadWeights(f"{path.name} holds no BasicVSR weights: {reason}") from e
     return network.eval()
 
 
 def save_network(network: BasicVSR, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a network as safetensors with its config in the header, for `load_file`."""
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(tensors, path, metadata={**(metadata or {}), "config": json.dumps(asdict(network.config))})
+    write_tensors(tensors, path, {**(metadata or {}), "config": json.dumps(asdict(network.config))})
 
 
 _MMAGIC = (  # mmagic's names to BasicSR's

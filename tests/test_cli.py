@@ -66,6 +66,7 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
             "no server answers at http://127.0.0.1:9",
         ),
         (["worker"], "no Redis: set SKIPVSR_REDIS_URL"),
+        (["train-skip", "tiny", "--clips", ".", "--out", "no/folder/out"], "there is no folder"),
     ],
 )
 def test_errors_are_one_line(

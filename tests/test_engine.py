@@ -94,6 +94,8 @@ def test_state_survives_the_disk_bit_for_bit(tmp_path: Path, dtype: torch.dtype)
     state = model.forward(frames[:5], None, lookahead=2, last=False).state
     state.save(tmp_path / "state")
     loaded = RecurrentState.load(tmp_path / "state")
+    with pytest.raises(FileNotFoundError):  # and no error of safetensors' own
+        loaded.save(tmp_path / "none" / "state")
     assert loaded.pending.dtype == state.pending.dtype
     a = model.forward(frames[5:], state, lookahead=2, last=True)
     b = model.forward(frames[5:], loaded.to("cpu"), lookahead=2, last=True)

@@ -105,7 +105,8 @@ def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"params": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
     torch.save({"params": {"conv.weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    for name in ("evil.pth", "text.safetensors", "other.pth"):
+    (tmp_path / "empty.pth").touch()
+    for name in ("evil.pth", "text.safetensors", "other.pth", "empty.pth"):
         with pytest.raises(BadWeights, match=name):
             load_file(tmp_path / name)
     assert not (tmp_path / "ran").exists()

@@ -272,6 +272,17 @@ def test_clips_that_gates_can_not_be_fitted_on(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(CommandError, match=r"half\.mp4: cannot be decoded"):
         train_skip.run("small", tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+    with pytest.raises(CommandError, match="there is no folder"):
+        train_skip.run("small", tmp_path, tmp_path / "none/out", **options)  # type: ignore[arg-type]
+
+
+def test_a_run_that_diverges_says_so_and_leaves_its_last_checkpoint(fitted: Path, tmp_path: Path) -> None:
+    text = (fitted / "config.toml").read_text().partition("[gates]")
+    text = (text[0] + "[data]" + text[2].partition("[data]")[2]).replace("warmup = 2", "warmup = 0\nlr = 1e30")
+    (fitted / "wild.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"the run has diverged: .* at step \d+; lower lr"):
+        run(TrainConfig.load(fitted / "wild.toml"), fitted, tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out/last.safetensors").exists()
 
 
 def test_heads_are_fitted_on_the_cpu_wherever_their_gates_lie(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_what_is_packed_is_kept_and_what_comes_later_is_added(data: DataConfig, 
     ]
     clips = cache.read(tmp_path / "cache", "clips")
     assert [segment.source.split("-")[0] for segment in clips] == ["a.mp4"] * 3 + ["b.mp4"] * 3
-    assert {(len(segment.hr), *segment.lr) for segment in clips} == {(8, "bi", "up0")}
+    assert {(len(segment.frames("hr")), *segment.versions) for segment in clips} == {(8, "bi", "up0")}
     before = contents(tmp_path / "cache")
     assert pack(data, tmp_path / "cache") == []
     make_scenes(data.clips[0] / "z.mp4", frames=24, cuts=(), width=96, height=80)
@@ -107,6 +107,15 @@ def test_one_source_that_is_large_enough_is_found_among_many(data: DataConfig, t
     config = TrainConfig.model_validate({"data": data, "stages": [stage, stage | {"patch": 24}], "photo_share": 0.0})
     with pytest.raises(ConfigError, match="no clips of 4 frames of 24 x 24 LR pixels"):
         Sampler(tmp_path / "cache", config)
+
+
+def test_segments_keep_no_files_open(data: DataConfig, tmp_path: Path) -> None:
+    """A data set has thousands, and a process by default a thousand."""
+    pack(data, tmp_path / "cache")
+    before = len(os.listdir("/proc/self/fd"))
+    segments = cache.read(tmp_path / "cache", "clips")
+    assert [segment.frames("bi").shape for segment in segments] == [segment.shape for segment in segments]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_names_that_are_alike_are_told_apart(tmp_path: Path) -> None:

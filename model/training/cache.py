@@ -34,16 +34,28 @@ Write = Callable[[int, Frames, Mapping[str, Frames]], None]
 
 @dataclass(frozen=True)
 class Segment:
-    """One packed segment; the arrays are memory maps."""
+    """One packed segment. Its arrays are mapped when they are asked for: each map keeps a file open."""
 
     source: str
-    hr: Frames
-    lr: Mapping[str, Frames]
+    shape: tuple[int, ...]
+    """Of its LR frames: [T, H/4, W/4, 3]."""
+    files: Mapping[str, Path]
+    """By version; `hr` is the ground truth."""
 
     @property
-    def uploads(self) -> list[Frames]:
-        """The compressed versions."""
-        return [array for version, array in sorted(self.lr.items()) if version.startswith("up")]
+    def versions(self) -> list[str]:
+        """Names of its LR versions."""
+        return sorted(version for version in self.files if version != "hr")
+
+    @property
+    def uploads(self) -> list[str]:
+        """Names of the compressed ones."""
+        return [version for version in self.versions if version.startswith("up")]
+
+    def frames(self, version: str) -> Frames:
+        """A memory map of one version."""
+        mapped: Frames = np.load(self.files[version], mmap_mode="r")
+        return mapped
 
 
 @contextmanager
@@ -144,9 +156,10 @@ def read(folder: Path, kind: Kind) -> list[Segment]:
     """All segments of one kind, in order of source and number; none where nothing was packed."""
     segments = []
     for name in sources(folder, kind):
-        versions: dict[int, dict[str, Frames]] = {}
+        files: dict[int, dict[str, Path]] = {}
         for path in sorted((folder / kind / name).glob("*.npy")):
             number, version = path.name.removesuffix(".npy").split(".")
-            versions.setdefault(int(number), {})[version] = np.load(path, mmap_mode="r")
-        segments += [Segment(name, lr.pop("hr"), lr) for _, lr in sorted(versions.items())]
+            files.setdefault(int(number), {})[version] = path
+        for _, paths in sorted(files.items()):
+            segments.append(Segment(name, np.load(paths["bi"], mmap_mode="r").shape, paths))
     return segments

@@ -47,7 +47,7 @@ class Sampler:
         sources = self.sources[int(rng.random() < self.config.photo_share)]
         segment = _pick(sources, stage, rng)
         clean = rng.random() < self.config.clean_share
-        lr = segment.lr["bi"] if clean else segment.uploads[int(rng.integers(len(segment.uploads)))]
+        lr = segment.frames("bi" if clean else segment.uploads[int(rng.integers(len(segment.uploads)))])
         t, h, w, _ = lr.shape
         start, p = int(rng.integers(t - stage.frames + 1)), stage.patch
         # of two places take the one with more detail: flat sky teaches nothing
@@ -56,7 +56,7 @@ class Sampler:
         times = slice(start, start + stage.frames)
         low = lr[times, y : y + p, x : x + p]
         y, x, p = y * SCALE, x * SCALE, p * SCALE
-        high = segment.hr[times, y : y + p, x : x + p]
+        high = segment.frames("hr")[times, y : y + p, x : x + p]
         barred = clean and self.config.bars and rng.random() < self.config.bars
         if barred:
             high = _with_bar(high, rng)
@@ -104,8 +104,8 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
 
 
 def _fits(segment: cache.Segment, stage: Stage) -> bool:
-    t, h, w, _ = segment.lr["bi"].shape
-    return bool(t >= stage.frames and h >= stage.patch and w >= stage.patch)
+    t, h, w, _ = segment.shape
+    return t >= stage.frames and h >= stage.patch and w >= stage.patch
 
 
 def _wanted(stage: Stage) -> str:

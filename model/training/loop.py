@@ -78,6 +78,13 @@ class Trainer:
         self.best = -math.inf
         self.seconds = 0.0
 
+    def _check_finite(self, value: Tensor) -> None:
+        if not math.isfinite(value.item()):
+            raise ConfigError(
+                f"the run has diverged: the loss or its gradient is no number at step {self.step + 1}; lower lr, and "
+                "begin another run"
+            )
+
     def train_step(self, lr_frames: Tensor, hr_frames: Tensor) -> None:
         """One step on a batch of uint8 frames (`Sampler.batch`)."""
         flow_only = self.step < self.config.flow_steps
@@ -87,8 +94,10 @@ class Trainer:
         lr, hr = to_model(lr_frames, self.device), to_model(hr_frames, self.device)
         loss, flow_loss = self.objective(lr, hr, flow_only)
         self.optimizer.zero_grad(set_to_none=True)
-        (flow_loss if flow_only else loss + self.config.photometric * flow_loss).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_grad)
+        whole = flow_loss if flow_only else loss + self.config.photometric * flow_loss
+        self._check_finite(whole)  # before `backward`, which dies in `grid_sample` where a flow is no number
+        whole.backward()
+        self._check_finite(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_grad))
         self.optimizer.step()
         self.step += 1
         self.sums += torch.tensor([loss.item(), flow_loss.item(), 1.0], dtype=torch.float64)

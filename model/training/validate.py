@@ -50,13 +50,13 @@ def bicubic(folder: Path, clean: str = "bi") -> dict[str, float]:
 
 def _versions(segment: cache.Segment, clean: str) -> Iterator[tuple[str, cache.Frames]]:
     """The LR versions of a clip by name; the clean one is packed as `bi`, and any other made here."""
-    for version, low in segment.lr.items():
+    for version in segment.versions:
         if version == "bi" != clean:
-            yield clean, each(segment.hr, degrade.CLEAN[clean])
+            yield clean, each(segment.frames("hr"), degrade.CLEAN[clean])
         else:
-            yield version, low
+            yield version, segment.frames(version)
 
 
 def _clip_psnr(frames: Tensor, segment: cache.Segment) -> float:
-    hr = torch.from_numpy(segment.hr.copy()).permute(0, 3, 1, 2)
-    return fmean(metrics.psnr_y(a, b) for a, b in zip(frames, hr, strict=True))
+    hr = torch.from_numpy(segment.frames("hr").copy()).permute(0, 3, 1, 2)
+    return fmean(min(metrics.psnr_y(a, b), metrics.MAX_DB) for a, b in zip(frames, hr, strict=True))
