@@ -61,6 +61,7 @@ def job(document: Job) -> pb.Job:
         output=_facts(document.output),
         metrics=pb.JobMetrics(**_known(document.metrics, _METRICS)),
         warnings=document.warnings,
+        files_removed=document.files_removed,
     )
     if document.error is not None:
         message.error.CopyFrom(
