@@ -127,6 +127,8 @@ def stack() -> Iterator[Stack]:
         print(f"\nup --build --wait: {time.monotonic() - began:.0f} s")
         yield stack
     finally:
+        stack.api.close()
+        stack.prometheus.close()
         stack.compose("--profile", "dashboards", "down", "-v", "--remove-orphans")
     label = f"label=com.docker.compose.project={PROJECT}"
     for kind in (("ps", "-a"), ("volume", "ls"), ("network", "ls")):
