@@ -140,6 +140,8 @@ def test_other_sites_cannot_post(service: Service, tmp_path: Path) -> None:
         ("upscale.example.com", 200),
         ("evil.example.net:8000", 403),
         ("127.0.0.1.nip.io", 403),
+        ("nas.home.arpa", 200),
+        ("a.7.2.0.192.in-addr.arpa", 403),
         ("[evil.example.net", 403),
     ],
 )

@@ -95,7 +95,8 @@ class Trainer:
         loss, flow_loss = self.objective(lr, hr, flow_only)
         self.optimizer.zero_grad(set_to_none=True)
         whole = flow_loss if flow_only else loss + self.config.photometric * flow_loss
-        self._check_finite(whole)  # before `backward`, which dies in `grid_sample` where a flow is no number
+        if self.device.type == "cpu":  # there `backward` dies in `grid_sample` where a flow is no number
+            self._check_finite(whole)
         whole.backward()
         self._check_finite(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_grad))
         self.optimizer.step()

@@ -19,8 +19,8 @@ from service.http.dependencies import SettingsDep
 COOKIE = "skipvsr_key"
 """Set by the web page, so that the browser's own requests (video, download) carry the key."""
 _SAFE = ("GET", "HEAD")
-_LOCAL = ("localhost", "local", "localdomain", "internal", "lan", "home", "arpa")
-"""Top-level domains of which public DNS has no names that lead to hosts."""
+_LOCAL = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home", ".home.arpa")
+"""Ends of names that public DNS does not give to anybody."""
 
 _bearer = HTTPBearer(
     auto_error=False, description="The key that `SKIPVSR_API_KEY` sets; none is needed where it is empty."
@@ -63,7 +63,7 @@ def known_name(request: Request, settings: SettingsDep) -> None:
     host = request.headers.get("host", "").lower()
     name = (host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]).rstrip(".")
     ours = [given.strip().lower() for given in settings.http_names.split(",")]
-    if "." not in name or _is_address(name) or name.rpartition(".")[2] in _LOCAL or name in (*ours, _here()):
+    if "." not in name or _is_address(name) or name.endswith(_LOCAL) or name in (*ours, _here()):
         return
     raise HTTPException(
         403,
