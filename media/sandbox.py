@@ -101,7 +101,7 @@ class Sandbox:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self.close()
-                limit = f"{self.patience:.0f} seconds (SKIPVSR_MAX_DECODER_SECONDS)"
+                limit = f"{round(self.patience, 1):g} seconds (SKIPVSR_MAX_DECODER_SECONDS)"
                 raise errors.DecoderCrashed(f"{self._doing} made no progress for {limit}")
             part = os.read(descriptor, 65536)
             if not part:
