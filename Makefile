@@ -3,7 +3,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/.ready
-PACKAGES := commands service worker jobs media model benchmarks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -44,8 +43,8 @@ format: $(STAMP) ## format the code and fix what can be fixed
 docs: $(STAMP) ## write .env.example and README's table of settings from the settings
 	$(BIN)/python -m commands.settings_docs
 
-proto: $(STAMP) ## generate proto/*_pb2* from upscaler.proto (the generator is pinned; a test compares)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. proto/upscaler.proto
+proto: $(STAMP) ## generate skipvsr.v1 from upscaler.proto (the generator is pinned; a test compares)
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto skipvsr/v1/upscaler.proto
 
 bench: $(STAMP) ## measure network, pipeline, service and gRPC: a table, bench/bench.json, bench/bench.png
 	$(BIN)/python -m benchmarks $(CLIP)

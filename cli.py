@@ -21,8 +21,8 @@ from jobs.errors import SkipVsrError
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.errors import MediaError
+from model.engine.memory import keep_freed_memory
 from model.errors import ModelError
-from model.memory import keep_freed_memory
 
 EXPECTED = (CommandError, SkipVsrError, MediaError, ModelError)
 """Errors whose message is written for the user."""

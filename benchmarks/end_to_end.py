@@ -28,9 +28,9 @@ from rich.console import Console
 
 from benchmarks.report import machine, show, write_json
 from media import dataset
-from media.encoders import repeatable_x264
-from model.degrade import resize, to_uint8
-from model.engine import Frames
+from media.encode.encoders import repeatable_x264
+from model.engine.upscaler import Frames
+from model.training.degrade import resize, to_uint8
 
 WIDTH, HEIGHT = 320, 180
 

@@ -23,11 +23,11 @@ import av
 import numpy as np
 
 from jobs.schema import JobOptions
-from media.hdr import mastering_display
+from media.color.hdr import mastering_display
 from media.probe import probe
-from media.tracks import plain_text
-from model.engine import load_model
-from worker.pipeline import Finished, Order, upscale
+from media.tracks.copy import plain_text
+from model.engine.upscaler import load_model
+from pipeline.upscale import Finished, Order, upscale
 
 UNIT: Final = Fraction(1, 90000)
 TIMES: Final = tuple(90 * ms for ms in (80, 120, 127, 210, 211, 480, 513, 547, 980, 981, 1014, 1400, 1433, 1467, 1990))

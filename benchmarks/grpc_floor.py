@@ -23,9 +23,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import Upscaler, load_model
-from model.memory import keep_freed_memory
-from model.state import RecurrentState
+from model.engine.memory import keep_freed_memory
+from model.engine.state import RecurrentState
+from model.engine.upscaler import Upscaler, load_model
 
 _METHOD: Final = "/floor/Stream"
 _SECONDS: Final = struct.Struct("<d")

@@ -29,10 +29,10 @@ from benchmarks.grpc_floor import floor, load
 from benchmarks.report import machine
 from commands.embedded_redis import EmbeddedRedis
 from model.device import resolve_device
-from model.engine import ChunkResult, Request
-from model.memory import keep_freed_memory
-from model.state import RecurrentState
-from service.client import StreamClient
+from model.engine.memory import keep_freed_memory
+from model.engine.state import RecurrentState
+from model.engine.upscaler import ChunkResult, Request
+from service.rpc.client import StreamClient
 
 _WARM_UP = 5
 _TURN = 25
@@ -319,7 +319,7 @@ def _in_process(args: argparse.Namespace, size: tuple[int, int]) -> tuple[list[f
 _CLIENT = """
 import sys, random
 import numpy as np
-from service.client import StreamClient
+from service.rpc.client import StreamClient
 address, seed = sys.argv[1], int(sys.argv[2])
 chance = random.Random(seed)
 while True:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from media.reader import VideoReader
-from model.engine import Upscaler, groups, load_model
-from model.state import RecurrentState
+from model.engine.state import RecurrentState
+from model.engine.upscaler import Upscaler, groups, load_model
 
 _LOOKAHEADS = (0, 1, 2, 4, 8)
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255

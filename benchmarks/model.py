@@ -22,12 +22,12 @@ from torch import Tensor
 from benchmarks import reference
 from commands.eval import degraded
 from media.dataset import clip as read_clip
-from model.degrade import SCALE
-from model.engine import ChunkResult, Frames, Upscaler, groups, load_model
-from model.metrics import PEAK, luma
+from model.engine.state import RecurrentState
+from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups, load_model
+from model.quality import PEAK, luma
 from model.routing import Preset
-from model.state import RecurrentState
-from model.weights import load_network
+from model.training.degrade import SCALE
+from model.zoo.models import load_network
 
 DENSE = "off"
 REFERENCE = "reference-fp32"

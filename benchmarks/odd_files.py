@@ -19,11 +19,11 @@ import av
 
 from benchmarks import hostile
 from media.assemble import assemble
+from media.encode.segment import SegmentWriter
 from media.errors import MediaError
 from media.probe import probe
 from media.reader import VideoReader
 from media.spec import NETWORK_SCALE, OutputSpec, output_spec
-from media.writer import SegmentWriter
 
 
 @dataclass

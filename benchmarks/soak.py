@@ -27,7 +27,7 @@ from benchmarks.report import machine, write_json
 from benchmarks.service import EXAMPLE, Running, service
 from media.reader import VideoReader
 from model.device import resolve_device
-from service.client import StreamClient
+from service.rpc.client import StreamClient
 
 _SAMPLE_SECONDS = 10.0
 _STREAMS = 2

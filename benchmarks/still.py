@@ -20,9 +20,9 @@ from benchmarks.model import reduced
 from benchmarks.report import machine, write_json
 from media.dataset import clip as read_clip
 from media.dataset import h264
-from model.engine import Frames, Upscaler, groups, load_model
-from model.metrics import psnr_y
-from model.state import RecurrentState
+from model.engine.state import RecurrentState
+from model.engine.upscaler import Frames, Upscaler, groups, load_model
+from model.quality import psnr_y
 
 Picture = NDArray[np.uint8]
 

@@ -17,10 +17,11 @@ from benchmarks.report import machine
 from commands.errors import CommandError
 from commands.naming import beside, check_names
 from media import dataset
-from model import degrade, metrics
-from model.engine import Frames, Upscaler, groups, load_model
+from model import quality as metrics
+from model.engine.state import RecurrentState
+from model.engine.upscaler import Frames, Upscaler, groups, load_model
 from model.routing import RoutingReport
-from model.state import RecurrentState
+from model.training import degrade
 
 _SMALLEST = 12
 """HR rows and columns: SSIM's window has eleven, and a multiple of four is upscaled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.weights import cards, fetch_official, unusable
+from model.zoo.models import cards, fetch_official, unusable
 
 
 def run(weights_dir: Path, *, fetch: bool) -> int:

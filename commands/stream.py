@@ -19,14 +19,14 @@ from commands.errors import CommandError
 from commands.naming import check_names
 from jobs.settings import Settings
 from media.assemble import assemble
+from media.encode.segment import SegmentWriter
 from media.limits import Limits
-from media.live import PIPE, LiveSource
+from media.live.source import PIPE, LiveSource
 from media.probe import probe
 from media.reader import Frame, VideoReader
 from media.spec import OutputSpec, output_spec
-from media.writer import SegmentWriter
-from proto import upscaler_pb2 as pb
-from service.client import Answer, Stream, StreamClient
+from service.rpc.client import Answer, Stream, StreamClient
+from skipvsr.v1 import upscaler_pb2 as pb
 
 _LINE_SECONDS = 0.5
 

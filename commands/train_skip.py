@@ -12,14 +12,14 @@ import torch
 from commands.errors import CommandError
 from commands.naming import check_names
 from media import dataset
-from model import degrade
-from model.engine import load_model
+from model.engine.upscaler import load_model
 from model.errors import BadWeights
-from model.estimator import Estimator, load_estimator
-from model.training import skip
+from model.gates.estimator import Estimator, load_estimator
+from model.training import degrade
+from model.training import fit_estimator as skip
 from model.training.checkpoint import replace
 from model.training.prepare import Frames, each
-from model.weights import card, load_network
+from model.zoo.models import card, load_network
 
 WINDOW = (384, 640)
 """Most HR rows and columns of a training clip: its middle frames, at a corner that its name decides."""
@@ -86,7 +86,7 @@ def _say(line: str) -> None:
 
 
 def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[skip.Clip]:
-    """A clip of each video in a folder, as it is, with LR made of it by `model.degrade.CLEAN[clean]`."""
+    """A clip of each video in a folder, as it is, with LR made of it by `model.training.degrade.CLEAN[clean]`."""
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)
         if min(video.shape[1:3]) < _SMALLEST:

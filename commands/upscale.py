@@ -17,9 +17,9 @@ from jobs.schema import JobOptions
 from jobs.settings import Settings
 from jobs.storage import replace
 from media.limits import Limits
-from model.engine import Upscaler, load_model
-from worker.pipeline import ChunkDone, Finished, Order, Started, Stopped, upscale
-from worker.skipmap import SkipMap
+from model.engine.upscaler import Upscaler, load_model
+from pipeline.skipmap import SkipMap
+from pipeline.upscale import ChunkDone, Finished, Order, Started, Stopped, upscale
 
 
 def run(

@@ -5,7 +5,7 @@ Every change of state is one script in Redis that checks what the change presume
 carries that token.
 
 Keys: `skipvsr:job:<id>` (hash), `skipvsr:jobs` (ids by age), `skipvsr:state:<state>` (sets of ids), `skipvsr:fence`
-(the last token), and those of `jobs.presence` and `jobs.once`.
+(the last token), and those of `jobs.presence` and `jobs.idempotency`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from jobs import once, tickets
+from jobs import idempotency as once
+from jobs import tickets
 from jobs.errors import Gone, NotFound, NotReady, StoreUnavailable
 from jobs.hashes import encode, from_hash, to_hash
-from jobs.once import Reservation
+from jobs.idempotency import Reservation
 from jobs.schema import Job, JobState, Priority, Problem
 from jobs.scripts import FORGET, TRANSITION
 from jobs.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from media.errors import MediaError
 from media.limits import DEFAULT_LIMITS, Limits
-from media.sandbox import Sandbox
+from media.sandbox.process import Sandbox
 from media.spec import OutputSpec
 
 

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from media.encoders import repeatable_x264
+from media.encode.encoders import repeatable_x264
 
 Frames = npt.NDArray[np.uint8]
 

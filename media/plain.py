@@ -6,9 +6,12 @@ import dataclasses
 import enum
 import types
 from fractions import Fraction
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+SLOTS: Final = 4
+"""Frames that may be decoded ahead in shared memory."""
 
 
 def to_plain(value: Any) -> Any:

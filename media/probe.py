@@ -6,10 +6,10 @@ import errno
 from pathlib import Path
 
 from media.errors import DecoderCrashed
-from media.info import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 from media.limits import DEFAULT_LIMITS, Limits
 from media.plain import from_plain
-from media.sandbox import Sandbox
+from media.sandbox.process import Sandbox
+from media.types import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 
 __all__ = ["AudioInfo", "Color", "ColorRange", "Limits", "MediaInfo", "TrackInfo", "VideoInfo", "probe"]
 

@@ -17,12 +17,11 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from media.child import SLOTS
-from media.decode import Damage
 from media.errors import DecoderCrashed
+from media.jailed.decode import Damage
 from media.limits import DEFAULT_LIMITS, Limits
-from media.plain import from_plain
-from media.sandbox import Sandbox
+from media.plain import SLOTS, from_plain
+from media.sandbox.process import Sandbox
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 

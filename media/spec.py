@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from media import color as colors
+from media.color import conversion as colors
+from media.encode.hardware import choose
 from media.errors import OverLimit, UnusableVideo
-from media.hardware import choose
-from media.info import Color, MediaInfo
 from media.limits import DEFAULT_LIMITS, Limits
+from media.types import Color, MediaInfo
 
 NETWORK_SCALE = 4
 """The network's frames are this much larger than the source's, whatever the output's size is."""
@@ -60,7 +60,7 @@ def output_spec(
 
     Args:
         codec: h264, hevc, av1, or auto: h264 where the container holds it, else av1.
-        hardware: software, nvenc, vaapi or auto; see `media.hardware.choose`.
+        hardware: software, nvenc, vaapi or auto; see `media.encode.hardware.choose`.
 
     Raises:
         OverLimit: the output's frames would have more pixels than allowed.

@@ -34,8 +34,8 @@ class Preset:
     """A tile is computed again after at most this many frames, whether it changed or not. More often, the network's
     drift on still pictures comes through."""
     overhead: int = 1300
-    """What one more crop costs, in LR pixels of dense work (`model.costs`). Frames of less than three times that run
-    densely."""
+    """What one more crop costs, in LR pixels of dense work (`model.mask.crop_cost`). Frames of less than three
+    times that run densely."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame is computed densely."""
     confidence: float = 0.0

@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from jobs import once, tracing
+from jobs import idempotency as once
+from jobs import tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
-from jobs.once import Reservation
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, connect, unavailable
-from service.intake import Admission
+from service.admission import Admission
 
 
 class Operations:

@@ -14,7 +14,7 @@ from commands.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
-from tests.media_support import children, open_files
+from tests.support.media import children, open_files
 
 # As every `skipvsr` command: else torch's threads here spin while a worker that a test started needs the cores. (Read
 # when torch is first imported, which nothing above does.)

@@ -22,7 +22,7 @@ from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
 from model.errors import ModelError
-from worker.heart import Heart
+from worker.heartbeat import Heart
 from worker.janitor import Janitor
 from worker.metrics import Meters
 from worker.models import Models

@@ -11,7 +11,7 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
 from jobs.schema import JobMetrics
-from worker.pipeline import ChunkDone
+from pipeline.upscale import ChunkDone
 
 _JOB_BUCKETS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 """Seconds: a short clip with the light network up to a film with the large one."""

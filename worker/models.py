@@ -9,10 +9,10 @@ from collections import OrderedDict
 import torch
 
 from jobs.settings import Settings
-from model.engine import Upscaler, load_model
-from model.memory import give_back
-from model.own import Revision
-from model.weights import DEFAULT_MODEL, present, revisions, unusable
+from model.engine.memory import give_back
+from model.engine.upscaler import Upscaler, load_model
+from model.zoo.models import DEFAULT_MODEL, present, revisions, unusable
+from model.zoo.user_models import Revision
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """RQ's worker, for a process that keeps its networks warm: jobs run in this very process, without a fork.
 
-What RQ does not do for such a worker is done by `worker.heart`: heartbeats while a job runs, noticing deaths, stopping
-a job that runs. This class is only where the two meet.
+What RQ does not do for such a worker is done by `worker.heartbeat`: heartbeats while a job runs, noticing deaths,
+stopping a job that runs. This class is only where the two meet.
 """
 
 from __future__ import annotations

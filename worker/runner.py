@@ -1,4 +1,4 @@
-"""One job from claim to publication: consumes `worker.pipeline`, and is the only one to tell the store about it."""
+"""One job from claim to publication: consumes `pipeline.upscale`, and is the only one to tell the store about it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import MediaInfo, probe
 from media.spec import OutputSpec
-from model.engine import Upscaler
+from model.engine.upscaler import Upscaler
 from model.errors import ModelError
+from pipeline.upscale import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
 from worker.failure import explain, out_of_memory, problem
-from worker.heart import Heart, Hold
+from worker.heartbeat import Heart, Hold
 from worker.joblog import JobLog
 from worker.metrics import Meters
 from worker.models import Models, free_memory
-from worker.pipeline import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ModelError
-from model.network import NetworkConfig
+from model.network.basicvsr import NetworkConfig
 
 
 class ConfigError(ModelError):
@@ -75,7 +75,7 @@ class NetworkSection(_Section):
 
 
 class GateSection(_Section):
-    """Gates that a network is adapted to (`model.training.gated`)."""
+    """Gates that a network is adapted to (`model.training.adapt_gates`)."""
 
     init: Path
     """An estimator fitted to the weights that the run begins with (`skipvsr train-skip`)."""

@@ -11,10 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model import degrade
-from model.degrade import SCALE
-from model.training import cache
+from model.training import cache, degrade
 from model.training.config import ConfigError, Stage, TrainConfig
+from model.training.degrade import SCALE
 from model.training.prepare import each
 
 Frames = npt.NDArray[np.uint8]

@@ -18,16 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.device import resolve_dtype
 from model.errors import ModelError
-from model.estimator import Estimator
-from model.network import BasicVSR
+from model.gates.estimator import Estimator
+from model.network.basicvsr import BasicVSR
 from model.training import checkpoint
+from model.training.adapt_gates import GatedClip, GatedObjective, gated_network
 from model.training.config import ConfigError, Stage, TrainConfig
 from model.training.data import Sampler, to_model
-from model.training.gated import GatedClip, GatedObjective, gated_network
 from model.training.objective import Objective
 from model.training.plot import plot
 from model.training.validate import bicubic, validate
-from model.weights import fingerprint, load_file, name_of, save_network
+from model.zoo.models import fingerprint, load_file, name_of, save_network
 
 Say = Callable[[str], None]
 

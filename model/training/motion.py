@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.degrade import resize, to_uint8
+from model.training.degrade import resize, to_uint8
 
 Frames = npt.NDArray[np.uint8]
 MAX_SIDE = 1200

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from model.flow import warp
-from model.network import BasicVSR
+from model.network.basicvsr import BasicVSR
+from model.network.flow import warp
 
 
 def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:

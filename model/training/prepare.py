@@ -20,8 +20,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model import degrade
-from model.training import cache
+from model.training import cache, degrade
 from model.training.config import ConfigError, DataConfig, differences
 from model.training.motion import moving_clip
 

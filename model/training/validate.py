@@ -9,11 +9,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from model import degrade, metrics
-from model.network import BasicVSR
-from model.training import cache
+from model import quality as metrics
+from model.network.basicvsr import BasicVSR
+from model.training import cache, degrade
+from model.training.adapt_gates import GatedClip
 from model.training.data import to_model
-from model.training.gated import GatedClip
 from model.training.prepare import each
 
 

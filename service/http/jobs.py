@@ -14,12 +14,12 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from jobs import once
+from jobs import idempotency as once
 from jobs.errors import SkipVsrError, StoreUnavailable
-from jobs.once import Reservation
+from jobs.idempotency import Reservation
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
-from service import intake
+from service import admission as intake
 from service.http import files, upload
 from service.http.auth import known_name, require_key, same_site
 from service.http.dependencies import MetricsDep, OperationsDep, SettingsDep

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from jobs.errors import InvalidRequest, SkipVsrError
 from jobs.schema import Problem
-from service.intake import one_line
+from service.admission import one_line
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger(__name__)

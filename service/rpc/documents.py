@@ -9,8 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobs.errors import InvalidRequest
 from jobs.schema import Job, JobOptions, JobState, StreamFacts
-from proto import upscaler_pb2 as pb
-from service.intake import options_from_text
+from service.admission import options_from_text
+from skipvsr.v1 import upscaler_pb2 as pb
 
 STATES: Final = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,

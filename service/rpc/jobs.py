@@ -14,12 +14,12 @@ from jobs.errors import InvalidRequest, TooLarge, UploadStalled
 from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
-from proto import upscaler_pb2 as pb
-from service import intake
+from service import admission as intake
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
 from service.rpc import documents
 from service.rpc.errors import reported, stopping
+from skipvsr.v1 import upscaler_pb2 as pb
 
 log = logging.getLogger(__name__)
 _PIECE_BYTES: Final = 256 * 1024

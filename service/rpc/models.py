@@ -6,9 +6,9 @@ import threading
 
 from jobs.settings import Settings
 from model.device import resolve_device
-from model.engine import Upscaler, load_model
-from model.own import Revision
-from model.weights import DEFAULT_MODEL, Card, present, revisions
+from model.engine.upscaler import Upscaler, load_model
+from model.zoo.models import DEFAULT_MODEL, Card, present, revisions
+from model.zoo.user_models import Revision
 
 
 class Models:

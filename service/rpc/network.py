@@ -10,12 +10,12 @@ from typing import Final
 
 import numpy as np
 
-from media.stream_codecs import Rgb
-from model.engine import ChunkResult, Request, Upscaler
+from media.live.codecs import Rgb
+from model.engine.state import RecurrentState
+from model.engine.upscaler import ChunkResult, Request, Upscaler
 from model.routing import RoutingReport
-from model.state import RecurrentState
-from service.rpc.plan import Plan
 from service.rpc.sessions import Snapshot, Ticket
+from service.rpc.stream_config import Plan
 
 _CPU_BATCH_PIXELS: Final = 57_600
 """LR pixels of one pass, up to which a batch is faster on a CPU: there a frame's calls cost more than its pixels do."""
@@ -45,7 +45,7 @@ class Answers:
 
 
 class Groups:
-    """Collects frames into groups, so that each call emits `chunk` of them (see `model.engine.groups`)."""
+    """Collects frames into groups, so that each call emits `chunk` of them (see `model.engine.upscaler.groups`)."""
 
     def __init__(self, plan: Plan, *, pending: int) -> None:
         """`pending`: look-ahead frames that the state, which the stream goes on with, holds already."""

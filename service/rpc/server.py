@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from jobs.errors import InvalidRequest
 from jobs.settings import Settings
 from model.device import resolve_device, set_threads
-from proto import upscaler_pb2, upscaler_pb2_grpc
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
@@ -27,6 +26,7 @@ from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Sessions
 from service.rpc.upscaler import UpscalerService
+from skipvsr.v1 import upscaler_pb2, upscaler_pb2_grpc
 
 log = logging.getLogger(__name__)
 _SERVICES: Final = tuple(service.full_name for service in upscaler_pb2.DESCRIPTOR.services_by_name.values())

@@ -13,12 +13,12 @@ import torch
 from grpc import StatusCode
 from torch import Tensor
 
-from model.memory import give_back
-from model.state import RecurrentState
+from model.engine.memory import give_back
+from model.engine.state import RecurrentState
 from service.rpc.errors import StreamError, stopping
 from service.rpc.latency import Latencies
 from service.rpc.metrics import StreamMeters
-from service.rpc.plan import Plan
+from service.rpc.stream_config import Plan
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,17 @@ import numpy as np
 from grpc import StatusCode
 
 from jobs.settings import Settings
-from media import stream_codecs as codecs
 from media.errors import MediaError
-from media.stream_codecs import Decoded, Encoded, Rgb
-from model.engine import Upscaler
+from media.live import codecs
+from media.live.codecs import Decoded, Encoded, Rgb
+from model.engine.upscaler import Upscaler
 from model.routing import RoutingReport
-from proto import upscaler_pb2 as pb
 from service.rpc.errors import StreamError, invalid
 from service.rpc.network import Group, Groups, Outcome, Step, StreamNetwork
 from service.rpc.scheduler import Lane, Scheduler
 from service.rpc.sessions import Session, Snapshot, Ticket
 from service.rpc.wire import FrameRequest, FrameResponse
+from skipvsr.v1 import upscaler_pb2 as pb
 
 T = TypeVar("T")
 Incoming = pb.StreamRequest | FrameRequest

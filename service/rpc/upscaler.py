@@ -12,14 +12,14 @@ from typing import Any
 from grpc import StatusCode
 
 from jobs.settings import Settings
-from model.engine import Upscaler
-from proto import upscaler_pb2 as pb
+from model.engine.upscaler import Upscaler
 from service.rpc.errors import StreamError, invalid, reported
 from service.rpc.models import Models
-from service.rpc.plan import plan
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Sessions
 from service.rpc.stream import Incoming, LiveStream
+from service.rpc.stream_config import plan
+from skipvsr.v1 import upscaler_pb2 as pb
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from proto import upscaler_pb2 as pb
+from skipvsr.v1 import upscaler_pb2 as pb
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["UpscalerService"].full_name
 _LENGTH_DELIMITED: Final = 2

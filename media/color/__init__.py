@@ -1,0 +1,1 @@
+"""Colour: pixel formats, matrices, ranges, HDR metadata."""

@@ -1,0 +1,1 @@
+"""Containers: opening, seeking, timestamps, side data."""

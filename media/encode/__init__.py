@@ -1,0 +1,1 @@
+"""Encoders, and the segment that each chunk becomes."""

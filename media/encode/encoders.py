@@ -1,0 +1,137 @@
+"""How each encoder is set up: closed groups of pictures, the same bytes on every run, the colours written down."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+from av.codec.context import Flags
+from av.video.stream import VideoStream
+
+from media.color.hdr import MasteringDisplay, mastering_display
+from media.spec import OutputSpec
+
+# Fixed, not one a core: x264's output depends on the number of threads, and a job that is resumed on another machine
+# must give the same bytes. Four is what pays at 720p; more would only delay the frames.
+THREADS = 4
+
+# Measured by `python benchmarks/encoders.py` at 1280×720, crf 18, two cores, ms a frame / kB / luma dB: superfast
+# 4.1 / 441 / 48.2, veryfast 6.9 / 226 / 47.0, faster 13.6 / 263 / 47.8, medium 20.3 / 255 / 47.8.
+_PRESET = "veryfast"
+
+
+def configure(stream: VideoStream, spec: OutputSpec) -> None:
+    """Set up the encoder of `stream`, which counts frames (time base: one nominal frame)."""
+    context = stream.codec_context
+    stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, spec.pixel_format
+    stream.time_base = spec.time_base
+    context.time_base = 1 / _usual(spec.frame_rate)
+    context.framerate = _usual(spec.frame_rate)
+    context.thread_count = THREADS
+    context.flags |= Flags.closed_gop | Flags.bitexact
+    context.sample_aspect_ratio = spec.sample_aspect_ratio
+    color = spec.color
+    context.colorspace, context.color_range = color.matrix, int(color.range)
+    context.color_primaries, context.color_trc = color.primaries, color.transfer
+    if color.chroma_location != "unspecified":
+        context.options["chroma_sample_location"] = color.chroma_location
+    context.options.update(_OPTIONS[spec.encoder](spec))
+
+
+@cache
+def repeatable_x264() -> tuple[str, ...]:
+    """Parameters that x264 needs on this machine to give the same bytes on every run.
+
+    On CPUs with AVX512 its MB-tree reads memory that nobody has written: up to half of the runs gave other bytes where
+    the heap was not fresh (core 165, 24 frames of 576x384). With the code for AVX2, none of 138 did; they are the bytes
+    that most runs had, in the same time.
+    """
+    try:
+        return ("asm=avx2",) if "avx512f" in Path("/proc/cpuinfo").read_text() else ()
+    except OSError:
+        return ()
+
+
+def _x264(spec: OutputSpec) -> dict[str, str]:
+    params = ["open-gop=0", *repeatable_x264(), *_hdr(spec, "mastering-display", "cll")]
+    return {"preset": _PRESET, "crf": str(spec.crf), "x264-params": ":".join(params)}
+
+
+def _x265(spec: OutputSpec) -> dict[str, str]:
+    # Without frame parallelism and with one pool, x265 gives the same bytes each time.
+    params = [
+        "open-gop=0",
+        "log-level=none",
+        f"pools={THREADS}",
+        "frame-threads=1",
+        "repeat-headers=0",
+        "info=0",
+        *_hdr(spec, "master-display", "max-cll"),
+    ]
+    if spec.color.transfer == 16:  # PQ
+        params.append("hdr10=1")
+    return {"preset": "superfast", "crf": str(spec.crf), "x265-params": ":".join(params)}
+
+
+def _svtav1(spec: OutputSpec) -> dict[str, str]:
+    params = ["lp=1", *_hdr(spec, "mastering-display", "content-light")]
+    os.environ.setdefault("SVT_LOG", "0")  # it talks to standard error, past libav's log
+    # CRF runs to 63 here; this keeps the same place on the scale.
+    return {"preset": "8", "crf": str(_to_its_scale(spec)), "svtav1-params": ":".join(params)}
+
+
+def _nvenc(spec: OutputSpec) -> dict[str, str]:
+    return {"preset": "p5", "tune": "hq", "rc": "vbr", "cq": str(_to_its_scale(spec)), "forced-idr": "1"}
+
+
+def _vaapi(spec: OutputSpec) -> dict[str, str]:
+    return {"rc_mode": "CQP", "qp": str(_to_its_scale(spec))}
+
+
+def _to_its_scale(spec: OutputSpec) -> int:
+    return round(spec.crf * (63 / 51 if spec.codec == "av1" else 1))
+
+
+_OPTIONS = {
+    "libx264": _x264,
+    "libx265": _x265,
+    "libsvtav1": _svtav1,
+    **{f"{codec}_nvenc": _nvenc for codec in ("h264", "hevc", "av1")},
+    **{f"{codec}_vaapi": _vaapi for codec in ("h264", "hevc", "av1")},
+}
+
+
+def _hdr(spec: OutputSpec, display: str, light: str) -> list[str]:
+    """HDR10's static metadata as the encoders' parameters."""
+    out: list[str] = []
+    if (values := mastering_display(spec.mastering_display)) is not None:
+        out.append(f"{display}={mastering_display_text(values, spec.encoder)}")
+    if spec.content_light is not None:
+        out.append(f"{light}={spec.content_light[0]},{spec.content_light[1]}")
+    return out
+
+
+def mastering_display_text(display: MasteringDisplay, encoder: str) -> str:
+    """`G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
+
+    Chromaticities in 1/50000 and luminances in 1/10000 cd/m², except for SVT-AV1, which takes plain numbers.
+    """
+    plain = encoder == "libsvtav1"
+
+    def xy(point: tuple[Fraction, Fraction]) -> str:
+        return ",".join(f"{float(v):.5f}" if plain else str(round(v * 50000)) for v in point)
+
+    def nits(value: Fraction) -> str:
+        return f"{float(value):.4f}" if plain else str(round(value * 10000))
+
+    return (
+        f"G({xy(display.green)})B({xy(display.blue)})R({xy(display.red)})WP({xy(display.white)})"
+        f"L({nits(display.brightest)},{nits(display.darkest)})"
+    )
+
+
+def _usual(rate: Fraction) -> Fraction:
+    """A frame rate that every encoder takes."""
+    return min(max(rate, Fraction(1)), Fraction(240)).limit_denominator(1001)

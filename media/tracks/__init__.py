@@ -1,0 +1,1 @@
+"""Sound, subtitles, attachments and tags beside the picture."""

@@ -1,0 +1,1 @@
+"""The stream: (chunk, state) in, (frames, state) out."""

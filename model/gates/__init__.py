@@ -1,0 +1,1 @@
+"""The confidence estimator and block skipping."""

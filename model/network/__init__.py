@@ -1,0 +1,1 @@
+"""BasicVSR as steps, optical flow, and the kernels below."""

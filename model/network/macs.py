@@ -1,0 +1,48 @@
+"""Multiply-accumulates of a network: what its convolutions cost for one frame of a stream."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from model.network.basicvsr import BasicVSR
+
+
+@torch.inference_mode()
+def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
+    """Multiply-accumulates of all convolutions for one frame of `height` x `width` LR pixels in mid-stream.
+
+    Two flows, both branches and the reconstruction; warping, interpolation and additions are not counted. Only shapes
+    are computed, on the meta device: there every convolution is a module's call, none a fused kernel's.
+    """
+    network = copy.deepcopy(network).to("meta")
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d)
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        total += (
+            output.shape[0]
+            * output.shape[2]
+            * output.shape[3]
+            * kernel
+            * module.in_channels
+            // module.groups
+            * (module.out_channels)
+        )
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        frame = torch.zeros(1, 3, height, width, device="meta")
+        back = torch.zeros(1, network.config.channels, height, width, dtype=network.dtype, device="meta")
+        flow = network.flow(frame, frame)
+        network.flow(frame, frame)
+        back = network.backward_step(frame, back, flow)
+        network.reconstruct(frame, back, network.forward_step(frame, back, back, flow))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,1 @@
+"""Models: the catalogue, loading, and users' own weights."""

@@ -1,0 +1,1 @@
+"""Decode → model → encode with checkpoints; used by the worker and the CLI."""

@@ -1,1 +1,0 @@
-"""upscaler.proto and the code generated from it."""

@@ -1,0 +1,1 @@
+"""The protocol of gRPC, generated from upscaler.proto by `make proto`."""

@@ -1,0 +1,176 @@
+"""The command line: what it does, and the one line it says when it can't."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+from commands.embedded_redis import EmbeddedRedis
+from commands.naming import beside
+from media.encode.segment import SegmentWriter
+from media.probe import probe
+from media.reader import VideoReader
+from media.spec import output_spec
+from tests.support.clips import make_clip
+from tests.support.paths import ROOT
+
+EXAMPLE = ROOT / "examples" / "clip.mp4"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    monkeypatch.setenv("SKIPVSR_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("SKIPVSR_DEVICE", "cpu")
+    monkeypatch.setenv("SKIPVSR_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    """The one line that a failing command says."""
+    status = cli.main([str(word) for word in argv])
+    said = capsys.readouterr()
+    assert status != 0
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("skipvsr: ")
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["upscale", "none.mp4", "out.mp4"], "there is no file none.mp4"),
+        (["upscale", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
+        (["upscale", EXAMPLE, EXAMPLE], "the output would replace the input"),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "there is no model 'nonsense'; there are: "),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
+        (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
+        (["upscale", EXAMPLE, "out.mp4", "--skipmap", "out.mp4"], "the skip map would replace the output"),
+        (["upscale", EXAMPLE, "out.mp4", "--skipmap", EXAMPLE], "the skip map would replace the input"),
+        (["submit", EXAMPLE, "-o", EXAMPLE], "the output would replace the input"),
+        (["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://::1:8000"], "http://::1:8000 is no address of a server"),
+        (["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://[::1]:1"], "no server answers at http://[::1]:1"),
+        (["stream", EXAMPLE, EXAMPLE], "the output would replace the input"),
+        (["stream", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
+        (["upscale", EXAMPLE, "out.mp4", "--report", "./out.mp4"], "the report would replace the output"),
+        (["upscale", EXAMPLE, "out.mp4", "--report", EXAMPLE], "the report would replace the input"),
+        (["upscale", EXAMPLE, "out.avi"], "out.avi has to end in .mp4, .mkv, .mov or .webm"),
+        (["submit", EXAMPLE, "-o", "out"], "out has to end in .mp4, .mkv, .mov or .webm"),
+        (["upscale", EXAMPLE, "out.webm", "--codec", "h264"], "webm can't hold h264"),
+        (["upscale", EXAMPLE, "out.mp4", "--scale", "2", "--height", "100"], "either scale or height"),
+        (["upscale", __file__, "out.mp4", "--model", "tiny"], "skipvsr: "),
+        (
+            ["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://127.0.0.1:9"],
+            "no server answers at http://127.0.0.1:9",
+        ),
+        (["worker"], "no Redis: set SKIPVSR_REDIS_URL"),
+        (["train-skip", "tiny", "--clips", ".", "--out", "no/folder/out"], "there is no folder"),
+    ],
+)
+def test_errors_are_one_line(
+    argv: list[str | Path],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in failure(capsys, *argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "something was left behind"
+
+
+def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPVSR_HTTP_PORT", "99999")
+    assert "SKIPVSR_HTTP_PORT: " in failure(capsys, "models")
+
+
+def test_settings_from_secret_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "skipvsr_device").write_text("nonsense")
+    monkeypatch.delenv("SKIPVSR_DEVICE")
+    monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(tmp_path))
+    assert "'nonsense' is no device" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert "basicvsr-reds" in said
+    assert "tiny" in said
+
+
+def test_the_outputs_name_says_the_container(tmp_path: Path) -> None:
+    for name, codec in (("out.mkv", "h264"), ("OUT.WEBM", "av1")):
+        clip = make_clip(tmp_path / "clip.mp4", frames=4)
+        assert cli.main(["upscale", str(clip), str(tmp_path / name), "--model", "tiny", "--scale", "2"]) == 0
+        info = probe(tmp_path / name)
+        assert (info.container, info.video.codec) == ("mkv", codec)
+    odd = ["upscale", str(clip), str(tmp_path / "movie"), "--model", "tiny", "--container", "mov"]
+    assert cli.main(odd) == 0
+    assert b"ftypqt" in (tmp_path / "movie").read_bytes()[:16]
+
+
+def test_names_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    """Each umlaut is two bytes: 255 in all, to which nothing can be added."""
+    clip, out = make_clip(tmp_path / "clip.mp4", frames=4), tmp_path / ("ü" * 125 + "x.mp4")
+    assert cli.main(["upscale", str(clip), str(out), "--model", "tiny", "--scale", "2"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "data", out.name]
+    assert beside(out, ".skipvsr") == beside(out, ".skipvsr") != beside(out.with_suffix(".mov"), ".skipvsr")
+
+
+def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    command = ["upscale", EXAMPLE, out, "--model", "tiny", "--scale", "2", "--report", report]
+    assert cli.main([str(word) for word in command]) == 0
+    assert "288×192, 150 frames" in capsys.readouterr().out
+    assert out.stat().st_size > 0
+    document = json.loads(report.read_text())
+    assert document["progress"]["frames_done"] == 150
+    assert document["metrics"]["model_seconds"] > 0
+    assert sum(chunk["frames"] for chunk in document["chunks"]) == 150
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.mp4", "report.json"]
+
+
+def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
+    """The left is still, the right is noise: the map is dark on the left and tinted on the right, frame by frame."""
+    source = tmp_path / "in.mp4"
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 255, (192, 320, 3), np.uint8)
+    with SegmentWriter(
+        source, output_spec(probe(make_clip(tmp_path / "like.mp4", width=320, height=192)), scale=1)
+    ) as w:
+        for i in range(12):
+            picture[:, 240:] = random.integers(0, 255, (192, 80, 3), np.uint8)
+            w.write(picture, i * 512)
+    (tmp_path / "like.mp4").unlink()
+    out, skipmap = tmp_path / "out.mp4", tmp_path / "map.mkv"
+    command = ["upscale", source, out, "--model", "tiny", "--scale", "2", "--skipmap", skipmap]
+    assert cli.main([str(word) for word in command]) == 0
+    with VideoReader(source) as reader, VideoReader(skipmap) as shown:
+        pairs = list(zip(reader, shown, strict=True))
+    assert [a.pts * a.time_base for a, _ in pairs] == pytest.approx([b.pts * b.time_base for _, b in pairs], abs=1e-3)
+    before, after = (np.stack([pair[i].rgb for pair in pairs[4:]]).astype(float).mean((0, 1)) for i in (0, 1))
+    assert after[:192].mean() < 0.6 * before[:192].mean()
+    assert after[256:, 0].mean() > after[256:, 2].mean() + 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.mp4", "map.mkv", "out.mp4"]
+
+
+def test_a_skip_map_does_not_cost_an_interrupted_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint = tmp_path / ".out.mp4.skipvsr" / "manifest.json"
+    checkpoint.parent.mkdir()
+    checkpoint.write_text("{}")
+    command = ["upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny", "--skipmap", tmp_path / "map.mp4"]
+    assert "finish it without --skipmap, or delete" in failure(capsys, *command)
+    assert checkpoint.exists()
+
+
+def test_the_second_up_says_who_is_in_the_way(
+    capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKIPVSR_HTTP_PORT", "0")
+    with EmbeddedRedis(data_dir / "redis"):
+        assert "another `skipvsr up` is using" in failure(capsys, "up")

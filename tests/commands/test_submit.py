@@ -1,0 +1,96 @@
+"""`skipvsr submit` against a real server: what it says while nothing goes on, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from commands import client
+from commands.embedded_redis import EmbeddedRedis
+from commands.errors import CommandError
+from jobs.schema import JobState
+from jobs.settings import Settings
+from tests.support.clips import make_clip
+from tests.support.http_server import Service, serving
+from tests.support.processes import wait_until
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=4)
+
+
+@contextmanager
+def submitted(service: Service, clip: Path, target: Path) -> Iterator[list[BaseException]]:
+    """Submit it in a thread, and wait for that at the end; what it raised, if it did."""
+    raised: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            client.run(clip, target, url=service.url, api_key=None, fields={"scale": "2"})
+        except CommandError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    yield raised
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_paused_job_and_a_redis_that_restarts_are_waited_for(
+    settings: Settings, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [""]
+
+    def says(text: str) -> bool:
+        said[0] += capsys.readouterr().err
+        return text in said[0]
+
+    redis = EmbeddedRedis(tmp_path / "redis")
+    redis.__enter__()
+    try:
+        with (
+            serving(settings.model_copy(update={"redis_url": redis.url})) as service,
+            submitted(service, clip, tmp_path / "out.mp4") as raised,
+        ):
+            wait_until(lambda: bool(service.operations.recent()), 10, "no job")
+            (job,) = service.operations.recent()
+            service.operations.pause(job.id)
+            wait_until(lambda: says(f"job {job.id} is paused: somebody"), 10, said[0])
+            assert redis.process is not None
+            redis.process.kill()
+            redis.process.wait(10)
+            wait_until(lambda: says("the server is away (it answers 503"), 20, said[0])
+            redis = EmbeddedRedis(tmp_path / "redis")
+            redis.__enter__()
+            wait_until(lambda: service.operations.resume(job.id).state is JobState.QUEUED, 10, "not resumed")
+            service.finish(job.id, b"result")
+    finally:
+        redis.stop()
+    assert raised == []
+    assert (tmp_path / "out.mp4").read_bytes() == b"result"
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert (tmp_path / "out.mp4").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_server_that_stays_away_is_given_up_with_the_jobs_address(
+    settings: Settings, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_PATIENCE_SECONDS", 1.0)
+    with serving(settings) as service:
+        submitting = submitted(service, clip, tmp_path / "out.mp4")
+        raised = submitting.__enter__()
+        wait_until(lambda: bool(service.operations.recent()), 10, "no job")
+        (job,) = service.operations.recent()
+    submitting.__exit__(None, None, None)
+    (error,) = raised
+    assert f"{service.url}/jobs/{job.id}" in str(error)
+    assert not (tmp_path / "out.mp4").exists()

@@ -1,0 +1,117 @@
+"""What docker-compose.yml and the Dockerfile promise, as far as it shows without Docker; with it: test_compose_slow."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.settings import Settings
+from tests.support.paths import ROOT
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = ["api", "grpc", "worker"]
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_is_hardened_limited_and_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert not {"privileged", "cap_add", "pid", "network_mode"} & set(service)
+    assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
+    assert service["healthcheck"]["test"][0] == "CMD"  # no shell needed: the API's image has none
+    assert service["healthcheck"]["start_interval"] == "1s"  # `--wait` is over when it is up
+    assert all(each["condition"] == "service_healthy" for each in service.get("depends_on", {}).values())
+    assert re.search(r":v?\d", service["image"]) or service["image"] in ("skipvsr-api", "skipvsr-worker")
+
+
+def test_services_wait_for_what_they_need() -> None:
+    assert all("redis" in SERVICES[name]["depends_on"] for name in OURS)
+    assert "prometheus" in SERVICES["grafana"]["depends_on"]
+
+
+def test_nothing_is_published_but_to_this_machine_and_redis_not_at_all() -> None:
+    assert "ports" not in SERVICES["redis"]
+    assert "ports" not in SERVICES["worker"]  # two workers could not share one
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert all(re.match(r"(127\.0\.0\.1|\$\{SKIPVSR_\w+_HOST:-127\.0\.0\.1\}):", port) for port in published)
+
+
+def test_redis_keeps_what_it_was_told() -> None:
+    command = SERVICES["redis"]["command"]
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+    assert SERVICES["redis"]["volumes"] == ["redis:/data"]
+
+
+def test_services_may_finish_what_they_do() -> None:
+    assert seconds(SERVICES["worker"]["stop_grace_period"]) > Settings().stop_grace_seconds
+    assert seconds(SERVICES["grpc"]["stop_grace_period"]) > Settings().grpc_drain_seconds
+
+
+def test_variables_are_settings_or_explained() -> None:
+    """Each `SKIPVSR_…` that the file sets or reads is a setting, or is named in .env.example."""
+    explained = (ROOT / ".env.example").read_text()
+    text = (ROOT / "docker-compose.yml").read_text() + (ROOT / "docker-compose.gpu.yml").read_text()
+    for name in {*re.findall(r"SKIPVSR_[A-Z_]+", text), *re.findall(r"\$\{(\w+)", text)}:
+        assert name in explained, name
+
+
+def test_own_weights_are_mounted_beside_the_images() -> None:
+    """As README has it: into the folder that worker and gRPC server look into, and not over it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (override,) = (yaml.safe_load(block)["services"] for block in blocks)
+    assert set(override) == {"worker", "grpc"}
+    for name, service in override.items():
+        (mount,) = service["volumes"]
+        source, target, mode = mount.split(":")
+        assert Path(target).parent == Path(SERVICES[name]["environment"]["SKIPVSR_WEIGHTS_DIR"])
+        assert Path(target).name == Path(source).name
+        assert mode == "ro"
+
+
+def test_secrets_are_files() -> None:
+    assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == {"skipvsr_api_key"}
+    for name in ("api", "grpc"):  # else a running container would keep the old file
+        assert SERVICES[name]["labels"]["skipvsr.key-file"] == COMPOSE["secrets"]["skipvsr_api_key"]["file"]
+    assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
+    assert (ROOT / "deploy" / "no-key").read_bytes() == b""
+
+
+def test_a_gpu_is_one_more_file() -> None:
+    override = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())["services"]
+    assert set(override) == {"worker", "grpc"}
+    for service in override.values():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert service["environment"] == {"SKIPVSR_DEVICE": "cuda"}
+
+
+def test_images_run_as_nobody_and_get_what_they_copy() -> None:
+    assert re.search(r"^ARG PYTHON=\d\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
+    assert DOCKERFILE.count("USER skipvsr") == 2
+    assert "useradd --uid 10001" in DOCKERFILE
+    let_in = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    for line in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for source in line.split():
+            assert (ROOT / source).exists()
+            assert source == "." or source in let_in or source.endswith(".py"), source
+
+
+def test_scripts_are_plain_shell() -> None:
+    for script in (ROOT / "deploy").glob("*.sh"):
+        subprocess.run(["sh", "-n", str(script)], check=True)
+        assert script.stat().st_mode & 0o111, script

@@ -1,0 +1,317 @@
+"""The store against a real Redis: documents, transitions, tokens, tickets."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.executions import Execution, ExecutionRegistry
+from rq.job import Job as Ticket
+
+from jobs import tickets
+from jobs.errors import NotFound, NotReady, StoreUnavailable
+from jobs.presence import Presence, WorkerInfo
+from jobs.schema import Job, JobMetrics, JobOptions, JobState, Priority, Progress
+from jobs.storage import new_id
+from jobs.store import JobStore, connect
+from tests.support.processes import wait_until
+
+
+@pytest.fixture
+def store(redis: Redis) -> JobStore:
+    return JobStore(redis)
+
+
+def queued(store: JobStore, priority: Priority = Priority.NORMAL) -> str:
+    job = Job(id=new_id(), filename="clip.mp4", options=JobOptions(priority=priority))
+    store.create(job)
+    return job.id
+
+
+def test_a_document_comes_back_as_it_was_written(store: JobStore) -> None:
+    job = Job(
+        id=new_id(),
+        filename="Ümläut 'clip'.mp4",
+        options=JobOptions(model="tiny", scale=2),
+        progress=Progress(frames_total=7),
+        warnings=["one"],
+    )
+    store.create(job)
+    assert store.get(job.id) == job
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    for act in (store.get, store.request_cancel, store.request_pause, store.resume, store.enqueue):
+        with pytest.raises(NotFound, match="no job"):
+            act("0" * 24)
+    assert store.claim("0" * 24, "w") is None
+
+
+def test_lists_newest_first_and_by_state(store: JobStore) -> None:
+    ids = [queued(store) for _ in range(5)]
+    store.request_pause(ids[2])
+    assert [job.id for job in store.list()] == ids[::-1]
+    assert [job.id for job in store.list(state=JobState.PAUSED)] == [ids[2]]
+    assert [job.id for job in store.list(limit=2, offset=1)] == [ids[3], ids[2]]
+    assert store.counts()[JobState.QUEUED] == 4
+
+
+def test_only_one_of_many_claims_a_job(store: JobStore) -> None:
+    job_id, claims = queued(store), []
+    threads = [threading.Thread(target=lambda: claims.append(store.claim(job_id, "w"))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([claim for claim in claims if claim is not None]) == 1
+    job = store.get(job_id)
+    assert (job.state, job.attempt, job.worker) == (JobState.RUNNING, 1, "w")
+
+
+def test_tickets_wait_by_priority_and_order(store: JobStore) -> None:
+    low, first, second = queued(store, Priority.LOW), queued(store), queued(store)
+    high = queued(store, Priority.HIGH)
+    assert tickets.waiting(store.redis) == [high, first, second, low]
+    store.enqueue(second, front=True)
+    assert tickets.waiting(store.redis) == [high, second, first, low], "moved, not doubled"
+
+
+def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
+    job_id = queued(store)
+    store.redis.lpop("rq:queue:skipvsr-normal")
+    assert store.without_ticket() == {job_id}
+    store.enqueue(job_id, front=True)
+    assert store.without_ticket() == set()
+
+
+def test_a_ticket_that_goes_while_it_is_dropped_is_none_to_drop(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker ends it, after a pause, at the moment at which the job is queued again."""
+    job_id, fetch = queued(store), Ticket.fetch
+
+    def fetched_just_before_it_went(ticket_id: str, **kwargs: Any) -> Ticket:
+        ticket = fetch(ticket_id, **kwargs)
+        store.redis.delete(ticket.key)
+        return ticket
+
+    monkeypatch.setattr(Ticket, "fetch", fetched_just_before_it_went)
+    store.enqueue(job_id, front=True)
+    assert tickets.waiting(store.redis) == [job_id]
+    assert len(store.redis.keys("rq:job:*")) == 1
+
+
+def begin(store: JobStore) -> Execution:
+    """Take the only ticket as RQ's worker "w" does; its note that says who works on it."""
+    ticket_id = store.redis.lpop(f"rq:queue:{tickets.QUEUES[Priority.NORMAL]}").decode()  # type: ignore[union-attr]
+    ticket = Ticket.fetch(ticket_id, connection=store.redis, serializer=tickets.SERIALIZER)
+    with store.redis.pipeline() as pipe:
+        ticket.prepare_for_execution("w", pipe)
+        execution = Execution.create(ticket, 80, pipeline=pipe, worker_name="w")
+        pipe.execute()
+    return execution
+
+
+def left_of_notes(store: JobStore) -> set[str]:
+    return {key.decode().split(":")[1] for key in store.redis.keys("rq:*")} & {"execution", "executions", "wip"}
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStore, torn: bool) -> None:
+    """RQ's note that says who works on it fades before the list that names it; a late heartbeat leaves half a note."""
+    job_id = queued(store)
+    execution = begin(store)
+    store.redis.delete(execution.key)
+    if torn:
+        store.redis.hset(execution.key, "last_heartbeat", 1.0)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.declare_lost(job_id, claim.token, 0, max_deaths=3) is JobState.QUEUED
+    assert tickets.waiting(store.redis) == [job_id]
+    assert not left_of_notes(store)
+    assert len(store.redis.keys("rq:job:*")) == 1
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_ticket_can_be_replaced_at_the_very_moment_at_which_its_worker_ends_it(
+    store: JobStore, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused job is resumed: RQ lists the ticket's notes, the worker removes its own, RQ reads it. Once seen."""
+    job_id = queued(store)
+    execution = begin(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.let_go(claim, JobState.PAUSED)
+    listed = ExecutionRegistry.get_execution_ids
+    calls = []
+
+    def list_then_end(self: ExecutionRegistry, *args: int) -> list[str]:
+        ids = listed(self, *args)
+        calls.append(ids)
+        if len(calls) == 2:  # the first is ours, before RQ's own
+            store.redis.delete(execution.key)
+            if torn:
+                store.redis.hset(execution.key, "last_heartbeat", 1.0)
+        return ids
+
+    monkeypatch.setattr(ExecutionRegistry, "get_execution_ids", list_then_end)
+    assert store.resume(job_id) is JobState.QUEUED
+    assert calls[1] == [execution.id], "the note went between the list and the look"
+    assert tickets.waiting(store.redis) == [job_id]
+    assert not left_of_notes(store)
+
+
+def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    beat = store.beat(claim, {"progress": Progress(frames_done=3), "metrics": JobMetrics(model_seconds=1.5)})
+    assert (beat.held, beat.request) == (True, "")
+    assert store.get(job_id).progress.frames_done == 3
+    assert store.request_pause(job_id) is JobState.RUNNING
+    assert store.beat(claim).request == "pause"
+    assert store.request_cancel(job_id) is JobState.RUNNING
+    assert store.beat(claim).request == "cancel"
+    assert store.let_go(claim, JobState.CANCELLED)
+    assert store.request_cancel(job_id) is JobState.CANCELLED, "twice is fine"
+    assert not store.beat(claim).held
+
+
+def test_a_worker_that_was_declared_lost_can_say_nothing_any_more(store: JobStore) -> None:
+    job_id = queued(store)
+    old = store.claim(job_id, "old")
+    assert old is not None
+    store.beat(old)
+    token, beat = store.holders()[job_id]
+    store.beat(old)
+    assert store.declare_lost(job_id, token, beat, max_deaths=3) is None, "it was alive after all"
+    assert store.declare_lost(job_id, token, beat + 1, max_deaths=3) is JobState.QUEUED
+    new = store.claim(job_id, "new")
+    assert new is not None
+    assert new.token > old.token
+    assert not store.beat(old, {"progress": Progress(frames_done=99)}).held
+    assert not store.let_go(old, JobState.DONE)
+    assert not store.let_go(old, JobState.QUEUED)
+    job = store.get(job_id)
+    assert (job.state, job.worker, job.deaths, job.progress.frames_done) == (JobState.RUNNING, "new", 1, 0)
+
+
+def test_a_job_over_which_workers_die_fails_and_says_what_is_known(store: JobStore) -> None:
+    job_id = queued(store)
+    for death in range(1, 4):
+        claim = store.claim(job_id, f"w{death}")
+        assert claim is not None
+        store.beat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
+        state = store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3)
+    assert state is JobState.FAILED
+    job = store.get(job_id)
+    assert job.error is not None
+    assert "3 workers in a row died" in job.error.detail
+    assert "w3" in job.error.detail
+    assert "frame 24 of 100" in job.error.detail
+    assert tickets.waiting(store.redis) == []
+
+
+@pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_what_was_asked_of_a_worker_that_died_is_done(store: JobStore, word: str, state: JobState) -> None:
+    job_id = queued(store)
+    store.claim(job_id, "w")
+    (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
+    assert store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3) is state
+
+
+@pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_what_was_asked_of_a_worker_that_lets_go_unheard_is_done(store: JobStore, word: str, state: JobState) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
+    assert store.let_go(claim, JobState.QUEUED) is state
+    job = store.get(job_id)
+    assert (job.state, job.finished_at is not None) == (state, state.final)
+
+
+def test_what_is_to_be_cancelled_cannot_be_paused(store: JobStore) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    store.request_pause(job_id)
+    store.request_cancel(job_id)
+    with pytest.raises(NotReady, match="being cancelled"):
+        store.request_pause(job_id)
+    assert store.let_go(claim, JobState.PAUSED) is JobState.CANCELLED, "the worker had heard of the pause alone"
+
+
+def test_a_token_is_above_those_that_redis_has_forgotten(store: JobStore) -> None:
+    first, second = queued(store), queued(store)
+    claim, next_claim = store.claim(first, "w", above=41), store.claim(second, "w")
+    assert claim is not None
+    assert next_claim is not None
+    assert (claim.token, next_claim.token) == (42, 43)
+
+
+def test_pause_resume_and_cancel_of_waiting_jobs(store: JobStore) -> None:
+    other, job_id = queued(store), queued(store)
+    assert store.request_pause(job_id) is JobState.PAUSED
+    assert store.claim(job_id, "w") is None
+    assert store.resume(job_id) is JobState.QUEUED
+    assert tickets.waiting(store.redis) == [job_id, other]
+    with pytest.raises(NotReady, match="queued, neither paused nor failed"):
+        store.resume(job_id)
+    assert store.request_cancel(job_id) is JobState.CANCELLED
+    with pytest.raises(NotReady, match="cancelled"):
+        store.request_pause(job_id)
+    assert tickets.waiting(store.redis) == [other]
+
+
+def test_a_failed_job_can_be_resumed(store: JobStore) -> None:
+    other, job_id = queued(store), queued(store)
+    for number in (1, 2):  # the second time, too, and not by a single death
+        claim = store.claim(job_id, "w")
+        assert claim is not None
+        assert store.declare_lost(job_id, claim.token, 0, max_deaths=1) is JobState.FAILED
+        assert store.resume(job_id) is JobState.QUEUED
+        assert tickets.waiting(store.redis) == [job_id, other]
+        job = store.get(job_id)
+        assert (job.error, job.finished_at, job.attempt, job.deaths) == (None, None, number, number)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.declare_lost(job_id, claim.token, 0, max_deaths=2) is JobState.QUEUED
+
+
+def test_the_same_change_said_twice_counts_once(store: JobStore) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.let_go(claim, JobState.DONE)
+    assert store.let_go(claim, JobState.DONE), "the answer may have been lost the first time"
+
+
+def test_forgets_only_what_is_over(store: JobStore) -> None:
+    job_id = queued(store)
+    assert not store.forget(job_id)
+    store.request_cancel(job_id)
+    assert store.forget(job_id)
+    assert store.list() == []
+    assert store.redis.keys("skipvsr:job:*") == []
+
+
+def test_redis_away_is_store_unavailable() -> None:
+    store = JobStore(connect("redis://127.0.0.1:1", timeout=0.2, attempts=1))
+    for act in (store.ping, store.counts, lambda: store.get("0" * 24), lambda: store.request_cancel("0" * 24)):
+        with pytest.raises(StoreUnavailable) as caught:
+            act()
+        assert caught.value.retry_after is not None
+
+
+def test_a_worker_is_present_until_its_note_fades(redis: Redis) -> None:
+    presence, now = Presence(redis), Job(id="x", filename="x", options=JobOptions()).created_at
+    info = WorkerInfo(name="w", host="h", pid=1, device="cpu", model="tiny", started_at=now)
+    presence.announce(info, 30)
+    presence.announce(info.model_copy(update={"name": "v"}), 0.001)
+    wait_until(lambda: len(presence.workers()) < 2, 5, "the note does not fade")
+    assert [worker.name for worker in presence.workers()] == ["w"]
+    presence.leave("w")
+    assert presence.workers() == []

@@ -1,0 +1,76 @@
+"""Hardware encoders are tried, and never needed. This machine may have none: then the way back is what is tested."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from media.encode import hardware
+from media.encode.hardware import Encoder, choose, works
+from media.encode.segment import SegmentWriter
+from media.probe import probe
+from media.spec import output_spec
+from tests.support.media import shown, stripes, write_clip
+
+SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
+
+
+def test_software_tries_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    works.cache_clear()
+    assert [choose(codec, "software", 64, 64).name for codec in SOFTWARE] == list(SOFTWARE.values())
+    assert works.cache_info().misses == 0
+    assert caplog.records == []
+
+
+def test_trying_really_encodes_a_frame() -> None:
+    """An encoder that works passes in both of the formats that hardware takes; one that is not there does not."""
+    assert works(Encoder("libx264", "nv12"), 64, 48)
+    assert works(Encoder("libx265", "yuv420p10le"), 64, 48)
+    assert not works(Encoder("libx264", "nv12"), 0, 48)
+    assert not works(Encoder("h264_nonsense", "nv12"), 64, 48)
+    assert not works(Encoder("aac", "nv12"), 64, 48)
+
+
+@pytest.mark.parametrize("wish", ["nvenc", "vaapi", "auto"])
+@pytest.mark.parametrize("codec", SOFTWARE)
+def test_without_hardware_it_is_software_and_said(wish: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The encoder is opened for real; if this machine has the hardware, what was chosen encodes."""
+    caplog.set_level(logging.INFO)
+    works.cache_clear()
+    first = choose(codec, wish, 256, 256, deep=codec == "hevc")
+    assert works(first, 256, 256)
+    if first.name == SOFTWARE[codec]:
+        said = caplog.messages[-1]
+        assert said.startswith(f"{first.name} encodes {codec} at 256×256: ")
+        assert said.endswith("does not work here")
+    misses = works.cache_info().misses
+    assert choose(codec, wish, 256, 256, deep=codec == "hevc") == first
+    assert works.cache_info().misses == misses, "tried once a process"
+
+
+def test_an_encoder_of_the_wish_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "works", lambda encoder, width, height: encoder.name.endswith("vaapi"))
+    assert choose("hevc", "auto", 64, 64, deep=True) == Encoder("hevc_vaapi", "p010le")
+    assert choose("h264", "nvenc", 64, 64).name == "libx264"
+
+
+@pytest.mark.parametrize(("pixel_format", "depth"), [("nv12", 8), ("p010le", 10)])
+def test_frames_reach_the_encoder_in_the_formats_of_hardware(tmp_path: Path, pixel_format: str, depth: int) -> None:
+    """x264 takes NV12, too; P010 is what x265's frames are made from on the way to hardware."""
+    from dataclasses import replace
+
+    from media.color.conversion import RgbToYuv, bit_depth
+
+    assert bit_depth(pixel_format) == depth
+    spec = replace(output_spec(probe(write_clip(tmp_path / "in.mp4"))), pixel_format=pixel_format)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stripes(0, 128, 96)), format="rgb24")
+    assert RgbToYuv(spec.color, pixel_format)(frame).format.name == pixel_format
+    if pixel_format == "nv12":
+        with SegmentWriter(tmp_path / "a.mp4", spec) as writer:
+            for index in range(5):
+                writer.write(stripes(index, 128, 96), index)
+        assert len(shown(tmp_path / "a.mp4")) == 5

@@ -1,0 +1,74 @@
+"""Coders of single frames: sizes, colours, keys, and what strangers may send."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from media.errors import UnusableVideo
+from media.live.codecs import Coding, Format, decoder, encoder, frame_bytes
+from media.types import ColorRange
+
+COMPRESSED = [Format.JPEG, Format.PNG, Format.H264, Format.HEVC]
+
+
+def smooth(width: int, height: int, shift: int = 0) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    wave = [127 + 100 * np.sin((x + 2 * y + 3 * shift) / 15), 127 + 100 * np.cos((x + shift) / 11), 255 - 3.0 * y]
+    return np.stack(wave, -1).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("format_", list(Format))
+@pytest.mark.parametrize(("width", "height"), [(66, 48), (65, 47)])
+@pytest.mark.parametrize("matrix", [1, 6, 9])
+@pytest.mark.parametrize("range_", [ColorRange.LIMITED, ColorRange.FULL])
+def test_there_and_back(format_: Format, width: int, height: int, matrix: int, range_: ColorRange) -> None:
+    if format_.is_video:
+        width, height = width & ~1, height & ~1  # outputs are four times as large as inputs: never odd
+    coding = Coding(format_, width, height, matrix=matrix, range=range_, crf=5, quality=95)
+    there, back = encoder(coding), decoder(coding)
+    coded = [there.encode(smooth(width, height, shift), key=shift == 2) for shift in range(4)]
+    frames = [item for number, piece in enumerate(coded) for item in back.decode(piece.data, 10 * number)]
+    frames += back.flush()
+    assert [item.number for item in frames] == [0, 10, 20, 30]
+    assert [piece.key for piece in coded] == ([True, False, True, False] if format_.is_video else [True] * 4)
+    lossless = format_ in (Format.RGB24, Format.PNG)
+    for shift, item in enumerate(frames):
+        assert np.abs(item.rgb.astype(int) - smooth(width, height, shift)).mean() <= (0 if lossless else 2.5)
+    if (size := frame_bytes(coding)) is not None:
+        assert {len(piece.data) for piece in coded} == {size}
+
+
+def test_the_matrix_is_the_one_that_is_named() -> None:
+    """BT.709's luma of a plain colour, in limited range, as the recommendation computes it."""
+    rgb = np.full((16, 16, 3), (200, 50, 90), np.uint8)
+    luma = 0.2126 * 200 + 0.7152 * 50 + 0.0722 * 90
+    for range_, wanted in ((ColorRange.LIMITED, 16 + luma * 219 / 255), (ColorRange.FULL, luma)):
+        data = encoder(Coding(Format.YUV420P, 16, 16, matrix=1, range=range_)).encode(rgb, key=True).data
+        assert abs(data[0] - wanted) <= 1
+
+
+@pytest.mark.parametrize("format_", COMPRESSED)
+@pytest.mark.parametrize("data", [b"", b"garbage" * 30, b"\xff\xd8\xff", b"\x00\x00\x00\x01\x67" + bytes(40)])
+def test_garbage_is_refused(format_: Format, data: bytes) -> None:
+    """Either at once, or, where a decoder waits for more, nothing comes out of it."""
+    victim = decoder(Coding(format_, 66, 48))
+    with contextlib.suppress(UnusableVideo):
+        assert victim.decode(data, 0) == []
+        assert victim.flush() == []
+
+
+@pytest.mark.parametrize("format_", COMPRESSED)
+@pytest.mark.parametrize(("width", "height"), [(200, 100), (1200, 800), (64, 48)])
+def test_another_size_is_refused(format_: Format, width: int, height: int) -> None:
+    data = encoder(Coding(format_, width, height)).encode(np.zeros((height, width, 3), np.uint8), key=True).data
+    victim = decoder(Coding(format_, 66, 48))
+    with pytest.raises(UnusableVideo):
+        (victim.decode(data, 0), victim.flush())
+
+
+def test_raw_frames_have_one_size() -> None:
+    with pytest.raises(UnusableVideo, match=r"10 bytes; 66x48 YUV420P has 4,752"):
+        decoder(Coding(Format.YUV420P, 66, 48)).decode(bytes(10), 0)

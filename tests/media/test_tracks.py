@@ -1,0 +1,207 @@
+"""Sound, subtitles and attachments: copied where the container holds them, else converted or named."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from media.probe import probe
+from media.tracks.copy import plain_text
+from media.tracks.overlaps import Cue, OneAtATime
+from tests.support.media import packets, upscale, with_subtitles, write_clip
+
+
+def _sound(codec: str, rate: int = 48000) -> Any:
+    return lambda target: [(target.add_stream(codec, rate=rate, layout="mono"), 0)]
+
+
+@pytest.mark.parametrize("codec", ["aac", "libmp3lame", "ac3", "flac", "libopus", "pcm_s16le"])
+def test_sound_that_mp4_holds_is_copied(tmp_path: Path, codec: str) -> None:
+    source = write_clip(tmp_path / "in.mkv", tone=_sound(codec))
+    result = upscale(source, tmp_path)
+    assert result.warnings == ()
+    before, after = packets(source, "audio"), packets(result.path, "audio")
+    assert [data for _, data in before] == [data for _, data in after]
+    # Matroska counts milliseconds.
+    assert max(abs(a - b) for (a, _), (b, _) in zip(before, after, strict=True)) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ms", "pcm_mulaw", "pcm_u8"])
+def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec: str) -> None:
+    source = write_clip(tmp_path / "in.avi", codec="mpeg4", tone=_sound(codec, 16000))
+    result = upscale(source, tmp_path)
+    assert len(result.warnings) == 1
+    assert "converted to aac" in result.warnings[0]
+    assert result.info.warnings == result.warnings, "said before the job starts"
+    (track,) = probe(result.path).audio
+    assert (track.codec, track.sample_rate, track.channels) == ("aac", 16000, 1)
+    with av.open(str(source)) as a, av.open(str(result.path)) as b:
+        lengths = [sum(frame.samples for frame in container.decode(audio=0)) for container in (a, b)]
+    assert abs(lengths[0] - lengths[1]) <= 2048
+
+
+@pytest.mark.parametrize(
+    ("codec", "rate", "layout", "container", "becomes"),
+    [
+        ("ac3", 48000, "5.1(side)", "webm", ("opus", 48000, 6)),  # a layout that libopus refuses
+        ("libmp3lame", 11025, "mono", "mp4", ("aac", 11025, 1)),  # a rate at which mp4 refuses mp3
+        ("flac", 192000, "stereo", "mov", ("aac", 96000, 2)),  # a rate that aac does not know
+    ],
+)
+def test_sound_that_is_refused_only_when_writing_is_converted(
+    tmp_path: Path, codec: str, rate: int, layout: str, container: str, becomes: tuple[str, int, int]
+) -> None:
+    source = write_clip(
+        tmp_path / "in.mkv", tone=lambda target: [(target.add_stream(codec, rate=rate, layout=layout), 0)]
+    )
+    result = upscale(source, tmp_path, container=container)
+    assert [f"converted to {becomes[0]}" in warning for warning in result.info.warnings] == [True]
+    (track,) = probe(result.path).audio
+    assert (track.codec, track.sample_rate, track.channels) == becomes
+
+
+@pytest.mark.parametrize(("rate", "layout"), [(48000, "mono"), (44100, "stereo"), (32000, "mono")])
+def test_converted_sound_may_change_on_the_way(tmp_path: Path, rate: int, layout: str) -> None:
+    """A broadcast goes from stereo to mono, or to another rate."""
+    parts = []
+    for begins, (hertz, channels) in zip((0, 13), ((48000, "stereo"), (rate, layout)), strict=True):
+
+        def tone(target: Any, begins: int = begins, hertz: int = hertz, channels: str = channels) -> Any:
+            return [(target.add_stream("mp2", rate=hertz, layout=channels), begins * hertz // 25)]
+
+        part = tmp_path / f"{begins}.ts"
+        parts.append(write_clip(part, times=range(begins, begins + 12), container_format="mpegts", tone=tone))
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    result = upscale(source, tmp_path, container="webm")
+    with av.open(str(result.path)) as container:
+        samples = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    assert abs(samples.shape[1] - 48000) < 4800, "a second, each half of it"
+    for half in (samples[:, 5000:20000], samples[:, 30000:45000]):
+        assert (np.abs(half).max(1) > 0.1).all()
+    times = [time for time, _ in packets(result.path, "audio")]
+    assert max(b - a for a, b in itertools.pairwise(times)) < Fraction(1, 10)
+
+
+def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
+    result = upscale(with_subtitles(tmp_path / "in.mkv"), tmp_path)
+    assert [w.split(" is ")[0].split(" was ")[0] for w in result.warnings] == [
+        "subtitle track 1 (subrip)",
+        "the attachment font.ttf",
+    ]
+    info = probe(result.path)
+    assert [(s.codec, s.language) for s in info.subtitles] == [("mov_text", "fra")]
+    said = [(time, plain_text("mov_text", data)) for time, data in packets(result.path, "subtitles")]
+    assert [line for line in said if line[1]] == [
+        (Fraction(40, 1000), "Hello"),
+        (Fraction(280, 1000), "Second line\nand third"),
+    ]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+@pytest.mark.parametrize("sound", [None, _sound("aac")])
+def test_subtitles_that_overlap_are_shown_together(tmp_path: Path, container: str, sound: Any) -> None:
+    lines = [(500, 2500, "A"), (1000, 1000, "B"), (4000, 500, "C")]
+    source = with_subtitles(tmp_path / "in.mkv", font=False, lines=lines, tone=sound)
+    result = upscale(source, tmp_path, container=container)
+    with av.open(str(result.path)) as opened:
+        said = [
+            (p.pts * p.time_base, p.duration * p.time_base, plain_text("mov_text", bytes(p)))
+            for p in opened.demux(subtitles=0)
+            if p.size > 2
+        ]
+    half = Fraction(1, 2)
+    assert said == [(half, half, "A"), (1, 1, "A\nB"), (2, 1, "A"), (4, half, "C")]
+
+
+def _one_at_a_time(*cues: Cue) -> list[tuple[int, int | None, str]]:
+    said = OneAtATime()
+    pieces = [piece for cue in cues for piece in said.add(cue)]
+    return [(piece.start, piece.end, piece.text) for piece in [*pieces, *said.rest()]]
+
+
+def test_cues_are_split_where_others_begin_or_end() -> None:
+    assert _one_at_a_time(Cue(0, 3, "A"), Cue(1, 5, "B"), Cue(3, 4, "C"), Cue(7, 8, "D")) == [
+        (0, 1, "A"),
+        (1, 3, "A\nB"),
+        (3, 4, "B\nC"),
+        (4, 5, "B"),
+        (7, 8, "D"),
+    ]
+    assert _one_at_a_time(Cue(0, 2, "sign"), Cue(0, 2, "sign"), Cue(1, 2, "")) == [(0, 1, "sign"), (1, 2, "sign")]
+    assert _one_at_a_time(Cue(0, None, "A"), Cue(2, None, "B"), Cue(2, 3, "C"), Cue(4, None, "D")) == [
+        (0, 2, "A"),
+        (2, 3, "B\nC"),
+        (3, 4, "B"),
+        (4, None, "D"),
+    ]
+    assert _one_at_a_time(Cue(5, 9, "A"), Cue(2, 7, "late")) == [(5, 7, "A\nlate"), (7, 9, "A")]
+
+
+def test_a_cue_is_not_held_back_longer_than_it_lasts() -> None:
+    said = OneAtATime()
+    assert not list(said.add(Cue(0, 5, "A")))
+    assert not list(said.until(4))
+    assert list(said.until(5)) == [Cue(0, 5, "A")]
+
+
+def test_crowds_of_cues_stay_small() -> None:
+    pieces = _one_at_a_time(*(Cue(start, 10_000, str(start)) for start in range(2000)))
+    assert pieces[-1][1] == 10_000
+    assert max(text.count("\n") for _, _, text in pieces) < 20
+
+
+def test_a_text_that_is_too_long_for_a_sample_is_cut(tmp_path: Path) -> None:
+    source = with_subtitles(tmp_path / "in.mkv", font=False, lines=[(40, 200, "ü" * 40_000)])
+    said = [plain_text("mov_text", data) for _, data in packets(upscale(source, tmp_path).path, "subtitles")]
+    assert [text for text in said if text] == ["ü" * 32_767]
+
+
+def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) -> None:
+    source = with_subtitles(tmp_path / "in.mkv")
+    result = upscale(source, tmp_path, container="mkv")
+    assert result.warnings == ()
+    info = probe(result.path)
+    assert info.attachments == ("font.ttf",)
+    assert packets(source, "subtitles") == packets(result.path, "subtitles")
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_what_was_counted_in_the_source_is_not_said_of_the_result(tmp_path: Path, container: str) -> None:
+    counted = {"BPS": "1", "BPS-eng": "1", "DURATION-eng": "1", "NUMBER_OF_FRAMES": "1", "NUMBER_OF_BYTES-eng": "1"}
+    counted |= {"_STATISTICS_TAGS": "BPS", "_STATISTICS_WRITING_APP-eng": "mkvmerge", "ENCODER": "an old one"}
+
+    def say(target: Any, video: Any) -> None:
+        for stream in target.streams:
+            stream.metadata.update({**counted, "title": "Titled", "DIRECTOR": "Someone"})
+
+    source = write_clip(tmp_path / "in.mkv", tone=_sound("aac"), prepare=say)
+    with av.open(str(source)) as opened:
+        assert all(counted.keys() <= stream.metadata.keys() for stream in opened.streams)
+    with av.open(str(upscale(source, tmp_path, container=container).path)) as opened:
+        for stream in opened.streams:
+            said = {name.upper(): value for name, value in stream.metadata.items()}
+            assert not {name: value for name, value in counted.items() if said.get(name) == value}
+            assert "Titled" in said.values()
+            assert container != "mkv" or said["DIRECTOR"] == "Someone"
+
+
+@pytest.mark.parametrize(
+    ("codec", "data", "words"),
+    [
+        ("ass", b"0,0,Default,,0,0,0,,{\\i1}One, two{\\i0}\\Nthree", "One, two\nthree"),
+        ("ass", b"0,0,Default,,0,0,0,,{\\p1}m 0 0 l 100 0{\\p0}", ""),
+        ("ass", b"0,0,Default,,0,0,0,,{\\an8\\p2}m 0 0{\\p0}Sign", "Sign"),
+        ("webvtt", b"<v Anna>Hi</v>", "Hi"),
+        ("mov_text", b"\x00\x02Hi\x00\x00\x00\x0cstyl", "Hi"),
+        ("subrip", b"a\r\nb\xff", "a\nb\ufffd"),
+    ],
+)
+def test_words_are_unpacked(codec: str, data: bytes, words: str) -> None:
+    assert plain_text(codec, data) == words

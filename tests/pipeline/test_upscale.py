@@ -1,0 +1,235 @@
+"""The pipeline, from a file to a file, with the tiny network and without any server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.schema import JobOptions
+from jobs.storage import Fenced
+from media.errors import UnsupportedFile
+from media.probe import probe
+from model.engine.upscaler import Upscaler, load_model
+from pipeline.checkpoint import Checkpoints
+from pipeline.prefetch import Abandoned, Ahead
+from pipeline.upscale import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
+from tests.support.clips import make_clip, make_scenes, times_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
+    return load_model("tiny", weights_dir=tmp_path_factory.mktemp("weights"), device="cpu", precision="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=26, sound=True)
+
+
+def order(clip: Path, folder: Path, **options: object) -> Order:
+    folder.mkdir(exist_ok=True)
+    return Order(clip, folder, JobOptions.model_validate({"model": "tiny", "chunk": 4, "lookahead": 2, **options}))
+
+
+def finish(events: Iterator[Event]) -> Finished:
+    *_, last = events
+    assert isinstance(last, Finished)
+    return last
+
+
+def test_a_clip_comes_out_whole(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    started, *chunks, finished = list(upscale(order(clip, tmp_path / "w"), model))
+    assert isinstance(started, Started)
+    assert isinstance(finished, Finished)
+    assert [chunk.frames for chunk in chunks if isinstance(chunk, ChunkDone)] == [4] * 5 + [6]
+    out = probe(finished.path)
+    assert (out.video.width, out.video.height, out.video.frames) == (128, 96, 26)
+    assert [track.codec for track in out.audio] == ["aac"]
+    assert times_of(finished.path) == times_of(clip)
+    metrics = finished.metrics
+    assert len(metrics.chunk_seconds) == 6
+    assert min(metrics.decode_seconds, metrics.model_seconds, metrics.encode_seconds) > 0
+    assert finished.progress.frames_done == finished.progress.frames_total == 26
+
+
+@pytest.mark.parametrize(("options", "size"), [({"scale": 2}, (64, 48)), ({"height": 72}, (96, 72))])
+def test_other_sizes(
+    clip: Path, model: Upscaler, tmp_path: Path, options: dict[str, int], size: tuple[int, int]
+) -> None:
+    video = probe(finish(upscale(order(clip, tmp_path / "w", **options), model)).path).video
+    assert (video.width, video.height) == size
+
+
+@pytest.mark.parametrize(("stops", "lookahead"), [((1, 2, 5), 2), ((3,), 0), ((1,), 9), ((6,), 2)])
+def test_resumed_is_byte_identical(
+    clip: Path, model: Upscaler, tmp_path: Path, stops: tuple[int, ...], lookahead: int
+) -> None:
+    """Closing after the n-th chunk is what a kill between two chunks leaves behind."""
+    whole = finish(upscale(order(clip, tmp_path / "whole", lookahead=lookahead), model)).path.read_bytes()
+    parts = order(clip, tmp_path / "parts", lookahead=lookahead)
+    for stop in stops:
+        events = upscale(parts, model)
+        for event in events:
+            if isinstance(event, ChunkDone) and event.number == stop - 1:
+                break
+        events.close()
+        (parts.folder / "segment-000099.mp4.partial").write_bytes(b"remains of a chunk in work")
+    resumed = list(upscale(parts, model))
+    assert isinstance(resumed[0], Started)
+    assert resumed[0].resumed
+    numbers = [event.number for event in resumed if isinstance(event, ChunkDone)]
+    assert not numbers or numbers[0] == stops[-1], "no chunk is computed again, none is left out"
+    assert isinstance(resumed[-1], Finished)
+    assert resumed[-1].path.read_bytes() == whole
+    assert not (parts.folder / "segment-000099.mp4.partial").exists()
+
+
+def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    whole = finish(upscale(order(clip, tmp_path / "whole"), model)).path.read_bytes()
+    stop, work = threading.Event(), order(clip, tmp_path / "w")
+    seen: list[Event] = []
+    for event in upscale(work, model, stop=stop):
+        seen.append(event)
+        if isinstance(event, ChunkDone):
+            stop.set()
+    assert isinstance(seen[-1], Stopped)
+    assert len(seen) <= 4, "the chunk in work and no more"
+    assert finish(upscale(work, model)).path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("change", ["input", "options", "model", "encoder", "segment", "state", "manifest"])
+def test_a_checkpoint_that_does_not_match_is_not_used(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    work = order(clip, tmp_path / "w")
+    events = upscale(work, model)
+    for event in events:
+        if isinstance(event, ChunkDone) and event.number == 2:
+            break
+    events.close()
+    if change == "input":
+        other = make_clip(tmp_path / "other.mp4", frames=20)
+        work = order(other, tmp_path / "w")
+    elif change == "options":
+        work = order(clip, tmp_path / "w", crf=30)
+    elif change == "model":  # gates, or the router's numbers, are others than they were
+        monkeypatch.setattr(Upscaler, "identity", lambda *_: "another")
+    elif change == "encoder":  # begun where there was a hardware encoder, which is not here
+        manifest = work.folder / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"encoder":"libx264"', '"encoder":"h264_nvenc"'))
+        work = replace(work, encoder="nvenc")
+    elif change == "segment":
+        Checkpoints(work.folder).segment(0).unlink()
+    elif change == "state":
+        next(work.folder.glob("state-*")).write_bytes(b"\0" * 64)
+    else:
+        (work.folder / "manifest.json").write_text("{")
+    started, *_, finished = list(upscale(work, model))
+    assert isinstance(started, Started)
+    assert not started.resumed
+    assert any("started again" in warning for warning in started.warnings)
+    assert isinstance(finished, Finished)
+    assert any("started again" in warning for warning in finished.warnings)
+
+
+def test_a_folder_taken_away_is_fenced(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    work = order(clip, tmp_path / "work-1")
+    events = upscale(work, model)
+    next(event for event in events if isinstance(event, ChunkDone))
+    work.folder.rename(tmp_path / "work-2")
+    with pytest.raises(Fenced):
+        list(events)
+    assert not work.folder.exists()
+
+
+def test_what_is_no_video_says_so(model: Upscaler, tmp_path: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    with pytest.raises(UnsupportedFile):
+        list(upscale(order(text, tmp_path / "w"), model))
+
+
+def test_ahead_computes_no_further_than_its_depth() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            made.append(number)
+            yield number
+
+    with Ahead(items(), depth=1, name="t") as ahead:
+        assert next(ahead) == 0
+        assert next(ahead) == 1
+        assert len(made) <= 3
+        assert list(ahead) == list(range(2, 10))
+
+
+def test_ahead_hands_exceptions_on_and_closes_its_source() -> None:
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            raise ValueError("broken")
+        finally:
+            closed.set()
+
+    with Ahead(items(), depth=4, name="t") as ahead, pytest.raises(ValueError, match="broken"):
+        list(ahead)
+    assert closed.is_set()
+
+
+def test_ahead_lets_a_waiting_consumer_go() -> None:
+    never = threading.Event()
+
+    def items() -> Iterator[int]:
+        never.wait(30)
+        yield 1
+
+    ahead = Ahead(items(), depth=1, name="t")
+    with ahead:
+        timer = threading.Timer(0.1, ahead.abandon)
+        timer.start()
+        with pytest.raises(Abandoned):
+            next(ahead)
+        never.set()
+        timer.join()
+
+
+def test_cuts_are_counted_from_the_start_of_the_job(model: Upscaler, tmp_path: Path) -> None:
+    """Two of them, in other chunks than the first, one of which is the start of a chunk; they survive a resumption."""
+    clip = make_scenes(tmp_path / "clip.mp4", frames=14, cuts=(6, 8))
+    work = order(clip, tmp_path / "w")
+    events = upscale(work, model)
+    next(event for event in events if isinstance(event, ChunkDone) and event.number == 1)
+    events.close()  # type: ignore[attr-defined]
+    assert finish(upscale(work, model)).metrics.cuts == [6, 8]
+
+
+def test_the_network_s_thread_has_the_cores_to_itself(tmp_path: Path) -> None:
+    """A second set of OpenMP threads in the process makes all of them sleep at barriers: 1.45 times the time."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=8, width=160, height=96)
+    (tmp_path / "w").mkdir()
+    script = f"""
+import os
+from pathlib import Path
+import torch
+from jobs.schema import JobOptions
+from model.engine.upscaler import load_model
+from pipeline.upscale import Order, upscale
+torch.set_num_threads(2)
+before = len(os.listdir("/proc/self/task"))
+model = load_model("tiny", weights_dir=Path(), device="cpu", precision="bf16", threads=2)
+options = JobOptions(model="tiny", chunk=2, lookahead=1)
+for _ in upscale(Order(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), options), model):
+    pass
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0"]

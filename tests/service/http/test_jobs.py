@@ -1,0 +1,393 @@
+"""Jobs over HTTP, on a real socket with a real Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import idempotency as once
+from jobs.errors import NotReady, StoreUnavailable
+from jobs.idempotency import Reservation
+from jobs.schema import Job, JobState
+from jobs.settings import Settings
+from service.http.documents import JobDocument
+from service.names import harmless_name
+from tests.support.clips import make_clip
+from tests.support.http_server import Service, serving
+from tests.support.processes import wait_until
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=6, sound=True)
+
+
+def test_upload_becomes_a_queued_job(service: Service, clip: Path) -> None:
+    answer = service.post(clip, scale="2", crf="20", model="tiny", codec="hevc", priority="high")
+    assert answer.status_code == 202
+    document = JobDocument.model_validate(answer.json())
+    assert answer.headers["location"] == f"/jobs/{document.id}" == document.links.self
+    assert document.state is JobState.QUEUED
+    assert (document.options.scale, document.options.crf, document.options.codec) == (2, 20, "hevc")
+    assert document.input is not None
+    assert (document.input.width, document.input.height, document.input.frames) == (32, 24, 6)
+    assert document.input.audio == ["aac"]
+    assert document.progress.frames_total == 6
+    assert service.operations.storage.input_path(document.id).read_bytes() == clip.read_bytes()
+    assert service.client.get(document.links.self).json() == answer.json()
+    assert service.client.get("/jobs").json()["jobs"] == [answer.json()]
+    assert service.client.get("/jobs", params={"state": "done"}).json() == {"jobs": []}
+
+
+def test_empty_fields_are_defaults(service: Service, clip: Path) -> None:
+    answer = service.post(clip, scale="", height="", model="")
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["options"]["model"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"scale": "5"}, "scale: Input should be 2, 3 or 4"),
+        ({"scale": "two"}, "scale: Input should be 2, 3 or 4"),
+        ({"scale": "2", "height": "480"}, "give either scale or height, not both"),
+        ({"crf": "99", "chunk": "x"}, "chunk: Input should be a valid integer"),
+        ({"routing": "warp"}, "routing: Input should be 'off', 'balanced' or 'fast'"),
+        ({"speed": "warp"}, "unknown option speed; there are model, scale"),
+        ({"model": "x" * 5000}, "the field 'model' is longer than 4096 bytes"),
+    ],
+)
+def test_bad_options_are_named_and_leave_nothing(
+    service: Service, clip: Path, fields: dict[str, str], says: str
+) -> None:
+    answer = service.post(clip, **fields)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "/problems/invalid-request"
+    assert says in problem["detail"]
+    assert "\n" not in problem["detail"]
+    assert service.files() == []
+
+
+def test_models_are_those_that_workers_have(service: Service, clip: Path) -> None:
+    assert service.client.get("/models").json() == {"models": []}
+    assert service.post(clip, model="not-yet-known").status_code == 202  # nobody is there who could tell
+    service.announce_worker()
+    assert service.client.get("/models").json() == {"models": ["small", "tiny"]}
+    assert service.post(clip, model="tiny").status_code == 202
+    answer = service.post(clip, model="huge")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        400,
+        "no worker has a model 'huge'; there are: auto, small, tiny",
+    )
+
+
+def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_path: Path) -> None:
+    service.client.headers["Idempotency-Key"] = "holiday-1"
+    (tmp_path / "empty.mp4").touch()
+    assert service.post(tmp_path / "empty.mp4").status_code == 400  # what fails uses no key up
+    first, second = service.post(clip), service.post(clip)
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] == second.json()["id"]
+    assert second.headers["location"] == first.headers["location"]
+    service.client.headers["Idempotency-Key"] = "holiday-2"
+    reservation = service.operations.begin_once("holiday-2")
+    assert isinstance(reservation, Reservation)
+    answer = service.post(clip)
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/not-ready")
+    service.operations.drop_once(reservation)
+    third = service.post(clip).json()["id"]
+    assert third != first.json()["id"]
+    assert len(service.operations.recent()) == 2
+    for _ in range(2):  # cancelled, and removed
+        service.client.delete(f"/jobs/{third}")
+    answer = service.post(clip)
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued"), "its job has been removed since"
+
+
+def test_a_job_whose_answer_from_redis_was_lost_is_a_job(
+    service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was silent for too long, and did it all the same."""
+    store, create = service.operations.store, service.operations.store.create
+
+    def slow(*given: Any) -> None:
+        create(*given)
+        raise StoreUnavailable("Redis does not answer.")
+
+    service.client.headers["Idempotency-Key"] = "holiday-0"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create", slow)
+        assert service.post(clip).status_code == 503
+    again = service.post(clip)
+    assert (again.status_code, again.json()["state"]) == (202, "queued")
+    assert service.operations.input(again.json()["id"])[1].read_bytes() == clip.read_bytes()
+    assert len(service.operations.recent()) == 1
+
+
+def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) -> None:
+    """So that it is not lost for the day with the process that had it; and nobody touches what is another's by now."""
+    operations, redis = service.operations, service.operations.store.redis
+    lost = operations.begin_once("holiday-3")
+    assert isinstance(lost, Reservation)
+    (key,) = redis.keys("skipvsr:once:*")
+    redis.expire(key, 5)
+    operations.keep_once(lost)
+    assert 50 < redis.ttl(key) <= 60
+    redis.delete(key)  # the process is gone, and the minute over
+    mine = operations.begin_once("holiday-3")
+    assert isinstance(mine, Reservation)
+    operations.drop_once(lost)
+    with pytest.raises(NotReady):
+        operations.begin_once("holiday-3")
+    operations.drop_once(mine)
+    service.client.headers["Idempotency-Key"] = "holiday-3"
+    job_id = service.post(clip).json()["id"]
+    operations.keep_once(mine)
+    operations.drop_once(mine)
+    assert redis.ttl(key) > 80_000
+    assert service.post(clip).json()["id"] == job_id
+
+
+def test_a_key_is_kept_while_its_upload_comes_in(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once, "RENEW_SECONDS", 0.05)
+    redis = service.operations.store.redis
+    boundary = b'--x7f\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+
+    def slowly() -> Iterator[bytes]:
+        yield boundary
+        wait_until(lambda: bool(redis.keys("skipvsr:once:*")), 5, "not reserved")
+        (key,) = redis.keys("skipvsr:once:*")
+        redis.expire(key, 5)
+        wait_until(lambda: redis.ttl(key) > 50, 5, "not renewed")
+        yield clip.read_bytes() + b"\r\n--x7f--\r\n"
+
+    headers = {"Idempotency-Key": "holiday-4", "Content-Type": "multipart/form-data; boundary=x7f"}
+    assert service.client.post("/upscale", content=slowly(), headers=headers).status_code == 202
+
+
+def test_a_job_of_an_earlier_version_is_shown(service: Service, clip: Path) -> None:
+    """One whose options would be refused today."""
+    job_id = service.post(clip).json()["id"]
+    store = service.operations.store
+    options = {**store.get(job_id).options.model_dump(mode="json"), "routing": "warp"}
+    store.redis.hset(f"skipvsr:job:{job_id}", "options", json.dumps(options))
+    (listed,) = service.client.get("/jobs").json()["jobs"]
+    assert listed["options"]["routing"] == "warp"
+    assert service.client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+
+
+def test_what_is_no_video_is_refused_and_leaves_nothing(service: Service, tmp_path: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("this is no video\n" * 100)
+    answer = service.post(text)
+    assert (answer.status_code, answer.json()["type"]) == (415, "/problems/unsupported-media")
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    answer = service.post(empty)
+    assert (answer.status_code, answer.json()["detail"]) == (400, "the file 'empty.mp4' is empty")
+    assert service.files() == []
+    assert service.client.get("/jobs").json() == {"jobs": []}
+
+
+def test_limits_name_their_setting(settings: Settings, clip: Path) -> None:
+    with serving(settings.model_copy(update={"max_output_pixels": 1000})) as service:
+        answer = service.post(clip)
+        assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
+        assert "SKIPVSR_MAX_OUTPUT_PIXELS" in answer.json()["detail"]
+        assert service.post(clip, height="16").status_code == 202
+    with serving(settings.model_copy(update={"quota_gb": 1e-9})) as service:
+        answer = service.post(clip)
+        assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-full")
+
+
+def test_result_is_served_with_name_type_and_ranges(service: Service, clip: Path) -> None:
+    job_id = service.post(clip, scale="2").json()["id"]
+    where = f"/jobs/{job_id}/result"
+    early = service.client.get(where)
+    assert (early.status_code, early.json()["detail"]) == (
+        409,
+        "The job is queued; there is a result once it is done.",
+    )
+    service.finish(job_id, bytes(range(256)) * 4)
+    links = service.client.get(f"/jobs/{job_id}").json()["links"]
+    assert links["result"] == where
+    assert links["cancel"] is None
+    whole = service.client.get(where)
+    assert whole.status_code == 200
+    assert whole.content == bytes(range(256)) * 4
+    assert whole.headers["content-type"] == "video/mp4"
+    assert whole.headers["content-disposition"] == 'attachment; filename="clip-x2.mp4"'
+    head = service.client.head(where)
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, "1024", b"")
+    part = service.client.get(where, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
+    assert part.headers["content-range"] == "bytes 10-19/1024"
+    assert service.client.get(where, headers={"Range": "bytes=-4"}).content == bytes([252, 253, 254, 255])
+    changed = service.client.get(where, headers={"Range": "bytes=0-1", "If-Range": '"another"'})
+    assert changed.status_code == 200
+    for ignored in ("bytes=9-1", "rows=1-2", "bytes=x-", "bytes=-", f"bytes=0-{'9' * 5000}"):
+        assert service.client.get(where, headers={"Range": ignored}).status_code == 200, ignored
+    outside = service.client.get(where, headers={"Range": "bytes=5000-"})
+    assert (outside.status_code, outside.headers["content-range"]) == (416, "bytes */1024")
+    assert outside.headers["content-type"] == "application/problem+json"
+    other = service.client.get(where, headers={"Range": "bytes=5000-", "If-Range": '"another"'})
+    assert other.status_code == 200, "all of the other version, whatever part of its own the client wanted"
+    same = service.client.get(where, headers={"Range": "bytes=5000-", "If-Range": whole.headers["etag"]})
+    assert (same.status_code, same.headers["content-type"]) == (416, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("container", "media_type"),
+    [("mkv", "video/matroska"), ("mov", "video/quicktime"), ("webm", "video/webm")],
+)
+def test_result_has_its_containers_name_and_type(service: Service, clip: Path, container: str, media_type: str) -> None:
+    job = service.post(clip, container=container).json()
+    assert (job["options"]["container"], job["options"]["codec"]) == (container, "auto")
+    service.finish(job["id"], b"x", suffix=f".{container}")
+    answer = service.client.get(f"/jobs/{job['id']}/result")
+    assert (answer.content, answer.headers["content-type"]) == (b"x", media_type)
+    assert answer.headers["content-disposition"] == f'attachment; filename="clip-x4.{container}"'
+
+
+def test_container_and_codec_have_to_go_together(service: Service, clip: Path) -> None:
+    answer = service.post(clip, container="webm", codec="hevc")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "webm can't hold hevc; it holds av1")
+
+
+def test_upload_can_be_fetched_as_data(service: Service, clip: Path) -> None:
+    job_id = service.post(clip).json()["id"]
+    answer = service.client.get(f"/jobs/{job_id}/input")
+    assert answer.content == clip.read_bytes()
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
+def test_name_outside_ascii_survives(service: Service, clip: Path) -> None:
+    with clip.open("rb") as file:
+        job = service.client.post("/upscale", data={"height": "96"}, files={"file": ("../Käse „x“\n.mov", file)}).json()
+    assert job["filename"] == "Käse „x“%0A.mov"  # the client escapes the line break
+    service.finish(job["id"], b"x")
+    header = service.client.get(f"/jobs/{job['id']}/result").headers["content-disposition"]
+    assert header == (
+        "attachment; filename=\"K_se _x__0A-96p.mp4\"; filename*=UTF-8''K%C3%A4se%20%E2%80%9Ex%E2%80%9C%250A-96p.mp4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("clip.mp4", "clip.mp4"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\videos\\clip.mp4", "clip.mp4"),
+        ("/", "video"),
+        ("..", "video"),
+        ("", "video"),
+        ("a\x00b\r\nSet-Cookie: x.mp4", "abSet-Cookie: x.mp4"),
+        ("\u202egpj.mp4", "gpj.mp4"),
+        ("x" * 300 + ".mp4", "x" * 116 + ".mp4"),
+        ("e\u0301.mp4", "\u00e9.mp4"),
+    ],
+)
+def test_names_are_made_harmless(given: str, kept: str) -> None:
+    assert harmless_name(given) == kept
+
+
+def test_cancel_pause_and_resume(service: Service, clip: Path) -> None:
+    first, second = (service.post(clip).json()["id"] for _ in range(2))
+    assert service.client.post(f"/jobs/{first}/pause").json()["state"] == "paused"
+    assert service.client.get(f"/jobs/{first}").json()["links"]["resume"] == f"/jobs/{first}/resume"
+    assert service.client.post(f"/jobs/{first}/resume").json()["state"] == "queued"
+    again = service.client.post(f"/jobs/{first}/resume")
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/not-ready")
+    assert service.client.post(f"/jobs/{first}/cancel").json()["state"] == "cancelled"
+    assert service.client.post(f"/jobs/{first}/cancel").json()["state"] == "cancelled"
+    assert not service.operations.storage.job_dir(first).exists()
+    answer = service.client.get(f"/jobs/{first}/result")
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/cancelled")
+    assert service.client.get(f"/jobs/{first}/input").status_code == 410
+    service.finish(second, b"x")
+    assert service.client.post(f"/jobs/{second}/cancel").status_code == 409
+    service.operations.storage.result_path(second).unlink()
+    answer = service.client.get(f"/jobs/{second}/result")
+    assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")
+
+
+def test_delete_cancels_what_is_not_over_and_removes_what_is(service: Service, clip: Path) -> None:
+    waiting, done = (service.post(clip).json()["id"] for _ in range(2))
+    assert service.client.delete(f"/jobs/{waiting}").json()["state"] == "cancelled"
+    assert service.client.get(f"/jobs/{waiting}").status_code == 200
+    service.operations.store.request_pause(done)
+    service.operations.store.resume(done)
+    service.finish(done, b"x")
+    assert service.client.delete(f"/jobs/{done}").json()["state"] == "done"
+    assert service.client.delete(f"/jobs/{done}").status_code == 404
+    assert service.files() == []
+    assert [job["id"] for job in service.client.get("/jobs").json()["jobs"]] == [waiting]
+
+
+def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
+    job_id = service.post(clip).json()["id"]
+    claim = service.operations.store.claim(job_id, "w")
+    assert claim is not None
+    reason = {"type": "/problems/job-failed", "title": "Job failed", "status": 500, "detail": "out of luck"}
+    service.operations.store.let_go(claim, JobState.FAILED, {"error": reason})
+    answer = service.client.get(f"/jobs/{job_id}/result")
+    assert answer.status_code == 500
+    assert answer.json() == reason
+
+
+def test_failed_job_is_resumed_while_its_files_are_kept(service: Service, clip: Path) -> None:
+    job_id = service.post(clip).json()["id"]
+    for _ in range(2):
+        claim = service.operations.store.claim(job_id, "w")
+        assert claim is not None
+        service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+        assert service.client.get(f"/jobs/{job_id}").json()["links"]["resume"] == f"/jobs/{job_id}/resume"
+        last = service.client.post(f"/jobs/{job_id}/resume")
+        assert (last.status_code, last.json()["state"]) == (200, "queued")
+    claim = service.operations.store.claim(job_id, "w")
+    assert claim is not None
+    service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+    service.operations.storage.remove(job_id)
+    answer = service.client.post(f"/jobs/{job_id}/resume")
+    assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")
+    assert service.client.get(f"/jobs/{job_id}").json()["state"] == "failed"
+
+
+@pytest.mark.parametrize("job_id", ["0" * 24, "nonsense", "..%2F..%2Fetc", "%00", "a" * 4000])
+@pytest.mark.parametrize("rest", ["", "/result", "/input"])
+def test_unknown_jobs(service: Service, job_id: str, rest: str) -> None:
+    answer = service.client.get(f"/jobs/{job_id}{rest}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_list_is_paged_newest_first(service: Service, clip: Path) -> None:
+    ids = [service.post(clip).json()["id"] for _ in range(3)]
+    listed = service.client.get("/jobs", params={"limit": 2}).json()["jobs"]
+    assert [job["id"] for job in listed] == ids[:0:-1]
+    assert [j["id"] for j in service.client.get("/jobs", params={"offset": 2}).json()["jobs"]] == ids[:1]
+    bad = service.client.get("/jobs", params={"limit": "0", "state": "odd"})
+    assert bad.status_code == 400
+    assert "limit:" in bad.json()["detail"]
+    assert "state:" in bad.json()["detail"]
+
+
+def test_document_of_a_job_is_the_job_and_links(service: Service, clip: Path) -> None:
+    document = service.post(clip).json()
+    stored = json.loads(service.operations.get(document["id"]).model_dump_json())
+    links = document.pop("links")
+    assert document == stored
+    assert set(document) == set(Job.model_fields)
+    assert links["pause"] == f"/jobs/{document['id']}/pause"

@@ -1,0 +1,214 @@
+"""Clients that misbehave: over raw sockets, for no decent library would send this."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Settings
+from tests.support.clips import make_clip
+from tests.support.http_server import Service, serving
+from tests.support.processes import wait_until
+
+BOUNDARY = "x7f"
+OPENING = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\nContent-Type: video/mp4\r\n\r\n'
+).encode()
+CLOSING = f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    with serving(settings.model_copy(update={"max_upload_bytes": 4 << 20, "upload_idle_seconds": 0.5})) as running:
+        yield running
+
+
+def connect(service: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port), timeout=10)
+
+
+def head(length: int, extra: str = "", content_type: str = f"multipart/form-data; boundary={BOUNDARY}") -> bytes:
+    return (
+        f"POST /upscale HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{extra}\r\n"
+    ).encode()
+
+
+def answer_of(connection: socket.socket) -> tuple[int, dict[str, object]]:
+    """Status and JSON body of a response."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        assert piece, f"the connection was closed after {data!r}"
+        data += piece
+    headers, _, body = data.partition(b"\r\n\r\n")
+    length = int(headers.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return int(headers.split()[1]), json.loads(body)
+
+
+def send_form(service: Service, body: bytes, **kwargs: str) -> tuple[int, dict[str, object]]:
+    with connect(service) as connection:
+        connection.sendall(head(len(body), **kwargs) + body)
+        return answer_of(connection)
+
+
+def test_client_that_goes_away_leaves_nothing(service: Service) -> None:
+    with connect(service) as connection:
+        connection.sendall(head(3 << 20) + OPENING + bytes(2 << 20))
+        wait_until(lambda: bool(service.files()), 5, "the upload was not written as it came in")
+    wait_until(lambda: service.files() == [], 5, "the cut-off upload is still there")
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_client_that_stalls_is_given_up(service: Service) -> None:
+    with connect(service) as connection:
+        connection.sendall(head(1 << 20) + OPENING + b"first bytes")
+        status, problem = answer_of(connection)
+        assert (status, problem["type"]) == (408, "/problems/upload-stalled")
+        assert connection.recv(100) == b""  # closed: the rest is not waited for
+    assert service.files() == []
+
+
+def test_body_that_is_announced_too_large_is_refused_unread(service: Service) -> None:
+    with connect(service) as connection:
+        connection.sendall(head(1 << 40, extra="Expect: 100-continue\r\n"))
+        status, problem = answer_of(connection)
+    assert (status, problem["type"]) == (413, "/problems/too-large")
+    assert "SKIPVSR_MAX_UPLOAD_BYTES" in str(problem["detail"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "kind"),
+    [({}, 413, "too-large"), ({"quota_gb": 0.001}, 507, "storage-full"), ({"min_free_gb": 1e9}, 507, "storage-full")],
+)
+def test_body_that_grows_too_large_is_cut_off(
+    settings: Settings, limit: dict[str, float], status: int, kind: str
+) -> None:
+    """Chunked: nothing announces the size, so the limits must hold while the bytes come in."""
+    with serving(settings.model_copy(update={"max_upload_bytes": 4 << 20, **limit})) as service:
+        _grows_too_large(service, status, kind)
+
+
+def _grows_too_large(service: Service, status: int, kind: str) -> None:
+    request = (
+        "POST /upscale HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    ).encode()
+    piece = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    with connect(service) as connection:
+        connection.sendall(request + f"{len(OPENING):x}\r\n".encode() + OPENING + b"\r\n")
+        with suppress(ConnectionError):  # it may answer, and hang up, before all is sent
+            for _ in range(5 << 4):
+                connection.sendall(piece)
+        got, problem = answer_of(connection)
+    assert (got, problem["type"]) == (status, f"/problems/{kind}")
+    assert service.files() == []
+
+
+def test_upload_is_never_held_in_memory(settings: Settings) -> None:
+    """Peak memory of this process, which the server shares, hardly grows while 200 MB come in."""
+    size = 200 << 20
+    with serving(settings) as service, connect(service) as connection:
+        service.client.get("/healthz")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        connection.sendall(head(len(OPENING) + size + len(CLOSING)) + OPENING)
+        block = bytes(1 << 20)
+        for _ in range(200):
+            connection.sendall(block)
+        connection.sendall(CLOSING)
+        assert answer_of(connection)[0] == 415
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert service.files() == []
+    assert grown < 24 << 10, f"{grown} KiB more"
+
+
+def part(name: str, value: str = "1") -> bytes:
+    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "cut off"),
+        (b"garbage that is no form", "malformed"),
+        (OPENING + b"abc", "cut off"),
+        (f"--{BOUNDARY}--\r\n".encode(), "no file in the form"),
+        (part("crf") + f"--{BOUNDARY}--\r\n".encode(), "no file in the form"),
+        (part("file") + f"--{BOUNDARY}--\r\n".encode(), "no file in the form"),
+        (part("crf") + part("crf") + OPENING + b"abc" + CLOSING, "'crf' is there twice"),
+        (OPENING + b"abc\r\n" + OPENING + b"abc" + CLOSING, "more than one file"),
+        (OPENING.replace(b'"file"', b'"video"') + b"abc" + CLOSING, "goes into the field 'file'"),
+        (OPENING.replace(b'name="file"; ', b"") + b"abc" + CLOSING, "has no name"),
+        (b"".join(part(f"f{i}") for i in range(40)) + OPENING + b"abc" + CLOSING, "more than 32 fields"),
+        (OPENING.replace(b"Content-Type", b"X-" + b"a" * 20000) + b"abc" + CLOSING, "malformed"),
+    ],
+)
+def test_malformed_forms(service: Service, body: bytes, says: str) -> None:
+    status, problem = send_form(service, body)
+    assert status == 400
+    assert says in str(problem["detail"])
+    assert service.files() == []
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300, "x"]
+)
+def test_bodies_that_are_no_forms(service: Service, content_type: str) -> None:
+    status, problem = send_form(service, b"{}", content_type=content_type)
+    assert (status, problem["type"]) == (400, "/problems/invalid-request")
+
+
+def test_huge_headers_end_the_connection_and_nothing_else(service: Service) -> None:
+    with connect(service) as connection:
+        try:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * (1 << 20) + b"\r\n\r\n")
+            answer = connection.recv(65536)
+        except ConnectionError:
+            answer = b""
+    assert not answer or int(answer.split()[1]) in (200, 400, 431)
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_not_http(service: Service) -> None:
+    with connect(service) as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+        connection.sendall(b"\r\n\r\n")
+        assert b"400" in connection.recv(65536)
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_slow_download_does_not_hold_others_up(service: Service, tmp_path: Path) -> None:
+    job_id = service.post(make_clip(tmp_path / "clip.mp4", frames=2)).json()["id"]
+    service.finish(job_id, bytes(64 << 20))
+    with connect(service) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(f"GET /jobs/{job_id}/result HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        for _ in range(20):
+            assert service.client.get("/healthz").elapsed.total_seconds() < 5
+
+
+def test_many_uploads_at_once(service: Service, tmp_path: Path) -> None:
+    """Interleaved, byte by byte as it were: each one gets its own job with its own bytes."""
+    clips = [make_clip(tmp_path / f"{n}.mp4", frames=n + 2).read_bytes() for n in range(8)]
+    connections = [connect(service) for _ in clips]
+    bodies = [OPENING + clip + CLOSING for clip in clips]
+    for connection, body in zip(connections, bodies, strict=True):
+        connection.sendall(head(len(body)))
+    for start in range(0, max(map(len, bodies)), 500):
+        for connection, body in zip(connections, bodies, strict=True):
+            connection.sendall(body[start : start + 500])
+    for connection, clip in zip(connections, clips, strict=True):
+        status, job = answer_of(connection)
+        assert status == 202, job
+        assert service.operations.storage.input_path(str(job["id"])).read_bytes() == clip
+        connection.close()
+    assert len(service.client.get("/jobs").json()["jobs"]) == len(clips)
+    assert len(service.files()) == len(clips)

@@ -1,0 +1,202 @@
+"""What surrounds jobs: health, errors, keys, headers, the API's description."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from commands.embedded_redis import EmbeddedRedis
+from jobs.settings import Settings
+from service.http.app import create_app
+from tests.support.clips import make_clip
+from tests.support.http_server import Service, serving
+from tests.support.paths import ROOT
+from tests.support.processes import wait_until
+
+DESCRIPTION = ROOT / "service" / "http" / "openapi.json"
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    with serving(settings) as running:
+        yield running
+
+
+def test_ready_once_a_worker_is_alive(service: Service) -> None:
+    assert service.client.get("/healthz").json()["status"] == "ok"
+    assert (service.client.head("/healthz").status_code, service.client.head("/readyz").status_code) == (200, 503)
+    answer = service.client.get("/readyz")
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/no-worker")
+    assert answer.headers["retry-after"] == "5"
+    worker = service.announce_worker()
+    answer = service.client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["workers"][0]["name"] == worker.name
+
+
+def test_redis_that_goes_away(settings: Settings, tmp_path: Path) -> None:
+    """Uploads are refused before a byte of them is read, and health stays."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    with (
+        EmbeddedRedis(tmp_path, persist=False) as redis,
+        serving(settings.model_copy(update={"redis_url": redis.url})) as service,
+    ):
+        assert service.post(clip).status_code == 202
+        redis.stop()
+        for answer in (service.post(clip), service.client.get("/jobs"), service.client.get("/readyz")):
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+        assert service.client.get("/healthz").status_code == 200
+        assert len(service.files()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("PUT", "/upscale", 405), ("POST", "/jobs", 405), ("GET", "/jobs/", 404)],
+)
+def test_every_error_is_a_problem(service: Service, method: str, path: str, status: int) -> None:
+    answer = service.client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert path in problem["detail"] or status == 404
+
+
+def test_crash_is_a_problem_that_tells_nothing(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    def crash() -> None:
+        raise RuntimeError("a secret")
+
+    service.app.add_api_route("/crash", crash)
+    answer = service.client.get("/crash", headers={"X-Request-ID": "abc-1"})
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret" not in answer.text
+    assert "abc-1" in answer.json()["detail"]
+    assert "a secret" in caplog.text
+
+
+def test_request_ids(service: Service) -> None:
+    given = service.client.get("/healthz", headers={"X-Request-ID": "from-proxy.1"})
+    assert given.headers["x-request-id"] == "from-proxy.1"
+    made = [service.client.get("/healthz", headers={"X-Request-ID": "no good"}).headers["x-request-id"] for _ in "ab"]
+    assert made[0] != made[1]
+    assert all(re.fullmatch(r"[0-9a-f]{16}", one) for one in made)
+
+
+def test_key(settings: Settings, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    with serving(settings.model_copy(update={"api_key": SecretStr("s3crét key")})) as service:
+        client = service.client
+        for public in ("/healthz", "/metrics", "/", "/docs", "/openapi.json"):
+            assert client.get(public).status_code == 200, public
+        refused = client.get("/jobs")
+        assert (refused.status_code, refused.json()["type"]) == (401, "/problems/unauthorized")
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        wrong: list[dict[str, str]] = [
+            {"Authorization": "Bearer wrong"},
+            {"X-API-Key": "s3cret"},
+            {"Authorization": "Basic czNjcmV0IGtleQ=="},
+            {"Cookie": "skipvsr_key=wrong"},
+        ]
+        for headers in wrong:
+            assert client.get("/jobs", headers=headers).status_code == 401, headers
+        right: list[dict[str, bytes]] = [
+            {"Authorization": "Bearer s3crét key".encode()},
+            {"X-API-Key": "s3crét key".encode()},
+            {"X-API-Key": "s3crét key".encode("latin-1")},
+            {"Cookie": b"skipvsr_key=s3cr%C3%A9t%20key"},
+        ]
+        for given in right:
+            assert client.get("/jobs", headers=given).status_code == 200, given  # type: ignore[arg-type]
+        with clip.open("rb") as file:
+            cookie_only = client.post("/upscale", files={"file": file}, headers=right[3])  # type: ignore[arg-type]
+        assert cookie_only.status_code == 401
+        assert service.files() == []
+
+
+def test_other_sites_cannot_post(service: Service, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    service.client.headers["Sec-Fetch-Site"] = "cross-site"
+    assert service.post(clip).status_code == 403
+    assert service.client.get("/jobs").status_code == 200
+    service.client.headers["Sec-Fetch-Site"] = "same-origin"
+    assert service.post(clip).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("192.168.1.7", 200),
+        ("nas", 200),
+        ("nas.local:8000", 200),
+        ("upscale.example.com", 200),
+        ("evil.example.net:8000", 403),
+        ("127.0.0.1.nip.io", 403),
+        ("nas.home.arpa", 200),
+        ("a.7.2.0.192.in-addr.arpa", 403),
+        ("[evil.example.net", 403),
+    ],
+)
+def test_names_that_another_site_may_have_pointed_here(settings: Settings, host: str, status: int) -> None:
+    """DNS rebinding: to the browser such a page and this server are one site."""
+    with serving(settings.model_copy(update={"http_names": "other.example.com, upscale.example.com"})) as service:
+        answer = service.client.get("/jobs", headers={"Host": host})
+        assert answer.status_code == status
+        assert status == 200 or "SKIPVSR_HTTP_NAMES=" in answer.json()["detail"]
+        assert service.client.get("/healthz", headers={"Host": host}).status_code == 200
+    with serving(settings.model_copy(update={"api_key": SecretStr("k")})) as service:
+        given = {"Host": host, "X-API-Key": "k"}
+        assert service.client.get("/jobs", headers=given).status_code == 200, "who knows the key is no visitor"
+
+
+def test_description_is_current() -> None:
+    """`service/http/openapi.json` is what clients are generated from: `python -m service.http.describe` writes it."""
+    app = create_app(Settings(redis_url="redis://127.0.0.1:1"))
+    assert json.loads(DESCRIPTION.read_text(encoding="utf-8")) == app.openapi()
+
+
+def test_description_is_served_and_says_what_errors_look_like(service: Service) -> None:
+    document = service.client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            default = operation["responses"]["default"]["content"]
+            assert default == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}, (
+                path,
+                method,
+            )
+    form = document["components"]["schemas"]["UpscaleForm"]
+    assert form["required"] == ["file"]
+    assert {"file", "model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf"} <= set(
+        form["properties"]
+    )
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_bring_all_they_need(service: Service, path: str) -> None:
+    answer = service.client.get(path)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', answer.text)
+    assert httpx.head(service.url + path).status_code == 200
+
+
+def test_a_path_writes_no_lines_of_its_own_into_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "service.http.access"):
+        service.client.get("/x%0AINFO forged%1b[31m")
+        wait_until(lambda: "forged" in caplog.text, 5, "no line")  # written once the answer has been sent
+    (line,) = [r.getMessage() for r in caplog.records if "forged" in r.getMessage()]
+    assert line.startswith("GET /x%0AINFO%20forged%1B%5B31m 404 ")

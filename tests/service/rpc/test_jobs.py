@@ -1,0 +1,209 @@
+"""Jobs over gRPC: the same store and the same errors as REST."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from commands.embedded_redis import EmbeddedRedis
+from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
+from jobs.settings import Settings
+from service.operations import Operations
+from service.rpc.client import StreamClient
+from skipvsr.v1 import upscaler_pb2 as pb
+from tests.support.clips import make_clip
+from tests.support.rpc_server import RpcServer, details, rpc_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
+    settings = {"SKIPVSR_MAX_UPLOAD_BYTES": "200000", "SKIPVSR_UPLOAD_IDLE_SECONDS": "2"}
+    with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RpcServer, redis_url: str) -> Iterator[StreamClient]:
+    """A client of the server, whose Redis is empty."""
+    with server.client() as connected:
+        yield connected
+
+
+@pytest.fixture
+def operations(server: RpcServer, redis_url: str) -> Iterator[Operations]:
+    operations = Operations.from_settings(Settings(redis_url=redis_url, data_dir=server.data_dir))
+    yield operations
+    operations.store.redis.close()
+
+
+def upload(data: bytes, size: int | None = None, **options: object) -> Iterator[pb.CreateJobRequest]:
+    config = pb.UploadConfig(filename="dir/my clip.mp4", options=pb.JobOptions(**options))  # type: ignore[arg-type]
+    if size is not None:
+        config.size_bytes = size
+    yield pb.CreateJobRequest(config=config)
+    for start in range(0, len(data), 1000):
+        yield pb.CreateJobRequest(chunk=pb.UploadChunk(data=data[start : start + 1000]))
+
+
+def finish(operations: Operations, job_id: str, result: bytes) -> Job:
+    """Do what a worker does, without the work."""
+    claim = operations.store.claim(job_id, "test-worker")
+    assert claim is not None
+    work = operations.storage.take_work(job_id, claim.token)
+    (work / "result.mkv").write_bytes(result)
+    operations.storage.publish(work / "result.mkv", job_id)
+    assert operations.store.let_go(claim, JobState.DONE)
+    return operations.get(job_id)
+
+
+def test_from_upload_to_download(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4").read_bytes()
+    job = client.jobs.CreateJob(
+        upload(data, len(data), lookahead=2, scale=2, priority="high", container="mkv"), timeout=30
+    ).job
+    assert job.state == pb.JOB_STATE_QUEUED
+    assert job.filename == "my clip.mp4"
+    assert (job.input.width, job.input.height, job.input.frames) == (32, 24, 24)
+    assert (job.options.lookahead, job.options.scale, job.options.priority, job.options.chunk) == (2, 2, "high", 24)
+    assert (job.options.container, job.options.codec) == ("mkv", "auto")
+    assert operations.storage.input_path(job.id).read_bytes() == data
+
+    with pytest.raises(grpc.RpcError) as early:
+        list(client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id), timeout=10))
+    assert early.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert details(early.value)["ErrorInfo"].reason == "NOT_READY"
+
+    seen: list[pb.Job] = []
+    watch = threading.Thread(
+        target=lambda: seen.extend(
+            answer.job for answer in client.jobs.WatchJob(pb.WatchJobRequest(job_id=job.id), timeout=30)
+        )
+    )
+    watch.start()
+    time.sleep(0.6)
+    result = bytes(range(256)) * 3000
+    finish(operations, job.id, result)
+    watch.join(20)
+    assert seen[0].state == pb.JOB_STATE_QUEUED
+    assert seen[-1].state == pb.JOB_STATE_DONE
+
+    first, *rest = client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id), timeout=30)
+    assert (first.file.filename, first.file.size_bytes) == ("my clip-x2.mkv", len(result))
+    assert first.file.media_type == "video/matroska"
+    assert b"".join(part.data for part in rest) == result
+    _, *rest = client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id, offset=700_000), timeout=30)
+    assert b"".join(part.data for part in rest) == result[700_000:]
+    assert client.jobs.GetJob(pb.GetJobRequest(job_id=job.id), timeout=10).job.HasField("finished_at")
+
+
+def test_a_request_s_id_is_in_the_log_and_comes_back(client: StreamClient, server: RpcServer, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    answer, call = client.jobs.CreateJob.with_call(upload(data), timeout=30, metadata=(("x-request-id", "from-me.7"),))
+    assert dict(call.trailing_metadata())["x-request-id"] == "from-me.7"
+    assert f"job {answer.job.id}: queued by request from-me.7" in server.log
+    with pytest.raises(grpc.RpcError) as unknown:
+        client.jobs.GetJob(pb.GetJobRequest(job_id="0" * 24), timeout=10, metadata=(("x-request-id", "not harmless"),))
+    assert len(dict(unknown.value.trailing_metadata())["x-request-id"]) == 16
+    assert details(unknown.value)["ErrorInfo"].reason == "NOT_FOUND"
+
+
+def test_list_pause_resume_cancel(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    ids = [client.jobs.CreateJob(upload(data), timeout=30).job.id for _ in range(3)]
+    page = client.jobs.ListJobs(pb.ListJobsRequest(page_size=2), timeout=10)
+    assert [job.id for job in page.jobs] == ids[:0:-1]
+    page = client.jobs.ListJobs(pb.ListJobsRequest(page_size=2, page_token=page.next_page_token), timeout=10)
+    assert [job.id for job in page.jobs] == ids[:1]
+    assert not page.next_page_token
+    assert client.jobs.PauseJob(pb.PauseJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_PAUSED
+    paused = client.jobs.ListJobs(pb.ListJobsRequest(state=pb.JOB_STATE_PAUSED), timeout=10)
+    assert [job.id for job in paused.jobs] == ids[:1]
+    assert client.jobs.ResumeJob(pb.ResumeJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_QUEUED
+    assert client.jobs.CancelJob(pb.CancelJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_CANCELLED
+    assert not operations.storage.input_path(ids[0]).exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "code", "words"),
+    [
+        (b"", {}, "INVALID_ARGUMENT", "empty"),
+        (b"no video at all" * 99, {}, "INVALID_ARGUMENT", ""),
+        (bytes(300_000), {}, "INVALID_ARGUMENT", "SKIPVSR_MAX_UPLOAD_BYTES"),
+        (b"x", {"crf": 99}, "INVALID_ARGUMENT", "crf"),
+        (b"x", {"scale": 2, "height": 100}, "INVALID_ARGUMENT", "not both"),
+    ],
+)
+def test_refused_uploads_leave_nothing(
+    client: StreamClient, operations: Operations, data: bytes, options: dict[str, object], code: str, words: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client.jobs.CreateJob(upload(data, **options), timeout=30)
+    assert error.value.code().name == code
+    assert words in error.value.details()
+    assert details(error.value)["ErrorInfo"].domain == "skipvsr"
+    assert not [path for path in operations.storage.uploads.glob("*") if path.is_file()]
+
+
+def test_uploads_that_break_off(client: StreamClient, operations: Operations) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client.jobs.CreateJob(upload(bytes(1000), 2000), timeout=30)
+    assert "cut off" in error.value.details()
+
+    over = threading.Event()
+
+    def stalled() -> Iterator[pb.CreateJobRequest]:
+        yield from upload(bytes(1000))
+        over.wait(30)
+
+    with pytest.raises(grpc.RpcError) as error:
+        client.jobs.CreateJob(stalled(), timeout=30)
+    over.set()
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert not list(operations.storage.uploads.glob("*.part"))
+
+
+def test_errors_are_those_of_rest(client: StreamClient, server: RpcServer) -> None:
+    for call in (
+        lambda: client.jobs.GetJob(pb.GetJobRequest(job_id="0" * 16), timeout=10),
+        lambda: client.jobs.GetJob(pb.GetJobRequest(job_id="../../etc"), timeout=10),
+        lambda: list(client.jobs.WatchJob(pb.WatchJobRequest(job_id="nothing"), timeout=10)),
+        lambda: client.jobs.CancelJob(pb.CancelJobRequest(job_id=""), timeout=10),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            call()
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        assert details(error.value)["ErrorInfo"].reason == "NOT_FOUND"
+    for request in (
+        pb.ListJobsRequest(page_size=1000),
+        pb.ListJobsRequest(page_token="x"),
+        pb.ListJobsRequest(page_token="9" * 5000),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            client.jobs.ListJobs(request, timeout=10)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_without_redis_jobs_are_unavailable_and_streams_go_on(tmp_path: Path) -> None:
+    with rpc_server(tmp_path, "redis://127.0.0.1:1/0") as server, server.client() as client:
+        with pytest.raises(grpc.RpcError) as error:
+            client.jobs.GetJob(pb.GetJobRequest(job_id="0" * 16), timeout=20)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert details(error.value)["RetryInfo"].retry_delay.seconds == 5
+        assert client.upscaler.ListModels(pb.ListModelsRequest(), timeout=10).models
+
+
+def test_every_field_of_the_job_has_its_place() -> None:
+    """A field that is added to the job document is not forgotten here."""
+    for model, message, left_out in (
+        (Job, pb.Job, {"traceparent"}),
+        (Progress, pb.Progress, set()),
+        (JobMetrics, pb.JobMetrics, {"chunk_seconds"}),
+        (JobOptions, pb.JobOptions, set()),
+        (StreamFacts, pb.StreamFacts, set()),
+    ):
+        assert set(model.model_fields) - left_out == {field.name for field in message.DESCRIPTOR.fields}

@@ -1,0 +1,400 @@
+"""Live streams over real sockets, from a server in its own process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from commands.embedded_redis import EmbeddedRedis
+from media.live.codecs import Coding, Format, decoder, encoder
+from model.engine.upscaler import Upscaler
+from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.zoo.models import save_network
+from service.rpc.client import StreamClient
+from skipvsr.v1 import upscaler_pb2 as pb
+from tests.support.processes import wait_until
+from tests.support.rpc_server import Proxy, RpcServer, details, expected, noise, rpc_server, tiny
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
+    with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, SKIPVSR_GRPC_MAX_STREAMS="4") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: RpcServer) -> Iterator[StreamClient]:
+    with server.client() as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def model() -> Upscaler:
+    return tiny()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "lookahead", "routing"),
+    [(1, 0, "off"), (1, 3, "off"), (4, 0, "off"), (3, 2, "off"), (5, 6, "off"), (30, 2, "off"), (3, 2, "balanced")],
+)
+def test_a_stream_equals_the_pipeline_bit_for_bit(
+    client: StreamClient, model: Upscaler, chunk: int, lookahead: int, routing: str
+) -> None:
+    frames = noise(11)
+    stream = client.stream(
+        [(100 + 7 * index, frame) for index, frame in enumerate(frames)],
+        width=32,
+        height=24,
+        chunk=chunk,
+        lookahead=lookahead,
+        routing=routing,
+    )
+    answers = list(stream)
+    wanted = expected(model, frames, chunk=chunk, lookahead=lookahead, routing=routing)
+    assert [answer.sequence for answer in answers] == list(range(11))
+    assert [answer.pts for answer in answers] == [100 + 7 * index for index in range(11)]
+    for answer, rgb in zip(answers, wanted, strict=True):
+        assert answer.rgb is not None
+        np.testing.assert_array_equal(answer.rgb, rgb)
+    assert stream.accepted is not None
+    assert stream.summary is not None
+    assert (stream.accepted.output_width, stream.accepted.output_height) == (128, 96)
+    assert stream.accepted.latency_frames == chunk - 1 + lookahead
+    assert stream.accepted.effective.model == "tiny"
+    assert stream.summary.frames == 11
+    assert 0 < stream.summary.latency_p50_milliseconds <= stream.summary.latency_p99_milliseconds
+
+
+@pytest.mark.parametrize("format_", [Format.YUV420P, Format.NV12, Format.JPEG, Format.PNG, Format.H264, Format.HEVC])
+def test_every_format_in_and_out(client: StreamClient, model: Upscaler, format_: Format) -> None:
+    """What the server decodes and encodes is what this side's coders make of the same frames."""
+    y, x = np.mgrid[0:24, 0:32]
+    frames = [
+        np.stack([100 + 3 * x + 2 * i, 40 + 5 * y, 200 - 2 * x - y], -1).clip(0, 255).astype(np.uint8) for i in range(6)
+    ]
+    number = getattr(pb, f"FRAME_FORMAT_{format_.name}")
+    has_matrix = format_.has_matrix
+    colors = {"matrix": 6, "range": 2} if has_matrix else {}
+    small = Coding(format_, 32, 24, **colors)  # type: ignore[arg-type]
+    coder = encoder(small)
+    data = [coder.encode(frame, key=index == 0).data for index, frame in enumerate(frames)]
+    matrix = {"matrix": pb.COLOR_MATRIX_BT601, "range": pb.COLOR_RANGE_FULL} if has_matrix else {}
+    stream = client.stream(
+        data,
+        width=32,
+        height=24,
+        routing="off",
+        input=pb.InputFormat(format=number, **matrix),
+        output=pb.OutputFormat(format=number, crf=10, **matrix),
+    )
+    answers = list(stream)
+    assert [answer.sequence for answer in answers] == list(range(6))
+    assert answers[0].key_frame
+    back = decoder(small)
+    sources = [item.rgb for index, piece in enumerate(data) for item in back.decode(piece, index)]
+    sources += [item.rgb for item in back.flush()]
+    coder = encoder(Coding(format_, 128, 96, crf=10, **colors))  # type: ignore[arg-type]
+    wanted = [coder.encode(rgb, key=index == 0) for index, rgb in enumerate(expected(model, sources))]
+    assert [answer.data for answer in answers] == [item.data for item in wanted]
+    assert bool(stream.accepted and stream.accepted.session_token) is not format_.is_video
+
+
+def test_reset_and_half_close(client: StreamClient, model: Upscaler) -> None:
+    """A reset answers what is held back and starts anew; a half-close without `end_of_stream` ends the stream, too."""
+    frames = noise(9)
+
+    def requests() -> Iterator[pb.StreamRequest]:
+        yield pb.StreamRequest(config=pb.StreamConfig(width=32, height=24, lookahead=2, chunk=2, routing="off"))
+        for index, frame in enumerate(frames):
+            message = pb.InputFrame(sequence=10 * index, pts=index, data=frame.tobytes(), reset=index == 5)
+            yield pb.StreamRequest(frame=message)
+
+    responses = list(client.upscaler.Stream(requests()))
+    answers = [response.frame for response in responses[1:-1]]
+    assert [answer.sequence for answer in answers] == [10 * index for index in range(9)]
+    assert [answer.scene_start for answer in answers] == [index in (0, 5) for index in range(9)]
+    assert responses[-1].summary.scenes == 2
+    wanted = expected(model, frames[:5], chunk=2, lookahead=2)
+    for answer, rgb in zip(answers[:5], wanted, strict=True):
+        assert answer.data == rgb.tobytes()
+
+
+def test_a_live_source_is_not_waited_for(client: StreamClient, model: Upscaler) -> None:
+    """Without chunk and look-ahead each frame is sent, and answered, before there is a next one."""
+    frames, answered = noise(4), threading.Semaphore(1)
+
+    def live() -> Iterator[np.ndarray]:
+        for frame in frames:
+            assert answered.acquire(timeout=10), "the frame before has no answer"
+            yield frame
+
+    got = []
+    for answer in client.stream(live(), width=32, height=24, routing="off"):
+        got.append(bytes(answer.data))
+        answered.release()
+    assert got == [rgb.tobytes() for rgb in expected(model, frames)]
+
+
+def test_streams_of_different_sizes_do_not_mix(client: StreamClient, model: Upscaler) -> None:
+    sizes = [(32, 24), (40, 16), (24, 48), (64, 32)]
+    outcomes: queue.Queue[bool | BaseException] = queue.Queue()
+
+    def run(seed: int, width: int, height: int) -> None:
+        try:
+            frames = noise(20, width=width, height=height, seed=seed)
+            stream = client.stream(frames, width=width, height=height, lookahead=seed % 2, routing="off")
+            wanted = expected(model, frames, lookahead=seed % 2)
+            pairs = zip(stream, wanted, strict=True)
+            outcomes.put(all(answer.data == rgb.tobytes() for answer, rgb in pairs))
+        except BaseException as error:
+            outcomes.put(error)
+
+    threads = [threading.Thread(target=run, args=(seed, *size)) for seed, size in enumerate(sizes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [outcomes.get(timeout=1) for _ in sizes] == [True] * 4
+
+
+def test_a_slow_client_slows_only_itself(client: StreamClient, server: RpcServer) -> None:
+    """One that sends and never reads is not read from any further, and takes little memory; others go on."""
+    sent = 0
+    over = threading.Event()
+
+    def endless() -> Iterator[pb.StreamRequest]:
+        nonlocal sent
+        yield pb.StreamRequest(config=pb.StreamConfig(width=160, height=120, routing="off"))
+        data = noise(1, width=160, height=120)[0].tobytes()
+        while not over.is_set():
+            yield pb.StreamRequest(frame=pb.InputFrame(sequence=sent, data=data))
+            sent += 1
+
+    call = client.upscaler.Stream(endless())
+    next(call)
+    before = -1
+
+    def stands_still() -> bool:
+        nonlocal before
+        if sent == before and sent > 8:
+            return True
+        before = sent
+        threading.Event().wait(1.0)
+        return False
+
+    wait_until(stands_still, 30, "the server reads on and on")
+    with server.client() as other:
+        assert len(list(other.stream(noise(30), width=32, height=24))) == 30
+    over.set()
+    call.cancel()
+
+
+def test_more_streams_than_the_device_takes(server: RpcServer) -> None:
+    with server.client() as client:
+        hold = threading.Event()
+
+        def requests() -> Iterator[pb.StreamRequest]:
+            yield pb.StreamRequest(config=pb.StreamConfig(width=32, height=24))
+            hold.wait(30)
+
+        calls = [client.upscaler.Stream(requests()) for _ in range(4)]
+        for call in calls:
+            next(call)
+        with pytest.raises(grpc.RpcError) as refused:
+            list(client.stream(noise(1), width=32, height=24))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert details(refused.value)["RetryInfo"].retry_delay.seconds > 0
+        assert details(refused.value)["ErrorInfo"].reason == "TOO_MANY_STREAMS"
+        hold.set()
+        for call in calls:
+            call.cancel()
+
+        def admitted() -> bool:
+            try:
+                return len(list(client.stream(noise(1), width=32, height=24))) == 1
+            except grpc.RpcError:
+                return False
+
+        wait_until(admitted, 10, "the place of a cancelled stream is not free")
+
+
+def test_a_broken_stream_goes_on_where_it_was(server: RpcServer, model: Upscaler) -> None:
+    """Cut after some answers, resumed on another connection: together, to the bit what one stream gives."""
+    frames = noise(30)
+    wanted = expected(model, frames, chunk=2, lookahead=3)
+    config = {"width": 32, "height": 24, "chunk": 2, "lookahead": 3, "routing": "off"}
+    got: dict[int, bytes] = {}
+    with server.client() as first:
+        stream = first.stream(frames, **config)  # type: ignore[arg-type]
+        for answer in stream:
+            got[answer.sequence] = answer.data
+            if answer.sequence == 9:
+                break
+        assert stream.accepted is not None
+        token = stream.accepted.session_token
+    with server.client() as second:
+
+        def requests() -> Iterator[pb.StreamRequest]:
+            resume = pb.Resume(session_token=token, last_received=9)
+            yield pb.StreamRequest(config=pb.StreamConfig(**config, resume=resume))
+            start = accepted.get(timeout=10)
+            for index in range(start + 1, 30):
+                frame = pb.InputFrame(sequence=index, data=frames[index].tobytes(), end_of_stream=index == 29)
+                yield pb.StreamRequest(frame=frame)
+
+        accepted: queue.Queue[int] = queue.Queue()
+        for response in second.upscaler.Stream(requests()):
+            match response.WhichOneof("message"):
+                case "config":
+                    accepted.put(response.config.resume_after)
+                case "frame":
+                    assert response.frame.sequence not in got
+                    got[response.frame.sequence] = response.frame.data
+                case "summary":
+                    assert response.summary.scenes == 1
+        with pytest.raises(grpc.RpcError) as gone:  # it has ended: there is nothing to go on with
+            list(
+                second.upscaler.Stream(
+                    iter([pb.StreamRequest(config=pb.StreamConfig(**config, resume=pb.Resume(session_token=token)))])
+                )
+            )
+        assert gone.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert details(gone.value)["ErrorInfo"].reason == "SESSION_LOST"
+    assert [got[index] for index in range(30)] == [rgb.tobytes() for rgb in wanted]
+
+
+def test_the_client_goes_on_by_itself_when_its_connection_is_cut(server: RpcServer, model: Upscaler) -> None:
+    frames = noise(60, width=48, height=32)
+    wanted = expected(model, frames, chunk=2, lookahead=2)
+    proxy = Proxy(server.port)
+    try:
+        with StreamClient(proxy.address) as client:
+            stream = client.stream(frames, width=48, height=32, chunk=2, lookahead=2, routing="off")
+            got = []
+            for answer in stream:
+                got.append((answer.sequence, answer.data))
+                if answer.sequence in (9, 30):
+                    proxy.cut()
+    finally:
+        proxy.close()
+    assert stream.resumptions == 2
+    assert got == [(index, rgb.tobytes()) for index, rgb in enumerate(wanted)]
+    assert stream.summary is not None
+    assert stream.summary.frames == 60
+
+
+def test_a_second_connection_takes_a_session_over(server: RpcServer) -> None:
+    with server.client() as first, server.client() as second:
+        hold = threading.Event()
+
+        def requests() -> Iterator[pb.StreamRequest]:
+            yield pb.StreamRequest(config=pb.StreamConfig(width=32, height=24))
+            hold.wait(30)
+
+        old = first.upscaler.Stream(requests())
+        token = next(old).config.session_token
+        config = pb.StreamConfig(width=32, height=24, resume=pb.Resume(session_token=token))
+        answers = list(second.upscaler.Stream(iter([pb.StreamRequest(config=config)])))
+        assert answers[-1].WhichOneof("message") == "summary"
+        with pytest.raises(grpc.RpcError) as ended:
+            list(old)
+        assert ended.value.code() is grpc.StatusCode.ABORTED
+        hold.set()
+
+
+def test_the_models(client: StreamClient) -> None:
+    answer = client.upscaler.ListModels(pb.ListModelsRequest())
+    assert answer.default_model == "tiny"
+    assert "tiny" in [model.name for model in answer.models]
+
+
+def test_a_model_of_the_users_own(server: RpcServer, client: StreamClient) -> None:
+    """Streams take it as soon as its file is there; one that has begun keeps the weights that it began with."""
+    frames = noise(3)
+
+    def put(seed: int) -> None:
+        torch.manual_seed(seed)
+        network = BasicVSR(NetworkConfig(8, 1, "light", "light", coupled=True))
+        save_network(network, server.data_dir / "weights" / "mine.safetensors")
+
+    def upscaled(given: Iterable[np.ndarray]) -> list[np.ndarray]:
+        return [answer.rgb for answer in client.stream(given, width=32, height=24, model="mine", routing="off")]
+
+    def changing() -> Iterator[np.ndarray]:
+        yield frames[0]
+        assert answered.wait(10)
+        put(2)
+        yield from frames[1:]
+
+    (server.data_dir / "weights").mkdir(parents=True, exist_ok=True)
+    put(1)
+    listed = {model.name: model.description for model in client.upscaler.ListModels(pb.ListModelsRequest()).models}
+    assert listed["mine"] == "own, 8 channels x 1 block"
+    first = upscaled(frames)
+    answered = threading.Event()
+    stream = client.stream(changing(), width=32, height=24, model="mine", routing="off")
+    for answer, rgb in zip(stream, first, strict=True):
+        answered.set()
+        assert np.array_equal(answer.rgb, rgb)
+    assert not np.array_equal(upscaled(frames)[0], first[0])
+
+    settings = {"width": 32, "height": 24, "model": "mine", "routing": "off"}
+    frame = pb.StreamRequest(frame=pb.InputFrame(data=frames[0].tobytes()))
+    hold = threading.Event()
+
+    def begun() -> Iterator[pb.StreamRequest]:
+        yield pb.StreamRequest(config=pb.StreamConfig(**settings))  # type: ignore[arg-type]
+        yield frame
+        hold.wait(30)
+
+    old = client.upscaler.Stream(begun(), timeout=20)
+    token = next(old).config.session_token
+    assert next(old).frame.data
+    put(3)
+    resume = pb.Resume(session_token=token, last_received=0)
+    again = [pb.StreamRequest(config=pb.StreamConfig(**settings, resume=resume)), frame]  # type: ignore[arg-type]
+    again[1].frame.sequence = 1
+    with pytest.raises(grpc.RpcError) as error:
+        list(client.upscaler.Stream(iter(again), timeout=20))
+    hold.set()
+    assert details(error.value)["ErrorInfo"].reason == "STATE_MISMATCH"
+
+
+def test_memory_stays_flat_over_many_frames(server: RpcServer, client: StreamClient) -> None:
+    frame = noise(1, width=8, height=8)[0]
+
+    def run(count: int) -> None:
+        stream = client.stream((frame for _ in range(count)), width=8, height=8, routing="off")
+        assert sum(1 for _ in stream) == count
+
+    run(300)
+    before = server.memory()
+    run(2000)
+    assert server.memory() - before < 16 * 1024**2
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_frames(server: RpcServer, client: StreamClient) -> None:
+    frame = noise(1, width=8, height=8)[0]
+    stream = client.stream((frame for _ in range(100_000)), width=8, height=8, routing="off", chunk=16)
+    sizes = [server.memory() for answer in stream if answer.sequence % 10_000 == 9_999]
+    assert stream.summary is not None
+    assert stream.summary.frames == 100_000
+    assert sizes[-1] - sizes[1] < 16 * 1024**2
+
+
+def test_nothing_is_left_of_the_clients(server: RpcServer, tmp_path: Path) -> None:
+    """Connections and file descriptors are given back."""
+    before = server.files()
+    for _ in range(5):
+        with server.client() as client:
+            for _answer in client.stream(noise(50), width=32, height=24):
+                break
+    wait_until(lambda: server.files() <= before + 1, 15, f"{server.files()} descriptors, {before} before")

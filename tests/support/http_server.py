@@ -1,0 +1,85 @@
+"""The HTTP service on a real socket, for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from jobs.presence import WorkerInfo
+from jobs.schema import Job, JobState
+from jobs.settings import Settings
+from service.http.app import create_app
+from service.operations import Operations
+from tests.support.processes import wait_until
+
+
+@dataclass
+class Service:
+    """A running service: where it is, a client for it, and what is behind it."""
+
+    url: str
+    port: int
+    client: httpx.Client
+    app: FastAPI
+    operations: Operations
+
+    def post(self, path: Path, **fields: str) -> httpx.Response:
+        with path.open("rb") as file:
+            return self.client.post("/upscale", data=fields, files={"file": (path.name, file)})
+
+    def finish(self, job_id: str, result: bytes, state: JobState = JobState.DONE, suffix: str = ".mp4") -> Job:
+        """Do what a worker does, without the work."""
+        claim = self.operations.store.claim(job_id, "test-worker")
+        assert claim is not None
+        work = self.operations.storage.take_work(job_id, claim.token)
+        made = work / f"result{suffix}"
+        made.write_bytes(result)
+        self.operations.storage.publish(made, job_id)
+        assert self.operations.store.let_go(claim, state)
+        return self.operations.get(job_id)
+
+    def announce_worker(self) -> WorkerInfo:
+        worker = WorkerInfo(
+            name="test-worker",
+            host="here",
+            pid=1,
+            device="cpu",
+            model="tiny",
+            models=["small", "tiny"],
+            started_at=datetime.now(UTC),
+        )
+        self.operations.presence.announce(worker, ttl=60)
+        return worker
+
+    def files(self) -> list[Path]:
+        """All files in the data folder."""
+        return [path for path in self.operations.storage.root.parent.rglob("*") if path.is_file()]
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Service]:
+    """Run the service in a thread, on a free port."""
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2, ws="none")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, 10, "the server did not start")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=20) as client:
+            yield Service(url, port, client, app, app.state.operations)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        app.state.operations.store.redis.close()

@@ -1,0 +1,144 @@
+"""Run by test_survival_slow.py inside a mount namespace: a worker on a disk of 2 MB, filled at different moments."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from subprocess import run
+
+import httpx
+
+from tests.support.paths import ROOT
+
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from commands.embedded_redis import EmbeddedRedis  # noqa: E402
+from jobs.schema import Job, JobState  # noqa: E402
+from jobs.settings import Settings  # noqa: E402
+from jobs.storage import Storage  # noqa: E402
+from jobs.store import JobStore, connect  # noqa: E402
+from tests.support.clips import make_clip  # noqa: E402
+from tests.support.crew import crew, submit, wait_for, wait_for_frames  # noqa: E402
+from tests.support.http_server import serving  # noqa: E402
+from tests.support.processes import wait_until  # noqa: E402
+
+
+def fill(data: Path) -> Path:
+    """Take all that is left."""
+    ballast = data / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            return ballast
+
+
+def refused(job: Job) -> None:
+    assert job.state is JobState.PAUSED, job
+    assert job.error is not None
+    assert job.error.status == 507, job
+    print(f"paused after {job.progress.frames_done} frames: {job.error.detail}")
+
+
+def main(folder: Path) -> None:
+    data = folder / "small"
+    data.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(data)], check=True)
+    clip = make_clip(folder / "clip.mp4", frames=120, width=64, height=48, sound=True)
+    with EmbeddedRedis(folder / "redis") as server, connect(server.url) as client:
+        settings = Settings(
+            _env_file=None,  # type: ignore[call-arg]
+            redis_url=server.url,
+            data_dir=data,
+            device="cpu",
+            precision="fp32",
+            threads=1,
+            model="tiny",
+            heartbeat_seconds=0.1,
+            min_free_gb=0.0,
+        )
+        store, storage = JobStore(client), Storage(data)
+        with crew(settings, folder) as (worker,):
+            whole_id = submit(store, storage, clip)
+            wait_for(store, whole_id)
+            whole = storage.result_path(whole_id).read_bytes()
+            storage.remove(whole_id)
+
+            # at upload
+            with serving(settings) as service:
+                ballast = fill(data)
+                whole_form = httpx.Request("POST", service.url, files={"file": clip.read_bytes()})
+                form_type = {"content-type": whole_form.headers["content-type"]}
+                unannounced = iter([whole_form.read()])  # chunked: how much it is is known when it is there
+                for answer in (
+                    service.post(clip),
+                    service.client.post("/upscale", content=unannounced, headers=form_type),
+                ):
+                    assert answer.status_code == 507, answer.text
+                    assert answer.headers["content-type"] == "application/problem+json"
+                    print(f"upload refused: {answer.json()['detail']}")
+                    assert list(storage.uploads.iterdir()) == []
+                ballast.unlink()
+                assert service.post(clip, model="tiny").status_code == 202, "there is room again"
+                over = service.client.get("/jobs").json()["jobs"][0]["id"]
+                wait_for(store, over)
+                storage.remove(over)
+
+            # before the start: the estimate says that it will not do
+            job_id = submit(store, storage, clip, crf=0)
+            refused(wait_for(store, job_id, JobState.PAUSED))
+            store.request_cancel(job_id)
+            storage.remove(job_id)
+
+            # mid-job
+            job_id = submit(store, storage, clip)
+            wait_for_frames(store, job_id, 12)
+            ballast = fill(data)
+            refused(wait_for(store, job_id, JobState.PAUSED))
+            assert not storage.result_path(job_id).exists()
+            ballast.unlink()
+            store.resume(job_id)
+            job = wait_for(store, job_id)
+            assert job.state is JobState.DONE, job
+            assert job.error is None
+            assert storage.result_path(job_id).read_bytes() == whole
+            assert f"job {job_id}: goes on" in worker.log
+            storage.remove(job_id)
+
+            # at the end: the segments fit, the result that they are joined to does not
+            job_id = submit(store, storage, clip)
+            wait_for_frames(store, job_id, 96)
+            store.request_pause(job_id)
+            wait_until(lambda: store.get(job_id).state in (JobState.PAUSED, JobState.DONE), 60, "not paused")
+            if store.get(job_id).state is JobState.PAUSED:
+                ballast = fill(data)
+                with ballast.open("r+b") as file:
+                    file.truncate(ballast.stat().st_size - len(whole) // 2)
+                store.resume(job_id)
+                refused(wait_for(store, job_id, JobState.PAUSED))
+                ballast.unlink()
+                store.resume(job_id)
+                wait_for(store, job_id)
+            assert storage.result_path(job_id).read_bytes() == whole
+
+            storage.remove(job_id)
+
+            # read-only
+            job_id = submit(store, storage, clip)
+            store.request_pause(job_id)
+            wait_for(store, job_id, JobState.PAUSED)
+            run(["mount", "-o", "remount,ro", str(data)], check=True)
+            store.resume(job_id)
+            wait_until(lambda: store.get(job_id).error is not None, 60, "nothing was said")
+            refused(wait_for(store, job_id, JobState.PAUSED))
+            run(["mount", "-o", "remount,rw", str(data)], check=True)
+            store.resume(job_id)
+            wait_for(store, job_id)
+            assert storage.result_path(job_id).read_bytes() == whole
+            assert worker.process.poll() is None
+    print("done")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

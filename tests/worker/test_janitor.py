@@ -1,0 +1,211 @@
+"""What is removed when its time is over, what never is, and that clocks may jump."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from jobs.errors import Gone, NotFound
+from jobs.schema import Job, JobOptions, JobState
+from jobs.settings import Settings
+from jobs.storage import Storage, new_id
+from jobs.store import JobStore
+from tests.support.processes import wait_until
+from worker.janitor import Janitor
+from worker.watch import Watch
+
+
+class Times:
+    """Clocks that are set by hand."""
+
+    def __init__(self) -> None:
+        self.wall = datetime.now(UTC)
+        self.monotonic = 1000.0
+
+
+@pytest.fixture
+def times() -> Times:
+    return Times()
+
+
+@pytest.fixture
+def store(redis: Redis) -> JobStore:
+    return JobStore(redis)
+
+
+@pytest.fixture
+def storage(data_dir: Path) -> Storage:
+    storage = Storage(data_dir)
+    storage.prepare()
+    return storage
+
+
+@pytest.fixture
+def janitor(settings: Settings, store: JobStore, storage: Storage, times: Times) -> Janitor:
+    return Janitor(settings, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
+
+
+def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
+    """A job with all the files that one can have."""
+    job = Job(id=new_id(), filename="clip.mp4", options=JobOptions())
+    upload = storage.uploads / f"{job.id}.part"
+    upload.write_bytes(b"video")
+    storage.adopt(upload, job.id)
+    store.create(job)
+    if state is not JobState.QUEUED:
+        claim = store.claim(job.id, "w")
+        assert claim is not None
+        (storage.take_work(job.id, claim.token) / "segment-000000.mp4").write_bytes(b"x")
+        storage.result_path(job.id).write_bytes(b"result")
+        if state is not JobState.RUNNING:
+            store.let_go(claim, state)
+    return job.id
+
+
+def names(storage: Storage, job_id: str) -> set[str]:
+    folder = storage.job_dir(job_id)
+    return {path.name.split("-")[0] for path in folder.iterdir()} if folder.exists() else set()
+
+
+def test_files_go_when_their_time_is_over(janitor: Janitor, store: JobStore, storage: Storage, times: Times) -> None:
+    done, failed = job_in(JobState.DONE, store, storage), job_in(JobState.FAILED, store, storage)
+    cancelled = job_in(JobState.CANCELLED, store, storage)
+    store.redis.lpop("rq:queue:skipvsr-normal")  # a worker took the ticket, and died when it had finished the job
+    janitor.clean()
+    assert names(storage, done) == {"input", "result.mp4", "work"}, "its worker may still be at it"
+    times.wall += timedelta(minutes=1)
+    janitor.clean()
+    assert names(storage, done) == {"input", "result.mp4"}
+    assert store.redis.keys("rq:job:*") == []
+    assert names(storage, failed) == {"input", "result.mp4", "work"}
+    assert names(storage, cancelled) == set()
+    times.wall += timedelta(hours=25)
+    janitor.clean()
+    assert names(storage, done) == {"result.mp4"}
+    times.wall += timedelta(hours=48)
+    janitor.clean()
+    assert names(storage, failed) == set()
+    times.wall += timedelta(hours=96)
+    janitor.clean()
+    assert names(storage, done) == set()
+    assert store.get(done).state is JobState.DONE, "it can still be asked for"
+    times.wall += timedelta(days=30)
+    janitor.clean()
+    with pytest.raises(NotFound):
+        store.get(done)
+
+
+def test_a_failed_job_that_is_resumed_while_the_janitor_looks_keeps_its_files(
+    settings: Settings, store: JobStore, storage: Storage, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, late = job_in(JobState.FAILED, store, storage), job_in(JobState.FAILED, store, storage)
+    times.wall += timedelta(hours=73)
+    janitor = Janitor(settings, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
+    listed = store.list
+
+    def list_and_resume(**what: int) -> list[Job]:
+        jobs = listed(limit=what["limit"])
+        store.resume(early)
+        return jobs
+
+    monkeypatch.setattr(store, "list", list_and_resume)
+    janitor.clean()
+    assert names(storage, early) == {"input", "result.mp4", "work"}
+    assert store.get(early).state is JobState.QUEUED
+    assert store.without_ticket() == set()
+    assert names(storage, late) == set()
+    assert store.get(late).files_removed
+    with pytest.raises(Gone):
+        store.resume(late)
+    assert not store.forget(early), "it is not over"
+    assert store.without_ticket() == set()
+
+
+def test_a_document_that_cannot_be_read_does_not_end_the_janitor(
+    settings: Settings, store: JobStore, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, stale = job_in(JobState.DONE, store, storage), storage.uploads / "stale.part"
+    stale.write_bytes(b"x")
+    store.redis.hset(f"skipvsr:job:{broken}", "filename", "[]")
+    janitor = Janitor(settings.model_copy(update={"janitor_seconds": 0.05, "orphan_minutes": 0}), store, storage)
+    janitor.start()
+    wait_until(lambda: caplog.text.count("could not clean up; trying again") > 1, 5, "it ended")
+    store.redis.hset(f"skipvsr:job:{broken}", "filename", '"clip.mp4"')
+    wait_until(lambda: not stale.exists(), 5, "it did not go on")
+    janitor.stop()
+
+
+def test_uploads_may_be_kept_for_longer_than_results(
+    settings: Settings, store: JobStore, storage: Storage, times: Times
+) -> None:
+    kept = settings.model_copy(update={"input_ttl_hours": 48.0, "result_ttl_hours": 1.0})
+    janitor = Janitor(kept, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
+    done = job_in(JobState.DONE, store, storage)
+    times.wall += timedelta(hours=2)
+    janitor.clean()
+    assert names(storage, done) == {"input"}
+    times.wall += timedelta(hours=47)
+    janitor.clean()
+    assert not storage.job_dir(done).exists()
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED])
+def test_what_is_in_use_stays_whatever_the_clock_says(
+    janitor: Janitor, store: JobStore, storage: Storage, times: Times, state: JobState
+) -> None:
+    job_id = job_in(state, store, storage)
+    before = names(storage, job_id)
+    for jump in (timedelta(days=4000), timedelta(days=-8000)):
+        times.wall += jump
+        assert janitor.clean() == []
+    assert names(storage, job_id) == before
+    assert store.get(job_id).state is state
+
+
+def test_orphans_go_once_nothing_has_moved_for_a_while(janitor: Janitor, storage: Storage, times: Times) -> None:
+    folder = storage.root / new_id()
+    folder.mkdir()
+    growing, stale = storage.uploads / "growing.part", storage.uploads / "stale.part"
+    growing.write_bytes(b"1")
+    stale.write_bytes(b"1")
+    assert janitor.clean() == []
+    times.wall += timedelta(days=1000)
+    assert janitor.clean() == [], "the wall clock does not make an orphan"
+    times.monotonic += 3000
+    os.utime(growing, ns=(1, 1))
+    assert janitor.clean() == []
+    times.monotonic += 700
+    assert sorted(janitor.clean()) == sorted([f"orphan {folder.name}", "orphan stale.part"])
+    assert growing.exists(), "something still comes in"
+
+
+def test_a_lost_worker_is_noticed_by_standing_still_not_by_a_clock(
+    settings: Settings, store: JobStore, storage: Storage, times: Times
+) -> None:
+    watch = Watch(store, settings, clock=lambda: times.monotonic)
+    job_id = job_in(JobState.QUEUED, store, storage)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    for _ in range(40):  # 80 s of life
+        assert watch.look() == []
+        store.beat(claim)
+        times.monotonic += 2
+    assert watch.look() == []
+    times.monotonic += 500  # the observer itself was stopped, or the machine slept
+    assert watch.look() == [], "it has not seen anything stand still"
+    for _ in range(9):
+        times.monotonic += 2
+        assert watch.look() == []
+    times.monotonic += 2
+    assert watch.look() == [job_id]
+    assert store.get(job_id).state is JobState.QUEUED
+    store.redis.delete("rq:queue:skipvsr-normal")  # somebody took the ticket and died
+    assert watch.look() == []
+    for _ in range(5):
+        times.monotonic += 2
+        watch.look()
+    assert store.without_ticket() == set()

@@ -1,0 +1,255 @@
+"""Jobs outlive their worker and their Redis: real processes, killed, stopped and cut off."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from commands.embedded_redis import EmbeddedRedis
+from jobs.schema import Job, JobState
+from jobs.settings import Settings
+from jobs.storage import Storage
+from jobs.store import JobStore, connect
+from tests.support.clips import make_clip
+from tests.support.crew import Worker, crew, submit, wait_for, wait_for_frames
+from tests.support.processes import wait_until
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 2.0, "janitor_seconds": 600, "min_free_gb": 0.0}
+    )
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 chunks of 4 frames."""
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=80, width=96, height=64, sound=True)
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "small.mp4", frames=12)
+
+
+def holder(workers: list[Worker], store: JobStore, job_id: str) -> Worker:
+    """The process that works on a job."""
+    name = store.get(job_id).worker or ""
+    return next(worker for worker in workers if f"-{worker.process.pid}-" in name)
+
+
+def test_a_killed_workers_job_is_finished_by_another(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    witness = tmp_path / "witness"
+    with crew(quick, tmp_path, 2, ("-m", "tests.support.witness"), WITNESS=str(witness)) as workers:
+        whole_id = submit(store, storage, clip)
+        wait_for(store, whole_id)
+        witness.unlink()
+        job_id = submit(store, storage, clip)
+        wait_for_frames(store, job_id, 20)
+        victim = holder(workers, store, job_id)
+        busy_id = submit(store, storage, clip)  # for the other worker
+        # Enough to keep the other worker busy until the death is noticed, however fast the machine is.
+        waiting_ids = [submit(store, storage, clip) for _ in range(8)]
+        victim.kill()
+        killed = time.monotonic()
+        wait_until(lambda: store.get(job_id).deaths == 1, 10, "the death was not noticed")
+        assert time.monotonic() - killed < 6, "SKIPVSR_WORKER_LOST_SECONDS, and a few heartbeats"
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 1)
+        started = [wait_for(store, waiting_id).started_at for waiting_id in waiting_ids]
+        assert job.started_at is not None
+        assert started[-1] is not None
+        assert job.started_at < started[-1], "it did not go to the front of the queue"
+        wait_for(store, busy_id)
+        whole = storage.result_path(whole_id).read_bytes()
+        assert all(storage.result_path(i).read_bytes() == whole for i in (job_id, busy_id, *waiting_ids))
+        # One that the encoder had, and, where encoding is slower than the network, one that was ready for it.
+        assert chunks_computed_again(witness) <= 2
+        wait_until(lambda: not list(storage.root.glob("*/work-*")), 5, "working folders are left over")
+
+
+def chunks_computed_again(witness: Path) -> int:
+    """How many chunks a network has finished that one had finished before (undisturbed jobs not counted)."""
+    ends = Counter(line.split()[2] for line in witness.read_text().splitlines() if " end " in line)
+    usual = Counter(ends.values()).most_common(1)[0][0]
+    return sum(count - usual for count in ends.values() if count > usual)
+
+
+def test_a_stopped_worker_cannot_publish(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    with crew(quick, tmp_path, 2) as workers:
+        job_id = submit(store, storage, clip)
+        wait_for_frames(store, job_id, 20)
+        asleep = holder(workers, store, job_id)
+        asleep.kill(signal.SIGSTOP)
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 1)
+        result = storage.result_path(job_id)
+        before = result.stat()
+        asleep.kill(signal.SIGCONT)
+        wait_until(lambda: f"job {job_id}: another worker has it" in asleep.log, 20, asleep.log)
+        after = result.stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "published once"
+        assert store.get(job_id).attempt == 2
+        assert store.get(job_id).state is JobState.DONE
+        again = submit(store, storage, clip)
+        assert wait_for(store, again).state is JobState.DONE
+        assert storage.result_path(again).read_bytes() == result.read_bytes()
+        assert sum(worker.log.count(f"job {job_id}: published") for worker in workers) == 1
+
+
+def supervise(settings: Settings, folder: Path, store: JobStore, job_id: str, **environment: str) -> Job:
+    """Start a worker whenever the last one has died, as a supervisor does, until the job is over."""
+    workers: list[Worker] = []
+    deadline = time.monotonic() + 90
+    try:
+        while not store.get(job_id).state.final:
+            assert time.monotonic() < deadline, store.get(job_id)
+            if not workers or workers[-1].process.poll() is not None:
+                log = folder / f"{len(workers)}.log"
+                workers.append(
+                    Worker(
+                        settings, log, ("-m", "tests.support.witness"), WITNESS=str(folder / "witness"), **environment
+                    )
+                )
+            time.sleep(0.02)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(10)
+    return store.get(job_id)
+
+
+@pytest.mark.parametrize("how", ["die", pytest.param("hang", marks=pytest.mark.slow)])
+def test_a_job_that_kills_its_worker_fails_and_the_queue_goes_on(
+    quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path, how: str
+) -> None:
+    settings = quick.model_copy(update={"chunk_timeout_minutes": 1 / 60, "max_deaths": 3 if how == "die" else 2})
+    job_id = submit(store, storage, small_clip)
+    job = supervise(settings, tmp_path, store, job_id, MISBEHAVE=how, MISBEHAVE_AT="1")
+    assert (job.state, job.deaths) == (JobState.FAILED, settings.max_deaths)
+    assert job.error is not None
+    assert f"{settings.max_deaths} workers in a row died over this job" in job.error.detail
+    assert "after frame 0 of" in job.error.detail  # 12, unless each died before its first beat
+    (tmp_path / "healthy").mkdir()
+    with crew(quick, tmp_path / "healthy"):
+        assert wait_for(store, submit(store, storage, small_clip)).state is JobState.DONE
+
+
+@pytest.mark.slow
+def test_a_job_that_gets_further_each_time_is_not_given_up(
+    quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
+) -> None:
+    settings = quick.model_copy(update={"max_deaths": 2})
+    job_id = submit(store, storage, small_clip, chunk=2)
+    job = supervise(settings, tmp_path, store, job_id, MISBEHAVE="die", MISBEHAVE_AT="3")
+    assert job.state is JobState.DONE
+    assert job.deaths >= 2
+
+
+def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker_and_it_can_go_on(
+    quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
+) -> None:
+    worker = Worker(
+        quick,
+        tmp_path / "w.log",
+        ("-m", "tests.support.witness"),
+        WITNESS=str(tmp_path / "w"),
+        MISBEHAVE="raise",
+        MISBEHAVE_AT="2",
+    )
+    try:
+        job = wait_for(store, submit(store, storage, small_clip))
+        assert job.state is JobState.FAILED
+        assert job.error is not None
+        assert job.error.detail == "Unexpected RuntimeError: something nobody thought of"
+        other = wait_for(store, submit(store, storage, small_clip))
+        assert other.state is JobState.DONE
+        store.resume(job.id)
+        job = wait_for(store, job.id)
+        assert (job.state, job.error, job.attempt) == (JobState.DONE, None, 2)
+        assert f"job {job.id}: goes on" in worker.log
+        assert storage.result_path(job.id).read_bytes() == storage.result_path(other.id).read_bytes()
+    finally:
+        worker.kill()
+        worker.wait(10)
+
+
+def test_short_memory_means_smaller_chunks_once_and_then_advice(
+    quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
+) -> None:
+    worker = Worker(
+        quick, tmp_path / "w.log", ("-m", "tests.support.witness"), WITNESS=str(tmp_path / "w"), MISBEHAVE="memory"
+    )
+    try:
+        job = wait_for(store, submit(store, storage, small_clip, chunk=8, lookahead=0))
+        assert job.state is JobState.DONE
+        assert job.warnings == ["Memory was short: the job was done in chunks of 2 frames."]
+        job = wait_for(store, submit(store, storage, small_clip, chunk=16, lookahead=0))
+        assert job.state is JobState.FAILED
+        assert job.error is not None
+        assert "smaller chunk" in job.error.detail
+    finally:
+        worker.kill()
+        worker.wait(10)
+
+
+def test_a_job_that_takes_longer_than_allowed_fails(
+    quick: Settings, redis: Redis, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    strict = JobStore(redis, job_timeout=1)
+    with crew(quick, tmp_path) as (worker,):
+        job = wait_for(strict, submit(strict, storage, clip, chunk=1, lookahead=16))
+        assert job.state is JobState.FAILED
+        assert job.error is not None
+        assert "SKIPVSR_JOB_TIMEOUT_HOURS" in job.error.detail
+        assert worker.process.poll() is None
+
+
+def test_redis_killed_and_restarted_mid_job_twice(
+    quick: Settings, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "redis"
+    server = EmbeddedRedis(folder)
+    server.__enter__()
+    try:
+        settings = quick.model_copy(update={"redis_url": server.url})
+        with crew(settings, tmp_path, 2) as workers, connect(server.url) as client:
+            store = JobStore(client)
+            job_ids = [submit(store, storage, clip) for _ in range(3)]
+            for frames, away in ((12, 0.2), (40, 2.5)):
+                wait_for_frames(store, job_ids[0], frames)
+                assert server.process is not None
+                server.process.kill()
+                server.process.wait(10)
+                time.sleep(away)
+                server = EmbeddedRedis(folder)
+                server.__enter__()
+            jobs = [wait_for(store, job_id) for job_id in job_ids]
+            assert [(job.state, job.deaths) for job in jobs] == [(JobState.DONE, 0)] * 3
+            assert jobs[0].attempt == 1, "not run twice"
+            assert len({storage.result_path(job_id).read_bytes() for job_id in job_ids}) == 1
+            assert all(worker.process.poll() is None for worker in workers)
+            log = "".join(worker.log for worker in workers)
+            assert "work goes on" in log
+            assert "Redis is back" in log
+    finally:
+        server.stop()
+
+
+def test_a_worker_waits_for_redis_and_stops_without_it(quick: Settings, tmp_path: Path) -> None:
+    nobody = quick.model_copy(update={"redis_url": f"unix://{tmp_path / 'nothing.sock'}"})
+    with crew(nobody, tmp_path) as (worker,):
+        wait_until(lambda: "trying again" in worker.log, 10, worker.log)
+        worker.kill(signal.SIGTERM)
+        assert worker.wait(10) == 0, worker.log
+    assert "Traceback" not in worker.log

@@ -1,0 +1,288 @@
+"""A real worker process, a real Redis, real files."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from jobs.presence import Presence
+from jobs.schema import Job, JobState
+from jobs.settings import Settings
+from jobs.storage import Storage
+from jobs.store import JobStore
+from jobs.tickets import QUEUES
+from tests.support.clips import make_clip, times_of
+from tests.support.crew import Worker, crew, ready, submit, wait_for, wait_for_frames
+from tests.support.processes import wait_until
+from worker.rqworker import WarmWorker
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 3.0, "janitor_seconds": 0.2, "min_free_gb": 0.0}
+    )
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=40, sound=True)
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some seconds of work for the tiny network."""
+    return make_clip(tmp_path_factory.mktemp("clip") / "long.mp4", frames=120, width=64, height=48)
+
+
+def _left_with(storage: Storage, job_id: str, *names: str) -> None:
+    """A job that is done keeps those files; its checkpoints go right after it is."""
+
+    def as_asked() -> bool:
+        return sorted(path.name for path in storage.job_dir(job_id).iterdir()) == sorted(names)
+
+    wait_until(as_asked, 10, f"job {job_id} leaves more than {names}")
+
+
+def test_jobs_are_done_and_nothing_is_left_over(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    with crew(quick, tmp_path) as (worker,):
+        wait_until(lambda: [w.model for w in Presence(store.redis).workers()] == ["tiny"], 5, "the worker is not there")
+        job_ids = [submit(store, storage, clip) for _ in range(2)]
+        broken = tmp_path / "broken.mp4"
+        broken.write_bytes(b"\0" * 1000)
+        broken_id = submit(store, storage, broken)
+        unknown_id = submit(store, storage, clip, model="no-such-model")
+        webm_id = submit(store, storage, clip, container="webm")
+        jobs = [wait_for(store, job_id) for job_id in job_ids]
+        assert [job.state for job in jobs] == ["done", "done"]
+        job = jobs[0]
+        result = storage.result_path(job.id)
+        assert times_of(result) == times_of(clip)
+        assert job.output is not None
+        assert (job.output.width, job.output.height, job.output.frames, job.output.audio) == (128, 96, 40, ["aac"])
+        assert (job.progress.frames_done, job.progress.frames_total, job.attempt, job.deaths) == (40, 40, 1, 0)
+        metrics = job.metrics
+        assert metrics.queue_seconds is not None
+        assert metrics.processing_seconds is not None
+        assert 0 < metrics.model_seconds < metrics.processing_seconds
+        assert len(metrics.chunk_seconds) == 10
+        assert 0 <= metrics.reuse_ratio <= metrics.skip_ratio < 1
+        assert job.model == "tiny"
+        assert metrics.speedup > 0
+        _left_with(storage, job.id, "input", "result.mp4")
+        assert result.read_bytes() == storage.result_path(job_ids[1]).read_bytes()
+        webm = wait_for(store, webm_id)
+        assert webm.output is not None
+        assert (webm.output.container, webm.output.codec, webm.output.audio) == ("webm", "av1", ["opus"])
+        _left_with(storage, webm_id, "input", "result.webm")
+        assert any("converted to opus" in warning for warning in webm.warnings)
+
+        failed = wait_for(store, broken_id)
+        assert failed.state is JobState.FAILED
+        assert failed.error is not None
+        assert failed.error.status in (415, 422)
+        failed = wait_for(store, unknown_id)
+        assert failed.error is not None
+        assert "no-such-model" in failed.error.detail
+
+        worker.kill(signal.SIGTERM)
+        assert worker.wait(10) == 0, worker.log
+    assert "Traceback" not in worker.log
+    assert Presence(store.redis).workers() == []
+    ours = {b"skipvsr:jobs", b"skipvsr:fence", b"skipvsr:tickets", b"skipvsr:state:done", b"skipvsr:state:failed"}
+    left = {key for key in store.redis.scan_iter() if not key.startswith(b"skipvsr:job:")} - ours
+    assert all(key.startswith((b"rq:worker:", b"rq:queues", b"rq:clean_")) for key in left), left
+
+
+def test_high_priority_goes_first(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    ids = {priority: submit(store, storage, clip, priority=priority) for priority in ("low", "normal", "high")}
+    with crew(quick, tmp_path):
+        jobs = {priority: wait_for(store, job_id) for priority, job_id in ids.items()}
+    started = {priority: job.started_at for priority, job in jobs.items()}
+    assert sorted(started, key=lambda priority: started[priority] or 0) == ["high", "normal", "low"]
+
+
+def test_cancel_stops_a_running_job_within_a_chunk(
+    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, clip: Path, tmp_path: Path
+) -> None:
+    with crew(quick, tmp_path) as (worker,):
+        job_id = submit(store, storage, long_clip)
+        wait_for_frames(store, job_id, 8)
+        chunk = max(store.get(job_id).metrics.chunk_seconds)
+        begun = time.monotonic()
+        assert store.request_cancel(job_id) is JobState.RUNNING
+        wait_for(store, job_id, JobState.CANCELLED)
+        assert time.monotonic() - begun < 2 * chunk + 2, "a chunk, and heartbeats"
+        assert not storage.job_dir(job_id).exists()
+        assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE, worker.log
+
+
+def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Redis) -> None:
+    """The two are different threads. RQ took the early beat for another worker, and the process ended: once in 200."""
+    worker = WarmWorker(
+        list(QUEUES.values()),
+        name="w",
+        connection=redis,
+        ttl=60,
+        on_stop=lambda: None,
+        on_force_stop=lambda: None,
+        stopping=lambda: False,
+    )
+    worker.beat(redis)
+    worker.register_birth()
+    redis.persist(worker.key)
+    worker.beat(redis)
+    assert redis.ttl(worker.key) > 0, "now it beats"
+    worker.register_death()
+    redis.persist(worker.key)
+    worker.beat(redis)
+    assert redis.ttl(worker.key) == -1, "now it does not"
+
+
+def paused_midway(store: JobStore, job_id: str) -> Job:
+    """The job's document, once it has been paused after a few chunks."""
+    wait_for_frames(store, job_id, 8)
+    store.request_pause(job_id)
+    return wait_for(store, job_id, JobState.PAUSED)
+
+
+def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path) -> None:
+    with crew(quick, tmp_path) as (worker,):
+        whole_id, job_id = submit(store, storage, long_clip), submit(store, storage, long_clip)
+        wait_for(store, whole_id)
+        assert 8 <= paused_midway(store, job_id).progress.frames_done < 120
+        store.resume(job_id)
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
+        assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
+        assert f"job {job_id}: goes on" in worker.log
+
+
+def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
+    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
+) -> None:
+    """Redis came back from a copy of yesterday: the last token is below the one that has the job's folder."""
+    with crew(quick, tmp_path) as (worker,):
+        job_id = submit(store, storage, long_clip)
+        paused_midway(store, job_id)
+        (folder,) = storage.job_dir(job_id).glob("work-*")
+        folder.rename(folder.with_name("work-5000"))
+        store.resume(job_id)
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0), worker.log
+        assert f"job {job_id}: goes on" in worker.log
+
+
+def test_sigterm_hands_the_job_back_and_another_finishes_it(
+    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
+) -> None:
+    with crew(quick, tmp_path) as (first,):
+        job_id = submit(store, storage, long_clip)
+        wait_for_frames(store, job_id, 8)
+        first.kill(signal.SIGTERM)
+        assert first.wait(15) == 0, first.log
+        job = store.get(job_id)
+        assert (job.state, job.deaths) == (JobState.QUEUED, 0)
+        done_before = job.progress.frames_done
+        assert done_before >= 8
+    (tmp_path / "two").mkdir()
+    with crew(quick, tmp_path / "two") as (second,):
+        whole_id = submit(store, storage, long_clip)
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
+        wait_for(store, whole_id)
+        assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
+        assert f"job {job_id}: goes on" in second.log
+
+
+@contextmanager
+def hanging(settings: Settings, folder: Path) -> Iterator[Worker]:
+    """A worker whose network does not come back from its first chunk."""
+    told = {"WITNESS": str(folder / "witness"), "MISBEHAVE": "hang", "MISBEHAVE_AT": "1"}
+    with crew(settings, folder, 1, ("-m", "tests.support.witness"), **told) as (worker,):
+        yield worker
+
+
+def test_a_second_sigterm_ends_the_process_at_once(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    with hanging(quick, tmp_path) as worker:
+        job_id = submit(store, storage, clip)
+        wait_until((tmp_path / "witness").exists, 20, "the network was not called")
+        worker.kill(signal.SIGTERM)
+        time.sleep(1.1)
+        worker.kill(signal.SIGTERM)
+        assert worker.wait(20) == 1, worker.log  # not after stop_grace_seconds, which are 60
+        assert store.get(job_id).state is JobState.QUEUED, "handed back on the way out"
+
+
+def test_a_chunk_that_takes_too_long_to_stop_is_given_up(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    impatient = quick.model_copy(update={"stop_grace_seconds": 0.5})
+    with hanging(impatient, tmp_path) as worker:
+        job_id = submit(store, storage, clip)
+        wait_until((tmp_path / "witness").exists, 20, "the network was not called")
+        worker.kill(signal.SIGTERM)
+        assert worker.wait(5) == 0, worker.log
+        assert store.get(job_id).state is JobState.QUEUED
+
+
+def test_an_idle_worker_stops_and_a_worker_needs_its_model(quick: Settings, tmp_path: Path) -> None:
+    with crew(quick, tmp_path) as (worker,):
+        worker.kill(signal.SIGINT)
+        assert worker.wait(10) == 0, worker.log
+    lost = Worker(quick.model_copy(update={"model": "nonsense"}), tmp_path / "lost.log")
+    assert lost.wait(60) == 1
+    assert len(lost.log.strip().splitlines()) == 1, lost.log
+    assert "nonsense" in lost.log
+
+
+def test_a_job_whose_files_are_gone_fails(
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
+) -> None:
+    job_id = submit(store, storage, clip)
+    storage.remove(job_id)
+    with crew(quick, tmp_path):
+        job = wait_for(store, job_id)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert "files are gone" in job.error.detail
+
+
+def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with crew(quick.model_copy(update={"worker_metrics_port": port}), tmp_path) as (worker,):
+        ready(worker)
+        wait_for(store, submit(store, storage, clip))
+
+        def page() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                return str(answer.read().decode())
+
+        wait_until(lambda: 'skipvsr_job_seconds_count{model="tiny",outcome="done"} 1.0' in page(), 5, page())
+        assert 'skipvsr_frames_total{model="tiny"} 40.0' in page()
+        assert 'skipvsr_job_skip_ratio_count{model="tiny"} 1.0' in page()
+        assert 'skipvsr_stage_seconds_count{stage="decode"}' in page()
+
+
+def test_a_worker_that_may_not_write_says_so(quick: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    bad = quick.model_copy(update={"data_dir": tmp_path / "file" / "data"})
+    worker = Worker(bad, tmp_path / "worker.log")
+    assert worker.wait(60) == 1
+    assert "Traceback" not in worker.log
