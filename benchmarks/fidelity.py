@@ -25,7 +25,7 @@ import numpy as np
 from jobs.schema import JobOptions
 from media.color.hdr import mastering_display
 from media.probe import probe
-from media.tracks.copy import plain_text
+from media.tracks.subtitles import plain_text
 from model.engine.upscaler import load_model
 from pipeline.upscale import Finished, Order, upscale
 

@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.schema import JobOptions
-from media.color.hdr import boxes, header_with, mastering_display
-from media.demux.timing import ROUNDED
+from media.color.hdr import hdr_boxes, header_with_boxes, mastering_display
+from media.demux.timestamps import rounding_warning
 from media.encode.segment import SegmentWriter
 from media.errors import UnusableVideo
 from media.probe import probe
@@ -113,7 +113,7 @@ def test_a_cover_is_kept_or_named(tmp_path: Path, container: str) -> None:
         assert (covers, result.warnings) == (["png"], ())
     else:
         assert covers == []
-        assert result.warnings == (f"the cover picture (png) is left out, as {container} can't hold it",)
+        assert result.warnings == (f"The cover picture (png) is dropped because {container} can't hold it.",)
     assert len(shown(result.path)) == 12
 
 
@@ -121,7 +121,7 @@ def test_times_that_matroska_rounds_are_said_before_the_start(tmp_path: Path) ->
     ntsc = write_clip(tmp_path / "ntsc.mp4", times=[1001 * n for n in range(9)], unit=Fraction(1, 30000))
     for container in ("mkv", "webm"):
         result = upscale(ntsc, tmp_path, container=container)
-        assert result.info.warnings == result.warnings == (ROUNDED.format(container),)
+        assert result.info.warnings == result.warnings == (rounding_warning(container),)
         assert max(abs(a - b) for a, b in zip(shown(ntsc), shown(result.path), strict=True)) <= Fraction(1, 2000)
     assert upscale(ntsc, tmp_path, container="mp4").warnings == ()
 
@@ -171,8 +171,8 @@ def test_hdr10_is_in_the_container_too(tmp_path: Path, codec: str, container: st
     assert (after.codec, after.bit_depth, after.color.transfer) == (codec, 10, 16)
     data = result.path.read_bytes()
     if container == "mp4":
-        assert boxes(mastering_display(before.mastering_display), None) in data
-        assert boxes(None, (1000, 400)) in data
+        assert hdr_boxes(mastering_display(before.mastering_display), None) in data
+        assert hdr_boxes(None, (1000, 400)) in data
     else:  # MaxCLL and MaxFALL of RFC 9559, with sizes
         assert b"\x55\xbc\x82\x03\xe8" in data
         assert b"\x55\xbd\x82\x01\x90" in data
@@ -183,7 +183,7 @@ def test_hdr_boxes_need_a_video(tmp_path: Path) -> None:
     broken = tmp_path / "x.mp4"
     broken.write_bytes(b"\0\0\0\x08ftyp\0\0\0\x08moov")
     with pytest.raises(ValueError, match="no box trak"):
-        header_with(broken, b"")
+        header_with_boxes(broken, b"")
     assert mastering_display(None) is None
     assert mastering_display(bytes(88)) is None
 

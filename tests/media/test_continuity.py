@@ -12,7 +12,7 @@ import pytest
 from av.packet import Packet
 
 from media.assemble import assemble
-from media.demux.continuity import FollowingTimes, RisingTimes
+from media.demux.monotonic import MonotonicTimestamps, SubtitleTimestamps
 from media.encode.segment import SegmentWriter
 from media.probe import probe
 from media.spec import output_spec
@@ -26,7 +26,7 @@ def test_what_is_joined_is_shown_one_behind_the_other(tmp_path: Path, container:
     source = tmp_path / "joined.ts"
     source.write_bytes(part + part)
     result = upscale(source, tmp_path, chunk=30, container=container)
-    assert len([w for w in result.warnings if "begin anew" in w]) == 2  # of picture and sound
+    assert len([w for w in result.warnings if "start over" in w]) == 2  # of picture and sound
     times = shown(result.path)
     assert len(times) == 100
     assert all(abs(b - a - Fraction(1, 25)) <= Fraction(1, 1000) for a, b in pairwise(times))
@@ -67,11 +67,11 @@ def test_subtitles_without_sound_go_along_with_the_picture(tmp_path: Path) -> No
 
 
 def test_a_subtitle_that_comes_before_the_picture_begins_anew_waits() -> None:
-    times, unit = FollowingTimes(), Fraction(1, 90_000)
+    times, unit = SubtitleTimestamps(), Fraction(1, 90_000)
     moved = []
     for dts, shift in ((90_000, 0), (270_000, 0), (1000, 0), (2000, 3), (90_000, 3)):
         packet = _packet(dts, unit)
-        times.take(packet, Fraction(shift))
+        times.follow(packet, Fraction(shift))
         moved.append(packet.pts)
     assert moved == [90_000, 270_000, 270_000, 272_000, 360_000]
 
@@ -83,24 +83,24 @@ def _packet(dts: int, unit: Fraction) -> Packet:
 
 
 def test_packets_that_repeat_a_time_are_left_out() -> None:
-    times = RisingTimes()
+    times = MonotonicTimestamps()
     ticks = [0, 1920, 1920, 3840, 1000, 5760]
-    assert [t for t in ticks if times.admits(_packet(t, Fraction(1, 90_000)))] == [0, 1920, 3840, 5760]
+    assert [t for t in ticks if times.admit(_packet(t, Fraction(1, 90_000)))] == [0, 1920, 3840, 5760]
     assert (times.dropped, times.shift) == (2, 0)
 
 
 def test_short_packets_share_a_millisecond() -> None:
-    times = RisingTimes()
-    assert all(times.admits(_packet(t, Fraction(1, 1000))) for t in (0, 1, 1, 2))
+    times = MonotonicTimestamps()
+    assert all(times.admit(_packet(t, Fraction(1, 1000))) for t in (0, 1, 1, 2))
     assert times.dropped == 0
 
 
 def test_times_begin_anew_more_than_once() -> None:
-    times, unit = RisingTimes(), Fraction(1, 90_000)
+    times, unit = MonotonicTimestamps(), Fraction(1, 90_000)
     moved = []
     for dts in (90_000, 270_000, 90_000, 270_000, 90_000):
         packet = _packet(dts, unit)
-        assert times.admits(packet)
+        assert times.admit(packet)
         moved.append(packet.pts)
     assert moved == [90_000, 270_000, 271_920, 451_920, 453_840]
 

@@ -61,4 +61,7 @@ def test_what_quicktime_cannot_say_is_said_before(tmp_path: Path) -> None:
     result = upscale(write_clip(tmp_path / "in.mp4", tone=tone), tmp_path, container="mov")
     assert [track.language for track in probe(result.path).audio] == ["ger", "sve", None]
     assert result.info.warnings == result.warnings
-    assert [warning.split(" of ")[0] for warning in result.warnings] == ["the language (nav)", "the mark (comment)"]
+    assert [warning.split(" because ")[0].split(" loses ")[1] for warning in result.warnings] == [
+        "its language (nav)",
+        "its disposition (comment)",
+    ]

@@ -8,17 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.hostile import (
-    MUTATIONS,
-    png,
-    png_video,
-    truncated,
-    with_flipped_bits,
-)
 from media.errors import MediaError, UnusableVideo
 from media.limits import Limits
 from media.probe import probe
 from media.reader import VideoReader
+from tests.support.hostile import MUTATIONS, png, png_video, truncated, with_flipped_bits
 from tests.support.media import as_ts, upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from av.packet import Packet
 
-from media.demux.discontinuities import Jumps
+from media.demux.discontinuities import Discontinuities
 from media.errors import OverLimit
 from media.limits import Limits
 from media.probe import probe
@@ -67,30 +67,32 @@ def test_a_picture_that_is_shown_for_minutes_is_no_jump(tmp_path: Path, suffix: 
     assert (shown(result.path), result.warnings) == ([0, Fraction(1, 25), 600, Fraction(15001, 25)], ())
 
 
-def _moved(*times: tuple[int, float]) -> tuple[list[float], Jumps]:
+def _moved(*times: tuple[int, float]) -> tuple[list[float], Discontinuities]:
     """When packets of a second's length, given as (stream, second), are shown without jumps."""
-    jumps: Any = Jumps(None)  # type: ignore[arg-type]  # whose packets are given by hand
+    discontinuities: Any = Discontinuities(None)  # type: ignore[arg-type]  # whose packets are given by hand
     out = []
     for stream, second in times:
         packet: Any = Packet(b"x")
         packet.pts = packet.dts = round(second * SECOND)
         packet.duration = SECOND
-        jumps.take_out(stream, packet)
+        discontinuities.correct(stream, packet)
         out.append(packet.dts / SECOND)
-    return out, jumps
+    return out, discontinuities
 
 
 def test_all_streams_follow_the_first_one_that_jumps() -> None:
-    moved, jumps = _moved((VIDEO, 0), (SOUND, 0.5), (VIDEO, 7200), (SOUND, 1.5), (VIDEO, 7201), (SOUND, 7200.5))
+    moved, discontinuities = _moved(
+        (VIDEO, 0), (SOUND, 0.5), (VIDEO, 7200), (SOUND, 1.5), (VIDEO, 7201), (SOUND, 7200.5)
+    )
     assert moved == [0, 0.5, 1.5, 1.5, 2.5, 2]
-    assert jumps._latest.count.jumps == 1
+    assert discontinuities._latest.timeline.discontinuities == 1
 
 
 def test_a_gap_of_one_stream_stays() -> None:
     minutes = [(VIDEO, float(second)) for second in range(1, 600, 30)]
-    moved, jumps = _moved((SOUND, 0), (TEXT, 0), *minutes, (SOUND, 572), (TEXT, 573))
+    moved, discontinuities = _moved((SOUND, 0), (TEXT, 0), *minutes, (SOUND, 572), (TEXT, 573))
     assert moved == [0, 0, *(second for _, second in minutes), 572, 573]
-    assert jumps._latest.count.jumps == 0
+    assert discontinuities._latest.timeline.discontinuities == 0
 
 
 @pytest.mark.parametrize(("picture", "other"), [(36_000, 3_600), (3_600, 36_000)])
@@ -98,12 +100,12 @@ def test_a_gap_of_one_stream_stays() -> None:
 def test_another_programmes_clock_does_not_count(picture: int, other: int, picture_first: bool) -> None:
     """Its sound was lost in MP4, or the result took hours."""
     order = [(VIDEO, picture), (SOUND, other)][:: 1 if picture_first else -1]
-    moved, jumps = _moved(*((index, float(time + second)) for second in range(5) for index, time in order))
+    moved, discontinuities = _moved(*((index, float(time + second)) for second in range(5) for index, time in order))
     assert moved == [time for second in range(5) for time in (second, second + 1)]
-    assert jumps._places[order[0][0]].count.jumps == 0
+    assert discontinuities._positions[order[0][0]].timeline.discontinuities == 0
 
 
 def test_what_jumps_after_it_began_anew_is_put_behind_that() -> None:
-    moved, jumps = _moved((VIDEO, 5000), (VIDEO, 0), (VIDEO, 1), (SOUND, 1), (SOUND, 9000), (VIDEO, 9000))
+    moved, discontinuities = _moved((VIDEO, 5000), (VIDEO, 0), (VIDEO, 1), (SOUND, 1), (SOUND, 9000), (VIDEO, 9000))
     assert moved == [0, -5000, -4999, -4999, -4998, -4998]
-    assert jumps._latest.count.jumps == 1
+    assert discontinuities._latest.timeline.discontinuities == 1

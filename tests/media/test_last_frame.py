@@ -9,7 +9,7 @@ from typing import Any
 import av
 import pytest
 
-from media.demux.last_frame import shown_for
+from media.demux.last_frame import frame_duration
 from media.limits import DEFAULT_LIMITS, Limits
 from media.probe import probe
 from tests.support.media import shown, stripes, upscale, write_clip
@@ -51,12 +51,12 @@ def test_the_last_frame_is_shown_as_long_as_in_the_source(
 
 def test_nothing_is_said_of_how_long_a_frame_of_a_transport_stream_is_shown(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "in.ts", container_format="mpegts", unit=Fraction(1, 25))
-    assert shown_for(source, 0, DEFAULT_LIMITS) is None
+    assert frame_duration(source, 0, DEFAULT_LIMITS) is None
     assert len(upscale(source, tmp_path).times) == 12
 
 
 def test_a_last_frame_that_is_longer_than_a_video_may_be_is_not_believed(tmp_path: Path) -> None:
     source = _slides(tmp_path / "in.mp4", 0)
-    assert shown_for(source, 4500, DEFAULT_LIMITS) == 3500
-    assert shown_for(source, 4500, Limits(max_duration_seconds=3)) is None
-    assert shown_for(source, 4501, DEFAULT_LIMITS) is None, "there is no such frame"
+    assert frame_duration(source, 4500, DEFAULT_LIMITS) == 3500
+    assert frame_duration(source, 4500, Limits(max_duration_seconds=3)) is None
+    assert frame_duration(source, 4501, DEFAULT_LIMITS) is None, "there is no such frame"

@@ -56,7 +56,7 @@ def read(path: Path, after: int | None = None, before: int | None = None) -> lis
 def decoded_in_vain(path: Path, after: int, before: int) -> int:
     """Frames that were decoded only to be left out."""
     frames = Decoder(path, DEFAULT_LIMITS, start_after_pts=after, frames_before=before).frames()
-    return sum(1 for frame, _, _ in frames if frame is None)
+    return sum(1 for frame in frames if frame.rgb is None)
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -30,13 +30,13 @@ def _with_captions(path: Path, at: int) -> Path:
 def test_captions_inside_the_picture_are_named(tmp_path: Path, at: int) -> None:
     result = upscale(_with_captions(tmp_path / "in.h264", at), tmp_path)
     assert [w for w in result.warnings if "CEA-608/708" in w], "said at the end at the latest"
-    assert len([w for w in result.warnings if "left out" in w]) == 1
+    assert len([w for w in result.warnings if "dropped" in w]) == 1
     assert any("CEA-608/708" in w for w in result.info.warnings) == (at == 0), "and before the start where it is seen"
 
 
 def test_stereoscopic_pictures_are_named(tmp_path: Path) -> None:
     result = upscale(write_clip(tmp_path / "in.mp4", options={"x264-params": "frame-packing=3"}), tmp_path)
-    assert [w.split(";")[0] for w in result.warnings] == ["the picture is stereoscopic (3D)"]
+    assert [w.split(" is ")[0] for w in result.warnings] == ["The stereoscopic (3D) picture"]
     assert result.info.warnings == result.warnings
 
 

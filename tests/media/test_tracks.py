@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from media.probe import probe
-from media.tracks.copy import plain_text
-from media.tracks.overlaps import Cue, OneAtATime
+from media.tracks.cue_merger import Cue, CueMerger
+from media.tracks.subtitles import plain_text
 from tests.support.media import packets, upscale, with_subtitles, write_clip
 
 
@@ -91,9 +91,9 @@ def test_converted_sound_may_change_on_the_way(tmp_path: Path, rate: int, layout
 
 def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
     result = upscale(with_subtitles(tmp_path / "in.mkv"), tmp_path)
-    assert [w.split(" is ")[0].split(" was ")[0] for w in result.warnings] == [
-        "subtitle track 1 (subrip)",
-        "the attachment font.ttf",
+    assert [w.split(" is ")[0] for w in result.warnings] == [
+        "Subtitle track 1 (subrip)",
+        "The attachment font.ttf",
     ]
     info = probe(result.path)
     assert [(s.codec, s.language) for s in info.subtitles] == [("mov_text", "fra")]
@@ -121,9 +121,9 @@ def test_subtitles_that_overlap_are_shown_together(tmp_path: Path, container: st
 
 
 def _one_at_a_time(*cues: Cue) -> list[tuple[int, int | None, str]]:
-    said = OneAtATime()
+    said = CueMerger()
     pieces = [piece for cue in cues for piece in said.add(cue)]
-    return [(piece.start, piece.end, piece.text) for piece in [*pieces, *said.rest()]]
+    return [(piece.start, piece.end, piece.text) for piece in [*pieces, *said.flush()]]
 
 
 def test_cues_are_split_where_others_begin_or_end() -> None:
@@ -145,7 +145,7 @@ def test_cues_are_split_where_others_begin_or_end() -> None:
 
 
 def test_a_cue_is_not_held_back_longer_than_it_lasts() -> None:
-    said = OneAtATime()
+    said = CueMerger()
     assert not list(said.add(Cue(0, 5, "A")))
     assert not list(said.until(4))
     assert list(said.until(5)) == [Cue(0, 5, "A")]
