@@ -1,4 +1,4 @@
-"""The process that reads files may die, hang or go bad: only it is lost, and it can do no harm."""
+"""The child process may crash, hang or be compromised: the parent survives, and the child can do no harm."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_closing_early_ends_the_process(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_reader_that_dies_is_an_error_not_an_end(clip: Path, how: signal.Signals) -> None:
+def test_a_dead_child_is_an_error(clip: Path, how: signal.Signals) -> None:
     def read() -> None:
         with VideoReader(clip) as reader:
             for number, _ in enumerate(reader):
@@ -62,7 +62,7 @@ def test_a_reader_that_dies_is_an_error_not_an_end(clip: Path, how: signal.Signa
         read()
 
 
-def test_a_reader_that_hangs_is_ended(clip: Path) -> None:
+def test_a_hanging_child_is_killed(clip: Path) -> None:
     def read() -> None:
         with VideoReader(clip, limits=Limits(max_decoder_seconds=1.0)) as reader:
             for number, _ in enumerate(reader):
@@ -75,7 +75,7 @@ def test_a_reader_that_hangs_is_ended(clip: Path) -> None:
     assert time.monotonic() - begun < 20
 
 
-def test_a_parent_that_is_killed_takes_the_reader_along(tmp_path: Path, clip: Path) -> None:
+def test_the_child_dies_with_its_parent(tmp_path: Path, clip: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from media.reader import VideoReader\n"
         "from tests.support.media import children\n"
@@ -147,8 +147,8 @@ def test_readers_side_by_side(clip: Path) -> None:
     assert counts == [24, 24, 24]
 
 
-def test_joining_tells_of_each_segment_and_of_the_end(tmp_path: Path, clip: Path) -> None:
-    """Thousands of segments take longer than a frame may; so does moving all frames of a large MP4 at its end."""
+def test_muxing_reports_each_segment_and_the_rewriting(tmp_path: Path, clip: Path) -> None:
+    """Thousands of segments, and rewriting a large MP4 at its end, take longer than the limit for one frame."""
     done = upscale(clip, tmp_path, chunk=2)
     out = tmp_path / "again.mp4"
     request = MuxRequest(tuple(done.segments), clip, out, done.spec)
@@ -160,7 +160,7 @@ def test_joining_tells_of_each_segment_and_of_the_end(tmp_path: Path, clip: Path
     assert DEFAULT_LIMITS.seconds_to_rewrite(4 * 10**9) > 500
 
 
-def test_what_is_waited_for_can_be_lengthened(clip: Path) -> None:
+def test_patience_can_be_extended(clip: Path) -> None:
     with Sandbox(ProbeRequest(clip, "mp4"), Limits(max_decoder_seconds=0.001)) as child:
         child.patience = 60.0
         assert any(isinstance(message, Probed) for message in child.messages())
@@ -228,7 +228,7 @@ def test_a_message_survives_its_line(message: Message) -> None:
     assert from_line(to_line(message)) == message
 
 
-def test_nonsense_from_the_process_is_an_error(clip: Path) -> None:
+def test_invalid_data_from_the_child_is_an_error(clip: Path) -> None:
     class Babbler(Sandbox):
         def _line(self) -> bytes | None:
             return b"not json"
