@@ -2,7 +2,7 @@
 
     python -m benchmarks.fidelity [--container mp4] [--codec hevc] [--keep FOLDER]
 
-This script makes the source: 10-bit HDR10 in HEVC, variable frame rate, rotation by 90 degrees, pixels of 4:3, two audio
+The source is made here: 10-bit HDR10 in HEVC, variable frame rate, rotation by 90 degrees, pixels of 4:3, two audio
 tracks in two languages, one of them delayed, subtitles, chapters, tags. The whole pipeline upscales the source with the
 network `tiny`. libav reads all facts.
 """
