@@ -45,8 +45,13 @@ class DataConfig(_Section):
     photo_size: int = Field(384, ge=64, multiple_of=4)
     """Height and width of a moving clip, in HR pixels."""
     uploads: int = Field(2, ge=0)
-    """Compressed versions packed of each segment, each with its own H.264 CRF, blur and noise."""
+    """Compressed versions packed of each segment, each with its own codec and quality, blur and noise."""
     crf: tuple[int, int] = (15, 28)
+    """Range of H.264's constant rate factor."""
+    mpeg_share: float = Field(0.0, ge=0, le=1)
+    """Share of the compressed versions that are MPEG-4 Part 2 or MPEG-2, as old files and DVDs; the rest are H.264."""
+    mpeg_quantizer: tuple[int, int] = (2, 8)
+    """Range of the quantizer of MPEG-4 Part 2 and MPEG-2: 1 is the best, 31 the worst."""
     val_frames: int = Field(10, ge=2)
     val_crf: int = Field(23, ge=0, le=51)
 
