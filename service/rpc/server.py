@@ -21,11 +21,11 @@ from model.device import resolve_device, set_threads
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
-from service.rpc.jobs import JobService
+from service.rpc.job_service import JobService
 from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
-from service.rpc.sessions import Sessions
-from service.rpc.upscaler import UpscalerService
+from service.rpc.session_registry import Sessions
+from service.rpc.upscaler_service import UpscalerService
 from skipvsr.v1 import upscaler_pb2, upscaler_pb2_grpc
 
 log = logging.getLogger(__name__)

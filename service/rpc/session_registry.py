@@ -17,8 +17,8 @@ from model.engine.memory import give_back
 from model.engine.state import RecurrentState
 from service.rpc.errors import StreamError, stopping
 from service.rpc.latency import Latencies
-from service.rpc.metrics import StreamMeters
 from service.rpc.stream_config import Plan
+from service.rpc.stream_metrics import StreamMetrics
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Session:
     totals: Totals = field(default_factory=Totals)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     expiry: asyncio.TimerHandle | None = None
-    meters: StreamMeters | None = None
+    meters: StreamMetrics | None = None
     """The server's, where it keeps any."""
 
     def remember(self, snapshot: Snapshot) -> None:
@@ -120,7 +120,7 @@ class Sessions:
     def __init__(
         self, *, most: int, ttl_seconds: float, drain_seconds: float, device: torch.device | None = None
     ) -> None:
-        self.meters = StreamMeters(lambda: len(self._active), device)
+        self.meters = StreamMetrics(lambda: len(self._active), device)
         self._most, self._ttl, self._drain_seconds = most, ttl_seconds, drain_seconds
         self._active: set[Session] = set()
         self._parked: dict[str, Session] = {}

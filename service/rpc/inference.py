@@ -14,7 +14,7 @@ from media.live.codecs import Rgb
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Request, Upscaler
 from model.routing import RoutingReport
-from service.rpc.sessions import Snapshot, Ticket
+from service.rpc.session_registry import Snapshot, Ticket
 from service.rpc.stream_config import Plan
 
 _CPU_BATCH_PIXELS: Final = 57_600

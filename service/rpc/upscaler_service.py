@@ -14,10 +14,10 @@ from grpc import StatusCode
 from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
 from service.rpc.errors import StreamError, invalid, reported
+from service.rpc.live_stream import Incoming, LiveStream
 from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
-from service.rpc.sessions import Session, Sessions
-from service.rpc.stream import Incoming, LiveStream
+from service.rpc.session_registry import Session, Sessions
 from service.rpc.stream_config import plan
 from skipvsr.v1 import upscaler_pb2 as pb
 

@@ -24,9 +24,9 @@ from media.live.codecs import Decoded, Encoded, Rgb
 from model.engine.upscaler import Upscaler
 from model.routing import RoutingReport
 from service.rpc.errors import StreamError, invalid
-from service.rpc.network import Group, Groups, Outcome, Step, StreamNetwork
+from service.rpc.inference import Group, Groups, Outcome, Step, StreamNetwork
 from service.rpc.scheduler import Lane, Scheduler
-from service.rpc.sessions import Session, Snapshot, Ticket
+from service.rpc.session_registry import Session, Snapshot, Ticket
 from service.rpc.wire import FrameRequest, FrameResponse
 from skipvsr.v1 import upscaler_pb2 as pb
 

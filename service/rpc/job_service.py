@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from service import admission as intake
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
-from service.rpc import documents
+from service.rpc import messages
 from service.rpc.errors import reported, stopping
 from skipvsr.v1 import upscaler_pb2 as pb
 
@@ -40,12 +40,12 @@ class JobService:
         async with reported(context, "CreateJob") as extra:
             job = await self._create(requests)
             log.info("job %s: queued by request %s", job.id, extra["request_id"], extra={**extra, "job_id": job.id})
-            return pb.CreateJobResponse(job=documents.job(job))
+            return pb.CreateJobResponse(job=messages.job(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         async with reported(context, "GetJob"):
             job = await asyncio.to_thread(self._operations.get, request.job_id)
-            return pb.GetJobResponse(job=documents.job(job))
+            return pb.GetJobResponse(job=messages.job(job))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         async with reported(context, "ListJobs"):
@@ -54,10 +54,10 @@ class JobService:
             if request.page_size > _MOST_PAGE:
                 raise InvalidRequest(f"page_size: {request.page_size} is above {_MOST_PAGE}")
             size, offset = request.page_size or 50, int(request.page_token or 0)
-            state = documents.state(request.state)
+            state = messages.state(request.state)
             found = await asyncio.to_thread(self._operations.recent, state=state, limit=size + 1, offset=offset)
             return pb.ListJobsResponse(
-                jobs=[documents.job(job) for job in found[:size]],
+                jobs=[messages.job(job) for job in found[:size]],
                 next_page_token=str(offset + size) if len(found) > size else "",
             )
 
@@ -68,7 +68,7 @@ class JobService:
                 job = await asyncio.to_thread(self._operations.get, request.job_id)
                 if job != shown:
                     shown = job
-                    yield pb.WatchJobResponse(job=documents.job(job))
+                    yield pb.WatchJobResponse(job=messages.job(job))
                 if job.state.final:
                     return
                 try:
@@ -81,17 +81,17 @@ class JobService:
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
         async with reported(context, "CancelJob"):
             job = await asyncio.to_thread(self._operations.cancel, request.job_id)
-            return pb.CancelJobResponse(job=documents.job(job))
+            return pb.CancelJobResponse(job=messages.job(job))
 
     async def PauseJob(self, request: pb.PauseJobRequest, context: Any) -> pb.PauseJobResponse:
         async with reported(context, "PauseJob"):
             job = await asyncio.to_thread(self._operations.pause, request.job_id)
-            return pb.PauseJobResponse(job=documents.job(job))
+            return pb.PauseJobResponse(job=messages.job(job))
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Any) -> pb.ResumeJobResponse:
         async with reported(context, "ResumeJob"):
             job = await asyncio.to_thread(self._operations.resume, request.job_id)
-            return pb.ResumeJobResponse(job=documents.job(job))
+            return pb.ResumeJobResponse(job=messages.job(job))
 
     async def DownloadResult(
         self, request: pb.DownloadResultRequest, context: Any
@@ -114,7 +114,7 @@ class JobService:
         if first is None or first.WhichOneof("part") != "config":
             raise InvalidRequest("the first message has to be the config")
         config = first.config
-        options = documents.options(config.options)
+        options = messages.options(config.options)
         await asyncio.to_thread(self._operations.check_model, options.model)
         self._check_bytes(config.size_bytes)
         async with AsyncExitStack() as stack:

@@ -17,7 +17,7 @@ _LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2
 _BATCH_BUCKETS = (1, 2, 4, 8, 16)
 
 
-class StreamMeters:
+class StreamMetrics:
     """The gRPC server's metrics, in a registry of their own; frames and units are named as the worker names its own."""
 
     def __init__(self, streams: Callable[[], int], device: torch.device | None = None) -> None:
