@@ -1,4 +1,4 @@
-"""What the API answers with, beyond the job itself: documents with links, lists, and how they are described."""
+"""Response models of the REST API, beyond the job itself, and the descriptions of its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.http.problems import MEDIA_TYPE
 
 
 class Links(BaseModel):
-    """Where to go from a job; what is null is not possible in its present state."""
+    """Addresses of a job's operations; null if the operation is not possible in the job's current state."""
 
     self: str
     input: str
@@ -24,21 +24,21 @@ class Links(BaseModel):
 
 
 class JobDocument(Job):
-    """A job, and what can be done with it."""
+    """A job with links to its operations."""
 
     links: Links
 
     @classmethod
     def of(cls, job: Job) -> JobDocument:
-        """The document of a job."""
-        here, state = f"/jobs/{job.id}", job.state
+        """Create the document of a job."""
+        base, state = f"/jobs/{job.id}", job.state
         links = Links(
-            self=here,
-            input=f"{here}/input",
-            result=f"{here}/result" if state is JobState.DONE else None,
-            cancel=None if state.final else f"{here}/cancel",
-            pause=f"{here}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
-            resume=f"{here}/resume" if _resumable(job) else None,
+            self=base,
+            input=f"{base}/input",
+            result=f"{base}/result" if state is JobState.DONE else None,
+            cancel=None if state.final else f"{base}/cancel",
+            pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
+            resume=f"{base}/resume" if _resumable(job) else None,
         )
         return cls.model_construct(**dict(job), links=links)
 
@@ -54,16 +54,18 @@ class JobList(BaseModel):
 
 
 class JobFigures(BaseModel):
-    """What was measured of one job, without the rest of its document."""
+    """Measurements of one job, without the rest of its document."""
 
     id: str
     state: JobState
     model: str
     routing: str
-    width: int | None = Field(description="Of the input, in pixels.")
-    height: int | None
-    frames: int = Field(description="Frames done.")
-    fps: float | None = Field(description="Frames a second of the whole job: decoding, network, encoding, assembling.")
+    width: int | None = Field(description="Width of the input in pixels.")
+    height: int | None = Field(description="Height of the input in pixels.")
+    frames: int = Field(description="Frames completed.")
+    fps: float | None = Field(
+        description="Frames per second of the whole job: decoding, network, encoding and final assembly."
+    )
     finished_at: datetime | None
     attempt: int
     deaths: int
@@ -71,7 +73,7 @@ class JobFigures(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> JobFigures:
-        """The figures of a job."""
+        """Create the figures of a job."""
         seconds, frames = job.metrics.processing_seconds, job.progress.frames_done
         return cls(
             id=job.id,
@@ -90,52 +92,52 @@ class JobFigures(BaseModel):
 
 
 class FiguresList(BaseModel):
-    """The last jobs' figures, newest first."""
+    """Measurements of recent jobs, newest first."""
 
     jobs: list[JobFigures]
 
 
 class ModelList(BaseModel):
-    """Models that there are."""
+    """Names of the available models."""
 
     models: list[str]
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
-    status: str = Field("ok", description="Always ok: a process that is not does not answer.")
+    status: str = Field("ok", description="Always ok.")
     version: str
 
 
 class Readiness(BaseModel):
-    """Redis answers and somebody does the work."""
+    """Redis answers and at least one worker is alive."""
 
     status: str = "ready"
     workers: list[WorkerInfo]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` for these errors, and for any other, as problem documents."""
+    """Return OpenAPI `responses` for these statuses and for all other errors, as problem documents."""
     keys: list[int | str] = [*statuses, "default"]
     return {key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}} for key in keys}
 
 
 PROBLEM_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
 _DESCRIPTIONS: dict[int | str, str] = {
-    400: "The request makes no sense; `detail` says why.",
-    401: "An API key is needed, and the one given is missing or wrong.",
-    403: "The request comes from another web site.",
-    404: "There is no such job.",
+    400: "The request is invalid; `detail` states the reason.",
+    401: "The API key is missing or wrong.",
+    403: "The request comes from another web site, or uses an unknown host name.",
+    404: "No job has this id.",
     408: "The upload stalled.",
-    409: "Not possible in the job's present state.",
-    410: "The file has been removed, for its time was over.",
-    413: "Over a limit; `detail` names the setting.",
-    415: "Not a kind of file that is taken.",
-    416: "The range lies outside the file.",
-    422: "A video, but one that can't be upscaled.",
-    500: "The job failed; `detail` says why.",
-    503: "Redis does not answer, or no worker is alive. Try again after `Retry-After` seconds.",
-    507: "The data folder has no room.",
+    409: "The operation is not possible in the job's current state.",
+    410: "The file has been removed because it expired.",
+    413: "A limit is exceeded; `detail` names the setting.",
+    415: "The file type is not supported.",
+    416: "The range is outside the file.",
+    422: "The file is a video, but it cannot be upscaled.",
+    500: "The job failed; `detail` states the reason.",
+    503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds.",
+    507: "The data folder is full.",
     "default": "Any other error.",
 }

@@ -1,4 +1,4 @@
-"""What the gRPC server tells Prometheus."""
+"""Prometheus metrics of live streams."""
 
 from __future__ import annotations
 
@@ -13,53 +13,54 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from model.routing import RoutingReport
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30)
-"""Seconds; 33 ms is one frame at 30 frames a second."""
+"""Seconds. 33 ms is the duration of a frame at 30 frames per second."""
 _BATCH_BUCKETS = (1, 2, 4, 8, 16)
 
 
-class StreamMeters:
-    """The gRPC server's metrics, in a registry of their own; frames and units are named as the worker names its own."""
+class StreamMetrics:
+    """The gRPC server's metrics, in their own registry. Names of frame and unit counters match the worker's."""
 
     def __init__(self, streams: Callable[[], int], device: torch.device | None = None) -> None:
+        """`streams` returns the number of connected streams; `device` is the networks' device."""
         self.registry = CollectorRegistry()
         self.latency = Histogram(
             "skipvsr_frame_latency_seconds",
-            "Time from a frame's arrival until its answer was written; a chunk's first frames wait for its last.",
+            "Seconds from a frame's arrival until its answer was written, including the wait for chunk and look-ahead.",
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
         self.batches = Histogram(
             "skipvsr_batch_streams",
-            "Streams whose frames went through the network as one batch; counted for each of them.",
+            "Number of streams in a batch, observed once per stream of the batch.",
             buckets=_BATCH_BUCKETS,
             registry=self.registry,
         )
         self.frames = Counter("skipvsr_frames", "Frames upscaled and answered.", ["model"], registry=self.registry)
         self.tile_blocks = Counter(
             "skipvsr_tile_blocks",
-            "(Tile, block) units of the network. outcome: run, reused (by the mask), or skipped (by the estimator).",
+            "(Tile, block) units by outcome: run, reused (inter-frame mask) or skipped (gates).",
             ["outcome"],
             registry=self.registry,
         )
         self.tiles_reused = Counter(
-            "skipvsr_tiles_reused", "Tiles of output frames taken over from the frame before.", registry=self.registry
+            "skipvsr_tiles_reused", "Tiles of output frames reused from the previous frame.", registry=self.registry
         )
-        active = Gauge("skipvsr_streams", "Streams that are served now.", registry=self.registry)
+        active = Gauge("skipvsr_streams", "Connected streams.", registry=self.registry)
         active.set_function(streams)
         device = device or torch.device("cpu")
         memory = Gauge(
             "skipvsr_device_memory_bytes",
-            "Memory that this server holds on the networks' device; on a CPU, its resident memory.",
+            "Memory of this process on the networks' device; on a CPU, resident memory.",
             ["device"],
             registry=self.registry,
         )
         memory.labels(device.type).set_function(lambda: _memory_of(device))
-        build = Info("skipvsr_build", "What runs here.", registry=self.registry)
+        build = Info("skipvsr_build", "Version and part of the software.", registry=self.registry)
         build.info({"version": version("skipvsr"), "part": "grpc"})
         ProcessCollector(registry=self.registry)
 
     def frame(self, model: str, report: RoutingReport, latency_seconds: float) -> None:
-        """Count an answered frame."""
+        """Count an answered frame of a stream with this model."""
         self.latency.observe(latency_seconds)
         self.frames.labels(model).inc()
         self.tile_blocks.labels("reused").inc(report.units_reused)
@@ -67,13 +68,13 @@ class StreamMeters:
         self.tile_blocks.labels("run").inc(report.units_total - report.units_left_out)
         self.tiles_reused.inc(report.tiles_reused)
 
-    def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs elsewhere)
-        """Serve them over HTTP from a daemon thread. OSError if the port is taken."""
+    def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs on another host)
+        """Serve the metrics over HTTP in a daemon thread. Raises OSError if the port is in use."""
         start_http_server(port, addr=address, registry=self.registry)
 
 
 def _memory_of(device: torch.device) -> float:
-    """Bytes; 0 where there is no /proc."""
+    """Return bytes; 0 on systems without /proc."""
     if device.type == "cuda":
         return float(torch.cuda.memory_reserved(device))
     try:

@@ -1,4 +1,4 @@
-"""What the API tells Prometheus: its own requests, and, asked at each scrape, the queue, the workers and the disk."""
+"""Prometheus metrics of the API: requests, and the state of queue, workers and disk at each scrape."""
 
 from __future__ import annotations
 
@@ -17,56 +17,58 @@ from service.operations import Operations
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
 
 
-class HttpMetrics:
-    """The API's metrics, in a registry of their own. No label holds what a client chooses."""
+class ApiMetrics:
+    """The API's metrics, in their own registry. No label contains text chosen by a client."""
 
     def __init__(self, operations: Operations) -> None:
         self.registry = CollectorRegistry()
         self.requests = Histogram(
             "skipvsr_http_request_seconds",
-            "Time from a request's first byte to its answer's last, uploads and downloads included.",
+            "Time from the first byte of a request to the last byte of its response, including uploads and downloads.",
             ["method", "route", "status"],
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self.upload_bytes = Counter("skipvsr_upload_bytes", "Bytes of files that became jobs.", registry=self.registry)
-        self.rejected = Counter(
-            "skipvsr_rejected_uploads", "Uploads that did not become jobs.", ["reason"], registry=self.registry
+        self.upload_bytes = Counter(
+            "skipvsr_upload_bytes", "Bytes of uploads that became jobs.", registry=self.registry
         )
-        build = Info("skipvsr_build", "What runs here.", registry=self.registry)
+        self.rejected = Counter(
+            "skipvsr_rejected_uploads", "Uploads that were rejected, by reason.", ["reason"], registry=self.registry
+        )
+        build = Info("skipvsr_build", "Version and part of the software.", registry=self.registry)
         build.info({"version": version("skipvsr"), "part": "api"})
         ProcessCollector(registry=self.registry)
-        self.registry.register(_State(operations))
+        self.registry.register(_StateCollector(operations))
 
 
-class _State(Collector):
-    """Gauges that are read from Redis and the disk when Prometheus asks, so that they are never stale."""
+class _StateCollector(Collector):
+    """Gauges read from Redis and the disk at each scrape."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """None: registering must not ask Redis."""
+        """Return nothing, so that registration does not query Redis."""
         return []
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        up = GaugeMetricFamily("skipvsr_redis_up", "Whether Redis answers (1) or not (0).")
+        up = GaugeMetricFamily("skipvsr_redis_up", "1 if Redis answers, else 0.")
         try:
-            found = list(self._in_redis())
+            found = list(self._redis_gauges())
         except StoreUnavailable:
             found = []
         up.add_metric([], 1.0 if found else 0.0)
         yield up
         yield from found
-        free = GaugeMetricFamily("skipvsr_storage_free_bytes", "Bytes left on the disk of the data folder.")
+        free = GaugeMetricFamily("skipvsr_storage_free_bytes", "Free bytes on the disk of the data folder.")
         free.add_metric([], self._operations.storage.free())
         yield free
 
-    def _in_redis(self) -> Iterable[GaugeMetricFamily]:
+    def _redis_gauges(self) -> Iterable[GaugeMetricFamily]:
         store = self._operations.store
-        depth = GaugeMetricFamily("skipvsr_queue_depth", "Jobs that wait for a worker.", labels=["priority"])
+        depth = GaugeMetricFamily("skipvsr_queue_depth", "Jobs waiting for a worker, by priority.", labels=["priority"])
         age = GaugeMetricFamily(
-            "skipvsr_queue_oldest_seconds", "How long the job that waits longest has been queued; 0: none is."
+            "skipvsr_queue_oldest_seconds", "Seconds since the oldest waiting job was queued; 0 if the queue is empty."
         )
         with unavailable():
             for priority, queue in QUEUES.items():
@@ -75,12 +77,12 @@ class _State(Collector):
         yield depth
         yield age
 
-        jobs = GaugeMetricFamily("skipvsr_jobs", "Jobs that are remembered, by state.", labels=["state"])
+        jobs = GaugeMetricFamily("skipvsr_jobs", "Jobs in Redis, by state.", labels=["state"])
         for state, count in store.counts().items():
             jobs.add_metric([state], count)
         yield jobs
 
-        workers = GaugeMetricFamily("skipvsr_workers", "Workers that are alive.", labels=["state"])
+        workers = GaugeMetricFamily("skipvsr_workers", "Live workers, by state.", labels=["state"])
         busy = [worker.job is not None for worker in self._operations.workers()]
         workers.add_metric(["busy"], sum(busy))
         workers.add_metric(["idle"], len(busy) - sum(busy))

@@ -1,4 +1,4 @@
-"""The web page and the API's description: plain HTML files, which need no build step and nothing from elsewhere."""
+"""HTML pages: the web interface and the API documentation. Static files, no build step, no external resources."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
-_FOLDER = Path(__file__).parent / "static"
+_FOLDER = Path(__file__).parents[1] / "static"
 
 
 @router.get("/")
 @router.head("/")
 async def index() -> HTMLResponse:
-    """Drop a video, watch it being upscaled, compare, download."""
+    """Return the web interface: upload, progress, comparison, download."""
     return _page("index.html")
 
 
 @router.get("/docs")
 @router.head("/docs")
 async def docs() -> HTMLResponse:
-    """The API's description, made readable from /openapi.json by the page itself."""
+    """Return the API documentation, which the page renders from /openapi.json."""
     return _page("docs.html")
 
 
 @router.get("/favicon.ico")
 async def favicon() -> Response:
-    """Pages bring their own icon; browsers ask here nevertheless."""
+    """Return nothing. The pages embed their icon, but browsers request this path anyway."""
     return Response(status_code=204, headers={"Cache-Control": "max-age=86400"})
 
 
@@ -42,7 +42,7 @@ def _page(name: str) -> HTMLResponse:
 
 @cache
 def _read(name: str) -> tuple[str, str]:
-    """A page and the policy that lets only its own script and style run."""
+    """Return a page and its Content-Security-Policy, which allows only the page's own script and style."""
     text = (_FOLDER / name).read_text(encoding="utf-8")
     allowed = {tag: " ".join(_hashes(text, tag)) or "'none'" for tag in ("script", "style")}
     policy = {

@@ -1,4 +1,4 @@
-"""Jobs as protobuf messages, and options as `JobOptions`."""
+"""Conversion between job documents and protobuf messages."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _PROGRESS: Final = tuple(field.name for field in pb.Progress.DESCRIPTOR.fields)
 
 
 def options(message: pb.JobOptions) -> JobOptions:
-    """What a client asks for. Raises InvalidRequest with all that is wrong."""
+    """Convert a client's options. Raises InvalidRequest that lists every error."""
     given = {name: str(getattr(message, name)) for name in _OPTIONS if message.HasField(name)}
     return options_from_text(given)
 
 
 def state(number: int) -> JobState | None:
-    """A state to filter by; None: any. Raises InvalidRequest."""
+    """Convert a state filter; None means any state. Raises InvalidRequest for unknown numbers."""
     if number == pb.JOB_STATE_UNSPECIFIED:
         return None
     for ours, theirs in STATES.items():
         if theirs == number:
             return ours
-    raise InvalidRequest(f"there is no job state {number}; see JobState in upscaler.proto")
+    raise InvalidRequest(f"unknown job state {number}; see JobState in upscaler.proto")
 
 
 def job(document: Job) -> pb.Job:
-    """The job document as a message."""
+    """Convert a job document to a message."""
     message = pb.Job(
         id=document.id,
         state=STATES[document.state],
         filename=document.filename,
-        options=pb.JobOptions(**_known(document.options, _OPTIONS)),
+        options=pb.JobOptions(**_set_fields(document.options, _OPTIONS)),
         created_at=_timestamp(document.created_at),
         started_at=_timestamp(document.started_at),
         finished_at=_timestamp(document.finished_at),
@@ -56,10 +56,10 @@ def job(document: Job) -> pb.Job:
         deaths=document.deaths,
         worker=document.worker,
         model=document.model,
-        progress=pb.Progress(**_known(document.progress, _PROGRESS)),
+        progress=pb.Progress(**_set_fields(document.progress, _PROGRESS)),
         input=_facts(document.input),
         output=_facts(document.output),
-        metrics=pb.JobMetrics(**_known(document.metrics, _METRICS)),
+        metrics=pb.JobMetrics(**_set_fields(document.metrics, _METRICS)),
         warnings=document.warnings,
         files_removed=document.files_removed,
     )
@@ -71,11 +71,11 @@ def job(document: Job) -> pb.Job:
 
 
 def _facts(facts: StreamFacts | None) -> pb.StreamFacts | None:
-    return pb.StreamFacts(**_known(facts, _FACTS)) if facts is not None else None
+    return pb.StreamFacts(**_set_fields(facts, _FACTS)) if facts is not None else None
 
 
-def _known(document: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that are set; the names are the same in both."""
+def _set_fields(document: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields that are set. Documents and messages use the same names."""
     return {name: value for name in names if (value := getattr(document, name)) is not None}
 
 
