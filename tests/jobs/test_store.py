@@ -143,7 +143,7 @@ def test_a_ticket_can_be_replaced_at_the_very_moment_at_which_its_worker_ends_it
     execution = begin(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    assert store.let_go(claim, JobState.PAUSED)
+    assert store.release(claim, JobState.PAUSED)
     listed = ExecutionRegistry.get_execution_ids
     calls = []
 
@@ -167,33 +167,33 @@ def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    beat = store.beat(claim, {"progress": Progress(frames_done=3), "metrics": JobMetrics(model_seconds=1.5)})
-    assert (beat.held, beat.request) == (True, "")
+    beat = store.heartbeat(claim, {"progress": Progress(frames_done=3), "metrics": JobMetrics(model_seconds=1.5)})
+    assert (beat.held, beat.request) == (True, None)
     assert store.get(job_id).progress.frames_done == 3
     assert store.request_pause(job_id) is JobState.RUNNING
-    assert store.beat(claim).request == "pause"
+    assert store.heartbeat(claim).request == "pause"
     assert store.request_cancel(job_id) is JobState.RUNNING
-    assert store.beat(claim).request == "cancel"
-    assert store.let_go(claim, JobState.CANCELLED)
+    assert store.heartbeat(claim).request == "cancel"
+    assert store.release(claim, JobState.CANCELLED)
     assert store.request_cancel(job_id) is JobState.CANCELLED, "twice is fine"
-    assert not store.beat(claim).held
+    assert not store.heartbeat(claim).held
 
 
 def test_a_worker_that_was_declared_lost_can_say_nothing_any_more(store: JobStore) -> None:
     job_id = queued(store)
     old = store.claim(job_id, "old")
     assert old is not None
-    store.beat(old)
-    token, beat = store.holders()[job_id]
-    store.beat(old)
+    store.heartbeat(old)
+    token, beat = store.heartbeat_counts()[job_id]
+    store.heartbeat(old)
     assert store.declare_lost(job_id, token, beat, max_deaths=3) is None, "it was alive after all"
     assert store.declare_lost(job_id, token, beat + 1, max_deaths=3) is JobState.QUEUED
     new = store.claim(job_id, "new")
     assert new is not None
     assert new.token > old.token
-    assert not store.beat(old, {"progress": Progress(frames_done=99)}).held
-    assert not store.let_go(old, JobState.DONE)
-    assert not store.let_go(old, JobState.QUEUED)
+    assert not store.heartbeat(old, {"progress": Progress(frames_done=99)}).held
+    assert not store.release(old, JobState.DONE)
+    assert not store.release(old, JobState.QUEUED)
     job = store.get(job_id)
     assert (job.state, job.worker, job.deaths, job.progress.frames_done) == (JobState.RUNNING, "new", 1, 0)
 
@@ -203,8 +203,8 @@ def test_a_job_over_which_workers_die_fails_and_says_what_is_known(store: JobSto
     for death in range(1, 4):
         claim = store.claim(job_id, f"w{death}")
         assert claim is not None
-        store.beat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
-        state = store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3)
+        store.heartbeat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
+        state = store.declare_lost(job_id, *store.heartbeat_counts()[job_id], max_deaths=3)
     assert state is JobState.FAILED
     job = store.get(job_id)
     assert job.error is not None
@@ -219,7 +219,7 @@ def test_what_was_asked_of_a_worker_that_died_is_done(store: JobStore, word: str
     job_id = queued(store)
     store.claim(job_id, "w")
     (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
-    assert store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3) is state
+    assert store.declare_lost(job_id, *store.heartbeat_counts()[job_id], max_deaths=3) is state
 
 
 @pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
@@ -228,7 +228,7 @@ def test_what_was_asked_of_a_worker_that_lets_go_unheard_is_done(store: JobStore
     claim = store.claim(job_id, "w")
     assert claim is not None
     (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
-    assert store.let_go(claim, JobState.QUEUED) is state
+    assert store.release(claim, JobState.QUEUED) is state
     job = store.get(job_id)
     assert (job.state, job.finished_at is not None) == (state, state.final)
 
@@ -241,7 +241,7 @@ def test_what_is_to_be_cancelled_cannot_be_paused(store: JobStore) -> None:
     store.request_cancel(job_id)
     with pytest.raises(NotReady, match="being cancelled"):
         store.request_pause(job_id)
-    assert store.let_go(claim, JobState.PAUSED) is JobState.CANCELLED, "the worker had heard of the pause alone"
+    assert store.release(claim, JobState.PAUSED) is JobState.CANCELLED, "the worker had heard of the pause alone"
 
 
 def test_a_token_is_above_those_that_redis_has_forgotten(store: JobStore) -> None:
@@ -285,8 +285,8 @@ def test_the_same_change_said_twice_counts_once(store: JobStore) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    assert store.let_go(claim, JobState.DONE)
-    assert store.let_go(claim, JobState.DONE), "the answer may have been lost the first time"
+    assert store.release(claim, JobState.DONE)
+    assert store.release(claim, JobState.DONE), "the answer may have been lost the first time"
 
 
 def test_forgets_only_what_is_over(store: JobStore) -> None:

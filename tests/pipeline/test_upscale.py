@@ -17,8 +17,10 @@ from media.errors import UnsupportedFile
 from media.probe import probe
 from model.engine.upscaler import Upscaler, load_model
 from pipeline.checkpoint import Checkpoints
-from pipeline.prefetch import Abandoned, Ahead
-from pipeline.upscale import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
+from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
+from pipeline.prefetch import Abandoned, Prefetcher
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes, times_of
 
 
@@ -32,9 +34,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=26, sound=True)
 
 
-def order(clip: Path, folder: Path, **options: object) -> Order:
+def order(clip: Path, folder: Path, **options: object) -> UpscaleTask:
     folder.mkdir(exist_ok=True)
-    return Order(clip, folder, JobOptions.model_validate({"model": "tiny", "chunk": 4, "lookahead": 2, **options}))
+    return UpscaleTask(
+        clip, folder, JobOptions.model_validate({"model": "tiny", "chunk": 4, "lookahead": 2, **options})
+    )
 
 
 def finish(events: Iterator[Event]) -> Finished:
@@ -163,7 +167,7 @@ def test_ahead_computes_no_further_than_its_depth() -> None:
             made.append(number)
             yield number
 
-    with Ahead(items(), depth=1, name="t") as ahead:
+    with Prefetcher(items(), depth=1, name="t") as ahead:
         assert next(ahead) == 0
         assert next(ahead) == 1
         assert len(made) <= 3
@@ -180,7 +184,7 @@ def test_ahead_hands_exceptions_on_and_closes_its_source() -> None:
         finally:
             closed.set()
 
-    with Ahead(items(), depth=4, name="t") as ahead, pytest.raises(ValueError, match="broken"):
+    with Prefetcher(items(), depth=4, name="t") as ahead, pytest.raises(ValueError, match="broken"):
         list(ahead)
     assert closed.is_set()
 
@@ -192,7 +196,7 @@ def test_ahead_lets_a_waiting_consumer_go() -> None:
         never.wait(30)
         yield 1
 
-    ahead = Ahead(items(), depth=1, name="t")
+    ahead = Prefetcher(items(), depth=1, name="t")
     with ahead:
         timer = threading.Timer(0.1, ahead.abandon)
         timer.start()
@@ -222,12 +226,13 @@ from pathlib import Path
 import torch
 from jobs.schema import JobOptions
 from model.engine.upscaler import load_model
-from pipeline.upscale import Order, upscale
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 torch.set_num_threads(2)
 before = len(os.listdir("/proc/self/task"))
 model = load_model("tiny", weights_dir=Path(), device="cpu", precision="bf16", threads=2)
 options = JobOptions(model="tiny", chunk=2, lookahead=1)
-for _ in upscale(Order(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), options), model):
+for _ in upscale(UpscaleTask(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), options), model):
     pass
 print(len(os.listdir("/proc/self/task")) - before)
 """

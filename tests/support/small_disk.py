@@ -103,7 +103,7 @@ def main(folder: Path) -> None:
             assert job.state is JobState.DONE, job
             assert job.error is None
             assert storage.result_path(job_id).read_bytes() == whole
-            assert f"job {job_id}: goes on" in worker.log
+            assert f"job {job_id}: resumes" in worker.log
             storage.remove(job_id)
 
             # at the end: the segments fit, the result that they are joined to does not

@@ -16,7 +16,7 @@ from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from tests.support.processes import wait_until
 from worker.janitor import Janitor
-from worker.watch import Watch
+from worker.liveness import LivenessMonitor
 
 
 class Times:
@@ -62,7 +62,7 @@ def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
         (storage.take_work(job.id, claim.token) / "segment-000000.mp4").write_bytes(b"x")
         storage.result_path(job.id).write_bytes(b"result")
         if state is not JobState.RUNNING:
-            store.let_go(claim, state)
+            store.release(claim, state)
     return job.id
 
 
@@ -133,7 +133,7 @@ def test_a_document_that_cannot_be_read_does_not_end_the_janitor(
     store.redis.hset(f"skipvsr:job:{broken}", "filename", "[]")
     janitor = Janitor(settings.model_copy(update={"janitor_seconds": 0.05, "orphan_minutes": 0}), store, storage)
     janitor.start()
-    wait_until(lambda: caplog.text.count("could not clean up; trying again") > 1, 5, "it ended")
+    wait_until(lambda: caplog.text.count("cleanup failed; trying again") > 1, 5, "it ended")
     store.redis.hset(f"skipvsr:job:{broken}", "filename", '"clip.mp4"')
     wait_until(lambda: not stale.exists(), 5, "it did not go on")
     janitor.stop()
@@ -186,26 +186,26 @@ def test_orphans_go_once_nothing_has_moved_for_a_while(janitor: Janitor, storage
 def test_a_lost_worker_is_noticed_by_standing_still_not_by_a_clock(
     settings: Settings, store: JobStore, storage: Storage, times: Times
 ) -> None:
-    watch = Watch(store, settings, clock=lambda: times.monotonic)
+    monitor = LivenessMonitor(store, settings, clock=lambda: times.monotonic)
     job_id = job_in(JobState.QUEUED, store, storage)
     claim = store.claim(job_id, "w")
     assert claim is not None
     for _ in range(40):  # 80 s of life
-        assert watch.look() == []
-        store.beat(claim)
+        assert monitor.check() == []
+        store.heartbeat(claim)
         times.monotonic += 2
-    assert watch.look() == []
+    assert monitor.check() == []
     times.monotonic += 500  # the observer itself was stopped, or the machine slept
-    assert watch.look() == [], "it has not seen anything stand still"
+    assert monitor.check() == [], "it has not seen anything stand still"
     for _ in range(9):
         times.monotonic += 2
-        assert watch.look() == []
+        assert monitor.check() == []
     times.monotonic += 2
-    assert watch.look() == [job_id]
+    assert monitor.check() == [job_id]
     assert store.get(job_id).state is JobState.QUEUED
     store.redis.delete("rq:queue:skipvsr-normal")  # somebody took the ticket and died
-    assert watch.look() == []
+    assert monitor.check() == []
     for _ in range(5):
         times.monotonic += 2
-        watch.look()
+        monitor.check()
     assert store.without_ticket() == set()

@@ -96,7 +96,7 @@ def test_a_stopped_worker_cannot_publish(
         result = storage.result_path(job_id)
         before = result.stat()
         asleep.kill(signal.SIGCONT)
-        wait_until(lambda: f"job {job_id}: another worker has it" in asleep.log, 20, asleep.log)
+        wait_until(lambda: f"job {job_id}: another worker has the job" in asleep.log, 20, asleep.log)
         after = result.stat()
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "published once"
         assert store.get(job_id).attempt == 2
@@ -138,7 +138,7 @@ def test_a_job_that_kills_its_worker_fails_and_the_queue_goes_on(
     job = supervise(settings, tmp_path, store, job_id, MISBEHAVE=how, MISBEHAVE_AT="1")
     assert (job.state, job.deaths) == (JobState.FAILED, settings.max_deaths)
     assert job.error is not None
-    assert f"{settings.max_deaths} workers in a row died over this job" in job.error.detail
+    assert f"{settings.max_deaths} workers in a row died while processing this job" in job.error.detail
     assert "after frame 0 of" in job.error.detail  # 12, unless each died before its first beat
     (tmp_path / "healthy").mkdir()
     with crew(quick, tmp_path / "healthy"):
@@ -177,7 +177,7 @@ def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker_and_it_can_
         store.resume(job.id)
         job = wait_for(store, job.id)
         assert (job.state, job.error, job.attempt) == (JobState.DONE, None, 2)
-        assert f"job {job.id}: goes on" in worker.log
+        assert f"job {job.id}: resumes" in worker.log
         assert storage.result_path(job.id).read_bytes() == storage.result_path(other.id).read_bytes()
     finally:
         worker.kill()
@@ -193,7 +193,7 @@ def test_short_memory_means_smaller_chunks_once_and_then_advice(
     try:
         job = wait_for(store, submit(store, storage, small_clip, chunk=8, lookahead=0))
         assert job.state is JobState.DONE
-        assert job.warnings == ["Memory was short: the job was done in chunks of 2 frames."]
+        assert job.warnings == ["The device ran out of memory: the job used chunks of 2 frames."]
         job = wait_for(store, submit(store, storage, small_clip, chunk=16, lookahead=0))
         assert job.state is JobState.FAILED
         assert job.error is not None
@@ -240,7 +240,7 @@ def test_redis_killed_and_restarted_mid_job_twice(
             assert len({storage.result_path(job_id).read_bytes() for job_id in job_ids}) == 1
             assert all(worker.process.poll() is None for worker in workers)
             log = "".join(worker.log for worker in workers)
-            assert "work goes on" in log
+            assert "the job continues" in log
             assert "Redis is back" in log
     finally:
         server.stop()

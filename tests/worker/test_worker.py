@@ -22,7 +22,7 @@ from jobs.tickets import QUEUES
 from tests.support.clips import make_clip, times_of
 from tests.support.crew import Worker, crew, ready, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
-from worker.rqworker import WarmWorker
+from worker.rq_worker import WarmWorker
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Re
     """The two are different threads. RQ took the early beat for another worker, and the process ended: once in 200."""
     worker = WarmWorker(
         list(QUEUES.values()),
+        lambda job_id: None,
         name="w",
         connection=redis,
         ttl=60,
@@ -140,14 +141,14 @@ def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Re
         on_force_stop=lambda: None,
         stopping=lambda: False,
     )
-    worker.beat(redis)
+    worker.renew_records(redis)
     worker.register_birth()
     redis.persist(worker.key)
-    worker.beat(redis)
+    worker.renew_records(redis)
     assert redis.ttl(worker.key) > 0, "now it beats"
     worker.register_death()
     redis.persist(worker.key)
-    worker.beat(redis)
+    worker.renew_records(redis)
     assert redis.ttl(worker.key) == -1, "now it does not"
 
 
@@ -167,7 +168,7 @@ def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, lo
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
         assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
-        assert f"job {job_id}: goes on" in worker.log
+        assert f"job {job_id}: resumes" in worker.log
 
 
 def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
@@ -182,7 +183,7 @@ def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
         store.resume(job_id)
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0), worker.log
-        assert f"job {job_id}: goes on" in worker.log
+        assert f"job {job_id}: resumes" in worker.log
 
 
 def test_sigterm_hands_the_job_back_and_another_finishes_it(
@@ -204,7 +205,7 @@ def test_sigterm_hands_the_job_back_and_another_finishes_it(
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
         wait_for(store, whole_id)
         assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
-        assert f"job {job_id}: goes on" in second.log
+        assert f"job {job_id}: resumes" in second.log
 
 
 @contextmanager
