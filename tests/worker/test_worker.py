@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq import Queue
 
 from jobs.presence import Presence
-from jobs.schema import Job, JobState
+from jobs.schema import Job, JobState, Priority
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
-from jobs.tickets import QUEUES
+from jobs.tickets import QUEUES, SERIALIZER
 from tests.support.clips import make_clip, times_of
 from tests.support.crew import Worker, crew, ready, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
@@ -289,3 +290,33 @@ def test_a_worker_without_write_permission_fails_in_one_line(quick: Settings, tm
     worker = Worker(bad, tmp_path / "worker.log")
     assert worker.wait(60) == 1
     assert "Traceback" not in worker.log
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Restore the handlers that RQ's loop replaces."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signal_handlers")
+def test_tickets_never_choose_the_function(redis: Redis) -> None:
+    """Whoever writes to Redis must not execute code in the worker."""
+    ran: list[str] = []
+    queue = Queue(QUEUES[Priority.NORMAL], connection=redis, serializer=SERIALIZER)
+    queue.enqueue("os.abort", "some job")
+    worker = WarmWorker(
+        list(QUEUES.values()),
+        ran.append,
+        name="w",
+        connection=redis,
+        ttl=60,
+        on_stop=lambda: None,
+        on_force_stop=lambda: None,
+        stopping=lambda: False,
+    )
+    worker.work(burst=True, logging_level="WARNING")
+    assert ran == ["some job"]
