@@ -62,8 +62,7 @@ class JobOptions(BaseModel):
     lookahead: Annotated[int, Field(ge=0, le=64)] = Field(
         4,
         description="Frames after a chunk that the backward branch reads. More frames improve the frames at chunk "
-        "borders and take "
-        "more time.",
+        "borders and take more time.",
     )
     routing: str = Field(
         "balanced",
@@ -150,20 +149,17 @@ class JobMetrics(BaseModel):
     skip_ratio: float = Field(
         0.0,
         description="Fraction of all (tile, residual block) units that the network did not compute: reused units and "
-        "units "
-        "skipped by the gates.",
+        "units skipped by the gates.",
     )
     reuse_ratio: float = Field(
         0.0,
-        description="Fraction of all (tile, residual block) units that the inter-frame mask reused from a "
-        "neighboring frame; a "
-        "part of skip_ratio.",
+        description="Fraction of all (tile, residual block) units that the inter-frame mask reused from a neighboring "
+        "frame; a part of skip_ratio.",
     )
     speedup: float = Field(
         1.0,
         description="Speedup is dense time divided by routed time. Dense time is sampled between chunks, on the same "
-        "machine "
-        "and at the same frame size. 1: no gain.",
+        "machine and at the same frame size. 1: no gain.",
     )
 
 
@@ -202,8 +198,7 @@ class Job(BaseModel):
     deaths: int = Field(
         0,
         description="Number of workers that died while processing the job. The job fails after SKIPVSR_MAX_DEATHS "
-        "deaths in a "
-        "row at the same frame.",
+        "deaths in a row at the same frame.",
     )
     model: str | None = Field(None, description="Name of the model; null until a worker resolves `auto`.")
     worker: str | None = Field(None, description="Name of the current or last worker.")

@@ -22,9 +22,8 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
     http_names: str = Field(
         "",
-        description="Comma-separated public host names that requests without an API key may use. IP addresses and "
-        "names of "
-        "local networks are always allowed.",
+        description="Comma-separated public host names that the HTTP API accepts if no API key is set. IP addresses "
+        "and names of local networks are always accepted.",
     )
     grpc_host: str = Field("127.0.0.1", description="Listen address of the gRPC server.")
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Listen port of the gRPC server.")
@@ -41,8 +40,7 @@ class Settings(BaseSettings):
     grpc_batch: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
-        "The "
-        "automatic choice is all streams on a GPU, and up to 57,600 pixels of frames on a CPU.",
+        "The automatic maximum is all streams on a GPU, and a total of 57,600 pixels on a CPU.",
     )
     grpc_max_message_bytes: Annotated[int, Field(ge=65536, le=2**31 - 1)] = Field(
         64 * 1024**2, description="Maximum size of a gRPC message in bytes."
@@ -62,8 +60,8 @@ class Settings(BaseSettings):
     )
     grpc_keepalive_seconds: Annotated[float, Field(ge=1)] = Field(
         20.0,
-        description="Seconds without traffic before the server probes a gRPC connection. The probe times out after "
-        "half this time.",
+        description="Seconds without traffic before the server probes a gRPC connection. The server closes a "
+        "connection without an answer after half this time.",
     )
     grpc_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port of the gRPC server's Prometheus metrics; 0: no metrics."
@@ -86,8 +84,7 @@ class Settings(BaseSettings):
     encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
         "software",
         description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: this "
-        "hardware "
-        "encoder if it works, else software; auto: the first encoder that works.",
+        "hardware encoder if it works, else software; auto: the first encoder that works.",
     )
     model: str = Field("auto", description="Model of jobs without a model option; auto: small.")
 
@@ -156,16 +153,16 @@ class Settings(BaseSettings):
         "chunk.",
     )
     input_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        24.0, description="Hours before the uploaded file of a finished job is removed."
+        24.0, description="Hours after the end of a job before its uploaded file is removed."
     )
     result_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        168.0, description="Hours before the result of a finished job is removed."
+        168.0, description="Hours after the end of a job before its result is removed."
     )
     failed_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        72.0, description="Hours before the files of a failed job are removed."
+        72.0, description="Hours after the failure of a job before its files are removed."
     )
     history_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        720.0, description="Hours before the document of a finished job is removed."
+        720.0, description="Hours after the end of a job before its document is removed."
     )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds between two searches for expired files and orphaned folders."
@@ -178,8 +175,8 @@ class Settings(BaseSettings):
     )
     min_free_gb: Annotated[float, Field(ge=0)] = Field(
         0.5,
-        description="Free disk space in GB that uploads and jobs must leave; the server rejects larger uploads and "
-        "pauses jobs.",
+        description="Disk space in GB that must stay free; the server rejects uploads and pauses jobs that need this "
+        "space.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
