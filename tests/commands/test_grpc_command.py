@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from tests.support.clips import make_clip, times_of
 from tests.support.media import as_ts
 from tests.support.rpc_server import ROOT, RpcServer, rpc_server

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from commands import train_skip
-from commands.errors import CommandError
+from commands.shared.errors import CommandError
 from model.engine.upscaler import Upscaler
 from model.errors import BadWeights
 from model.gates.estimator import Estimator, load_estimator
@@ -242,7 +242,7 @@ def test_gates_of_other_weights_are_refused(fitted: Path, tmp_path: Path) -> Non
 def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     make_clip(tmp_path / "one.mp4", frames=12, width=160, height=128)
     out, again = tmp_path / "gates.safetensors", tmp_path / "again.safetensors"
-    options = {"frames": 3, "confidence": 0.5, "rounds": 0, "weights_dir": Path()}
+    options = {"frames": 3, "error_budget": 0.5, "rounds": 0, "weights_dir": Path()}
     train_skip.run("small", tmp_path, out, heads_of=None, **options)
     train_skip.run("small", tmp_path, again, heads_of=out, **options)
     network, origin = train_skip.load_network("small", Path())
@@ -253,7 +253,7 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     assert all(a.equal(b) for (name, a), (_, b) in pairs if "surrogate" in name)
     assert sorted(tmp_path.glob("*gates*")) == [out]  # written whole or not at all
     assert out.stat().st_mode & 0o044 == 0o044  # by whomever a service runs as, it can be read
-    with pytest.raises(BadWeights, match="not there"):
+    with pytest.raises(BadWeights, match="is missing"):
         train_skip.run("small", tmp_path, again, heads_of=tmp_path / "none.safetensors", **options)
     with torch.inference_mode():
         next(iter(second.backward_gates)).surrogate.weight[0, 0] = torch.nan  # type: ignore[index, union-attr]
