@@ -27,7 +27,9 @@ from media.color.hdr import mastering_display
 from media.probe import probe
 from media.tracks.subtitles import plain_text
 from model.engine.upscaler import load_model
-from pipeline.upscale import Finished, Order, upscale
+from pipeline.events import Finished
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 
 UNIT: Final = Fraction(1, 90000)
 TIMES: Final = tuple(90 * ms for ms in (80, 120, 127, 210, 211, 480, 513, 547, 980, 981, 1014, 1400, 1433, 1467, 1990))
@@ -202,7 +204,7 @@ def run(folder: Path, *, container: str = "mp4", codec: str = "hevc", scale: int
     )
     work = folder / "work"
     work.mkdir()
-    *_, last = upscale(Order(source, work, options), model)
+    *_, last = upscale(UpscaleTask(source, work, options), model)
     assert isinstance(last, Finished)
     facts = compare(describe(source), describe(last.path), container=container, codec=codec, scale=scale)
     return facts, last.warnings

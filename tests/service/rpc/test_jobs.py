@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
 from jobs.settings import Settings
 from service.operations import Operations
@@ -57,7 +57,7 @@ def finish(operations: Operations, job_id: str, result: bytes) -> Job:
     work = operations.storage.take_work(job_id, claim.token)
     (work / "result.mkv").write_bytes(result)
     operations.storage.publish(work / "result.mkv", job_id)
-    assert operations.store.let_go(claim, JobState.DONE)
+    assert operations.store.release(claim, JobState.DONE)
     return operations.get(job_id)
 
 
