@@ -129,7 +129,7 @@ _MESSAGES: Final[dict[str, type[Message]]] = {
 
 
 class InvalidMessage(Exception):
-    """A line that is no message."""
+    """The child sent an invalid line."""
 
 
 def to_line(message: Message) -> bytes:

@@ -101,7 +101,7 @@ def test_refusals_are_shown(service: Service, page: Page, tmp_path: Path) -> Non
     page.open(service.url)
     page.choose_file("#drop input", tmp_path / "notes.mp4")
     page.click("#start")
-    page.wait(says("#upload .error", "not a video file of a kind that is taken"))
+    page.wait(says("#upload .error", "not an accepted video format"))
     page.wait("!document.querySelector('#start').disabled")
     assert page.run("document.querySelectorAll('.job').length") == 0
 
