@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.errors import InvalidRequest, TooLarge, UnsupportedMedia, UnusableVideo
+from jobs.errors import InvalidRequest
 from jobs.schema import JobOptions, StreamFacts
 from jobs.settings import Settings
-from media.errors import MediaError, OverLimit, UnsupportedFile
-from media.limits import Limits
-from media.probe import MediaInfo, probe
+from media.probe import probe
 from media.spec import output_spec
+from pipeline.source import media_limits, stream_facts, user_errors
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,6 @@ class Admission:
     options: JobOptions
     facts: StreamFacts
     warnings: list[str]
-
-
-def limits(settings: Settings) -> Limits:
-    """The door's limits as the settings have them; the names are the same."""
-    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
@@ -63,42 +56,10 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
 
     Raises UnsupportedMedia, UnusableVideo or TooLarge. TooLarge names the setting of the limit.
     """
-    allowed = limits(settings)
-    with _as_ours():
+    allowed = media_limits(settings)
+    with user_errors():
         info = probe(path, allowed, target=options.container)
         spec = output_spec(
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )
-    return Admission(options, facts(info), [*info.warnings, *spec.warnings])
-
-
-def facts(info: MediaInfo) -> StreamFacts:
-    """What the job document says of a file."""
-    video = info.video
-    return StreamFacts(
-        container=info.container,
-        codec=video.codec,
-        width=video.width,
-        height=video.height,
-        frames=video.frames,
-        frame_rate=float(video.frame_rate) if video.frame_rate else None,
-        duration_seconds=info.duration_seconds,
-        pixel_format=video.pixel_format,
-        bit_depth=video.bit_depth,
-        size_bytes=info.size_bytes,
-        audio=[track.codec for track in info.audio],
-        subtitles=[track.codec for track in info.subtitles],
-    )
-
-
-@contextmanager
-def _as_ours() -> Iterator[None]:
-    """Media's errors as those that have a status."""
-    try:
-        yield
-    except UnsupportedFile as error:
-        raise UnsupportedMedia(str(error)) from error
-    except OverLimit as error:
-        raise TooLarge(str(error)) from error
-    except MediaError as error:
-        raise UnusableVideo(str(error)) from error
+    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])

@@ -341,7 +341,7 @@ def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
     claim = service.operations.store.claim(job_id, "w")
     assert claim is not None
     reason = {"type": "/problems/job-failed", "title": "Job failed", "status": 500, "detail": "out of luck"}
-    service.operations.store.let_go(claim, JobState.FAILED, {"error": reason})
+    service.operations.store.release(claim, JobState.FAILED, {"error": reason})
     answer = service.client.get(f"/jobs/{job_id}/result")
     assert answer.status_code == 500
     assert answer.json() == reason
@@ -352,13 +352,13 @@ def test_failed_job_is_resumed_while_its_files_are_kept(service: Service, clip: 
     for _ in range(2):
         claim = service.operations.store.claim(job_id, "w")
         assert claim is not None
-        service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+        service.operations.store.release(claim, JobState.FAILED, {"error": None})
         assert service.client.get(f"/jobs/{job_id}").json()["links"]["resume"] == f"/jobs/{job_id}/resume"
         last = service.client.post(f"/jobs/{job_id}/resume")
         assert (last.status_code, last.json()["state"]) == (200, "queued")
     claim = service.operations.store.claim(job_id, "w")
     assert claim is not None
-    service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+    service.operations.store.release(claim, JobState.FAILED, {"error": None})
     service.operations.storage.remove(job_id)
     answer = service.client.post(f"/jobs/{job_id}/resume")
     assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")

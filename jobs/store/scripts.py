@@ -1,7 +1,8 @@
-"""The two scripts that run inside Redis, so that a check and what follows from it are one step.
+"""Lua scripts. Redis runs each script in one step, so no other client acts between a check and the change.
 
-A job is a hash: `state`, `token` (whose the job is), `beat` (counts heartbeats), `request` (what was asked of a running
-job), `queued_at` (seconds since 1970), and the fields of the document as JSON.
+Fields of a job's hash besides the document's: `token` (fencing token of the owner), `beat` (number of heartbeats),
+`request` (a user's request to the running job), `ticket` (id of the RQ ticket), `queued_at` (Unix time in seconds),
+`died_at` and `died_there` (frames done at the last worker death, and the number of deaths at that frame).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 TRANSITION: Final = """
--- KEYS[1] the job; ARGV: prefix, id, states it may be in (',a,b,' or ''), token it must have ('' = any),
--- beat it must have ('' = any), new state ('' = same), token to give it ('' = same), field to count up ('' = none),
--- then pairs of field and value. Answers {outcome, request}; 'asked' where a request is in the way of the new state,
--- 'gone' where a failed job has no files to go on with.
+-- KEYS[1]: the job's hash
+-- ARGV: 1 key prefix, 2 job id
+--       conditions: 3 states (',a,b,'), 4 token, 5 heartbeats ('' = any)
+--       changes: 6 new state, 7 new token, 8 counter to increment ('' = none), 9.. pairs of field and value
+-- Returns {outcome, pending request}; `jobs.store.transitions.Outcome` lists the outcomes.
 local job, prefix, id = KEYS[1], ARGV[1], ARGV[2]
 local state = redis.call('HGET', job, 'state')
 if not state then return {'missing', ''} end
@@ -21,7 +23,7 @@ local to = ARGV[6]
 local mine = ARGV[7]
 if mine == '' then mine = ARGV[4] end
 if to ~= '' and to == state and mine ~= '' and mine == token then
-  return {'ok', ''} -- said twice: the first answer was lost on its way
+  return {'ok', ''} -- a repeated change: the client lost the first answer
 end
 if ARGV[3] ~= '' and not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {state, ''} end
 if ARGV[4] ~= '' and ARGV[4] ~= token then return {'fenced', ''} end
@@ -31,7 +33,7 @@ if to == 'queued' and state == 'failed' and redis.call('HGET', job, 'files_remov
 end
 local asked = redis.call('HGET', job, 'request') or ''
 if to == 'queued' and state == 'running' and asked ~= '' or to == 'paused' and asked == 'cancel' then
-  return {'asked', asked} -- whoever asked has been told that it will be so
+  return {'asked', asked} -- the user was told that the request will be carried out
 end
 if to ~= '' and to ~= state then
   redis.call('HSET', job, 'state', to)
@@ -48,7 +50,7 @@ return {'ok', redis.call('HGET', job, 'request') or ''}
 """
 
 FORGET: Final = """
--- KEYS[1] the job; ARGV: prefix, id. Removes a job that is over.
+-- Removes a finished job. KEYS[1]: the job's hash; ARGV: key prefix, job id.
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then return 0 end
 redis.call('SREM', ARGV[1] .. 'state:' .. state, ARGV[2])

@@ -1,10 +1,14 @@
-"""Files that are no videos, broken ones, and ones made to do harm: small, and the same on every run."""
+"""Hostile files: no videos, corrupt videos, and decompression bombs. Small, and the same on every run.
+
+python -m tests.support.hostile FOLDER    # for benchmarks/odd_files.py
+"""
 
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +17,7 @@ import av
 import numpy as np
 
 SIDE_OF_A_BOMB: Final = 16384
+CORRUPT_PNG: Final = b"\x89PNG\r\n\x1a\n" + bytes(40)
 
 
 def write_video(path: Path, *, frames: int = 24, codec: str = "libx264", faststart: bool = False) -> Path:
@@ -31,7 +36,7 @@ def write_video(path: Path, *, frames: int = 24, codec: str = "libx264", faststa
 
 
 def png(width: int, height: int) -> bytes:
-    """One black image of any size in a few kilobytes."""
+    """A black image of any size in a few kilobytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -43,7 +48,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def png_video(path: Path, images: list[bytes]) -> None:
-    """A container that says 64×64, with PNGs of whatever size in it."""
+    """A container that claims 64×64 pixels, with PNG images of any size."""
     with av.open(str(path), "w") as container:
         stream = container.add_mux_stream("png", rate=25, width=64, height=64)
         for index, image in enumerate(images):
@@ -107,7 +112,7 @@ def _each(data: bytearray, random: np.random.Generator, change: Callable[[int, i
 
 
 def million_frames(path: Path) -> None:
-    """Three frames, and a header that promises a million and one."""
+    """A clip of three frames whose header claims a million and one."""
     data = bytearray(write_video(path, frames=3).read_bytes())
     stts, stsz = data.index(b"stts"), data.index(b"stsz")
     struct.pack_into(">III", data, stts + 8, 1, 1_000_001, 512)
@@ -116,7 +121,7 @@ def million_frames(path: Path) -> None:
 
 
 def many_streams(path: Path, count: int = 40) -> None:
-    """A video with forty tracks of sound."""
+    """A file with forty audio tracks."""
     with av.open(str(path), "w") as container:
         sounds: list[Any] = [container.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in range(count)]
         for sound in sounds:
@@ -143,35 +148,31 @@ def truncated(path: Path, whole: Path, tenth: int) -> None:
 
 
 def with_flipped_bits(path: Path, whole: Path, seed: int) -> None:
-    """A file of which every 200th byte or so has one bit turned."""
+    """A file with one flipped bit in about every 200th byte."""
     path.write_bytes(MUTATIONS["bits"](bytearray(whole.read_bytes()), np.random.default_rng([200, seed])))
 
 
-def make_all(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write one file after the other; (what it is, where it lies)."""
+def write_all(folder: Path) -> None:
+    """Write one file of each kind."""
     for name, (file, data) in TEXTS.items():
-        path = folder / file
-        path.write_bytes(data)
-        yield name, path
-    front = write_video(folder / "whole.mp4", faststart=True)
+        (folder / f"{name}{Path(file).suffix}").write_bytes(data)
+    whole = write_video(folder / "whole.mp4", faststart=True)
     for tenth in range(1, 10):
-        truncated(folder / "cut.mp4", front, tenth)
-        yield f"cut off after {tenth}/10, index in front", folder / "cut.mp4"
-    back = write_video(folder / "whole2.mp4")
-    truncated(folder / "cut.mp4", back, 9)
-    yield "cut off after 9/10, index at the end", folder / "cut.mp4"
-    yield "MP4 called .txt", write_video(folder / "clip.mp4").rename(folder / "clip.txt")
+        truncated(folder / f"truncated {tenth} of 10, index in front.mp4", whole, tenth)
+    write_video(whole)
+    truncated(folder / "truncated 9 of 10, index at the end.mp4", whole, 9)
+    for seed in range(10):
+        with_flipped_bits(folder / f"flipped bits {seed}.mp4", whole, seed)
+    whole.rename(folder / "mp4 with another suffix.txt")
     for side in (SIDE_OF_A_BOMB, 30000):
-        png_video(folder / "bomb.mov", [png(side, side)])
-        yield f"one frame of {side}×{side} in {(folder / 'bomb.mov').stat().st_size // 1000} kB", folder / "bomb.mov"
-    png_video(folder / "grows.mov", [png(64, 64), png(4000, 4000)])
-    yield "second frame of 4000×4000", folder / "grows.mov"
-    png_video(folder / "mostly.mov", [png(64, 64), *[b"\x89PNG\r\n\x1a\n" + bytes(40)] * 8, png(64, 64)])
-    yield "8 of 10 frames damaged", folder / "mostly.mov"
-    million_frames(folder / "million.mp4")
-    yield "a million frames in the header", folder / "million.mp4"
-    many_streams(folder / "many.mkv")
-    yield "40 streams", folder / "many.mkv"
-    sound_only(folder / "sound.mp4")
-    yield "sound only", folder / "sound.mp4"
-    yield "a codec that is not taken", write_video(folder / "clip.avi", codec="zmbv")
+        png_video(folder / f"bomb {side}x{side}.mov", [png(side, side)])
+    png_video(folder / "second frame 4000x4000.mov", [png(64, 64), png(4000, 4000)])
+    png_video(folder / "8 of 10 frames corrupt.mov", [png(64, 64), *[CORRUPT_PNG] * 8, png(64, 64)])
+    million_frames(folder / "a million frames.mp4")
+    many_streams(folder / "forty streams.mkv")
+    sound_only(folder / "sound only.mp4")
+    write_video(folder / "codec that is not accepted.avi", codec="zmbv")
+
+
+if __name__ == "__main__":
+    write_all(Path(sys.argv[1]))

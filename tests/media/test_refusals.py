@@ -1,4 +1,4 @@
-"""What is no video, or too much of one, is refused with a reason."""
+"""Files that are no videos, or exceed a limit, are refused with a reason."""
 
 from __future__ import annotations
 
@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hostile import (
-    TEXTS,
-    many_streams,
-    million_frames,
-    png,
-    png_video,
-    sound_only,
-)
 from media.errors import DecoderCrashed, MediaError, OverLimit, UnsupportedFile, UnusableVideo
 from media.limits import Limits
 from media.probe import probe
 from media.reader import VideoReader
+from tests.support.hostile import TEXTS, many_streams, million_frames, png, png_video, sound_only
 from tests.support.media import upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -30,7 +23,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_what_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
+def test_files_without_video_are_refused(tmp_path: Path, name: str) -> None:
     file, data = TEXTS[name]
     path = tmp_path / file
     path.write_bytes(data)
@@ -98,7 +91,7 @@ def test_a_decompression_bomb_takes_no_memory_here(tmp_path: Path, side: int) ->
 
 
 def test_a_frame_that_grows_is_stopped(tmp_path: Path) -> None:
-    """The first frame is small, the second is over the limit."""
+    """The first frame is small, the second exceeds the limit."""
     path = tmp_path / "grows.mov"
     png_video(path, [png(64, 64), png(4000, 4000)])
     with pytest.raises(OverLimit, match="SKIPVSR_MAX_PIXELS"), VideoReader(path) as reader:
@@ -106,7 +99,7 @@ def test_a_frame_that_grows_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_million_frames_of_nothing(tmp_path: Path) -> None:
-    """A header that promises a million frames is refused before a single one is read."""
+    """A header that claims a million frames is refused before a frame is decoded."""
     million_frames(tmp_path / "clip.mp4")
     with pytest.raises(MediaError):
         probe(tmp_path / "clip.mp4")
@@ -118,9 +111,9 @@ def test_forty_streams(tmp_path: Path) -> None:
         probe(tmp_path / "many.mkv")
 
 
-def test_codecs_that_are_not_taken_are_named(tmp_path: Path) -> None:
+def test_refused_codecs_are_named(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.avi", codec="zmbv", pixel_format="bgr0")
-    with pytest.raises(UnsupportedFile, match="zmbv is not taken"):
+    with pytest.raises(UnsupportedFile, match="zmbv is not accepted"):
         probe(clip)
 
 
