@@ -99,13 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.UsageError as error:
-        return _fail(_usage(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -126,8 +119,16 @@ def _run(argv: list[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(skipvsr, {}, "skipvsr", VARIABLE, instruction)
-    with skipvsr.make_context("skipvsr", argv) as context:
-        return int(skipvsr.invoke(context) or 0)
+    try:
+        with skipvsr.make_context("skipvsr", argv) as context:
+            return int(skipvsr.invoke(context) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        return _fail(_usage(error), 2)
 
 
 def _expected(error: Exception) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
-from benchmarks.__main__ import Line, main
+from benchmarks.__main__ import main
 from benchmarks.plot import draw
+from benchmarks.report import Figure
 from tests.support.clips import make_clip
 
 
@@ -33,8 +34,8 @@ def test_the_table_and_what_is_written(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_plot_has_a_panel_for_ratios(tmp_path: Path) -> None:
     lines = [
-        Line("model", "small, routing off", 60.0, "ms a frame", 1.0, "dense", 0.0),
-        Line("service", "POST to done", 12.0, "frames/s", 0.9, "bare model"),
+        Figure("model", "small, routing off", 60.0, "ms a frame", 1.0, "dense", 0.0),
+        Figure("service", "POST to done", 12.0, "frames/s", 0.9, "bare model"),
     ]
     draw(lines, "a machine", tmp_path / "both.png")
     draw(lines[:1], "a machine", tmp_path / "one.png")
