@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,12 +89,12 @@ def run(source: str, target: Path, options: StreamOptions, settings: Settings) -
 
 def _file(source: Path, target: Path, options: StreamOptions, settings: Settings) -> None:
     from media.assemble import assemble
-    from media.limits import Limits
     from media.probe import probe
     from media.reader import VideoReader
     from media.spec import output_spec
+    from pipeline.source import media_limits
 
-    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+    limits = media_limits(settings)
     info = probe(source, limits)
     spec = output_spec(info, codec=options.codec, crf=options.crf, limits=limits)
     with (

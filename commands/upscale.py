@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 
     from jobs.settings import Settings
     from model.engine.upscaler import Upscaler
+    from pipeline.events import Finished
     from pipeline.skipmap import SkipMap
-    from pipeline.upscale import Finished, Order
+    from pipeline.task import UpscaleTask
 
 
 @click.command(cls=Command)
@@ -53,10 +53,10 @@ def run(
     Raises CommandError, MediaError, ModelError, OSError.
     """
     from commands.shared.naming import beside, check_names, container_of
-    from media.limits import Limits
     from model.engine.upscaler import load_model
     from pipeline.skipmap import SkipMap
-    from pipeline.upscale import Order
+    from pipeline.source import media_limits
+    from pipeline.task import UpscaleTask
 
     if not source.is_file():
         raise CommandError(f"there is no file {source}")
@@ -72,14 +72,14 @@ def run(
     folder = beside(target, ".skipvsr")
     if skipmap is not None and (folder / "manifest.json").exists():  # checkpoints do not store what was skipped
         raise CommandError(f"found an interrupted run: finish the run without --skipmap, or delete {folder}")
-    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
-    order = Order(source, folder, options, limits, encoder=settings.encoder)
+    limits = media_limits(settings)
+    task = UpscaleTask(source, folder, options, limits, encoder=settings.encoder)
     resume = "the same command" if skipmap is None else "the same command without --skipmap"
     with _checkpoints(folder, resume), contextlib.ExitStack() as stack:
         skips = None
         if skipmap is not None:
             skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits))
-        document = _upscale(order, model, target, skips)
+        document = _upscale(task, model, target, skips)
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n")
     return 0
@@ -99,16 +99,17 @@ def _checkpoints(folder: Path, resume: str) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _upscale(order: Order, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
+def _upscale(task: UpscaleTask, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
     """Upscale to `target`; returns the report."""
     from commands.shared.progress import frames_bar
     from jobs.storage import replace
-    from pipeline.upscale import ChunkDone, Finished, Started, Stopped, upscale
+    from pipeline.events import ChunkDone, Finished, Started, Stopped
+    from pipeline.upscale import upscale
 
     chunks: list[dict[str, float]] = []
     begun = time.perf_counter()
     title = f"upscaling with {model.name}"
-    with frames_bar(title) as show, contextlib.closing(upscale(order, model)) as events:
+    with frames_bar(title) as show, contextlib.closing(upscale(task, model)) as events:
         for event in events:
             match event:
                 case Started():
@@ -130,12 +131,12 @@ def _upscale(order: Order, model: Upscaler, target: Path, skips: SkipMap | None)
     _print_result(target, model, finished)
     spec = finished.spec
     return {
-        "source": str(order.source),
+        "source": str(task.source),
         "target": str(target),
         "model": model.name,
         "device": str(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
-        "options": order.options.model_dump(mode="json"),
+        "options": task.options.model_dump(mode="json"),
         "resumed": resumed,
         "size": [spec.width, spec.height],
         "progress": finished.progress.model_dump(),
