@@ -157,11 +157,15 @@ def _fail(message: str, status: int) -> int:
 
 
 def _usage(error: click.UsageError) -> str:
-    """One line about wrong usage, with a suggestion or the command that shows the help."""
+    """One line about wrong usage, with suggestions and the command that shows the help."""
     text = error.format_message()
-    if isinstance(error, click.BadParameter) and error.param is not None:
-        hint = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
-        text = f"missing {hint}" if isinstance(error, click.MissingParameter) else f"{hint}: {error.message}"
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand):
+        suggestions = " or ".join(error.possibilities or [])
+        text = error.message.rstrip(".") + (f"; did you mean {suggestions}?" if suggestions else "")
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        option = isinstance(error.param, click.Option)
+        name = max(error.param.opts, key=len) if option else error.param.human_readable_name
+        text = f"missing {name}" if isinstance(error, click.MissingParameter) else f"{name}: {error.message}"
     path = error.ctx.command_path if error.ctx else "skipvsr"
     return f"{text[0].lower()}{text[1:].rstrip('.')} (see {path} --help)"
 
