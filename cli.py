@@ -45,8 +45,8 @@ COMMANDS: Final = {
 }
 """Sections of the help: the commands and their summaries. A command `a-b` is `commands.a_b.command`."""
 _SPIN_COUNT: Final = "10000"
-"""For GNU OpenMP: how long threads of the network spin while they wait for each other. The default, 300000, can be some
-percent faster on idle cores, but is several times slower beside other load."""
+"""Spin count of GNU OpenMP, whose threads spin while they wait for each other. The default, 300000, can be some percent
+faster on idle cores, but is several times slower beside other load."""
 
 
 class _Commands(Group):

@@ -79,7 +79,7 @@ def of_service(args: Namespace) -> Iterator[Figure]:
 def of_grpc(args: Namespace) -> Iterator[Figure]:
     """Overhead of a stream over the model, and how four streams share the device."""
     name = args.models[0]
-    keep_freed_memory()  # the client's buffers are as large as the server's
+    keep_freed_memory()  # client and server have equally large buffers
     setup = grpc_floor.Setup(model=name, device="auto", threads=1, size=_GRPC_SIZE)
     with grpc_latency.server(setup) as (address, _):
         found = grpc_latency.latency(setup, address, args.frames * 2)

@@ -33,9 +33,9 @@ from service.rpc.client import StreamClient
 
 _WARM_UP: Final = 5
 _TURN: Final = 25
-"""Frames through the servers before the model in this process has its turn."""
+"""Frames through the servers between turns of the model in this process."""
 _PAUSE_SECONDS: Final = 0.003
-"""Between an answer and the next frame, as with a camera that is slower than the network."""
+"""Between an answer and the next frame, to imitate a camera slower than the network."""
 Frames = NDArray[np.uint8]
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     parts, frames, seconds, minutes = (args.pop(name) for name in ("parts", "frames", "seconds", "soak_minutes"))
     setup = Setup(**args)
     print(one_line(machine(resolve_device(setup.device))))
-    keep_freed_memory()  # the client's buffers are as large as the server's
+    keep_freed_memory()  # client and server have equally large buffers
     if "batching" in parts:
         batching(setup, seconds)
     with server(setup) as (address, process_id):
@@ -126,7 +126,7 @@ def _shortest(shortest: Floor, frame: Frames) -> float:
 
 
 class _Bare:
-    """The model in this process, which computes the same frames and checks that the server's answers are equal."""
+    """The model in this process: computes the same frames, and compares the server's answers."""
 
     def __init__(self, model: Upscaler, frames: list[Frames]) -> None:
         self.seconds: list[float] = []
@@ -161,7 +161,7 @@ def show_latency(setup: Setup, found: dict[str, NDArray[np.float64]]) -> None:
 
 
 def batching(setup: Setup, seconds: float) -> None:
-    """Print the throughput of four streams one by one and as a batch of four, in the network and in the server."""
+    """Print the throughput of four streams, singly and in batches of four, in the network and in the server."""
     sizes = [(64, 48), (160, 90), (setup.width, setup.height)]
     turn = seconds / grpc_races.ROUNDS
     print(f"\nfour streams of one size, {setup.model}, one by one and as a batch of four, taking turns:")
@@ -186,7 +186,7 @@ def batching(setup: Setup, seconds: float) -> None:
 
 
 def _in_process(setup: Setup, width: int, height: int) -> tuple[list[float], list[float]]:
-    """Seconds for a frame of each of four streams: (one by one, as a batch)."""
+    """Seconds for a frame of each of four streams: (singly, in a batch)."""
     model = load(setup)
     states: dict[int, list[RecurrentState | None]] = {1: [None] * 4, 4: [None] * 4}
     times: dict[int, list[float]] = {1: [], 4: []}

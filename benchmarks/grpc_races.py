@@ -91,7 +91,7 @@ def race(address: str, sizes: Sequence[tuple[int, int]], seconds: float) -> list
 
 
 class _Start:
-    """The start of a race, once all runners are ready. Runners keep streaming meanwhile, so that no answers pile up."""
+    """The start of a race, once all runners are ready. Waiting runners keep streaming, to keep queues short."""
 
     def __init__(self, parties: int) -> None:
         self.time = float("inf")

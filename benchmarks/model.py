@@ -43,7 +43,7 @@ class Options:
     frames: int | None = None
     """Number of first frames of each clip; None: all."""
     native: bool = False
-    """Upscale the clip itself, without ground truth; otherwise the clip is the ground truth of its quarter."""
+    """Upscale the clip itself, without ground truth; by default, the clip is the ground truth of its quarter."""
     degrade: str = "bi"
     """How the quarter is made (`benchmarks.quality.degraded`)."""
     rounds: int = 3

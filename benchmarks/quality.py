@@ -24,7 +24,7 @@ _SMALLEST: Final = 12
 _QUALITIES: Final = {"h264": (0, 51), **dict.fromkeys(dataset.MPEG, (1, 31))}
 """Range of the quality parameter of each codec."""
 CHUNK, LOOKAHEAD = 24, 4
-"""Frames of a chunk and of its look-ahead, as in a job."""
+"""Frames per chunk and of look-ahead: the defaults of a job."""
 
 
 @dataclass(frozen=True)

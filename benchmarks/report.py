@@ -42,7 +42,7 @@ def machine(device: torch.device) -> dict[str, object]:
 
 
 def one_line(facts: Mapping[str, object]) -> str:
-    """The facts as one line of text."""
+    """The facts on one line."""
     return ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
@@ -89,7 +89,7 @@ def _processor() -> tuple[str, frozenset[str]]:
 
 def write_json(path: Path, content: dict[str, object]) -> None:
     """Write `content` as JSON, atomically."""
-    part = path.with_name(f".{os.getpid()}.part")  # a short name: `path` may be as long as the system allows
+    part = path.with_name(f".{os.getpid()}.part")  # a short name, because `path` may have a name of the longest length
     part.write_text(json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
     part.replace(path)
 

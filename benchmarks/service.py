@@ -2,8 +2,8 @@
 
     python -m benchmarks.service [CLIP] [--model NAME] [--workers 1 2] [--rounds 3]
 
-`skipvsr up` runs in a data folder of its own. Rounds are interleaved (bare, pipeline, service), so that other load hits
-all three. Figures are medians, and ratios are ratios of medians.
+`skipvsr up` runs in a data folder of its own. Rounds are interleaved (bare, pipeline, service): other load hits all
+three. Figures are medians, and ratios are ratios of medians.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Load:
             self.counts[event] += number
 
     def _jobs(self) -> None:
-        """Keep two jobs submitted, so that one always waits; delete finished jobs."""
+        """Keep two jobs submitted, one of them waiting; delete finished jobs."""
         waiting: set[str] = set()
         number = 0
         while not self.end.is_set():

@@ -31,7 +31,7 @@ DENSE_FRAMES = 72
 NOISE, CRF = 1.5, 20
 """Standard deviation of the noise in levels, and CRF of the coding."""
 EARLY = 50
-"""Frame that the last frame is compared with."""
+"""Index of the frame to compare with the last frame."""
 
 
 @dataclass(frozen=True)

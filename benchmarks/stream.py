@@ -1,4 +1,4 @@
-"""A clip in memory through the network, chunk by chunk, as a job does it."""
+"""A clip in memory through the network, chunk by chunk, like a job."""
 
 from __future__ import annotations
 

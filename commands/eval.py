@@ -75,7 +75,7 @@ def run(
         for row in evaluate(upscaler, gt, lr, how, routing, frames):
             rows.append(row)
             print(_text(row), flush=True)
-            if out is not None:  # after each clip, so that a later error keeps the finished rows
+            if out is not None:  # after each clip: a later error keeps the finished rows
                 _write(out, rows, upscaler.device, how if lr is None else None)
     except ValueError as error:
         raise CommandError(str(error)) from error

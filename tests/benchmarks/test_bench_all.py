@@ -1,4 +1,4 @@
-"""`make bench`: the table, JSON and plot of its network part with the tiny network; how the soak reads its samples."""
+"""`make bench`: the table, JSON and plot of its network part with the tiny network; the table of the soak."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.report import Figure
 from tests.support.clips import make_clip
 
 
-def test_the_table_and_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     out = tmp_path / "out"
     options = ["--models", "tiny", "--parts", "model", "--frames", "4", "--rounds", "1", "--threads", "1"]
@@ -44,7 +44,7 @@ def test_the_plot_has_a_panel_for_ratios(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
-def test_memory_is_told_by_thirds_after_warming_up() -> None:
+def test_memory_by_thirds_after_the_warm_up() -> None:
     mib = 1 << 20
     samples = [{"seconds": 10.0 * n, "api": float((1000 if n < 10 else 100 + n) * mib)} for n in range(100)]
     assert soak.rows(samples, ["api"]) == [["api", "139", "169", "199", "+60", "199"]]

@@ -1,4 +1,4 @@
-"""`skipvsr eval`: whatever clips and LR come as, its figures are those of the frames."""
+"""`skipvsr eval`: figures equal those of the frames, for every form of clips and LR."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def moving(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Frames:
 
 
 def put(folder: Path, name: str, frames: Frames) -> None:
-    """Lay a clip down as a folder of PNG."""
+    """Write a clip as a folder of PNG files."""
     (folder / name).mkdir(parents=True)
     for number, frame in enumerate(frames):
         write_png(folder / name / f"{number:03}.png", frame)
@@ -66,7 +66,7 @@ def reduced(hr: Frames, how: Callable[[Any], Any] = degrade.bi) -> Frames:
 
 
 def upscaled(model: Upscaler, lr: Frames) -> Frames:
-    """All at once: with fewer frames than a chunk has, that is what a job does."""
+    """Upscale all frames at once, like a job with fewer frames than a chunk."""
     return model.forward(lr, None, lookahead=0, last=True).frames
 
 
@@ -154,7 +154,7 @@ def test_routing_is_timed_against_dense_and_neither_is_cold(tmp_path: Path, monk
     put(tmp_path / "gt", "still", still)
     monkeypatch.setattr(
         "model.engine.upscaler.crop_overhead", lambda *about: 0.0
-    )  # else some CPUs run frames this small densely
+    )  # otherwise some CPUs compute small frames densely
     calls: list[tuple[str, int]] = []
     forward = Upscaler.forward
 
