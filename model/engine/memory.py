@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
 
     A frame's features are some megabytes, and freed as soon as the next frame has been computed. Pages that come fresh
     from the system are zeroed by it one by one: 3 to 8 thousand a frame of 320x180 with `small`, 8 to 30 ms of one
-    core (`docs/lab-notebook.md`); a gRPC round trip with an answer of 2.8 MB takes 5.5 ms with them, and 2.9 ms without. To be
+    core (`model/LOG.md`); a gRPC round trip with an answer of 2.8 MB takes 5.5 ms with them, and 2.9 ms without. To be
     called before there are threads: one heap serves all, since those of threads end at 64 MB, and map what is larger.
     Does nothing where the C library is another.
     """

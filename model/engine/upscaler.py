@@ -214,7 +214,7 @@ class Upscaler:
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
         made = preset(name, **{**numbers, **changes})
         if self.config.tail == "full" and made.confidence and "confidence" not in changes:
-            # Frozen, the paper's network loses more by skipped blocks than by the upsampler's gate (docs/lab-notebook.md).
+            # Frozen, the paper's network loses more by skipped blocks than by the upsampler's gate (model/LOG.md).
             adapted = self.estimator is not None and self.estimator.adapted is not None
             made = replace(made, confidence=FULL_CONFIDENCE if adapted else 0.0)
         return made

@@ -1,7 +1,7 @@
 """Where black bars end: those of a letterbox or a pillarbox, or the few dark pixels at the edge of a digitised tape.
 
 Gates leave nothing out there. A head looks at means over a tile, and hardly tells a tile with such an end in it from
-one without; but what is left out beside it, the next frames inherit (two thirds of what one clip lost: `docs/lab-notebook.md`).
+one without; but what is left out beside it, the next frames inherit (two thirds of what one clip lost: `model/LOG.md`).
 """
 
 from __future__ import annotations

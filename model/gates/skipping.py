@@ -35,7 +35,7 @@ TAIL_BAND = 3
 """Rows of tiles in which the upsampler is run or left out in segments."""
 CELL, CELL_HALO = 24, 1
 """Side of the cells, nearly, in which a trunk's group is run or left out, and the pixels around one: without any the
-seams cost PSNR, with two or more it is no better (`docs/lab-notebook.md`)."""
+seams cost PSNR, with two or more it is no better (`model/LOG.md`)."""
 MOST = 3.0
 """Logarithm of the most that an expected error counts, in computed tiles: one tile does not decide for its cell."""
 

@@ -14,7 +14,7 @@ from model.network.basicvsr import NetworkConfig
 FULL = 1300
 """BasicVSR. Measured on two cores with AMX, by pairs of dense and routed runs. On two cores with AVX2 only, a trunk on
 8x8 to 48x48 pixels takes as long as 245 to 95 more pixels of a whole frame; but with 600 or 150 the boxes follow single
-tiles, and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (`docs/lab-notebook.md`)."""
+tiles, and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (`model/LOG.md`)."""
 LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 4000, 1200
 """Networks with a light tail, whose pixels cost a tenth, measured with `small`: with AMX; in float32 with AVX2 only
 (a trunk on 8x8 to 48x48 pixels takes as long as 780 to 1210 more). With AVX512-BF16 alone it is in between by the

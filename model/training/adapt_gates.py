@@ -5,7 +5,7 @@ and surrogates learn together, over clips in which cells are skipped as the head
 (SkipVSR, ACM MM 2024) holds the hidden features of both branches to those of the dense twin, the network
 as it was, over whole sequences, since the error of skipping grows with them. Heads are fitted anew afterwards.
 
-Gates that learn by themselves (straight-through gradients and a budget) were worse by far: `docs/lab-notebook.md`.
+Gates that learn by themselves (straight-through gradients and a budget) were worse by far: `model/LOG.md`.
 """
 
 from __future__ import annotations

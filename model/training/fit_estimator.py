@@ -373,7 +373,7 @@ def fit(
 
 
 def layout(config: NetworkConfig) -> Layout:
-    """Which groups get gates, and how large their surrogates are (`docs/lab-notebook.md` says why).
+    """Which groups get gates, and how large their surrogates are (`model/LOG.md` says why).
 
     Of the paper's network most of the blocks after the first fifth, but the last two; of a light one, whose calls cost
     as much as their pixels, all blocks of a branch at once.
