@@ -274,7 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("eval", _eval, "measure a model's quality over clips")
     evaluate.add_argument("--gt", type=Path, required=True, metavar="DIR", help="clips: videos, or folders of PNG")
     evaluate.add_argument("--lr", type=Path, metavar="DIR", help="their LR versions, under the same names")
-    evaluate.add_argument("--degrade", default="bi", metavar="HOW", help="made by bi (default), bd or h264:CRF")
+    evaluate.add_argument(
+        "--degrade", default="bi", metavar="HOW", help="bi (default), bd, h264:CRF, mpeg4:Q or mpeg2:Q"
+    )
     evaluate.add_argument("--model", default="auto")
     evaluate.add_argument("--routing", default="off", help="off, balanced or fast (default: off)")
     evaluate.add_argument("--frames", type=_at_least_one, metavar="N", help="the first N of each clip (default: all)")

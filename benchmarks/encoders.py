@@ -1,8 +1,8 @@
-"""What each encoder and preset costs at 1280×720: milliseconds a frame, bytes and fidelity at the same quality setting.
+"""Cost of each encoder and preset at 1280×720: milliseconds a frame, bytes and PSNR at one quality setting.
 
-    python benchmarks/encoders.py CLIP [--frames 48] [--threads 4] [--crf 18]
+    python -m benchmarks.encoders CLIP [--frames 48] [--threads 4] [--crf 18]
 
-The clip's frames are scaled to 1280×720 first. This decided the presets of media/encode/encoders.py.
+The clip's frames are scaled to 1280×720 first. The presets in media/encode/encoders.py come from this table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CASES = {
 
 
 def load(path: Path, count: int) -> list[av.VideoFrame]:
-    """The clip's first frames as 1280×720 yuv420p."""
+    """Decode the clip's first frames as 1280×720 yuv420p."""
     frames: list[av.VideoFrame] = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -38,7 +38,7 @@ def load(path: Path, count: int) -> list[av.VideoFrame]:
 
 
 def encode(frames: list[av.VideoFrame], encoder: str, preset: str, crf: int, threads: int) -> tuple[float, bytes, Any]:
-    """Encode all; (milliseconds a frame, the stream, its decoder)."""
+    """Encode all frames. Returns milliseconds a frame, the stream, and the decoded frames."""
     context = av.CodecContext.create(encoder, "w")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = 1280, 720, "yuv420p"
@@ -67,7 +67,7 @@ def psnr(before: list[Any], after: list[Any]) -> float:
 
 
 def main() -> None:
-    """Print the table: medians of three rounds, interleaved."""
+    """Print the table: medians of three interleaved rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", type=Path)
     parser.add_argument("--frames", type=int, default=48)

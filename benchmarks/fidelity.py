@@ -1,10 +1,10 @@
-"""What goes in and what comes out: one file with all that upscalers lose, before and after, fact by fact.
+"""Fidelity of the pipeline: facts of one file that upscalers often lose, before and after.
 
     python -m benchmarks.fidelity [--container mp4] [--codec hevc] [--keep FOLDER]
 
-The source is made here: 10-bit HDR10 in HEVC, variable frame rate, turned by 90 degrees, pixels of 4:3, two tracks
-of sound in two languages, one of them delayed, subtitles, chapters, tags. It goes through the whole pipeline with
-the network `tiny`. All facts are read with libav.
+The source is made here: 10-bit HDR10 in HEVC, variable frame rate, rotation by 90 degrees, pixels of 4:3, two audio
+tracks in two languages, one of them delayed, subtitles, chapters, tags. The whole pipeline upscales the source with the
+network `tiny`. libav reads all facts.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ import numpy as np
 from jobs.schema import JobOptions
 from media.color.hdr import mastering_display
 from media.probe import probe
-from media.tracks.copy import plain_text
+from media.tracks.subtitles import plain_text
 from model.engine.upscaler import load_model
-from pipeline.upscale import Finished, Order, upscale
+from pipeline.events import Finished
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 
 UNIT: Final = Fraction(1, 90000)
 TIMES: Final = tuple(90 * ms for ms in (80, 120, 127, 210, 211, 480, 513, 547, 980, 981, 1014, 1400, 1433, 1467, 1990))
-"""When frames are shown, in UNIT: from 1 to 523 ms apart."""
+"""Timestamps of the frames in UNIT, from 1 to 523 ms apart."""
 LINES: Final = ((100, 400, "Guten Tag"), (600, 700, "Second line\nand third"))
-"""Subtitles: start and duration in ms."""
+"""Subtitles: start in ms, duration in ms, text."""
 _X265: Final = (
     "log-level=none:hdr10=1:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:range=limited:chromaloc=2:"
     "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
@@ -43,17 +45,17 @@ _WIDTH, _HEIGHT = 96, 64
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that can be kept or lost."""
+    """One property of a file."""
 
     name: str
     before: str
     after: str
     expected: bool
-    """Whether `after` is what it is to be."""
+    """Whether `after` is as in the source, or as requested."""
 
 
 def make_source(path: Path) -> Path:
-    """Write the source, an MP4 file of about two seconds."""
+    """Write the source: an MP4 file of about two seconds."""
     options = {"video_track_timescale": str(UNIT.denominator), "movie_timescale": "90000"}
     with av.open(str(path), "w", container_options=options) as container:
         video: Any = container.add_stream("libx265", rate=25, options={"x265-params": _X265})
@@ -112,7 +114,7 @@ def _picture(index: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
 
 
 def describe(path: Path) -> dict[str, str]:
-    """All facts of a file, as text."""
+    """Collect all facts of a file as text."""
     info = probe(path)
     video, color = info.video, info.video.color
     display = mastering_display(video.mastering_display)
@@ -172,18 +174,21 @@ def _numbers(display: Any) -> Iterator[str]:
 
 
 def compare(before: dict[str, str], after: dict[str, str], *, container: str, codec: str, scale: int) -> list[Fact]:
-    """Each fact of the source beside that of the result. Codec, size and container are to be those asked for;
-    in Matroska sound may move by a millisecond, and subtitles of MP4's kind become SubRip."""
-    asked = {
+    """Compare each fact of the source with the result's.
+
+    Codec, size and container must be the requested ones. In Matroska, sound may move by a millisecond, and MP4's
+    subtitles become SubRip.
+    """
+    requested = {
         "container": container,
         "video": f"{codec} {scale * _WIDTH}×{scale * _HEIGHT}",
     }
     if container == "mkv":
-        asked["track 3, codec and language"] = "subtitle subrip, fra"
+        requested["track 3, codec and language"] = "subtitle subrip, fra"
     facts = []
     for name, value in before.items():
         now = after.get(name, "missing")
-        expected = now == asked.get(name, value)
+        expected = now == requested.get(name, value)
         if container == "mkv" and name.endswith("(ms)") and "offset" in name:
             expected = abs(float(now) - float(value)) <= 1  # Matroska counts milliseconds
         facts.append(Fact(name, value, now, expected))
@@ -191,7 +196,7 @@ def compare(before: dict[str, str], after: dict[str, str], *, container: str, co
 
 
 def run(folder: Path, *, container: str = "mp4", codec: str = "hevc", scale: int = 4) -> tuple[list[Fact], list[str]]:
-    """Make the source, upscale it; the facts and what the job warned of."""
+    """Make the source and upscale it. Returns the facts and the job's warnings."""
     source = make_source(folder / "source.mp4")
     model = load_model("tiny", weights_dir=folder, device="cpu", precision="fp32", threads=1)
     options = JobOptions.model_validate(
@@ -199,28 +204,28 @@ def run(folder: Path, *, container: str = "mp4", codec: str = "hevc", scale: int
     )
     work = folder / "work"
     work.mkdir()
-    *_, last = upscale(Order(source, work, options), model)
+    *_, last = upscale(UpscaleTask(source, work, options), model)
     assert isinstance(last, Finished)
     facts = compare(describe(source), describe(last.path), container=container, codec=codec, scale=scale)
     return facts, last.warnings
 
 
 def table(facts: Sequence[Fact]) -> str:
-    """The facts in Markdown; what is the same on both sides is written once."""
+    """Format the facts in Markdown."""
     rows = ["| fact | before | after | |", "|---|---|---|---|"]
     for fact in facts:
         after = "the same" if fact.after == fact.before else fact.after
-        verdict = ("kept" if after == "the same" else "as it is to be") if fact.expected else "DIFFERS"
+        verdict = ("kept" if after == "the same" else "as requested") if fact.expected else "DIFFERS"
         rows.append(f"| {fact.name} | {fact.before} | {after} | {verdict} |")
     return "\n".join(rows)
 
 
 def main() -> int:
-    """Print the table; status 1 if something differs."""
+    """Print the table. Status 1 if a fact is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--container", choices=["mp4", "mkv"], default="mp4")
     parser.add_argument("--codec", choices=["h264", "hevc"], default="hevc")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave source and result there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep source and result in this folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.keep or Path(name)

@@ -1,9 +1,9 @@
-"""What becomes of odd and broken files: a table of file → done or refused, with the reason, and of what is left behind.
+"""Outcome of odd and hostile files: a table of file → done or refused, with the reason, and what is left behind.
 
-    python -m benchmarks.odd_files [FOLDER] [--scale 2] [--frames 60]
+    python -m benchmarks.odd_files FOLDER [--scale 2] [--frames 60]
 
-Without a folder, over the hostile files that `benchmarks/hostile.py` makes. Each file goes through probe, reader,
-writer and assemble as a job does, with pixels repeated in place of the network.
+Each file passes probe, reader, encoder and muxer as in a job. Repeated pixels replace the network.
+`python -m tests.support.hostile FOLDER` writes the hostile files.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 
-from benchmarks import hostile
 from media.assemble import assemble
 from media.encode.segment import SegmentWriter
 from media.errors import MediaError
@@ -28,17 +26,22 @@ from media.spec import NETWORK_SCALE, OutputSpec, output_spec
 
 @dataclass
 class Outcome:
-    """What came of one file."""
+    """Outcome of one file."""
 
     name: str
     done: bool
-    said: str
+    message: str
     seconds: float
     left_behind: str
 
 
 def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: int | None = None) -> str:
-    """Upscale by repeating pixels; returns a line on the result. Raises MediaError."""
+    """Upscale by repeating pixels. Returns a sentence about the result, and the warnings. Raises MediaError.
+
+    Args:
+        chunk: frames of a segment.
+        most: stop after about this many frames.
+    """
     info = probe(source)
     spec = output_spec(info, scale=scale)
     segments: list[Path] = []
@@ -56,34 +59,34 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
         warnings = [*info.warnings, *reader.warnings]
     out = folder / "result.mp4"
     warnings += assemble(segments, source, out, spec)
-    return f"{len(times)} frames {spec.width}×{spec.height}, {_checked(out, times, spec)}" + "".join(
-        f"; {warning}" for warning in warnings
-    )
+    facts = f"{len(times)} frames {spec.width}×{spec.height}, {_verdict(out, times, spec)}."
+    return " ".join([facts, *warnings])
 
 
-def _checked(out: Path, times: list[int], spec: OutputSpec) -> str:
+def _verdict(out: Path, times: list[int], spec: OutputSpec) -> str:
+    """Whether the result's timestamps are the source's, and the number of its audio tracks."""
     with av.open(str(out)) as container:
         stream = next(s for s in container.streams.video if s.width == spec.width)
         frames = container.decode(stream)
         seen = [frame.pts * frame.time_base for frame in frames if frame.pts is not None and frame.time_base]
         audio = len(container.streams.audio)
     expected = [pts * spec.time_base for pts in times]
-    return f"{'all times kept' if seen == expected else 'TIMES DIFFER'}, {audio} audio"
+    return f"{'all timestamps kept' if seen == expected else 'TIMESTAMPS DIFFER'}, {audio} audio"
 
 
 def run(source: Path, *, scale: int, most: int | None) -> Outcome:
-    """One file through the whole way, and what it left."""
+    """Upscale one file, and look for files and processes that are left behind."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            said, done = upscale(source, folder, scale=scale, most=most), True
+            message, done = upscale(source, folder, scale=scale, most=most), True
             for path in folder.iterdir():
                 path.unlink()
         except (MediaError, OSError) as error:
-            said, done = f"{type(error).__name__}: {error}", False
+            message, done = f"{type(error).__name__}: {error}", False
         left = [path.name for path in folder.iterdir() if path.suffix != ".mp4"] + _children()
-    return Outcome(source.name, done, said, time.monotonic() - begun, ", ".join(left) or "nothing")
+    return Outcome(source.name, done, message, time.monotonic() - begun, ", ".join(left) or "nothing")
 
 
 def _children() -> list[str]:
@@ -93,46 +96,20 @@ def _children() -> list[str]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", type=int, default=2, choices=(2, 3, 4))
-    parser.add_argument("--frames", type=int, default=None, help="stop each file after about so many frames")
-    parser.add_argument("--flips", type=int, default=200, help="how many files get bits flipped")
+    parser.add_argument("--frames", type=int, default=None, help="stop each file after about this many frames")
     arguments = parser.parse_args()
     print("| file | outcome | message | s | left behind |\n|---|---|---|---|---|")
     before = _resident_mb()
-    if arguments.folder is not None:
-        for path in sorted(arguments.folder.iterdir()):
-            _show(run(path, scale=arguments.scale, most=arguments.frames))
-    else:
-        with tempfile.TemporaryDirectory() as name:
-            for what, path in hostile.make_all(Path(name)):
-                _show(replace(run(path, scale=arguments.scale, most=arguments.frames), name=what))
-            _show(_flipped(Path(name), arguments.flips, arguments.scale))
+    for path in sorted(arguments.folder.iterdir()):
+        outcome = run(path, scale=arguments.scale, most=arguments.frames)
+        verdict = "done" if outcome.done else "refused"
+        print(
+            f"| {outcome.name} | {verdict} | {outcome.message} | {outcome.seconds:.1f} | {outcome.left_behind} |",
+            flush=True,
+        )
     print(f"\nMemory of this process: {before} MB before, {_resident_mb()} MB after.")
-
-
-def _show(outcome: Outcome) -> None:
-    verdict = "done" if outcome.done else "refused"
-    print(
-        f"| {outcome.name} | {verdict} | {outcome.said} | {outcome.seconds:.1f} | {outcome.left_behind} |", flush=True
-    )
-
-
-def _flipped(folder: Path, count: int, scale: int) -> Outcome:
-    """Many files with flipped bits, in one line."""
-    whole, broken = hostile.write_video(folder / "sound_file.mp4"), folder / "flipped.mp4"
-    tally: Counter[str] = Counter()
-    left: set[str] = set()
-    begun = time.monotonic()
-    for seed in range(count):
-        hostile.with_flipped_bits(broken, whole, seed)
-        outcome = run(broken, scale=scale, most=None)
-        tally["done" if outcome.done else "refused as " + outcome.said.split(":")[0]] += 1
-        left.add(outcome.left_behind)
-    said = ", ".join(f"{number} {what}" for what, number in tally.most_common())
-    return Outcome(
-        f"{count} files with flipped bits", tally["done"] > 0, said, time.monotonic() - begun, ", ".join(sorted(left))
-    )
 
 
 def _resident_mb() -> int:

@@ -2,7 +2,7 @@
 
 The crop is where bicubic is furthest from the ground truth, not where a model does best. Its PSNR of Y stands over it.
 
-python -m benchmarks.pictures CLIPS --out FILE.png [--models NAME …] [--degrade bi|bd|h264:CRF] [--frames N]
+python -m benchmarks.pictures CLIPS --out FILE.png [--models NAME …] [--degrade HOW] [--frames N]
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.reader import VideoReader
 from model.engine.upscaler import Upscaler, groups, load_model
-from pipeline.upscale import Order, upscale
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 _DEFAULTS = JobOptions()
@@ -77,7 +78,7 @@ def pipeline_fps(model: Upscaler, clip: Path, frames: int) -> float:
     """Frames a second of the worker's pipeline in this process, from file to file."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        for _ in upscale(Order(clip, Path(folder), _DEFAULTS), model):
+        for _ in upscale(UpscaleTask(clip, Path(folder), _DEFAULTS), model):
             pass
         return frames / (time.perf_counter() - begun)
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--frames", type=_positive, metavar="N", help="the first N of each (default: all; --native: 60)")
     model.add_argument("--native", action="store_true", help="upscale each clip as it is, not its bicubic quarter")
-    model.add_argument("--degrade", default="bi", metavar="HOW", help="LR made by bi (default), bd or h264:CRF")
+    model.add_argument("--degrade", default="bi", metavar="HOW", help="LR made as by eval (default: bi)")
     model.add_argument("--reference", action="store_true", help="also time the wheel's own network, in fp32")
     model.add_argument("--rounds", type=_positive, default=3, metavar="N")
     model.add_argument("--chunk", type=_positive, default=24, metavar="N")

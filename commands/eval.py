@@ -26,6 +26,9 @@ from model.training import degrade
 _SMALLEST = 12
 """HR rows and columns: SSIM's window has eleven, and a multiple of four is upscaled."""
 
+_QUALITIES = {"h264": (0, 51), **dict.fromkeys(dataset.MPEG, (1, 31))}
+"""What a codec's quality may be, by the codec's name."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -47,13 +50,17 @@ class Row:
 
 
 def degraded(hr: Frames, how: str) -> Frames:
-    """LR [T, h, w, 3] of ground truth [T, H, W, 3]: `bi`, `bd`, or `h264:CRF` (BI, then H.264). Raises CommandError."""
-    name, _, crf = how.partition(":")
+    """LR [T, h, w, 3] of ground truth [T, H, W, 3]: `bi`, `bd`, or BI and then a codec. Raises CommandError."""
+    name, _, quality = how.partition(":")
     if how in degrade.CLEAN:
         return _each(hr, degrade.CLEAN[how])
-    if name != "h264" or not crf.isdigit() or int(crf) > 51:
-        raise CommandError(f"--degrade {how}: must be bi, bd or h264:CRF with a CRF of 0 to 51")
-    return dataset.h264(_each(hr, degrade.bi).astype(np.uint8), int(crf), "medium")
+    least, most = _QUALITIES.get(name, (0, -1))
+    if not quality.isdecimal() or not least <= int(quality) <= most:
+        raise CommandError(
+            f"--degrade {how}: must be bi, bd, h264:CRF with a CRF of 0 to 51, mpeg4:Q or mpeg2:Q with a Q of 1 to 31"
+        )
+    lr = _each(hr, degrade.bi).astype(np.uint8)
+    return dataset.h264(lr, int(quality), "medium") if name == "h264" else dataset.mpeg(lr, name, int(quality))
 
 
 def score(upscaler: Upscaler, name: str, hr: Frames, lr: Frames, routing: str, chunk: int, lookahead: int) -> Row:

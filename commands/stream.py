@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 
 import grpc
@@ -20,11 +19,11 @@ from commands.naming import check_names
 from jobs.settings import Settings
 from media.assemble import assemble
 from media.encode.segment import SegmentWriter
-from media.limits import Limits
 from media.live.source import PIPE, LiveSource
 from media.probe import probe
 from media.reader import Frame, VideoReader
 from media.spec import OutputSpec, output_spec
+from pipeline.source import media_limits
 from service.rpc.client import Answer, Stream, StreamClient
 from skipvsr.v1 import upscaler_pb2 as pb
 
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _file(args: argparse.Namespace, settings: Settings, source: Path) -> None:
-    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+    limits = media_limits(settings)
     info = probe(source, limits)
     spec = output_spec(info, codec=args.codec, crf=args.crf, limits=limits)
     with (

@@ -18,7 +18,7 @@ def run(config: Path, cache: Path, out: Path, weights_dir: Path) -> int:
     Says at its end how what came out becomes a model, which is by a copy in `weights_dir`. Raises ModelError.
     """
     settings = TrainConfig.load(config)
-    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264)
+    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264, dataset.mpeg)
     prepare(settings.data, cache, codec, settings.seed, _say)
     weights = train(settings, cache, out, _say)
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are done before the weights are written

@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,12 @@ from commands.progress import frames_bar
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from jobs.storage import replace
-from media.limits import Limits
 from model.engine.upscaler import Upscaler, load_model
+from pipeline.events import ChunkDone, Finished, Started, Stopped
 from pipeline.skipmap import SkipMap
-from pipeline.upscale import ChunkDone, Finished, Order, Started, Stopped, upscale
+from pipeline.source import media_limits
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 
 
 def run(
@@ -51,9 +52,9 @@ def run(
     if skipmap is not None and (folder / "manifest.json").exists():  # of its chunks nobody knows what was skipped
         raise CommandError(f"an interrupted run is there: finish it without --skipmap, or delete {folder}")
     folder.mkdir(exist_ok=True)
-    limits = Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+    limits = media_limits(settings)
     try:
-        order = Order(source, folder, options, limits, encoder=settings.encoder)
+        order = UpscaleTask(source, folder, options, limits, encoder=settings.encoder)
         with contextlib.ExitStack() as stack:
             skips = None
             if skipmap is not None:
@@ -71,7 +72,7 @@ def run(
     return 0
 
 
-def _work(order: Order, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
+def _work(order: UpscaleTask, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
     chunks: list[dict[str, float]] = []
     begun = time.perf_counter()
     events = upscale(order, model)

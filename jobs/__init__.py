@@ -1,1 +1,1 @@
-"""The contract that service and worker share: settings, errors, job documents, the store in Redis, files."""
+"""The contract between service and worker: settings, errors, job documents, the Redis store, and files."""

@@ -1,21 +1,21 @@
-"""Everything that can go wrong and that somebody has to be told about.
+"""All errors with a message for the user.
 
-    SkipVsrError                    .status  .title   (RFC 9457's; gRPC's code follows from it, see service)
-    ├── InvalidRequest        400   the options make no sense
-    ├── Unauthorized          401   an API key is needed, and the one given is missing or wrong
-    ├── NotFound              404   no such job
-    ├── UploadStalled         408   an upload from which nothing came for too long
-    ├── NotReady              409   the job exists, but not in a state that allows this
-    ├── Gone                  410   there was a result; its time is over
-    ├── TooLarge              413   over a limit on size; the limit and its setting are named
-    ├── UnsupportedMedia      415   not a kind of file that is taken
-    ├── UnusableVideo         422   a video, but one that can't be upscaled
-    ├── Cancelled             409   stopped because somebody asked
-    ├── JobFailed             500   the work itself failed
+    SkipVsrError                    .status  .title   (RFC 9457; the service maps each class to a gRPC code)
+    ├── InvalidRequest        400   invalid options
+    ├── Unauthorized          401   missing or wrong API key
+    ├── NotFound              404   unknown job
+    ├── UploadStalled         408   no data from an upload for too long
+    ├── NotReady              409   the job's state does not allow the operation
+    ├── Cancelled             409   the job was cancelled
+    ├── Gone                  410   the file was removed when its retention time ended
+    ├── TooLarge              413   over a size limit; the message names the limit and its setting
+    ├── UnsupportedMedia      415   unsupported kind of file
+    ├── UnusableVideo         422   a video that cannot be upscaled
+    ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
     └── StorageFull           507   the data folder has no room
 
-A message is one line for a person: what was wrong, and what to do about it.
+A message is one line: first the problem, then a remedy.
 """
 
 from __future__ import annotations
@@ -24,81 +24,81 @@ from typing import ClassVar
 
 
 class SkipVsrError(Exception):
-    """Base of all errors that carry a message for the user."""
+    """Base class of all errors with a message for the user."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     retry_after: int | None = None
-    """Seconds after which trying again makes sense, where it does."""
+    """Seconds until a repeated request may succeed; None if a repetition is pointless."""
 
     @property
     def kind(self) -> str:
-        """Stable name of this kind of error, kebab-case: the last part of the problem's `type`."""
+        """Stable name of the error class in kebab case: the last part of the problem's `type`."""
         return "".join(f"-{c.lower()}" if c.isupper() else c for c in type(self).__name__).lstrip("-")
 
 
 class InvalidRequest(SkipVsrError):
-    """The options make no sense."""
+    """Invalid options."""
 
     status, title = 400, "Invalid request"
 
 
 class Unauthorized(SkipVsrError):
-    """An API key is needed."""
+    """Missing or wrong API key."""
 
     status, title = 401, "Not authorised"
 
 
 class NotFound(SkipVsrError):
-    """No such job."""
+    """Unknown job."""
 
     status, title = 404, "Not found"
 
 
 class UploadStalled(SkipVsrError):
-    """An upload from which nothing came for too long."""
+    """No data from an upload for too long."""
 
     status, title = 408, "Upload stalled"
 
 
 class NotReady(SkipVsrError):
-    """The job is not in a state that allows this."""
+    """The job's state does not allow the operation."""
 
     status, title = 409, "Not possible in this state"
 
 
-class Gone(SkipVsrError):
-    """There was a result; its time is over."""
+class Cancelled(SkipVsrError):
+    """The job was cancelled."""
 
-    status, title = 410, "No longer there"
+    status, title = 409, "Cancelled"
+
+
+class Gone(SkipVsrError):
+    """The file was removed when its retention time ended."""
+
+    status, title = 410, "No longer available"
 
 
 class TooLarge(SkipVsrError):
-    """Over a limit on size."""
+    """Over a size limit."""
 
     status, title = 413, "Too large"
 
 
 class UnsupportedMedia(SkipVsrError):
-    """Not a kind of file that is taken."""
+    """Unsupported kind of file."""
 
     status, title = 415, "Unsupported file"
 
 
 class UnusableVideo(SkipVsrError):
-    """A video, but one that can't be upscaled."""
+    """A video that cannot be upscaled."""
 
     status, title = 422, "Unusable video"
 
 
-class Cancelled(SkipVsrError):
-    """Stopped because somebody asked."""
-
-    status, title = 409, "Cancelled"
-
-
 class JobFailed(SkipVsrError):
-    """The work itself failed."""
+    """The processing of the job failed."""
 
     status, title = 500, "Job failed"
 

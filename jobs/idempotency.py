@@ -1,10 +1,10 @@
-"""Idempotency keys: an upload that is sent again makes no second job (IETF draft-ietf-httpapi-idempotency-key-header).
+"""Idempotency keys: a repeated upload creates no second job (IETF draft-ietf-httpapi-idempotency-key-header).
 
-A key is reserved for a minute, which is renewed while its upload comes in: so it is free again soon after the process
-that received it, or Redis, has gone away. The job that came of it is written down with the job itself, for a day.
+An upload reserves its key for a minute and renews the reservation while bytes arrive. The key is free a minute after
+the receiving process or Redis has failed. A job's key stays stored for a day.
 
-Keys: `skipvsr:once:<SHA-256 of the key>`, hashed, for clients choose them. The value is the job's id, or, while it is
-reserved, whose it is: nobody renews or drops what has become another's meanwhile.
+The Redis key holds the SHA-256 of the client's key, because clients choose keys freely. The value is the job's id. The
+value of a reserved key is a random text, so only the owner renews or releases the reservation.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any, Final, cast
 
 from redis import Redis
 
+from jobs.keys import idempotency_key
+
 RENEW_SECONDS: Final = 15.0
-"""How often a reservation is to be renewed."""
+"""Seconds between two renewals of a reservation."""
 _RESERVED_SECONDS: Final = 60
-_KNOWN_SECONDS: Final = 86400
+_SETTLED_SECONDS: Final = 86400
 _RESERVED: Final = b"under way "
 
 _CHANGE: Final = """
--- KEYS[1] the key; ARGV: the value it must have, seconds from now on (0: remove it)
+-- KEYS[1]: the key; ARGV: the expected value, the new time to live in seconds (0: delete the key)
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
 return redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -32,14 +34,18 @@ return redis.call('EXPIRE', KEYS[1], ARGV[2])
 
 @dataclass(frozen=True)
 class Reservation:
-    """A key that this upload has, to be renewed until it is settled or released."""
+    """An upload's reserved key; the upload renews the reservation until it settles or releases the key."""
 
     key: str
     value: bytes = field(default_factory=lambda: _RESERVED + secrets.token_hex(8).encode())
 
 
 def reserve(redis: Redis, key: str) -> Reservation | str | None:
-    """Reserve a key for an upload; or the job that it has led to; or None where another upload has it."""
+    """Reserve a key for an upload.
+
+    Returns:
+        The reservation; or the id of the key's job; or None if another upload has reserved the key.
+    """
     reservation = Reservation(key)
     if redis.set(_name(key), reservation.value, nx=True, ex=_RESERVED_SECONDS):
         return reservation
@@ -48,24 +54,24 @@ def reserve(redis: Redis, key: str) -> Reservation | str | None:
 
 
 def renew(redis: Redis, reservation: Reservation) -> None:
-    """Reserve it for a minute from now."""
+    """Extend a reservation to a minute from now."""
     redis.eval(_CHANGE, 1, _name(reservation.key), reservation.value, _RESERVED_SECONDS)
 
 
 def release(redis: Redis, reservation: Reservation) -> None:
-    """Let a reserved key be used again."""
+    """Free a reserved key."""
     redis.eval(_CHANGE, 1, _name(reservation.key), reservation.value, 0)
 
 
 def forget(redis: Redis, key: str, job_id: str) -> None:
-    """Let a key be used again that has led to a job which is gone."""
+    """Free the key of a removed job."""
     redis.eval(_CHANGE, 1, _name(key), job_id, 0)
 
 
 def settle(redis: Any, reservation: Reservation, job_id: str) -> None:
-    """Write down what job a key has led to; `redis` may be a pipeline."""
-    redis.set(_name(reservation.key), job_id, ex=_KNOWN_SECONDS)
+    """Store the job's id under a reserved key; `redis` may be a pipeline."""
+    redis.set(_name(reservation.key), job_id, ex=_SETTLED_SECONDS)
 
 
 def _name(key: str) -> str:
-    return f"skipvsr:once:{sha256(key.encode()).hexdigest()}"
+    return idempotency_key(sha256(key.encode()).hexdigest())

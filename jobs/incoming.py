@@ -1,4 +1,4 @@
-"""A file that is coming in, with room set aside for it."""
+"""An upload in progress, with disk space reserved."""
 
 from __future__ import annotations
 
@@ -10,54 +10,57 @@ from jobs.errors import StorageFull
 from jobs.storage import Storage
 
 _STEP_BYTES: Final = 8 << 20
-"""Room that is asked for at a time where more comes than was announced."""
+"""Disk space reserved at a time for an upload that exceeds its announced size."""
 
 
 class Incoming:
-    """An upload at `path`, of `announced` bytes if that is known, else 0. To be closed, in any case.
+    """A file that receives an upload. The caller must call `close`.
 
-    Room for what was announced is set aside before the first byte, and for more as it comes: uploads that come in at
-    once are not promised the same room, and one that does not say how long it is gets no more than there is.
+    The constructor reserves the announced size before the first byte; `write` reserves more space as needed. Concurrent
+    uploads therefore never share the same free space. The constructor and `write` raise `StorageFull`.
 
-    Raises `StorageFull` where there is no room, here and in `write`.
+    Args:
+        storage: the data folder.
+        path: the new file.
+        announced: size in bytes; 0 if unknown.
     """
 
     def __init__(self, storage: Storage, path: Path, announced: int) -> None:
         self.path, self.size = path, 0
-        self._storage, self._room = storage, announced
-        self._lock = threading.Lock()  # a write may go on in its thread while the request that wanted it ends
-        storage.set_aside(path, announced)
+        self._storage, self._reserved = storage, announced
+        self._lock = threading.Lock()  # a write may continue in its thread after its request has ended
+        storage.reserve(path, announced)
         try:
             self._file = path.open("xb", buffering=0)
         except BaseException:
-            storage.settle(path)
+            storage.end_reservation(path)
             raise
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes. Raises ValueError after `close`."""
         with self._lock:
             if self._file.closed:
                 raise ValueError("the upload has ended")
             self.size += len(data)
-            if self.size > self._room:
-                self._make_room()
+            if self.size > self._reserved:
+                self._reserve_more()
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
-        """End it; closing twice is fine."""
+        """Close the file and end the reservation; a second call has no effect."""
         with self._lock:
             try:
                 self._file.close()
             finally:
-                self._storage.settle(self.path)
+                self._storage.end_reservation(self.path)
 
-    def _make_room(self) -> None:
-        """Ask for some more than there is, so as not to ask each time; or else for just that."""
+    def _reserve_more(self) -> None:
+        """Reserve one step beyond the current size, or only the current size if the disk has no room for a step."""
         try:
-            self._storage.set_aside(self.path, self.size + _STEP_BYTES)
-            self._room = self.size + _STEP_BYTES
+            self._storage.reserve(self.path, self.size + _STEP_BYTES)
+            self._reserved = self.size + _STEP_BYTES
         except StorageFull:
-            self._storage.set_aside(self.path, self.size)
-            self._room = self.size
+            self._storage.reserve(self.path, self.size)
+            self._reserved = self.size

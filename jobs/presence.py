@@ -1,64 +1,59 @@
-"""Which workers are alive: each one writes a note that fades unless it is written again."""
+"""Which workers are alive. Each worker repeats an announcement in Redis, which expires without repetition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, cast
+from typing import cast
 
 from pydantic import BaseModel, Field
 from redis import Redis
 
-from jobs.store import PREFIX, unavailable
-
-_NAMES: Final = f"{PREFIX}workers"
+from jobs.keys import WORKERS, worker_key
+from jobs.store.connection import unavailable
 
 
 class WorkerInfo(BaseModel):
-    """What a worker says of itself."""
+    """A worker's announcement."""
 
     name: str
     host: str
     pid: int
-    device: str = Field(description="What it computes on, for people.")
-    model: str = Field(description="The model that it keeps warm.")
-    models: list[str] = Field(default_factory=list, description="Models whose weights it has.")
-    job: str | None = Field(None, description="Id of the job that it works on.")
+    device: str = Field(description="Name of the worker's compute device.")
+    model: str = Field(description="Name of the model that the worker keeps in memory.")
+    models: list[str] = Field(default_factory=list, description="Names of the models in the worker's weights folder.")
+    job: str | None = Field(None, description="Id of the current job; null for an idle worker.")
     started_at: datetime
 
 
 class Presence:
-    """The notes of all workers. Methods raise `StoreUnavailable` when Redis does not answer."""
+    """Announcements of all workers. Methods raise `StoreUnavailable` if Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def announce(self, worker: WorkerInfo, ttl: float) -> None:
-        """Say that a worker is alive, for `ttl` seconds."""
+        """Announce a worker for `ttl` seconds."""
         with unavailable(), self._redis.pipeline() as pipe:
-            pipe.sadd(_NAMES, worker.name)
-            pipe.set(_key(worker.name), worker.model_dump_json(), px=max(1, round(ttl * 1000)))
+            pipe.sadd(WORKERS, worker.name)
+            pipe.set(worker_key(worker.name), worker.model_dump_json(), px=max(1, round(ttl * 1000)))
             pipe.execute()
 
     def leave(self, name: str) -> None:
-        """Say that a worker has stopped."""
+        """Remove the announcement of a worker that stops."""
         with unavailable(), self._redis.pipeline() as pipe:
-            pipe.srem(_NAMES, name)
-            pipe.delete(_key(name))
+            pipe.srem(WORKERS, name)
+            pipe.delete(worker_key(name))
             pipe.execute()
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers whose notes have not faded, by name."""
+        """Workers with an announcement, sorted by name; names without an announcement are removed."""
         with unavailable():
-            names = sorted(name.decode() for name in cast(Iterable[bytes], self._redis.smembers(_NAMES)))
+            names = sorted(name.decode() for name in cast(Iterable[bytes], self._redis.smembers(WORKERS)))
             if not names:
                 return []
-            notes = cast("list[bytes | None]", self._redis.mget([_key(name) for name in names]))
-            faded = [name for name, note in zip(names, notes, strict=True) if note is None]
-            if faded:
-                self._redis.srem(_NAMES, *faded)
-            return [WorkerInfo.model_validate_json(note) for note in notes if note is not None]
-
-
-def _key(name: str) -> str:
-    return f"{PREFIX}worker:{name}"
+            found = cast("list[bytes | None]", self._redis.mget([worker_key(name) for name in names]))
+            expired = [name for name, text in zip(names, found, strict=True) if text is None]
+            if expired:
+                self._redis.srem(WORKERS, *expired)
+            return [WorkerInfo.model_validate_json(text) for text in found if text is not None]

@@ -1,4 +1,4 @@
-"""The job as both sides and the API see it: what was asked (`JobOptions`), and how it goes (`Job`)."""
+"""Job documents, shared by service, worker and API: the user's options (`JobOptions`) and the job's state (`Job`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from jobs.errors import SkipVsrError
+
 
 class JobState(StrEnum):
-    """Where a job stands. Done, failed and cancelled are final, but a failed one can be resumed, as a paused one."""
+    """State of a job. Done, failed and cancelled are final; a paused or failed job can be resumed."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -21,58 +23,64 @@ class JobState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing will happen to the job by itself any more."""
+        """Whether the state changes only at a user's request."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
 class Priority(StrEnum):
-    """Which queue a job waits in; a worker looks into them in this order."""
+    """Queue of a job. A worker reads the queues in the order high, normal, low."""
 
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
 
 
-_HOLDS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
-"""Codecs of the containers that don't hold all of them."""
-
-
+_CODECS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
+"""Codecs of the containers that do not support all codecs."""
 _ROUTINGS: Final = ("off", "balanced", "fast")
 STORED: Final = "stored"
-"""Validation context for documents that were written down earlier: they may hold what is refused by now."""
+"""Validation context for stored documents, which may hold options that new requests may not use."""
 
 
 class JobOptions(BaseModel):
-    """What the user asks for; every field has a default that suits most."""
+    """Options of a job. Every field has a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("auto", description="Name of a model (`skipvsr models` lists them); auto: the server's default.")
-    scale: Literal[2, 3, 4] | None = Field(None, description="Enlargement; 4 unless `height` is given.")
+    model: str = Field(
+        "auto", description="Name of a model (`skipvsr models` lists all models); auto: the server's default."
+    )
+    scale: Literal[2, 3, 4] | None = Field(
+        None, description="Scale factor of width and height; 4 if neither `scale` nor `height` is given."
+    )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
-        None, description="Height of the output in pixels, instead of `scale`; the width follows."
+        None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."
     )
     chunk: Annotated[int, Field(ge=1, le=256)] = Field(
-        24, description="Frames that are processed, encoded and checkpointed together."
+        24, description="Frames per chunk. The worker processes, encodes and checkpoints one chunk at a time."
     )
     lookahead: Annotated[int, Field(ge=0, le=64)] = Field(
-        4, description="Frames after the chunk that the backward branch sees: more is sharper at the seams, and slower."
+        4,
+        description="Frames after a chunk that the backward branch reads. More frames improve the frames at chunk "
+        "borders and take more time.",
     )
     routing: str = Field(
         "balanced",
-        description="How much work may be left out: off, balanced or fast.",
+        description="How much work the network may skip: off, balanced or fast.",
         json_schema_extra={"enum": list(_ROUTINGS)},
     )
     codec: Literal["auto", "h264", "hevc", "av1"] = Field(
-        "auto", description="Codec of the output: h264, hevc or av1; auto: h264, but av1 in webm."
+        "auto", description="Codec of the output: h264, hevc or av1; auto: av1 in webm, h264 in all other containers."
     )
     container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
         "auto",
-        description="Container of the output: mp4, mkv, mov or webm; auto: mp4, but mkv where mp4 would lose "
-        "a track, an attachment or the styles of ASS subtitles.",
+        description="Container of the output: mp4, mkv, mov or webm; auto: mp4, or mkv if mp4 cannot hold a track, an "
+        "attachment or the styles of ASS subtitles.",
     )
-    crf: Annotated[int, Field(ge=0, le=51)] = Field(18, description="Quality of the encoding, lower is better.")
-    priority: Priority = Field(Priority.NORMAL, description="high, normal or low: which queue the job waits in.")
+    crf: Annotated[int, Field(ge=0, le=51)] = Field(
+        18, description="Constant rate factor of the encoder. A lower value gives higher quality and a larger file."
+    )
+    priority: Priority = Field(Priority.NORMAL, description="Queue of the job: high, normal or low.")
 
     @field_validator("routing")
     @classmethod
@@ -89,68 +97,84 @@ class JobOptions(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> JobOptions:
-        held = _HOLDS.get(self.container)
-        if held is not None and self.codec not in ("auto", *held):
-            raise ValueError(f"{self.container} can't hold {self.codec}; it holds {' and '.join(held)}")
+        codecs = _CODECS.get(self.container)
+        if codecs is not None and self.codec not in ("auto", *codecs):
+            raise ValueError(f"{self.container} can't hold {self.codec}; it holds {' and '.join(codecs)}")
         return self
 
 
 class StreamFacts(BaseModel):
-    """What is known of a file's video stream and of what goes with it."""
+    """Properties of a file and its streams."""
 
-    container: str
-    codec: str
-    width: int = Field(description="Pixels, as stored (before rotation).")
-    height: int
-    frames: int | None = Field(None, description="Number of frames; null where the file does not say.")
-    frame_rate: float | None = Field(None, description="Average frames a second.")
-    duration_seconds: float | None = None
-    pixel_format: str
-    bit_depth: int = 8
-    size_bytes: int | None = None
+    container: str = Field(description="Name of the container.")
+    codec: str = Field(description="Name of the video codec.")
+    width: int = Field(description="Width in pixels as stored, before rotation.")
+    height: int = Field(description="Height in pixels as stored, before rotation.")
+    frames: int | None = Field(None, description="Number of frames; null if the file does not state the number.")
+    frame_rate: float | None = Field(None, description="Average number of frames per second.")
+    duration_seconds: float | None = Field(None, description="Duration of the video in seconds.")
+    pixel_format: str = Field(description="libav's name of the pixel format.")
+    bit_depth: int = Field(8, description="Bits per color channel.")
+    size_bytes: int | None = Field(None, description="Size of the file in bytes.")
     audio: list[str] = Field(default_factory=list, description="Codecs of the audio tracks.")
     subtitles: list[str] = Field(default_factory=list, description="Codecs of the subtitle tracks.")
 
 
 class Progress(BaseModel):
-    """How far a job is."""
+    """Progress of a job."""
 
-    frames_done: int = 0
-    frames_total: int | None = Field(None, description="Null where the file does not say how many frames it has.")
-    fps: float | None = Field(None, description="Frames a second since the job started.")
-    eta_seconds: float | None = None
+    frames_done: int = Field(0, description="Number of frames upscaled and checkpointed.")
+    frames_total: int | None = Field(None, description="Number of frames in the video; null if unknown.")
+    fps: float | None = Field(None, description="Frames per second since the worker claimed the job.")
+    eta_seconds: float | None = Field(None, description="Estimated seconds until all frames are done.")
 
 
 class JobMetrics(BaseModel):
-    """Measured on the machine that did the work, wall-clock seconds."""
+    """Measurements on the worker's machine. Times are wall-clock seconds."""
 
-    queue_seconds: float | None = Field(None, description="From the upload's end until a worker took the job.")
-    processing_seconds: float | None = Field(None, description="From then until the result was published.")
-    decode_seconds: float = Field(0.0, description="Spent in decoding (overlaps with the others).")
-    model_seconds: float = Field(0.0, description="Spent in the network.")
-    encode_seconds: float = Field(0.0, description="Spent in encoding.")
-    chunk_seconds: list[float] = Field(default_factory=list, description="Time in the network of each chunk.")
-    cuts: list[int] = Field(
-        default_factory=list, description="Frames, counted from 0, at which a new scene starts and the network anew."
+    queue_seconds: float | None = Field(
+        None, description="Seconds from the end of the upload until the first worker claimed the job."
     )
-    skip_ratio: float = Field(0.0, description="Fraction of (tile, block) units of the network that were not run.")
+    processing_seconds: float | None = Field(None, description="Seconds of processing, summed over all attempts.")
+    decode_seconds: float = Field(0.0, description="Seconds of decoding. Decoding, model and encoding overlap in time.")
+    model_seconds: float = Field(0.0, description="Seconds of computation in the network.")
+    encode_seconds: float = Field(0.0, description="Seconds of encoding.")
+    chunk_seconds: list[float] = Field(
+        default_factory=list, description="Seconds of computation in the network for each of the last 1000 chunks."
+    )
+    cuts: list[int] = Field(
+        default_factory=list,
+        description="First frame of each new scene, counted from 0. A scene cut resets the network's state.",
+    )
+    skip_ratio: float = Field(
+        0.0,
+        description="Fraction of all (tile, residual block) units that the network did not compute: reused units and "
+        "units skipped by the gates.",
+    )
     reuse_ratio: float = Field(
         0.0,
-        description="The part of skip_ratio whose tiles were taken over from the frame beside; "
-        "the rest an estimator left out.",
+        description="Fraction of all (tile, residual block) units that the inter-frame mask reused from a neighboring "
+        "frame; a part of skip_ratio.",
     )
     speedup: float = Field(
-        1.0, description="Dense network's time over this job's, measured on this machine at this size; 1: no gain."
+        1.0,
+        description="Speedup is dense time divided by routed time. Dense time is sampled between chunks, on the same "
+        "machine and at the same frame size. 1: no gain.",
     )
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 (application/problem+json) has it."""
+    """An error in the format of RFC 9457 (application/problem+json)."""
 
-    type: str = Field(description="about:blank, or a URI reference that names the kind.")
-    title: str
-    status: int
-    detail: str
+    type: str = Field(description="URI reference that identifies the kind of error, or about:blank.")
+    title: str = Field(description="Name of the kind of error.")
+    status: int = Field(description="HTTP status code.")
+    detail: str = Field(description="The problem and a remedy, in one line.")
+
+    @classmethod
+    def from_error(cls, error: SkipVsrError) -> Problem:
+        """Describe an error."""
+        return cls(type=f"/problems/{error.kind}", title=error.title, status=error.status, detail=str(error))
 
 
 def _now() -> datetime:
@@ -158,28 +182,32 @@ def _now() -> datetime:
 
 
 class Job(BaseModel):
-    """The job document."""
+    """A job document."""
 
-    id: str
-    state: JobState = JobState.QUEUED
-    filename: str = Field(description="Name of the uploaded file, as the client gave it, made harmless.")
+    id: str = Field(description="Id of the job.")
+    state: JobState = Field(JobState.QUEUED, description="State of the job.")
+    filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
     options: JobOptions
-    created_at: datetime = Field(default_factory=_now)
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    attempt: int = Field(0, description="How many times a worker has taken the job.")
+    created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
+    started_at: datetime | None = Field(None, description="Time of the last claim by a worker.")
+    finished_at: datetime | None = Field(None, description="Time when the job reached a final state.")
+    attempt: int = Field(0, description="Number of claims by workers.")
     files_removed: bool = Field(
-        False, description="Of a failed job: whether its files have been removed since, so that it can't be resumed."
+        False, description="Whether the files of a failed job have been removed. Such a job cannot be resumed."
     )
     deaths: int = Field(
-        0, description="How many workers died over it; too many in a row at the same place, and it fails."
+        0,
+        description="Number of workers that died while processing the job. The job fails after SKIPVSR_MAX_DEATHS "
+        "deaths in a row at the same frame.",
     )
-    model: str | None = Field(None, description="Name of the network that does it: what `auto` came to.")
-    worker: str | None = Field(None, description="Name of the worker that has it, or had it last.")
+    model: str | None = Field(None, description="Name of the model; null until a worker resolves `auto`.")
+    worker: str | None = Field(None, description="Name of the current or last worker.")
     progress: Progress = Field(default_factory=Progress)
-    input: StreamFacts | None = None
-    output: StreamFacts | None = None
+    input: StreamFacts | None = Field(None, description="Properties of the uploaded file.")
+    output: StreamFacts | None = Field(None, description="Properties of the result; null until the job is done.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)
-    warnings: list[str] = Field(default_factory=list, description="What could not be kept, and why.")
-    error: Problem | None = None
-    traceparent: str | None = Field(None, description="The trace that the upload belongs to, where traces are made.")
+    warnings: list[str] = Field(
+        default_factory=list, description="Properties of the source that the result cannot keep, with reasons."
+    )
+    error: Problem | None = Field(None, description="Reason why the job failed or paused.")
+    traceparent: str | None = Field(None, description="Trace of the upload (W3C Trace Context); null without tracing.")

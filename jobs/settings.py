@@ -1,4 +1,4 @@
-"""Settings: one typed class, built once in a process's entry point and passed down. No globals."""
+"""Settings: one typed class. The entry point of a process creates the settings once and passes them on."""
 
 from __future__ import annotations
 
@@ -10,157 +10,187 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Every setting is an environment variable `SKIPVSR_<NAME>`, or a line of `.env`; an empty one is unset."""
+    """All settings. Each is an environment variable `SKIPVSR_<NAME>` or a line of `.env`; an empty value is unset."""
 
     model_config = SettingsConfigDict(
         env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    redis_url: str | None = Field(None, description="A Redis of your own; empty: `skipvsr up` starts one.")
-    data_dir: Path = Field(Path("data"), description="Where uploads, checkpoints, results and weights are kept.")
-    http_host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
-    http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port of the HTTP API.")
+    redis_url: str | None = Field(None, description="URL of the Redis server; empty: `skipvsr up` starts a Redis.")
+    data_dir: Path = Field(Path("data"), description="Folder of uploads, checkpoints, results and weights.")
+    http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
+    http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
     http_names: str = Field(
         "",
-        description="Without an API key: public names by which the HTTP API may be asked, with commas between them; "
-        "addresses and names of local networks always may.",
+        description="Comma-separated public host names that the HTTP API accepts if no API key is set. IP addresses "
+        "and names of local networks are always accepted.",
     )
-    grpc_host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
-    grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Port of the gRPC server.")
+    grpc_host: str = Field("127.0.0.1", description="Listen address of the gRPC server.")
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Listen port of the gRPC server.")
     grpc_max_streams: Annotated[int, Field(ge=1)] = Field(
-        8, description="Most gRPC streams at a time; further ones end with RESOURCE_EXHAUSTED."
+        8,
+        description="Maximum number of concurrent gRPC streams; the server rejects further streams with "
+        "RESOURCE_EXHAUSTED.",
     )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
-        8, description="Frames of a stream that may wait for their answer to be taken, beyond chunk and look-ahead."
+        8,
+        description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
+        "look-ahead.",
     )
     grpc_batch: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Most gRPC streams of one size and config whose waiting frames go through the network together; "
-        "1: one by one; 0: as many as pay (on a GPU all, on a CPU while their frames have at most 57,600 pixels).",
+        description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
+        "The automatic maximum is all streams on a GPU, and a total of 57,600 pixels on a CPU.",
     )
     grpc_max_message_bytes: Annotated[int, Field(ge=65536, le=2**31 - 1)] = Field(
-        64 * 1024**2, description="Largest gRPC message that is taken, in bytes."
+        64 * 1024**2, description="Maximum size of a gRPC message in bytes."
     )
     grpc_idle_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="A gRPC stream on which nothing comes, or no answer is taken, for so long is ended."
+        60.0,
+        description="Seconds without a frame from the client, or without the client reading an answer, before a gRPC "
+        "stream ends.",
     )
     grpc_session_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="How long a gRPC stream's state is kept after its connection broke, for it to be resumed."
+        60.0,
+        description="Seconds for which the server keeps a stream's state after a lost connection, so that the client "
+        "can resume.",
     )
     grpc_drain_seconds: Annotated[float, Field(ge=0)] = Field(
-        10.0, description="After SIGTERM gRPC streams have so long to end by themselves."
+        10.0, description="Seconds after SIGTERM before the server ends the remaining gRPC streams."
     )
     grpc_keepalive_seconds: Annotated[float, Field(ge=1)] = Field(
-        20.0, description="How often a silent gRPC connection is checked; a dead one is closed half as much later."
+        20.0,
+        description="Seconds without traffic before the server probes a gRPC connection. The server closes a "
+        "connection without an answer after half this time.",
     )
     grpc_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="Port on which the gRPC server serves its Prometheus metrics; 0: it serves none."
+        0, description="Port of the gRPC server's Prometheus metrics; 0: no metrics."
     )
-    grpc_tls_cert: Path | None = Field(None, description="Certificate (PEM) of the gRPC server; empty: no TLS.")
-    grpc_tls_key: Path | None = Field(None, description="Its private key (PEM).")
+    grpc_tls_cert: Path | None = Field(None, description="Certificate file (PEM) of the gRPC server; empty: no TLS.")
+    grpc_tls_key: Path | None = Field(None, description="Private key file (PEM) of the gRPC server's certificate.")
     grpc_tls_client_ca: Path | None = Field(
-        None, description="CA (PEM) whose certificate gRPC clients must have; empty: any client."
+        None,
+        description="CA file (PEM) that must have signed the certificates of gRPC clients; empty: clients need no "
+        "certificate.",
     )
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the network; auto: bf16 where the device computes it, else fp32."
+        "auto", description="Number format of the network; auto: bf16 if the device supports bf16, else fp32."
     )
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads for the network; 0: one a core.")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="Number of CPU threads for the network; 0: one thread per core."
+    )
     encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
         "software",
-        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: that "
-        "hardware where it works, else software; auto: whichever works.",
+        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: this "
+        "hardware encoder if it works, else software; auto: the first encoder that works.",
     )
-    model: str = Field("auto", description="Model of jobs that name none; auto: small.")
+    model: str = Field("auto", description="Model of jobs without a model option; auto: small.")
 
     api_key: SecretStr | None = Field(
-        None, description="Key that every request needs (`Authorization: Bearer` or `X-API-Key`); empty: none."
+        None,
+        description="API key that every request must carry (`Authorization: Bearer` or `X-API-Key`); empty: no key.",
     )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
-        4 * 1024**3, description="Largest upload that is taken, in bytes; larger ones end with 413."
+        4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."
     )
-    max_pixels: Annotated[int, Field(ge=1)] = Field(1920 * 1088, description="Most pixels of one source frame.")
-    max_output_pixels: Annotated[int, Field(ge=1)] = Field(7680 * 4352, description="Most pixels of one output frame.")
-    max_duration_seconds: Annotated[float, Field(gt=0)] = Field(4 * 3600, description="Longest video that is taken.")
-    max_frames: Annotated[int, Field(ge=1)] = Field(1_000_000, description="Most frames of a video.")
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        1920 * 1088, description="Maximum number of pixels in a source frame."
+    )
+    max_output_pixels: Annotated[int, Field(ge=1)] = Field(
+        7680 * 4352, description="Maximum number of pixels in an output frame."
+    )
+    max_duration_seconds: Annotated[float, Field(gt=0)] = Field(
+        4 * 3600, description="Maximum duration of a video in seconds."
+    )
+    max_frames: Annotated[int, Field(ge=1)] = Field(1_000_000, description="Maximum number of frames in a video.")
     max_streams: Annotated[int, Field(ge=1)] = Field(
-        32, description="Most streams (video, audio, subtitles, …) of a file."
+        32, description="Maximum number of streams (video, audio, subtitles, …) in a file."
     )
     max_probe_bytes: Annotated[int, Field(ge=4096)] = Field(
-        16 * 1024**2, description="Bytes that may be read to find out what a file is."
+        16 * 1024**2, description="Maximum number of bytes that the probe reads to identify a file."
     )
     max_decoder_bytes: Annotated[int, Field(ge=1)] = Field(
-        4 * 1024**3, description="Memory (address space) of the process that decodes."
+        4 * 1024**3, description="Maximum memory (address space) of the decoder process in bytes."
     )
     max_decoder_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="Time in which the process that decodes must come up with the next frame."
+        60.0, description="Seconds in which the decoder process must return the next frame."
     )
     upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="An upload from which nothing comes for so long is given up (408)."
+        60.0, description="Seconds without data before the API ends an upload with status 408."
     )
 
     weights_dir: Path | None = Field(
         None,
-        description="Where models' weights are kept, your own as NAME.safetensors; empty: weights in data_dir.",
+        description="Folder of model weights, with user models as NAME.safetensors; empty: the folder weights in "
+        "data_dir.",
     )
     worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="Port on which a worker serves its Prometheus metrics; 0: it serves none."
+        0, description="Port of a worker's Prometheus metrics; 0: no metrics."
     )
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="How often a worker says that it is alive, and asks whether its job is to stop."
+        2.0,
+        description="Seconds between two heartbeats of a worker. The reply tells the worker to cancel or pause its "
+        "job.",
     )
     worker_lost_seconds: Annotated[float, Field(gt=0)] = Field(
-        20.0, description="A worker that was silent for so long is taken for dead, and its job goes to another."
+        20.0, description="Seconds without a heartbeat before a worker counts as dead and its job is requeued."
     )
     max_deaths: Annotated[int, Field(ge=1)] = Field(
         3,
-        description="A job over which so many workers in a row died at the same place fails, and does not loop.",
+        description="Number of workers that may die in a row at the same frame of a job before the job fails.",
     )
     chunk_timeout_minutes: Annotated[float, Field(gt=0)] = Field(
-        240.0, description="A chunk that takes longer is taken for hung: the worker ends itself."
+        240.0, description="Minutes without a finished chunk before a worker treats its job as hung and exits."
     )
     job_timeout_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
-        720, description="A job that a worker has had for longer fails."
+        720, description="Hours that a worker may spend on one job before the job fails."
     )
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="After SIGTERM a worker finishes its chunk; after so many seconds it gives the chunk up."
+        60.0,
+        description="Seconds after SIGTERM in which a worker may finish its chunk; later the worker abandons the "
+        "chunk.",
     )
     input_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        24.0, description="How long an upload is kept after its job is done."
+        24.0, description="Hours after the end of a job before its uploaded file is removed."
     )
-    result_ttl_hours: Annotated[float, Field(ge=0)] = Field(168.0, description="How long a result is kept.")
+    result_ttl_hours: Annotated[float, Field(ge=0)] = Field(
+        168.0, description="Hours after the end of a job before its result is removed."
+    )
     failed_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        72.0, description="How long the files of a failed job are kept."
+        72.0, description="Hours after the failure of a job before its files are removed."
     )
     history_ttl_hours: Annotated[float, Field(ge=0)] = Field(
-        720.0, description="How long the document of a finished job can still be asked for."
+        720.0, description="Hours after the end of a job before its document is removed."
     )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
-        300.0, description="How often expired files and orphans are looked for."
+        300.0, description="Seconds between two searches for expired files and orphaned folders."
     )
     orphan_minutes: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="A folder without a job is removed when nothing in it has changed for so long."
+        60.0, description="Minutes without a change before a folder without a job is removed."
     )
     quota_gb: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Most that all jobs' files together may take, in GB; 0: as much as the disk has."
+        0.0, description="Maximum size of all job files together in GB; 0: no limit."
     )
     min_free_gb: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="Uploads are refused and jobs do not start when the disk would have less left, in GB."
+        0.5,
+        description="Disk space in GB that must stay free; the server rejects uploads and pauses jobs that need this "
+        "space.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log lines that are written."
+        "info", description="Minimum severity of log lines."
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="text: lines for a terminal; json: a JSON document a line, as in containers."
+        "text", description="Format of log lines. text: lines for a terminal; json: one JSON document per line."
     )
 
     otlp_endpoint: str | None = Field(
-        None, description="OpenTelemetry collector (OTLP over HTTP) that traces are sent to; empty: none are made."
+        None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
 
     @property
     def weights(self) -> Path:
-        """The folder of the weights, whether it was set or follows from `data_dir`."""
+        """Folder of model weights: `weights_dir`, or a folder in `data_dir`."""
         return self.weights_dir or self.data_dir / "weights"

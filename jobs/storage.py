@@ -1,12 +1,12 @@
-"""The files of jobs, below one data folder.
+"""Job files in the data folder.
 
-    <data_dir>/uploads/                 uploads that are still coming in
-    <data_dir>/jobs/<id>/input          the upload
-                         work-<token>/  checkpoint and segments of the worker that holds this token
-                         result.mp4     the result, once published; or .mkv, .mov, .webm
+    <data_dir>/uploads/                 uploads in progress
+    <data_dir>/jobs/<id>/input          the uploaded file
+                         work-<token>/  checkpoint and segments of the worker with this fencing token
+                         result.mp4     the published result (or .mkv, .mov, .webm)
 
-A worker takes over the work of another by renaming its folder to its own token. From that moment whatever the other
-one still tries to create, commit or publish fails, for its paths are gone: that is the fence, and it needs no clock.
+A worker takes a job over by renaming the working folder to its own token. The previous worker's paths then no longer
+exist, so its later writes and its publication fail. This fence needs no clock.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ from jobs.settings import Settings
 
 GB: Final = 1_000_000_000
 _ID: Final = re.compile(r"[0-9a-f]{16,64}")
-_FULL: Final = {errno.ENOSPC: "is full", errno.EDQUOT: "is over its quota", errno.EROFS: "is read-only"}
+NO_ROOM: Final = {errno.ENOSPC: "is full", errno.EDQUOT: "is over its quota", errno.EROFS: "is read-only"}
+"""Reason for each error number that means a disk accepts no data."""
 
 
 class Fenced(Exception):
-    """The job's files belong to another worker by now."""
+    """The job's files now belong to another worker. This error ends the worker's run and never reaches a user."""
 
 
 def new_id() -> str:
-    """A job's id: random, so that it can't be guessed, and harmless in a path or an address."""
+    """Create a random job id of hexadecimal digits; nobody can guess the id, and it is safe in paths and URLs."""
     return secrets.token_hex(12)
 
 
 @contextmanager
 def room(folder: Path) -> Iterator[None]:
-    """Turn "no space left", "over quota" and "read-only" into `StorageFull`, which says what to do."""
+    """Raise "no space left", "over quota" and "read-only" errors in the block as `StorageFull`."""
     try:
         yield
     except OSError as error:
-        reason = _FULL.get(error.errno or 0)
+        reason = NO_ROOM.get(error.errno or 0)
         if reason is None:
             raise
         raise StorageFull(
-            f"The data folder {folder} {reason}. Make room or make it writable, then try again."
+            f"The data folder {folder} {reason}. Free disk space or make the folder writable, then try again."
         ) from error
 
 
 def sync_file(path: Path) -> None:
-    """Make sure that a file's bytes are on the disk."""
+    """Flush a file or folder to the disk (fsync)."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -63,16 +64,19 @@ def sync_file(path: Path) -> None:
 
 
 def replace(part: Path, final: Path) -> None:
-    """Give a finished file its name: fsync, one rename, fsync of the folder. Nobody ever sees half of it."""
+    """Rename a finished file atomically: fsync, one rename, fsync of the folder. Readers never see a partial file."""
     sync_file(part)
     part.replace(final)
     sync_file(final.parent)
 
 
 class Storage:
-    """The folder of all jobs' files.
+    """All job files.
 
-    `quota` is the most that they may take, and `min_free` what must be left on the disk, both in bytes; 0: no limit.
+    Args:
+        data_dir: the data folder.
+        quota: upper limit in bytes for all job files; 0: no limit.
+        min_free: bytes that must stay free on the disk.
     """
 
     def __init__(self, data_dir: Path, *, quota: int = 0, min_free: int = 0) -> None:
@@ -80,16 +84,16 @@ class Storage:
         self.uploads = data_dir / "uploads"
         self.quota = quota
         self.min_free = min_free
-        self._aside: dict[Path, int] = {}
+        self._reserved: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The data folder that the settings name, with their limits."""
+        """Create the storage of the settings."""
         return cls(settings.data_dir, quota=int(settings.quota_gb * GB), min_free=int(settings.min_free_gb * GB))
 
     def prepare(self) -> None:
-        """Make the folders; raises `StorageFull` if they can't be written to."""
+        """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
         with room(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             self.uploads.mkdir(parents=True, exist_ok=True)
@@ -98,24 +102,24 @@ class Storage:
             probe.unlink()
 
     def job_dir(self, job_id: str) -> Path:
-        """The folder of a job. Raises `NotFound` for what can't be an id, so that no path escapes."""
+        """Folder of a job. Raises `NotFound` for a malformed id, so no path leaves the data folder."""
         if not _ID.fullmatch(job_id):
             raise NotFound(f"There is no job {job_id!r}.")
         return self.root / job_id
 
     def input_path(self, job_id: str) -> Path:
-        """Where the upload lies."""
+        """Path of the uploaded file."""
         return self.job_dir(job_id) / "input"
 
     def result_path(self, job_id: str) -> Path:
-        """Where the result lies, once it is published. Its suffix is its container's; result.mp4 if there is none."""
+        """Path of the published result with its container's suffix; result.mp4 if no result exists."""
         folder = self.job_dir(job_id)
         return next(folder.glob("result.*"), folder / "result.mp4")
 
     def adopt(self, upload: Path, job_id: str) -> Path:
-        """Make a file that was received whole (in `uploads`) the input of a job.
+        """Move a complete upload into the folder of a new job; return the new path.
 
-        Raises `StorageFull` if the disk is full or read-only; then nothing of the job is left, and the file stays.
+        Raises `StorageFull` if the disk is full or read-only; the upload then stays in place.
         """
         folder = self.job_dir(job_id)
         try:
@@ -128,60 +132,60 @@ class Storage:
         return folder / "input"
 
     def check_room(self, expected: int) -> None:
-        """Raise `StorageFull`, naming the setting, if `expected` more bytes would break the quota or fill the disk.
+        """Raise `StorageFull` if `expected` more bytes exceed the quota or the free space.
 
-        Uploads that this process is receiving count in full.
+        The message names the setting. Uploads in progress in this process count with their reserved size.
         """
-        coming = self._coming()
+        coming = self._outstanding()
         if self.quota and (used := self.used() + coming) + expected > self.quota:
             raise StorageFull(
-                f"Jobs take {_size(used)}; with {_size(expected)} more they would be over the quota of "
-                f"{_size(self.quota)} (SKIPVSR_QUOTA_GB). Delete jobs that are done, or try again later."
+                f"Job files use {_size(used)}; with {_size(expected)} more the total would exceed the quota of "
+                f"{_size(self.quota)} (SKIPVSR_QUOTA_GB). Delete finished jobs, or try again later."
             )
         free = self.free() - coming
         if free - expected < self.min_free:
             raise StorageFull(
-                f"The disk has {_size(max(0, free))} left, {_size(expected)} are needed and {_size(self.min_free)} "
-                "must stay free (SKIPVSR_MIN_FREE_GB). Make room, then try again."
+                f"The disk has {_size(max(0, free))} free; {_size(expected)} is needed, and {_size(self.min_free)} "
+                "must stay free (SKIPVSR_MIN_FREE_GB). Free disk space, then try again."
             )
 
-    def set_aside(self, upload: Path, size: int) -> None:
-        """Set room aside for an upload of `size` bytes, as far as that has not been done; `settle` must follow.
+    def reserve(self, upload: Path, size: int) -> None:
+        """Reserve disk space for an upload of `size` bytes in total; `end_reservation` must follow.
 
-        Raises `StorageFull`; then what was set aside before stays so.
+        Raises `StorageFull`; an earlier reservation for the same upload then stays in force.
         """
         with self._lock:
-            self.check_room(size - self._aside.get(upload, 0))
-            self._aside[upload] = size
+            self.check_room(size - self._reserved.get(upload, 0))
+            self._reserved[upload] = size
 
-    def settle(self, upload: Path) -> None:
-        """An upload has ended: what it takes counts as it is."""
+    def end_reservation(self, upload: Path) -> None:
+        """End the reservation of an upload; from now on the file's real size counts."""
         with self._lock:
-            self._aside.pop(upload, None)
+            self._reserved.pop(upload, None)
 
-    def _coming(self) -> int:
-        """Bytes that were set aside and are not there yet."""
-        return sum(max(0, size - _size_of_file(upload)) for upload, size in list(self._aside.items()))
+    def _outstanding(self) -> int:
+        """Reserved bytes that have not arrived yet."""
+        return sum(max(0, size - _size_of_file(upload)) for upload, size in list(self._reserved.items()))
 
     def used(self) -> int:
-        """Bytes that all jobs' files take."""
+        """Size of all job files and uploads in bytes."""
         return size_of(self.root) + size_of(self.uploads)
 
     def free(self) -> int:
-        """Bytes left on the disk of the data folder."""
+        """Free bytes on the disk of the data folder."""
         folder = self.root
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
     def last_token(self, job_id: str) -> int:
-        """The highest token that has taken the working folder of a job; 0 if none has."""
+        """Highest token of a job's working folders; 0 if the job has no working folder."""
         return max((token for token, _ in self._work(job_id)), default=0)
 
     def take_work(self, job_id: str, token: int) -> Path:
-        """The working folder of the holder of `token`, taken from whoever had it, with the checkpoint that is in it.
+        """Take the working folder over, with its checkpoint, for the worker with `token`; return the new path.
 
-        Raises `Fenced` if a higher token has it already or the job's folder is gone.
+        Raises `Fenced` if a higher token has the folder, or the job's folder does not exist.
         """
         mine = self.job_dir(job_id) / f"work-{token}"
         with room(self.root):
@@ -200,13 +204,13 @@ class Storage:
         return mine
 
     def _work(self, job_id: str) -> list[tuple[int, Path]]:
-        """The working folders of a job with their tokens, the highest last."""
+        """Working folders of a job with their tokens, sorted by token."""
         return sorted((int(p.name.removeprefix("work-")), p) for p in self.job_dir(job_id).glob("work-*"))
 
     def publish(self, part: Path, job_id: str) -> Path:
-        """Make a finished file, `result.<suffix>` in the working folder, the job's result.
+        """Move `result.<suffix>` from the working folder into the job's folder; return the new path.
 
-        Raises `Fenced` if it is gone.
+        Raises `Fenced` if the file does not exist.
         """
         final = self.job_dir(job_id) / part.name
         with room(self.root):
@@ -217,25 +221,25 @@ class Storage:
         return final
 
     def remove_work(self, job_id: str) -> None:
-        """Remove the working folders of a job, if there are any."""
+        """Remove all working folders of a job."""
         for work in self.job_dir(job_id).glob("work-*"):
             shutil.rmtree(work, ignore_errors=True)
 
     def remove(self, job_id: str) -> None:
-        """Remove all files of a job. Never fails because there are none.
+        """Remove all files of a job; a job without files is no error.
 
-        The folder is renamed first: a worker that still writes there loses its paths at once, not file by file.
+        The rename before the removal invalidates all paths of a running worker in one step.
         """
         folder = self.job_dir(job_id)
-        grave = self.root / f".removed-{job_id}-{secrets.token_hex(4)}"
+        removed = self.root / f".removed-{job_id}-{secrets.token_hex(4)}"
         try:
-            folder.rename(grave)
+            folder.rename(removed)
         except OSError:
-            grave = folder
-        shutil.rmtree(grave, ignore_errors=True)
+            removed = folder
+        shutil.rmtree(removed, ignore_errors=True)
 
     def folders(self) -> dict[str, Path]:
-        """All folders here by name: jobs' ids, and the remains of removals that were cut short."""
+        """All folders by name: job ids, and remains of interrupted removals."""
         return {p.name: p for p in self.root.iterdir() if p.is_dir()} if self.root.exists() else {}
 
 
@@ -244,7 +248,7 @@ def _size(count: int) -> str:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder; files that vanish meanwhile count as nothing."""
+    """Size in bytes of all files below a folder; a file that vanishes during the count adds nothing."""
     return sum(_size_of_file(Path(base) / name) for base, _, names in os.walk(folder) for name in names)
 
 

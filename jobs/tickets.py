@@ -1,7 +1,7 @@
-"""The queue, as RQ has it: tickets that say "look at this job".
+"""The queue in RQ: each ticket asks a worker to look at one job.
 
-A ticket carries a job's id and nothing else; whether the job is to be done is in its document, and claiming it is one
-step in Redis. So a lost ticket can be written again, and one too many does no harm.
+A ticket carries only a job's id. The job's document decides whether the job is still to be done, and Redis claims the
+job in one step. So the store can replace a lost ticket, and a surplus ticket has no effect.
 """
 
 from __future__ import annotations
@@ -19,19 +19,25 @@ from rq.registry import StartedJobRegistry
 from jobs.schema import Priority
 
 TASK: Final = "worker.tasks.run"
-"""What a ticket calls in the worker; the service knows it by name only."""
+"""Name of the function in every ticket. No such function exists; the worker runs tickets with its own runner."""
 SERIALIZER: Final = "json"
 QUEUES: Final = {priority: f"skipvsr-{priority}" for priority in Priority}
-"""Queue of each priority, in the order in which workers look into them."""
-TRIES: Final = 5
-"""A ticket has one note, rarely two: each that goes at the wrong moment costs one try."""
+"""Queue of each priority, in the order in which workers read the queues."""
+ATTEMPTS: Final = 5
+"""Attempts at a step of RQ. Each execution record that vanishes costs one; a ticket has one record, rarely two."""
 
 
 def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: bool, timeout: int, pipe: Any) -> str:
-    """Add a ticket for a job to a pipeline, at the front or the back of its queue; returns the ticket's id.
+    """Add a ticket for a job to its queue; return the ticket's id.
 
-    It must be the first thing in the pipeline `pipe`, for RQ begins the transaction. `number` makes tickets of one job
-    distinct; `timeout` is in seconds.
+    Args:
+        redis: the client.
+        job_id: the job.
+        number: a number that makes the ticket's id unique.
+        priority: the job's priority, which selects the queue.
+        front: whether the ticket goes to the front of the queue.
+        timeout: seconds that RQ allows for the job.
+        pipe: a Redis pipeline. The ticket must be its first command, because RQ starts the transaction.
     """
     queue = Queue(QUEUES[priority], connection=redis, serializer=SERIALIZER)
     ticket = queue.create_job(
@@ -48,7 +54,7 @@ def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: b
 
 
 def drop(redis: Redis, ticket_id: str) -> None:
-    """Remove a ticket and all that RQ keeps about it, wherever it is."""
+    """Remove a ticket from its queue, and all records of RQ about the ticket."""
 
     def delete() -> None:
         try:
@@ -56,60 +62,60 @@ def drop(redis: Redis, ticket_id: str) -> None:
             with redis.pipeline() as pipe:
                 ticket.delete(pipeline=pipe)
                 pipe.execute()
-        except (NoSuchJobError, InvalidJobOperation):  # gone, or gone since it was read: a worker has just ended it
+        except (NoSuchJobError, InvalidJobOperation):  # a worker has ended the ticket, possibly after the fetch
             redis.delete(Ticket.key_for(ticket_id))
             for name in QUEUES.values():
                 redis.lrem(Queue(name, connection=redis, serializer=SERIALIZER).key, 0, ticket_id)
 
-    mended(redis, ticket_id, delete)
+    with_repair(redis, ticket_id, delete)
 
 
-def mended(redis: Redis, ticket_id: str, step: Callable[[], None]) -> None:
-    """Do a `step` of RQ's that reads the notes that say who works on a ticket: mended before, and again if need be.
+def with_repair(redis: Redis, ticket_id: str, step: Callable[[], None]) -> None:
+    """Run a step of RQ that reads execution records; repair the records before, and repeat the step if it fails.
 
-    RQ lists the notes and then reads each, and fails if one went between the two. The worker that ends a ticket and
-    whoever queues its job again (after a pause, say) do so at the same moment. A step that failed has changed nothing:
-    RQ reads first, and writes in one transaction.
+    RQ lists the execution records and then reads each record. The step fails if a record vanishes in between. This
+    happens when a worker ends a ticket while another client queues the job again, for example after a pause. A failed
+    step has changed nothing: RQ reads first, and then writes in one transaction.
     """
-    for _ in range(TRIES - 1):
-        mend(redis, ticket_id)
+    for _ in range(ATTEMPTS - 1):
+        repair(redis, ticket_id)
         try:
             step()
             return
-        except (ValueError, KeyError):  # RQ's for a note that is gone, or gone but for a late heartbeat
+        except (ValueError, KeyError):  # RQ's errors for a missing record, and for a record with only a late heartbeat
             continue
-    mend(redis, ticket_id)
+    repair(redis, ticket_id)
     step()
 
 
-def mend(redis: Redis, ticket_id: str) -> None:
-    """Remove what is left of notes that say who works on a ticket, where they have faded.
+def repair(redis: Redis, ticket_id: str) -> None:
+    """Remove references to expired execution records of a ticket.
 
-    They fade before the list that names them, when a worker died or its machine slept, and RQ can't go on from there:
-    it would neither finish the ticket nor delete it.
+    A record expires before the lists that name the record if a worker died or its machine slept. RQ can neither finish
+    nor delete a ticket with such references.
     """
-    listed = ExecutionRegistry(ticket_id, connection=redis)
-    for execution_id in listed.get_execution_ids():
-        note = Execution(id=execution_id, job_id=ticket_id, connection=redis)
-        if redis.hexists(note.key, "created_at"):
+    registry = ExecutionRegistry(ticket_id, connection=redis)
+    for execution_id in registry.get_execution_ids():
+        record = Execution(id=execution_id, job_id=ticket_id, connection=redis)
+        if redis.hexists(record.key, "created_at"):
             continue
-        redis.delete(note.key)
-        redis.zrem(listed.key, execution_id)
+        redis.delete(record.key)
+        redis.zrem(registry.key, execution_id)
         for name in QUEUES.values():
-            redis.zrem(StartedJobRegistry(name, connection=redis).key, note.composite_key)
+            redis.zrem(StartedJobRegistry(name, connection=redis).key, record.composite_key)
 
 
 def waiting(redis: Redis) -> list[str]:
-    """Ids of the jobs that have a ticket in a queue, in the order in which they will be taken."""
+    """Ids of the jobs with a ticket in a queue, in the order in which workers take the tickets."""
     queues = (Queue(name, connection=redis, serializer=SERIALIZER) for name in QUEUES.values())
     return [job_of(ticket) for queue in queues for ticket in queue.get_job_ids()]
 
 
 def job_of(ticket_id: str) -> str:
-    """The id of the job that a ticket is for."""
+    """Id of a ticket's job."""
     return ticket_id.rpartition("-")[0]
 
 
 def missing(redis: Redis, queued: Iterable[str]) -> set[str]:
-    """Those of the `queued` jobs for which there is no ticket (a worker died with it in its hand)."""
+    """Queued jobs without a ticket; a worker that dies with a ticket in hand loses the ticket."""
     return set(queued) - set(waiting(redis))

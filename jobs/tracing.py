@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, from the upload through the queue into the worker. Off unless a collector is named.
+"""OpenTelemetry traces from the upload through the queue into the worker.
 
-The API below is always there and does nothing until `set_up` has found a collector in the settings. The trace's
-context travels in the job's document (`traceparent`, as W3C has it).
+Tracing is off unless the settings name a collector; until `set_up` runs, all functions have no effect. The job document
+carries the trace context (`traceparent`, W3C Trace Context).
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ _HEADER = "traceparent"
 
 
 def set_up(settings: Settings, part: str) -> None:
-    """Send this process's spans to the collector, if the settings name one; `part` is api, worker or grpc.
+    """Send the process's spans to the collector in the settings, if the settings name one; call once per process.
 
-    To be called once a process. Raises ImportError where the extra `tracing` is not installed.
+    Raises ImportError if the extra `tracing` is not installed.
+
+    Args:
+        settings: the settings.
+        part: api, worker or grpc; the suffix of the service's name.
     """
     if not settings.otlp_endpoint:
         return
@@ -36,7 +40,7 @@ def set_up(settings: Settings, part: str) -> None:
 
 
 def current() -> str | None:
-    """The present span as a `traceparent`, to be written into a job; None where nothing is traced."""
+    """Current span as a `traceparent` for a job document; None without tracing."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get(_HEADER)
@@ -44,7 +48,7 @@ def current() -> str | None:
 
 @contextmanager
 def span(name: str, *, parent: str | None = None, **attributes: str | int | float) -> Iterator[Span]:
-    """A span around a block, below `parent` (a `traceparent`) if there is one; it takes note of exceptions."""
+    """Open a span around a block, below `parent` (a `traceparent`) if given; exceptions are recorded in the span."""
     context = propagate.extract({_HEADER: parent}) if parent else None
     kind = SpanKind.CONSUMER if parent else SpanKind.INTERNAL
     with trace.get_tracer("skipvsr").start_as_current_span(
@@ -54,5 +58,5 @@ def span(name: str, *, parent: str | None = None, **attributes: str | int | floa
 
 
 def mark(name: str, **attributes: str | int | float) -> None:
-    """Note an event in the present span."""
+    """Add an event to the current span."""
     trace.get_current_span().add_event(name, {f"skipvsr.{key}": value for key, value in attributes.items()})

@@ -1,4 +1,4 @@
-"""Frames as arrays, for training and evaluation: decode a clip or a picture, pass a clip through H.264, write a PNG.
+"""Frames as arrays, for training and evaluation: decode a clip or a picture, compress a clip, write a PNG.
 
 The only part of training that touches PyAV; `model.training` gets these functions as arguments. Frames are uint8 RGB.
 """
@@ -6,9 +6,10 @@ The only part of training that touches PyAV; `model.training` gets these functio
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
+from typing import Final
 
 import av
 import numpy as np
@@ -24,6 +25,12 @@ Frames = npt.NDArray[np.uint8]
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".y4m"}
+
+MPEG: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "mpeg4": ("mpeg4", {"g": "250"}),
+    "mpeg2": ("mpeg2video", {"g": "15", "bf": "2"}),
+}
+"""Codecs of old files by name: MPEG-4 Part 2 with the key frames of XviD, MPEG-2 with the frames of a DVD."""
 
 
 def decode(path: Path) -> Iterator[Frames]:
@@ -100,12 +107,22 @@ def h264(frames: Frames, crf: int, preset: str = "veryfast", fps: int = 25) -> F
     Odd sizes are padded by repeating the last row or column while they are encoded. The result depends on the
     arguments alone (one encoder thread).
     """
+    options = {"crf": str(crf), "preset": preset, "x264-params": ":".join(repeatable_x264())}
+    return _compressed(frames, "libx264", options, fps)
+
+
+def mpeg(frames: Frames, kind: str, quantizer: int, fps: int = 25) -> Frames:
+    """What is left of [T, H, W, 3] after a codec of `MPEG` at a constant quantizer of 1 to 31; otherwise as `h264`."""
+    encoder, options = MPEG[kind]
+    return _compressed(frames, encoder, {"qmin": str(quantizer), "qmax": str(quantizer), **options}, fps)
+
+
+def _compressed(frames: Frames, encoder: str, options: Mapping[str, str], fps: int) -> Frames:
     t, h, w, _ = frames.shape
     padded = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
-        options = {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": ":".join(repeatable_x264())}
-        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream = container.add_stream(encoder, rate=fps, options={**options, "threads": "1"})
         assert isinstance(stream, VideoStream)
         stream.height, stream.width, stream.pix_fmt = padded.shape[1], padded.shape[2], "yuv420p"
         for array in padded:

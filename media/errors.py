@@ -1,10 +1,10 @@
-"""What can be wrong with a media file.
+"""Errors of this package. Every message is one line for a person.
 
-MediaError              base; the message is one line for a person
-├── UnsupportedFile     not a container or codec that is taken                      (HTTP 415)
-├── OverLimit           larger than a limit; `.setting` names the setting           (HTTP 413)
-└── UnusableVideo       of a kind that is taken, but can't be upscaled              (HTTP 422)
-    └── DecoderCrashed  the process that read it died, hung or used too much
+MediaError              base
+├── UnsupportedFile     not an accepted container or codec          (HTTP 415)
+├── OverLimit           above a limit; `.setting` names the setting (HTTP 413)
+└── UnusableVideo       an accepted format that can't be upscaled   (HTTP 422)
+    └── DecoderCrashed  the child process died, hung, or sent invalid messages
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class MediaError(Exception):
 
 
 class UnsupportedFile(MediaError):
-    """Not a container or codec that is taken."""
+    """Not an accepted container or codec."""
 
 
 class OverLimit(MediaError):
-    """Larger than a limit allows."""
+    """Above one of `media.limits.Limits`. `setting` is the name of its field."""
 
     def __init__(self, message: str, setting: str) -> None:
         super().__init__(message, setting)
@@ -30,8 +30,8 @@ class OverLimit(MediaError):
 
 
 class UnusableVideo(MediaError):
-    """A video, but one that can't be upscaled."""
+    """A video that can't be upscaled, for example one with transparency."""
 
 
 class DecoderCrashed(UnusableVideo):
-    """The process that read the file died, hung, or went over its memory or CPU limit."""
+    """The child process died, hung, exceeded its memory or CPU limit, or sent invalid messages."""

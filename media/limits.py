@@ -1,4 +1,4 @@
-"""How large a file may be. The service fills this from its settings; every error names the setting to change."""
+"""Upper bounds for source files. The service fills `Limits` from its settings; every error names the setting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SLOWEST_DISK: Final = 5e6
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper bounds on what is read. A field's name is the setting's name (`SKIPVSR_MAX_PIXELS` and so on)."""
+    """Upper bounds for a source file. Field `max_pixels` is setting `SKIPVSR_MAX_PIXELS`, and so on."""
 
     max_upload_bytes: int = 4 * 2**30
     """Size of the file."""
@@ -28,30 +28,35 @@ class Limits:
     max_streams: int = 32
     """Streams (video, audio, subtitles, …) of the file."""
     max_probe_bytes: int = 16 * 2**20
-    """Bytes that libav may read to find out what the file is."""
+    """Bytes that libav may read to detect the file's format."""
     max_decoder_bytes: int = 4 * 2**30
-    """Memory (address space) of the process that decodes."""
+    """Address space of the child process."""
     max_decoder_seconds: float = 60.0
-    """Time in which the process that decodes must come up with the next frame."""
+    """Seconds, of CPU and of waiting, until the child process must deliver its next frame."""
 
     def seconds_to_rewrite(self, size: int) -> float:
-        """Time in which a file of `size` bytes must be read and written once, where nothing tells how far it is."""
+        """Seconds allowed for reading and writing a file of `size` bytes once without progress reports."""
         return self.max_decoder_seconds + size / _SLOWEST_DISK
 
-    def check(self, name: str, value: float, what: str) -> None:
-        """Raise `OverLimit` if `value` is above the limit `name`; `what` says what was measured, e.g. "the file"."""
+    def check(self, name: str, value: float, subject: str) -> None:
+        """Raise `OverLimit` if `value` is above the limit `name`.
+
+        Args:
+            subject: the measured thing, for the message: "the file", "a frame (640×480)".
+        """
         allowed = getattr(self, name)
         if value > allowed:
-            message = (
-                f"{what} has {_number(value)}, more than the {_number(allowed)} that SKIPVSR_{name.upper()} allows"
+            raise OverLimit(
+                f"{subject[:1].upper()}{subject[1:]} has {_number(value)} {_UNITS[name]}; the limit is "
+                f"{_number(allowed)} (SKIPVSR_{name.upper()}).",
+                setting=name,
             )
-            raise OverLimit(f"{message} ({_UNITS[name]})", setting=name)
 
 
-_UNITS = {
+_UNITS: Final = {
     "max_upload_bytes": "bytes",
-    "max_pixels": "pixels a frame",
-    "max_output_pixels": "pixels an output frame",
+    "max_pixels": "pixels",
+    "max_output_pixels": "pixels",
     "max_duration_seconds": "seconds",
     "max_frames": "frames",
     "max_streams": "streams",
@@ -65,4 +70,4 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS: Final = Limits()

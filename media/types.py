@@ -1,4 +1,4 @@
-"""What is known of a file: plain values, so that nobody else needs PyAV to read them."""
+"""Facts of a source file and of its output: plain values that need no PyAV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fractions import Fraction
 
 
 class ColorRange(IntEnum):
-    """Which sample values mean black and white."""
+    """Sample values of black and white: 16 and 235 (limited), or 0 and 255 (full), for 8 bits."""
 
     UNSPECIFIED = 0
     LIMITED = 1
@@ -21,19 +21,19 @@ UNSPECIFIED = 2
 
 @dataclass(frozen=True)
 class Color:
-    """Colour tags, as the code points of ITU-T H.273 (which libav's numbers are)."""
+    """Colour tags as code points of ITU-T H.273. libav uses the same numbers."""
 
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
     matrix: int = UNSPECIFIED
     range: ColorRange = ColorRange.UNSPECIFIED
     chroma_location: str = "unspecified"
-    """left, center, topleft, … as libav calls them."""
+    """libav's name: left, center, topleft, …"""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The video stream that is upscaled. Sizes are as stored, before rotation."""
+    """The video stream to upscale. Sizes are coded sizes, before rotation."""
 
     index: int
     codec: str
@@ -42,20 +42,20 @@ class VideoInfo:
     pixel_format: str
     bit_depth: int
     frames: int | None
-    """None where neither the header nor the index says."""
+    """None if neither header nor index has the number."""
     frame_rate: Fraction | None
-    """Average; the frames of a VFR clip keep their own times."""
+    """Average. Frames of a clip with variable frame rate keep their own timestamps."""
     time_base: Fraction
     """Seconds of one unit of a frame's `pts`."""
     duration_seconds: float | None
     sample_aspect_ratio: Fraction
     color: Color
     rotation: int = 0
-    """Degrees clockwise by which a player turns the picture."""
+    """Clockwise degrees by which a player rotates the picture."""
     display_matrix: tuple[int, ...] | None = None
-    """The nine numbers of the container's display matrix, where it has one."""
+    """The nine numbers of the container's display matrix, if present."""
     mastering_display: bytes | None = None
-    """HDR10's mastering display metadata, as libav lays it out (AVMasteringDisplayMetadata)."""
+    """HDR10's mastering display metadata in libav's layout (AVMasteringDisplayMetadata)."""
     content_light: tuple[int, int] | None = None
     """HDR10's MaxCLL and MaxFALL, in cd/m²."""
     interlaced: bool = False
@@ -63,7 +63,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class TrackInfo:
-    """An audio, subtitle or other track that goes along."""
+    """An audio or subtitle track."""
 
     index: int
     codec: str
@@ -84,16 +84,85 @@ class MediaInfo:
     """A file that can be upscaled."""
 
     container: str
-    """mp4, mkv, avi, …"""
+    """Short name: mp4, mkv, avi, …"""
     duration_seconds: float | None
     size_bytes: int
     video: VideoInfo
     audio: tuple[AudioInfo, ...] = ()
     subtitles: tuple[TrackInfo, ...] = ()
     attachments: tuple[str, ...] = ()
-    """File names of attachments (fonts, for the most part)."""
+    """File names of attachments, mostly fonts."""
     chapters: int = 0
     target: str = "mp4"
     """Container of the result: mp4, mkv, mov or webm."""
     warnings: tuple[str, ...] = ()
-    """What cannot be kept in `target`, or will be changed."""
+    """Losses and changes that `target` makes necessary."""
+
+
+@dataclass
+class Damage:
+    """Faults that the decoder found and worked around."""
+
+    frames: int = 0
+    """Frames delivered so far."""
+    concealed: int = 0
+    """Corrupt frames that libav repaired by error concealment."""
+    lost: int = 0
+    """Packets that could not be decoded."""
+    repaired_pts: int = 0
+    """Frames with a missing or non-monotonic timestamp, which was replaced."""
+    restarts: int = 0
+    """Times at which the timestamps started over."""
+    discontinuities: int = 0
+    """Times at which the timestamps jumped ahead."""
+    resized: int = 0
+    """Frames that were scaled to the size of the first one."""
+    truncated: bool = False
+    """The container ends early."""
+    dropped_metadata: tuple[str, ...] = ()
+    """Warnings about metadata of frames that the result can't hold. Not a fault."""
+
+    @property
+    def none(self) -> bool:
+        """Whether the decoder found no fault."""
+        retimed = self.repaired_pts or self.restarts or self.discontinuities
+        return not (self.concealed or self.lost or retimed or self.resized or self.truncated)
+
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each kind of fault, and for each kind of dropped metadata."""
+        sentences = (
+            (self.concealed, f"{self.concealed} damaged frames were concealed."),
+            (self.lost, f"{self.lost} packets of the video could not be decoded; their frames are missing."),
+            (self.repaired_pts, f"{self.repaired_pts} frames had no usable timestamp and received a new one."),
+            (self.restarts, "The video's timestamps start over; the later part follows the earlier part."),
+            (self.discontinuities, "The file's timestamps jump ahead; the gap was removed."),
+            (self.resized, f"The frame size changes; {self.resized} frames were scaled to the size of the first."),
+            (self.truncated, "The file is truncated; the rest of the video is missing."),
+        )
+        return (*(sentence for count, sentence in sentences if count), *self.dropped_metadata)
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The output's video stream and container. All segments of a job share one."""
+
+    width: int
+    height: int
+    codec: str
+    """h264, hevc or av1."""
+    encoder: str
+    """libav's name of the encoder, for example libx264."""
+    crf: int
+    pixel_format: str
+    frame_rate: Fraction
+    """Nominal; frames keep their own timestamps."""
+    time_base: Fraction
+    """Seconds of one unit of the `pts` given to `SegmentWriter.write`."""
+    sample_aspect_ratio: Fraction
+    color: Color
+    display_matrix: tuple[int, ...] | None
+    mastering_display: bytes | None
+    content_light: tuple[int, int] | None
+    container: str = "mp4"
+    warnings: tuple[str, ...] = ()
+    """Differences between the source's picture and the output's."""

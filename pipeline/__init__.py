@@ -1,1 +1,1 @@
-"""Decode → model → encode with checkpoints; used by the worker and the CLI."""
+"""Decode → model → encode with checkpoints; used by the worker and the command line."""

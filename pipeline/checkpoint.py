@@ -1,11 +1,11 @@
-"""What is on the disk between two chunks, so that any worker can go on from there.
+"""Checkpoints: files in the working folder from which any worker can resume after a chunk.
 
-    manifest.json             what has been done, for which input, model and options
+    manifest.json             progress, with the identity of input, model and options
     segment-000000.mp4 …      one encoded segment for each chunk
     state-000007.safetensors  the recurrent state after the last chunk
 
-A checkpoint comes into being when the manifest is renamed into place, and never by halves. What the manifest does not
-name is the remains of a chunk that was interrupted.
+Renaming the manifest into place commits a checkpoint in one step. Files that the manifest does not name are remains of
+an interrupted chunk.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from model.errors import StateMismatch
 _MANIFEST: Final = "manifest.json"
 _VERSION: Final = 2
 CHUNKS_REMEMBERED: Final = 1000
+"""Maximum number of chunk times in the metrics."""
 
 
 class Identity(BaseModel):
-    """What a checkpoint belongs to: with any other of these the result would be another."""
+    """Identity of a checkpoint: all inputs that determine the bytes of the result."""
 
     version: int = _VERSION
     input_sha256: str
-    model: str = Field(description="`Upscaler.identity`: weights, number format, the router's numbers, gates.")
+    model: str = Field(description="`Upscaler.identity`: weights, number format, routing parameters and gates.")
     options: JobOptions
-    encoder: str = Field("libx264", description="libav's name of the encoder: segments of two of them can't be joined.")
+    encoder: str = Field(
+        "libx264", description="libav's name of the encoder; segments of two encoders cannot be joined."
+    )
 
     def differs(self, other: Identity) -> str | None:
-        """What differs, in words; None if nothing does."""
+        """Names of the parts that differ from another identity; None if both are equal."""
         ours, theirs = self.model_dump(), other.model_dump()
-        # Where a job waits does not change what becomes of it.
+        # The queue of a job does not change its result.
         ours["options"].pop("priority")
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
@@ -48,27 +51,29 @@ class Identity(BaseModel):
 
 
 class Manifest(BaseModel):
-    """How far a job is."""
+    """Progress of a job at a checkpoint."""
 
     identity: Identity
-    segments: int = Field(0, description="Chunks that are done: as many segments are there.")
-    frames: int = Field(0, description="Frames in the segments.")
-    read_to: int | None = Field(None, description="PTS of the last frame that was read; reading goes on after it.")
-    clean: bool = Field(False, description="Whether that frame was `clean`: then reading goes on by seeking.")
-    pending: list[int] = Field(default_factory=list, description="PTS of frames that were read, but not yet emitted.")
-    complete: bool = Field(False, description="Whether all frames are in the segments.")
+    segments: int = Field(0, description="Number of finished chunks, and of segments.")
+    frames: int = Field(0, description="Number of frames in the segments.")
+    read_to: int | None = Field(None, description="PTS of the last decoded frame; decoding resumes after it.")
+    clean: bool = Field(
+        False, description="Whether the frame `read_to` is `clean`, so that decoding can resume by seeking."
+    )
+    pending: list[int] = Field(default_factory=list, description="PTS of the decoded frames that are not emitted yet.")
+    complete: bool = Field(False, description="Whether the segments hold all frames.")
     units_total: int = 0
     units_skipped: int = 0
-    """Not run, for whatever reason."""
+    """Units that the network did not compute: reused by the mask, or skipped by the gates."""
     units_reused: int = 0
-    """Of these, those whose tile was taken over."""
-    dense_seconds: float = Field(0.0, description="What the dense network would have taken so far.")
-    cuts: list[int] = Field(default_factory=list, description="Frames at which a new scene starts.")
+    """Units that the inter-frame mask reused; a part of `units_skipped`."""
+    dense_seconds: float = Field(0.0, description="Estimated seconds of the dense network for the same frames.")
+    cuts: list[int] = Field(default_factory=list, description="First frame of each new scene.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)
     warnings: list[str] = Field(default_factory=list)
 
     def state_name(self) -> str:
-        """Name of the recurrent state that belongs to this manifest."""
+        """File name of the recurrent state after the last chunk."""
         return f"state-{self.segments:06d}.safetensors"
 
 
@@ -87,10 +92,13 @@ class Checkpoints:
         return [self.segment(number) for number in range(manifest.segments)]
 
     def load(self, identity: Identity) -> tuple[Manifest, RecurrentState | None, str | None]:
-        """The last checkpoint, or a fresh start; and why a checkpoint that was there is not used.
+        """Load the last checkpoint, or start afresh; remove all files that do not belong to the checkpoint.
 
-        Whatever does not belong to it is removed. A file that somebody else may still have open must not be written
-        to: unlinking gives the next one of that name an inode of its own.
+        Removing a file, instead of overwriting it, protects the next file of the same name from a previous worker that
+        still has the old file open.
+
+        Returns:
+            The manifest, the recurrent state, and the reason why an existing checkpoint is not used.
         """
         manifest, state, reason = self._read(identity)
         keep = {_MANIFEST, manifest.state_name(), *(path.name for path in self.segments(manifest))}
@@ -109,20 +117,20 @@ class Checkpoints:
         try:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except ValidationError:
-            return fresh, None, "The checkpoint is of another version or damaged; the job was started again."
+            return fresh, None, "The checkpoint has another version or is damaged; the job started again."
         if differs := manifest.identity.differs(identity):
-            return fresh, None, f"The checkpoint is for another {differs}; the job was started again."
+            return fresh, None, f"The checkpoint belongs to another {differs}; the job started again."
         if any(not segment.exists() for segment in self.segments(manifest)):
-            return fresh, None, "A segment of the checkpoint is missing; the job was started again."
+            return fresh, None, "A segment of the checkpoint is missing; the job started again."
         if manifest.complete:
             return manifest, None, None
         try:
             return manifest, RecurrentState.load(self.folder / manifest.state_name()), None
         except StateMismatch as error:
-            return fresh, None, f"The checkpoint is not usable ({error}); the job was started again."
+            return fresh, None, f"The checkpoint is not usable ({error}); the job started again."
 
     def commit(self, manifest: Manifest, state: RecurrentState) -> None:
-        """Make a new checkpoint of a manifest, whose last segment is written, and the state after it."""
+        """Commit a checkpoint after the last segment of a manifest, with the recurrent state."""
         sync_file(self.segment(manifest.segments - 1))
         state_path = self.folder / manifest.state_name()
         if not manifest.complete:
@@ -137,6 +145,6 @@ class Checkpoints:
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file."""
+    """SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Running an iterator in a thread, a bounded number of items ahead of whoever consumes them."""
+"""An iterator that computes a bounded number of items ahead of its consumer, in a thread."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ T = TypeVar("T")
 
 
 class Abandoned(Exception):
-    """The consumer has closed the stage; nobody wants more items."""
+    """The consumer has closed the prefetcher and reads no more items."""
 
 
 class _End:
     pass
 
 
-class Ahead(Generic[T]):
-    """Iterates over `items` in a thread of its own; a context manager.
+class Prefetcher(Generic[T]):
+    """Iterator over `items` that runs in a thread; a context manager. Exceptions of `items` reach the consumer.
 
-    At most `depth` items are computed, or being computed, that have not been taken yet: with depth 1 the next item is
-    made while the consumer works on the one before, and no further. An exception of the items reaches the consumer.
+    Args:
+        items: the iterable to compute in the thread.
+        depth: maximum number of items that are computed, or in work, and not taken yet. With depth 1, the thread
+            computes the next item while the consumer processes the current one.
+        name: name of the thread.
     """
 
     def __init__(self, items: Iterable[T], *, depth: int, name: str) -> None:
@@ -31,7 +34,7 @@ class Ahead(Generic[T]):
         self._queue: SimpleQueue[T | _End | BaseException] = SimpleQueue()
         self._permits = threading.Semaphore(depth)
         self._closed = threading.Event()
-        self._over = False
+        self._exhausted = False
         self._thread = threading.Thread(target=self._produce, name=name, daemon=True)
 
     def _produce(self) -> None:
@@ -44,7 +47,7 @@ class Ahead(Generic[T]):
                 self._queue.put(next(iterator))
         except StopIteration:
             self._queue.put(_End())
-        except BaseException as error:  # the consumer gets it, whatever it is
+        except BaseException as error:  # any exception goes to the consumer
             self._queue.put(error)
         finally:
             close = getattr(iterator, "close", None)
@@ -64,25 +67,25 @@ class Ahead(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._over:
+        if self._exhausted:
             raise StopIteration
         item = self._queue.get()
         if isinstance(item, _End):
-            self._over = True
+            self._exhausted = True
             raise StopIteration
         if isinstance(item, BaseException):
-            self._over = True
+            self._exhausted = True
             raise item
         self._permits.release()
         return item
 
     def abandon(self) -> None:
-        """Let the thread end after the item it is at; a consumer that waits gets `Abandoned`."""
+        """End the thread after its current item; a waiting consumer gets `Abandoned`."""
         self._closed.set()
         self._permits.release()
         self._queue.put(Abandoned())
 
     def close(self) -> None:
-        """Abandon, and wait until the thread has ended."""
+        """Abandon the items, and wait for the end of the thread."""
         self.abandon()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""The skip map: the source video with what was computed of it shown over it, tile by tile."""
+"""The skip map: the source video with computed tiles tinted and skipped tiles darkened."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from media.spec import output_spec
 from model.routing import TILE, RoutingReport
 
 _HOT = np.array([1.0, 0.35, 0.0], np.float32)
-"""RGB that computed tiles are tinted with; what was left out is darkened."""
+"""RGB tint of computed tiles."""
 _TINT, _DARK = 0.45, 0.5
 
 
 def shade(rgb: Pixels, left_out: NDArray[np.float32]) -> Pixels:
-    """A frame [H, W, 3] with its `RoutingReport.left_out` over it, in the frame's type."""
+    """Tint a frame [H, W, 3] by its share of skipped units per tile [rows, columns]; the dtype stays the same.
+
+    Raises ValueError if the shapes do not fit.
+    """
     h, w = rgb.shape[:2]
     if left_out.shape != (-(-h // TILE), -(-w // TILE)):
         raise ValueError(f"a map of {left_out.shape} tiles does not fit a frame of {w}x{h}")
@@ -34,16 +37,17 @@ def shade(rgb: Pixels, left_out: NDArray[np.float32]) -> Pixels:
 
 
 class SkipMap:
-    """Writes the skip map of a source beside a job that upscales it; a context manager.
+    """Writer of the skip map beside the upscaling of the same source; a context manager.
 
-    The source is decoded a second time, so that no frame has to be kept: memory is bounded by the chunk. Sound and
-    times are the source's. Raises what `media` raises, and OSError.
+    The writer decodes the source a second time, so no frames stay in memory. Sound and times come from the source.
+    Raises MediaError and OSError.
 
     Args:
-        source: the job's video.
-        folder: where to work.
-        out: the map's file; it appears when all is done.
-        container: that of `out`.
+        source: the video.
+        folder: the working folder.
+        out: the file of the skip map, created at the end.
+        container: the container of `out`.
+        limits: limits on the source.
     """
 
     def __init__(self, source: Path, folder: Path, out: Path, container: str, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -63,7 +67,7 @@ class SkipMap:
             path.unlink(missing_ok=True)
 
     def add(self, reports: Sequence[RoutingReport]) -> None:
-        """The next frames' reports, in display order."""
+        """Write the next frames from their reports, in display order."""
         segment = self._folder / f"skipmap-{len(self._segments):06}.mp4"
         with SegmentWriter(segment, self._spec) as writer:
             for report in reports:
@@ -72,7 +76,7 @@ class SkipMap:
         self._segments.append(segment)
 
     def finish(self) -> None:
-        """Join what was added, and the source's sound."""
+        """Join all segments, and copy the source's sound."""
         whole = self._folder / f"skipmap{self._out.suffix}"
         assemble(self._segments, self._source, whole, self._spec, limits=self._limits)
         replace(whole, self._out)

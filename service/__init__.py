@@ -1,1 +1,1 @@
-"""REST and gRPC servers, authentication, the web page."""
+"""Front ends of the job store: REST API with web page (`http`), gRPC server (`rpc`), and the code both share."""

@@ -1,4 +1,4 @@
-"""Names of files: what clients call theirs, made harmless, and what a result is called."""
+"""File names: sanitised client names, download names and media types of results."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ MEDIA_TYPES = {
     ".mov": "video/quicktime",
     ".webm": "video/webm",
 }
+_MAX_NAME = 120
+_MAX_SUFFIX = 12
 
 
 def harmless_name(name: str) -> str:
-    """The last component of a client's file name, without control characters, at most 120 characters long."""
+    """Sanitise a client's file name: last path component, no control characters, at most 120 characters."""
     name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip().strip(".")
-    if len(name) > 120:
+    if len(name) > _MAX_NAME:
         stem, dot, suffix = name.rpartition(".")
-        name = f"{stem[: 119 - len(suffix)]}.{suffix}" if dot and len(suffix) < 12 else name[:120]
+        short_suffix = dot and len(suffix) < _MAX_SUFFIX
+        name = f"{stem[: _MAX_NAME - 1 - len(suffix)]}.{suffix}" if short_suffix else name[:_MAX_NAME]
     return name or "video"
 
 
 def result_name(job: Job, path: Path) -> str:
-    """What the result at `path` is called when it is saved: `clip-x4.mp4`, or `clip-720p.mkv` where a height was asked
-    for and it became Matroska."""
+    """Name a result for download: upload's stem, size and suffix, e.g. `clip-x4.mp4` or `clip-720p.mkv`."""
     stem = Path(job.filename).stem or "video"
     size = f"{job.options.height}p" if job.options.height else f"x{job.options.scale or 4}"
     return f"{stem}-{size}{path.suffix}"
 
 
 def media_type(path: Path) -> str:
-    """The Content-Type of a result, by its suffix."""
+    """Return the Content-Type of a result, by its suffix."""
     return MEDIA_TYPES.get(path.suffix, "application/octet-stream")

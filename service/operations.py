@@ -1,4 +1,4 @@
-"""What can be done with a job, whichever way it is asked for: REST and gRPC both come here."""
+"""Operations on jobs, shared by the REST API and the gRPC server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from jobs import idempotency as once
-from jobs import tracing
+from jobs import idempotency, tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
@@ -21,7 +20,7 @@ from service.admission import Admission
 
 
 class Operations:
-    """The operations on jobs. All raise `StoreUnavailable` when Redis is away, and `NotFound` for unknown ids."""
+    """Operations on jobs. Every method may raise StoreUnavailable; methods with a job id may raise NotFound."""
 
     def __init__(self, store: JobStore, storage: Storage) -> None:
         self.store = store
@@ -30,7 +29,7 @@ class Operations:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Build them for a process. Raises ValueError if the settings name no Redis."""
+        """Create the operations for a process. Raises ValueError if the settings have no Redis URL."""
         if settings.redis_url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
         store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
@@ -38,9 +37,14 @@ class Operations:
 
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
-        """Where to write a file of `expected` bytes, if known. What is not submitted within the block is removed.
+        """Open a temporary file for an upload. The file is removed at the end of the block unless it was submitted.
 
-        Raises `StoreUnavailable` if no job could be queued anyway, `StorageFull` if there is no room, or no more.
+        Args:
+            expected: size in bytes; 0 if unknown.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, so no job could be queued.
+            StorageFull: the disk or the quota has no room, at the start or while bytes arrive.
         """
         self.store.ping()
         path = self.storage.uploads / f"{new_id()}.part"
@@ -55,37 +59,37 @@ class Operations:
         finally:
             path.unlink(missing_ok=True)
 
-    def begin_once(self, key: str) -> Job | Reservation:
-        """Reserve an idempotency key, or find the job that it has led to.
+    def reserve_key(self, key: str) -> Job | Reservation:
+        """Reserve an idempotency key, or return the job that the key belongs to.
 
-        A reservation is to be kept (`keep_once`) until it goes along with `submit`, or to be given up (`drop_once`).
-        Raises `NotReady` while another request with the key is under way.
+        Renew the reservation (`renew_key`) until the upload is submitted (`submit`) or abandoned (`release_key`).
+        Raises NotReady if another upload with the same key is in progress.
         """
         with unavailable():
-            found = once.reserve(self.store.redis, key)
+            found = idempotency.reserve(self.store.redis, key)
         if found is None:
-            raise NotReady("An upload with this Idempotency-Key is still under way; ask again when it has ended.")
+            raise NotReady("Another upload with this Idempotency-Key is in progress. Try again when it has finished.")
         if isinstance(found, Reservation):
             return found
         try:
             return self.store.get(found)
-        except NotFound:  # it has been removed since
+        except NotFound:  # the job was removed after the key had been used
             with unavailable():
-                once.forget(self.store.redis, key, found)
-            return self.begin_once(key)
+                idempotency.forget(self.store.redis, key, found)
+            return self.reserve_key(key)
 
-    def keep_once(self, reservation: Reservation) -> None:
-        """Say that the upload with a key is still under way; to be called every `once.RENEW_SECONDS`."""
+    def renew_key(self, reservation: Reservation) -> None:
+        """Extend a reservation. Call this every `idempotency.RENEW_SECONDS` during the upload."""
         with unavailable():
-            once.renew(self.store.redis, reservation)
+            idempotency.renew(self.store.redis, reservation)
 
-    def drop_once(self, reservation: Reservation) -> None:
-        """Let a key that has led to no job be used again."""
+    def release_key(self, reservation: Reservation) -> None:
+        """Free a reserved key whose upload failed."""
         with unavailable():
-            once.release(self.store.redis, reservation)
+            idempotency.release(self.store.redis, reservation)
 
     def submit(self, upload: Path, filename: str, admission: Admission, reservation: Reservation | None = None) -> Job:
-        """Make a file that has arrived whole a job, and queue it; remember for a day that its key has led to it."""
+        """Queue a job for a complete upload. A reserved key points to the new job for a day."""
         job = Job(
             id=new_id(),
             filename=filename,
@@ -99,90 +103,93 @@ class Operations:
         try:
             self.store.create(job, reservation)
         except StoreUnavailable:
-            raise  # it may be a job all the same; if it is none, the janitor finds its folder
+            raise  # Redis may have stored the job; if not, the janitor removes its folder
         except BaseException:
             self.storage.remove(job.id)
             raise
         return job
 
     def get(self, job_id: str) -> Job:
-        """A job's document."""
-        self.storage.job_dir(job_id)  # raises NotFound for what can't be an id
+        """Return a job's document."""
+        self.storage.job_dir(job_id)  # raises NotFound for malformed ids
         return self.store.get(job_id)
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
-        """Jobs, newest first."""
+        """Return jobs, newest first."""
         return self.store.list(state=state, limit=limit, offset=offset)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job; its files go at once where it waits, and within one chunk where it runs."""
+        """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
         self.storage.job_dir(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
         return self.store.get(job_id)
 
     def remove(self, job_id: str) -> Job:
-        """Cancel a job that is not over; one that is over is forgotten, with its files. Returns what it was last."""
+        """Cancel an active job, or delete a finished job with its files. Returns the job's last document."""
         job = self.get(job_id)
         if not job.state.final:
             return self.cancel(job_id)
-        if not self.store.forget(job_id):  # somebody has just resumed it, or removed it
+        if not self.store.forget(job_id):  # resumed or removed by another request
             return self.remove(job_id)
         self.storage.remove(job_id)
         return job
 
     def pause(self, job_id: str) -> Job:
-        """Stop a job at its next chunk and keep what is done."""
+        """Pause a job at the end of its chunk. Finished chunks are kept."""
         self.storage.job_dir(job_id)
         self.store.request_pause(job_id)
         return self.store.get(job_id)
 
     def resume(self, job_id: str) -> Job:
-        """Let a paused job, or one that failed, go on where it stopped.
+        """Queue a paused or failed job again, from its last checkpoint.
 
-        Raises `NotReady` if it is neither, and `Gone` if the files of a failed one have been removed.
+        Raises NotReady in any other state, and Gone if the files of a failed job have been removed.
         """
         if self.get(job_id).state is JobState.FAILED:
-            self._kept(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
+            self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
         self.store.resume(job_id)
         return self.store.get(job_id)
 
     def result(self, job_id: str) -> tuple[Job, Path]:
-        """A finished job and its file.
+        """Return a finished job and the path of its result.
 
-        Raises `NotReady` while it is not done, `JobFailed` with the reason if it failed, `Cancelled` if it was, and
-        `Gone` if the file's time is over.
+        Raises:
+            NotReady: the job is waiting, running or paused.
+            JobFailed: the job failed; the message is the reason.
+            Cancelled: the job was cancelled.
+            Gone: the result has expired.
         """
         job = self.get(job_id)
         if job.state is JobState.FAILED:
             raise JobFailed(job.error.detail if job.error else "The job failed.")
         if job.state is JobState.CANCELLED:
-            raise Cancelled("The job was cancelled; there is no result.")
+            raise Cancelled("The job was cancelled and has no result.")
         if job.state is not JobState.DONE:
-            raise NotReady(f"The job is {job.state}; there is a result once it is done.")
-        return job, self._kept(self.storage.result_path(job_id), "result", "SKIPVSR_RESULT_TTL_HOURS")
+            raise NotReady(f"The job is {job.state}. Download the result when its state is done.")
+        return job, self._existing(self.storage.result_path(job_id), "result", "SKIPVSR_RESULT_TTL_HOURS")
 
     def input(self, job_id: str) -> tuple[Job, Path]:
-        """A job and the file that was uploaded. Raises `Gone` if the file's time is over."""
+        """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
-        return job, self._kept(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+        return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers that are alive."""
+        """Return the live workers."""
         return self.presence.workers()
 
     def models(self) -> list[str]:
-        """Names of the models that a worker which is alive has."""
+        """Return the names of all models that live workers have, sorted."""
         return sorted({name for worker in self.workers() for name in worker.models})
 
     def check_model(self, name: str) -> None:
-        """Raise InvalidRequest if workers are alive and none of them has that model."""
+        """Raise InvalidRequest if live workers exist and none of them has the model."""
         known = self.models()
         if name != "auto" and known and name not in known:
-            raise InvalidRequest(f"no worker has a model {name[:80]!r}; there are: auto, {', '.join(known)}")
+            raise InvalidRequest(f"no worker has the model {name[:80]!r}; available: auto, {', '.join(known)}")
 
     @staticmethod
-    def _kept(path: Path, what: str, setting: str) -> Path:
+    def _existing(path: Path, kind: str, setting: str) -> Path:
         if not path.exists():
-            raise Gone(f"The {what} has been removed: its job was cancelled or its time ({setting}) is over.")
+            raise Gone(f"The {kind} has been removed: the job was cancelled, or the {kind} expired ({setting}).")
         return path

@@ -1,1 +1,1 @@
-"""The RQ worker process: decode, model, encode, checkpoint."""
+"""The worker process: claims jobs through RQ, runs the pipeline, and reports to the store."""

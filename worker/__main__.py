@@ -1,4 +1,4 @@
-"""`python -m worker`: a worker without the command line interface, as tests start it."""
+"""`python -m worker`: a worker without the command line interface; tests start workers with this module."""
 
 from __future__ import annotations
 

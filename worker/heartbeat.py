@@ -1,6 +1,7 @@
-"""The worker's second thread, with its own Redis connection: says that the worker lives, hears what is asked of it.
+"""The worker's heartbeat thread, with its own Redis connection.
 
-It never stops for Redis: while that is away the job goes on, and what is to be said is said when it is back.
+The thread announces the worker, stores progress, receives requests of users, and detects dead workers. The job
+continues while Redis is down; the thread then sends the collected fields when Redis is back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Final
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -21,177 +22,165 @@ from jobs.presence import Presence, WorkerInfo
 from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.store import Claim, JobStore
-from worker.watch import Watch
+from worker.lease import Lease, StopReason
+from worker.liveness import LivenessMonitor
 
 log = logging.getLogger(__name__)
 
-
-class Hold:
-    """One job in this worker's hands, shared between the thread that works on it and the heart."""
-
-    def __init__(self, claim: Claim, wake: threading.Event) -> None:
-        self.claim = claim
-        self._wake = wake
-        self.stop = threading.Event()
-        """Set as soon as there is a reason to stop."""
-        self.reason = ""
-        """cancel, pause, shutdown, or lost: the job is another worker's by now."""
-        self.alive_at = time.monotonic()
-        self._fields: dict[str, Any] = {}
-        self._lock = threading.Lock()
-
-    def note(self, fields: dict[str, Any]) -> None:
-        """Leave fields of the document for the heart, and count as a sign of life of the work itself."""
-        with self._lock:
-            self._fields.update(fields)
-        self.alive_at = time.monotonic()
-        self._wake.set()
-
-    def ask(self, reason: str) -> None:
-        """Ask the work to stop. Losing the job weighs most, then cancelling it."""
-        rank = ("", "shutdown", "pause", "cancel", "lost")
-        if rank.index(reason) > rank.index(self.reason):
-            self.reason = reason
-            self.stop.set()
-
-    def take_fields(self) -> dict[str, Any]:
-        """The fields noted since the last time."""
-        with self._lock:
-            fields, self._fields = self._fields, {}
-        return fields
-
-    def give_fields_back(self, fields: dict[str, Any]) -> None:
-        """Fields that could not be sent; newer ones win."""
-        with self._lock:
-            self._fields = {**fields, **self._fields}
+_HUNG: Final = 70
+"""Exit status of a process with a hung job (EX_SOFTWARE)."""
 
 
-class Heart:
-    """Beats every `heartbeat_seconds` from `start` to `stop`.
+class Heartbeat:
+    """A thread that sends a heartbeat every `heartbeat_seconds` between `start` and `stop`.
 
-    `connection` must be used by nobody else. `rq_beat` is called with it too, for RQ's own idea of who is alive.
+    Args:
+        settings: the settings.
+        connection: a Redis client that no other thread uses.
+        info: the worker's announcement.
+        models: returns the current model names; the set of user models can change at any time.
+        on_lost: called with the number of workers found dead.
     """
 
     def __init__(
-        self, settings: Settings, connection: Redis, info: WorkerInfo, rq_beat: Callable[[Redis], None] | None = None
+        self,
+        settings: Settings,
+        connection: Redis,
+        info: WorkerInfo,
+        *,
+        models: Callable[[], list[str]],
+        on_lost: Callable[[int], None],
     ) -> None:
         self._settings = settings
         self._store = JobStore(connection, job_timeout=settings.job_timeout_hours * 3600)
         self._presence = Presence(connection)
-        self._watch = Watch(self._store, settings)
+        self._monitor = LivenessMonitor(self._store, settings)
         self._info = info
-        self.rq_beat = rq_beat
-        self.on_lost: Callable[[int], None] = lambda count: None
-        """Told how many workers have been found dead."""
-        self.models: Callable[[], list[str]] = lambda: info.models
-        """Asked at each beat which models there are: files of the user's own come and go."""
-        self._hold: Hold | None = None
+        self._models = models
+        self._on_lost = on_lost
+        self._lease: Lease | None = None
+        self._rq_heartbeat: Callable[[Redis], None] | None = None
         self._ended = threading.Event()
         self._beat_now = threading.Event()
         self._stop_by: float | None = None
-        self._away = False
-        self._look_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._redis_down = False
+        self._next_check = 0.0
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and take the worker off the list of those that live."""
+        """End the thread, and remove the worker's announcement."""
         self._ended.set()
         self._beat_now.set()
         self._thread.join(timeout=10)
 
     @contextmanager
-    def holding(self, claim: Claim) -> Iterator[Hold]:
-        """Beat for a job too, as long as the block lasts."""
-        hold = Hold(claim, self._beat_now)
+    def lease(self, claim: Claim) -> Iterator[Lease]:
+        """Send heartbeats for a claimed job during the block."""
+        lease = Lease(claim, self._beat_now.set)
         if self._stop_by is not None:
-            hold.ask("shutdown")
-        self._hold = hold
+            lease.request_stop(StopReason.SHUTDOWN)
+        self._lease = lease
         self._beat_now.set()
         try:
-            yield hold
+            yield lease
         finally:
-            self._hold = None
+            self._lease = None
             self._beat_now.set()
 
-    def shut_down(self) -> None:
-        """The process is to end: ask the job to stop, and see to it that this does not take longer than it may.
+    @contextmanager
+    def with_rq(self, rq_heartbeat: Callable[[Redis], None]) -> Iterator[None]:
+        """Send RQ's own heartbeat as well during the block; `rq_heartbeat` gets this thread's Redis client."""
+        self._rq_heartbeat = rq_heartbeat
+        try:
+            yield
+        finally:
+            self._rq_heartbeat = None
 
-        Called from a signal handler, so it takes no lock and does not wait.
+    def shut_down(self) -> None:
+        """Ask the job to stop, and end the process if the job takes longer than `stop_grace_seconds`.
+
+        A signal handler calls this method, so the method takes no lock and does not wait.
         """
         self._stop_by = time.monotonic() + self._settings.stop_grace_seconds
-        hold = self._hold
-        if hold is not None:
-            hold.ask("shutdown")
+        lease = self._lease
+        if lease is not None:
+            lease.request_stop(StopReason.SHUTDOWN)
 
-    def leave_at_once(self, status: int) -> None:
-        """End the process now, after one try at handing the job back so that nobody needs to miss this worker first."""
-        hold = self._hold
+    def exit_now(self, status: int) -> None:
+        """End the process after one attempt to requeue its job; a requeued job need not wait for a death report."""
+        lease = self._lease
         try:
-            if hold is not None:
-                self._store.let_go(hold.claim, JobState.QUEUED)
+            if lease is not None:
+                self._store.release(lease.claim, JobState.QUEUED)
             self._presence.leave(self._info.name)
         except StoreUnavailable:
-            log.warning("Redis does not answer; the job will be missed and go to another worker")
+            log.warning("Redis does not answer; other workers will requeue the job later")
         os._exit(status)
 
     def _run(self) -> None:
         while not self._ended.is_set():
             self._beat_now.clear()
-            hold = self._hold
+            lease = self._lease
             try:
-                self._beat(hold)
+                self._beat(lease)
             except (StoreUnavailable, RedisError) as error:
-                if not self._away:
-                    log.warning("no heartbeat: %s; work goes on", error)
-                self._away = True
-                self._watch.forget()
-            except Exception:  # a heart that stops is a worker that is taken for dead, whatever the reason
-                log.exception("a heartbeat failed; trying again")
+                if not self._redis_down:
+                    log.warning("heartbeat failed: %s; the job continues", error)
+                self._redis_down = True
+                self._monitor.reset()
+            except Exception:  # without heartbeats the worker would count as dead
+                log.exception("heartbeat failed; trying again")
             else:
-                if self._away:
+                if self._redis_down:
                     log.warning("Redis is back")
-                self._away = False
-            self._limit(hold)
+                self._redis_down = False
+            self._enforce_timeouts(lease)
             self._beat_now.wait(self._settings.heartbeat_seconds)
         try:
             self._presence.leave(self._info.name)
         except StoreUnavailable:
-            log.debug("could not sign off; the worker's note will fade")
+            log.debug("could not remove the worker's announcement; it will expire")
 
-    def _beat(self, hold: Hold | None) -> None:
-        job_id = hold.claim.job_id if hold is not None else None
-        note = self._info.model_copy(update={"job": job_id, "models": self.models()})
-        self._presence.announce(note, self._settings.worker_lost_seconds)
-        if hold is not None:
-            fields = hold.take_fields()
-            try:
-                answer = self._store.beat(hold.claim, fields)
-            except StoreUnavailable:
-                hold.give_fields_back(fields)
-                raise
-            # A job that has just been finished is not held either; nobody looks at the reason then.
-            if not answer.held:
-                hold.ask("lost")
-            elif answer.request:
-                hold.ask(answer.request)
-        if self.rq_beat is not None:
-            self.rq_beat(self._store.redis)
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + self._settings.heartbeat_seconds
-            lost = self._watch.look()
+    def _beat(self, lease: Lease | None) -> None:
+        job_id = lease.claim.job_id if lease is not None else None
+        info = self._info.model_copy(update={"job": job_id, "models": self._models()})
+        self._presence.announce(info, self._settings.worker_lost_seconds)
+        if lease is not None:
+            self._renew(lease)
+        rq_heartbeat = self._rq_heartbeat
+        if rq_heartbeat is not None:
+            rq_heartbeat(self._store.redis)
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + self._settings.heartbeat_seconds
+            lost = self._monitor.check()
             if lost:
-                self.on_lost(len(lost))
+                self._on_lost(len(lost))
 
-    def _limit(self, hold: Hold | None) -> None:
-        """End a process whose work hangs, or that takes too long to stop."""
+    def _renew(self, lease: Lease) -> None:
+        """Send the heartbeat of a job with the new fields, and pass a request of the user on."""
+        fields = lease.take_fields()
+        try:
+            reply = self._store.heartbeat(lease.claim, fields)
+        except StoreUnavailable:
+            lease.return_fields(fields)
+            raise
+        if not reply.held:  # also after the job has just finished; then nobody reads the reason
+            lease.request_stop(StopReason.LOST)
+        elif reply.request is not None:
+            lease.request_stop(StopReason.of(reply.request))
+
+    def _enforce_timeouts(self, lease: Lease | None) -> None:
+        """End the process if its job hangs or takes too long to stop."""
+        if lease is None:
+            return
         now = time.monotonic()
-        if self._stop_by is not None and now > self._stop_by and hold is not None:
-            log.warning("the chunk took longer than SKIPVSR_STOP_GRACE_SECONDS; it is given up")
-            self.leave_at_once(0)
-        if hold is not None and now - hold.alive_at > self._settings.chunk_timeout_minutes * 60:
-            log.error("no chunk was finished in SKIPVSR_CHUNK_TIMEOUT_MINUTES; the worker ends itself")
-            os._exit(70)  # without handing back: that counts as a death, so that a job that hangs does not go round
+        if self._stop_by is not None and now > self._stop_by:
+            log.warning("the chunk took longer than SKIPVSR_STOP_GRACE_SECONDS; abandoning the chunk")
+            self.exit_now(0)
+        if now - lease.active_at > self._settings.chunk_timeout_minutes * 60:
+            log.error("no chunk finished within SKIPVSR_CHUNK_TIMEOUT_MINUTES; ending the worker")
+            os._exit(_HUNG)  # without requeueing: the exit counts as a death, so a hanging job fails in the end

@@ -1,8 +1,7 @@
-"""Removes files whose time is over, and folders that belong to no job. Never what is in use.
+"""Removal of expired files and of orphaned folders. Files in use always stay.
 
-How long something has been over is told by the wall clock (it is days, and people expect dates). Whether a folder is
-an orphan is not: it must have been seen unchanged for a while by this very process, so that a clock that jumps can't
-make an upload look abandoned.
+The wall clock decides the expiry, because retention times are days. The monotonic clock decides about orphans: this
+process must have seen a folder unchanged for a while. So a wall clock that jumps never makes an upload seem abandoned.
 """
 
 from __future__ import annotations
@@ -23,14 +22,19 @@ from jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 
-_LAST_BREATH = timedelta(seconds=30)
-"""By then the worker that ended a job has put its own things in order, or never will."""
+_SETTLE_TIME = timedelta(seconds=30)
+"""Time that a worker has to clean up after a finished job; later the janitor does."""
 
 
 class Janitor:
-    """Cleans every `janitor_seconds` in a thread of its own; several may do so at once.
+    """A thread that cleans up every `janitor_seconds`. Several janitors may run at once.
 
-    `now` is the wall clock, `clock` a monotonic one in seconds.
+    Args:
+        settings: the settings, with all retention times.
+        store: the jobs.
+        storage: the files.
+        now: the wall clock.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -44,16 +48,16 @@ class Janitor:
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
         self._now, self._clock = now, clock
-        self._seen: dict[Path, tuple[float, float]] = {}
+        self._unchanged_since: dict[Path, tuple[float, float]] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after what it is at."""
+        """End the thread after the current cleanup."""
         self._ended.set()
         self._thread.join(timeout=10)
 
@@ -64,79 +68,93 @@ class Janitor:
             except StoreUnavailable:
                 continue
             except OSError as error:
-                log.warning("could not clean up: %s", error)
-            except Exception:  # whatever one job's document does: who does not clean fills the disk
-                log.exception("could not clean up; trying again")
+                log.warning("cleanup failed: %s", error)
+            except Exception:  # one broken document must not end the thread: the disk would fill up
+                log.exception("cleanup failed; trying again")
 
     def clean(self) -> list[str]:
-        """Clean once; returns what was removed, in words. Raises StoreUnavailable, OSError."""
+        """Clean up once; return descriptions of the removed files. Raises StoreUnavailable, OSError."""
         removed = []
         for job in self._store.list(limit=1_000_000):
             removed += self._expire(job)
-        removed += self._orphans()
+        removed += self._remove_orphans()
         for line in removed:
             log.info("removed %s", line)
         return removed
 
     def _expire(self, job: Job) -> list[str]:
+        """Remove everything of a finished job with an expired retention time; return descriptions."""
         if not job.state.final or job.finished_at is None:
             return []
-        age, settings = self._now() - job.finished_at, self._settings
-        removed = []
-        if age > _LAST_BREATH:
-            self._store.tidy(job.id)
-        result, source = self._storage.result_path(job.id), self._storage.input_path(job.id)
-        if age > timedelta(hours=settings.history_ttl_hours) and self._store.forget(job.id):
+        age = self._now() - job.finished_at
+        if age > _SETTLE_TIME:
+            self._store.drop_stale_ticket(job.id)
+        if age > timedelta(hours=self._settings.history_ttl_hours) and self._store.forget(job.id):
             self._storage.remove(job.id)
             return [f"job {job.id}"]
         if job.state is JobState.DONE:
-            if age > _LAST_BREATH:
-                self._storage.remove_work(job.id)  # in case the worker died right after it had published
-            if age > timedelta(hours=settings.input_ttl_hours) and source.exists():
-                source.unlink(missing_ok=True)
-                removed.append(f"input of {job.id}")
-            if age > timedelta(hours=settings.result_ttl_hours) and result.exists():
-                result.unlink(missing_ok=True)
-                removed.append(f"result of {job.id}")
-            if removed and not source.exists() and not result.exists():
-                self._storage.remove(job.id)
-        elif self._storage.job_dir(job.id).exists() and (
-            job.state is JobState.CANCELLED
-            or (age > timedelta(hours=settings.failed_ttl_hours) and self._store.give_up_files(job.id))
+            return self._expire_done(job.id, age)
+        return self._expire_unsuccessful(job, age)
+
+    def _expire_done(self, job_id: str, age: timedelta) -> list[str]:
+        if age > _SETTLE_TIME:
+            self._storage.remove_work(job_id)  # left over if the worker died right after the publication
+        result, source = self._storage.result_path(job_id), self._storage.input_path(job_id)
+        removed = []
+        for path, name, hours in (
+            (source, "input", self._settings.input_ttl_hours),
+            (result, "result", self._settings.result_ttl_hours),
         ):
-            self._storage.remove(job.id)
-            removed.append(f"files of {job.id}")
+            if age > timedelta(hours=hours) and path.exists():
+                path.unlink(missing_ok=True)
+                removed.append(f"{name} of {job_id}")
+        if removed and not source.exists() and not result.exists():
+            self._storage.remove(job_id)
         return removed
 
-    def _orphans(self) -> list[str]:
-        # Folders first: whatever becomes a job after this look is not among them.
+    def _expire_unsuccessful(self, job: Job, age: timedelta) -> list[str]:
+        """Remove the files of a cancelled job, or of a job that failed long ago and has not been resumed since."""
+        if not self._storage.job_dir(job.id).exists():
+            return []
+        expired = age > timedelta(hours=self._settings.failed_ttl_hours)
+        if job.state is not JobState.CANCELLED and not (expired and self._store.mark_files_removed(job.id)):
+            return []
+        self._storage.remove(job.id)
+        return [f"files of {job.id}"]
+
+    def _remove_orphans(self) -> list[str]:
+        # List the folders before the jobs, so that a folder of a new job cannot seem orphaned.
         candidates = list(self._storage.folders().values())
         if self._storage.uploads.exists():
             candidates += list(self._storage.uploads.iterdir())
         known = self._store.ids()
         now, grace = self._clock(), self._settings.orphan_minutes * 60
-        seen, removed = {}, []
+        unchanged_since, removed = {}, []
         for path in candidates:
             if path.name in known:
                 continue
-            changed = _newest(path)
-            before = self._seen.get(path)
+            changed = _newest_change(path)
+            before = self._unchanged_since.get(path)
             if before is None or before[0] != changed:
-                seen[path] = (changed, now)
+                unchanged_since[path] = (changed, now)
             elif now - before[1] < grace:
-                seen[path] = before
+                unchanged_since[path] = before
             else:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                _remove(path)
                 removed.append(f"orphan {path.name}")
-        self._seen = seen
+        self._unchanged_since = unchanged_since
         return removed
 
 
-def _newest(path: Path) -> float:
-    """When anything at or below a path last changed."""
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _newest_change(path: Path) -> float:
+    """Newest modification time at or below a path."""
     newest = 0.0
     for entry in [path, *path.rglob("*")] if path.is_dir() else [path]:
         try:

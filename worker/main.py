@@ -1,4 +1,4 @@
-"""The worker process: settings, a warm network, the heart, and RQ's loop around them."""
+"""The worker process: creates all parts from the settings, and runs RQ's loop until a signal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -22,19 +23,18 @@ from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
 from model.errors import ModelError
-from worker.heartbeat import Heart
+from worker.heartbeat import Heartbeat
 from worker.janitor import Janitor
-from worker.metrics import Meters
+from worker.metrics import WorkerMetrics
 from worker.models import Models
-from worker.rqworker import WarmWorker
+from worker.rq_worker import WarmWorker
 from worker.runner import Runner
-from worker.tasks import RUNNER
 
 log = logging.getLogger(__name__)
 
 
 class _Signals:
-    """SIGTERM and SIGINT while RQ's loop is not there to handle them: the process is to end as soon as it can."""
+    """Handlers for SIGTERM and SIGINT outside RQ's loop: the first signal sets `stop`, a second ends the process."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -50,7 +50,12 @@ class _Signals:
 
 
 def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
-    """Run a worker until it is told to stop; returns the exit status. `redis_url` is for settings that name none."""
+    """Run a worker until a signal stops the process; return the exit status.
+
+    Args:
+        settings: the settings; by default those of the environment.
+        redis_url: overrides the setting.
+    """
     settings = settings or Settings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     signals = _Signals()
@@ -61,13 +66,13 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         storage.prepare()
         store = JobStore.from_settings(settings, redis_url)
         url = redis_url or settings.redis_url
-        assert url is not None, "the store knows one"
+        assert url is not None, "from_settings has checked the URL"
         models = Models(settings)
         warm = models.get("auto")
-        meters = Meters(warm.device)
-        meters.uses(warm.name)
+        metrics = WorkerMetrics(warm.device)
+        metrics.uses(warm.name)
         if settings.worker_metrics_port:
-            meters.serve(settings.worker_metrics_port)
+            metrics.serve(settings.worker_metrics_port)
     except (SkipVsrError, ModelError, OSError) as error:
         print(f"skipvsr worker: {error}", file=sys.stderr)
         return 1
@@ -80,29 +85,31 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         models=models.names(),
         started_at=datetime.now(UTC),
     )
-    heart = Heart(settings, connect(url, timeout=3.0, attempts=1), info)
-    heart.on_lost = meters.lost.inc
-    heart.models = models.names
-    heart.start()
+    heartbeat = Heartbeat(
+        settings, connect(url, timeout=3.0, attempts=1), info, models=models.names, on_lost=metrics.lost.inc
+    )
+    heartbeat.start()
     janitor = Janitor(settings, JobStore(connect(url)), storage)
     janitor.start()
-    RUNNER.set(Runner(settings, store, storage, models, heart, meters, name))
+    runner = Runner(settings, store, storage, models, heartbeat, metrics, name)
     log.info("worker %s: %s on %s", name, warm.name, warm.device)
     try:
-        _serve(settings, url, heart, signals, name)
+        _serve(settings, url, heartbeat, runner.run, signals, name)
     finally:
         janitor.stop()
-        heart.stop()
+        heartbeat.stop()
     return 0
 
 
-def _serve(settings: Settings, url: str, heart: Heart, signals: _Signals, name: str) -> None:
-    """RQ's loop, begun again whenever it ends because Redis was away."""
+def _serve(
+    settings: Settings, url: str, heartbeat: Heartbeat, run: Callable[[str], None], signals: _Signals, name: str
+) -> None:
+    """Run RQ's loop until a signal, and start a new loop whenever a Redis error ends the old one."""
     asked = threading.Event()
 
     def on_stop() -> None:
         asked.set()
-        heart.shut_down()
+        heartbeat.shut_down()
 
     ttl = round(settings.worker_lost_seconds) + 60
     pause, number = 0.5, 0
@@ -111,20 +118,20 @@ def _serve(settings: Settings, url: str, heart: Heart, signals: _Signals, name: 
         try:
             worker = WarmWorker(
                 list(QUEUES.values()),
+                run,
                 name=f"{name}-{number}",
                 connection=Redis.from_url(url, socket_connect_timeout=3.0, health_check_interval=30),
                 ttl=ttl,
                 on_stop=on_stop,
-                on_force_stop=lambda: heart.leave_at_once(1),
+                on_force_stop=lambda: heartbeat.exit_now(1),
                 stopping=signals.stop.is_set,
             )
-            heart.rq_beat = worker.beat
-            worker.work(logging_level="WARNING")
+            with heartbeat.with_rq(worker.renew_records):
+                worker.work(logging_level="WARNING")
             pause = 0.5
         except (RedisError, StoreUnavailable) as error:
             log.warning("Redis does not answer (%s); trying again in %.1f s", error, pause)
         finally:
-            heart.rq_beat = None
             signals.install()
         if not asked.is_set():
             signals.stop.wait(pause)

@@ -1,249 +1,40 @@
-"""One job from claim to publication: consumes `pipeline.upscale`, and is the only one to tell the store about it."""
+"""The processing of one job, from the claim to the publication of the result."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from enum import StrEnum
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any, Final
 
 from jobs import tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
-from jobs.schema import Job, JobMetrics, JobState, StreamFacts
+from jobs.schema import JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage
 from jobs.store import Claim, JobStore
 from media.limits import Limits
-from media.probe import MediaInfo, probe
+from media.probe import probe
 from media.spec import OutputSpec
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
-from pipeline.upscale import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
-from worker.failure import explain, out_of_memory, problem
-from worker.heartbeat import Heart, Hold
-from worker.joblog import JobLog
-from worker.metrics import Meters
+from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
+from pipeline.source import media_limits, stream_facts
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
+from worker.attempt import Attempt
+from worker.errors import out_of_memory, user_error
+from worker.heartbeat import Heartbeat
+from worker.job_log import JobLog
+from worker.lease import STATE_AFTER, Lease, StopReason
+from worker.metrics import WorkerMetrics
 from worker.models import Models, free_memory
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-
-class Runner:
-    """Does jobs, one at a time, for the worker called `name`."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: JobStore,
-        storage: Storage,
-        models: Models,
-        heart: Heart,
-        meters: Meters,
-        name: str,
-    ) -> None:
-        self._settings, self._store, self._storage = settings, store, storage
-        self._models, self._heart, self._meters, self._name = models, heart, meters, name
-        self._limits = Limits(**{field: getattr(settings, field) for field in Limits.__dataclass_fields__})
-
-    def run(self, job_id: str) -> None:
-        """Do a job, if it still waits to be done. Raises StoreUnavailable if it could not be claimed."""
-        told = JobLog(log, job_id)
-        claim = self._store.claim(job_id, self._name, above=self._storage.last_token(job_id))
-        if claim is None:
-            told.info("does not wait any more")
-            return
-        with self._heart.holding(claim) as hold:
-            told.info("claimed with token %d", claim.token)
-            begun = time.monotonic()
-            self._meters.claimed()
-            try:
-                job = self._store.get(job_id)
-                with tracing.span("upscale", parent=job.traceparent, job_id=job_id, attempt=job.attempt) as span:
-                    state = self._work(job, claim, hold)
-                    span.set_attribute("skipvsr.outcome", state)
-            except Fenced:
-                if self._without_files(job_id, claim, hold):
-                    return
-                told.warning("another worker has it; this one lets go")
-                return
-            except Exception as error:
-                state = self._give_up(job_id, claim, hold, error)
-            finally:
-                free_memory()
-            told.info("%s", state)
-            self._meters.ended(state, time.monotonic() - begun)
-
-    def _without_files(self, job_id: str, claim: Claim, hold: Hold) -> bool:
-        """Fail a job that is this worker's, but whose files somebody has removed; False if it is not such a one."""
-        if self._storage.input_path(job_id).exists():
-            return False
-        error = problem(JobFailed("The job's files are gone from the data folder; upload the video again."))
-        now = self._insist(lambda: self._store.let_go(claim, JobState.FAILED, {"error": error}), hold)
-        return now is JobState.FAILED
-
-    # The stages of a job
-
-    def _work(self, job: Job, claim: Claim, hold: Hold) -> str:
-        begun = time.monotonic()
-        order = Order(
-            self._storage.input_path(job.id),
-            self._storage.take_work(job.id, claim.token),
-            job.options,
-            self._limits,
-            encoder=self._settings.encoder,
-        )
-        notes = _Notes(job)
-        if notes.first:
-            self._meters.queue_seconds.observe(notes.queue_seconds)
-        model = self._models.get(job.options.model)
-        self._meters.uses(model.name)
-        hold.note({"model": model.name})
-        short = False
-        try:
-            finished = self._consume(order, model, hold, notes)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            short = True
-        if short:  # here, as the exception keeps all that filled the memory
-            smaller = max(1, job.options.chunk // 4)
-            notes.log.warning("out of memory; trying chunks of %d frames", smaller)
-            notes.warnings.append(f"Memory was short: the job was done in chunks of {smaller} frames.")
-            free_memory()
-            finished = self._consume(replace(order, chunk=smaller), model, hold, notes)
-        if finished is None:
-            return self._stop(claim, hold, notes)
-        path = self._storage.publish(finished.path, job.id)
-        seconds = notes.seconds_before + time.monotonic() - begun
-        fields: dict[str, Any] = {
-            "model": model.name,
-            "progress": finished.progress,
-            "metrics": notes.metrics(finished.metrics, processing_seconds=seconds),
-            "output": output_facts(probe(path, _BOUNDLESS), finished.spec),
-            "warnings": [*finished.warnings, *notes.warnings],
-            "error": None,
-        }
-        if self._insist(lambda: self._store.let_go(claim, JobState.DONE, fields), hold) is not JobState.DONE:
-            raise Fenced(job.id)
-        notes.log.info("published")
-        self._meters.published(finished.metrics)
-        self._storage.remove_work(job.id)
-        return "done"
-
-    def _consume(self, order: Order, model: Upscaler, hold: Hold, notes: _Notes) -> Finished | None:
-        """Let the pipeline run, and note how far it is; None if it stopped before the end."""
-        events = upscale(order, model, stop=hold.stop)
-        try:
-            for event in events:
-                self._note(event, hold, notes)
-                if isinstance(event, Finished):
-                    return event
-                if isinstance(event, Started):
-                    self._check_room(event, order)
-                if isinstance(event, Stopped) or hold.reason in ("cancel", "lost"):
-                    return None
-        finally:
-            events.close()
-        return None
-
-    def _note(self, event: Event, hold: Hold, notes: _Notes) -> None:
-        fields: dict[str, Any] = {"progress": event.progress}
-        if isinstance(event, Started):
-            notes.log.info("goes on" if event.resumed else "starts")
-            fields["warnings"] = event.warnings
-            if event.resumed:
-                self._meters.resumes.inc()
-        else:
-            fields["metrics"] = notes.metrics(event.metrics)
-        if isinstance(event, ChunkDone):
-            extra = {"chunk": event.number, "frames": event.frames, "seconds": round(event.seconds, 3)}
-            notes.log.info("chunk %d computed", event.number, extra=extra)
-            tracing.mark("chunk", number=event.number, frames=event.frames, **event.stages)
-            self._meters.chunk(event)
-        hold.note(fields)
-
-    def _check_room(self, event: Started, order: Order) -> None:
-        """Raise StorageFull if the disk will not do for the segments and the result that they are joined to."""
-        done, total = event.progress.frames_done, event.progress.frames_total
-        if total is not None:
-            self._storage.check_room(
-                expected_bytes(event.spec, total - done)
-                + expected_bytes(event.spec, total)
-                + event.info.size_bytes // 4
-            )
-
-    def _stop(self, claim: Claim, hold: Hold, notes: _Notes) -> str:
-        fields = hold.take_fields()
-        if hold.reason == "lost":
-            raise Fenced(claim.job_id)
-        wanted = {"cancel": JobState.CANCELLED, "pause": JobState.PAUSED}.get(hold.reason, JobState.QUEUED)
-        if wanted is JobState.CANCELLED:
-            self._storage.remove(claim.job_id)  # first: whoever hears that it's cancelled finds no files
-        state = self._insist(lambda: self._store.let_go(claim, wanted, fields), hold)
-        if state is None:
-            raise Fenced(claim.job_id)
-        if state is JobState.CANCELLED:
-            self._storage.remove(claim.job_id)
-        return "handed back" if state is JobState.QUEUED else state.value
-
-    def _give_up(self, job_id: str, claim: Claim, hold: Hold, error: Exception) -> str:
-        """End a job that can't be done; one for which there is no room is paused, for that can be helped."""
-        if isinstance(error, StoreUnavailable):
-            raise error  # not the job's fault; it will be missed and taken up again
-        ours = explain(error, self._settings.data_dir)
-        if isinstance(error, ModelError) or ours.status != 500:
-            JobLog(log, job_id).warning("%s", ours)
-        else:
-            JobLog(log, job_id).error("%s", ours, exc_info=error)
-        state = JobState.PAUSED if isinstance(ours, StorageFull) else JobState.FAILED
-        fields = {**hold.take_fields(), "error": problem(ours)}
-        now = self._insist(lambda: self._store.let_go(claim, state, fields), hold)
-        if now is JobState.CANCELLED:
-            self._storage.remove(job_id)
-        return now.value if now else "lost"
-
-    def _insist(self, tell: Callable[[], T], hold: Hold) -> T:
-        """Tell the store something, as often as it takes; only a shutdown makes it give up (StoreUnavailable)."""
-        pause = 0.5
-        while True:
-            try:
-                return tell()
-            except StoreUnavailable:
-                if hold.reason == "shutdown":
-                    raise
-                hold.note({})  # waiting for Redis is no hanging
-                time.sleep(pause)
-                pause = min(pause * 2, 5.0)
-
-
-class _Notes:
-    """What this run adds to what is in the job's document already."""
-
-    def __init__(self, job: Job) -> None:
-        self.log = JobLog(log, job.id)
-        self.warnings: list[str] = []
-        self.seconds_before = job.metrics.processing_seconds or 0.0
-        self._begun = time.monotonic()
-        queued = (datetime.now(UTC) - job.created_at).total_seconds()
-        before = job.metrics.queue_seconds
-        self.first = before is None
-        """Whether no worker has had the job yet."""
-        self.queue_seconds = max(0.0, queued) if before is None else before  # the wall clock may have been set back
-
-    def metrics(self, measured: JobMetrics, processing_seconds: float | None = None) -> JobMetrics:
-        """The metrics of the document."""
-        if processing_seconds is None:
-            processing_seconds = self.seconds_before + time.monotonic() - self._begun
-        return measured.model_copy(
-            update={"queue_seconds": self.queue_seconds, "processing_seconds": processing_seconds}
-        )
-
-
-_BOUNDLESS = Limits(
+_UNLIMITED: Final = Limits(
     max_pixels=2**62,
     max_output_pixels=2**62,
     max_upload_bytes=2**62,
@@ -251,29 +42,236 @@ _BOUNDLESS = Limits(
     max_frames=2**62,
     max_streams=2**16,
 )
-"""What we made ourselves is not held to what is allowed at the door."""
+"""Limits for probing our own results; the settings limit only uploads."""
 
 
-def output_facts(info: MediaInfo, spec: OutputSpec) -> StreamFacts:
-    """What the job document says of the result."""
-    video = info.video
-    return StreamFacts(
-        container=spec.container,
-        codec=spec.codec,
-        width=video.width,
-        height=video.height,
-        frames=video.frames,
-        frame_rate=float(video.frame_rate) if video.frame_rate else None,
-        duration_seconds=info.duration_seconds,
-        pixel_format=video.pixel_format,
-        bit_depth=video.bit_depth,
-        size_bytes=info.size_bytes,
-        audio=[track.codec for track in info.audio],
-        subtitles=[track.codec for track in info.subtitles],
-    )
+class Outcome(StrEnum):
+    """How an attempt at a job ended for this worker."""
+
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    HANDED_BACK = "handed back"
+    """The job is queued again, because the worker process ends."""
+    LOST = "lost"
+    """Another worker has the job."""
+
+    @classmethod
+    def of(cls, state: JobState) -> Outcome:
+        """Outcome of an attempt that leaves the job in a state."""
+        return cls.HANDED_BACK if state is JobState.QUEUED else cls(state.value)
 
 
-def expected_bytes(spec: OutputSpec, frames: int) -> int:
-    """A cautious guess at the size of so many encoded frames: 0.2 bits a pixel at CRF 18, half as much each 6 steps."""
+class Runner:
+    """Processes jobs, one at a time.
+
+    Args:
+        settings: the settings.
+        store: the jobs; a Redis client that the heartbeat thread does not use.
+        storage: the files.
+        models: the networks.
+        heartbeat: the heartbeat thread.
+        metrics: the worker's metrics.
+        name: the worker's name in the job document.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        storage: Storage,
+        models: Models,
+        heartbeat: Heartbeat,
+        metrics: WorkerMetrics,
+        name: str,
+    ) -> None:
+        self._settings, self._store, self._storage = settings, store, storage
+        self._models, self._heartbeat, self._metrics, self._name = models, heartbeat, metrics, name
+        self._limits = media_limits(settings)
+
+    def run(self, job_id: str) -> None:
+        """Process a job if the job is still queued. Raises StoreUnavailable if Redis is down at the claim."""
+        job_log = JobLog(log, job_id)
+        claim = self._store.claim(job_id, self._name, above=self._storage.last_token(job_id))
+        if claim is None:
+            job_log.info("no longer queued")
+            return
+        with self._heartbeat.lease(claim) as lease:
+            job_log.info("claimed with token %d", claim.token)
+            started = time.monotonic()
+            self._metrics.claimed()
+            try:
+                outcome = self._process(claim, lease)
+            except Fenced:
+                if not self._fail_without_files(lease):
+                    job_log.warning("another worker has the job; stopping")
+                return
+            except Exception as error:
+                outcome = self._fail(lease, error)
+            finally:
+                free_memory()
+            job_log.info("%s", outcome)
+            self._metrics.ended(outcome, time.monotonic() - started)
+
+    def _process(self, claim: Claim, lease: Lease) -> Outcome:
+        job = self._store.get(claim.job_id)
+        with tracing.span("upscale", parent=job.traceparent, job_id=job.id, attempt=job.attempt) as span:
+            attempt = Attempt(job, lease)
+            task = UpscaleTask(
+                self._storage.input_path(job.id),
+                self._storage.take_work(job.id, claim.token),
+                job.options,
+                self._limits,
+                encoder=self._settings.encoder,
+            )
+            if attempt.is_first:
+                self._metrics.queue_seconds.observe(attempt.queue_seconds)
+            model = self._models.get(job.options.model)
+            self._metrics.uses(model.name)
+            lease.update({"model": model.name})
+            finished = self._upscale(task, model, attempt)
+            outcome = self._stop(lease) if finished is None else self._publish(finished, model, attempt)
+            span.set_attribute("skipvsr.outcome", outcome)
+            return outcome
+
+    # The stages of a job
+
+    def _upscale(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
+        """Run the pipeline, and once more with smaller chunks if the memory is too small; None if the job stopped."""
+        try:
+            return self._run_pipeline(task, model, attempt)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Outside of the except block, because the exception refers to the objects that fill the memory.
+        chunk = max(1, task.options.chunk // 4)
+        attempt.log.warning("out of memory; trying chunks of %d frames", chunk)
+        attempt.warnings.append(f"The device ran out of memory: the job used chunks of {chunk} frames.")
+        free_memory()
+        return self._run_pipeline(replace(task, chunk=chunk), model, attempt)
+
+    def _run_pipeline(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
+        """Run the pipeline and report its progress; None if the job stopped."""
+        events = upscale(task, model, stop=attempt.lease.stop)
+        try:
+            for event in events:
+                self._report(event, attempt)
+                match event:
+                    case Finished():
+                        return event
+                    case Started():
+                        self._check_room(event)
+                    case Stopped():
+                        return None
+                reason = attempt.lease.stop_reason
+                if reason is not None and reason.abandons_chunk:
+                    return None
+        finally:
+            events.close()
+        return None
+
+    def _report(self, event: Event, attempt: Attempt) -> None:
+        """Pass an event on to the log, the metrics, the trace and the job document."""
+        fields: dict[str, Any] = {"progress": event.progress}
+        if isinstance(event, Started):
+            attempt.log.info("resumes" if event.resumed else "starts")
+            fields["warnings"] = event.warnings
+            if event.resumed:
+                self._metrics.resumes.inc()
+        else:
+            fields["metrics"] = attempt.metrics(event.metrics)
+        if isinstance(event, ChunkDone):
+            extra = {"chunk": event.number, "frames": event.frames, "seconds": round(event.seconds, 3)}
+            attempt.log.info("chunk %d computed", event.number, extra=extra)
+            tracing.mark("chunk", number=event.number, frames=event.frames, **event.stages)
+            self._metrics.chunk(event)
+        attempt.lease.update(fields)
+
+    def _check_room(self, event: Started) -> None:
+        """Raise StorageFull if the disk has no room for the remaining segments and the result."""
+        done, total = event.progress.frames_done, event.progress.frames_total
+        if total is not None:
+            segments = estimated_bytes(event.spec, total - done)
+            result = estimated_bytes(event.spec, total) + event.info.size_bytes // 4
+            self._storage.check_room(segments + result)
+
+    def _publish(self, finished: Finished, model: Upscaler, attempt: Attempt) -> Outcome:
+        job_id = attempt.job.id
+        path = self._storage.publish(finished.path, job_id)
+        fields: dict[str, Any] = {
+            "model": model.name,
+            "progress": finished.progress,
+            "metrics": attempt.metrics(finished.metrics),
+            "output": stream_facts(probe(path, _UNLIMITED), finished.spec),
+            "warnings": [*finished.warnings, *attempt.warnings],
+            "error": None,
+        }
+        if self._release(attempt.lease, JobState.DONE, fields) is not JobState.DONE:
+            raise Fenced(job_id)
+        attempt.log.info("published")
+        self._metrics.published(finished.metrics)
+        self._storage.remove_work(job_id)
+        return Outcome.DONE
+
+    # Ends of a job
+
+    def _stop(self, lease: Lease) -> Outcome:
+        """End a stopped job: cancelled, paused or queued again. Raises Fenced if another worker has the job."""
+        job_id, fields, reason = lease.claim.job_id, lease.take_fields(), lease.stop_reason
+        if reason is StopReason.LOST:
+            raise Fenced(job_id)
+        wanted = STATE_AFTER[reason]
+        if wanted is JobState.CANCELLED:
+            self._storage.remove(job_id)  # before the release: a cancelled job has no files
+        state = self._release(lease, wanted, fields)
+        if state is None:
+            raise Fenced(job_id)
+        if state is JobState.CANCELLED:
+            self._storage.remove(job_id)
+        return Outcome.of(state)
+
+    def _fail(self, lease: Lease, error: Exception) -> Outcome:
+        """End a job after an error. A job without disk space is paused, because the user can free space."""
+        if isinstance(error, StoreUnavailable):
+            raise error  # no fault of the job: another worker will detect the loss and requeue the job
+        shown = user_error(error, self._settings.data_dir)
+        job_log = JobLog(log, lease.claim.job_id)
+        if isinstance(error, ModelError) or shown.status != 500:
+            job_log.warning("%s", shown)
+        else:
+            job_log.error("%s", shown, exc_info=error)
+        state = JobState.PAUSED if isinstance(shown, StorageFull) else JobState.FAILED
+        now = self._release(lease, state, {**lease.take_fields(), "error": Problem.from_error(shown)})
+        if now is JobState.CANCELLED:
+            self._storage.remove(lease.claim.job_id)
+        return Outcome.of(now) if now else Outcome.LOST
+
+    def _fail_without_files(self, lease: Lease) -> bool:
+        """Fail a job whose files somebody removed; return False if the files exist or another worker has the job."""
+        if self._storage.input_path(lease.claim.job_id).exists():
+            return False
+        error = JobFailed("The job's files are gone from the data folder; upload the video again.")
+        return self._release(lease, JobState.FAILED, {"error": Problem.from_error(error)}) is JobState.FAILED
+
+    def _release(self, lease: Lease, state: JobState, fields: dict[str, Any]) -> JobState | None:
+        """Release a job in the store, and repeat the call until Redis answers.
+
+        Raises StoreUnavailable only if the worker shuts down meanwhile.
+        """
+        pause = 0.5
+        while True:
+            try:
+                return self._store.release(lease.claim, state, fields)
+            except StoreUnavailable:
+                if lease.stop_reason is StopReason.SHUTDOWN:
+                    raise
+                lease.touch()  # a job that waits for Redis does not hang
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+
+def estimated_bytes(spec: OutputSpec, frames: int) -> int:
+    """Cautious estimate of the size of encoded frames: 0.2 bits per pixel at CRF 18, half as much per 6 CRF steps."""
     bits = Fraction(2, 10) * spec.width * spec.height * frames
     return int(bits / 8 * Fraction(2) ** round((18 - spec.crf) / 6))

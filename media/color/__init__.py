@@ -1,1 +1,1 @@
-"""Colour: pixel formats, matrices, ranges, HDR metadata."""
+"""Colour: pixel formats, colour tags, RGB ↔ YUV conversion, HDR10 metadata."""

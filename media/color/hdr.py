@@ -1,4 +1,4 @@
-"""HDR10's static metadata: what display the video was made on (ST 2086), and how bright it gets (CTA-861.3)."""
+"""HDR10's static metadata: the mastering display (SMPTE ST 2086) and content light levels (CTA-861.3)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import BinaryIO, Final
 
 _Point = tuple[Fraction, Fraction]
 _PARENTS: Final = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-"""The boxes of an MP4 file, from the outside in, in which the description of the video lies."""
+"""Boxes of an MP4 file around the sample entry, from the outside in."""
 _SAMPLE_ENTRY_BYTES: Final = 8 + 78
 """Box header and fields of a VisualSampleEntry, before its inner boxes."""
 
 
 @dataclass(frozen=True)
 class MasteringDisplay:
-    """CIE 1931 x, y of the primaries and of white; cd/m²."""
+    """CIE 1931 x, y of the primaries and the white point; luminances in cd/m²."""
 
     red: _Point
     green: _Point
@@ -28,7 +28,7 @@ class MasteringDisplay:
 
 
 def mastering_display(data: bytes | None) -> MasteringDisplay | None:
-    """libav's AVMasteringDisplayMetadata in numbers; None where it says nothing."""
+    """Parse libav's AVMasteringDisplayMetadata. None if primaries or luminances are missing."""
     if data is None or len(data) < 88:
         return None
     *rationals, has_primaries, has_luminance = struct.unpack("=20i2i", data[:88])
@@ -39,47 +39,51 @@ def mastering_display(data: bytes | None) -> MasteringDisplay | None:
     return MasteringDisplay(red, green, blue, white, darkest=values[8], brightest=values[9])
 
 
-def boxes(display: MasteringDisplay | None, light: tuple[int, int] | None) -> bytes:
-    """The boxes `mdcv` and `clli` of ISO/IEC 14496-12; `light` is MaxCLL and MaxFALL in cd/m²."""
+def hdr_boxes(display: MasteringDisplay | None, light: tuple[int, int] | None) -> bytes:
+    """MP4's boxes `mdcv` and `clli` (ISO/IEC 14496-12).
+
+    Args:
+        light: MaxCLL and MaxFALL in cd/m².
+    """
     data = b""
     if display is not None:
         points = (display.green, display.blue, display.red, display.white)
-        numbers = [_within(round(value * 50000), 16) for point in points for value in point]
-        levels = [_within(round(value * 10000), 32) for value in (display.brightest, display.darkest)]
+        numbers = [_clamped(round(value * 50000), 16) for point in points for value in point]
+        levels = [_clamped(round(value * 10000), 32) for value in (display.brightest, display.darkest)]
         data += struct.pack(">I4s8H2I", 32, b"mdcv", *numbers, *levels)
     if light is not None:
-        data += struct.pack(">I4s2H", 12, b"clli", *(_within(value, 16) for value in light))
+        data += struct.pack(">I4s2H", 12, b"clli", *(_clamped(value, 16) for value in light))
     return data
 
 
-def header_with(segment: Path, extra: bytes) -> bytes:
-    """The head of an MP4 file of one video track, with `extra` boxes in its description of the video.
+def header_with_boxes(segment: Path, boxes: bytes) -> bytes:
+    """Header of an MP4 file with one video track, with `boxes` added to the track's sample entry.
 
-    Encoders write HDR10's metadata into the stream only. libav's muxers take what goes into the container from the
-    stream that they are given as a template: this is that template.
+    Encoders write HDR10's metadata into the stream only. libav's muxers copy the container's metadata from the stream
+    that they receive as a template. This header is the template.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: not an MP4 file with one video track.
     """
     with segment.open("rb") as file:
-        head, movie = _box(file, b"ftyp"), bytearray(_box(file, b"moov"))
+        head, movie = _outer_box(file, b"ftyp"), bytearray(_outer_box(file, b"moov"))
     at, end = 0, len(movie)
-    sizes = []
+    grown = []
     for name in _PARENTS:
-        at, end = _find(movie, name, at, end)
-        sizes.append(at)
+        at, end = _find_box(movie, name, at, end)
+        grown.append(at)
         at += 16 if name == b"stsd" else 8
-    sizes.append(at)  # the first sample entry
+    grown.append(at)  # the first sample entry
     if at + _SAMPLE_ENTRY_BYTES > end:
-        raise ValueError(f"{segment.name} does not describe its video")
+        raise ValueError(f"{segment.name} has no sample entry")
     insert = at + int.from_bytes(movie[at : at + 4], "big")
-    movie[insert:insert] = extra
-    for place in sizes:
-        struct.pack_into(">I", movie, place, struct.unpack_from(">I", movie, place)[0] + len(extra))
+    movie[insert:insert] = boxes
+    for place in grown:
+        struct.pack_into(">I", movie, place, struct.unpack_from(">I", movie, place)[0] + len(boxes))
     return head + bytes(movie)
 
 
-def _box(file: BinaryIO, name: bytes) -> bytes:
+def _outer_box(file: BinaryIO, name: bytes) -> bytes:
     """The first box of a name at the outermost level."""
     file.seek(0)
     while len(head := file.read(8)) == 8:
@@ -93,8 +97,8 @@ def _box(file: BinaryIO, name: bytes) -> bytes:
     raise ValueError(f"no box {name.decode()}")
 
 
-def _find(data: bytearray, name: bytes, at: int, end: int) -> tuple[int, int]:
-    """Start and end of the first box of a name between two places."""
+def _find_box(data: bytearray, name: bytes, at: int, end: int) -> tuple[int, int]:
+    """Start and end of the first box of a name between two offsets."""
     while at + 8 <= end:
         size = int.from_bytes(data[at : at + 4], "big")
         if data[at + 4 : at + 8] == name:
@@ -103,5 +107,5 @@ def _find(data: bytearray, name: bytes, at: int, end: int) -> tuple[int, int]:
     raise ValueError(f"no box {name.decode()}")
 
 
-def _within(value: int, bits: int) -> int:
+def _clamped(value: int, bits: int) -> int:
     return min(max(value, 0), (1 << bits) - 1)

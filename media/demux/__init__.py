@@ -1,1 +1,1 @@
-"""Containers: opening, seeking, timestamps, side data."""
+"""Source files: opening, seeking, timestamps, side data, deinterlacing."""

@@ -1,4 +1,4 @@
-"""Interlaced material → frames, by libavfilter's bwdif; progressive frames pass untouched."""
+"""Deinterlacing with libavfilter's bwdif."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from av.video.stream import VideoStream
 
 
 class Deinterlacer:
-    """One frame out for each frame in, with the same pts. Starts bwdif when the first interlaced frame appears."""
+    """Filter with one frame out for each frame in, at the same pts. bwdif starts at the first interlaced frame."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
         self._time_base = stream.time_base or Fraction(1)
         self.active = False
-        """Whether there was an interlaced frame yet."""
+        """Whether an interlaced frame has occurred."""
 
     def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """Yield the frames, deinterlaced where they are flagged as interlaced."""
+        """Yield the frames, and replace the interlaced ones by progressive ones."""
         graph: Graph | None = None
         shape: tuple[int, int, str] | None = None
         for frame in frames:
@@ -30,7 +30,7 @@ class Deinterlacer:
                 yield from _drain(graph, self._time_base)
                 graph = None
             if graph is None and frame.interlaced_frame:
-                graph, shape = self._graph(frame), now
+                graph, shape = self._new_graph(frame), now
                 self.active = True
             if graph is None:
                 yield frame
@@ -40,7 +40,7 @@ class Deinterlacer:
         if graph is not None:
             yield from _drain(graph, self._time_base)
 
-    def _graph(self, frame: VideoFrame) -> Graph:
+    def _new_graph(self, frame: VideoFrame) -> Graph:
         graph = Graph()
         graph.threads = 1
         source = graph.add_buffer(
@@ -62,7 +62,7 @@ def _available(graph: Graph, time_base: Fraction) -> Iterator[VideoFrame]:
         except (av.error.BlockingIOError, av.error.EOFError):
             return
         if frame.pts is not None and frame.time_base:
-            # bwdif counts in half units, for its mode that gives a frame for each field.
+            # bwdif counts in half units, for its mode with one frame for each field.
             frame.pts, frame.time_base = int(frame.pts * frame.time_base / time_base), time_base
         yield frame
 

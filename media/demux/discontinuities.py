@@ -1,4 +1,7 @@
-"""Times by a broadcast's clock: here they begin at zero, and where it was set what follows comes right behind."""
+"""Discontinuities of MPEG transport and program streams, whose timestamps are readings of a broadcast's clock.
+
+Here timestamps begin at zero. Where the clock jumps ahead, the gap is removed.
+"""
 
 from __future__ import annotations
 
@@ -10,113 +13,119 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from media.demux.container import video_stream
-from media.demux.continuity import move
+from media.demux.monotonic import shift_packet
+from media.demux.opening import video_stream
 
 S = TypeVar("S", bound=Stream)
 
 _CLOCKED: Final = ("mpegts", "mpeg")
-"""Containers whose times are a clock's, which may be set, and in which MPEG asks for a time every 0.7 seconds.
-Elsewhere a long gap is a picture that is shown for long."""
+"""Containers with a clock's timestamps, which MPEG requires every 0.7 seconds.
+In other containers, a long gap is a picture with a long duration."""
 _JUMP: Final = 60 * 90_000
-"""What goes ahead by more than a minute jumps; the containers count in 1/90000 seconds."""
+"""A gap of more than a minute is a discontinuity. Both containers count in 1/90000 seconds."""
 
 
-def may_jump(container: InputContainer) -> bool:
-    """Whether times that jump ahead mean nothing in a file of that kind."""
+def has_clock(container: InputContainer) -> bool:
+    """Whether the container's timestamps are a clock's, so that gaps can be meaningless."""
     return container.format.name in _CLOCKED
 
 
 @dataclass
-class _Count:
-    """Times that follow from one another."""
+class _Timeline:
+    """Consecutive timestamps: the readings of one clock between two discontinuities."""
 
-    skipped: int = 0
-    """What was taken out of the times up to here."""
-    jumps: int = 0
+    offset: int = 0
+    """Amount to subtract from the timestamps."""
+    discontinuities: int = 0
+    """Number of discontinuities before this timeline."""
     end: int = 0
-    """Where the packet that was read last ends."""
+    """End of the latest packet, before subtraction."""
 
 
 @dataclass
-class _Place:
-    """Where a stream is."""
+class _Position:
+    """Latest packet of one stream."""
 
     last: int = 0
     end: int = 0
-    count: _Count = field(default_factory=_Count)
+    timeline: _Timeline = field(default_factory=_Timeline)
 
 
-class Jumps:
-    """A file's packets without jumps ahead, and without what the clock was at when it began.
+class Discontinuities:
+    """Removes discontinuities and the clock's start value from a file's packets.
 
-    A stream jumps when its times do and no other stream is where they are then: what is missing of one stream alone
-    (a film's second language, a picture that was not received) is a gap, and stays. The other streams follow the first
-    one that jumps, by the same amount, so that all stay as they were to each other. All streams are looked at for
-    that, whichever are asked for, so that every reader of a file finds the same jumps.
+    A stream has a discontinuity if its timestamps jump and no other stream is near the new timestamp. A gap in one
+    stream alone (lost pictures, a second language) stays. The other streams follow the first stream by the same
+    amount, so all streams stay in sync. All streams are observed, whichever are requested, so every reader of a file
+    finds the same discontinuities.
     """
 
     def __init__(self, container: InputContainer) -> None:
         self._container = container
-        self._places: dict[int, _Place] = {}
-        self._latest: _Place | None = None
-        self._begin = 0
+        self._positions: dict[int, _Position] = {}
+        self._latest: _Position | None = None
+        self._start = 0
 
     def packets(self, streams: Iterable[S]) -> Iterator[Packet[S]]:
-        """What `container.demux` gives for some streams. Raises what that raises."""
+        """Demux some streams, as `container.demux` does. Raises libav's errors."""
         wanted = list(streams)
-        if not may_jump(self._container):
+        if not has_clock(self._container):
             yield from cast("Iterator[Packet[S]]", self._container.demux(wanted))
             return
-        self._begin = _begin(self._container)
+        self._start = _start_time(self._container)
         indices = {stream.index for stream in wanted}
-        watched = [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
-        for packet in self._container.demux(watched):
-            self.take_out(packet.stream.index, packet)
+        observed = [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
+        for packet in self._container.demux(observed):
+            self.correct(packet.stream.index, packet)
             if packet.stream.index in indices:
                 yield cast("Packet[S]", packet)
 
-    def before(self, stream: Stream) -> int:
-        """How many jumps were taken out of a stream's times so far."""
-        return self._places.get(stream.index, _Place()).count.jumps
+    def count(self, stream: Stream) -> int:
+        """Number of discontinuities removed from a stream so far."""
+        return self._positions.get(stream.index, _Position()).timeline.discontinuities
 
-    def take_out(self, index: int, packet: Packet[Stream]) -> None:
-        """Move the next packet of the file, which is of the stream `index`, by what was jumped before it."""
+    def correct(self, index: int, packet: Packet[Stream]) -> None:
+        """Shift the file's next packet, which belongs to stream `index`."""
         time = packet.pts if packet.dts is None else packet.dts
         if time is None:
             return
-        place = self._places.get(index)
-        if place is not None and abs(time - place.last) <= _JUMP:
-            count = place.count
-        else:
-            count = self._count_beside(time) or (self._first_count(time) if place is None else _next_count(time, place))
-        count.end = time + max(packet.duration or 0, 1)
-        self._latest = self._places[index] = _Place(time, count.end, count)
-        move(packet, -count.skipped)
+        timeline = self._timeline(self._positions.get(index), time)
+        timeline.end = time + max(packet.duration or 0, 1)
+        self._latest = self._positions[index] = _Position(time, timeline.end, timeline)
+        shift_packet(packet, -timeline.offset)
 
-    def _count_beside(self, time: int) -> _Count | None:
-        """The count of another stream that is near."""
-        others = [other for other in self._places.values() if abs(time - other.last) <= _JUMP]
-        return min(others, key=lambda other: abs(time - other.last)).count if others else None
+    def _timeline(self, position: _Position | None, time: int) -> _Timeline:
+        if position is not None and abs(time - position.last) <= _JUMP:
+            return position.timeline
+        nearby = self._nearby_timeline(time)
+        if nearby is not None:
+            return nearby
+        return self._first_timeline(time) if position is None else _next_timeline(position, time)
 
-    def _first_count(self, time: int) -> _Count:
-        """The count of a stream that begins far from all others: at zero, or where the file is by now."""
+    def _nearby_timeline(self, time: int) -> _Timeline | None:
+        """Timeline of the stream that is nearest to `time`, within a jump."""
+        others = [other for other in self._positions.values() if abs(time - other.last) <= _JUMP]
+        return min(others, key=lambda other: abs(time - other.last)).timeline if others else None
+
+    def _first_timeline(self, time: int) -> _Timeline:
+        """Timeline of a stream that begins far from all others: at zero, or at the file's current position."""
         if self._latest is None:
-            return _Count(self._begin if abs(time - self._begin) <= _JUMP else time)
-        now, ahead = self._latest.end - self._latest.count.skipped, time > self._latest.last
-        return _Count(time - now, self._latest.count.jumps + ahead)
+            return _Timeline(self._start if abs(time - self._start) <= _JUMP else time)
+        now, ahead = self._latest.end - self._latest.timeline.offset, time > self._latest.last
+        return _Timeline(time - now, self._latest.timeline.discontinuities + ahead)
 
 
-def _next_count(time: int, place: _Place) -> _Count:
-    """The count of a stream whose time does not follow from its place."""
-    count = place.count
-    if time < place.last:  # what begins anew is put behind later, stream by stream
-        return _Count(count.skipped, count.jumps)
-    return _Count(count.skipped + time - max(place.end, count.end), count.jumps + 1)
+def _next_timeline(position: _Position, time: int) -> _Timeline:
+    """Timeline of a stream after a discontinuity."""
+    timeline = position.timeline
+    if time < position.last:  # a restart: `media.demux.monotonic` appends the packets, stream by stream
+        return _Timeline(timeline.offset, timeline.discontinuities)
+    gap = time - max(position.end, timeline.end)
+    return _Timeline(timeline.offset + gap, timeline.discontinuities + 1)
 
 
-def _begin(container: InputContainer) -> int:
-    """When the video's programme begins: other programmes of the same recording may have other clocks."""
+def _start_time(container: InputContainer) -> int:
+    """Start time of the video's programme. Other programmes of the same recording can have other clocks."""
     starts = [s.start_time for s in container.streams if s.type in ("video", "audio") and s.start_time is not None]
     video = video_stream(container).start_time
     return 0 if video is None else min(start for start in starts if abs(start - video) <= _JUMP)

@@ -1,4 +1,4 @@
-"""How long the last frame is shown: the one time that does not follow from when the next one is."""
+"""Duration of the last frame. The durations of all other frames follow from the next frame's timestamp."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import av
 
-from media.demux.container import open_untrusted, video_stream
-from media.demux.seeking import InexactSeek, seek
+from media.demux.opening import open_untrusted, video_stream
+from media.demux.seeking import InexactSeek, seek_keyframe
 from media.limits import Limits
 
 
-def shown_for(source: Path, pts: int, limits: Limits) -> int | None:
-    """How long the source says that its frame of time `pts` is shown, both in the track's units.
+def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
+    """Duration of the source's frame at `pts`, in units of the track's time base.
 
-    None where it does not say (containers without an index have no durations but those that libav makes up), or says
-    what can't be: longer than any video may be.
+    None if the source has no plausible duration. Containers without an index have only libav's guesses; a duration
+    above `max_duration_seconds` is an error of the file.
     """
     with open_untrusted(source, limits) as container:
         stream = video_stream(container)
         try:
-            for packet in chain([seek(container, stream, pts)], container.demux(stream)):
+            for packet in chain([seek_keyframe(container, stream, pts)], container.demux(stream)):
                 if packet.pts == pts:
                     seconds = (packet.duration or 0) * packet.time_base
                     return packet.duration if 0 < seconds <= limits.max_duration_seconds else None

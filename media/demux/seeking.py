@@ -1,4 +1,4 @@
-"""Starting to decode in the middle, so that what comes is what reading from the start gives; else it says so."""
+"""Exact seeking: decoding from a keyframe gives the same frames as decoding from the start, or raises InexactSeek."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 _INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-"""Containers whose keyframes are known by their times; others are searched by bytes, or have no times of their own."""
+"""Containers with an index of keyframes by timestamp. In other containers, libav searches by byte position."""
 _ATTEMPTS: Final = 4
 
 
 class InexactSeek(Exception):
-    """Decoding has to begin at the start."""
+    """Decoding must begin at the start of the file."""
 
 
-def seek(container: InputContainer, stream: VideoStream, goal: int) -> Packet[VideoStream]:
-    """Go to the last keyframe that is shown at `goal` or before; its packet, which is taken from the container.
+def seek_keyframe(container: InputContainer, stream: VideoStream, goal: int) -> Packet[VideoStream]:
+    """Seek to the last keyframe with a pts of at most `goal`. Returns its packet, which is consumed.
 
     Raises:
-        InexactSeek: there is none that is surely it.
+        InexactSeek: no keyframe was found with certainty.
     """
     if container.format.name not in _INDEXED:
         raise InexactSeek
     target = goal
     for _ in range(_ATTEMPTS):
-        try:
-            container.seek(target, stream=stream)
-            packet = next((packet for packet in container.demux(stream) if packet.size), None)
-        except av.error.FFmpegError as error:
-            raise InexactSeek from error
+        packet = _first_packet_after_seek(container, stream, target)
         if packet is None or packet.pts is None or not packet.is_keyframe:
             raise InexactSeek
         if packet.pts <= goal:
             return packet
-        # Indexes may be by decoding time, which is before the time at which a frame is shown.
+        # The index can hold decoding timestamps, which are lower than the presentation timestamps.
         target = min(target, packet.pts if packet.dts is None else packet.dts) - 1
     raise InexactSeek
 
 
-def skip(frames: Iterator[VideoFrame], keyframe: int, goal: int) -> Iterator[VideoFrame]:
-    """Take decoded frames from the keyframe shown at `keyframe` up to and including the one shown at `goal`.
+def _first_packet_after_seek(container: InputContainer, stream: VideoStream, target: int) -> Packet[VideoStream] | None:
+    try:
+        container.seek(target, stream=stream)
+        return next((packet for packet in container.demux(stream) if packet.size), None)
+    except av.error.FFmpegError as error:
+        raise InexactSeek from error
 
-    Leading frames of an open group, which refer to what was not decoded, are shown before the keyframe and dropped.
+
+def frames_up_to(goal: int, frames: Iterator[VideoFrame], *, keyframe: int) -> Iterator[VideoFrame]:
+    """Yield decoded frames from the one at pts `keyframe` up to and including the one at pts `goal`.
+
+    Leading frames of an open group of pictures precede the keyframe and refer to missing frames. They are dropped.
 
     Raises:
-        InexactSeek: something is not as a reader from the start would see it.
+        InexactSeek: decoding from the start would give other frames.
     """
     for frame in frames:
-        # A deinterlacer that starts here knows nothing of the fields before.
+        # A deinterlacer that starts here has not seen the previous fields.
         if frame.pts is None or frame.interlaced_frame:
             raise InexactSeek
         if frame.pts < keyframe:

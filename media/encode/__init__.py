@@ -1,1 +1,1 @@
-"""Encoders, and the segment that each chunk becomes."""
+"""Encoding: one closed segment for each chunk, set up for software and hardware encoders."""

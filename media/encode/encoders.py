@@ -1,4 +1,4 @@
-"""How each encoder is set up: closed groups of pictures, the same bytes on every run, the colours written down."""
+"""Settings of each encoder: closed groups of pictures, reproducible bytes, colour tags in the stream."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import os
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from av.codec.context import Flags
 from av.video.stream import VideoStream
 
 from media.color.hdr import MasteringDisplay, mastering_display
-from media.spec import OutputSpec
+from media.types import OutputSpec
 
-# Fixed, not one a core: x264's output depends on the number of threads, and a job that is resumed on another machine
-# must give the same bytes. Four is what pays at 720p; more would only delay the frames.
-THREADS = 4
+# A constant: x264's output depends on the number of threads, and a job that resumes on another machine must give the
+# same bytes. At 720p, more than four threads delay frames without being faster.
+THREADS: Final = 4
 
-# Measured by `python benchmarks/encoders.py` at 1280×720, crf 18, two cores, ms a frame / kB / luma dB: superfast
+# Measured by `python -m benchmarks.encoders` at 1280×720, crf 18, two cores, ms a frame / kB / luma dB: superfast
 # 4.1 / 441 / 48.2, veryfast 6.9 / 226 / 47.0, faster 13.6 / 263 / 47.8, medium 20.3 / 255 / 47.8.
-_PRESET = "veryfast"
+_PRESET: Final = "veryfast"
+_PQ: Final = 16
+"""H.273's transfer characteristics of HDR10."""
 
 
 def configure(stream: VideoStream, spec: OutputSpec) -> None:
-    """Set up the encoder of `stream`, which counts frames (time base: one nominal frame)."""
+    """Set up the encoder of `stream`. Its time base is one nominal frame."""
     context = stream.codec_context
     stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, spec.pixel_format
     stream.time_base = spec.time_base
-    context.time_base = 1 / _usual(spec.frame_rate)
-    context.framerate = _usual(spec.frame_rate)
+    context.time_base = 1 / _common_rate(spec.frame_rate)
+    context.framerate = _common_rate(spec.frame_rate)
     context.thread_count = THREADS
     context.flags |= Flags.closed_gop | Flags.bitexact
     context.sample_aspect_ratio = spec.sample_aspect_ratio
@@ -42,11 +45,10 @@ def configure(stream: VideoStream, spec: OutputSpec) -> None:
 
 @cache
 def repeatable_x264() -> tuple[str, ...]:
-    """Parameters that x264 needs on this machine to give the same bytes on every run.
+    """Parameters for reproducible bytes of x264 on this machine.
 
-    On CPUs with AVX512 its MB-tree reads memory that nobody has written: up to half of the runs gave other bytes where
-    the heap was not fresh (core 165, 24 frames of 576x384). With the code for AVX2, none of 138 did; they are the bytes
-    that most runs had, in the same time.
+    On CPUs with AVX512, x264's MB-tree reads uninitialised memory. With a used heap, up to half of the runs gave
+    different bytes (core 165, 24 frames of 576x384). With the AVX2 code, none of 138 runs did, at the same speed.
     """
     try:
         return ("asm=avx2",) if "avx512f" in Path("/proc/cpuinfo").read_text() else ()
@@ -60,7 +62,7 @@ def _x264(spec: OutputSpec) -> dict[str, str]:
 
 
 def _x265(spec: OutputSpec) -> dict[str, str]:
-    # Without frame parallelism and with one pool, x265 gives the same bytes each time.
+    # x265 gives the same bytes on every run only without frame parallelism and with one pool.
     params = [
         "open-gop=0",
         "log-level=none",
@@ -70,27 +72,27 @@ def _x265(spec: OutputSpec) -> dict[str, str]:
         "info=0",
         *_hdr(spec, "master-display", "max-cll"),
     ]
-    if spec.color.transfer == 16:  # PQ
+    if spec.color.transfer == _PQ:
         params.append("hdr10=1")
     return {"preset": "superfast", "crf": str(spec.crf), "x265-params": ":".join(params)}
 
 
 def _svtav1(spec: OutputSpec) -> dict[str, str]:
     params = ["lp=1", *_hdr(spec, "mastering-display", "content-light")]
-    os.environ.setdefault("SVT_LOG", "0")  # it talks to standard error, past libav's log
-    # CRF runs to 63 here; this keeps the same place on the scale.
-    return {"preset": "8", "crf": str(_to_its_scale(spec)), "svtav1-params": ":".join(params)}
+    os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 writes to standard error, past libav's log
+    return {"preset": "8", "crf": str(_scaled_crf(spec)), "svtav1-params": ":".join(params)}
 
 
 def _nvenc(spec: OutputSpec) -> dict[str, str]:
-    return {"preset": "p5", "tune": "hq", "rc": "vbr", "cq": str(_to_its_scale(spec)), "forced-idr": "1"}
+    return {"preset": "p5", "tune": "hq", "rc": "vbr", "cq": str(_scaled_crf(spec)), "forced-idr": "1"}
 
 
 def _vaapi(spec: OutputSpec) -> dict[str, str]:
-    return {"rc_mode": "CQP", "qp": str(_to_its_scale(spec))}
+    return {"rc_mode": "CQP", "qp": str(_scaled_crf(spec))}
 
 
-def _to_its_scale(spec: OutputSpec) -> int:
+def _scaled_crf(spec: OutputSpec) -> int:
+    """CRF on the encoder's scale: up to 63 for AV1, up to 51 for the others."""
     return round(spec.crf * (63 / 51 if spec.codec == "av1" else 1))
 
 
@@ -104,7 +106,7 @@ _OPTIONS = {
 
 
 def _hdr(spec: OutputSpec, display: str, light: str) -> list[str]:
-    """HDR10's static metadata as the encoders' parameters."""
+    """HDR10's static metadata as parameters. `display` and `light` are the encoder's names of them."""
     out: list[str] = []
     if (values := mastering_display(spec.mastering_display)) is not None:
         out.append(f"{display}={mastering_display_text(values, spec.encoder)}")
@@ -114,9 +116,9 @@ def _hdr(spec: OutputSpec, display: str, light: str) -> list[str]:
 
 
 def mastering_display_text(display: MasteringDisplay, encoder: str) -> str:
-    """`G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
+    """Format as `G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
 
-    Chromaticities in 1/50000 and luminances in 1/10000 cd/m², except for SVT-AV1, which takes plain numbers.
+    Chromaticities in 1/50000 and luminances in 1/10000 cd/m². SVT-AV1 expects decimal fractions instead.
     """
     plain = encoder == "libsvtav1"
 
@@ -132,6 +134,6 @@ def mastering_display_text(display: MasteringDisplay, encoder: str) -> str:
     )
 
 
-def _usual(rate: Fraction) -> Fraction:
-    """A frame rate that every encoder takes."""
+def _common_rate(rate: Fraction) -> Fraction:
+    """The nearest frame rate that every encoder accepts."""
     return min(max(rate, Fraction(1)), Fraction(240)).limit_denominator(1001)

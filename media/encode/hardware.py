@@ -1,7 +1,7 @@
-"""Which encoder does the work: a hardware one where there is one that works, found out by trying; else software.
+"""Choice of the encoder: a hardware encoder that works on this machine, found by encoding a frame, or a software one.
 
-Hardware encoders give other bytes on other machines. So they are used only where the setting says so, and a job that is
-resumed where its encoder is missing starts again.
+The bytes of hardware encoders differ between machines. They are used only on request, and a job that resumes without
+its encoder starts again.
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from av.video.frame import VideoFrame
 log = logging.getLogger(__name__)
 
 KINDS: Final = ("nvenc", "vaapi")
-"""Hardware, in the order in which `auto` tries it."""
+"""Hardware, in the order of `auto`."""
 _SOFTWARE: Final = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder of libav, and the format of the frames that it takes."""
+    """An encoder of libav, and the pixel format of its frames."""
 
     name: str
     pixel_format: str
 
 
 def choose(codec: str, wish: str, width: int, height: int, *, deep: bool = False) -> Encoder:
-    """The encoder for a codec (h264, hevc, av1) and frames of width × height, of 10 bits if `deep`.
+    """Choose the encoder for frames of width × height.
 
-    `wish` is software, nvenc, vaapi, or auto for the first of these two that works. Each is tried with a frame of that
-    size, once a process; where none works it is software, and the log says so.
+    Each hardware encoder is tested with one frame of this size, once in each process. If none works, the software
+    encoder is used, and the log says so.
+
+    Args:
+        codec: h264, hevc or av1.
+        wish: software, nvenc, vaapi, or auto: the first hardware encoder that works.
+        deep: whether samples have 10 bits.
     """
     software = Encoder(_SOFTWARE[codec], "yuv420p10le" if deep else "yuv420p")
     if wish == "software":
@@ -48,7 +53,7 @@ def choose(codec: str, wish: str, width: int, height: int, *, deep: bool = False
             return encoder
     log.log(
         logging.INFO if wish == "auto" else logging.WARNING,
-        "%s encodes %s at %d×%d: %s does not work here",
+        "%s encodes %s at %d×%d: %s does not work on this machine",
         software.name,
         codec,
         width,
@@ -60,7 +65,7 @@ def choose(codec: str, wish: str, width: int, height: int, *, deep: bool = False
 
 @cache
 def works(encoder: Encoder, width: int, height: int) -> bool:
-    """Whether an encoder really encodes a frame here."""
+    """Whether an encoder encodes a frame on this machine."""
     try:
         context = av.CodecContext.create(encoder.name, "w", hwaccel=accelerator(encoder.name))
         if not (isinstance(context, VideoCodecContext) and context.is_encoder):
@@ -73,11 +78,11 @@ def works(encoder: Encoder, width: int, height: int) -> bool:
         frame.pts = 0
         made = [*context.encode(frame), *context.encode(None)]
     except (av.error.FFmpegError, LookupError, ValueError, RuntimeError, NotImplementedError, MemoryError) as error:
-        log.info("the encoder %s does not work here: %s", encoder.name, error)
+        log.info("The encoder %s does not work on this machine: %s", encoder.name, error)
         return False
     return any(packet.size for packet in made)
 
 
 def accelerator(encoder: str) -> HWAccel | None:
-    """The device that frames are uploaded to before encoding, where the encoder doesn't do it by itself."""
+    """The device to upload frames to before encoding. None: the encoder uploads them itself."""
     return HWAccel("vaapi") if encoder.endswith("_vaapi") else None

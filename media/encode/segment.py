@@ -1,11 +1,11 @@
-"""Encoding one chunk of frames as a segment of its own."""
+"""Encoding of one chunk of frames as one segment file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import av
 import numpy as np
@@ -14,30 +14,26 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from media.color import conversion as colors
-from media.demux.timing import decoding_times, reorder_depth
+from media.color.pixels import Pixels
+from media.color.yuv import DOWNSCALE, RgbToYuv
+from media.demux.timestamps import SHIFT_TAG, decoding_times, reorder_depth
 from media.encode.encoders import configure
 from media.encode.hardware import accelerator
 from media.errors import MediaError
-from media.reader import Pixels
-from media.spec import OutputSpec, output_spec
+from media.types import OutputSpec
 
-__all__ = ["OutputSpec", "SegmentWriter", "output_spec"]
-
-
-SHIFT_TAG: Final = "comment"
-"""Tag of a segment with what is to be added to its times, if they would be negative."""
+__all__ = ["SegmentWriter"]
 
 
 class SegmentWriter:
-    """Encodes frames to a segment: one closed group of pictures (or several), by an encoder of its own.
+    """Encoder of one segment: one or more closed groups of pictures, by its own encoder.
 
-    The same frames, times and spec give the same bytes on every run. The file appears at `path` only when it is
-    complete; leaving the `with` block by an exception leaves nothing behind.
+    The same frames, timestamps and spec give the same bytes on every run. The file appears at `path` when it is
+    complete. If the `with` block raises, no file is left.
 
     Raises:
-        MediaError: the encoder refused the spec or failed.
-        ValueError: a frame of another size or type than before, or a pts that is not above the one before.
+        MediaError: the encoder refuses the spec, or failed.
+        ValueError: a frame with another size or type than the previous ones, or with a pts that does not increase.
     """
 
     def __init__(self, path: Path, spec: OutputSpec) -> None:
@@ -45,14 +41,13 @@ class SegmentWriter:
         self.frames = 0
         self._partial = path.with_name(path.name + ".partial")
         self._times: list[int] = []
-        # A segment is written at its end, when it is known how far its frames were reordered. What waits is compressed.
+        # Compressed packets wait here until the end, when the reorder depth is known.
         self._packets: list[av.Packet[VideoStream]] = []
         self._closed = False
-        self._to_yuv = colors.RgbToYuv(spec.color, spec.pixel_format)
+        self._to_yuv = RgbToYuv(spec.color, spec.pixel_format)
         self._downscaler = VideoReformatter()
         units = str(spec.time_base.denominator)
-        # libav keeps a file that it opened itself open when its last write fails, and a full disk would never get the
-        # space back.
+        # If libav opens the file itself and its last write fails, the file stays open, and a full disk stays full.
         self._file = self._partial.open("wb", buffering=0)
         self._container: OutputContainer = av.open(
             self._file,
@@ -67,35 +62,40 @@ class SegmentWriter:
             configure(self._stream, spec)
         except (av.error.FFmpegError, ValueError, LookupError) as e:
             self._abandon()
-            raise MediaError(f"the encoder {spec.encoder} can't be set up for {spec.width}×{spec.height}: {e}") from e
+            raise MediaError(f"The encoder {spec.encoder} refuses {spec.width}×{spec.height}: {e}") from e
 
     def write(self, rgb: Pixels, pts: int) -> None:
-        """Encode one frame [H, W, 3] (uint8 or uint16), scaled to the spec's size, shown at `pts` (spec.time_base)."""
+        """Encode one frame, scaled to the spec's size.
+
+        Args:
+            rgb: [H, W, 3], uint8 or uint16.
+            pts: timestamp in units of `spec.time_base`.
+        """
         if self._times and pts <= self._times[-1]:
-            raise ValueError(f"pts {pts} is not above the one before, {self._times[-1]}")
+            raise ValueError(f"pts {pts} is not above the previous one, {self._times[-1]}")
         frame = self._yuv(rgb)
-        # The encoder counts frames; the real times are put on the packets. So odd time bases and gaps of a VFR clip
-        # never reach its rate control.
+        # The encoder receives frame numbers, and the packets receive the timestamps. Odd time bases and gaps of a clip
+        # with variable frame rate therefore do not affect rate control.
         frame.pts, frame.time_base = self.frames, self._stream.codec_context.time_base
         self._times.append(pts)
         self.frames += 1
         try:
             self._packets += self._stream.encode(frame)
         except av.error.FFmpegError as e:
-            raise MediaError(f"encoding with {self.spec.encoder} failed: {e}") from e
+            raise MediaError(f"Encoding with {self.spec.encoder} failed: {e}") from e
 
     def _yuv(self, rgb: Pixels) -> VideoFrame:
         spec = self.spec
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"not an RGB frame: {rgb.dtype} {rgb.shape}")
-        whole: Pixels = np.ascontiguousarray(rgb)  # type: ignore[assignment]  # of the dtype just checked
-        frame = VideoFrame.from_numpy_buffer(whole, "rgb24" if rgb.dtype == np.uint8 else "rgb48le")
+        contiguous: Pixels = np.ascontiguousarray(rgb)  # type: ignore[assignment]  # the dtype was checked above
+        frame = VideoFrame.from_numpy_buffer(contiguous, "rgb24" if rgb.dtype == np.uint8 else "rgb48le")
         if (frame.width, frame.height) != (spec.width, spec.height):
-            frame = self._downscaler.reformat(frame, spec.width, spec.height, interpolation=colors.DOWNSCALE, threads=1)
+            frame = self._downscaler.reformat(frame, spec.width, spec.height, interpolation=DOWNSCALE, threads=1)
         return self._to_yuv(frame)
 
     def close(self) -> None:
-        """Finish the segment and put it in place.
+        """Finish the segment, and move it to `path`.
 
         Raises:
             MediaError: there are no frames, or the encoder failed.
@@ -106,9 +106,9 @@ class SegmentWriter:
         self._closed = True
         try:
             if not self.frames:
-                raise MediaError("a segment without frames")
+                raise MediaError("A segment needs at least one frame.")
             self._packets += self._stream.encode(None)
-            if (begins := min(self._times)) < 0:  # what ends before zero is cut off where MP4 is read
+            if (begins := min(self._times)) < 0:  # readers of MP4 cut off frames before zero
                 self._container.metadata[SHIFT_TAG] = str(begins)
                 self._times = [time - begins for time in self._times]
             for packet in self._stamped():
@@ -117,7 +117,7 @@ class SegmentWriter:
             self._file.close()
             self._partial.replace(self.path)
         except av.error.FFmpegError as e:
-            raise MediaError(f"encoding with {self.spec.encoder} failed: {e}") from e
+            raise MediaError(f"Encoding with {self.spec.encoder} failed: {e}") from e
         finally:
             self._abandon()
 

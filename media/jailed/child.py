@@ -1,136 +1,132 @@
-"""The process in which libav meets untrusted files: `python -m media.child`, started by `media.sandbox.process` only.
+"""Entry point of the child process: `python -m media.jailed.child`, started by `media.sandbox.process`.
 
-It reads one pickled request from standard input (its parent is trusted), locks itself up, and answers in lines of JSON
-on standard output, which its parent does not trust. Frames go through shared memory, one slot each; for every slot that
-the parent has emptied it sends one byte back. NumPy is not imported here: starting takes a tenth of a second.
+Reads one request from standard input, gives up its privileges, and writes messages to standard output. The format is
+described in `media.sandbox.protocol`.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Final
-
-from av.video.frame import VideoFrame
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
 
 from media.errors import MediaError, OverLimit
-from media.jailed.lockdown import allow_cpu, lock_up
+from media.jailed.lockdown import allow_cpu, lock_down
 from media.limits import Limits
-from media.plain import SLOTS, to_plain
+from media.sandbox.protocol import (
+    Decoded,
+    DecodeRequest,
+    Envelope,
+    Failed,
+    Message,
+    MuxProgress,
+    MuxRequest,
+    Probed,
+    ProbeRequest,
+    Request,
+    to_line,
+)
 
-_IN, _OUT = 0, 1
+T = TypeVar("T")
+
+_IN: Final = 0
+_OUT: Final = 1
 
 
 def main() -> None:
-    """Serve one request and end."""
-    with os.fdopen(os.dup(_IN), "rb", buffering=0) as stdin:
-        size = int.from_bytes(stdin.read(8), "little")
-        request = pickle.loads(_exactly(stdin, size))  # noqa: S301  # the parent's
-    limits: Limits = request["limits"]
-    lock_up(memory_bytes=limits.max_decoder_bytes, writes_below=request.get("writes_below"))
+    """Serve one request."""
+    envelope = _read_envelope()
+    limits = envelope.limits
+    lock_down(memory_bytes=limits.max_decoder_bytes, writes_below=envelope.writes_below)
     allow_cpu(limits.max_decoder_seconds)
     try:
-        for line in _SERVICES[request["do"]](limits=limits, **request["arguments"]):
-            say(line)
-    except MediaError as error:
-        setting = error.setting if isinstance(error, OverLimit) else None
-        say({"error": type(error).__name__, "message": str(error), "setting": setting})
-    except MemoryError:
-        need = f"more memory than the {limits.max_decoder_bytes} bytes that SKIPVSR_MAX_DECODER_BYTES allows"
-        say({"error": "OverLimit", "message": f"reading the video takes {need}", "setting": "max_decoder_bytes"})
-    except OSError as error:
-        say({"error": "OSError", "message": os.strerror(error.errno or 0), "errno": error.errno})
+        for message in _serve(envelope.request, limits):
+            _send(message)
+    except (MediaError, MemoryError, OSError) as error:
+        _send(_failure(error, limits))
 
 
-def say(message: dict[str, Any]) -> None:
-    """Write one line to the parent."""
-    data = json.dumps(message).encode() + b"\n"
+def _read_envelope() -> Envelope:
+    with os.fdopen(os.dup(_IN), "rb", buffering=0) as stdin:
+        size = int.from_bytes(stdin.read(8), "little")
+        data = b""
+        while len(data) < size:
+            part = stdin.read(size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+    envelope = pickle.loads(data)  # noqa: S301  # from the parent, which the child trusts
+    assert isinstance(envelope, Envelope)
+    return envelope
+
+
+def _send(message: Message) -> None:
+    data = to_line(message)
     while data:
         data = data[os.write(_OUT, data) :]
 
 
-def _probe(path: Path, target: str, limits: Limits) -> Iterator[dict[str, Any]]:
-    from media.jailed.inspect import inspect
+def _serve(request: Request, limits: Limits) -> Iterator[Message]:
+    # Imported late: each request needs a part of libav only, and the start must be fast.
+    match request:
+        case ProbeRequest():
+            from media.jailed.inspect import inspect
 
-    yield {"info": to_plain(inspect(path, limits, target))}
+            yield Probed(inspect(request.path, limits, request.target))
+        case DecodeRequest():
+            yield from _decode(request, limits)
+        case MuxRequest():
+            yield from _mux(request, limits)
 
 
-def _decode(
-    path: Path, start_after_pts: int | None, frames_before: int | None, memory: int, limits: Limits
-) -> Iterator[dict[str, Any]]:
+def _decode(request: DecodeRequest, limits: Limits) -> Iterator[Message]:
     from media.jailed.decode import Decoder
+    from media.jailed.shared_frames import send_frames
 
-    decoder = Decoder(path, limits, start_after_pts=start_after_pts, frames_before=frames_before)
-    shared: mmap.mmap | None = None
-    sent = 0
-    for frame, pts, time_base in decoder.frames():
-        allow_cpu(limits.max_decoder_seconds)
-        if frame is None:
-            yield {"skipped": pts}
-            continue
-        sample = 1 if frame.format.name == "rgb24" else 2
-        size = frame.width * frame.height * 3 * sample
-        if shared is None:
-            yield {
-                "width": frame.width,
-                "height": frame.height,
-                "bytes_per_sample": sample,
-                "time_base": to_plain(time_base),
-            }
-            os.read(_IN, 1)  # the parent has sized the memory
-            shared = mmap.mmap(memory, size * SLOTS)
-        elif sent >= SLOTS:
-            os.read(_IN, 1)  # a slot is free again
-        slot = sent % SLOTS
-        _copy(frame, memoryview(shared)[slot * size : (slot + 1) * size], 3 * sample * frame.width)
-        sent += 1
-        yield {"slot": slot, "pts": pts, "clean": decoder.clean}
-    yield {"damage": to_plain(decoder.damage)}
+    decoder = Decoder(
+        request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
+    )
+    frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
+    yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
+    yield Decoded(decoder.damage)
 
 
-def _assemble(limits: Limits, **arguments: Any) -> Iterator[dict[str, Any]]:
-    from media.jailed.mux import join
+def _mux(request: MuxRequest, limits: Limits) -> Iterator[Message]:
+    from media.jailed.mux import mux
 
-    out: Path = arguments["out"]
-    for closing in (steps := join(limits=limits, **arguments)):
-        allow_cpu(limits.seconds_to_rewrite(out.stat().st_size) if closing else limits.max_decoder_seconds)
-        yield {"closing": closing}
-    yield {"warnings": steps.warnings}
-
-
-_SERVICES: Final[dict[str, Callable[..., Iterator[dict[str, Any]]]]] = {
-    "probe": _probe,
-    "decode": _decode,
-    "assemble": _assemble,
-}
+    for message in mux(request, limits):
+        rewriting = isinstance(message, MuxProgress) and message.rewriting
+        allow_cpu(limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds)
+        yield message
 
 
-def _copy(frame: VideoFrame, into: memoryview, row: int) -> None:
-    plane = frame.planes[0]
-    data = memoryview(plane)
-    if plane.line_size == row:
-        into[:] = data[: len(into)]
-        return
-    for y in range(frame.height):
-        into[y * row : (y + 1) * row] = data[y * plane.line_size : y * plane.line_size + row]
+def _with_cpu_for_each(items: Iterable[T], seconds: float) -> Iterator[T]:
+    """Yield the items, and allow `seconds` of CPU time for the next one."""
+    for item in items:
+        allow_cpu(seconds)
+        yield item
 
 
-def _exactly(stream: Any, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = stream.read(size - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return data
+def _failure(error: Exception, limits: Limits) -> Failed:
+    match error:
+        case OverLimit():
+            return Failed("OverLimit", str(error), setting=error.setting)
+        case MediaError():
+            return Failed(type(error).__name__, str(error))
+        case MemoryError():
+            text = (
+                f"Reading the video needs more than {limits.max_decoder_bytes} bytes of memory "
+                "(SKIPVSR_MAX_DECODER_BYTES)."
+            )
+            return Failed("OverLimit", text, setting="max_decoder_bytes")
+        case _:
+            number = error.errno if isinstance(error, OSError) else None
+            return Failed("OSError", os.strerror(number or 0), errno=number)
 
 
 if __name__ == "__main__":
     main()
     sys.stdout.flush()
-    os._exit(0)  # a library's exit handlers have nothing to add
+    os._exit(0)  # exit handlers of libraries have nothing to do here

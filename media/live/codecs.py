@@ -1,7 +1,7 @@
-"""Single frames of a live stream, decoded from and encoded to what goes over the wire: no files, no containers.
+"""Coding of a live stream's frames: bytes of the network ↔ RGB arrays, without files or containers.
 
-Raw RGB and YUV, JPEG and PNG pictures, and H.264 or HEVC access units in Annex B form. Sizes are checked against the
-stream's own before anything is allocated for them: what comes is a stranger's.
+Formats: raw RGB and YUV, JPEG and PNG pictures, H.264 and HEVC access units (Annex B). The bytes are untrusted: their
+size is checked against the stream's before memory is allocated.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from media.color import conversion as colors
+from media.color.pixels import pixels
+from media.color.tags import SMPTE170M, resolved, swscale_matrix, tag
+from media.color.yuv import QUALITY, to_rgb
 from media.errors import UnusableVideo
-from media.reader import pixels
 from media.types import UNSPECIFIED, Color, ColorRange
 
 Rgb = NDArray[np.uint8]
 
 
 class Format(StrEnum):
-    """What the bytes of a frame are."""
+    """Format of a frame's bytes."""
 
     RGB24 = "rgb24"
     YUV420P = "yuv420p"
@@ -41,76 +42,76 @@ class Format(StrEnum):
 
     @property
     def is_video(self) -> bool:
-        """Whether frames depend on those before, so that the coder has a memory."""
+        """Whether frames depend on previous frames, so that the coder has a state."""
         return self in (Format.H264, Format.HEVC)
 
     @property
     def has_matrix(self) -> bool:
-        """Whether a matrix and a range apply."""
+        """Whether a colour matrix and a range apply."""
         return self in (Format.YUV420P, Format.NV12, Format.H264, Format.HEVC)
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How the frames of a stream, of one size, are coded."""
+    """Coding of a stream's frames, which all have one size."""
 
     format: Format
     width: int
     height: int
     matrix: int = UNSPECIFIED
-    """H.273 code; `resolved` says what UNSPECIFIED comes to."""
+    """H.273 code."""
     range: ColorRange = ColorRange.UNSPECIFIED
     quality: int = 90
-    """JPEG's, 1 to 100."""
+    """Quality of JPEG, 1 to 100."""
     crf: int = 20
-    """Of H.264 and HEVC."""
+    """Constant rate factor of H.264 and HEVC."""
     frame_rate: Fraction = Fraction(25)
 
     @property
     def color(self) -> Color:
-        """Matrix and range, UNSPECIFIED replaced by what a player assumes. Raises UnusableVideo."""
-        matrix = self.matrix if self.format.has_matrix else colors.SMPTE170M
-        return colors.effective(_tags(matrix, self.range), pixel_format="yuv420p", height=self.height)
+        """Matrix and range, with a player's defaults for UNSPECIFIED. Raises UnusableVideo."""
+        matrix = self.matrix if self.format.has_matrix else SMPTE170M
+        return resolved(_tags(matrix, self.range), pixel_format="yuv420p", height=self.height)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A frame that came out of a decoder."""
+    """A decoded frame."""
 
     rgb: Rgb
     """[H, W, 3]"""
     number: int
-    """The one given to `decode` with the bytes that it came from."""
+    """The number given to `decode` with the frame's bytes."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A frame as bytes."""
+    """An encoded frame."""
 
     data: bytes
     key: bool
-    """Whether a decoder can start with it."""
+    """Whether a decoder can start with this frame."""
 
 
 class FrameDecoder(Protocol):
-    """Bytes to frames. Raises UnusableVideo for bytes that are not such a frame of this size."""
+    """Bytes → frames. Raises UnusableVideo for bytes of another format or size."""
 
     def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
-        """The frames that are complete with these bytes: for all but H.264 and HEVC always one."""
+        """The frames that these bytes complete: exactly one, except for H.264 and HEVC."""
 
     def flush(self) -> list[Decoded]:
-        """The frames that were held back; after it, a new sequence may begin."""
+        """The delayed frames. Afterwards a new sequence can begin."""
 
 
 class FrameEncoder(Protocol):
-    """Frames to bytes. Raises UnusableVideo where that fails."""
+    """Frames → bytes. Raises UnusableVideo if the encoder fails."""
 
     def encode(self, rgb: Rgb, *, key: bool) -> Encoded:
-        """One frame [H, W, 3]; `key` asks for one with which a decoder can start."""
+        """Encode one frame [H, W, 3]. `key` requests a frame with which a decoder can start."""
 
 
 def decoder(coding: Coding) -> FrameDecoder:
-    """A decoder of one stream's frames."""
+    """Create the decoder of one stream."""
     match coding.format:
         case Format.RGB24:
             return _RawRgb(coding)
@@ -123,7 +124,7 @@ def decoder(coding: Coding) -> FrameDecoder:
 
 
 def encoder(coding: Coding) -> FrameEncoder:
-    """An encoder of one stream's frames."""
+    """Create the encoder of one stream."""
     match coding.format:
         case Format.RGB24:
             return _RawRgb(coding)
@@ -136,7 +137,7 @@ def encoder(coding: Coding) -> FrameEncoder:
 
 
 def frame_bytes(coding: Coding) -> int | None:
-    """Size of a frame in bytes; None where the format compresses."""
+    """Size of a frame in bytes. None for compressed formats."""
     width, height = coding.width, coding.height
     if coding.format is Format.RGB24:
         return 3 * width * height
@@ -195,10 +196,10 @@ class _PictureDecoder:
         self._reformatter = VideoReformatter()
 
     def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
-        # A context for each: a damaged picture leaves nothing behind for the next.
+        # Each picture gets a new context, so a corrupt picture can't affect the next one.
         frames = _decode(_open_decoder(self._codec, self._coding), data, self._coding)
         if len(frames) != 1:
-            raise UnusableVideo(f"the bytes are not one {self._coding.format.name} picture")
+            raise UnusableVideo(f"The bytes are not one {self._coding.format.name} picture.")
         frame = frames[0]
         _check_size(frame, self._coding)
         return [Decoded(_to_rgb(frame, _color_of(frame, self._coding), self._reformatter), number)]
@@ -211,18 +212,18 @@ class _PictureEncoder:
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
         self._pixel_format = "yuvj420p" if coding.format is Format.JPEG else "rgb24"
-        self._color = _tags(colors.SMPTE170M, ColorRange.FULL)
+        self._color = _tags(SMPTE170M, ColorRange.FULL)
         self._reformatter = VideoReformatter()
         name = "mjpeg" if coding.format is Format.JPEG else "png"
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))
         context.width, context.height, context.pix_fmt = coding.width, coding.height, self._pixel_format
         context.time_base, context.thread_count = Fraction(1, 25), 1
         if coding.format is Format.JPEG:
-            # libav's scale runs from 31 (worst) to 1; libjpeg's quality, which people know, from 1 to 100.
+            # libav's scale is 31 (worst) to 1; libjpeg's well-known quality is 1 (worst) to 100.
             context.qmin = context.qmax = max(1, round(31 - 0.3 * coding.quality))
             context.color_range = int(ColorRange.FULL)
         else:
-            context.options = {"compression_level": "1"}  # a live stream: level 9 takes 10 times as long for 10 %
+            context.options = {"compression_level": "1"}  # level 9 takes 10 times as long, for 10 % less
         self._context = context
         self._count = 0
 
@@ -248,7 +249,7 @@ class _VideoDecoder:
         try:
             frames = self._context.decode(None)
         except (av.error.FFmpegError, EOFError) as error:
-            raise UnusableVideo(f"the {self._coding.format.name} stream ends badly: {error}") from error
+            raise UnusableVideo(f"The end of the {self._coding.format.name} stream is corrupt: {error}") from error
         self._context = _open_decoder(self._coding.format.value, self._coding)
         return list(self._decoded(frames))
 
@@ -259,7 +260,7 @@ class _VideoDecoder:
 
 
 class _VideoEncoder:
-    """One access unit for each frame: no reordering, no look-ahead, so nothing is ever held back."""
+    """Encoder with one access unit for each frame: no reordering and no look-ahead, so no frame is delayed."""
 
     def __init__(self, coding: Coding) -> None:
         self._coding, self._color = coding, coding.color
@@ -282,7 +283,7 @@ class _VideoEncoder:
 
     def encode(self, rgb: Rgb, *, key: bool) -> Encoded:
         frame = _from_rgb(rgb, "yuv420p", self._color, self._reformatter)
-        colors.tag(frame, self._color)
+        tag(frame, self._color)
         frame.pts, self._count = self._count, self._count + 1
         if key:
             frame.pict_type = av.video.frame.PictureType.I
@@ -291,12 +292,12 @@ class _VideoEncoder:
 
 
 _MARGIN: Final = 64
-"""Pixels that a coded frame may be wider and higher than the shown one: codecs work in blocks."""
+"""Largest difference in pixels between coded and shown size. Codecs pad frames to whole blocks."""
 
 
 def _open_decoder(name: str, coding: Coding) -> VideoCodecContext:
     context = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
-    context.thread_count = 1  # frame threads would hold frames back
+    context.thread_count = 1  # frame threads would delay frames
     context.flags |= Flags.low_delay
     context.options = {"max_pixels": str((coding.width + _MARGIN) * (coding.height + _MARGIN))}
     return context
@@ -304,8 +305,8 @@ def _open_decoder(name: str, coding: Coding) -> VideoCodecContext:
 
 def _decode(context: VideoCodecContext, data: bytes | memoryview, coding: Coding, number: int = 0) -> list[VideoFrame]:
     if not data:
-        raise UnusableVideo(f"there are no bytes; {coding.format.name} of {coding.width}x{coding.height} was expected")
-    packet = av.Packet(bytes(data))  # compressed: a small copy
+        raise UnusableVideo(f"The frame is empty; {coding.format.name} of {coding.width}x{coding.height} was expected.")
+    packet = av.Packet(bytes(data))  # a small copy of compressed data
     packet.pts = packet.dts = number
     packet.time_base = Fraction(1, 1000)
     try:
@@ -313,7 +314,7 @@ def _decode(context: VideoCodecContext, data: bytes | memoryview, coding: Coding
     except (av.error.FFmpegError, ValueError) as error:
         what = "access unit" if coding.format.is_video else "picture"
         raise UnusableVideo(
-            f"the {len(data):,} bytes are no {coding.format.name} {what} of {coding.width}x{coding.height}"
+            f"The {len(data):,} bytes are no {coding.format.name} {what} of {coding.width}x{coding.height}."
         ) from error
 
 
@@ -322,10 +323,10 @@ def _encode(context: VideoCodecContext, frame: VideoFrame, coding: Coding) -> li
         packets = context.encode(frame)
     except (av.error.FFmpegError, ValueError) as error:
         raise UnusableVideo(
-            f"encoding {coding.width}x{coding.height} as {coding.format.name} failed: {error}"
+            f"Encoding {coding.width}x{coding.height} as {coding.format.name} failed: {error}"
         ) from error
     if not packets:
-        raise UnusableVideo(f"the {coding.format.name} encoder held a frame back")
+        raise UnusableVideo(f"The {coding.format.name} encoder delayed a frame.")
     return list(packets)
 
 
@@ -333,20 +334,20 @@ def _check_bytes(data: bytes | memoryview, coding: Coding) -> None:
     expected = frame_bytes(coding)
     if len(data) != expected:
         raise UnusableVideo(
-            f"the frame has {len(data):,} bytes; {coding.width}x{coding.height} {coding.format.name} has {expected:,}"
+            f"The frame has {len(data):,} bytes; {coding.width}x{coding.height} {coding.format.name} has {expected:,}."
         )
 
 
 def _check_size(frame: VideoFrame, coding: Coding) -> None:
     if (frame.width, frame.height) != (coding.width, coding.height):
         raise UnusableVideo(
-            f"the frame is {frame.width}x{frame.height}, the stream {coding.width}x{coding.height}; "
-            "start a new stream where the size changes"
+            f"The frame is {frame.width}x{frame.height}, the stream {coding.width}x{coding.height}. "
+            "Start a new stream for another size."
         )
 
 
 def _planes(coding: Coding) -> list[tuple[int, int]]:
-    """(rows, bytes a row) of each plane."""
+    """Rows, and bytes of a row, of each plane."""
     width, height = coding.width, coding.height
     rows, columns = (height + 1) // 2, (width + 1) // 2
     if coding.format is Format.NV12:
@@ -359,18 +360,18 @@ def _tags(matrix: int, color_range: ColorRange) -> Color:
 
 
 def _color_of(frame: VideoFrame, coding: Coding) -> Color:
-    """By what a decoded frame's YUV is to be read: what the client said, else its tags, else what players assume."""
+    """Colour of a decoded frame: the client's values, else the frame's tags, else a player's defaults."""
     tags = _tags(int(frame.colorspace), ColorRange(int(frame.color_range)))
     if coding.format is Format.JPEG:
-        tags = _tags(colors.SMPTE170M, ColorRange.FULL)
+        tags = _tags(SMPTE170M, ColorRange.FULL)
     matrix = coding.matrix if coding.format.has_matrix and coding.matrix != UNSPECIFIED else tags.matrix
     color_range = coding.range if coding.format.has_matrix and coding.range else tags.range
-    return colors.effective(_tags(matrix, color_range), pixel_format=frame.format.name, height=frame.height)
+    return resolved(_tags(matrix, color_range), pixel_format=frame.format.name, height=frame.height)
 
 
 def _to_rgb(frame: VideoFrame, color: Color, reformatter: VideoReformatter) -> Rgb:
     if frame.format.name != "rgb24":
-        frame = colors.to_rgb(frame, color, reformatter)
+        frame = to_rgb(frame, color, reformatter)
     return pixels(frame)  # type: ignore[return-value]  # rgb24 is uint8
 
 
@@ -382,8 +383,8 @@ def _from_rgb(rgb: Rgb, pixel_format: str, color: Color, reformatter: VideoRefor
         frame.height,
         pixel_format,
         src_color_range=int(ColorRange.FULL),
-        dst_colorspace=colors.swscale_matrix(color.matrix),
+        dst_colorspace=swscale_matrix(color.matrix),
         dst_color_range=int(color.range),
-        interpolation=colors.QUALITY,
+        interpolation=QUALITY,
         threads=1,
     )

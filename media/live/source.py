@@ -1,4 +1,4 @@
-"""Frames of a camera or a pipe: a source without an end that is known, read as it comes."""
+"""Frames of a camera or a pipe: a live source of unknown length."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ import av
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from media.color import conversion as colors
+from media.color.pixels import pixels
+from media.color.tags import resolved
+from media.color.yuv import to_rgb
 from media.encode.hardware import choose
 from media.errors import UnusableVideo
-from media.reader import Frame, pixels
-from media.spec import OutputSpec
-from media.types import Color, ColorRange
+from media.reader import Frame
+from media.spec import NETWORK_SCALE
+from media.types import Color, ColorRange, OutputSpec
 
 PIPE = "-"
 
 
 class LiveSource:
-    """A camera (`/dev/video0`) or the standard input (`-`, any container that FFmpeg reads from a pipe).
+    """Iterator over the frames (8 bits a sample) of a live source. A context manager.
 
-    A context manager, and an iterator of frames with 8 bits a sample.
+    Args:
+        source: a camera (`/dev/video0`), or `-` for standard input in any container that libav reads from a pipe.
 
     Raises:
-        UnusableVideo: it can't be opened, or has no video.
+        UnusableVideo: the source can't be opened, or has no video.
     """
 
     def __init__(self, source: str) -> None:
-        self._name = "the standard input" if source == PIPE else source
+        self._name = "Standard input" if source == PIPE else source
         try:
             opened = av.open(sys.stdin.buffer) if source == PIPE else av.open(source, format="v4l2")
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise UnusableVideo(f"{self._name} can't be opened as video: {error}") from error
+            raise UnusableVideo(f"{self._name} can't be opened as a video: {error}") from error
         assert isinstance(opened, InputContainer)
         self._container = opened
         if not opened.streams.video:
             opened.close()
-            raise UnusableVideo(f"{self._name} has no video")
+            raise UnusableVideo(f"{self._name} has no video track.")
         stream = opened.streams.video[0]
         self.width, self.height = stream.codec_context.width, stream.codec_context.height
         self.frame_rate = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -49,28 +52,29 @@ class LiveSource:
 
     def __iter__(self) -> Iterator[Frame]:
         reformatter = VideoReformatter()
-        last, begins = -1, None  # clocks of cameras and broadcasts began long ago; the copy begins at zero
+        last, begins = -1, None  # clocks of cameras and broadcasts start anywhere; the output starts at zero
         try:
             for frame in self._container.decode(video=0):
                 tags = Color(matrix=int(frame.colorspace), range=ColorRange(int(frame.color_range)))
-                color = colors.effective(tags, pixel_format=frame.format.name, height=frame.height)
-                rgb = colors.to_rgb(frame, color, reformatter, size=(self.width, self.height))
+                color = resolved(tags, pixel_format=frame.format.name, height=frame.height)
+                rgb = to_rgb(frame, color, reformatter, size=(self.width, self.height))
                 if begins is None and frame.pts is not None:
                     begins = frame.pts - (last + 1)
                 pts = last + 1 if frame.pts is None or begins is None else frame.pts - begins
-                if pts > last:  # a camera's clock may stumble
+                if pts > last:  # a camera's clock can go back
                     last = pts
                     yield Frame(pixels(rgb), pts, self.time_base)
         except av.error.FFmpegError as error:
-            raise UnusableVideo(f"{self._name} broke off: {error}") from error
+            raise UnusableVideo(f"{self._name} ended with an error: {error}") from error
 
     def output(self, *, codec: str, crf: int) -> OutputSpec:
-        """What the upscaled copy is to be."""
-        color = colors.effective(Color(), pixel_format="yuv420p", height=self.height)
-        encoder = choose(codec, "software", 4 * self.width, 4 * self.height)
+        """The output of upscaling this source."""
+        color = resolved(Color(), pixel_format="yuv420p", height=self.height)
+        width, height = NETWORK_SCALE * self.width, NETWORK_SCALE * self.height
+        encoder = choose(codec, "software", width, height)
         return OutputSpec(
-            width=4 * self.width,
-            height=4 * self.height,
+            width=width,
+            height=height,
             codec=codec,
             encoder=encoder.name,
             crf=crf,

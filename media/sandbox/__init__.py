@@ -1,1 +1,1 @@
-"""The parent's side of the trust boundary: starts the process that touches libav, and enforces its limits."""
+"""The parent's side of the trust boundary: starts the child process `media.jailed`, and enforces its limits."""

@@ -1,9 +1,8 @@
-"""The parent's side of `media.jailed`: start the child, feed it, wait no longer than allowed, survive its faults."""
+"""The child process as the parent sees it: start, feed, wait no longer than allowed, survive crashes."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import select
@@ -14,84 +13,82 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from media import errors
 from media.limits import Limits
+from media.sandbox.protocol import Envelope, Failed, InvalidMessage, Message, MuxRequest, Request, from_line
 
-# No settings, keys or tokens: the process has no use for them, and may fall into wrong hands.
-_KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+_CHILD: Final = ("-m", "media.jailed.child")
+"""Arguments of Python for the child process."""
+# No settings, keys or tokens: the child does not need them, and a compromised child must not have them.
+_KEPT_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _LINE_LIMIT: Final = 16 * 2**20
+"""Bytes."""
 _ERRORS: Final = {
-    name: getattr(errors, name) for name in ("UnsupportedFile", "UnusableVideo", "DecoderCrashed", "MediaError")
+    kind.__name__: kind
+    for kind in (errors.UnsupportedFile, errors.UnusableVideo, errors.DecoderCrashed, errors.MediaError)
 }
+_INVALID: Final = "The decoder sent invalid data; the file is probably malicious or corrupt."
 
 
 class Sandbox:
-    """One process that serves one request; a context manager that leaves no process behind.
+    """One child process that serves one request. A context manager that leaves no process behind.
 
     Args:
-        do: what to do: probe, decode or assemble.
-        arguments: for it; pickled.
-        limits: memory, CPU and waiting time.
-        writes_below: the only folder where it may write.
-        share: file descriptors that it inherits.
+        request: the request.
+        limits: bounds of memory, CPU time and waiting time.
+        writes_below: the only folder that the child may write to. None: it can't write.
+        share: file descriptors that the child inherits.
     """
 
     def __init__(
-        self,
-        do: str,
-        arguments: dict[str, Any],
-        limits: Limits,
-        *,
-        writes_below: Path | None = None,
-        share: tuple[int, ...] = (),
+        self, request: Request, limits: Limits, *, writes_below: Path | None = None, share: tuple[int, ...] = ()
     ) -> None:
         self._limits = limits
-        self._doing = "putting the result together" if do == "assemble" else "reading the video"
+        self._activity = "Writing the result" if isinstance(request, MuxRequest) else "Reading the video"
         self.patience = limits.max_decoder_seconds
-        """Seconds that may pass until it says something."""
+        """Seconds to wait for the next message."""
         self._buffer = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "media.jailed.child"],
+        self._process = subprocess.Popen(  # noqa: S603  # constant arguments
+            [sys.executable, *_CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             pass_fds=share,
             cwd=Path(__file__).parents[2],
-            env={name: os.environ[name] for name in _KEPT if name in os.environ}
+            env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
             | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        request = pickle.dumps({"do": do, "arguments": arguments, "limits": limits, "writes_below": writes_below})
-        self.send(len(request).to_bytes(8, "little") + request)
+        data = pickle.dumps(Envelope(request, limits, writes_below))
+        self.send(len(data).to_bytes(8, "little") + data)
 
     def send(self, data: bytes) -> None:
-        """Write to the process; if it is gone, `messages` will say so."""
+        """Write to the child. If the child is dead, `messages` raises the error."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(data)
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says, line by line, until it ends.
+    def messages(self) -> Iterator[Message]:
+        """Yield the child's messages until the child ends.
 
         Raises:
-            MediaError: as the process reported; `DecoderCrashed` if it died or said nothing for too long.
-            OSError: the system refused something (a full disk).
+            MediaError: reported by the child.
+            DecoderCrashed: the child died, sent invalid data, or sent nothing for `patience` seconds.
+            OSError: reported by the child, for example a full disk.
         """
         while (line := self._line()) is not None:
             try:
-                message = json.loads(line)
-            except ValueError as error:
-                raise errors.DecoderCrashed("the process that reads the video talks nonsense") from error
-            if not isinstance(message, dict):
-                raise errors.DecoderCrashed("the process that reads the video talks nonsense")
-            if "error" in message:
-                raise _as_exception(message)
+                message = from_line(line)
+            except InvalidMessage as error:
+                raise errors.DecoderCrashed(_INVALID) from error
+            if isinstance(message, Failed):
+                raise _exception(message)
             yield message
         code = self._process.wait()
         if code != 0:
-            raise errors.DecoderCrashed(self._cause(code))
+            raise errors.DecoderCrashed(self._cause_of_death(code))
 
     def _line(self) -> bytes | None:
         assert self._process.stdout is not None
@@ -101,25 +98,30 @@ class Sandbox:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self.close()
-                limit = f"{round(self.patience, 1):g} seconds (SKIPVSR_MAX_DECODER_SECONDS)"
-                raise errors.DecoderCrashed(f"{self._doing} made no progress for {limit}")
+                raise errors.DecoderCrashed(
+                    f"{self._activity} made no progress for {round(self.patience, 1):g} seconds "
+                    "(SKIPVSR_MAX_DECODER_SECONDS)."
+                )
             part = os.read(descriptor, 65536)
             if not part:
                 return None
             self._buffer += part
             if len(self._buffer) > _LINE_LIMIT:
-                raise errors.DecoderCrashed("the process that reads the video talks nonsense")
+                raise errors.DecoderCrashed(_INVALID)
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _cause(self, code: int) -> str:
+    def _cause_of_death(self, code: int) -> str:
         if -code == signal.SIGXCPU:
-            return f"{self._doing} took more than {self._limits.max_decoder_seconds:g} seconds of CPU for one frame"
-        why = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return f"the process that reads the video died ({why}); the file is damaged in a way that libav can't bear"
+            return (
+                f"{self._activity} took more than {self._limits.max_decoder_seconds:g} seconds of CPU time for one "
+                "frame (SKIPVSR_MAX_DECODER_SECONDS)."
+            )
+        cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return f"The decoder crashed ({cause}); the file is probably corrupt."
 
     def close(self) -> None:
-        """End the process, if it has not ended, and wait for it."""
+        """Kill the child if it still runs, and wait for its end."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -137,11 +139,14 @@ class Sandbox:
         self.close()
 
 
-def _as_exception(message: dict[str, Any]) -> Exception:
-    text = str(message.get("message"))
-    if message["error"] == "OverLimit":
-        return errors.OverLimit(text, str(message.get("setting")))
-    if message["error"] == "OSError" and isinstance(message.get("errno"), int):
-        return OSError(message["errno"], text)
-    kind: type[Exception] = _ERRORS.get(str(message["error"]), errors.MediaError)
-    return kind(text)
+def unexpected() -> errors.DecoderCrashed:
+    """The error for a message of the wrong kind."""
+    return errors.DecoderCrashed(_INVALID)
+
+
+def _exception(message: Failed) -> Exception:
+    if message.error == "OverLimit":
+        return errors.OverLimit(message.text, str(message.setting))
+    if message.error == "OSError" and message.errno is not None:
+        return OSError(message.errno, message.text)
+    return _ERRORS.get(message.error, errors.MediaError)(message.text)

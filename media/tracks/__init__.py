@@ -1,1 +1,1 @@
-"""Sound, subtitles, attachments and tags beside the picture."""
+"""Tracks beside the video: sound, subtitles, covers, attachments and tags."""

@@ -1,4 +1,4 @@
-"""What QuickTime's containers can't say of a track: a language outside a list of their own, and what it is for."""
+"""Limits of QuickTime's container (mov): a fixed list of languages, and no dispositions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,21 @@ _LANGUAGES: Final = frozenset(
         que grn aym tat uig dzo jav
     """)
 )
-"""What libav finds a number for."""
+"""Languages with a QuickTime language code, by libav's table."""
 
 
-def say_in_quicktime(track: Stream, what: str, warnings: list[str]) -> None:
-    """Give a track's language the name that QuickTime has for it, and warn of what it has none for."""
+def adapt_to_quicktime(track: Stream, label: str, warnings: list[str]) -> None:
+    """Translate a track's language to QuickTime's code, and warn about a language or disposition that mov can't hold.
+
+    Args:
+        label: the track's name at the beginning of a warning.
+    """
     language = track.metadata.get("language", "und")
     language = _OLDER_NAMES.get(language, language)
     if language in _LANGUAGES:
         track.metadata["language"] = language
     elif language != "und":
-        warnings.append(f"the language ({language}) of {what} is left out, as mov can't hold it")
+        warnings.append(f"{label} loses its language ({language}) because mov can't hold it.")
     if marks := track.disposition & ~(Disposition.default | Disposition.attached_pic):
         names = ", ".join(str(mark.name) for mark in Disposition if mark & marks)
-        warnings.append(f"the mark ({names}) of {what} is left out, as mov can't hold it")
+        warnings.append(f"{label} loses its disposition ({names}) because mov can't hold it.")

@@ -45,8 +45,13 @@ class DataConfig(_Section):
     photo_size: int = Field(384, ge=64, multiple_of=4)
     """Height and width of a moving clip, in HR pixels."""
     uploads: int = Field(2, ge=0)
-    """Compressed versions packed of each segment, each with its own H.264 CRF, blur and noise."""
+    """Compressed versions packed of each segment, each with its own codec and quality, blur and noise."""
     crf: tuple[int, int] = (15, 28)
+    """Range of H.264's constant rate factor."""
+    mpeg_share: float = Field(0.0, ge=0, le=1)
+    """Share of the compressed versions that are MPEG-4 Part 2 or MPEG-2, as old files and DVDs; the rest are H.264."""
+    mpeg_quantizer: tuple[int, int] = (2, 8)
+    """Range of the quantizer of MPEG-4 Part 2 and MPEG-2: 1 is the best, 31 the worst."""
     val_frames: int = Field(10, ge=2)
     val_crf: int = Field(23, ge=0, le=51)
 
@@ -124,6 +129,9 @@ class TrainConfig(_Section):
     gates: GateSection | None = None
     photometric: float = Field(0.05, ge=0)
     """Weight of the photometric term of the flow."""
+    charbonnier: float = Field(1e-3, gt=0)
+    """Errors of the frames above this count by their amount, below by their square (of a network without gates). PSNR
+    counts squares."""
     clip_grad: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -48,10 +48,12 @@ class Objective(nn.Module):
     Copies rather than autocast: whatever flows between two convolutions is bfloat16 too, as it is in the engine.
     """
 
-    def __init__(self, network: BasicVSR, bf16: bool) -> None:
+    def __init__(self, network: BasicVSR, bf16: bool, epsilon: float = 1e-3) -> None:
         super().__init__()
         self.clip = _Clip(network)
         self.bf16 = bf16
+        self.epsilon = epsilon
+        """Charbonnier's, of the frames."""
 
     def forward(self, lr: Tensor, hr: Tensor, flow_only: bool = False) -> tuple[Tensor, Tensor]:
         """(Charbonnier of the frames, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, 4 h, 4 w] in [0, 1].
@@ -61,7 +63,7 @@ class Objective(nn.Module):
         frames, to_next, to_prev = functional_call(self.clip, self._weights(), (lr, flow_only))
         older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
         flow_loss = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
-        loss = charbonnier(frames.float(), hr) if frames is not None else torch.zeros_like(flow_loss)
+        loss = charbonnier(frames.float(), hr, self.epsilon) if frames is not None else torch.zeros_like(flow_loss)
         return loss, flow_loss / 2
 
     def _weights(self) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Packing the cache: videos are cut, scaled down and degraded; pictures are set in motion and degraded.
 
-Decoding and H.264 come as functions (`Codec`), since this package knows no video. What is packed already is kept, so
+Decoding and codecs come as functions (`Codec`), since this package knows no video. What is packed already is kept, so
 that an interrupted preparation goes on, and files that come later are added. A segment depends on its source, the name
 of that and the seed alone; one of a picture also on the other that moves over it.
 """
@@ -48,6 +48,8 @@ class Codec:
     """A file's frames, each [H, W, 3]."""
     h264: Callable[[Frames, int, str], Frames]
     """A clip [T, H, W, 3] through H.264 at a CRF with a preset."""
+    mpeg: Callable[[Frames, str, int], Frames]
+    """A clip [T, H, W, 3] through `mpeg4` or `mpeg2` at a quantizer."""
 
 
 def prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Callable[[str], None]) -> None:
@@ -197,22 +199,26 @@ def each(frames: Frames, how: Callable[[Tensor], Tensor]) -> Frames:
     return np.stack([interleaved(how(planar(frame))) for frame in frames])
 
 
-def upload(hr: Frames, crf: tuple[int, int], codec: Codec, rng: np.random.Generator) -> Frames:
-    """What people upload: mostly BI, sometimes another blur, maybe light noise; then H.264."""
+def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> Frames:
+    """What people upload: mostly BI, sometimes another blur, maybe light noise; then H.264, or an older codec."""
     draw = rng.random()
     sigma = rng.uniform(0.8, 1.6)
     lr = each(hr, degrade.bi if draw < 0.7 else lambda x: degrade.bd(x, sigma)).astype(np.float32)
     if rng.random() < 0.4:
         lr += rng.normal(0, rng.uniform(0.5, 3.0), lr.shape).astype(np.float32)
+    frames = np.clip(lr + 0.5, 0, 255).astype(np.uint8)
+    if config.mpeg_share and rng.random() < config.mpeg_share:
+        low, high = config.mpeg_quantizer
+        return codec.mpeg(frames, str(rng.choice(["mpeg4", "mpeg2"])), int(rng.integers(low, high + 1)))
     preset = str(rng.choice(["veryfast", "medium"]))
-    return codec.h264(np.clip(lr + 0.5, 0, 255).astype(np.uint8), int(rng.integers(crf[0], crf[1] + 1)), preset)
+    return codec.h264(frames, int(rng.integers(config.crf[0], config.crf[1] + 1)), preset)
 
 
 def _packed(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> tuple[Frames, dict[str, Frames]]:
     """HR as it is, and the LR versions of it."""
     lr = {"bi": each(hr, degrade.bi)}
     for i in range(config.uploads):
-        lr[f"up{i}"] = upload(hr, config.crf, codec, rng)
+        lr[f"up{i}"] = upload(hr, config, codec, rng)
     return hr, lr
 
 

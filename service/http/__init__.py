@@ -1,1 +1,1 @@
-"""The REST API and the web page: FastAPI over `service.operations`."""
+"""REST API and web page: FastAPI on top of `service.operations`."""

@@ -1,8 +1,8 @@
-"""The application, built from settings; nothing is global, so that a process may hold several."""
+"""Application factory. State lives on the application, so one process can run several applications."""
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -11,53 +11,56 @@ from fastapi.openapi.utils import get_openapi
 
 from jobs.schema import Problem
 from jobs.settings import Settings
-from service.http import health, jobs, pages, problems
-from service.http.metrics import HttpMetrics
+from service.http import problems
+from service.http.api_metrics import ApiMetrics
 from service.http.middleware import RequestMiddleware
+from service.http.routes import health, jobs, pages
+from service.http.upload import Uploads
 from service.operations import Operations
 
 _PROBES = 4
-"""Uploads that are looked at (each in a process of its own) at the same time."""
+"""Uploads probed at the same time. Each probe runs in its own process."""
+_UNTRACED = ("/healthz", "/readyz", "/metrics")
+"""Paths that are polled every few seconds. Tracing them would bury the other spans."""
 _DESCRIPTION = """
-Send a video to `POST /upscale`, ask for the job at the address in `Location` until it is done, fetch its result.
-Every error is a problem document (RFC 9457) whose `detail` says in one line what was wrong and what to do.
+Upload a video with `POST /upscale`, poll the job at the address in `Location`, and download the result when it is done.
+Every error is a problem document (RFC 9457). Its `detail` states in one line what was wrong and how to fix it.
 """
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The HTTP service. The settings must name a Redis; it need not answer yet."""
+    """Create the HTTP service. The settings must have a Redis URL; Redis may start later."""
     app = FastAPI(
         title="SkipVSR",
         summary="Self-hosted video upscaling",
         description=_DESCRIPTION.strip(),
         version="1",
         docs_url=None,
-        telemetry={"metrics": False, "logs": False, "operation_spans": False, "exclude": _unremarkable},
-        redirect_slashes=False,  # it would send people to whatever the Host header says
+        telemetry={"metrics": False, "logs": False, "operation_spans": False, "exclude": _untraced},
+        redirect_slashes=False,  # a redirect would trust the request's Host header
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.state.settings = settings
-    app.state.operations = Operations.from_settings(settings)
-    app.state.probes = CapacityLimiter(_PROBES)
-    app.state.metrics = HttpMetrics(app.state.operations)
+    operations = Operations.from_settings(settings)
+    metrics = ApiMetrics(operations)
+    app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
+    app.state.uploads = Uploads(operations, settings, metrics, CapacityLimiter(_PROBES))
     app.include_router(jobs.router)
     app.include_router(health.router)
     app.include_router(pages.router)
     problems.install(app)
-    app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _unremarkable(scope: MutableMapping[str, Any]) -> bool:
-    """Whether a request is not worth a span: probes and scrapes come every few seconds."""
-    return scope.get("path") in ("/healthz", "/readyz", "/metrics")
+def _untraced(scope: MutableMapping[str, Any]) -> bool:
+    return scope.get("path") in _UNTRACED
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description, with the schemas that it can't see: the streamed form and the problem document."""
+    """Build the OpenAPI document once: FastAPI's own, plus the upload form and the problem document."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -70,8 +73,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(jobs.upscale_form_schema())
         schemas[Problem.__name__] = Problem.model_json_schema()
         document["components"]["schemas"] = dict(sorted(schemas.items()))
-        for operation in (one for path in document["paths"].values() for one in path.values()):
+        for operation in _operations(document):
             if "security" in operation:
-                operation["security"].append({})  # no key is needed where none is set
+                operation["security"].append({})  # servers without an API key need no credentials
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in document["paths"].values():
+        yield from methods.values()

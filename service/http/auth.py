@@ -1,4 +1,4 @@
-"""Who may use the API: everybody, or, where `api_key` is set, whoever has the key."""
+"""Access control: API key, protection against DNS rebinding and cross-site requests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.exceptions import HTTPException
 
 from jobs.errors import Unauthorized
+from jobs.settings import Settings
 from service.http.dependencies import SettingsDep
 
 COOKIE = "skipvsr_key"
-"""Set by the web page, so that the browser's own requests (video, download) carry the key."""
+"""Cookie with the API key. The web page sets it, because video and download requests cannot send headers."""
 _SAFE = ("GET", "HEAD")
 _LOCAL = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home", ".home.arpa")
-"""Ends of names that public DNS does not give to anybody."""
+"""Suffixes that public DNS does not delegate."""
 
 _bearer = HTTPBearer(
-    auto_error=False, description="The key that `SKIPVSR_API_KEY` sets; none is needed where it is empty."
+    auto_error=False, description="The key set by `SKIPVSR_API_KEY`. Not needed if that setting is empty."
 )
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key in a header of its own.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, in a separate header.")
 
 
 def require_key(
@@ -34,42 +35,59 @@ def require_key(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     header: Annotated[str | None, Depends(_header)],
 ) -> None:
-    """Raise Unauthorized unless the request carries the key, where one is set.
+    """Raise Unauthorized if the server has an API key and the request does not carry it.
 
-    A cookie counts for reading only: it would be sent along by a form on any web page.
+    The cookie is accepted for GET and HEAD only: browsers also attach cookies to forms posted by other sites.
     """
-    if settings.api_key is None or not settings.api_key.get_secret_value():
+    expected = _api_key(settings).encode()
+    if not expected:
         return
-    expected = settings.api_key.get_secret_value().encode()
     cookie = unquote(request.cookies.get(COOKIE, "")) if request.method in _SAFE else ""
     headers = [bearer.credentials if bearer else "", header or ""]
-    # A header's bytes come one letter each. They are the key in UTF-8 (curl), or in Latin-1 (browsers, most libraries).
+    # Starlette decodes header bytes as Latin-1. Clients encode the key as UTF-8 (curl) or as Latin-1 (browsers).
     given = [cookie.encode(), *(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
     if not any(given):
-        raise Unauthorized("this server needs its API key: Authorization: Bearer <key>, or X-API-Key: <key>")
-    # Every candidate is compared, each in constant time, so that the answer's timing tells nothing.
+        raise Unauthorized("this server needs its API key: send Authorization: Bearer <key>, or X-API-Key: <key>")
+    # Compare every candidate in constant time, so that timing reveals nothing about the key.
     if not sum(hmac.compare_digest(key, expected) for key in given):
         raise Unauthorized("the API key is wrong")
 
 
 def known_name(request: Request, settings: SettingsDep) -> None:
-    """Refuse requests for a name that may be anybody's (403), where no key is set.
+    """Refuse requests for unknown public host names with 403, if the server has no API key.
 
-    A web page can have its own name lead to this machine (DNS rebinding), and what its visitor's browser then sends
-    counts as the page's own. It can't do so with addresses, or with names that only a local network gives.
+    DNS rebinding: a web site can point its own name at this machine, and browsers then treat its requests as
+    same-site. IP addresses, local names and the names in `http_names` cannot be abused like this.
     """
-    if settings.api_key is not None and settings.api_key.get_secret_value():
+    if _api_key(settings):
         return
-    host = request.headers.get("host", "").lower()
-    name = (host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]).rstrip(".")
-    ours = [given.strip().lower() for given in settings.http_names.split(",")]
-    if "." not in name or _is_address(name) or name.endswith(_LOCAL) or name in (*ours, _here()):
+    name = _host_name(request.headers.get("host", ""))
+    configured = [given.strip().lower() for given in settings.http_names.split(",")]
+    if "." not in name or _is_address(name) or name.endswith(_LOCAL) or name in (*configured, _own_name()):
         return
     raise HTTPException(
         403,
-        f"this server does not know that {name} is a name of its own, so another web site may be behind the request; "
-        f"set SKIPVSR_HTTP_NAMES={name} if it is, or SKIPVSR_API_KEY",
+        f"the host name {name} is not known to this server, so the request may come from another web site; "
+        f"set SKIPVSR_HTTP_NAMES={name} to allow the name, or set SKIPVSR_API_KEY",
     )
+
+
+def same_site(request: Request) -> None:
+    """Refuse state-changing requests that other web sites trigger in a visitor's browser, with 403."""
+    if request.method not in _SAFE and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise HTTPException(403, "requests from other web sites are not allowed")
+
+
+def _api_key(settings: Settings) -> str:
+    return settings.api_key.get_secret_value() if settings.api_key else ""
+
+
+def _host_name(host: str) -> str:
+    """Return the lower-case name or address of a Host header, without port, brackets or trailing dot."""
+    host = host.lower()
+    if host.startswith("["):
+        return host.partition("]")[0].lstrip("[").rstrip(".")
+    return host.partition(":")[0].rstrip(".")
 
 
 def _is_address(name: str) -> bool:
@@ -81,11 +99,5 @@ def _is_address(name: str) -> bool:
 
 
 @cache
-def _here() -> str:
+def _own_name() -> str:
     return socket.getfqdn().lower()
-
-
-def same_site(request: Request) -> None:
-    """Refuse what another web site makes a visitor's browser send to this server (403)."""
-    if request.method not in _SAFE and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        raise HTTPException(403, "requests from other web sites are not taken")

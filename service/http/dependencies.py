@@ -1,4 +1,4 @@
-"""What routes ask for, as annotated aliases."""
+"""Dependencies of routes, as annotated aliases. `create_app` puts the objects on the application's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from jobs.settings import Settings
-from service.http.metrics import HttpMetrics
+from service.http.api_metrics import ApiMetrics
+from service.http.upload import Uploads
 from service.operations import Operations
 
 
@@ -19,10 +20,15 @@ def _operations(request: Request) -> Operations:
     return cast(Operations, request.app.state.operations)
 
 
-def _metrics(request: Request) -> HttpMetrics:
-    return cast(HttpMetrics, request.app.state.metrics)
+def _metrics(request: Request) -> ApiMetrics:
+    return cast(ApiMetrics, request.app.state.metrics)
+
+
+def _uploads(request: Request) -> Uploads:
+    return cast(Uploads, request.app.state.uploads)
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 OperationsDep = Annotated[Operations, Depends(_operations)]
-MetricsDep = Annotated[HttpMetrics, Depends(_metrics)]
+MetricsDep = Annotated[ApiMetrics, Depends(_metrics)]
+UploadsDep = Annotated[Uploads, Depends(_uploads)]

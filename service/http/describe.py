@@ -1,4 +1,4 @@
-"""Write the API's description, from which clients are generated: `python -m service.http.describe`."""
+"""Write openapi.json, the source for generated clients: `python -m service.http.describe`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TARGET = Path(__file__).parent / "openapi.json"
 
 
 def main() -> None:
-    """Write openapi.json beside this file; no Redis is asked."""
+    """Write openapi.json next to this file. Redis is not needed."""
     app = create_app(Settings(redis_url="redis://127.0.0.1:6379"))
     TARGET.write_text(json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(TARGET)

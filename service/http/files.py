@@ -1,4 +1,4 @@
-"""Send a file: ranges, HEAD, and a name that every browser keeps."""
+"""File downloads: byte ranges, HEAD, download names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from starlette.exceptions import HTTPException
 from jobs.errors import Gone
 
 _RANGES = re.compile(r"\s*bytes\s*=\s*(\d*-\d*)(\s*,\s*(\d*-\d*))*\s*")
+_MAX_DIGITS = 18
+"""Digits of a byte offset. Python refuses to parse numbers of thousands of digits."""
 
 
-def send(request: Request, path: Path, filename: str, media_type: str) -> FileResponse:
-    """The file as a response. Raises Gone if it vanished meanwhile, 416 if the request's range lies outside it."""
+def file_response(request: Request, path: Path, filename: str, media_type: str) -> FileResponse:
+    """Create the response for a file. Raises Gone if the file has vanished, 416 if the range is outside the file."""
     try:
         facts = path.stat()
     except FileNotFoundError as error:
-        raise Gone("the file has been removed meanwhile") from error
+        raise Gone("the file has just been removed") from error
     response = FileResponse(
         path,
         media_type=media_type,
@@ -28,19 +30,22 @@ def send(request: Request, path: Path, filename: str, media_type: str) -> FileRe
         headers={"Content-Disposition": content_disposition(filename), "Cache-Control": "private, max-age=3600"},
     )
     if request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"]):
-        _check_range(request, facts.st_size)  # of another version than the client's it gets all, whatever the range
+        _check_range(request, facts.st_size)  # if If-Range does not match, the whole file is sent
     return response
 
 
 def content_disposition(filename: str) -> str:
-    """RFC 6266: a plain name for everybody, and the exact one (RFC 8187) where it is not ASCII."""
+    """Format the header of RFC 6266: an ASCII name, plus the exact name (RFC 8187) if it has other characters."""
     plain = re.sub(r'[^ -~]|["\\%/]', "_", filename)
     value = f'attachment; filename="{plain}"'
     return value if plain == filename else f"{value}; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 def _check_range(request: Request, size: int) -> None:
-    """Drop a Range that RFC 9110 says to ignore, refuse one that can't be met; Starlette would do so in plain text."""
+    """Drop a malformed Range header (RFC 9110), or raise 416 for an unsatisfiable range.
+
+    Starlette answers both cases itself, but in plain text.
+    """
     text = request.headers.get("range")
     if text is None:
         return
@@ -48,7 +53,9 @@ def _check_range(request: Request, size: int) -> None:
         request.scope["headers"] = [(k, v) for k, v in request.scope["headers"] if k != b"range"]
     elif not any(_satisfiable(spec, size) for spec in _specs(text)):
         raise HTTPException(
-            416, f"the file has {size} bytes; the range {text[:80]} lies outside", {"Content-Range": f"bytes */{size}"}
+            416,
+            f"the range {text[:80]} is outside the file, which has {size} bytes",
+            {"Content-Range": f"bytes */{size}"},
         )
 
 
@@ -58,7 +65,9 @@ def _specs(text: str) -> list[tuple[str, str]]:
 
 def _well_formed(spec: tuple[str, str]) -> bool:
     first, last = spec
-    return max(len(first), len(last)) < 19 and bool(first or last) and not (first and last and int(first) > int(last))
+    if max(len(first), len(last)) > _MAX_DIGITS or not (first or last):
+        return False
+    return not (first and last and int(first) > int(last))
 
 
 def _satisfiable(spec: tuple[str, str], size: int) -> bool:

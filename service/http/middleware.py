@@ -1,4 +1,4 @@
-"""Around every request: an id, one line in the log, a problem document for a crash, and careful headers."""
+"""Request middleware: request id, access log, security headers, problem documents for unhandled exceptions."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import request_id as ids
-from service.http.metrics import HttpMetrics
+from service.http.api_metrics import ApiMetrics
 from service.http.problems import problem
 
 log = logging.getLogger("service.http.access")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
 _LOGGED_PATH = 500
-"""Characters of a path that the log's line has at most."""
+"""Maximum characters of a path in the log."""
 
 
 class RequestMiddleware:
-    """The outermost layer. Takes over a caller's `X-Request-ID`, or makes one, and returns it."""
+    """Outermost layer. Keeps the caller's `X-Request-ID` or creates an id, and returns the id in the response."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self.app = app
         self.metrics = metrics
 
@@ -50,27 +50,29 @@ class RequestMiddleware:
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
-                raise  # the answer had begun: only breaking the connection tells the client
-            answer = problem(
-                500, "Internal error", f"an error in the server; its log has the details (request {request_id})"
-            )
+                raise  # the response has started: only a broken connection can report the error
+            answer = problem(500, "Internal error", f"internal error; see the server's log for request {request_id}")
             await answer(scope, receive, send_with_headers)
         finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "none")  # the pattern: paths would make endless labels
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            self.metrics.requests.labels(method, route, str(status)).observe(seconds)
-            log.info(
-                "%s %s %d %.0f ms",
-                scope["method"],
-                quote(scope["path"][:_LOGGED_PATH]),  # decoded it may hold line breaks, and what terminals obey
-                status,
-                1000 * seconds,
-                extra={
-                    "request_id": request_id,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "seconds": round(seconds, 4),
-                },
-            )
+            self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request and write its log line."""
+        # The label is the route's pattern. Real paths would create an unbounded number of time series.
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.requests.labels(method, route, str(status)).observe(seconds)
+        log.info(
+            "%s %s %d %.0f ms",
+            scope["method"],
+            quote(scope["path"][:_LOGGED_PATH]),  # a decoded path may contain line breaks and terminal escapes
+            status,
+            1000 * seconds,
+            extra={
+                "request_id": scope["state"]["request_id"],
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "seconds": round(seconds, 4),
+            },
+        )

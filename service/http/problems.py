@@ -1,4 +1,4 @@
-"""Every error leaves as application/problem+json (RFC 9457), with one line that says what was wrong."""
+"""Error responses: every error becomes application/problem+json (RFC 9457) with a one-line `detail`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from jobs.schema import Problem
 from service.admission import one_line
 
 MEDIA_TYPE = "application/problem+json"
+_DISCONNECTED = "the client disconnected before the upload was complete"
+_DETAILS = {
+    404: "nothing exists at {path}; /docs lists all paths",
+    405: "{path} does not support {method}; /docs lists all methods",
+}
 log = logging.getLogger(__name__)
 
 
 def problem(
     status: int, title: str, detail: str, *, kind: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A problem document; `kind` makes its type `/problems/<kind>`, else about:blank."""
+    """Create a problem document. `kind` sets its type to `/problems/<kind>`; the default type is about:blank."""
     document = Problem(type=f"/problems/{kind}" if kind else "about:blank", title=title, status=status, detail=detail)
     return JSONResponse(
         document.model_dump(), status, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", **(headers or {})}
@@ -31,32 +36,32 @@ def problem(
 
 
 def from_error(error: SkipVsrError) -> Response:
-    """The problem that one of our own errors is."""
+    """Create the problem document of an error."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="skipvsr"'
     if error.status == HTTPStatus.REQUEST_TIMEOUT:
-        headers["Connection"] = "close"  # the rest of the upload is not waited for
+        headers["Connection"] = "close"  # the rest of the upload is not read
     return problem(error.status, error.title, str(error), kind=error.kind, headers=headers)
 
 
 def install(app: FastAPI) -> None:
-    """Make the application answer every error with a problem document."""
+    """Register exception handlers, so that the application answers every error with a problem document."""
 
     @app.exception_handler(SkipVsrError)
-    async def _ours(request: Request, error: SkipVsrError) -> Response:
-        if error.status >= 500 and request.url.path != "/readyz":  # there it is the answer, no incident
+    async def _skipvsr_error(request: Request, error: SkipVsrError) -> Response:
+        if error.status >= 500 and request.url.path != "/readyz":  # /readyz reports 503 as its normal answer
             log.warning("%s: %s", error.title, error)
         return from_error(error)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(request: Request, error: RequestValidationError) -> Response:
+    async def _validation_error(request: Request, error: RequestValidationError) -> Response:
         return from_error(InvalidRequest(one_line(error.errors())))
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
+    async def _http_exception(request: Request, error: HTTPException) -> Response:
         title = HTTPStatus(error.status_code).phrase
         detail = error.detail
         if detail == title:
@@ -64,13 +69,7 @@ def install(app: FastAPI) -> None:
         return problem(error.status_code, title, detail, headers=error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def _gone(request: Request, error: ClientDisconnect) -> Response:
-        # Nobody reads this; it ends the request without a traceback in the log.
-        log.info("the client went away before its upload was complete")
-        return problem(400, "Bad Request", "the client went away before its upload was complete")
-
-
-_DETAILS = {
-    404: "there is nothing at {path}: /docs lists what there is",
-    405: "{path} does not take {method}: /docs lists what it takes",
-}
+    async def _client_disconnect(request: Request, error: ClientDisconnect) -> Response:
+        # The client never receives this response. It ends the request without a traceback in the log.
+        log.info(_DISCONNECTED)
+        return problem(400, "Bad Request", _DISCONNECTED)

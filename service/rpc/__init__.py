@@ -1,1 +1,1 @@
-"""The gRPC server: live streams (`UpscalerService`) and the jobs of the REST API (`JobService`)."""
+"""gRPC server: live streams (`UpscalerService`) and the jobs of the REST API (`JobService`)."""

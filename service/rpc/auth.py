@@ -1,4 +1,4 @@
-"""The API key in a call's metadata: `authorization: Bearer <key>` or `x-api-key: <key>`."""
+"""API key check. Metadata: `authorization: Bearer <key>` or `x-api-key: <key>`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from grpc import StatusCode
 from service.rpc.errors import StreamError, abort
 
 _PUBLIC = ("/grpc.health.v1.Health/",)
-"""Health is asked for by orchestrators, which have no key; it says nothing but whether the server is up."""
+"""Orchestrators check health without a key. The answer reveals only whether the server is up."""
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Ends calls without the right key with UNAUTHENTICATED, before their messages are read."""
+    """Ends calls without the correct key with UNAUTHENTICATED, before any message is read."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """grpc's hook: the handler that a call gets."""
+        """Return the handler for a call: the service's own, or a refusal."""
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith(_PUBLIC):
             return handler
         given = _keys(handler_call_details.invocation_metadata)
-        # Every candidate is compared, each in constant time, so that the answer's timing tells nothing.
+        # Compare every candidate in constant time, so that timing reveals nothing about the key.
         if sum(hmac.compare_digest(key, self._key) for key in given):
             return handler
         return _refusal(handler, "the API key is wrong" if given else "this server needs its API key in the metadata")
@@ -46,7 +46,7 @@ def _keys(metadata: Any) -> list[bytes]:
 
 def _refusal(handler: Any, message: str) -> Any:
     async def refuse(request: Any, context: Any) -> None:
-        hint = f"{message}: authorization: Bearer <key>, or x-api-key: <key>"
+        hint = f"{message}: send authorization: Bearer <key>, or x-api-key: <key>"
         await abort(context, StreamError(StatusCode.UNAUTHENTICATED, hint, reason="UNAUTHORIZED"))
 
     make = {

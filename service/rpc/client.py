@@ -1,4 +1,4 @@
-"""A small client of the gRPC server: frames in, upscaled frames out, over connections that may break.
+"""Client of the gRPC server: frames in, upscaled frames out. Broken connections are resumed.
 
 with StreamClient("localhost:50051") as client:
     with client.stream(frames, width=320, height=180, lookahead=2) as stream:
@@ -26,8 +26,8 @@ from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr.v1 import upscaler_pb2_grpc
 
 _ATTEMPTS: Final = 5
-"""Connections in a row that may fail before the stream is given up."""
-_RETRIED: Final = (grpc.StatusCode.UNAVAILABLE,)
+"""Consecutive failed connections after which a stream fails."""
+_RETRYABLE: Final = (grpc.StatusCode.UNAVAILABLE,)
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Answer:
     sequence: int
     pts: int
     data: bytes | memoryview
-    """The frame in the output's format."""
+    """The frame in the output format."""
     rgb: NDArray[np.uint8] | None
-    """[4 H, 4 W, 3] where the output is RGB24: the data, not a copy."""
+    """View of `data` as pixels [4 H, 4 W, 3], if the output format is RGB24."""
     skip_ratio: float
     model_milliseconds: float
     server_milliseconds: float
@@ -48,15 +48,16 @@ class Answer:
 
 
 class StreamClient:
-    """A connection to a server. A context manager; streams and job calls share it.
-
-    Args:
-        target: host:port.
-        api_key: the server's key, where it has one.
-        credentials: of `grpc.ssl_channel_credentials`; None: no TLS.
-    """
+    """A connection to a server, shared by streams and job calls. Use it as a context manager."""
 
     def __init__(self, target: str, *, api_key: str | None = None, credentials: Any = None) -> None:
+        """Create a client.
+
+        Args:
+            target: host:port.
+            api_key: the server's API key, if it has one.
+            credentials: result of `grpc.ssl_channel_credentials`; None disables TLS.
+        """
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
@@ -73,10 +74,10 @@ class StreamClient:
         )
         self.metadata = (("x-api-key", api_key),) if api_key else ()
         self.upscaler = upscaler_pb2_grpc.UpscalerServiceStub(self._channel)
-        """The generated stub; its calls need `metadata`."""
+        """Generated stub. Pass `metadata` to its calls."""
         self.jobs = upscaler_pb2_grpc.JobServiceStub(self._channel)
         self.frames = wire.caller(self._channel)
-        """`upscaler.Stream`, which takes `wire.FrameRequest` too, and whose answers' data is not copied."""
+        """`upscaler.Stream` without copies: also accepts `wire.FrameRequest`, and returns `wire.FrameResponse`."""
 
     def stream(
         self,
@@ -87,9 +88,14 @@ class StreamClient:
         timeout: float | None = None,
         **config: Any,
     ) -> Stream:
-        """Upscale frames: RGB arrays [H, W, 3] or bytes in the config's input format, each alone or as (pts, frame).
+        """Upscale frames. Nothing is sent until the returned stream is iterated.
 
-        `config` are further fields of `StreamConfig`. Nothing is sent before the result is iterated over.
+        Args:
+            frames: RGB arrays [H, W, 3], or bytes in the input format; each alone or as (pts, frame).
+            width: frame width in pixels.
+            height: frame height in pixels.
+            timeout: seconds for each connection; None for no limit.
+            config: further fields of `StreamConfig`.
         """
         return Stream(self, iter(frames), pb.StreamConfig(width=width, height=height, **config), timeout)
 
@@ -102,14 +108,14 @@ class StreamClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; streams on it end."""
+        """Close the connection. Its streams end."""
         self._channel.close()
 
 
 class Stream:
-    """One stream: iterate over it for the answers. A broken connection is resumed where the server still can.
+    """One stream. Iterate for the answers; broken connections are resumed while the server keeps the session.
 
-    Raises grpc.RpcError where it can't go on; `code()` and `details()` say why.
+    Iteration raises grpc.RpcError if the stream fails. Its `code()` and `details()` state the reason.
     """
 
     def __init__(
@@ -118,12 +124,12 @@ class Stream:
         self._client, self._frames, self._timeout = client, frames, timeout
         self.config = config
         self.accepted: pb.StreamAccepted | None = None
-        """What the server does; known once the first answer is there."""
+        """The effective configuration, available from the first answer on."""
         self.summary: pb.StreamSummary | None = None
-        """Figures; known at the end."""
+        """The stream's figures, available at the end."""
         self.resumptions = 0
-        self._source = threading.Lock()
-        """Held by the thread that takes frames: the one of a broken connection may still wait for one."""
+        self._frames_lock = threading.Lock()
+        """Guards `_frames`: the thread of a broken connection may still wait for a frame."""
         self._sent: deque[wire.FrameRequest] = deque()
         self._upcoming: Any = None
         self._next_sequence = 0
@@ -140,7 +146,7 @@ class Stream:
         self.cancel()
 
     def cancel(self) -> None:
-        """End the stream now, wherever it is."""
+        """Cancel the stream."""
         if self._call is not None:
             self._call.cancel()
 
@@ -151,17 +157,25 @@ class Stream:
             try:
                 yield from self._connection()
             except grpc.RpcError as error:
-                token = self.accepted.session_token if self.accepted else ""
                 failures = failures + 1 if self._received == before else 1
-                if error.code() not in _RETRIED or not token or failures > _ATTEMPTS:
+                if error.code() not in _RETRYABLE or not self._token or failures > _ATTEMPTS:
                     raise
-                self.resumptions += 1
                 time.sleep(min(2.0, 0.1 * 2**failures))
-                self.config.resume.session_token = token
-                if self._received is not None:
-                    self.config.resume.last_received = self._received
+                self._prepare_resumption()
+
+    @property
+    def _token(self) -> str:
+        """The session's token; empty before the first connection, and for streams that cannot be resumed."""
+        return self.accepted.session_token if self.accepted else ""
+
+    def _prepare_resumption(self) -> None:
+        self.resumptions += 1
+        self.config.resume.session_token = self._token
+        if self._received is not None:
+            self.config.resume.last_received = self._received
 
     def _connection(self) -> Iterator[Answer]:
+        """Run one connection. Yields its answers."""
         window, ended = _Window(), threading.Event()
         responses = self._client.frames(
             self._requests(window, ended), metadata=self._client.metadata, timeout=self._timeout
@@ -171,7 +185,7 @@ class Stream:
             for response in responses:
                 if isinstance(response, wire.FrameResponse):
                     self._received = response.frame.sequence
-                    window.give_back()
+                    window.release()
                     yield self._answer(response)
                 elif response.WhichOneof("message") == "config":
                     self.accepted = response.config
@@ -189,43 +203,46 @@ class Stream:
         if accepted is None:
             return
         after = accepted.resume_after if accepted.HasField("resume_after") else -1
-        with self._source:
-            again = [request for request in self._sent if request.frame.sequence > after]
-        yield from again
-        while window.take():
-            with self._source:
+        with self._frames_lock:
+            unanswered = [request for request in self._sent if request.frame.sequence > after]
+        yield from unanswered
+        while window.acquire():
+            with self._frames_lock:
                 following = None if ended.is_set() else self._next_frame()
             if following is None:
                 return
             yield following
 
     def _next_frame(self) -> wire.FrameRequest | None:
-        if self._exhausted:
-            return None
+        """Take the next frame from the source and number it. Returns None at the end of the source."""
         assert self.accepted is not None
-        if self.accepted.latency_frames == 0:
-            # Each frame is answered at once, the last one like any other: a live source is not waited for.
-            item = next(self._frames, None)
-            self._exhausted = item is None
-        else:
-            if self._upcoming is None:
-                self._upcoming = next(self._frames, None)
-            item, self._upcoming = self._upcoming, next(self._frames, None)
-            self._exhausted = self._upcoming is None
+        item = None if self._exhausted else self._next_item(self.accepted)
         if item is None:
             return None
         sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
         pts, data = item if isinstance(item, tuple) else (sequence, item)
         request = wire.FrameRequest(
             pb.InputFrame(sequence=sequence, pts=pts, end_of_stream=self._exhausted),
-            data if isinstance(data, bytes) else data.tobytes(),  # the array is the caller's, who may fill it anew
+            data if isinstance(data, bytes) else data.tobytes(),  # the caller may reuse the array
         )
         if self.accepted.session_token:
             self._sent.append(request)
-            # The server goes back no further than to a state before the last answer that arrived.
+            # The server resumes from a state shortly before the last answer, so older frames are not needed.
             while len(self._sent) > 2 * self.accepted.max_in_flight + 64:
                 self._sent.popleft()
         return request
+
+    def _next_item(self, accepted: pb.StreamAccepted) -> Any:
+        if accepted.latency_frames == 0:
+            # Every frame is answered at once, so a live source is never asked for a frame in advance.
+            item = next(self._frames, None)
+            self._exhausted = item is None
+            return item
+        if self._upcoming is None:
+            self._upcoming = next(self._frames, None)
+        item, self._upcoming = self._upcoming, next(self._frames, None)
+        self._exhausted = self._upcoming is None
+        return item
 
     def _answer(self, response: wire.FrameResponse) -> Answer:
         accepted, frame = self.accepted, response.frame
@@ -247,7 +264,7 @@ class Stream:
 
 
 class _Window:
-    """Bounds the frames that are on their way: one more is sent for each answer that came."""
+    """Limits the frames in flight. Each answer permits one more frame."""
 
     def __init__(self) -> None:
         self._accepted: pb.StreamAccepted | None = None
@@ -256,28 +273,28 @@ class _Window:
         self._closed = False
 
     def open(self, accepted: pb.StreamAccepted) -> None:
-        """The server's config is there, with the number of permits."""
+        """Store the server's config and release its number of permits."""
         self._accepted = accepted
         for _ in range(accepted.max_in_flight):
             self._permits.release()
         self._ready.set()
 
     def accepted(self) -> pb.StreamAccepted | None:
-        """The server's config, once it is there; None if the connection ended first."""
+        """Wait for the server's config. Returns None if the connection ended first."""
         self._ready.wait()
         return self._accepted
 
-    def take(self) -> bool:
-        """Wait for a permit; False if the connection has ended."""
+    def acquire(self) -> bool:
+        """Wait for a permit. Returns False if the connection has ended."""
         self._permits.acquire()
         return not self._closed
 
-    def give_back(self) -> None:
-        """An answer came."""
+    def release(self) -> None:
+        """Add a permit, because an answer arrived."""
         self._permits.release()
 
     def close(self) -> None:
-        """Let go whoever waits."""
+        """Wake all waiting threads. The connection has ended."""
         self._closed = True
         self._ready.set()
         self._permits.release()

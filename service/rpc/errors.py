@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses with rich details: the one table for gRPC, beside REST's in `service.http.problems`."""
+"""Mapping of errors to gRPC statuses with rich details. REST's counterpart is `service.http.problems`."""
 
 from __future__ import annotations
 
@@ -38,47 +38,54 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class StreamError(Exception):
-    """A stream can't begin or go on: its gRPC code, one line for a person, and what a program needs to know."""
+    """An error with a gRPC status code, a one-line message, and machine-readable details."""
 
     def __init__(
         self, code: StatusCode, message: str, *, reason: str, field: str = "", retry_after: float | None = None
     ) -> None:
+        """Create an error.
+
+        Args:
+            code: gRPC status code.
+            message: one line for the user.
+            reason: stable name in capitals, for ErrorInfo.
+            field: path of the invalid field, e.g. `config.width`, for BadRequest.
+            retry_after: seconds until a retry may succeed, for RetryInfo.
+        """
         super().__init__(message)
         self.code, self.reason = code, reason
         self.field = field
-        """Path of the field that is wrong, e.g. `config.width`."""
         self.retry_after = retry_after
-        """Seconds after which trying again makes sense, where it does."""
 
 
 def invalid(field: str, message: str) -> StreamError:
-    """What a client sent can't be taken."""
+    """Create the error for an invalid field of a request."""
     return StreamError(StatusCode.INVALID_ARGUMENT, f"{field}: {message}", reason="INVALID_REQUEST", field=field)
 
 
 def stopping() -> StreamError:
-    """The server is on its way out."""
+    """Create the error for a server that is shutting down."""
     return StreamError(
         StatusCode.UNAVAILABLE, "the server is stopping; connect again", reason="SERVER_STOPPING", retry_after=2
     )
 
 
-_OURS: dict[type[SkipVsrError], StatusCode] = {
+_JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
     Unauthorized: StatusCode.UNAUTHENTICATED,
     NotFound: StatusCode.NOT_FOUND,
     UploadStalled: StatusCode.DEADLINE_EXCEEDED,
     NotReady: StatusCode.FAILED_PRECONDITION,
     Gone: StatusCode.NOT_FOUND,
-    TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients try again
+    TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients retry
     UnsupportedMedia: StatusCode.INVALID_ARGUMENT,
     UnusableVideo: StatusCode.INVALID_ARGUMENT,
     Cancelled: StatusCode.FAILED_PRECONDITION,
-    JobFailed: StatusCode.FAILED_PRECONDITION,  # the call itself went well: there is no result to be had
+    JobFailed: StatusCode.FAILED_PRECONDITION,  # the call succeeded, but the job has no result
     StoreUnavailable: StatusCode.UNAVAILABLE,
     StorageFull: StatusCode.RESOURCE_EXHAUSTED,
 }
-_MODELS: dict[type[ModelError], StatusCode] = {
+_MODEL_CODES: dict[type[ModelError], StatusCode] = {
     UnknownModel: StatusCode.INVALID_ARGUMENT,
     MissingWeights: StatusCode.FAILED_PRECONDITION,
     BadWeights: StatusCode.FAILED_PRECONDITION,
@@ -88,27 +95,27 @@ _MODELS: dict[type[ModelError], StatusCode] = {
 
 
 def as_stream_error(error: Exception) -> StreamError:
-    """Any error as one with a code. What is not written for a user becomes INTERNAL, without its text."""
+    """Convert any error. Unexpected errors become INTERNAL, without their text."""
     match error:
         case StreamError():
             return error
         case SkipVsrError():
-            code = _OURS.get(type(error), StatusCode.INTERNAL)
+            code = _JOB_CODES.get(type(error), StatusCode.INTERNAL)
             return StreamError(code, str(error), reason=_reason(error.kind), retry_after=error.retry_after)
         case ModelError():
-            code = _MODELS.get(type(error), StatusCode.INTERNAL)
+            code = _MODEL_CODES.get(type(error), StatusCode.INTERNAL)
             retry_after = 5 if isinstance(error, DeviceError) else None
             return StreamError(code, str(error), reason=_reason(_kebab(error)), retry_after=retry_after)
         case MediaError():
             return StreamError(StatusCode.INVALID_ARGUMENT, str(error), reason=_reason(_kebab(error)))
         case _:
             return StreamError(
-                StatusCode.INTERNAL, "an error in the server; its log has the details", reason="INTERNAL"
+                StatusCode.INTERNAL, "internal error; the server's log has the details", reason="INTERNAL"
             )
 
 
 def status_metadata(error: StreamError) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata with google.rpc.Status: ErrorInfo, and BadRequest and RetryInfo where they apply."""
+    """Encode google.rpc.Status as trailing metadata: ErrorInfo, and BadRequest and RetryInfo if applicable."""
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if error.field:
@@ -126,16 +133,17 @@ def status_metadata(error: StreamError) -> tuple[tuple[str, bytes], ...]:
 
 
 async def abort(context: Any, error: StreamError, *more: tuple[str, str]) -> NoReturn:
-    """End a call with an error's status, and `more` trailing metadata. Raises grpc's own AbortError."""
+    """End a call with an error's status and `more` trailing metadata. Always raises grpc's AbortError."""
     await context.abort(error.code, str(error), (*status_metadata(error), *more))
-    raise AssertionError("abort returns never")
+    raise AssertionError("context.abort always raises")
 
 
 @asynccontextmanager
 async def reported(context: Any, method: str) -> AsyncIterator[dict[str, object]]:
-    """End the call with the right status where the body raises one of our errors; others are logged.
+    """End the call with the matching status if the block raises. Unexpected errors are logged with their traceback.
 
-    Gives the fields that the call's lines in the log have: its id, which goes back to the caller, and its method.
+    Yields the `extra` fields for log lines of the call: its request id and its method. The request id is returned to
+    the caller in the trailing metadata.
     """
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     request_id = ids.request_id(metadata.get(ids.HEADER, ""))

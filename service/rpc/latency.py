@@ -1,4 +1,4 @@
-"""Percentiles of a stream of any length in constant memory."""
+"""Latency percentiles of streams of any length, in constant memory."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 
 _STEP = 1.02
 _LEAST = 1e-6
-_BUCKETS = 1400  # from a microsecond to beyond 10 days
+_BUCKETS = 1400  # from a microsecond to more than 10 days
 
 
-class Latencies:
-    """A histogram with buckets that grow by 2 % each: percentiles are within 2 % of the true ones."""
+class LatencyHistogram:
+    """A histogram whose buckets grow by 2 % each, so percentiles are accurate to 2 %."""
 
     def __init__(self) -> None:
         self.count = 0
         self._buckets = [0] * _BUCKETS
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Add a latency."""
         number = int(math.log(max(seconds, _LEAST) / _LEAST) / math.log(_STEP))
         self._buckets[min(number, _BUCKETS - 1)] += 1
         self.count += 1
 
     def percentile(self, percent: float) -> float:
-        """The value in seconds that `percent` of 100 do not exceed; 0 where there are none."""
+        """Return a percentile (0 to 100) in seconds, or 0 if the histogram is empty."""
         wanted, seen = percent / 100 * self.count, 0
         for number, count in enumerate(self._buckets):
             seen += count

@@ -1,10 +1,9 @@
-"""One thread that runs the networks, and shares the device fairly among streams.
+"""Fair scheduling of the device among streams. One thread runs all networks.
 
-Fair means device time: of the lanes that have work, the one runs next that has had the least of it. A lane that had
-nothing to do for a while does not save up: it comes back level with the others, but for a small credit.
+Fairness is measured in device time: among streams with waiting tasks, the stream with the least device time runs next.
+An idle stream saves nothing up. It returns level with the others, except for a small credit.
 
-Lanes whose next task is of the same kind run theirs with it, as one batch, whose time they share: what waits anyway may
-come along, but nothing is waited for.
+Waiting tasks with the same batch key run as one batch and share its time. No task waits for a batch to fill.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 _CREDIT_SECONDS = 0.25
-"""Device time that a lane may be behind when it comes back: between two answers a client is idle for a moment."""
+"""Device time that a returning stream may be behind: clients are idle for a moment between two answers."""
 
 
 class Task(Protocol):
-    """Work on the device. It handles its own errors."""
+    """Work on the device. A task handles its own errors."""
 
     @property
-    def kind(self) -> Hashable:
-        """Tasks of which this is equal can be run together; None: this one is run alone."""
+    def batch_key(self) -> Hashable:
+        """Key that is equal for tasks that can share a batch; None if this task must run alone."""
 
     @property
-    def most(self) -> int:
-        """How many of its kind are run together, itself included."""
+    def max_batch(self) -> int:
+        """Maximum number of tasks in a batch, this task included."""
 
     def run(self, others: Sequence[Any]) -> None:
-        """Run it, and others of its kind with it."""
+        """Run this task in one batch with `others`, which have the same batch key."""
 
 
 @dataclass(eq=False)
 class Lane:
-    """A stream's place in the queue: its tasks run one after the other, in order, in the scheduler's thread."""
+    """A stream's queue. Its tasks run in order, one after the other."""
 
     tasks: deque[Task] = field(default_factory=deque)
     used: float = 0.0
@@ -45,28 +44,33 @@ class Lane:
 
 
 class Scheduler:
-    """Runs the tasks of lanes. Its methods may be called from any thread."""
+    """Runs the tasks of all lanes in its own thread. Thread-safe."""
 
     def __init__(
         self, on_start: Callable[[], None] | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """`on_start` is called in the scheduler's thread, first; `clock`, in seconds, tells what a task took."""
+        """Create a scheduler.
+
+        Args:
+            on_start: called first in the scheduler's thread.
+            clock: seconds; measures the time of tasks.
+        """
         self._lanes: set[Lane] = set()
-        self._clock = 0.0
+        self._fair_clock = 0.0
         self._condition = threading.Condition()
         self._closed = False
         self._on_start = on_start
         self._now = clock
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self.busy_seconds = 0.0
-        """Time in which the device worked, in all."""
+        """Total device time of all tasks."""
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def open_lane(self) -> Lane:
-        """A place for a stream."""
+        """Create a stream's lane."""
         lane = Lane()
         with self._condition:
             self._lanes.add(lane)
@@ -78,18 +82,18 @@ class Scheduler:
             if lane not in self._lanes:
                 return
             if not lane.tasks:
-                lane.used = max(lane.used, self._clock - _CREDIT_SECONDS)
+                lane.used = max(lane.used, self._fair_clock - _CREDIT_SECONDS)
             lane.tasks.append(task)
             self._condition.notify()
 
     def close_lane(self, lane: Lane) -> None:
-        """Forget a stream's tasks; the one that runs is finished."""
+        """Drop a stream's waiting tasks. A running task finishes."""
         with self._condition:
             self._lanes.discard(lane)
             lane.tasks.clear()
 
     def close(self, seconds: float = 60.0) -> None:
-        """Stop after the task that runs, and wait for that."""
+        """Stop after the running task, and wait up to `seconds` for the thread to end."""
         with self._condition:
             self._closed = True
             self._condition.notify()
@@ -98,18 +102,18 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Tasks that wait."""
+        """Number of waiting tasks."""
         with self._condition:
             return sum(len(lane.tasks) for lane in self._lanes)
 
     def _run(self) -> None:
         if self._on_start is not None:
             self._on_start()
-        while (chosen := self._next()) is not None:
-            lanes, (task, *others) = chosen
+        while (batch := self._next()) is not None:
+            lanes, (task, *others) = batch
             begun = self._now()
             task.run(others)
-            del task, others, chosen  # with the frames that they hold
+            del task, others, batch  # free their frames before waiting for the next task
             seconds = self._now() - begun
             with self._condition:
                 self.busy_seconds += seconds
@@ -117,14 +121,21 @@ class Scheduler:
                     lane.used += seconds / len(lanes)
 
     def _next(self) -> tuple[list[Lane], list[Task]] | None:
+        """Wait for tasks. Returns the lanes and tasks of the next batch, or None when closed."""
         with self._condition:
             while not self._closed:
                 ready = sorted((lane for lane in self._lanes if lane.tasks), key=lambda lane: lane.used)
                 if ready:
-                    self._clock = max(self._clock, ready[0].used)
-                    task = ready[0].tasks[0]
-                    alike = [lane for lane in ready[1:] if task.kind is not None and lane.tasks[0].kind == task.kind]
-                    lanes = [ready[0], *alike[: task.most - 1]]
+                    self._fair_clock = max(self._fair_clock, ready[0].used)
+                    lanes = _batch(ready)
                     return lanes, [lane.tasks.popleft() for lane in lanes]
                 self._condition.wait()
         return None
+
+
+def _batch(ready: Sequence[Lane]) -> list[Lane]:
+    """Return the first lane, and further lanes whose next task can share its batch."""
+    task = ready[0].tasks[0]
+    key = task.batch_key
+    alike = [lane for lane in ready[1:] if key is not None and lane.tasks[0].batch_key == key]
+    return [ready[0], *alike[: task.max_batch - 1]]

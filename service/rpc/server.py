@@ -1,4 +1,4 @@
-"""The gRPC server's process: services, health, reflection, TLS, and an orderly end on SIGTERM."""
+"""The gRPC server's process: services, health, reflection, TLS and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from model.device import resolve_device, set_threads
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
-from service.rpc.jobs import JobService
+from service.rpc.job_service import JobService
 from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
-from service.rpc.sessions import Sessions
-from service.rpc.upscaler import UpscalerService
+from service.rpc.session_registry import SessionRegistry
+from service.rpc.upscaler_service import UpscalerService
 from skipvsr.v1 import upscaler_pb2, upscaler_pb2_grpc
 
 log = logging.getLogger(__name__)
 _SERVICES: Final = tuple(service.full_name for service in upscaler_pb2.DESCRIPTOR.services_by_name.values())
-_HANDSHAKE_MARGIN: Final = 64 * 1024
-"""Bytes of a message beyond a frame's data."""
+_MESSAGE_MARGIN: Final = 64 * 1024
+"""Bytes allowed in a message in addition to the frame's data."""
 _SWITCH_SECONDS: Final = 0.0005
-"""How long the model's thread may keep the interpreter from the event loop; the default is 5 ms."""
+"""Seconds for which the model's thread may hold the GIL against the event loop. Python's default is 5 ms."""
 
 
 def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
-    """Serve until SIGINT or SIGTERM. Raises ModelError, InvalidRequest (settings), OSError."""
+    """Serve until SIGINT or SIGTERM. Returns the exit status.
+
+    Raises ModelError (weights or device), InvalidRequest (settings) or OSError.
+    """
     models = Models(settings)
-    models.get(models.default)  # errors before anything listens
+    models.get(models.default)  # report errors before the port opens
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
-    gc.freeze()  # torch's 200,000 objects: a full collection would go through them, 0.3 s in which no stream goes on
+    gc.freeze()  # a full collection would scan torch's 200,000 objects: a pause of 0.3 s for all streams
     asyncio.run(_serve(settings, models, say))
     return 0
 
@@ -53,14 +56,14 @@ async def _serve(settings: Settings, models: Models, say: Callable[[str], None])
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     cpu = resolve_device(settings.device).type == "cpu"
     scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if cpu else None)
-    sessions = Sessions(
+    sessions = SessionRegistry(
         most=settings.grpc_max_streams,
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
         device=models.device,
     )
     if settings.grpc_metrics_port:
-        sessions.meters.serve(settings.grpc_metrics_port)
+        sessions.metrics.serve(settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
     jobs = JobService(settings, Operations.from_settings(settings))
     checks = health.aio.HealthServicer()
@@ -90,17 +93,17 @@ async def _serve(settings: Settings, models: Models, say: Callable[[str], None])
 def _server(settings: Settings) -> Any:
     keepalive = round(1000 * settings.grpc_keepalive_seconds)
     options = [
-        ("grpc.max_receive_message_length", settings.grpc_max_message_bytes + _HANDSHAKE_MARGIN),
+        ("grpc.max_receive_message_length", settings.grpc_max_message_bytes + _MESSAGE_MARGIN),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", keepalive),
         ("grpc.keepalive_timeout_ms", keepalive // 2),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.ping_timeout_ms", keepalive // 2),  # 60 s by default, whatever the time-out of keepalive
+        ("grpc.http2.ping_timeout_ms", keepalive // 2),  # default: 60 s, regardless of keepalive_timeout_ms
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-        # Clients also ping to measure the line, in bursts while they catch up: that is no reason to hang up.
+        # Clients also ping in bursts to measure bandwidth. The default would disconnect them.
         ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.so_reuseport", 0),  # a second server on the port is to fail, not to share
+        ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
     key = settings.api_key.get_secret_value() if settings.api_key else ""
     return grpc.aio.server(interceptors=[KeyInterceptor(key)] if key else [], options=options)
@@ -114,8 +117,8 @@ def _listen(server: Any, settings: Settings) -> int:
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         raise InvalidRequest(
-            f"cannot listen on {address} (in use, or no address of this machine); choose another with "
-            "SKIPVSR_GRPC_HOST and SKIPVSR_GRPC_PORT"
+            f"cannot listen on {address}: the port is in use, or the address does not belong to this machine; "
+            "set SKIPVSR_GRPC_HOST and SKIPVSR_GRPC_PORT"
         ) from error
     return int(port)
 

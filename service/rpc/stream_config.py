@@ -1,4 +1,4 @@
-"""From the config that a client sends to what the server does: every choice made, every limit checked."""
+"""Configuration of a live stream: validate the client's config and fill in every default."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULT_ROUTING: Final = "balanced"
 MOST_CHUNK: Final = 64
 MOST_LOOKAHEAD: Final = 64
 LEAST_SIDE: Final = 8
-"""Pixels; below, there is no picture to speak of, and the networks' pyramids have nothing to work on."""
+"""Minimum width and height in pixels, which the networks' image pyramids need."""
 _DEFAULT_RATE: Final = Fraction(25)
 
 _FORMATS: Final = {
@@ -52,33 +52,33 @@ _RANGE_CODES: Final = {number: code for code, number in _RANGES.items()}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is done with a stream."""
+class StreamConfig:
+    """A stream's effective configuration."""
 
     source: Coding
     target: Coding
     model: str
-    """A name that is not `auto`."""
+    """Name of a model, never `auto`."""
     routing: str
     chunk: int
     lookahead: int
 
     @property
     def latency_frames(self) -> int:
-        """Frames that must have come after one before it is answered, at most."""
+        """Maximum number of further frames needed before a frame is answered."""
         return self.chunk - 1 + self.lookahead
 
     @property
     def resumable(self) -> bool:
-        """Whether the stream can go on on another connection: coders with a memory can't."""
+        """Whether another connection can resume the stream. Video codecs keep internal state, so they cannot."""
         return not (self.source.format.is_video or self.target.format.is_video)
 
     def max_in_flight(self, slack: int) -> int:
-        """Most frames that may wait for their answer to be taken; fewer than the latency would never be answered."""
+        """Maximum frames without a written answer: `slack` more than the stream needs to make progress."""
         return self.latency_frames + 1 + slack
 
-    def document(self) -> pb.StreamConfig:
-        """The plan as a config with every field set."""
+    def to_message(self) -> pb.StreamConfig:
+        """Return the configuration as a message with every field set except `resume`."""
         return pb.StreamConfig(
             width=self.source.width,
             height=self.source.height,
@@ -102,11 +102,23 @@ class Plan:
         )
 
 
-def plan(config: pb.StreamConfig, settings: Settings, default_model: str) -> Plan:
-    """Decide what is done. Raises StreamError (INVALID_ARGUMENT) that names the field."""
+def resolve(config: pb.StreamConfig, settings: Settings, default_model: str) -> StreamConfig:
+    """Resolve a client's config. Raises StreamError (INVALID_ARGUMENT) that names the wrong field."""
     _check_size(config, settings)
     rate = _rate(config)
-    source = Coding(
+    source, target = _source(config, rate), _target(config, rate)
+    return StreamConfig(
+        source=_with_color(source),
+        target=_with_color(_with_matrix_of(source, target)),
+        model=default_model if config.model in ("", "auto") else config.model,
+        routing=_routing(config),
+        chunk=_between(config.chunk or 1, 1, MOST_CHUNK, "config.chunk"),
+        lookahead=_between(config.lookahead, 0, MOST_LOOKAHEAD, "config.lookahead"),
+    )
+
+
+def _source(config: pb.StreamConfig, rate: Fraction) -> Coding:
+    return Coding(
         format=_known(_FORMATS, config.input.format, "config.input.format"),
         width=config.width,
         height=config.height,
@@ -114,56 +126,54 @@ def plan(config: pb.StreamConfig, settings: Settings, default_model: str) -> Pla
         range=_known(_RANGE_CODES, config.input.range, "config.input.range"),
         frame_rate=rate,
     )
-    target = Coding(
+
+
+def _target(config: pb.StreamConfig, rate: Fraction) -> Coding:
+    crf = config.output.crf if config.output.HasField("crf") else 20
+    return Coding(
         format=_known(_FORMATS, config.output.format, "config.output.format"),
         width=config.width * SCALE,
         height=config.height * SCALE,
         matrix=_known(_MATRICES, config.output.matrix, "config.output.matrix"),
         range=_known(_RANGE_CODES, config.output.range, "config.output.range"),
         quality=_between(config.output.quality or 90, 1, 100, "config.output.quality"),
-        crf=_between(config.output.crf if config.output.HasField("crf") else 20, 0, 51, "config.output.crf"),
+        crf=_between(crf, 0, 51, "config.output.crf"),
         frame_rate=rate,
     )
+
+
+def _routing(config: pb.StreamConfig) -> str:
     routing = config.routing or _DEFAULT_ROUTING
     if routing not in PRESETS:
-        raise invalid("config.routing", f"there is no {routing[:40]!r}; there are {', '.join(PRESETS)}")
-    return Plan(
-        source=_with_color(source),
-        target=_with_color(_like(source, target)),
-        model=default_model if config.model in ("", "auto") else config.model,
-        routing=routing,
-        chunk=_between(config.chunk or 1, 1, MOST_CHUNK, "config.chunk"),
-        lookahead=_between(config.lookahead, 0, MOST_LOOKAHEAD, "config.lookahead"),
-    )
+        raise invalid("config.routing", f"unknown routing {routing[:40]!r}; choose {', '.join(PRESETS)}")
+    return routing
 
 
 def _check_size(config: pb.StreamConfig, settings: Settings) -> None:
-    width, height = config.width, config.height
-    for name, value in (("width", width), ("height", height)):
+    size = f"{config.width}x{config.height}"
+    for name, value in (("width", config.width), ("height", config.height)):
         if value < LEAST_SIDE:
-            raise invalid(f"config.{name}", f"frames of {width}x{height} are too small; the least is {LEAST_SIDE}")
+            raise invalid(f"config.{name}", f"frames of {size} are too small; the minimum side is {LEAST_SIDE} pixels")
+    pixels = config.width * config.height
     limits = (
-        (width * height, settings.max_pixels, "SKIPVSR_MAX_PIXELS"),
-        (width * height * SCALE**2, settings.max_output_pixels, "SKIPVSR_MAX_OUTPUT_PIXELS"),
+        ("input frames", pixels, settings.max_pixels, "SKIPVSR_MAX_PIXELS"),
+        ("output frames", pixels * SCALE**2, settings.max_output_pixels, "SKIPVSR_MAX_OUTPUT_PIXELS"),
     )
-    for pixels, limit, setting in limits:
-        if pixels > limit:
-            what = "frames" if setting.endswith("MAX_PIXELS") else "answers"
-            raise invalid(
-                "config.width", f"{what} of {width}x{height} have {pixels:,} pixels; {setting} allows {limit:,}"
-            )
+    for frames, count, limit, setting in limits:
+        if count > limit:
+            raise invalid("config.width", f"{size}: {frames} would have {count:,} pixels; {setting} allows {limit:,}")
 
 
-def _like(source: Coding, target: Coding) -> Coding:
-    """The target with the source's matrix where it has none of its own: colours change as little as can be."""
+def _with_matrix_of(source: Coding, target: Coding) -> Coding:
+    """Give a target without a matrix the source's matrix, so that colours change as little as possible."""
     if target.matrix == UNSPECIFIED and source.format.has_matrix:
-        # An untagged source's is what a player assumes at the source's size; at the target's it would be another.
+        # The default for an untagged source depends on its height, which differs from the target's.
         return replace(target, matrix=_with_color(source).matrix)
     return target
 
 
 def _with_color(coding: Coding) -> Coding:
-    """Raw YUV with its matrix and range decided; packets' own tags decide for theirs, once they come."""
+    """Resolve the matrix and range of raw YUV. Untagged packets of video codecs are resolved when they are decoded."""
     if not coding.format.has_matrix or (coding.format.is_video and coding.matrix == UNSPECIFIED and not coding.range):
         return coding
     try:
@@ -175,7 +185,7 @@ def _with_color(coding: Coding) -> Coding:
 
 def _known(table: Mapping[K, T], number: K, field: str) -> T:
     if number not in table:
-        raise invalid(field, f"there is no number {number}; see the enum in upscaler.proto")
+        raise invalid(field, f"unknown value {number}; see the enum in upscaler.proto")
     return table[number]
 
 
@@ -190,7 +200,7 @@ def _rate(config: pb.StreamConfig) -> Fraction:
         return _DEFAULT_RATE
     rate = Fraction(config.frame_rate.numerator, config.frame_rate.denominator or 1)
     if not Fraction(1, 60) <= rate <= 1000:
-        raise invalid("config.frame_rate", f"{float(rate):g} frames a second are not between 1/60 and 1000")
+        raise invalid("config.frame_rate", f"{float(rate):g} frames per second is not between 1/60 and 1000")
     return rate.limit_denominator(1001)
 
 

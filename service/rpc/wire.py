@@ -1,8 +1,8 @@
-"""Frames on their way to and from the wire. What protobuf does with a frame's bytes is to copy them, six times in all.
+"""Serialisation of frames without extra copies.
 
-An upscaled frame of 1280x720 RGB24 is 2.8 MB. A field's bytes lie in a protobuf message as they are, behind its tag and
-length. So whoever sends a frame puts them there once, from where they are, and whoever gets it may look at them where
-they lie. The message is the same.
+Protobuf copies a frame's bytes six times between network and application. An upscaled 1280x720 RGB24 frame is 2.8 MB.
+A bytes field is stored unchanged behind its tag and length, so this module writes the field directly, and reads it as
+a view of the received message. The bytes on the wire are those of protobuf.
 """
 
 from __future__ import annotations
@@ -21,48 +21,52 @@ _LENGTH_DELIMITED: Final = 2
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """A `StreamRequest` with a frame."""
+    """A `StreamRequest` that contains a frame."""
 
     frame: pb.InputFrame
-    """All of it, but that `data` may be left out."""
+    """The frame; its own `data` field is ignored."""
     data: bytes | memoryview
-    """Its data; contiguous."""
+    """The frame's data, contiguous."""
 
 
 @dataclass(frozen=True)
 class FrameResponse:
-    """A `StreamResponse` with a frame."""
+    """A `StreamResponse` that contains a frame."""
 
     frame: pb.OutputFrame
-    """All of it but its data."""
+    """The frame without its data."""
     data: bytes | memoryview
-    """Bytes, or a contiguous buffer of them."""
+    """The frame's data, contiguous."""
+
+
+StreamMessage = pb.StreamRequest | FrameRequest
+"""A parsed message from a client."""
 
 
 def serialize(response: pb.StreamResponse | FrameResponse) -> bytes:
-    """An answer of the stream as bytes."""
+    """Serialise a response."""
     if isinstance(response, pb.StreamResponse):
         return bytes(response.SerializeToString())
     return _join(_OUTPUT, response.frame, response.data)
 
 
 def parse(message: bytes) -> pb.StreamResponse | FrameResponse:
-    """An answer of the stream from its bytes; a frame's data is a view of them. Raises DecodeError."""
+    """Parse a response. A frame's data is a view of `message`. Raises DecodeError."""
     if (parts := _split(_OUTPUT, message)) is not None:
         return FrameResponse(pb.OutputFrame.FromString(parts[0]), parts[1])
     response: pb.StreamResponse = pb.StreamResponse.FromString(message)
     return response
 
 
-def serialize_request(request: pb.StreamRequest | FrameRequest) -> bytes:
-    """What a client sends as bytes."""
+def serialize_request(request: StreamMessage) -> bytes:
+    """Serialise a request."""
     if isinstance(request, pb.StreamRequest):
         return bytes(request.SerializeToString())
     return _join(_INPUT, request.frame, request.data)
 
 
-def parse_request(message: bytes) -> pb.StreamRequest | FrameRequest:
-    """What a client sends from its bytes; a frame's data is a view of them. Raises DecodeError."""
+def parse_request(message: bytes) -> StreamMessage:
+    """Parse a request. A frame's data is a view of `message`. Raises DecodeError."""
     if (parts := _split(_INPUT, message)) is not None:
         return FrameRequest(pb.InputFrame.FromString(parts[0]), parts[1])
     request: pb.StreamRequest = pb.StreamRequest.FromString(message)
@@ -70,7 +74,7 @@ def parse_request(message: bytes) -> pb.StreamRequest | FrameRequest:
 
 
 def register(servicer: Any, server: Any) -> None:
-    """Add the UpscalerService to a server, as the generated code does, but with these serializers."""
+    """Add the UpscalerService to a server, like the generated code, but with these serializers."""
     handlers = {
         "Stream": grpc.stream_stream_rpc_method_handler(
             servicer.Stream, request_deserializer=parse_request, response_serializer=serialize
@@ -85,7 +89,7 @@ def register(servicer: Any, server: Any) -> None:
 
 
 def caller(channel: Any) -> Any:
-    """The method `Stream` of the service behind a channel, as the generated stub has it, but with these serializers."""
+    """Create the client's `Stream` method, like the generated stub, but with these serializers."""
     return channel.stream_stream(
         f"/{_SERVICE}/Stream", request_serializer=serialize_request, response_deserializer=parse
     )
@@ -93,21 +97,24 @@ def caller(channel: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Tags:
-    """How a message with a frame begins, and how, in the frame, its data does."""
+    """Tags of a message's frame field, and of the frame's data field."""
 
     frame: bytes
     data: bytes
 
 
 def _join(tags: _Tags, frame: Any, data: bytes | memoryview) -> bytes:
-    """A message with that frame, whose data is put behind all else."""
+    """Serialise a message whose frame ends with its data field."""
     size = memoryview(data).nbytes
     head = frame.SerializeToString() + _head(tags.data, size)
     return b"".join((_head(tags.frame, len(head) + size), head, data))
 
 
 def _split(tags: _Tags, message: bytes) -> tuple[bytes, memoryview] | None:
-    """A message's frame without its data, and its data; None where there is more or less in it. Raises DecodeError."""
+    """Return the frame without its data, and the data. None if the message is not exactly one frame with data.
+
+    Raises DecodeError.
+    """
     if message.startswith(tags.frame):
         size, at = _read_varint(message, len(tags.frame))
         if at + size == len(message) and (found := _find(message, at, tags.data)) is not None:
@@ -134,7 +141,7 @@ def _varint(number: int) -> bytes:
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number, and where it ends. Raises DecodeError."""
+    """Return a varint and the position after it. Raises DecodeError."""
     number = shift = 0
     while at < len(message) and shift < 64:
         byte = message[at]
@@ -142,11 +149,11 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return number, at
-    raise DecodeError("a number does not end")
+    raise DecodeError("a varint is not terminated")
 
 
 def _find(message: bytes, at: int, wanted: bytes) -> tuple[int, int, int] | None:
-    """The last field with that tag, from `at` on: where its tag, its bytes and what follows begin."""
+    """Find the last field with a tag, from `at` on. Returns the positions of its tag, its content and its end."""
     found = None
     while at < len(message):
         tag_at = at
@@ -164,9 +171,9 @@ def _find(message: bytes, at: int, wanted: bytes) -> tuple[int, int, int] | None
                     found = (tag_at, at, at + size)
                 at += size
             case _:
-                raise DecodeError(f"there is no wire type {tag & 7}")
+                raise DecodeError(f"unknown wire type {tag & 7}")
     if at != len(message):
-        raise DecodeError("the message is cut off")
+        raise DecodeError("the message is truncated")
     return found
 
 

@@ -135,13 +135,15 @@ def test_lr_may_be_given(model: Upscaler, tmp_path: Path) -> None:
     assert document["degrade"] is None
 
 
-@pytest.mark.parametrize("how", ["bi", "bd", "h264:35"])
+@pytest.mark.parametrize("how", ["bi", "bd", "h264:35", "mpeg4:9", "mpeg2:9"])
 def test_lr_is_made_as_asked(how: str, model: Upscaler, tmp_path: Path) -> None:
     hr = moving(4)
     put(tmp_path / "gt", "one", hr)
     lr = reduced(hr, degrade.bd if how == "bd" else degrade.bi)
     if how == "h264:35":
         lr = dataset.h264(lr, 35, "medium")
+    elif how.startswith("mpeg"):
+        lr = dataset.mpeg(lr, how.partition(":")[0], 9)
     document = evaluated("--gt", "gt", "--degrade", how)
     assert document["degrade"] == how
     assert document["rows"][0]["psnr_y"] == pytest.approx(psnr_y(upscaled(model, lr), hr), abs=1e-6)
@@ -196,8 +198,9 @@ def test_an_error_in_a_later_clip_does_not_lose_the_earlier_ones(tmp_path: Path)
             ["--gt", "gt", "--lr", "short"],
             "one: LR of 4 frames of 24x16 is no quarter of the ground truth, 6 frames of 96x64",
         ),
-        (["--gt", "gt", "--degrade", "h264:52"], "must be bi, bd or h264:CRF with a CRF of 0 to 51"),
-        (["--gt", "gt", "--degrade", "blur"], "must be bi, bd or h264:CRF"),
+        (["--gt", "gt", "--degrade", "h264:52"], "must be bi, bd, h264:CRF with a CRF of 0 to 51, mpeg4:Q or"),
+        (["--gt", "gt", "--degrade", "mpeg2:0"], "mpeg4:Q or mpeg2:Q with a Q of 1 to 31"),
+        (["--gt", "gt", "--degrade", "blur"], "must be bi, bd, h264:CRF"),
         (["--gt", "gt", "--routing", "wild"], "'wild'"),
         (["--gt", "gt", "--model", "none"], "there is no model 'none'"),
         (["--gt", "broken"], "one.mp4: cannot be decoded"),

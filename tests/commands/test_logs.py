@@ -9,7 +9,7 @@ import pytest
 
 from commands.logs import set_up
 from jobs.settings import Settings
-from worker.joblog import JobLog
+from worker.job_log import JobLog
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

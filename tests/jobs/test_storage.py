@@ -1,4 +1,4 @@
-"""The jobs' files: taking over, publishing, removing, and what happens when there is no room."""
+"""Job files: takeover, publication, removal, quota and a full disk."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def adopted(storage: Storage) -> str:
     return job_id
 
 
-def test_an_upload_becomes_a_jobs_input(storage: Storage) -> None:
+def test_adopt_moves_the_upload(storage: Storage) -> None:
     job_id = adopted(storage)
     assert storage.input_path(job_id).read_bytes() == b"video"
     assert list(storage.uploads.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "ABC", "0" * 15, "a/b" * 10, "0" * 24 + "\n"])
-def test_only_ids_become_paths(storage: Storage, name: str) -> None:
+def test_malformed_ids_are_not_found(storage: Storage, name: str) -> None:
     with pytest.raises(NotFound):
         storage.input_path(name)
 
 
-def test_a_higher_token_takes_the_folder_and_what_is_in_it(storage: Storage) -> None:
+def test_a_higher_token_takes_the_working_folder_over(storage: Storage) -> None:
     job_id = adopted(storage)
     old = storage.take_work(job_id, 3)
     (old / "manifest.json").write_text("{}")
     new = storage.take_work(job_id, 7)
     assert (new / "manifest.json").exists()
     assert not old.exists()
-    assert storage.take_work(job_id, 7) == new, "twice is fine"
+    assert storage.take_work(job_id, 7) == new, "a repeated call succeeds"
     with pytest.raises(FileNotFoundError):
         (old / "segment").write_bytes(b"")
     with pytest.raises(Fenced):
         storage.take_work(job_id, 3)
 
 
-def test_only_the_holder_of_the_folder_publishes(storage: Storage) -> None:
+def test_only_the_owner_of_the_working_folder_publishes(storage: Storage) -> None:
     job_id = adopted(storage)
     old = storage.take_work(job_id, 1)
     (old / "result.mp4").write_bytes(b"old")
@@ -67,7 +67,7 @@ def test_only_the_holder_of_the_folder_publishes(storage: Storage) -> None:
     assert not new.exists()
 
 
-def test_a_result_keeps_its_containers_suffix(storage: Storage) -> None:
+def test_the_result_keeps_the_suffix_of_its_container(storage: Storage) -> None:
     job_id = adopted(storage)
     work = storage.take_work(job_id, 1)
     (work / "result.mkv").write_bytes(b"x")
@@ -75,7 +75,7 @@ def test_a_result_keeps_its_containers_suffix(storage: Storage) -> None:
     assert published == storage.result_path(job_id) == storage.job_dir(job_id) / "result.mkv"
 
 
-def test_a_removed_job_is_gone_for_its_worker_too(storage: Storage) -> None:
+def test_a_removed_job_fences_its_worker(storage: Storage) -> None:
     job_id = adopted(storage)
     work = storage.take_work(job_id, 1)
     (work / "result.mp4").write_bytes(b"x")
@@ -88,7 +88,7 @@ def test_a_removed_job_is_gone_for_its_worker_too(storage: Storage) -> None:
         storage.take_work(job_id, 2)
 
 
-def test_quota_and_free_space_are_named_when_they_refuse(storage: Storage) -> None:
+def test_errors_name_the_quota_and_the_free_space_setting(storage: Storage) -> None:
     adopted(storage)
     assert storage.used() == 5 == size_of(storage.root)
     storage.check_room(10**6)
@@ -100,7 +100,7 @@ def test_quota_and_free_space_are_named_when_they_refuse(storage: Storage) -> No
         storage.check_room(0)
 
 
-def test_uploads_are_not_promised_the_same_room(storage: Storage) -> None:
+def test_concurrent_uploads_never_share_the_same_space(storage: Storage) -> None:
     storage.prepare()
     storage.quota = 30 << 20
     first = Incoming(storage, storage.uploads / "first.part", 20 << 20)
@@ -121,20 +121,20 @@ def test_uploads_are_not_promised_the_same_room(storage: Storage) -> None:
 @pytest.mark.parametrize(
     ("number", "words"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "over its quota"), (errno.EROFS, "read-only")]
 )
-def test_no_room_is_told_apart_from_other_errors(tmp_path: Path, number: int, words: str) -> None:
+def test_only_errors_about_space_become_storage_full(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(StorageFull, match=words), room(tmp_path):
         raise OSError(number, "no")
     with pytest.raises(OSError, match="no"), room(tmp_path):
         raise OSError(errno.EIO, "no")
 
 
-def test_a_full_disk_says_so_and_leaves_no_half_file() -> None:
+def test_a_full_disk_raises_storage_full() -> None:
     full = Path("/dev/full")
     with pytest.raises(StorageFull, match="is full"), room(full), full.open("wb", buffering=0) as file:
         file.write(b"x")
 
 
-def test_replace_swaps_whole_files(tmp_path: Path) -> None:
+def test_replace_renames_a_whole_file(tmp_path: Path) -> None:
     part, final = tmp_path / "a.part", tmp_path / "a"
     final.write_text("old")
     part.write_text("new")

@@ -1,4 +1,4 @@
-"""The store against a real Redis: documents, transitions, tokens, tickets."""
+"""The store with a real Redis: documents, transitions, tokens and tickets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def queued(store: JobStore, priority: Priority = Priority.NORMAL) -> str:
     return job.id
 
 
-def test_a_document_comes_back_as_it_was_written(store: JobStore) -> None:
+def test_a_document_survives_the_round_trip(store: JobStore) -> None:
     job = Job(
         id=new_id(),
         filename="Ümläut 'clip'.mp4",
@@ -49,7 +49,7 @@ def test_an_unknown_job_is_not_found(store: JobStore) -> None:
     assert store.claim("0" * 24, "w") is None
 
 
-def test_lists_newest_first_and_by_state(store: JobStore) -> None:
+def test_list_sorts_by_age_and_filters_by_state(store: JobStore) -> None:
     ids = [queued(store) for _ in range(5)]
     store.request_pause(ids[2])
     assert [job.id for job in store.list()] == ids[::-1]
@@ -58,7 +58,7 @@ def test_lists_newest_first_and_by_state(store: JobStore) -> None:
     assert store.counts()[JobState.QUEUED] == 4
 
 
-def test_only_one_of_many_claims_a_job(store: JobStore) -> None:
+def test_only_one_of_many_workers_claims_a_job(store: JobStore) -> None:
     job_id, claims = queued(store), []
     threads = [threading.Thread(target=lambda: claims.append(store.claim(job_id, "w"))) for _ in range(16)]
     for thread in threads:
@@ -70,15 +70,15 @@ def test_only_one_of_many_claims_a_job(store: JobStore) -> None:
     assert (job.state, job.attempt, job.worker) == (JobState.RUNNING, 1, "w")
 
 
-def test_tickets_wait_by_priority_and_order(store: JobStore) -> None:
+def test_queue_order_follows_priority_and_age(store: JobStore) -> None:
     low, first, second = queued(store, Priority.LOW), queued(store), queued(store)
     high = queued(store, Priority.HIGH)
     assert tickets.waiting(store.redis) == [high, first, second, low]
     store.enqueue(second, front=True)
-    assert tickets.waiting(store.redis) == [high, second, first, low], "moved, not doubled"
+    assert tickets.waiting(store.redis) == [high, second, first, low], "the ticket moves and has no duplicate"
 
 
-def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
+def test_a_lost_ticket_is_detected_and_replaced(store: JobStore) -> None:
     job_id = queued(store)
     store.redis.lpop("rq:queue:skipvsr-normal")
     assert store.without_ticket() == {job_id}
@@ -86,25 +86,23 @@ def test_a_lost_ticket_is_missed_and_written_again(store: JobStore) -> None:
     assert store.without_ticket() == set()
 
 
-def test_a_ticket_that_goes_while_it_is_dropped_is_none_to_drop(
-    store: JobStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker ends it, after a pause, at the moment at which the job is queued again."""
+def test_a_ticket_may_vanish_while_the_store_drops_the_ticket(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker ends the ticket after a pause, just when a user resumes the job."""
     job_id, fetch = queued(store), Ticket.fetch
 
-    def fetched_just_before_it_went(ticket_id: str, **kwargs: Any) -> Ticket:
+    def fetch_and_delete(ticket_id: str, **kwargs: Any) -> Ticket:
         ticket = fetch(ticket_id, **kwargs)
         store.redis.delete(ticket.key)
         return ticket
 
-    monkeypatch.setattr(Ticket, "fetch", fetched_just_before_it_went)
+    monkeypatch.setattr(Ticket, "fetch", fetch_and_delete)
     store.enqueue(job_id, front=True)
     assert tickets.waiting(store.redis) == [job_id]
     assert len(store.redis.keys("rq:job:*")) == 1
 
 
 def begin(store: JobStore) -> Execution:
-    """Take the only ticket as RQ's worker "w" does; its note that says who works on it."""
+    """Take the only ticket like RQ's worker "w"; return the execution record."""
     ticket_id = store.redis.lpop(f"rq:queue:{tickets.QUEUES[Priority.NORMAL]}").decode()  # type: ignore[union-attr]
     ticket = Ticket.fetch(ticket_id, connection=store.redis, serializer=tickets.SERIALIZER)
     with store.redis.pipeline() as pipe:
@@ -114,13 +112,13 @@ def begin(store: JobStore) -> Execution:
     return execution
 
 
-def left_of_notes(store: JobStore) -> set[str]:
+def execution_keys(store: JobStore) -> set[str]:
     return {key.decode().split(":")[1] for key in store.redis.keys("rq:*")} & {"execution", "executions", "wip"}
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStore, torn: bool) -> None:
-    """RQ's note that says who works on it fades before the list that names it; a late heartbeat leaves half a note."""
+def test_a_ticket_with_an_expired_record_can_be_removed(store: JobStore, torn: bool) -> None:
+    """RQ's execution record expires before the list with its id; a late heartbeat leaves a partial record."""
     job_id = queued(store)
     execution = begin(store)
     store.redis.delete(execution.key)
@@ -130,27 +128,27 @@ def test_a_ticket_whose_worker_was_silent_for_long_can_be_removed(store: JobStor
     assert claim is not None
     assert store.declare_lost(job_id, claim.token, 0, max_deaths=3) is JobState.QUEUED
     assert tickets.waiting(store.redis) == [job_id]
-    assert not left_of_notes(store)
+    assert not execution_keys(store)
     assert len(store.redis.keys("rq:job:*")) == 1
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_ticket_can_be_replaced_at_the_very_moment_at_which_its_worker_ends_it(
+def test_a_ticket_can_be_replaced_while_its_worker_ends_the_ticket(
     store: JobStore, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A paused job is resumed: RQ lists the ticket's notes, the worker removes its own, RQ reads it. Once seen."""
+    """RQ lists the execution records, the worker removes its record, and RQ reads the record. Seen once in practice."""
     job_id = queued(store)
     execution = begin(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    assert store.let_go(claim, JobState.PAUSED)
+    assert store.release(claim, JobState.PAUSED)
     listed = ExecutionRegistry.get_execution_ids
     calls = []
 
     def list_then_end(self: ExecutionRegistry, *args: int) -> list[str]:
         ids = listed(self, *args)
         calls.append(ids)
-        if len(calls) == 2:  # the first is ours, before RQ's own
+        if len(calls) == 2:  # the first call is the repair, the second is RQ
             store.redis.delete(execution.key)
             if torn:
                 store.redis.hset(execution.key, "last_heartbeat", 1.0)
@@ -158,53 +156,53 @@ def test_a_ticket_can_be_replaced_at_the_very_moment_at_which_its_worker_ends_it
 
     monkeypatch.setattr(ExecutionRegistry, "get_execution_ids", list_then_end)
     assert store.resume(job_id) is JobState.QUEUED
-    assert calls[1] == [execution.id], "the note went between the list and the look"
+    assert calls[1] == [execution.id], "the record vanished between list and read"
     assert tickets.waiting(store.redis) == [job_id]
-    assert not left_of_notes(store)
+    assert not execution_keys(store)
 
 
-def test_heartbeats_write_progress_and_bring_requests(store: JobStore) -> None:
+def test_heartbeats_store_progress_and_return_requests(store: JobStore) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    beat = store.beat(claim, {"progress": Progress(frames_done=3), "metrics": JobMetrics(model_seconds=1.5)})
-    assert (beat.held, beat.request) == (True, "")
+    beat = store.heartbeat(claim, {"progress": Progress(frames_done=3), "metrics": JobMetrics(model_seconds=1.5)})
+    assert (beat.held, beat.request) == (True, None)
     assert store.get(job_id).progress.frames_done == 3
     assert store.request_pause(job_id) is JobState.RUNNING
-    assert store.beat(claim).request == "pause"
+    assert store.heartbeat(claim).request == "pause"
     assert store.request_cancel(job_id) is JobState.RUNNING
-    assert store.beat(claim).request == "cancel"
-    assert store.let_go(claim, JobState.CANCELLED)
-    assert store.request_cancel(job_id) is JobState.CANCELLED, "twice is fine"
-    assert not store.beat(claim).held
+    assert store.heartbeat(claim).request == "cancel"
+    assert store.release(claim, JobState.CANCELLED)
+    assert store.request_cancel(job_id) is JobState.CANCELLED, "a repeated request succeeds"
+    assert not store.heartbeat(claim).held
 
 
-def test_a_worker_that_was_declared_lost_can_say_nothing_any_more(store: JobStore) -> None:
+def test_a_lost_worker_changes_nothing(store: JobStore) -> None:
     job_id = queued(store)
     old = store.claim(job_id, "old")
     assert old is not None
-    store.beat(old)
-    token, beat = store.holders()[job_id]
-    store.beat(old)
-    assert store.declare_lost(job_id, token, beat, max_deaths=3) is None, "it was alive after all"
+    store.heartbeat(old)
+    token, beat = store.heartbeat_counts()[job_id]
+    store.heartbeat(old)
+    assert store.declare_lost(job_id, token, beat, max_deaths=3) is None, "the worker was alive"
     assert store.declare_lost(job_id, token, beat + 1, max_deaths=3) is JobState.QUEUED
     new = store.claim(job_id, "new")
     assert new is not None
     assert new.token > old.token
-    assert not store.beat(old, {"progress": Progress(frames_done=99)}).held
-    assert not store.let_go(old, JobState.DONE)
-    assert not store.let_go(old, JobState.QUEUED)
+    assert not store.heartbeat(old, {"progress": Progress(frames_done=99)}).held
+    assert not store.release(old, JobState.DONE)
+    assert not store.release(old, JobState.QUEUED)
     job = store.get(job_id)
     assert (job.state, job.worker, job.deaths, job.progress.frames_done) == (JobState.RUNNING, "new", 1, 0)
 
 
-def test_a_job_over_which_workers_die_fails_and_says_what_is_known(store: JobStore) -> None:
+def test_a_job_fails_after_repeated_deaths_with_details(store: JobStore) -> None:
     job_id = queued(store)
     for death in range(1, 4):
         claim = store.claim(job_id, f"w{death}")
         assert claim is not None
-        store.beat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
-        state = store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3)
+        store.heartbeat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
+        state = store.declare_lost(job_id, *store.heartbeat_counts()[job_id], max_deaths=3)
     assert state is JobState.FAILED
     job = store.get(job_id)
     assert job.error is not None
@@ -215,25 +213,25 @@ def test_a_job_over_which_workers_die_fails_and_says_what_is_known(store: JobSto
 
 
 @pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
-def test_what_was_asked_of_a_worker_that_died_is_done(store: JobStore, word: str, state: JobState) -> None:
+def test_a_request_to_a_dead_worker_is_carried_out(store: JobStore, word: str, state: JobState) -> None:
     job_id = queued(store)
     store.claim(job_id, "w")
     (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
-    assert store.declare_lost(job_id, *store.holders()[job_id], max_deaths=3) is state
+    assert store.declare_lost(job_id, *store.heartbeat_counts()[job_id], max_deaths=3) is state
 
 
 @pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
-def test_what_was_asked_of_a_worker_that_lets_go_unheard_is_done(store: JobStore, word: str, state: JobState) -> None:
+def test_a_request_that_the_worker_has_not_seen_is_carried_out(store: JobStore, word: str, state: JobState) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
     (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
-    assert store.let_go(claim, JobState.QUEUED) is state
+    assert store.release(claim, JobState.QUEUED) is state
     job = store.get(job_id)
     assert (job.state, job.finished_at is not None) == (state, state.final)
 
 
-def test_what_is_to_be_cancelled_cannot_be_paused(store: JobStore) -> None:
+def test_a_job_with_a_cancel_request_cannot_be_paused(store: JobStore) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
@@ -241,10 +239,10 @@ def test_what_is_to_be_cancelled_cannot_be_paused(store: JobStore) -> None:
     store.request_cancel(job_id)
     with pytest.raises(NotReady, match="being cancelled"):
         store.request_pause(job_id)
-    assert store.let_go(claim, JobState.PAUSED) is JobState.CANCELLED, "the worker had heard of the pause alone"
+    assert store.release(claim, JobState.PAUSED) is JobState.CANCELLED, "the worker had seen only the pause"
 
 
-def test_a_token_is_above_those_that_redis_has_forgotten(store: JobStore) -> None:
+def test_a_new_token_exceeds_tokens_that_redis_has_forgotten(store: JobStore) -> None:
     first, second = queued(store), queued(store)
     claim, next_claim = store.claim(first, "w", above=41), store.claim(second, "w")
     assert claim is not None
@@ -268,7 +266,7 @@ def test_pause_resume_and_cancel_of_waiting_jobs(store: JobStore) -> None:
 
 def test_a_failed_job_can_be_resumed(store: JobStore) -> None:
     other, job_id = queued(store), queued(store)
-    for number in (1, 2):  # the second time, too, and not by a single death
+    for number in (1, 2):  # also the second time, and after more than a single death
         claim = store.claim(job_id, "w")
         assert claim is not None
         assert store.declare_lost(job_id, claim.token, 0, max_deaths=1) is JobState.FAILED
@@ -281,15 +279,15 @@ def test_a_failed_job_can_be_resumed(store: JobStore) -> None:
     assert store.declare_lost(job_id, claim.token, 0, max_deaths=2) is JobState.QUEUED
 
 
-def test_the_same_change_said_twice_counts_once(store: JobStore) -> None:
+def test_a_repeated_transition_counts_once(store: JobStore) -> None:
     job_id = queued(store)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    assert store.let_go(claim, JobState.DONE)
-    assert store.let_go(claim, JobState.DONE), "the answer may have been lost the first time"
+    assert store.release(claim, JobState.DONE)
+    assert store.release(claim, JobState.DONE), "the first answer may be lost"
 
 
-def test_forgets_only_what_is_over(store: JobStore) -> None:
+def test_forget_removes_only_finished_jobs(store: JobStore) -> None:
     job_id = queued(store)
     assert not store.forget(job_id)
     store.request_cancel(job_id)
@@ -298,7 +296,7 @@ def test_forgets_only_what_is_over(store: JobStore) -> None:
     assert store.redis.keys("skipvsr:job:*") == []
 
 
-def test_redis_away_is_store_unavailable() -> None:
+def test_redis_down_raises_store_unavailable() -> None:
     store = JobStore(connect("redis://127.0.0.1:1", timeout=0.2, attempts=1))
     for act in (store.ping, store.counts, lambda: store.get("0" * 24), lambda: store.request_cancel("0" * 24)):
         with pytest.raises(StoreUnavailable) as caught:
@@ -306,12 +304,12 @@ def test_redis_away_is_store_unavailable() -> None:
         assert caught.value.retry_after is not None
 
 
-def test_a_worker_is_present_until_its_note_fades(redis: Redis) -> None:
+def test_an_announcement_expires(redis: Redis) -> None:
     presence, now = Presence(redis), Job(id="x", filename="x", options=JobOptions()).created_at
     info = WorkerInfo(name="w", host="h", pid=1, device="cpu", model="tiny", started_at=now)
     presence.announce(info, 30)
     presence.announce(info.model_copy(update={"name": "v"}), 0.001)
-    wait_until(lambda: len(presence.workers()) < 2, 5, "the note does not fade")
+    wait_until(lambda: len(presence.workers()) < 2, 5, "the announcement does not expire")
     assert [worker.name for worker in presence.workers()] == ["w"]
     presence.leave("w")
     assert presence.workers() == []

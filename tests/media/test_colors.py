@@ -1,4 +1,4 @@
-"""A chart of flat colours keeps them, by its own matrix and range, through reading, enlarging and writing."""
+"""Colours of a chart survive decoding, enlarging and encoding, for every matrix and range."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLORS = np.array(
 
 
 def _yuv(depth: int, full: bool, weights: tuple[float, float]) -> np.ndarray[Any, Any]:
-    """The chart's Y'CbCr code values by the standard's own formulas, [colours, 3]."""
+    """The chart's Y'CbCr code values by the formulas of the ITU recommendations: [colours, 3]."""
     kr, kb = weights
     red, green, blue = COLORS.T
     luma = kr * red + (1 - kr - kb) * green + kb * blue
@@ -68,7 +68,7 @@ def _chart(path: Path, codes: np.ndarray[Any, Any], depth: int, full: bool, tags
 
 
 def _means(path: Path, patches: int) -> np.ndarray[Any, Any]:
-    """Mean Y'CbCr of each patch's middle in the first frame, in code values."""
+    """Mean Y'CbCr code values in the middle of each patch of the first frame."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     planes = []
@@ -90,7 +90,7 @@ def test_chart_keeps_its_colours_and_tags(tmp_path: Path, matrix: str, full: boo
     source = _chart(tmp_path / "in.mkv", codes, depth, full, (primaries, transfer, code))
     result = upscale(source, tmp_path)
     after = _means(result.path, len(COLORS))
-    # One level of eight bits.
+    # One level of 8 bits.
     assert np.abs(after - codes).max() <= 2 ** (depth - 8), after - codes
     color = probe(result.path).video.color
     assert (color.primaries, color.transfer, color.matrix) == (primaries, transfer, code)
@@ -98,8 +98,8 @@ def test_chart_keeps_its_colours_and_tags(tmp_path: Path, matrix: str, full: boo
 
 
 @pytest.mark.parametrize(("width", "matrix"), [(PATCH * len(COLORS), 6)])
-def test_untagged_clip_is_tagged_with_what_it_was_read_by(tmp_path: Path, width: int, matrix: int) -> None:
-    """Enlarged past the size at which players change their guess, an untagged clip would change its colours."""
+def test_an_untagged_clip_is_tagged_with_its_assumed_matrix(tmp_path: Path, width: int, matrix: int) -> None:
+    """Players assume another matrix for large videos, so an untagged result would have other colours."""
     source = _chart(tmp_path / "in.mkv", _yuv(8, False, MATRICES["601"][3]), 8, False, (2, 2, 2))
     assert probe(source).video.width == width
     assert probe(upscale(source, tmp_path).path).video.color.matrix == matrix

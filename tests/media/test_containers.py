@@ -1,4 +1,4 @@
-"""The result's container: which one it is, what it holds, and what is said of what it can't hold."""
+"""The result's container: the choice, its tracks, and the warnings about losses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.schema import JobOptions
-from media.color.hdr import boxes, header_with, mastering_display
-from media.demux.timing import ROUNDED
+from media.color.hdr import hdr_boxes, header_with_boxes, mastering_display
+from media.demux.timestamps import rounding_warning
 from media.encode.segment import SegmentWriter
 from media.errors import UnusableVideo
 from media.probe import probe
@@ -46,7 +46,7 @@ def _with_cover(path: Path) -> Path:
 
 
 def _heard(path: Path) -> Fraction:
-    """When the first sample is heard, before the first picture counted as negative."""
+    """Time of the first audible sample. Negative before the first picture."""
     with av.open(str(path)) as container:
         frame = next(container.decode(audio=0))
         assert frame.pts is not None
@@ -84,7 +84,7 @@ def test_each_container_holds_all_tracks(
     assert abs(_heard(source) - _heard(result.path)) <= Fraction(1, 1000)
     said = {"mkv": 0, "mp4": 2, "mov": 2, "webm": 3}[container]
     assert len(result.warnings) == said
-    assert result.info.warnings == result.warnings, "all of it said before the start"
+    assert result.info.warnings == result.warnings, "all warnings appear before the start"
 
 
 def test_auto_is_mp4_unless_it_loses_something(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_auto_is_mp4_unless_it_loses_something(tmp_path: Path) -> None:
     result = upscale(fonts, tmp_path, container="auto")
     assert (result.path.suffix, result.warnings) == (".mkv", ())
     only_text = with_subtitles(tmp_path / "text.mkv", font=False)
-    assert probe(only_text, target="auto").target == "mp4", "converted, nothing is lost"
+    assert probe(only_text, target="auto").target == "mp4", "plain text converts without loss"
     styled = with_subtitles(tmp_path / "styled.mkv", font=False, codec="ass")
     assert probe(styled, target="auto").target == "mkv"
 
@@ -113,21 +113,21 @@ def test_a_cover_is_kept_or_named(tmp_path: Path, container: str) -> None:
         assert (covers, result.warnings) == (["png"], ())
     else:
         assert covers == []
-        assert result.warnings == (f"the cover picture (png) is left out, as {container} can't hold it",)
+        assert result.warnings == (f"The cover picture (png) is dropped because {container} can't hold it.",)
     assert len(shown(result.path)) == 12
 
 
-def test_times_that_matroska_rounds_are_said_before_the_start(tmp_path: Path) -> None:
+def test_rounding_of_matroska_is_reported_before_the_start(tmp_path: Path) -> None:
     ntsc = write_clip(tmp_path / "ntsc.mp4", times=[1001 * n for n in range(9)], unit=Fraction(1, 30000))
     for container in ("mkv", "webm"):
         result = upscale(ntsc, tmp_path, container=container)
-        assert result.info.warnings == result.warnings == (ROUNDED.format(container),)
+        assert result.info.warnings == result.warnings == (rounding_warning(container),)
         assert max(abs(a - b) for a, b in zip(shown(ntsc), shown(result.path), strict=True)) <= Fraction(1, 2000)
     assert upscale(ntsc, tmp_path, container="mp4").warnings == ()
 
 
 @pytest.mark.parametrize("unit", [Fraction(1, 90000), Fraction(1, 12800), Fraction(1, 25)])
-def test_times_that_matroska_holds_are_kept_exactly(tmp_path: Path, unit: Fraction) -> None:
+def test_whole_milliseconds_are_exact_in_matroska(tmp_path: Path, unit: Fraction) -> None:
     times = [int(n * Fraction(1, 25) / unit) for n in (0, 1, 2, 5, 6, 9, 30, 31)]
     source = write_clip(tmp_path / "pal.mp4", times=times, unit=unit)
     result = upscale(source, tmp_path, container="mkv")
@@ -158,7 +158,7 @@ def test_hdr10_is_in_the_container_too(tmp_path: Path, codec: str, container: st
     was, now = mastering_display(before.mastering_display), mastering_display(after.mastering_display)
     assert was is not None
     assert now is not None
-    if codec == "av1":  # counts in 1/65536, and luminance in 1/256 and 1/16384
+    if codec == "av1":  # AV1 counts in 1/65536, and luminance in 1/256 and 1/16384
         assert all(
             abs(a - b) <= Fraction(1, 20000)
             for name in ("red", "green", "blue", "white")
@@ -171,8 +171,8 @@ def test_hdr10_is_in_the_container_too(tmp_path: Path, codec: str, container: st
     assert (after.codec, after.bit_depth, after.color.transfer) == (codec, 10, 16)
     data = result.path.read_bytes()
     if container == "mp4":
-        assert boxes(mastering_display(before.mastering_display), None) in data
-        assert boxes(None, (1000, 400)) in data
+        assert hdr_boxes(mastering_display(before.mastering_display), None) in data
+        assert hdr_boxes(None, (1000, 400)) in data
     else:  # MaxCLL and MaxFALL of RFC 9559, with sizes
         assert b"\x55\xbc\x82\x03\xe8" in data
         assert b"\x55\xbd\x82\x01\x90" in data
@@ -183,7 +183,7 @@ def test_hdr_boxes_need_a_video(tmp_path: Path) -> None:
     broken = tmp_path / "x.mp4"
     broken.write_bytes(b"\0\0\0\x08ftyp\0\0\0\x08moov")
     with pytest.raises(ValueError, match="no box trak"):
-        header_with(broken, b"")
+        header_with_boxes(broken, b"")
     assert mastering_display(None) is None
     assert mastering_display(bytes(88)) is None
 
@@ -212,7 +212,7 @@ def test_av1_in_webm_gets_square_pixels(tmp_path: Path) -> None:
     assert (video.width, video.height, video.sample_aspect_ratio) == (96, 48, Fraction(4, 3))
 
 
-def test_sizes_that_an_encoder_refuses_are_known_before(tmp_path: Path) -> None:
+def test_sizes_below_an_encoders_minimum_are_refused_early(tmp_path: Path) -> None:
     info = probe(write_clip(tmp_path / "in.nut", width=1, height=5, codec="rawvideo", pixel_format="yuv444p"))
     for codec in ("hevc", "av1"):
         with pytest.raises(UnusableVideo, match=f"too small for {codec}"):
@@ -221,7 +221,7 @@ def test_sizes_that_an_encoder_refuses_are_known_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("container", "codec"), [("webm", "h264"), ("webm", "hevc"), ("mov", "av1")])
-def test_what_does_not_go_together_is_refused(container: str, codec: str) -> None:
+def test_container_and_codec_must_fit(container: str, codec: str) -> None:
     with pytest.raises(ValidationError, match=f"{container} can't hold {codec}"):
         JobOptions.model_validate({"container": container, "codec": codec})
     JobOptions.model_validate({"container": container})

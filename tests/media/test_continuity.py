@@ -1,4 +1,4 @@
-"""Files put one behind the other, and times that repeat: nothing is lost, and nothing is put on top of another."""
+"""Concatenated files and repeated timestamps: no frame is lost, and no two frames have one timestamp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from av.packet import Packet
 
 from media.assemble import assemble
-from media.demux.continuity import FollowingTimes, RisingTimes
+from media.demux.monotonic import MonotonicTimestamps, SubtitleTimestamps
 from media.encode.segment import SegmentWriter
 from media.probe import probe
 from media.spec import output_spec
@@ -21,18 +21,18 @@ from tests.support.media import as_ts, packets, shown, stripes, upscale, write_c
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "webm"])
-def test_what_is_joined_is_shown_one_behind_the_other(tmp_path: Path, container: str) -> None:
+def test_concatenated_parts_follow_one_another(tmp_path: Path, container: str) -> None:
     part = as_ts(make_clip(tmp_path / "part.mp4", frames=50, sound=True), tmp_path / "part.ts").read_bytes()
     source = tmp_path / "joined.ts"
     source.write_bytes(part + part)
     result = upscale(source, tmp_path, chunk=30, container=container)
-    assert len([w for w in result.warnings if "begin anew" in w]) == 2  # of picture and sound
+    assert len([w for w in result.warnings if "start over" in w]) == 2  # for picture and sound
     times = shown(result.path)
     assert len(times) == 100
     assert all(abs(b - a - Fraction(1, 25)) <= Fraction(1, 1000) for a, b in pairwise(times))
     heard = [time for time, _ in packets(result.path, "audio")]
     assert all(a < b for a, b in pairwise(heard))
-    # Each part's sound is longer than its picture by what AAC pads, four packets of 64 ms in the two.
+    # AAC pads the sound of each part: four packets of 64 ms in both parts.
     assert abs((heard[-1] - heard[0]) - (times[-1] - times[0])) < 0.3
 
 
@@ -66,12 +66,12 @@ def test_subtitles_without_sound_go_along_with_the_picture(tmp_path: Path) -> No
     assert all(abs(a - b) <= Fraction(1, 100) for later in apart[1:] for a, b in zip(apart[0], later, strict=True))
 
 
-def test_a_subtitle_that_comes_before_the_picture_begins_anew_waits() -> None:
-    times, unit = FollowingTimes(), Fraction(1, 90_000)
+def test_a_subtitle_before_the_pictures_restart_waits() -> None:
+    times, unit = SubtitleTimestamps(), Fraction(1, 90_000)
     moved = []
     for dts, shift in ((90_000, 0), (270_000, 0), (1000, 0), (2000, 3), (90_000, 3)):
         packet = _packet(dts, unit)
-        times.take(packet, Fraction(shift))
+        times.follow(packet, Fraction(shift))
         moved.append(packet.pts)
     assert moved == [90_000, 270_000, 270_000, 272_000, 360_000]
 
@@ -82,25 +82,25 @@ def _packet(dts: int, unit: Fraction) -> Packet:
     return packet
 
 
-def test_packets_that_repeat_a_time_are_left_out() -> None:
-    times = RisingTimes()
+def test_packets_with_repeated_timestamps_are_dropped() -> None:
+    times = MonotonicTimestamps()
     ticks = [0, 1920, 1920, 3840, 1000, 5760]
-    assert [t for t in ticks if times.admits(_packet(t, Fraction(1, 90_000)))] == [0, 1920, 3840, 5760]
+    assert [t for t in ticks if times.admit(_packet(t, Fraction(1, 90_000)))] == [0, 1920, 3840, 5760]
     assert (times.dropped, times.shift) == (2, 0)
 
 
 def test_short_packets_share_a_millisecond() -> None:
-    times = RisingTimes()
-    assert all(times.admits(_packet(t, Fraction(1, 1000))) for t in (0, 1, 1, 2))
+    times = MonotonicTimestamps()
+    assert all(times.admit(_packet(t, Fraction(1, 1000))) for t in (0, 1, 1, 2))
     assert times.dropped == 0
 
 
-def test_times_begin_anew_more_than_once() -> None:
-    times, unit = RisingTimes(), Fraction(1, 90_000)
+def test_timestamps_start_over_more_than_once() -> None:
+    times, unit = MonotonicTimestamps(), Fraction(1, 90_000)
     moved = []
     for dts in (90_000, 270_000, 90_000, 270_000, 90_000):
         packet = _packet(dts, unit)
-        assert times.admits(packet)
+        assert times.admit(packet)
         moved.append(packet.pts)
     assert moved == [90_000, 270_000, 271_920, 451_920, 453_840]
 
@@ -111,7 +111,7 @@ def test_segments_before_zero_keep_their_times(tmp_path: Path, container: str) -
     spec = output_spec(probe(source, target=container), scale=1)
     step = round(1 / (spec.frame_rate * spec.time_base))
     segments = []
-    for first in (-12, -7, -2, 3):  # the first two lie before zero as a whole
+    for first in (-12, -7, -2, 3):  # the first two segments end before zero
         segments.append(tmp_path / f"{first}.mp4")
         with SegmentWriter(segments[-1], spec) as writer:
             for index in range(first, first + 5):
@@ -119,5 +119,5 @@ def test_segments_before_zero_keep_their_times(tmp_path: Path, container: str) -
     out = tmp_path / f"out.{container}"
     assemble(segments, source, out, spec)
     times = shown(out)
-    assert len(times) == 20, "nothing says that what comes before zero is not to be shown"
+    assert len(times) == 20, "no edit list hides the frames before zero"
     assert all(abs(b - a - Fraction(1, 25)) <= Fraction(1, 1000) for a, b in pairwise(times))

@@ -1,4 +1,4 @@
-"""The fidelity contract, on one file that has everything: what went in comes out, or the job said so beforehand."""
+"""The fidelity contract on one file with everything: each fact is kept, or a warning precedes the job."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def test_every_fact_is_kept(tmp_path: Path, container: str) -> None:
     assert warnings == ([] if container == "mp4" else list(probe(tmp_path / "source.mp4", target="mkv").warnings))
 
 
-def test_the_table_says_what_differs() -> None:
+def test_the_table_marks_differences() -> None:
     before = {"video": "hevc 96×64", "frames": "15", "tags": "title: A"}
     after = {"video": "hevc 384×256", "frames": "15", "tags": "title: None"}
     facts = fidelity.compare(before, after, container="mp4", codec="hevc", scale=4)
     assert [fact.expected for fact in facts] == [True, True, False]
     lines = fidelity.table(facts).splitlines()
     assert lines[2:] == [
-        "| video | hevc 96×64 | hevc 384×256 | as it is to be |",
+        "| video | hevc 96×64 | hevc 384×256 | as requested |",
         "| frames | 15 | the same | kept |",
         "| tags | title: A | title: None | DIFFERS |",
     ]
 
 
 def test_a_lead_in_of_sound_does_not_shift_matroska(tmp_path: Path) -> None:
-    """AAC starts before the picture: libav's muxer would move everything by that."""
+    """AAC's priming samples precede the picture. libav's muxer would shift all tracks for them."""
 
     def tone(target: av.container.OutputContainer) -> list[tuple[object, int]]:
         return [(target.add_stream("aac", rate=48000, layout="mono"), 0)]
@@ -50,7 +50,7 @@ def test_a_lead_in_of_sound_does_not_shift_matroska(tmp_path: Path) -> None:
         assert shown(upscale(source, tmp_path, container=container).path) == shown(source)
 
 
-def test_what_quicktime_cannot_say_is_said_before(tmp_path: Path) -> None:
+def test_losses_of_quicktime_are_reported_before_the_start(tmp_path: Path) -> None:
     def tone(target: av.container.OutputContainer) -> list[tuple[object, int]]:
         tracks: list[Any] = [target.add_stream("aac", rate=48000, layout="mono") for _ in range(3)]
         for track, language in zip(tracks, ("deu", "swe", "nav"), strict=True):
@@ -61,4 +61,7 @@ def test_what_quicktime_cannot_say_is_said_before(tmp_path: Path) -> None:
     result = upscale(write_clip(tmp_path / "in.mp4", tone=tone), tmp_path, container="mov")
     assert [track.language for track in probe(result.path).audio] == ["ger", "sve", None]
     assert result.info.warnings == result.warnings
-    assert [warning.split(" of ")[0] for warning in result.warnings] == ["the language (nav)", "the mark (comment)"]
+    assert [warning.split(" because ")[0].split(" loses ")[1] for warning in result.warnings] == [
+        "its language (nav)",
+        "its disposition (comment)",
+    ]

@@ -1,4 +1,4 @@
-"""Broken files: what is readable is done and said, or the file is refused; never more than its reader is lost."""
+"""Corrupt files: the readable part is upscaled with a warning, or the file is refused. Only the child can crash."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.hostile import (
-    MUTATIONS,
-    png,
-    png_video,
-    truncated,
-    with_flipped_bits,
-)
 from media.errors import MediaError, UnusableVideo
 from media.limits import Limits
 from media.probe import probe
 from media.reader import VideoReader
+from tests.support.hostile import CORRUPT_PNG, MUTATIONS, png, png_video, truncated, with_flipped_bits
 from tests.support.media import as_ts, upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -26,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 @pytest.mark.parametrize("tenth", range(1, 10))
 def test_truncated_at_every_tenth(tmp_path: Path, tenth: int) -> None:
-    """With the index in front: what is there is done, or the file is refused with a reason."""
+    """The index is in front, so the part before the cut is readable."""
     whole = upscale(write_clip(tmp_path / "clip.mp4", times=range(24), width=64, height=48), tmp_path).path
     cut = tmp_path / "cut.mp4"
     truncated(cut, whole, tenth)
@@ -59,14 +53,14 @@ def test_a_recording_cut_inside_a_long_group_of_pictures(tmp_path: Path) -> None
     assert [w for w in result.warnings if "could not be decoded" in w]
 
 
-def test_a_video_that_is_mostly_damage_fails(tmp_path: Path) -> None:
+def test_a_mostly_damaged_video_fails(tmp_path: Path) -> None:
     clip = tmp_path / "clip.mov"
-    png_video(clip, [png(64, 64), *[b"\x89PNG\r\n\x1a\n" + bytes(40)] * 8, png(64, 64)])
+    png_video(clip, [png(64, 64), *[CORRUPT_PNG] * 8, png(64, 64)])
     with pytest.raises(UnusableVideo, match="damaged"), VideoReader(clip) as reader:
         list(reader)
 
 
-def test_times_that_are_missing_or_go_back_are_made_up(tmp_path: Path) -> None:
+def test_missing_and_decreasing_timestamps_are_replaced(tmp_path: Path) -> None:
     raw = write_clip(tmp_path / "raw.h264", times=range(12), container_format="h264")
     with VideoReader(raw) as reader:
         times = [frame.pts for frame in reader]
@@ -76,8 +70,10 @@ def test_times_that_are_missing_or_go_back_are_made_up(tmp_path: Path) -> None:
 
 
 def fuzz(folder: Path, seed: int, seconds: float, most: int) -> dict[str, int]:
-    """Mutate small clips of several containers and read them; how often what came of it. Anything but a MediaError
-    is raised. Its seed and number name a case."""
+    """Mutate small clips of several containers, and read them. Returns outcome → count.
+
+    Only MediaError is an accepted error. `seed` and the mutation's number reproduce a case.
+    """
     seeds = [
         write_clip(folder / "a.mp4", times=range(6)),
         write_clip(folder / "b.mkv", times=range(6), codec="mpeg4"),
@@ -106,7 +102,7 @@ def fuzz(folder: Path, seed: int, seconds: float, most: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_flipped_bits(tmp_path: Path, count: int) -> None:
-    """Each is done with a warning or without one, or refused with a reason."""
+    """Each file is decoded, with or without a warning, or refused with a reason."""
     whole = write_clip(tmp_path / "clip.mp4", times=range(24), width=64, height=48)
     outcomes = []
     for seed in range(count):

@@ -1,4 +1,4 @@
-"""What went in comes out: times, sound, tags, rotation, shape, metadata."""
+"""Timestamps, sound, tags, rotation, sample aspect ratio and metadata survive."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from benchmarks.hostile import png_video
-from media.demux.timing import decoding_times, movie_timescale, reorder_depth
+from media.demux.timestamps import decoding_times, movie_timescale, reorder_depth
 from media.encode.segment import SegmentWriter
 from media.errors import MediaError, OverLimit, UnusableVideo
 from media.limits import Limits
@@ -23,6 +22,7 @@ from media.probe import probe
 from media.reader import VideoReader
 from media.spec import output_spec
 from media.types import ColorRange
+from tests.support.hostile import png_video
 from tests.support.media import children, packets, shown, stripes, upscale, video_packets, write_clip
 
 VFR = (0, 40, 47, 130, 131, 400, 433, 467, 900, 901, 902, 1999)
@@ -54,8 +54,8 @@ def test_start_offset_and_av_offset_are_kept(tmp_path: Path, container: str, sta
     assert max(offsets) <= Fraction(1, 1000)
 
 
-def test_all_that_goes_along(tmp_path: Path) -> None:
-    """Two audio tracks with languages, chapters, title, rotation, sample shape: each is found again."""
+def test_tracks_and_metadata_are_kept(tmp_path: Path) -> None:
+    """Two audio tracks with languages, chapters, title, rotation and sample aspect ratio are in the result."""
 
     def tone(target: av.container.OutputContainer) -> list[tuple[object, int]]:
         tracks = [target.add_stream("aac", rate=rate, layout="mono") for rate in (48000, 44100)]
@@ -100,7 +100,7 @@ def test_all_that_goes_along(tmp_path: Path) -> None:
 
 
 def test_result_plays_everywhere(tmp_path: Path) -> None:
-    """H.264 4:2:0, 8 bits, the index before the data, every chunk begins with a keyframe, decoding times rise."""
+    """H.264 4:2:0, 8 bits, index before data, a keyframe at the start of every chunk, increasing dts."""
     result = upscale(write_clip(tmp_path / "in.mp4", times=range(17)), tmp_path, chunk=5)
     data = result.path.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
@@ -127,7 +127,7 @@ def test_segments_are_the_same_bytes_on_every_run(tmp_path: Path, codec: str) ->
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-def test_what_lay_in_memory_before_does_not_reach_a_segment(tmp_path: Path, codec: str) -> None:
+def test_a_segment_does_not_depend_on_used_memory(tmp_path: Path, codec: str) -> None:
     spec = output_spec(probe(Path("examples/clip.mp4")), codec=codec)
     with av.open("examples/clip.mp4") as container:
         frames = [
@@ -136,7 +136,7 @@ def test_what_lay_in_memory_before_does_not_reach_a_segment(tmp_path: Path, code
         ]
     made, rng = set(), random.Random(2)
     for _ in range(25 if codec == "h264" else 5):
-        # x264's code for AVX512 gave other bytes in 8 of 25 such runs
+        # x264's AVX512 code gave different bytes in 8 of 25 such runs
         rubbish = [os.urandom(rng.randint(1000, 3_000_000)) for _ in range(rng.randint(0, 20))]
         if rng.random() < 0.7:
             rubbish.clear()
@@ -157,7 +157,7 @@ def test_reading_again_after_a_frame_gives_the_rest(tmp_path: Path) -> None:
     assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(rest, every[7:], strict=True))
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_writer_leaves_no_file(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "in.mp4")
     spec = output_spec(probe(source))
     target = tmp_path / "segment.mp4"
@@ -169,7 +169,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="not above"):
         same_time_twice()
-    with pytest.raises(MediaError, match="without frames"), SegmentWriter(target, spec):
+    with pytest.raises(MediaError, match="at least one frame"), SegmentWriter(target, spec):
         pass
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 
@@ -248,7 +248,7 @@ def test_transparency_is_refused(tmp_path: Path) -> None:
 
 
 def _with_palette(path: Path, alphas: bytes) -> Path:
-    """Three pictures of a palette, red on the left and green on the right; a third colour is not used."""
+    """Three pictures with a palette: red on the left, green on the right, and a third, unused colour."""
 
     def part(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -275,8 +275,8 @@ def test_a_palette_is_transparent_only_where_a_used_color_is(tmp_path: Path, alp
         probe(_with_palette(tmp_path / "glass.mov", b"\xff\x80"))
 
 
-def test_sizes_that_change_are_scaled_and_said(tmp_path: Path) -> None:
-    """Two H.264 streams of different size, one after the other, as broadcast recordings have them."""
+def test_changing_frame_sizes_are_scaled_and_reported(tmp_path: Path) -> None:
+    """Two concatenated H.264 streams of different size, as in broadcast recordings."""
     parts = [
         write_clip(tmp_path / f"{n}.h264", width=w, height=h, times=range(6), container_format="h264")
         for n, (w, h) in enumerate([(32, 24), (64, 48)])
@@ -285,7 +285,7 @@ def test_sizes_that_change_are_scaled_and_said(tmp_path: Path) -> None:
     source.write_bytes(b"".join(part.read_bytes() for part in parts))
     result = upscale(source, tmp_path)
     assert len(result.times) == 12
-    assert any("changes its size" in warning for warning in result.warnings)
+    assert any("frame size changes" in warning for warning in result.warnings)
     assert children() == []
 
 

@@ -1,4 +1,4 @@
-"""Hardware encoders are tried, and never needed. This machine may have none: then the way back is what is tested."""
+"""Hardware encoders are optional. On a machine without one, the tests cover the fallback to software."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_software_tries_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_trying_really_encodes_a_frame() -> None:
-    """An encoder that works passes in both of the formats that hardware takes; one that is not there does not."""
+    """A working encoder passes in both pixel formats of hardware encoders. A missing encoder fails."""
     assert works(Encoder("libx264", "nv12"), 64, 48)
     assert works(Encoder("libx265", "yuv420p10le"), 64, 48)
     assert not works(Encoder("libx264", "nv12"), 0, 48)
@@ -37,8 +37,8 @@ def test_trying_really_encodes_a_frame() -> None:
 
 @pytest.mark.parametrize("wish", ["nvenc", "vaapi", "auto"])
 @pytest.mark.parametrize("codec", SOFTWARE)
-def test_without_hardware_it_is_software_and_said(wish: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The encoder is opened for real; if this machine has the hardware, what was chosen encodes."""
+def test_software_is_the_reported_fallback(wish: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The chosen encoder works, on machines with and without hardware."""
     caplog.set_level(logging.INFO)
     works.cache_clear()
     first = choose(codec, wish, 256, 256, deep=codec == "hevc")
@@ -46,10 +46,10 @@ def test_without_hardware_it_is_software_and_said(wish: str, codec: str, caplog:
     if first.name == SOFTWARE[codec]:
         said = caplog.messages[-1]
         assert said.startswith(f"{first.name} encodes {codec} at 256×256: ")
-        assert said.endswith("does not work here")
+        assert said.endswith("does not work on this machine")
     misses = works.cache_info().misses
     assert choose(codec, wish, 256, 256, deep=codec == "hevc") == first
-    assert works.cache_info().misses == misses, "tried once a process"
+    assert works.cache_info().misses == misses, "tested once in each process"
 
 
 def test_an_encoder_of_the_wish_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +60,11 @@ def test_an_encoder_of_the_wish_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("pixel_format", "depth"), [("nv12", 8), ("p010le", 10)])
 def test_frames_reach_the_encoder_in_the_formats_of_hardware(tmp_path: Path, pixel_format: str, depth: int) -> None:
-    """x264 takes NV12, too; P010 is what x265's frames are made from on the way to hardware."""
+    """x264 also accepts NV12. P010 is only converted, not encoded."""
     from dataclasses import replace
 
-    from media.color.conversion import RgbToYuv, bit_depth
+    from media.color.pixel_formats import bit_depth
+    from media.color.yuv import RgbToYuv
 
     assert bit_depth(pixel_format) == depth
     spec = replace(output_spec(probe(write_clip(tmp_path / "in.mp4"))), pixel_format=pixel_format)

@@ -1,4 +1,4 @@
-"""The last frame is shown as long as it was, in parts that are encoded apart as well."""
+"""The last frame keeps its duration, also if segments are encoded separately."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import av
 import pytest
 
-from media.demux.last_frame import shown_for
+from media.demux.last_frame import frame_duration
 from media.limits import DEFAULT_LIMITS, Limits
 from media.probe import probe
 from tests.support.media import shown, stripes, upscale, write_clip
 
 
 def _slides(path: Path, b_frames: int) -> Path:
-    """Pictures in a container of milliseconds, the last one shown from 4.5 s to 8 s."""
+    """Pictures with timestamps in milliseconds. The last one lasts from 4.5 s to 8 s."""
     times, unit = [0, 1000, 2000, 2500, 4000, 4500], Fraction(1, 1000)
     scale = {} if path.suffix == ".mkv" else {"video_track_timescale": "1000"}
     with av.open(str(path), "w", container_options=scale) as container:
@@ -34,7 +34,7 @@ def _slides(path: Path, b_frames: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("chunk", [3, 15])  # of which only the second one's last frame is coded last, too
+@pytest.mark.parametrize("chunk", [3, 15])  # only with 15, the last frame is also the last one in coding order
 @pytest.mark.parametrize(("suffix", "b_frames"), [("mp4", 0), ("mp4", 2), ("mkv", 2)])
 @pytest.mark.parametrize("container", ["mp4", "mkv", "mov"])
 def test_the_last_frame_is_shown_as_long_as_in_the_source(
@@ -49,14 +49,14 @@ def test_the_last_frame_is_shown_as_long_as_in_the_source(
             assert max(p.dts + p.duration for p in opened.demux(video=0) if p.size) == 8000  # type: ignore[operator]
 
 
-def test_nothing_is_said_of_how_long_a_frame_of_a_transport_stream_is_shown(tmp_path: Path) -> None:
+def test_transport_streams_have_no_frame_durations(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "in.ts", container_format="mpegts", unit=Fraction(1, 25))
-    assert shown_for(source, 0, DEFAULT_LIMITS) is None
+    assert frame_duration(source, 0, DEFAULT_LIMITS) is None
     assert len(upscale(source, tmp_path).times) == 12
 
 
-def test_a_last_frame_that_is_longer_than_a_video_may_be_is_not_believed(tmp_path: Path) -> None:
+def test_an_implausible_frame_duration_is_ignored(tmp_path: Path) -> None:
     source = _slides(tmp_path / "in.mp4", 0)
-    assert shown_for(source, 4500, DEFAULT_LIMITS) == 3500
-    assert shown_for(source, 4500, Limits(max_duration_seconds=3)) is None
-    assert shown_for(source, 4501, DEFAULT_LIMITS) is None, "there is no such frame"
+    assert frame_duration(source, 4500, DEFAULT_LIMITS) == 3500
+    assert frame_duration(source, 4500, Limits(max_duration_seconds=3)) is None
+    assert frame_duration(source, 4501, DEFAULT_LIMITS) is None, "no frame has this timestamp"

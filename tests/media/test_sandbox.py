@@ -1,4 +1,4 @@
-"""The process that reads files may die, hang or go bad: only it is lost, and it can do no harm."""
+"""The child process may crash, hang or be compromised: the parent survives, and the child can do no harm."""
 
 from __future__ import annotations
 
@@ -8,14 +8,32 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from media.assemble import assemble
 from media.errors import DecoderCrashed
 from media.limits import DEFAULT_LIMITS, Limits
 from media.reader import VideoReader
+from media.sandbox import process
 from media.sandbox.process import Sandbox
+from media.sandbox.protocol import (
+    Decoded,
+    Failed,
+    FrameFormat,
+    InvalidMessage,
+    Message,
+    Muxed,
+    MuxProgress,
+    MuxRequest,
+    Probed,
+    ProbeRequest,
+    from_line,
+    to_line,
+)
+from media.types import Damage
 from tests.support.media import children, upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -33,7 +51,7 @@ def test_closing_early_ends_the_process(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_reader_that_dies_is_an_error_not_an_end(clip: Path, how: signal.Signals) -> None:
+def test_a_dead_child_is_an_error(clip: Path, how: signal.Signals) -> None:
     def read() -> None:
         with VideoReader(clip) as reader:
             for number, _ in enumerate(reader):
@@ -44,7 +62,7 @@ def test_a_reader_that_dies_is_an_error_not_an_end(clip: Path, how: signal.Signa
         read()
 
 
-def test_a_reader_that_hangs_is_ended(clip: Path) -> None:
+def test_a_hanging_child_is_killed(clip: Path) -> None:
     def read() -> None:
         with VideoReader(clip, limits=Limits(max_decoder_seconds=1.0)) as reader:
             for number, _ in enumerate(reader):
@@ -57,7 +75,7 @@ def test_a_reader_that_hangs_is_ended(clip: Path) -> None:
     assert time.monotonic() - begun < 20
 
 
-def test_a_parent_that_is_killed_takes_the_reader_along(tmp_path: Path, clip: Path) -> None:
+def test_the_child_dies_with_its_parent(tmp_path: Path, clip: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from media.reader import VideoReader\n"
         "from tests.support.media import children\n"
@@ -78,8 +96,8 @@ def test_a_parent_that_is_killed_takes_the_reader_along(tmp_path: Path, clip: Pa
 JAIL = """
 import socket, sys
 from pathlib import Path
-from media.jailed.lockdown import lock_up
-lock_up(memory_bytes=2**31, writes_below=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+from media.jailed.lockdown import lock_down
+lock_down(memory_bytes=2**31, writes_below=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
 def refused(action):
     try:
         action()
@@ -129,34 +147,94 @@ def test_readers_side_by_side(clip: Path) -> None:
     assert counts == [24, 24, 24]
 
 
-def test_joining_tells_of_each_segment_and_of_the_end(tmp_path: Path, clip: Path) -> None:
-    """Thousands of segments take longer than a frame may; so does moving all frames of a large MP4 at its end."""
+def test_muxing_reports_each_segment_and_the_rewriting(tmp_path: Path, clip: Path) -> None:
+    """Thousands of segments, and rewriting a large MP4 at its end, take longer than the limit for one frame."""
     done = upscale(clip, tmp_path, chunk=2)
     out = tmp_path / "again.mp4"
-    arguments = {"segments": done.segments, "source": clip, "out": out, "spec": done.spec}
-    with Sandbox("assemble", arguments, DEFAULT_LIMITS, writes_below=tmp_path) as process:
-        messages = list(process.messages())
-    closing = [message.get("closing") for message in messages]
-    assert closing[:12] == [False] * 12
-    assert closing[-2:] == [True, None]
-    assert "warnings" in messages[-1]
+    request = MuxRequest(tuple(done.segments), clip, out, done.spec)
+    with Sandbox(request, DEFAULT_LIMITS, writes_below=tmp_path) as child:
+        messages = list(child.messages())
+    assert messages[:12] == [MuxProgress(rewriting=False)] * 12
+    assert messages[-2:] == [MuxProgress(rewriting=True), Muxed(warnings=())]
     assert out.read_bytes() == done.path.read_bytes()
     assert DEFAULT_LIMITS.seconds_to_rewrite(4 * 10**9) > 500
 
 
-def test_what_is_waited_for_can_be_lengthened(clip: Path) -> None:
-    with Sandbox("probe", {"path": clip, "target": "mp4"}, Limits(max_decoder_seconds=0.001)) as process:
-        process.patience = 60.0
-        assert any("info" in message for message in process.messages())
+def test_patience_can_be_extended(clip: Path) -> None:
+    with Sandbox(ProbeRequest(clip, "mp4"), Limits(max_decoder_seconds=0.001)) as child:
+        child.patience = 60.0
+        assert any(isinstance(message, Probed) for message in child.messages())
 
 
-def test_nonsense_from_the_process_is_an_error(clip: Path) -> None:
+def _end_with_77_if_imported(module: str) -> tuple[str, str]:
+    """Arguments of Python for a child that serves its request, and then reports whether a module is imported."""
+    code = f"import os, sys; from media.jailed.child import main; main(); os._exit(77 * ({module!r} in sys.modules))"
+    return "-c", code
+
+
+@pytest.mark.parametrize("module", ["numpy", "av"])
+def test_the_child_does_without_numpy(tmp_path: Path, clip: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy would double the time of its start. With PyAV, the test shows that it can fail."""
+    done = upscale(clip, tmp_path)
+    monkeypatch.setattr(process, "_CHILD", _end_with_77_if_imported(module))
+
+    def probe_file() -> None:
+        with Sandbox(ProbeRequest(clip, "mp4"), DEFAULT_LIMITS) as child:
+            assert [type(message) for message in child.messages()] == [Probed]
+
+    def read_file() -> None:
+        with VideoReader(clip) as reader:
+            assert len(list(reader)) == 24
+
+    def mux_file() -> None:
+        assert assemble(done.segments, clip, tmp_path / "again.mp4", done.spec) == ()
+
+    for act in (probe_file, read_file, mux_file):
+        if module == "numpy":
+            act()
+        else:
+            with pytest.raises(DecoderCrashed, match="exit status 77"):
+                act()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no JSON",
+        b"[]",
+        b'{"message": "Probed"}',
+        b'{"message": "Probed", "fields": {"info": 1}}',
+        b'{"message": "Sandbox", "fields": {}}',
+        b'{"message": "FrameReady", "fields": {"slot": "0", "pts": 1, "clean": true}}',
+        b'{"message": "FrameFormat", "fields": {"width": 1, "height": 1, "bytes_per_sample": 1, "time_base": [1, 0]}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        from_line(line)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        FrameFormat(64, 48, 1, Fraction(1001, 30000)),
+        Decoded(Damage(frames=3, lost=1, dropped_metadata=("a", "b"))),
+        Failed("OverLimit", "too large", setting="max_pixels"),
+        MuxProgress(rewriting=True),
+    ],
+)
+def test_a_message_survives_its_line(message: Message) -> None:
+    assert from_line(to_line(message)) == message
+
+
+def test_invalid_data_from_the_child_is_an_error(clip: Path) -> None:
     class Babbler(Sandbox):
         def _line(self) -> bytes | None:
             return b"not json"
 
     with (
-        Babbler("probe", {"path": clip, "target": "mp4"}, DEFAULT_LIMITS) as process,
-        pytest.raises(DecoderCrashed, match="nonsense"),
+        Babbler(ProbeRequest(clip, "mp4"), DEFAULT_LIMITS) as child,
+        pytest.raises(DecoderCrashed, match="invalid data"),
     ):
-        next(process.messages())
+        next(child.messages())

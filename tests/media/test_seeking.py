@@ -1,4 +1,4 @@
-"""Reading that goes on in the middle gives bit for bit what reading from the start gives, and decodes what it must."""
+"""A reading that resumes in the middle gives the same bits as one from the start, and decodes few other frames."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CLIPS: dict[str, dict[str, object]] = {
     "ten bits": {"pixel_format": "yuv420p10le", "options": {"g": "10", "bf": "3"}},
     "one keyframe": {"options": {"g": "1000"}},
 }
-"""Forty frames each, in several groups of pictures but for the last."""
+"""Forty frames each. All but the last clip have several groups of pictures."""
 
 
 def make(folder: Path, name: str) -> Path:
@@ -54,13 +54,13 @@ def read(path: Path, after: int | None = None, before: int | None = None) -> lis
 
 
 def decoded_in_vain(path: Path, after: int, before: int) -> int:
-    """Frames that were decoded only to be left out."""
+    """Number of frames that were decoded and skipped."""
     frames = Decoder(path, DEFAULT_LIMITS, start_after_pts=after, frames_before=before).frames()
-    return sum(1 for frame, _, _ in frames if frame is None)
+    return sum(1 for frame in frames if frame.rgb is None)
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_going_on_gives_the_rest_exactly(tmp_path: Path, name: str) -> None:
+def test_resuming_gives_the_rest_exactly(tmp_path: Path, name: str) -> None:
     clip = make(tmp_path, name)
     every = read(clip)
     assert len(every) == 40
@@ -71,11 +71,11 @@ def test_going_on_gives_the_rest_exactly(tmp_path: Path, name: str) -> None:
         assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(rest, every[count:], strict=True)), count
         in_vain = decoded_in_vain(clip, every[count - 1].pts, count)
         most = count if name == "one keyframe" else 17
-        assert 1 <= in_vain <= most, "it went on from the last keyframe, or the one before"
+        assert 1 <= in_vain <= most, "decoding began at the last keyframe, or the one before"
 
 
-def test_where_seeking_is_not_exact_it_reads_from_the_start(tmp_path: Path) -> None:
-    """MPEG-TS is searched by bytes; in the raw stream no frame has a time of its own."""
+def test_inexact_seeking_falls_back_to_the_start(tmp_path: Path) -> None:
+    """libav searches MPEG-TS by bytes, and the frames of a raw stream have no timestamps."""
     for name, muxer in (("clip.ts", "mpegts"), ("clip.h264", "h264")):
         clip = write_clip(tmp_path / name, times=range(24), options={"g": "6"}, container_format=muxer)
         with VideoReader(clip) as reader:
@@ -87,7 +87,7 @@ def test_where_seeking_is_not_exact_it_reads_from_the_start(tmp_path: Path) -> N
         assert decoded_in_vain(clip, every[14].pts, 15) == 15
 
 
-def test_going_on_behind_a_change_of_size_keeps_the_first_ones(tmp_path: Path) -> None:
+def test_resuming_after_a_change_of_size_keeps_the_first_size(tmp_path: Path) -> None:
     parts = [
         write_clip(tmp_path / f"{number}.ts", times=range(12 * number, 12 * number + 12), width=w, height=h)
         for number, (w, h) in enumerate([(64, 48), (96, 80)])
@@ -104,7 +104,7 @@ def test_going_on_behind_a_change_of_size_keeps_the_first_ones(tmp_path: Path) -
         assert [w for w in reader.warnings if "12 frames were scaled" in w]
 
 
-def test_a_time_at_which_there_is_no_frame_is_read_up_to(tmp_path: Path) -> None:
+def test_resuming_after_a_timestamp_without_a_frame(tmp_path: Path) -> None:
     clip = make(tmp_path, "vfr")
     every = read(clip)
     after = every[20].pts + 1
@@ -114,7 +114,7 @@ def test_a_time_at_which_there_is_no_frame_is_read_up_to(tmp_path: Path) -> None
 
 
 def test_interlaced_and_damaged_video_is_not_clean(tmp_path: Path) -> None:
-    """A deinterlacer sees the frames before, and concealment is made of them: there is no going on in the middle."""
+    """Deinterlacing and error concealment depend on previous frames, so resuming by seeking is not exact."""
     fields = write_clip(
         tmp_path / "fields.mp4",
         options={"x264-params": "interlaced=1:tff=1", "g": "6"},
@@ -125,7 +125,7 @@ def test_interlaced_and_damaged_video_is_not_clean(tmp_path: Path) -> None:
     with VideoReader(fields) as reader:
         every = list(reader)
     assert not any(frame.clean for frame in every)
-    # Even if somebody says it were: the rest is that of an undisturbed reading.
+    # If a caller claims a clean frame, the rest is still that of an uninterrupted reading.
     with VideoReader(fields, start_after_pts=every[13].pts, frames_before=14) as reader:
         rest = list(reader)
     assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(rest, every[14:], strict=True))

@@ -1,4 +1,4 @@
-"""What comes beside the pictures and can't be kept is named, wherever in the video it begins."""
+"""Side data that the result can't hold causes a warning, wherever in the video it begins."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ def _with_captions(path: Path, at: int) -> Path:
 @pytest.mark.parametrize("at", [0, 7])
 def test_captions_inside_the_picture_are_named(tmp_path: Path, at: int) -> None:
     result = upscale(_with_captions(tmp_path / "in.h264", at), tmp_path)
-    assert [w for w in result.warnings if "CEA-608/708" in w], "said at the end at the latest"
-    assert len([w for w in result.warnings if "left out" in w]) == 1
-    assert any("CEA-608/708" in w for w in result.info.warnings) == (at == 0), "and before the start where it is seen"
+    assert [w for w in result.warnings if "CEA-608/708" in w], "the warning appears at the end at the latest"
+    assert len([w for w in result.warnings if "dropped" in w]) == 1
+    assert any("CEA-608/708" in w for w in result.info.warnings) == (at == 0), (
+        "and before the start if the first frame has captions"
+    )
 
 
 def test_stereoscopic_pictures_are_named(tmp_path: Path) -> None:
     result = upscale(write_clip(tmp_path / "in.mp4", options={"x264-params": "frame-packing=3"}), tmp_path)
-    assert [w.split(";")[0] for w in result.warnings] == ["the picture is stereoscopic (3D)"]
+    assert [w.split(" is ")[0] for w in result.warnings] == ["The stereoscopic (3D) picture"]
     assert result.info.warnings == result.warnings
 
 
 @pytest.mark.parametrize(("orientation", "degrees"), [(1, 0), (3, 180), (6, 90), (8, 270)])
-def test_side_data_that_pyav_has_no_name_for_does_no_harm(tmp_path: Path, orientation: int, degrees: int) -> None:
-    """EXIF, which turns the picture."""
+def test_side_data_unknown_to_pyav_is_harmless(tmp_path: Path, orientation: int, degrees: int) -> None:
+    """EXIF, which rotates the picture."""
     plain = write_clip(tmp_path / "plain.mov", codec="mjpeg", pixel_format="yuvj420p", times=range(3))
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x112, 3, 1, orientation, 0)
     path = tmp_path / "in.mov"

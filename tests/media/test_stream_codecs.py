@@ -1,4 +1,4 @@
-"""Coders of single frames: sizes, colours, keys, and what strangers may send."""
+"""Coding of single frames: sizes, colours, keyframes, and untrusted bytes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def smooth(width: int, height: int, shift: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(("width", "height"), [(66, 48), (65, 47)])
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("range_", [ColorRange.LIMITED, ColorRange.FULL])
-def test_there_and_back(format_: Format, width: int, height: int, matrix: int, range_: ColorRange) -> None:
+def test_encoding_and_decoding_keep_the_picture(
+    format_: Format, width: int, height: int, matrix: int, range_: ColorRange
+) -> None:
     if format_.is_video:
-        width, height = width & ~1, height & ~1  # outputs are four times as large as inputs: never odd
+        width, height = width & ~1, height & ~1  # a result is never odd: its size is a multiple of 4
     coding = Coding(format_, width, height, matrix=matrix, range=range_, crf=5, quality=95)
     there, back = encoder(coding), decoder(coding)
     coded = [there.encode(smooth(width, height, shift), key=shift == 2) for shift in range(4)]
@@ -41,8 +43,8 @@ def test_there_and_back(format_: Format, width: int, height: int, matrix: int, r
         assert {len(piece.data) for piece in coded} == {size}
 
 
-def test_the_matrix_is_the_one_that_is_named() -> None:
-    """BT.709's luma of a plain colour, in limited range, as the recommendation computes it."""
+def test_the_named_matrix_is_used() -> None:
+    """BT.709 luma of a plain colour in limited range, by the recommendation's formula."""
     rgb = np.full((16, 16, 3), (200, 50, 90), np.uint8)
     luma = 0.2126 * 200 + 0.7152 * 50 + 0.0722 * 90
     for range_, wanted in ((ColorRange.LIMITED, 16 + luma * 219 / 255), (ColorRange.FULL, luma)):
@@ -53,7 +55,7 @@ def test_the_matrix_is_the_one_that_is_named() -> None:
 @pytest.mark.parametrize("format_", COMPRESSED)
 @pytest.mark.parametrize("data", [b"", b"garbage" * 30, b"\xff\xd8\xff", b"\x00\x00\x00\x01\x67" + bytes(40)])
 def test_garbage_is_refused(format_: Format, data: bytes) -> None:
-    """Either at once, or, where a decoder waits for more, nothing comes out of it."""
+    """The error is immediate, or the decoder waits for more bytes and yields no frame."""
     victim = decoder(Coding(format_, 66, 48))
     with contextlib.suppress(UnusableVideo):
         assert victim.decode(data, 0) == []

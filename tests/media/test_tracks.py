@@ -1,4 +1,4 @@
-"""Sound, subtitles and attachments: copied where the container holds them, else converted or named."""
+"""Sound, subtitles and attachments are copied if the container can hold them, else converted or dropped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from media.probe import probe
-from media.tracks.copy import plain_text
-from media.tracks.overlaps import Cue, OneAtATime
+from media.tracks.cue_merger import Cue, CueMerger
+from media.tracks.subtitles import plain_text
 from tests.support.media import packets, upscale, with_subtitles, write_clip
 
 
@@ -22,7 +22,7 @@ def _sound(codec: str, rate: int = 48000) -> Any:
 
 
 @pytest.mark.parametrize("codec", ["aac", "libmp3lame", "ac3", "flac", "libopus", "pcm_s16le"])
-def test_sound_that_mp4_holds_is_copied(tmp_path: Path, codec: str) -> None:
+def test_sound_of_mp4_codecs_is_copied(tmp_path: Path, codec: str) -> None:
     source = write_clip(tmp_path / "in.mkv", tone=_sound(codec))
     result = upscale(source, tmp_path)
     assert result.warnings == ()
@@ -33,12 +33,12 @@ def test_sound_that_mp4_holds_is_copied(tmp_path: Path, codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", ["adpcm_ms", "pcm_mulaw", "pcm_u8"])
-def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec: str) -> None:
+def test_other_sound_is_converted_and_reported(tmp_path: Path, codec: str) -> None:
     source = write_clip(tmp_path / "in.avi", codec="mpeg4", tone=_sound(codec, 16000))
     result = upscale(source, tmp_path)
     assert len(result.warnings) == 1
     assert "converted to aac" in result.warnings[0]
-    assert result.info.warnings == result.warnings, "said before the job starts"
+    assert result.info.warnings == result.warnings, "the warning appears before the job starts"
     (track,) = probe(result.path).audio
     assert (track.codec, track.sample_rate, track.channels) == ("aac", 16000, 1)
     with av.open(str(source)) as a, av.open(str(result.path)) as b:
@@ -54,7 +54,7 @@ def test_sound_that_mp4_cannot_hold_is_converted_and_said(tmp_path: Path, codec:
         ("flac", 192000, "stereo", "mov", ("aac", 96000, 2)),  # a rate that aac does not know
     ],
 )
-def test_sound_that_is_refused_only_when_writing_is_converted(
+def test_sound_that_the_muxer_refuses_late_is_converted(
     tmp_path: Path, codec: str, rate: int, layout: str, container: str, becomes: tuple[str, int, int]
 ) -> None:
     source = write_clip(
@@ -68,7 +68,7 @@ def test_sound_that_is_refused_only_when_writing_is_converted(
 
 @pytest.mark.parametrize(("rate", "layout"), [(48000, "mono"), (44100, "stereo"), (32000, "mono")])
 def test_converted_sound_may_change_on_the_way(tmp_path: Path, rate: int, layout: str) -> None:
-    """A broadcast goes from stereo to mono, or to another rate."""
+    """A broadcast changes from stereo to mono, or to another rate."""
     parts = []
     for begins, (hertz, channels) in zip((0, 13), ((48000, "stereo"), (rate, layout)), strict=True):
 
@@ -82,7 +82,7 @@ def test_converted_sound_may_change_on_the_way(tmp_path: Path, rate: int, layout
     result = upscale(source, tmp_path, container="webm")
     with av.open(str(result.path)) as container:
         samples = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
-    assert abs(samples.shape[1] - 48000) < 4800, "a second, each half of it"
+    assert abs(samples.shape[1] - 48000) < 4800, "one second, half of it from each part"
     for half in (samples[:, 5000:20000], samples[:, 30000:45000]):
         assert (np.abs(half).max(1) > 0.1).all()
     times = [time for time, _ in packets(result.path, "audio")]
@@ -91,9 +91,9 @@ def test_converted_sound_may_change_on_the_way(tmp_path: Path, rate: int, layout
 
 def test_subtitles_become_text_of_mp4(tmp_path: Path) -> None:
     result = upscale(with_subtitles(tmp_path / "in.mkv"), tmp_path)
-    assert [w.split(" is ")[0].split(" was ")[0] for w in result.warnings] == [
-        "subtitle track 1 (subrip)",
-        "the attachment font.ttf",
+    assert [w.split(" is ")[0] for w in result.warnings] == [
+        "Subtitle track 1 (subrip)",
+        "The attachment font.ttf",
     ]
     info = probe(result.path)
     assert [(s.codec, s.language) for s in info.subtitles] == [("mov_text", "fra")]
@@ -121,9 +121,9 @@ def test_subtitles_that_overlap_are_shown_together(tmp_path: Path, container: st
 
 
 def _one_at_a_time(*cues: Cue) -> list[tuple[int, int | None, str]]:
-    said = OneAtATime()
+    said = CueMerger()
     pieces = [piece for cue in cues for piece in said.add(cue)]
-    return [(piece.start, piece.end, piece.text) for piece in [*pieces, *said.rest()]]
+    return [(piece.start, piece.end, piece.text) for piece in [*pieces, *said.flush()]]
 
 
 def test_cues_are_split_where_others_begin_or_end() -> None:
@@ -144,8 +144,8 @@ def test_cues_are_split_where_others_begin_or_end() -> None:
     assert _one_at_a_time(Cue(5, 9, "A"), Cue(2, 7, "late")) == [(5, 7, "A\nlate"), (7, 9, "A")]
 
 
-def test_a_cue_is_not_held_back_longer_than_it_lasts() -> None:
-    said = OneAtATime()
+def test_a_cue_is_delayed_at_most_to_its_end() -> None:
+    said = CueMerger()
     assert not list(said.add(Cue(0, 5, "A")))
     assert not list(said.until(4))
     assert list(said.until(5)) == [Cue(0, 5, "A")]
@@ -173,7 +173,7 @@ def test_matroska_keeps_subtitles_and_attachments_as_they_are(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
-def test_what_was_counted_in_the_source_is_not_said_of_the_result(tmp_path: Path, container: str) -> None:
+def test_statistics_of_the_source_are_not_copied(tmp_path: Path, container: str) -> None:
     counted = {"BPS": "1", "BPS-eng": "1", "DURATION-eng": "1", "NUMBER_OF_FRAMES": "1", "NUMBER_OF_BYTES-eng": "1"}
     counted |= {"_STATISTICS_TAGS": "BPS", "_STATISTICS_WRITING_APP-eng": "mkvmerge", "ENCODER": "an old one"}
 

@@ -1,4 +1,4 @@
-"""The pipeline, from a file to a file, with the tiny network and without any server."""
+"""The pipeline from file to file, with the tiny network and without a server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from media.errors import UnsupportedFile
 from media.probe import probe
 from model.engine.upscaler import Upscaler, load_model
 from pipeline.checkpoint import Checkpoints
-from pipeline.prefetch import Abandoned, Ahead
-from pipeline.upscale import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
+from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
+from pipeline.prefetch import Abandoned, Prefetcher
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes, times_of
 
 
@@ -32,9 +34,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=26, sound=True)
 
 
-def order(clip: Path, folder: Path, **options: object) -> Order:
+def task(clip: Path, folder: Path, **options: object) -> UpscaleTask:
     folder.mkdir(exist_ok=True)
-    return Order(clip, folder, JobOptions.model_validate({"model": "tiny", "chunk": 4, "lookahead": 2, **options}))
+    return UpscaleTask(
+        clip, folder, JobOptions.model_validate({"model": "tiny", "chunk": 4, "lookahead": 2, **options})
+    )
 
 
 def finish(events: Iterator[Event]) -> Finished:
@@ -43,8 +47,8 @@ def finish(events: Iterator[Event]) -> Finished:
     return last
 
 
-def test_a_clip_comes_out_whole(clip: Path, model: Upscaler, tmp_path: Path) -> None:
-    started, *chunks, finished = list(upscale(order(clip, tmp_path / "w"), model))
+def test_all_frames_and_sound_come_out(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    started, *chunks, finished = list(upscale(task(clip, tmp_path / "w"), model))
     assert isinstance(started, Started)
     assert isinstance(finished, Finished)
     assert [chunk.frames for chunk in chunks if isinstance(chunk, ChunkDone)] == [4] * 5 + [6]
@@ -62,44 +66,44 @@ def test_a_clip_comes_out_whole(clip: Path, model: Upscaler, tmp_path: Path) -> 
 def test_other_sizes(
     clip: Path, model: Upscaler, tmp_path: Path, options: dict[str, int], size: tuple[int, int]
 ) -> None:
-    video = probe(finish(upscale(order(clip, tmp_path / "w", **options), model)).path).video
+    video = probe(finish(upscale(task(clip, tmp_path / "w", **options), model)).path).video
     assert (video.width, video.height) == size
 
 
 @pytest.mark.parametrize(("stops", "lookahead"), [((1, 2, 5), 2), ((3,), 0), ((1,), 9), ((6,), 2)])
-def test_resumed_is_byte_identical(
+def test_a_resumed_run_is_byte_identical(
     clip: Path, model: Upscaler, tmp_path: Path, stops: tuple[int, ...], lookahead: int
 ) -> None:
-    """Closing after the n-th chunk is what a kill between two chunks leaves behind."""
-    whole = finish(upscale(order(clip, tmp_path / "whole", lookahead=lookahead), model)).path.read_bytes()
-    parts = order(clip, tmp_path / "parts", lookahead=lookahead)
+    """Closing the generator after the n-th chunk leaves the same files as a kill between two chunks."""
+    whole = finish(upscale(task(clip, tmp_path / "whole", lookahead=lookahead), model)).path.read_bytes()
+    parts = task(clip, tmp_path / "parts", lookahead=lookahead)
     for stop in stops:
         events = upscale(parts, model)
         for event in events:
             if isinstance(event, ChunkDone) and event.number == stop - 1:
                 break
         events.close()
-        (parts.folder / "segment-000099.mp4.partial").write_bytes(b"remains of a chunk in work")
+        (parts.folder / "segment-000099.mp4.partial").write_bytes(b"remains of an interrupted chunk")
     resumed = list(upscale(parts, model))
     assert isinstance(resumed[0], Started)
     assert resumed[0].resumed
     numbers = [event.number for event in resumed if isinstance(event, ChunkDone)]
-    assert not numbers or numbers[0] == stops[-1], "no chunk is computed again, none is left out"
+    assert not numbers or numbers[0] == stops[-1], "a chunk was computed again or is missing"
     assert isinstance(resumed[-1], Finished)
     assert resumed[-1].path.read_bytes() == whole
     assert not (parts.folder / "segment-000099.mp4.partial").exists()
 
 
 def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) -> None:
-    whole = finish(upscale(order(clip, tmp_path / "whole"), model)).path.read_bytes()
-    stop, work = threading.Event(), order(clip, tmp_path / "w")
+    whole = finish(upscale(task(clip, tmp_path / "whole"), model)).path.read_bytes()
+    stop, work = threading.Event(), task(clip, tmp_path / "w")
     seen: list[Event] = []
     for event in upscale(work, model, stop=stop):
         seen.append(event)
         if isinstance(event, ChunkDone):
             stop.set()
     assert isinstance(seen[-1], Stopped)
-    assert len(seen) <= 4, "the chunk in work and no more"
+    assert len(seen) <= 4, "more than the chunk in work"
     assert finish(upscale(work, model)).path.read_bytes() == whole
 
 
@@ -107,7 +111,7 @@ def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) 
 def test_a_checkpoint_that_does_not_match_is_not_used(
     clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    work = order(clip, tmp_path / "w")
+    work = task(clip, tmp_path / "w")
     events = upscale(work, model)
     for event in events:
         if isinstance(event, ChunkDone) and event.number == 2:
@@ -115,12 +119,12 @@ def test_a_checkpoint_that_does_not_match_is_not_used(
     events.close()
     if change == "input":
         other = make_clip(tmp_path / "other.mp4", frames=20)
-        work = order(other, tmp_path / "w")
+        work = task(other, tmp_path / "w")
     elif change == "options":
-        work = order(clip, tmp_path / "w", crf=30)
-    elif change == "model":  # gates, or the router's numbers, are others than they were
+        work = task(clip, tmp_path / "w", crf=30)
+    elif change == "model":  # other gates or routing parameters
         monkeypatch.setattr(Upscaler, "identity", lambda *_: "another")
-    elif change == "encoder":  # begun where there was a hardware encoder, which is not here
+    elif change == "encoder":  # started with a hardware encoder, which this machine lacks
         manifest = work.folder / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"encoder":"libx264"', '"encoder":"h264_nvenc"'))
         work = replace(work, encoder="nvenc")
@@ -138,8 +142,8 @@ def test_a_checkpoint_that_does_not_match_is_not_used(
     assert any("started again" in warning for warning in finished.warnings)
 
 
-def test_a_folder_taken_away_is_fenced(clip: Path, model: Upscaler, tmp_path: Path) -> None:
-    work = order(clip, tmp_path / "work-1")
+def test_a_renamed_folder_raises_fenced(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    work = task(clip, tmp_path / "work-1")
     events = upscale(work, model)
     next(event for event in events if isinstance(event, ChunkDone))
     work.folder.rename(tmp_path / "work-2")
@@ -148,14 +152,14 @@ def test_a_folder_taken_away_is_fenced(clip: Path, model: Upscaler, tmp_path: Pa
     assert not work.folder.exists()
 
 
-def test_what_is_no_video_says_so(model: Upscaler, tmp_path: Path) -> None:
+def test_a_text_file_is_unsupported(model: Upscaler, tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
     with pytest.raises(UnsupportedFile):
-        list(upscale(order(text, tmp_path / "w"), model))
+        list(upscale(task(text, tmp_path / "w"), model))
 
 
-def test_ahead_computes_no_further_than_its_depth() -> None:
+def test_the_prefetcher_respects_its_depth() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -163,14 +167,14 @@ def test_ahead_computes_no_further_than_its_depth() -> None:
             made.append(number)
             yield number
 
-    with Ahead(items(), depth=1, name="t") as ahead:
-        assert next(ahead) == 0
-        assert next(ahead) == 1
+    with Prefetcher(items(), depth=1, name="t") as items_ahead:
+        assert next(items_ahead) == 0
+        assert next(items_ahead) == 1
         assert len(made) <= 3
-        assert list(ahead) == list(range(2, 10))
+        assert list(items_ahead) == list(range(2, 10))
 
 
-def test_ahead_hands_exceptions_on_and_closes_its_source() -> None:
+def test_the_prefetcher_passes_exceptions_on_and_closes_its_source() -> None:
     closed = threading.Event()
 
     def items() -> Iterator[int]:
@@ -180,40 +184,40 @@ def test_ahead_hands_exceptions_on_and_closes_its_source() -> None:
         finally:
             closed.set()
 
-    with Ahead(items(), depth=4, name="t") as ahead, pytest.raises(ValueError, match="broken"):
-        list(ahead)
+    with Prefetcher(items(), depth=4, name="t") as items_ahead, pytest.raises(ValueError, match="broken"):
+        list(items_ahead)
     assert closed.is_set()
 
 
-def test_ahead_lets_a_waiting_consumer_go() -> None:
+def test_abandon_wakes_a_waiting_consumer() -> None:
     never = threading.Event()
 
     def items() -> Iterator[int]:
         never.wait(30)
         yield 1
 
-    ahead = Ahead(items(), depth=1, name="t")
-    with ahead:
-        timer = threading.Timer(0.1, ahead.abandon)
+    items_ahead = Prefetcher(items(), depth=1, name="t")
+    with items_ahead:
+        timer = threading.Timer(0.1, items_ahead.abandon)
         timer.start()
         with pytest.raises(Abandoned):
-            next(ahead)
+            next(items_ahead)
         never.set()
         timer.join()
 
 
-def test_cuts_are_counted_from_the_start_of_the_job(model: Upscaler, tmp_path: Path) -> None:
-    """Two of them, in other chunks than the first, one of which is the start of a chunk; they survive a resumption."""
+def test_scene_cuts_are_counted_from_the_start_of_the_video(model: Upscaler, tmp_path: Path) -> None:
+    """Two scene cuts after the first chunk, one at the start of a chunk; both survive a resumption."""
     clip = make_scenes(tmp_path / "clip.mp4", frames=14, cuts=(6, 8))
-    work = order(clip, tmp_path / "w")
+    work = task(clip, tmp_path / "w")
     events = upscale(work, model)
     next(event for event in events if isinstance(event, ChunkDone) and event.number == 1)
     events.close()  # type: ignore[attr-defined]
     assert finish(upscale(work, model)).metrics.cuts == [6, 8]
 
 
-def test_the_network_s_thread_has_the_cores_to_itself(tmp_path: Path) -> None:
-    """A second set of OpenMP threads in the process makes all of them sleep at barriers: 1.45 times the time."""
+def test_the_network_s_thread_shares_no_cores_with_other_openmp_threads(tmp_path: Path) -> None:
+    """A second set of OpenMP threads makes all threads sleep at barriers, and a run takes 1.45 times as long."""
     clip = make_clip(tmp_path / "clip.mp4", frames=8, width=160, height=96)
     (tmp_path / "w").mkdir()
     script = f"""
@@ -222,12 +226,13 @@ from pathlib import Path
 import torch
 from jobs.schema import JobOptions
 from model.engine.upscaler import load_model
-from pipeline.upscale import Order, upscale
+from pipeline.task import UpscaleTask
+from pipeline.upscale import upscale
 torch.set_num_threads(2)
 before = len(os.listdir("/proc/self/task"))
 model = load_model("tiny", weights_dir=Path(), device="cpu", precision="bf16", threads=2)
 options = JobOptions(model="tiny", chunk=2, lookahead=1)
-for _ in upscale(Order(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), options), model):
+for _ in upscale(UpscaleTask(Path({str(clip)!r}), Path({str(tmp_path / "w")!r}), options), model):
     pass
 print(len(os.listdir("/proc/self/task")) - before)
 """

@@ -21,13 +21,13 @@ from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import new_id
 from model.routing import RoutingReport
-from pipeline.upscale import ChunkDone
-from service.rpc.metrics import StreamMeters
+from pipeline.events import ChunkDone
+from service.rpc.stream_metrics import StreamMetrics
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 from tests.support.paths import ROOT
 from tests.support.rpc_server import noise, rpc_server
-from worker.metrics import Meters
+from worker.metrics import WorkerMetrics
 
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "skipvsr.yml"
@@ -64,9 +64,9 @@ def scraped(service: Service) -> dict[str, float]:
     return values(service.client.get("/metrics").text)
 
 
-def worked() -> Meters:
+def worked() -> WorkerMetrics:
     """A worker's metrics after one job."""
-    meters = Meters()
+    meters = WorkerMetrics()
     meters.claimed()
     meters.queue_seconds.observe(2)
     meters.uses("small")
@@ -122,7 +122,7 @@ def test_a_job_waits_from_when_it_was_queued_last(service: Service) -> None:
 
 def test_the_first_job_that_fails_is_an_increase() -> None:
     """Prometheus takes a series that begins at 1 for one that has not moved."""
-    meters = Meters()
+    meters = WorkerMetrics()
     before = values(generate_latest(meters.registry).decode())
     assert before['skipvsr_job_seconds_count{model="none",outcome="failed"}'] == 0
     meters.uses("small")
@@ -177,7 +177,7 @@ def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
     assert claim is not None
     measured = JobMetrics(processing_seconds=3.0, skip_ratio=0.4, speedup=1.5)
     fields = {"metrics": measured, "progress": Progress(frames_done=6, frames_total=6)}
-    service.operations.store.let_go(claim, JobState.DONE, fields)
+    service.operations.store.release(claim, JobState.DONE, fields)
     jobs = service.client.get("/metrics/jobs", params={"last": 2}).json()["jobs"]
     assert [job["id"] for job in jobs] == ids[:0:-1]
     done = service.client.get("/metrics/jobs").json()["jobs"][2]
@@ -189,7 +189,7 @@ def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
 def test_promtool_finds_nothing_to_say(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     service.post(tmp_path / "notes.txt")
-    registries = (worked().registry, StreamMeters(lambda: 0).registry)
+    registries = (worked().registry, StreamMetrics(lambda: 0).registry)
     for text in (service.client.get("/metrics").text, *(generate_latest(one).decode() for one in registries)):
         assert promtool("check", "metrics", stdin=text) == ""
 
@@ -202,7 +202,7 @@ def test_rules_do_what_they_say() -> None:
 
 
 def test_rules_and_dashboard_ask_for_what_there_is(service: Service) -> None:
-    registries = (worked().registry, StreamMeters(lambda: 0).registry)
+    registries = (worked().registry, StreamMetrics(lambda: 0).registry)
     exposed = service.client.get("/metrics").text + "".join(generate_latest(one).decode() for one in registries)
     names = set(re.findall(r"^# TYPE (skipvsr_\w+)", exposed, re.MULTILINE))
     names |= {f"{name}_{part}" for name in names for part in ("bucket", "sum", "count")}

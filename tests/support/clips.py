@@ -1,4 +1,4 @@
-"""Clips that tests make for themselves."""
+"""Clips for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def make_scenes(path: Path, *, frames: int, cuts: tuple[int, ...], width: int = 64, height: int = 48) -> Path:
-    """An H.264 clip of still colour ramps, another one from each cut on."""
+    """An H.264 clip of still colour ramps that change at each scene cut."""
     x = np.tile(np.linspace(0, 1, width), (height, 1))
     ramps = (
         np.stack([240 * x, 200 * x, 90 * x], axis=-1),
@@ -29,7 +29,7 @@ def make_scenes(path: Path, *, frames: int, cuts: tuple[int, ...], width: int = 
 
 
 def make_clip(path: Path, *, frames: int = 24, width: int = 32, height: int = 24, sound: bool = False) -> Path:
-    """An H.264 clip of moving stripes with noise at 25 frames a second, with a sine as AAC if wanted."""
+    """An H.264 clip of moving, noisy stripes at 25 frames a second, optionally with a sine wave as AAC."""
     random = np.random.default_rng(frames * 1000 + width)
     y, x = np.mgrid[0:height, 0:width]
     with av.open(str(path), "w", format="mp4") as container:
@@ -57,6 +57,6 @@ def make_clip(path: Path, *, frames: int = 24, width: int = 32, height: int = 24
 
 
 def times_of(path: Path) -> list[float]:
-    """When each frame is shown, in seconds."""
+    """Timestamp of each frame in seconds."""
     with av.open(str(path)) as container:
         return [round(float(frame.time or 0), 4) for frame in container.decode(video=0)]

@@ -1,4 +1,4 @@
-"""Workers as real processes, and jobs for them."""
+"""Real worker processes, and jobs for the workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.processes import wait_until
 
 
 class Worker:
-    """A worker process; its log is kept in a file."""
+    """A worker process with its log in a file."""
 
     def __init__(self, settings: Settings, log: Path, command: tuple[str, ...] = ("-m", "worker"), **environment: str):
         self.log_path = log
@@ -49,7 +49,7 @@ class Worker:
 def crew(
     settings: Settings, folder: Path, count: int = 1, command: tuple[str, ...] = ("-m", "worker"), **environment: str
 ) -> Iterator[list[Worker]]:
-    """So many workers, ready to work; killed at the end."""
+    """Start `count` workers and wait until all are ready; kill all at the end."""
     workers: list[Worker] = []
     try:
         workers += [
@@ -66,13 +66,13 @@ def crew(
 
 
 def ready(worker: Worker) -> None:
-    """Wait until a worker has its network loaded."""
+    """Wait until a worker has loaded its network."""
     wait_until(lambda: " on cpu" in worker.log or worker.process.poll() is not None, 60, f"not ready: {worker.log}")
     assert worker.process.poll() is None, worker.log
 
 
 def submit(store: JobStore, storage: Storage, clip: Path, **options: object) -> str:
-    """Queue a job as the service does."""
+    """Queue a job like the service; return its id."""
     job_id = new_id()
     storage.prepare()
     upload = storage.uploads / f"{job_id}.part"
@@ -84,22 +84,22 @@ def submit(store: JobStore, storage: Storage, clip: Path, **options: object) -> 
 
 
 def wait_for(store: JobStore, job_id: str, *states: JobState, seconds: float = 60) -> Job:
-    """Wait until a job is in one of these states (any final one by default)."""
+    """Wait until a job is in one of the states, by default any final state; return the document."""
     wanted = states or tuple(state for state in JobState if state.final)
-    wait_until(lambda: _there(store.get(job_id), wanted), seconds, f"not {' or '.join(wanted)}")
+    wait_until(lambda: _has_state(store.get(job_id), wanted), seconds, f"not {' or '.join(wanted)}")
     return store.get(job_id)
 
 
 def wait_for_frames(store: JobStore, job_id: str, frames: int, seconds: float = 60) -> None:
-    """Wait until so many frames of a job are done."""
-    wait_until(lambda: _so_far(store.get(job_id), frames), seconds, f"no {frames} frames")
+    """Wait until a number of a job's frames are done."""
+    wait_until(lambda: _has_frames(store.get(job_id), frames), seconds, f"no {frames} frames")
 
 
-def _there(job: Job, wanted: tuple[JobState, ...]) -> bool:
+def _has_state(job: Job, wanted: tuple[JobState, ...]) -> bool:
     assert job.state in wanted or not job.state.final, job
     return job.state in wanted
 
 
-def _so_far(job: Job, frames: int) -> bool:
+def _has_frames(job: Job, frames: int) -> bool:
     assert job.progress.frames_done >= frames or not job.state.final, job
     return job.progress.frames_done >= frames

@@ -43,7 +43,7 @@ class Service:
         made = work / f"result{suffix}"
         made.write_bytes(result)
         self.operations.storage.publish(made, job_id)
-        assert self.operations.store.let_go(claim, state)
+        assert self.operations.store.release(claim, state)
         return self.operations.get(job_id)
 
     def announce_worker(self) -> WorkerInfo:

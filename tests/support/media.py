@@ -1,4 +1,4 @@
-"""Clips with one peculiarity each, the way from source to result without a network, and a look inside."""
+"""Clips with one special property each, upscaling without a network, and inspection of results."""
 
 from __future__ import annotations
 
@@ -43,8 +43,11 @@ def write_clip(
     container_format: str | None = None,
     sample: str = "rgb24",
 ) -> Path:
-    """Encode stripes shown at `times` (in `unit`s). `prepare` sees (container, video stream) before the header is
-    written; `tone` adds audio streams and returns (stream, first sample's time in samples) for each."""
+    """Encode stripes with timestamps `times` in units of `unit` seconds.
+
+    `prepare` receives (container, video stream) before the header is written. `tone` adds audio streams, and returns
+    (stream, time of its first sample in samples) for each.
+    """
     container_options = {"video_track_timescale": str(unit.denominator)} if path.suffix in (".mp4", ".mov") else {}
     with av.open(str(path), "w", format=container_format, container_options=container_options) as container:
         video = container.add_stream(codec, rate=25, options=options or {})
@@ -70,7 +73,7 @@ def write_clip(
 
 
 def as_ts(source: Path, path: Path, *, ahead: int = 0, without: int = 0) -> Path:
-    """The same streams as a transport stream, their times `ahead` by seconds, `without` the video's first packets."""
+    """Remux to a transport stream, `ahead` seconds later, `without` some of the video's first packets."""
     with (
         av.open(str(source)) as original,
         av.open(str(path), "w", format="mpegts", container_options={"mpegts_copyts": "1"}) as target,
@@ -99,7 +102,7 @@ def with_subtitles(
     lines: Sequence[tuple[int, int, str]] = LINES,
     tone: Callable[[av.container.OutputContainer], list[tuple[Any, int]]] | None = None,
 ) -> Path:
-    """A Matroska file with subtitles (start, duration, words; in ms) in French and a font."""
+    """A Matroska file with French subtitles (start in ms, duration in ms, text) and a font."""
     plain = write_clip(path.with_suffix(".plain.mkv"), tone=tone)
     with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         tracks = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
@@ -131,7 +134,7 @@ def upscale(
     container: str = "mp4",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Upscaled:
-    """Source to result as the worker does it, with pixels repeated ×4 in place of the network."""
+    """Upscale as the worker does. Repeated pixels replace the network."""
     info = probe(source, limits, target=container)
     spec = output_spec(info, scale=scale, codec=codec, limits=limits)
     segments: list[Path] = []
@@ -158,7 +161,7 @@ def upscale(
 
 @dataclass(frozen=True)
 class Upscaled:
-    """A result, and what is known of the way to it."""
+    """A result and its intermediate values."""
 
     path: Path
     info: MediaInfo
@@ -169,13 +172,13 @@ class Upscaled:
 
 
 def shown(path: Path) -> list[Fraction]:
-    """When each frame of the main video track is shown, in seconds, by a decoder."""
+    """Timestamp in seconds of each decoded frame of the main video track."""
     with av.open(str(path)) as container:
         return [frame.pts * frame.time_base for frame in container.decode(video=0)]  # type: ignore[operator]
 
 
 def packets(path: Path, kind: str, number: int = 0) -> list[tuple[Fraction, bytes]]:
-    """(time shown, bytes) of each packet of the `number`-th track of a kind (audio, subtitles)."""
+    """(pts in seconds, bytes) of each packet of the `number`-th track of a kind (audio, subtitles)."""
     with av.open(str(path)) as container:
         stream = getattr(container.streams, kind)[number]
         return [
@@ -192,7 +195,7 @@ def video_packets(path: Path) -> list[tuple[int, int, bool]]:
 
 
 def children() -> list[str]:
-    """Process ids of this process's children."""
+    """Process ids of this process's decoders."""
     found = []
     for task in Path("/proc/self/task").iterdir():
         found += (task / "children").read_text().split()
@@ -207,5 +210,5 @@ def _is_reader(pid: str) -> bool:
 
 
 def open_files() -> int:
-    """How many file descriptors this process has."""
+    """Number of this process's file descriptors."""
     return len(os.listdir("/proc/self/fd"))

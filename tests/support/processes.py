@@ -1,4 +1,4 @@
-"""Helpers for tests that start real processes."""
+"""Helpers for tests with real processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -16,7 +16,7 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of all descendants."""
+    """Process ids of all descendants of a process."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -29,7 +29,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    """Wait until something holds; AssertionError if it does not in time."""
+    """Wait until a condition holds. Raises AssertionError with the text `otherwise` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, otherwise

@@ -1,4 +1,7 @@
-"""Run by test_survival_slow.py inside a mount namespace: a worker on a disk of 2 MB, filled at different moments."""
+"""A worker on a disk of 2 MB that fills up at different moments.
+
+test_survival_slow.py runs this script in a mount namespace.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from tests.support.processes import wait_until  # noqa: E402
 
 
 def fill(data: Path) -> Path:
-    """Take all that is left."""
+    """Fill the disk with one file."""
     ballast = data / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
@@ -34,7 +37,7 @@ def fill(data: Path) -> Path:
             return ballast
 
 
-def refused(job: Job) -> None:
+def assert_paused(job: Job) -> None:
     assert job.state is JobState.PAUSED, job
     assert job.error is not None
     assert job.error.status == 507, job
@@ -70,7 +73,7 @@ def main(folder: Path) -> None:
                 ballast = fill(data)
                 whole_form = httpx.Request("POST", service.url, files={"file": clip.read_bytes()})
                 form_type = {"content-type": whole_form.headers["content-type"]}
-                unannounced = iter([whole_form.read()])  # chunked: how much it is is known when it is there
+                unannounced = iter([whole_form.read()])  # chunked: the size is unknown until the end
                 for answer in (
                     service.post(clip),
                     service.client.post("/upscale", content=unannounced, headers=form_type),
@@ -80,14 +83,14 @@ def main(folder: Path) -> None:
                     print(f"upload refused: {answer.json()['detail']}")
                     assert list(storage.uploads.iterdir()) == []
                 ballast.unlink()
-                assert service.post(clip, model="tiny").status_code == 202, "there is room again"
+                assert service.post(clip, model="tiny").status_code == 202, "the disk has room again"
                 over = service.client.get("/jobs").json()["jobs"][0]["id"]
                 wait_for(store, over)
                 storage.remove(over)
 
-            # before the start: the estimate says that it will not do
+            # before the start: the estimate exceeds the free space
             job_id = submit(store, storage, clip, crf=0)
-            refused(wait_for(store, job_id, JobState.PAUSED))
+            assert_paused(wait_for(store, job_id, JobState.PAUSED))
             store.request_cancel(job_id)
             storage.remove(job_id)
 
@@ -95,7 +98,7 @@ def main(folder: Path) -> None:
             job_id = submit(store, storage, clip)
             wait_for_frames(store, job_id, 12)
             ballast = fill(data)
-            refused(wait_for(store, job_id, JobState.PAUSED))
+            assert_paused(wait_for(store, job_id, JobState.PAUSED))
             assert not storage.result_path(job_id).exists()
             ballast.unlink()
             store.resume(job_id)
@@ -103,10 +106,10 @@ def main(folder: Path) -> None:
             assert job.state is JobState.DONE, job
             assert job.error is None
             assert storage.result_path(job_id).read_bytes() == whole
-            assert f"job {job_id}: goes on" in worker.log
+            assert f"job {job_id}: resumes" in worker.log
             storage.remove(job_id)
 
-            # at the end: the segments fit, the result that they are joined to does not
+            # at the end: the segments fit, but the joined result does not
             job_id = submit(store, storage, clip)
             wait_for_frames(store, job_id, 96)
             store.request_pause(job_id)
@@ -116,7 +119,7 @@ def main(folder: Path) -> None:
                 with ballast.open("r+b") as file:
                     file.truncate(ballast.stat().st_size - len(whole) // 2)
                 store.resume(job_id)
-                refused(wait_for(store, job_id, JobState.PAUSED))
+                assert_paused(wait_for(store, job_id, JobState.PAUSED))
                 ballast.unlink()
                 store.resume(job_id)
                 wait_for(store, job_id)
@@ -130,8 +133,8 @@ def main(folder: Path) -> None:
             wait_for(store, job_id, JobState.PAUSED)
             run(["mount", "-o", "remount,ro", str(data)], check=True)
             store.resume(job_id)
-            wait_until(lambda: store.get(job_id).error is not None, 60, "nothing was said")
-            refused(wait_for(store, job_id, JobState.PAUSED))
+            wait_until(lambda: store.get(job_id).error is not None, 60, "the job has no error")
+            assert_paused(wait_for(store, job_id, JobState.PAUSED))
             run(["mount", "-o", "remount,rw", str(data)], check=True)
             store.resume(job_id)
             wait_for(store, job_id)

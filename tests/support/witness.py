@@ -1,8 +1,10 @@
-"""`python -m witness`: the real worker, whose network writes down each chunk, and misbehaves where it is told to.
+"""`python -m tests.support.witness`: a real worker whose network records each chunk, and fails on request.
 
-WITNESS names a file; each call of the network appends `begin <digest of its frames>` and `end <digest>`.
-MISBEHAVE: `die` (SIGKILL), `exit`, `hang` or `raise` in the chunk that is number MISBEHAVE_AT of the process; `memory`:
-the device's is too little whenever a chunk has more than 2 frames.
+Environment variables:
+    WITNESS: a file. Each call of the network appends `begin <digest of the frames>` and `end <digest>`.
+    MISBEHAVE: `die` (SIGKILL), `exit`, `hang` or `raise` in a chunk; or `memory`: out of memory for chunks of more than
+        2 frames.
+    MISBEHAVE_AT: number of the chunk in the process, counted from 1; 2 by default.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def misbehave(frames: int) -> None:
     global held
     how = os.environ.get("MISBEHAVE", "")
     if how == "memory" and held is not None and held() is not None:
-        raise RuntimeError("what the failed attempt had is still in memory")
+        raise RuntimeError("the memory of the failed attempt is not freed")
     if how == "memory" and frames > 2:
         filled = np.empty(2**20)
         held = weakref.ref(filled)
@@ -46,7 +48,7 @@ def misbehave(frames: int) -> None:
     elif how == "hang":
         time.sleep(3600)
     elif how == "raise":
-        raise RuntimeError("something nobody thought of")
+        raise RuntimeError("an unexpected error")
 
 
 def note(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What is removed when its time is over, what never is, and that clocks may jump."""
+"""The janitor and the liveness monitor: retention, files in use, orphans, and clocks that jump."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from tests.support.processes import wait_until
 from worker.janitor import Janitor
-from worker.watch import Watch
+from worker.liveness import LivenessMonitor
 
 
 class Times:
-    """Clocks that are set by hand."""
+    """Clocks set by the test."""
 
     def __init__(self) -> None:
         self.wall = datetime.now(UTC)
@@ -50,7 +50,7 @@ def janitor(settings: Settings, store: JobStore, storage: Storage, times: Times)
 
 
 def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
-    """A job with all the files that one can have."""
+    """A job with all kinds of files."""
     job = Job(id=new_id(), filename="clip.mp4", options=JobOptions())
     upload = storage.uploads / f"{job.id}.part"
     upload.write_bytes(b"video")
@@ -62,7 +62,7 @@ def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
         (storage.take_work(job.id, claim.token) / "segment-000000.mp4").write_bytes(b"x")
         storage.result_path(job.id).write_bytes(b"result")
         if state is not JobState.RUNNING:
-            store.let_go(claim, state)
+            store.release(claim, state)
     return job.id
 
 
@@ -71,12 +71,12 @@ def names(storage: Storage, job_id: str) -> set[str]:
     return {path.name.split("-")[0] for path in folder.iterdir()} if folder.exists() else set()
 
 
-def test_files_go_when_their_time_is_over(janitor: Janitor, store: JobStore, storage: Storage, times: Times) -> None:
+def test_expired_files_are_removed(janitor: Janitor, store: JobStore, storage: Storage, times: Times) -> None:
     done, failed = job_in(JobState.DONE, store, storage), job_in(JobState.FAILED, store, storage)
     cancelled = job_in(JobState.CANCELLED, store, storage)
-    store.redis.lpop("rq:queue:skipvsr-normal")  # a worker took the ticket, and died when it had finished the job
+    store.redis.lpop("rq:queue:skipvsr-normal")  # a worker took the ticket, finished the job, and died
     janitor.clean()
-    assert names(storage, done) == {"input", "result.mp4", "work"}, "its worker may still be at it"
+    assert names(storage, done) == {"input", "result.mp4", "work"}, "the worker may still clean up"
     times.wall += timedelta(minutes=1)
     janitor.clean()
     assert names(storage, done) == {"input", "result.mp4"}
@@ -92,14 +92,14 @@ def test_files_go_when_their_time_is_over(janitor: Janitor, store: JobStore, sto
     times.wall += timedelta(hours=96)
     janitor.clean()
     assert names(storage, done) == set()
-    assert store.get(done).state is JobState.DONE, "it can still be asked for"
+    assert store.get(done).state is JobState.DONE, "the document stays"
     times.wall += timedelta(days=30)
     janitor.clean()
     with pytest.raises(NotFound):
         store.get(done)
 
 
-def test_a_failed_job_that_is_resumed_while_the_janitor_looks_keeps_its_files(
+def test_a_failed_job_resumed_during_the_cleanup_keeps_its_files(
     settings: Settings, store: JobStore, storage: Storage, times: Times, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early, late = job_in(JobState.FAILED, store, storage), job_in(JobState.FAILED, store, storage)
@@ -121,11 +121,11 @@ def test_a_failed_job_that_is_resumed_while_the_janitor_looks_keeps_its_files(
     assert store.get(late).files_removed
     with pytest.raises(Gone):
         store.resume(late)
-    assert not store.forget(early), "it is not over"
+    assert not store.forget(early), "the job is queued"
     assert store.without_ticket() == set()
 
 
-def test_a_document_that_cannot_be_read_does_not_end_the_janitor(
+def test_a_broken_document_does_not_end_the_janitor(
     settings: Settings, store: JobStore, storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, stale = job_in(JobState.DONE, store, storage), storage.uploads / "stale.part"
@@ -133,15 +133,13 @@ def test_a_document_that_cannot_be_read_does_not_end_the_janitor(
     store.redis.hset(f"skipvsr:job:{broken}", "filename", "[]")
     janitor = Janitor(settings.model_copy(update={"janitor_seconds": 0.05, "orphan_minutes": 0}), store, storage)
     janitor.start()
-    wait_until(lambda: caplog.text.count("could not clean up; trying again") > 1, 5, "it ended")
+    wait_until(lambda: caplog.text.count("cleanup failed; trying again") > 1, 5, "the janitor has ended")
     store.redis.hset(f"skipvsr:job:{broken}", "filename", '"clip.mp4"')
-    wait_until(lambda: not stale.exists(), 5, "it did not go on")
+    wait_until(lambda: not stale.exists(), 5, "the janitor does not continue")
     janitor.stop()
 
 
-def test_uploads_may_be_kept_for_longer_than_results(
-    settings: Settings, store: JobStore, storage: Storage, times: Times
-) -> None:
+def test_uploads_may_outlive_results(settings: Settings, store: JobStore, storage: Storage, times: Times) -> None:
     kept = settings.model_copy(update={"input_ttl_hours": 48.0, "result_ttl_hours": 1.0})
     janitor = Janitor(kept, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
     done = job_in(JobState.DONE, store, storage)
@@ -154,7 +152,7 @@ def test_uploads_may_be_kept_for_longer_than_results(
 
 
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED])
-def test_what_is_in_use_stays_whatever_the_clock_says(
+def test_files_in_use_stay_when_the_wall_clock_jumps(
     janitor: Janitor, store: JobStore, storage: Storage, times: Times, state: JobState
 ) -> None:
     job_id = job_in(state, store, storage)
@@ -166,7 +164,7 @@ def test_what_is_in_use_stays_whatever_the_clock_says(
     assert store.get(job_id).state is state
 
 
-def test_orphans_go_once_nothing_has_moved_for_a_while(janitor: Janitor, storage: Storage, times: Times) -> None:
+def test_orphans_are_removed_after_a_while_without_change(janitor: Janitor, storage: Storage, times: Times) -> None:
     folder = storage.root / new_id()
     folder.mkdir()
     growing, stale = storage.uploads / "growing.part", storage.uploads / "stale.part"
@@ -174,38 +172,38 @@ def test_orphans_go_once_nothing_has_moved_for_a_while(janitor: Janitor, storage
     stale.write_bytes(b"1")
     assert janitor.clean() == []
     times.wall += timedelta(days=1000)
-    assert janitor.clean() == [], "the wall clock does not make an orphan"
+    assert janitor.clean() == [], "the wall clock decides nothing about orphans"
     times.monotonic += 3000
     os.utime(growing, ns=(1, 1))
     assert janitor.clean() == []
     times.monotonic += 700
     assert sorted(janitor.clean()) == sorted([f"orphan {folder.name}", "orphan stale.part"])
-    assert growing.exists(), "something still comes in"
+    assert growing.exists(), "the upload still grows"
 
 
-def test_a_lost_worker_is_noticed_by_standing_still_not_by_a_clock(
+def test_a_lost_worker_is_detected_by_its_heartbeat_count(
     settings: Settings, store: JobStore, storage: Storage, times: Times
 ) -> None:
-    watch = Watch(store, settings, clock=lambda: times.monotonic)
+    monitor = LivenessMonitor(store, settings, clock=lambda: times.monotonic)
     job_id = job_in(JobState.QUEUED, store, storage)
     claim = store.claim(job_id, "w")
     assert claim is not None
-    for _ in range(40):  # 80 s of life
-        assert watch.look() == []
-        store.beat(claim)
+    for _ in range(40):  # 80 s of heartbeats
+        assert monitor.check() == []
+        store.heartbeat(claim)
         times.monotonic += 2
-    assert watch.look() == []
-    times.monotonic += 500  # the observer itself was stopped, or the machine slept
-    assert watch.look() == [], "it has not seen anything stand still"
+    assert monitor.check() == []
+    times.monotonic += 500  # the observer was stopped, or the machine slept
+    assert monitor.check() == [], "the observer has missed heartbeats itself"
     for _ in range(9):
         times.monotonic += 2
-        assert watch.look() == []
+        assert monitor.check() == []
     times.monotonic += 2
-    assert watch.look() == [job_id]
+    assert monitor.check() == [job_id]
     assert store.get(job_id).state is JobState.QUEUED
-    store.redis.delete("rq:queue:skipvsr-normal")  # somebody took the ticket and died
-    assert watch.look() == []
+    store.redis.delete("rq:queue:skipvsr-normal")  # another worker took the ticket and died
+    assert monitor.check() == []
     for _ in range(5):
         times.monotonic += 2
-        watch.look()
+        monitor.check()
     assert store.without_ticket() == set()

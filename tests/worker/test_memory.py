@@ -1,4 +1,4 @@
-"""A worker never holds a video: a clip ten times as long takes no more memory."""
+"""A worker's memory does not depend on the length of the video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs outlive their worker and their Redis: real processes, killed, stopped and cut off."""
+"""Jobs survive dead workers and a dead Redis: real processes are killed, stopped and cut off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def quick(settings: Settings) -> Settings:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 chunks of 4 frames."""
+    """A clip of 20 chunks with 4 frames each."""
     return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=80, width=96, height=64, sound=True)
 
 
@@ -38,8 +38,8 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clip") / "small.mp4", frames=12)
 
 
-def holder(workers: list[Worker], store: JobStore, job_id: str) -> Worker:
-    """The process that works on a job."""
+def owner(workers: list[Worker], store: JobStore, job_id: str) -> Worker:
+    """The worker process of a job."""
     name = store.get(job_id).worker or ""
     return next(worker for worker in workers if f"-{worker.process.pid}-" in name)
 
@@ -54,30 +54,30 @@ def test_a_killed_workers_job_is_finished_by_another(
         witness.unlink()
         job_id = submit(store, storage, clip)
         wait_for_frames(store, job_id, 20)
-        victim = holder(workers, store, job_id)
+        victim = owner(workers, store, job_id)
         busy_id = submit(store, storage, clip)  # for the other worker
-        # Enough to keep the other worker busy until the death is noticed, however fast the machine is.
+        # Enough jobs to keep the other worker busy until the death is detected.
         waiting_ids = [submit(store, storage, clip) for _ in range(8)]
         victim.kill()
         killed = time.monotonic()
-        wait_until(lambda: store.get(job_id).deaths == 1, 10, "the death was not noticed")
-        assert time.monotonic() - killed < 6, "SKIPVSR_WORKER_LOST_SECONDS, and a few heartbeats"
+        wait_until(lambda: store.get(job_id).deaths == 1, 10, "the death was not detected")
+        assert time.monotonic() - killed < 6, "longer than SKIPVSR_WORKER_LOST_SECONDS and a few heartbeats"
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 1)
         started = [wait_for(store, waiting_id).started_at for waiting_id in waiting_ids]
         assert job.started_at is not None
         assert started[-1] is not None
-        assert job.started_at < started[-1], "it did not go to the front of the queue"
+        assert job.started_at < started[-1], "the job was not queued at the front"
         wait_for(store, busy_id)
         whole = storage.result_path(whole_id).read_bytes()
         assert all(storage.result_path(i).read_bytes() == whole for i in (job_id, busy_id, *waiting_ids))
-        # One that the encoder had, and, where encoding is slower than the network, one that was ready for it.
+        # The chunk in the encoder, and a second chunk ready for the encoder if encoding is slower than the network.
         assert chunks_computed_again(witness) <= 2
-        wait_until(lambda: not list(storage.root.glob("*/work-*")), 5, "working folders are left over")
+        wait_until(lambda: not list(storage.root.glob("*/work-*")), 5, "working folders remain")
 
 
 def chunks_computed_again(witness: Path) -> int:
-    """How many chunks a network has finished that one had finished before (undisturbed jobs not counted)."""
+    """Number of chunks that a network computed again, apart from undisturbed jobs."""
     ends = Counter(line.split()[2] for line in witness.read_text().splitlines() if " end " in line)
     usual = Counter(ends.values()).most_common(1)[0][0]
     return sum(count - usual for count in ends.values() if count > usual)
@@ -89,14 +89,14 @@ def test_a_stopped_worker_cannot_publish(
     with crew(quick, tmp_path, 2) as workers:
         job_id = submit(store, storage, clip)
         wait_for_frames(store, job_id, 20)
-        asleep = holder(workers, store, job_id)
+        asleep = owner(workers, store, job_id)
         asleep.kill(signal.SIGSTOP)
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 1)
         result = storage.result_path(job_id)
         before = result.stat()
         asleep.kill(signal.SIGCONT)
-        wait_until(lambda: f"job {job_id}: another worker has it" in asleep.log, 20, asleep.log)
+        wait_until(lambda: f"job {job_id}: another worker has the job" in asleep.log, 20, asleep.log)
         after = result.stat()
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "published once"
         assert store.get(job_id).attempt == 2
@@ -108,7 +108,7 @@ def test_a_stopped_worker_cannot_publish(
 
 
 def supervise(settings: Settings, folder: Path, store: JobStore, job_id: str, **environment: str) -> Job:
-    """Start a worker whenever the last one has died, as a supervisor does, until the job is over."""
+    """Act as a supervisor: start a worker whenever the last worker has died, until the job has ended."""
     workers: list[Worker] = []
     deadline = time.monotonic() + 90
     try:
@@ -130,7 +130,7 @@ def supervise(settings: Settings, folder: Path, store: JobStore, job_id: str, **
 
 
 @pytest.mark.parametrize("how", ["die", pytest.param("hang", marks=pytest.mark.slow)])
-def test_a_job_that_kills_its_worker_fails_and_the_queue_goes_on(
+def test_a_job_that_kills_its_workers_fails_and_the_queue_continues(
     quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path, how: str
 ) -> None:
     settings = quick.model_copy(update={"chunk_timeout_minutes": 1 / 60, "max_deaths": 3 if how == "die" else 2})
@@ -138,15 +138,15 @@ def test_a_job_that_kills_its_worker_fails_and_the_queue_goes_on(
     job = supervise(settings, tmp_path, store, job_id, MISBEHAVE=how, MISBEHAVE_AT="1")
     assert (job.state, job.deaths) == (JobState.FAILED, settings.max_deaths)
     assert job.error is not None
-    assert f"{settings.max_deaths} workers in a row died over this job" in job.error.detail
-    assert "after frame 0 of" in job.error.detail  # 12, unless each died before its first beat
+    assert f"{settings.max_deaths} workers in a row died while processing this job" in job.error.detail
+    assert "after frame 0 of" in job.error.detail  # 12, unless each worker died before its first heartbeat
     (tmp_path / "healthy").mkdir()
     with crew(quick, tmp_path / "healthy"):
         assert wait_for(store, submit(store, storage, small_clip)).state is JobState.DONE
 
 
 @pytest.mark.slow
-def test_a_job_that_gets_further_each_time_is_not_given_up(
+def test_a_job_with_progress_between_deaths_does_not_fail(
     quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
 ) -> None:
     settings = quick.model_copy(update={"max_deaths": 2})
@@ -156,7 +156,7 @@ def test_a_job_that_gets_further_each_time_is_not_given_up(
     assert job.deaths >= 2
 
 
-def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker_and_it_can_go_on(
+def test_an_unexpected_error_fails_the_job_but_not_the_worker(
     quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
 ) -> None:
     worker = Worker(
@@ -171,20 +171,20 @@ def test_an_error_nobody_thought_of_fails_the_job_and_not_the_worker_and_it_can_
         job = wait_for(store, submit(store, storage, small_clip))
         assert job.state is JobState.FAILED
         assert job.error is not None
-        assert job.error.detail == "Unexpected RuntimeError: something nobody thought of"
+        assert job.error.detail == "Unexpected RuntimeError: an unexpected error"
         other = wait_for(store, submit(store, storage, small_clip))
         assert other.state is JobState.DONE
         store.resume(job.id)
         job = wait_for(store, job.id)
         assert (job.state, job.error, job.attempt) == (JobState.DONE, None, 2)
-        assert f"job {job.id}: goes on" in worker.log
+        assert f"job {job.id}: resumes" in worker.log
         assert storage.result_path(job.id).read_bytes() == storage.result_path(other.id).read_bytes()
     finally:
         worker.kill()
         worker.wait(10)
 
 
-def test_short_memory_means_smaller_chunks_once_and_then_advice(
+def test_out_of_memory_leads_to_smaller_chunks_and_then_to_advice(
     quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
 ) -> None:
     worker = Worker(
@@ -193,7 +193,7 @@ def test_short_memory_means_smaller_chunks_once_and_then_advice(
     try:
         job = wait_for(store, submit(store, storage, small_clip, chunk=8, lookahead=0))
         assert job.state is JobState.DONE
-        assert job.warnings == ["Memory was short: the job was done in chunks of 2 frames."]
+        assert job.warnings == ["The device ran out of memory: the job used chunks of 2 frames."]
         job = wait_for(store, submit(store, storage, small_clip, chunk=16, lookahead=0))
         assert job.state is JobState.FAILED
         assert job.error is not None
@@ -203,7 +203,7 @@ def test_short_memory_means_smaller_chunks_once_and_then_advice(
         worker.wait(10)
 
 
-def test_a_job_that_takes_longer_than_allowed_fails(
+def test_a_job_fails_after_its_timeout(
     quick: Settings, redis: Redis, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
     strict = JobStore(redis, job_timeout=1)
@@ -236,11 +236,11 @@ def test_redis_killed_and_restarted_mid_job_twice(
                 server.__enter__()
             jobs = [wait_for(store, job_id) for job_id in job_ids]
             assert [(job.state, job.deaths) for job in jobs] == [(JobState.DONE, 0)] * 3
-            assert jobs[0].attempt == 1, "not run twice"
+            assert jobs[0].attempt == 1, "the job ran twice"
             assert len({storage.result_path(job_id).read_bytes() for job_id in job_ids}) == 1
             assert all(worker.process.poll() is None for worker in workers)
             log = "".join(worker.log for worker in workers)
-            assert "work goes on" in log
+            assert "the job continues" in log
             assert "Redis is back" in log
     finally:
         server.stop()

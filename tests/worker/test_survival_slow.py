@@ -1,4 +1,4 @@
-"""The heaviest of the survival tests: minutes each, run by `make test-slow`."""
+"""Survival tests that take minutes each; `make test-slow` runs these."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def quick(settings: Settings) -> Settings:
 
 
 def finished_twice(witness: Path) -> int:
-    """How many chunks a network has finished more than once."""
+    """Number of chunks that a network computed again."""
     ends = Counter(line.split()[2] for line in witness.read_text().splitlines() if " end " in line)
     return sum(count - 1 for count in ends.values())
 
@@ -46,11 +46,11 @@ def finished_twice(witness: Path) -> int:
 def test_fifty_workers_killed_or_stopped_at_random_moments(
     quick: Settings, store: JobStore, storage: Storage, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """A job of 20 chunks, 50 times; its worker is killed, or stopped for longer than its lease and then goes on."""
+    """A job of 20 chunks, 50 times. Its worker is killed, or stopped for longer than its lease and then continued."""
     clip = make_clip(tmp_path / "clip.mp4", frames=80, width=64, height=48, sound=True)
     witness, rng, again, deaths = tmp_path / "witness", random.Random(7), [], 0
-    command, told = ("-m", "tests.support.witness"), {"WITNESS": str(witness)}
-    with crew(quick, tmp_path, 2, command, **told) as workers:
+    command, environment = ("-m", "tests.support.witness"), {"WITNESS": str(witness)}
+    with crew(quick, tmp_path, 2, command, **environment) as workers:
         whole_id = submit(store, storage, clip)
         wait_for(store, whole_id)
         whole = storage.result_path(whole_id).read_bytes()
@@ -60,7 +60,7 @@ def test_fifty_workers_killed_or_stopped_at_random_moments(
         for attempt in range(50):
             witness.unlink(missing_ok=True)
             job_id = submit(store, storage, clip)
-            wait_until(lambda job_id=job_id: store.get(job_id).attempt > 0, 60, "not taken")
+            wait_until(lambda job_id=job_id: store.get(job_id).attempt > 0, 60, "the job was not claimed")
             time.sleep(rng.uniform(0, usual))
             name = store.get(job_id).worker or ""
             at = next(i for i, worker in enumerate(workers) if f"-{worker.process.pid}-" in name)
@@ -78,7 +78,7 @@ def test_fifty_workers_killed_or_stopped_at_random_moments(
                 assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "published once"
             else:
                 workers[at].wait(10)
-                workers[at] = Worker(quick, tmp_path / f"again-{attempt}.log", command, **told)
+                workers[at] = Worker(quick, tmp_path / f"again-{attempt}.log", command, **environment)
                 ready(workers[at])
     print(
         f"\n{number.name}: 50 of 50 done and byte-identical; {deaths} deaths; chunks finished again: {Counter(again)}"
@@ -108,7 +108,7 @@ def test_two_hundred_jobs_under_a_random_killer(
     try:
         job_ids = [submit(store, storage, clip) for _ in range(200)]
         killer.start()
-        wait_until(lambda: not store.ids(JobState.QUEUED, JobState.RUNNING), 1500, "not all are over")
+        wait_until(lambda: not store.ids(JobState.QUEUED, JobState.RUNNING), 1500, "some jobs have not ended")
     finally:
         over.set()
         killer.join(30)
@@ -126,8 +126,8 @@ def test_two_hundred_jobs_under_a_random_killer(
     assert {path.name for folder in storage.folders().values() for path in folder.iterdir()} == {"input", "result.mp4"}
 
 
-def test_redis_that_does_not_answer_for_a_minute(quick: Settings, storage: Storage, tmp_path: Path) -> None:
-    """It neither refuses nor closes connections: it is silent, as behind a broken network."""
+def test_redis_silent_for_a_minute(quick: Settings, storage: Storage, tmp_path: Path) -> None:
+    """Redis neither refuses nor closes connections, as behind a broken network."""
     clip = make_clip(tmp_path / "clip.mp4", frames=160, width=96, height=64, sound=True)
     with EmbeddedRedis(tmp_path / "redis") as server, connect(server.url) as client:
         settings = quick.model_copy(update={"redis_url": server.url})
@@ -151,8 +151,8 @@ def test_redis_that_does_not_answer_for_a_minute(quick: Settings, storage: Stora
             assert service.client.get(f"/jobs/{job_ids[0]}").status_code == 200
 
 
-def test_a_disk_that_is_full_mid_job_and_at_publish(tmp_path: Path) -> None:
-    """In a mount namespace of its own, which an ordinary user may make too."""
+def test_a_full_disk_mid_job_and_at_publication(tmp_path: Path) -> None:
+    """The test runs in its own mount namespace, which needs no privileges."""
     script = ROOT / "tests" / "support" / "small_disk.py"
     done = subprocess.run(
         ["unshare", "-Urm", sys.executable, str(script), str(tmp_path)], cwd=ROOT, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""A real worker process, a real Redis, real files."""
+"""A real worker process with a real Redis and real files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq import Queue
 
 from jobs.presence import Presence
-from jobs.schema import Job, JobState
+from jobs.schema import Job, JobState, Priority
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
-from jobs.tickets import QUEUES
+from jobs.tickets import QUEUES, SERIALIZER
 from tests.support.clips import make_clip, times_of
 from tests.support.crew import Worker, crew, ready, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
-from worker.rqworker import WarmWorker
+from worker.rq_worker import WarmWorker
 
 
 @pytest.fixture
@@ -39,24 +40,26 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some seconds of work for the tiny network."""
+    """A clip that takes the tiny network several seconds."""
     return make_clip(tmp_path_factory.mktemp("clip") / "long.mp4", frames=120, width=64, height=48)
 
 
-def _left_with(storage: Storage, job_id: str, *names: str) -> None:
-    """A job that is done keeps those files; its checkpoints go right after it is."""
+def _wait_for_files(storage: Storage, job_id: str, *names: str) -> None:
+    """Wait until a finished job has only these files; the worker removes checkpoints after the release."""
 
-    def as_asked() -> bool:
+    def only_these() -> bool:
         return sorted(path.name for path in storage.job_dir(job_id).iterdir()) == sorted(names)
 
-    wait_until(as_asked, 10, f"job {job_id} leaves more than {names}")
+    wait_until(only_these, 10, f"job {job_id} has other files than {names}")
 
 
-def test_jobs_are_done_and_nothing_is_left_over(
+def test_jobs_finish_and_leave_nothing_behind(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
     with crew(quick, tmp_path) as (worker,):
-        wait_until(lambda: [w.model for w in Presence(store.redis).workers()] == ["tiny"], 5, "the worker is not there")
+        wait_until(
+            lambda: [w.model for w in Presence(store.redis).workers()] == ["tiny"], 5, "the worker is not announced"
+        )
         job_ids = [submit(store, storage, clip) for _ in range(2)]
         broken = tmp_path / "broken.mp4"
         broken.write_bytes(b"\0" * 1000)
@@ -79,12 +82,12 @@ def test_jobs_are_done_and_nothing_is_left_over(
         assert 0 <= metrics.reuse_ratio <= metrics.skip_ratio < 1
         assert job.model == "tiny"
         assert metrics.speedup > 0
-        _left_with(storage, job.id, "input", "result.mp4")
+        _wait_for_files(storage, job.id, "input", "result.mp4")
         assert result.read_bytes() == storage.result_path(job_ids[1]).read_bytes()
         webm = wait_for(store, webm_id)
         assert webm.output is not None
         assert (webm.output.container, webm.output.codec, webm.output.audio) == ("webm", "av1", ["opus"])
-        _left_with(storage, webm_id, "input", "result.webm")
+        _wait_for_files(storage, webm_id, "input", "result.webm")
         assert any("converted to opus" in warning for warning in webm.warnings)
 
         failed = wait_for(store, broken_id)
@@ -104,7 +107,7 @@ def test_jobs_are_done_and_nothing_is_left_over(
     assert all(key.startswith((b"rq:worker:", b"rq:queues", b"rq:clean_")) for key in left), left
 
 
-def test_high_priority_goes_first(
+def test_high_priority_jobs_start_first(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
     ids = {priority: submit(store, storage, clip, priority=priority) for priority in ("low", "normal", "high")}
@@ -124,15 +127,16 @@ def test_cancel_stops_a_running_job_within_a_chunk(
         begun = time.monotonic()
         assert store.request_cancel(job_id) is JobState.RUNNING
         wait_for(store, job_id, JobState.CANCELLED)
-        assert time.monotonic() - begun < 2 * chunk + 2, "a chunk, and heartbeats"
+        assert time.monotonic() - begun < 2 * chunk + 2, "longer than a chunk and two heartbeats"
         assert not storage.job_dir(job_id).exists()
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE, worker.log
 
 
-def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Redis) -> None:
-    """The two are different threads. RQ took the early beat for another worker, and the process ended: once in 200."""
+def test_heartbeats_outside_of_rq_s_loop_write_no_records(redis: Redis) -> None:
+    """The two run in different threads. RQ mistook an early heartbeat for another worker, once in 200 starts."""
     worker = WarmWorker(
         list(QUEUES.values()),
+        lambda job_id: None,
         name="w",
         connection=redis,
         ttl=60,
@@ -140,19 +144,19 @@ def test_the_heart_may_beat_before_rq_has_begun_and_after_it_has_ended(redis: Re
         on_force_stop=lambda: None,
         stopping=lambda: False,
     )
-    worker.beat(redis)
+    worker.renew_records(redis)
     worker.register_birth()
     redis.persist(worker.key)
-    worker.beat(redis)
-    assert redis.ttl(worker.key) > 0, "now it beats"
+    worker.renew_records(redis)
+    assert redis.ttl(worker.key) > 0, "a registered worker renews its record"
     worker.register_death()
     redis.persist(worker.key)
-    worker.beat(redis)
-    assert redis.ttl(worker.key) == -1, "now it does not"
+    worker.renew_records(redis)
+    assert redis.ttl(worker.key) == -1, "a deregistered worker renews no record"
 
 
 def paused_midway(store: JobStore, job_id: str) -> Job:
-    """The job's document, once it has been paused after a few chunks."""
+    """Pause a job after a few chunks; return its document."""
     wait_for_frames(store, job_id, 8)
     store.request_pause(job_id)
     return wait_for(store, job_id, JobState.PAUSED)
@@ -167,13 +171,13 @@ def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, lo
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
         assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
-        assert f"job {job_id}: goes on" in worker.log
+        assert f"job {job_id}: resumes" in worker.log
 
 
-def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
+def test_a_job_resumes_after_redis_was_restored_from_an_old_copy(
     quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
 ) -> None:
-    """Redis came back from a copy of yesterday: the last token is below the one that has the job's folder."""
+    """The restored Redis holds a smaller token than the name of the working folder."""
     with crew(quick, tmp_path) as (worker,):
         job_id = submit(store, storage, long_clip)
         paused_midway(store, job_id)
@@ -182,10 +186,10 @@ def test_a_job_goes_on_with_a_redis_that_knows_less_than_its_files(
         store.resume(job_id)
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0), worker.log
-        assert f"job {job_id}: goes on" in worker.log
+        assert f"job {job_id}: resumes" in worker.log
 
 
-def test_sigterm_hands_the_job_back_and_another_finishes_it(
+def test_sigterm_requeues_the_job_and_another_worker_finishes(
     quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
 ) -> None:
     with crew(quick, tmp_path) as (first,):
@@ -204,14 +208,14 @@ def test_sigterm_hands_the_job_back_and_another_finishes_it(
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
         wait_for(store, whole_id)
         assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
-        assert f"job {job_id}: goes on" in second.log
+        assert f"job {job_id}: resumes" in second.log
 
 
 @contextmanager
 def hanging(settings: Settings, folder: Path) -> Iterator[Worker]:
-    """A worker whose network does not come back from its first chunk."""
-    told = {"WITNESS": str(folder / "witness"), "MISBEHAVE": "hang", "MISBEHAVE_AT": "1"}
-    with crew(settings, folder, 1, ("-m", "tests.support.witness"), **told) as (worker,):
+    """A worker whose network hangs in the first chunk."""
+    environment = {"WITNESS": str(folder / "witness"), "MISBEHAVE": "hang", "MISBEHAVE_AT": "1"}
+    with crew(settings, folder, 1, ("-m", "tests.support.witness"), **environment) as (worker,):
         yield worker
 
 
@@ -224,11 +228,11 @@ def test_a_second_sigterm_ends_the_process_at_once(
         worker.kill(signal.SIGTERM)
         time.sleep(1.1)
         worker.kill(signal.SIGTERM)
-        assert worker.wait(20) == 1, worker.log  # not after stop_grace_seconds, which are 60
-        assert store.get(job_id).state is JobState.QUEUED, "handed back on the way out"
+        assert worker.wait(20) == 1, worker.log  # before stop_grace_seconds (60) are over
+        assert store.get(job_id).state is JobState.QUEUED, "requeued before the exit"
 
 
-def test_a_chunk_that_takes_too_long_to_stop_is_given_up(
+def test_a_chunk_is_abandoned_after_the_grace_period(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
     impatient = quick.model_copy(update={"stop_grace_seconds": 0.5})
@@ -240,7 +244,7 @@ def test_a_chunk_that_takes_too_long_to_stop_is_given_up(
         assert store.get(job_id).state is JobState.QUEUED
 
 
-def test_an_idle_worker_stops_and_a_worker_needs_its_model(quick: Settings, tmp_path: Path) -> None:
+def test_an_idle_worker_stops_and_a_worker_without_its_model_fails(quick: Settings, tmp_path: Path) -> None:
     with crew(quick, tmp_path) as (worker,):
         worker.kill(signal.SIGINT)
         assert worker.wait(10) == 0, worker.log
@@ -250,7 +254,7 @@ def test_an_idle_worker_stops_and_a_worker_needs_its_model(quick: Settings, tmp_
     assert "nonsense" in lost.log
 
 
-def test_a_job_whose_files_are_gone_fails(
+def test_a_job_without_files_fails(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
     job_id = submit(store, storage, clip)
@@ -280,9 +284,39 @@ def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, 
         assert 'skipvsr_stage_seconds_count{stage="decode"}' in page()
 
 
-def test_a_worker_that_may_not_write_says_so(quick: Settings, tmp_path: Path) -> None:
+def test_a_worker_without_write_permission_fails_in_one_line(quick: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     bad = quick.model_copy(update={"data_dir": tmp_path / "file" / "data"})
     worker = Worker(bad, tmp_path / "worker.log")
     assert worker.wait(60) == 1
     assert "Traceback" not in worker.log
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Restore the handlers that RQ's loop replaces."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signal_handlers")
+def test_tickets_never_choose_the_function(redis: Redis) -> None:
+    """Whoever writes to Redis must not execute code in the worker."""
+    ran: list[str] = []
+    queue = Queue(QUEUES[Priority.NORMAL], connection=redis, serializer=SERIALIZER)
+    queue.enqueue("os.abort", "some job")
+    worker = WarmWorker(
+        list(QUEUES.values()),
+        ran.append,
+        name="w",
+        connection=redis,
+        ttl=60,
+        on_stop=lambda: None,
+        on_force_stop=lambda: None,
+        stopping=lambda: False,
+    )
+    worker.work(burst=True, logging_level="WARNING")
+    assert ran == ["some job"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from model.training.data import Sampler
 from model.training.prepare import Codec, Frames, prepare
 from tests.support.clips import make_scenes
 
-CODEC = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264)
+CODEC = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264, dataset.mpeg)
 SMALL = {"min_side": 64, "segment": 8, "segments_per_clip": 3, "photo_clips": 2, "photo_frames": 4, "photo_size": 64}
 
 
@@ -147,7 +147,7 @@ def test_a_source_counts_once_all_of_it_is_there(data: DataConfig, tmp_path: Pat
             raise ValueError("the second segment of b.mp4 breaks")
         return dataset.h264(frames, crf, preset)
 
-    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, breaks)
+    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, breaks, dataset.mpeg)
     with pytest.raises(ConfigError, match=r"data: the second segment of b\.mp4 breaks"):
         pack(data, tmp_path / "cache", codec=codec)
     assert len(cache.read(tmp_path / "cache", "clips")) == 3
@@ -168,7 +168,7 @@ def h264(*args):
     sys.stdin.readline()
     return dataset.h264(*args)
 
-codec = Codec(dataset.clips, dataset.pictures, dataset.decode, h264)
+codec = Codec(dataset.clips, dataset.pictures, dataset.decode, h264, dataset.mpeg)
 prepare(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), codec, 2, print)
 """
 
@@ -205,7 +205,7 @@ def test_of_two_that_pack_one_cache_one_waits_and_finds_it_packed(data: DataConf
         time.sleep(0.3)
         return dataset.decode(path)
 
-    codec = Codec(dataset.clips, dataset.pictures, slowly, dataset.h264)
+    codec = Codec(dataset.clips, dataset.pictures, slowly, dataset.h264, dataset.mpeg)
     said: list[list[str]] = [[], []]
     threads = [
         threading.Thread(target=lambda lines=lines: prepare(data, tmp_path / "cache", codec, 2, lines.append))
@@ -272,9 +272,42 @@ def test_compressed_frames_are_asked_of_a_cache_that_has_none(data: DataConfig, 
         Sampler(tmp_path / "cache", config)
 
 
-def test_h264_gives_the_same_frames_twice() -> None:
-    frames = np.random.default_rng(0).integers(0, 255, (6, 9, 11, 3), dtype=np.uint8).repeat(5, 1).repeat(5, 2)
-    first, second = (dataset.h264(frames, 23, "medium") for _ in range(2))
+def test_compressed_versions_are_of_the_codecs_asked_for(data: DataConfig, tmp_path: Path) -> None:
+    passed: list[tuple[str, int]] = []
+
+    def h264(frames: Frames, crf: int, preset: str) -> Frames:
+        passed.append(("h264", crf))
+        return frames
+
+    def mpeg(frames: Frames, kind: str, quantizer: int) -> Frames:
+        passed.append((kind, quantizer))
+        return frames
+
+    codec = Codec(dataset.clips, dataset.pictures, dataset.decode, h264, mpeg)
+    mixed = data.model_copy(update={"uploads": 9, "mpeg_share": 0.6, "mpeg_quantizer": (3, 4), "crf": (20, 21)})
+    pack(mixed, tmp_path / "cache", codec=codec)
+    passed.remove(("h264", data.val_crf))
+    assert set(passed) == {(kind, q) for kind in ("mpeg4", "mpeg2") for q in (3, 4)} | {("h264", 20), ("h264", 21)}
+    assert 0.5 < np.mean([kind != "h264" for kind, _ in passed]) < 0.7
+    (tmp_path / "cache").rename(tmp_path / "mixed")
+    passed.clear()
+    pack(data, tmp_path / "cache", codec=codec)
+    assert {kind for kind, _ in passed} == {"h264"}
+
+
+COMPRESSED: dict[str, Callable[[Frames, int], Frames]] = {
+    "h264": lambda frames, quality: dataset.h264(frames, 20 + quality, "medium"),
+    "mpeg4": lambda frames, quality: dataset.mpeg(frames, "mpeg4", quality),
+    "mpeg2": lambda frames, quality: dataset.mpeg(frames, "mpeg2", quality),
+}
+
+
+@pytest.mark.parametrize("codec", COMPRESSED)
+def test_a_codec_gives_the_same_frames_twice_and_worse_ones_at_less_quality(codec: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (6, 9, 11, 1), dtype=np.uint8).repeat(5, 1).repeat(5, 2)
+    frames = frames.repeat(3, 3)
+    first, second, worse = (COMPRESSED[codec](frames, quality) for quality in (2, 2, 8))
     assert first.shape == frames.shape
     assert (first == second).all()
-    assert not (first == frames).all()
+    errors = [np.abs(each.astype(int) - frames).mean() for each in (first, worse)]
+    assert 0 < 1.3 * errors[0] < errors[1]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
-from model.training.loop import run
+from model.training.loop import Trainer, run
 from model.zoo.models import load_file
 from tests.support.squares import pack_squares, run_config
 
@@ -63,7 +64,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from model.training.config import TrainConfig
-from model.training.loop import run
+from model.training.loop import Trainer, run
 packed, out = Path(sys.argv[1]), Path(sys.argv[2])
 run(TrainConfig.load(packed / "config.toml"), packed, out, lambda line: print(line, flush=True))
 """
@@ -125,6 +126,19 @@ def test_clean_frames_may_be_blurred_and_decimated_instead(packed, tmp_path):
     assert (lr.numpy() == np.stack([each(clip, degrade.bd) for clip in hr.numpy()])).all()
     run(config, packed, tmp_path, lambda line: None, stop_at=10)
     assert {"psnr_bd", "psnr_bi"} & set(read_log(tmp_path / "log.jsonl")[-1]) == {"psnr_bd"}
+
+
+def test_errors_count_by_their_square_below_what_the_configuration_says(packed):
+    torch.manual_seed(0)
+    lr, hr = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 64, 64)
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"precision": "fp32"})
+    losses = {}
+    for epsilon in (1e-3, 100.0):
+        trainer = Trainer(config.model_copy(update={"charbonnier": epsilon}), torch.device("cpu"))
+        losses[epsilon] = trainer.objective(lr, hr)[0].item()
+        error = trainer.network(lr) - hr
+    assert losses[1e-3] == pytest.approx(error.abs().mean().item(), rel=1e-3)
+    assert 200 * (losses[100.0] - 100.0) == pytest.approx(error.square().mean().item(), rel=0.05)
 
 
 @pytest.mark.parametrize(

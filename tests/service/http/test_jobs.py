@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from jobs import idempotency as once
+from jobs import idempotency
 from jobs.errors import NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
-from service.http.documents import JobDocument
+from service.http.responses import JobDocument
 from service.names import harmless_name
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -63,7 +63,7 @@ def test_empty_fields_are_defaults(service: Service, clip: Path) -> None:
         ({"scale": "2", "height": "480"}, "give either scale or height, not both"),
         ({"crf": "99", "chunk": "x"}, "chunk: Input should be a valid integer"),
         ({"routing": "warp"}, "routing: Input should be 'off', 'balanced' or 'fast'"),
-        ({"speed": "warp"}, "unknown option speed; there are model, scale"),
+        ({"speed": "warp"}, "unknown option speed; valid options: model, scale"),
         ({"model": "x" * 5000}, "the field 'model' is longer than 4096 bytes"),
     ],
 )
@@ -89,7 +89,7 @@ def test_models_are_those_that_workers_have(service: Service, clip: Path) -> Non
     answer = service.post(clip, model="huge")
     assert (answer.status_code, answer.json()["detail"]) == (
         400,
-        "no worker has a model 'huge'; there are: auto, small, tiny",
+        "no worker has the model 'huge'; available: auto, small, tiny",
     )
 
 
@@ -102,11 +102,11 @@ def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_pa
     assert first.json()["id"] == second.json()["id"]
     assert second.headers["location"] == first.headers["location"]
     service.client.headers["Idempotency-Key"] = "holiday-2"
-    reservation = service.operations.begin_once("holiday-2")
+    reservation = service.operations.reserve_key("holiday-2")
     assert isinstance(reservation, Reservation)
     answer = service.post(clip)
     assert (answer.status_code, answer.json()["type"]) == (409, "/problems/not-ready")
-    service.operations.drop_once(reservation)
+    service.operations.release_key(reservation)
     third = service.post(clip).json()["id"]
     assert third != first.json()["id"]
     assert len(service.operations.recent()) == 2
@@ -139,29 +139,29 @@ def test_a_job_whose_answer_from_redis_was_lost_is_a_job(
 def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) -> None:
     """So that it is not lost for the day with the process that had it; and nobody touches what is another's by now."""
     operations, redis = service.operations, service.operations.store.redis
-    lost = operations.begin_once("holiday-3")
+    lost = operations.reserve_key("holiday-3")
     assert isinstance(lost, Reservation)
     (key,) = redis.keys("skipvsr:once:*")
     redis.expire(key, 5)
-    operations.keep_once(lost)
+    operations.renew_key(lost)
     assert 50 < redis.ttl(key) <= 60
     redis.delete(key)  # the process is gone, and the minute over
-    mine = operations.begin_once("holiday-3")
+    mine = operations.reserve_key("holiday-3")
     assert isinstance(mine, Reservation)
-    operations.drop_once(lost)
+    operations.release_key(lost)
     with pytest.raises(NotReady):
-        operations.begin_once("holiday-3")
-    operations.drop_once(mine)
+        operations.reserve_key("holiday-3")
+    operations.release_key(mine)
     service.client.headers["Idempotency-Key"] = "holiday-3"
     job_id = service.post(clip).json()["id"]
-    operations.keep_once(mine)
-    operations.drop_once(mine)
+    operations.renew_key(mine)
+    operations.release_key(mine)
     assert redis.ttl(key) > 80_000
     assert service.post(clip).json()["id"] == job_id
 
 
 def test_a_key_is_kept_while_its_upload_comes_in(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(once, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(idempotency, "RENEW_SECONDS", 0.05)
     redis = service.operations.store.redis
     boundary = b'--x7f\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
 
@@ -218,7 +218,7 @@ def test_result_is_served_with_name_type_and_ranges(service: Service, clip: Path
     early = service.client.get(where)
     assert (early.status_code, early.json()["detail"]) == (
         409,
-        "The job is queued; there is a result once it is done.",
+        "The job is queued. Download the result when its state is done.",
     )
     service.finish(job_id, bytes(range(256)) * 4)
     links = service.client.get(f"/jobs/{job_id}").json()["links"]
@@ -341,7 +341,7 @@ def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
     claim = service.operations.store.claim(job_id, "w")
     assert claim is not None
     reason = {"type": "/problems/job-failed", "title": "Job failed", "status": 500, "detail": "out of luck"}
-    service.operations.store.let_go(claim, JobState.FAILED, {"error": reason})
+    service.operations.store.release(claim, JobState.FAILED, {"error": reason})
     answer = service.client.get(f"/jobs/{job_id}/result")
     assert answer.status_code == 500
     assert answer.json() == reason
@@ -352,13 +352,13 @@ def test_failed_job_is_resumed_while_its_files_are_kept(service: Service, clip: 
     for _ in range(2):
         claim = service.operations.store.claim(job_id, "w")
         assert claim is not None
-        service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+        service.operations.store.release(claim, JobState.FAILED, {"error": None})
         assert service.client.get(f"/jobs/{job_id}").json()["links"]["resume"] == f"/jobs/{job_id}/resume"
         last = service.client.post(f"/jobs/{job_id}/resume")
         assert (last.status_code, last.json()["state"]) == (200, "queued")
     claim = service.operations.store.claim(job_id, "w")
     assert claim is not None
-    service.operations.store.let_go(claim, JobState.FAILED, {"error": None})
+    service.operations.store.release(claim, JobState.FAILED, {"error": None})
     service.operations.storage.remove(job_id)
     answer = service.client.post(f"/jobs/{job_id}/resume")
     assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")

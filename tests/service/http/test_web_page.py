@@ -74,12 +74,12 @@ def test_from_a_file_to_the_comparison(service: Service, page: Page, tmp_path: P
     store = service.operations.store
     claim = store.claim(job.id, "test-worker")
     assert claim is not None
-    store.beat(claim, {"progress": Progress(frames_done=6, frames_total=24, fps=3.0, eta_seconds=6.0)})
+    store.heartbeat(claim, {"progress": Progress(frames_done=6, frames_total=24, fps=3.0, eta_seconds=6.0)})
     page.wait(says(".job .pace", "6 of 24 frames · 3.00 frames/s · 6 s left"))
     assert page.run("document.querySelector('.job progress').value") == 0.25
     click_button(page, "Pause")
-    wait_until(lambda: store.beat(claim).request == "pause", 5, "the button did nothing")
-    store.let_go(claim, JobState.PAUSED)
+    wait_until(lambda: store.heartbeat(claim).request == "pause", 5, "the button did nothing")
+    store.release(claim, JobState.PAUSED)
     page.wait(says(".job .badge", "paused"))
     click_button(page, "Resume")
     wait_until(lambda: store.get(job.id).state is JobState.QUEUED, 5, "the button did nothing")
@@ -123,7 +123,7 @@ def test_jobs_stand_in_the_servers_order_and_a_refusal_stays(service: Service, p
     page.wait(says(".job .error", "has been removed"))
     page.run("new Promise(done => setTimeout(done, 2500))")
     assert page.run(says(".job .error", "has been removed")), "the next look at the jobs wiped it out"
-    service.operations.store.give_up_files(job_id)
+    service.operations.store.mark_files_removed(job_id)
     page.wait("![...document.querySelectorAll('.job button')].some(button => button.innerText === 'Resume')")
 
 

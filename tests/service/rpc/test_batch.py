@@ -37,9 +37,9 @@ class Work:
     """Takes its time by the clock; notes what was run with it."""
 
     name: str
-    kind: str | None
+    batch_key: str | None
     runs: list[list[str]]
-    most: int = 8
+    max_batch: int = 8
     clock: DeviceTime = field(default_factory=DeviceTime)
     seconds: float = 0.0
     then: Callable[[], None] | None = None
@@ -100,7 +100,7 @@ def test_no_more_than_the_most_and_nobody_is_waited_for(scheduler: Scheduler) ->
     wait_until(lambda: alone == [["alone"]], 10, "it waits for a partner")
     go, runs = held(scheduler)
     for number in range(5):
-        scheduler.submit(scheduler.open_lane(), Work(str(number), "x", runs, most=2))
+        scheduler.submit(scheduler.open_lane(), Work(str(number), "x", runs, max_batch=2))
     go.set()
     wait_until(lambda: sum(map(len, runs)) == 6, 10, f"only {runs} ran")
     assert [len(run) for run in runs] == [1, 2, 2, 1]

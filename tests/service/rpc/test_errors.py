@@ -52,8 +52,8 @@ def failure(server: RpcServer, *requests: pb.StreamRequest, timeout: float | Non
     ("requests", "field", "words"),
     [
         ([], "message", "before its config"),
-        ([frame()], "message", "first message has to be the config"),
-        ([config(), config()], "message", "each has to be a frame"),
+        ([frame()], "message", "first message must be the config"),
+        ([config(), config()], "message", "every message after the config must be a frame"),
         ([config(width=0, height=0)], "config.width", "0x0"),
         ([config(height=7)], "config.height", "too small"),
         ([config(width=100_000, height=100_000)], "config.width", "SKIPVSR_MAX_PIXELS"),
@@ -64,7 +64,7 @@ def failure(server: RpcServer, *requests: pb.StreamRequest, timeout: float | Non
         ([config(input=pb.InputFormat(format=99))], "config.input.format", "99"),  # type: ignore[arg-type]
         ([config(), frame(data=FRAME[:-1])], "frame.data", "2,303 bytes; 32x24 RGB24 has 2,304"),
         ([config(), frame(data=FRAME + FRAME)], "frame.data", "4,608 bytes"),
-        ([config(), frame(data=b"")], "frame.data", "none"),
+        ([config(), frame(data=b"")], "frame.data", "no data"),
         ([config(), frame(sequence=5), frame(sequence=5)], "frame.sequence", "5 is not above 5"),
         ([config(), frame(sequence=5), frame(sequence=4)], "frame.sequence", "4 is not above 5"),
         ([config(), frame(sequence=2**63)], "frame.sequence", "above"),
@@ -199,7 +199,9 @@ for answer in StreamClient({server.address!r}).stream(itertools.repeat(frame), w
             client.stdout.readline()
         client.kill()
     client.wait(10)
-    wait_until(lambda: server.log.count("broke off") > 0 and server.files() <= before, 15, "the stream is still there")
+    wait_until(
+        lambda: server.log.count("interrupted") > 0 and server.files() <= before, 15, "the stream is still there"
+    )
     assert serves(server)
 
 
@@ -322,10 +324,10 @@ def test_a_half_open_connection_is_noticed(tmp_path: Path, redis_url: str) -> No
                 token = next(call).config.session_token
                 assert next(call).frame.sequence == 1
                 time.sleep(3)
-                assert "broke off" not in server.log, "a silent client that answers pings is left alone"
+                assert "interrupted" not in server.log, "a silent client that answers pings is left alone"
                 proxy.silence()
                 silent = time.monotonic()
-                wait_until(lambda: "broke off" in server.log, 20, "the server waits on and on")
+                wait_until(lambda: "interrupted" in server.log, 20, "the server waits on and on")
                 assert time.monotonic() - silent < 10
                 wait_until(lambda: server.files() <= before, 10, "its connection is still open")
                 with server.client() as back:

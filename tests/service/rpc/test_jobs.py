@@ -57,7 +57,7 @@ def finish(operations: Operations, job_id: str, result: bytes) -> Job:
     work = operations.storage.take_work(job_id, claim.token)
     (work / "result.mkv").write_bytes(result)
     operations.storage.publish(work / "result.mkv", job_id)
-    assert operations.store.let_go(claim, JobState.DONE)
+    assert operations.store.release(claim, JobState.DONE)
     return operations.get(job_id)
 
 

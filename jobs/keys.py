@@ -1,0 +1,43 @@
+"""Names of the Redis keys.
+
+skipvsr:job:<id>        hash: one job
+skipvsr:jobs            sorted set: job ids by creation time
+skipvsr:state:<state>   set: ids of the jobs in one state
+skipvsr:fence           counter: the last fencing token
+skipvsr:tickets         counter: the last ticket number
+skipvsr:workers         set: names of workers
+skipvsr:worker:<name>   string: one worker's announcement, with a time to live
+skipvsr:once:<digest>   string: one idempotency key (`jobs.idempotency`)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jobs.schema import JobState
+
+PREFIX: Final = "skipvsr:"
+JOBS: Final = f"{PREFIX}jobs"
+FENCE: Final = f"{PREFIX}fence"
+TICKETS: Final = f"{PREFIX}tickets"
+WORKERS: Final = f"{PREFIX}workers"
+
+
+def job_key(job_id: str) -> str:
+    """Key of a job's hash."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def state_key(state: JobState) -> str:
+    """Key of the set of jobs in a state."""
+    return f"{PREFIX}state:{state}"
+
+
+def worker_key(name: str) -> str:
+    """Key of a worker's announcement."""
+    return f"{PREFIX}worker:{name}"
+
+
+def idempotency_key(digest: str) -> str:
+    """Key of an idempotency key with this SHA-256 digest."""
+    return f"{PREFIX}once:{digest}"

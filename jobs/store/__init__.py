@@ -1,0 +1,16 @@
+"""Jobs in Redis.
+
+store        `JobStore`: every operation on a job
+claims       a worker's claim on a job, and its heartbeats
+transitions  one conditional change of a job, and its result
+scripts      the Lua scripts that apply a change in one step
+hashes       a job document as a Redis hash
+connection   the Redis client, and its errors
+"""
+
+from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
+from jobs.store.connection import connect, unavailable
+from jobs.store.store import JobStore
+from jobs.store.transitions import Request
+
+__all__ = ["Claim", "HeartbeatCount", "HeartbeatReply", "JobStore", "Request", "connect", "unavailable"]

@@ -1,0 +1,59 @@
+"""Lua scripts. Redis runs each script in one step, so no other client acts between a check and the change.
+
+Fields of a job's hash besides the document's: `token` (fencing token of the owner), `beat` (number of heartbeats),
+`request` (a user's request to the running job), `ticket` (id of the RQ ticket), `queued_at` (Unix time in seconds),
+`died_at` and `died_there` (frames done at the last worker death, and the number of deaths at that frame).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TRANSITION: Final = """
+-- KEYS[1]: the job's hash
+-- ARGV: 1 key prefix, 2 job id
+--       conditions: 3 states (',a,b,'), 4 token, 5 heartbeats ('' = any)
+--       changes: 6 new state, 7 new token, 8 counter to increment ('' = none), 9.. pairs of field and value
+-- Returns {outcome, pending request}; `jobs.store.transitions.Outcome` lists the outcomes.
+local job, prefix, id = KEYS[1], ARGV[1], ARGV[2]
+local state = redis.call('HGET', job, 'state')
+if not state then return {'missing', ''} end
+local token = redis.call('HGET', job, 'token') or ''
+local to = ARGV[6]
+local mine = ARGV[7]
+if mine == '' then mine = ARGV[4] end
+if to ~= '' and to == state and mine ~= '' and mine == token then
+  return {'ok', ''} -- a repeated change: the client lost the first answer
+end
+if ARGV[3] ~= '' and not string.find(ARGV[3], ',' .. state .. ',', 1, true) then return {state, ''} end
+if ARGV[4] ~= '' and ARGV[4] ~= token then return {'fenced', ''} end
+if ARGV[5] ~= '' and ARGV[5] ~= (redis.call('HGET', job, 'beat') or '0') then return {'alive', ''} end
+if to == 'queued' and state == 'failed' and redis.call('HGET', job, 'files_removed') == 'true' then
+  return {'gone', ''}
+end
+local asked = redis.call('HGET', job, 'request') or ''
+if to == 'queued' and state == 'running' and asked ~= '' or to == 'paused' and asked == 'cancel' then
+  return {'asked', asked} -- the user was told that the request will be carried out
+end
+if to ~= '' and to ~= state then
+  redis.call('HSET', job, 'state', to)
+  redis.call('SMOVE', prefix .. 'state:' .. state, prefix .. 'state:' .. to, id)
+  redis.call('HDEL', job, 'request')
+  if to == 'queued' then redis.call('HSET', job, 'queued_at', redis.call('TIME')[1]) end
+end
+if ARGV[7] ~= '' then redis.call('HSET', job, 'token', ARGV[7]) end
+if ARGV[8] ~= '' then redis.call('HINCRBY', job, ARGV[8], 1) end
+for i = 9, #ARGV, 2 do
+  if ARGV[i] ~= 'request' or asked ~= 'cancel' then redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
+end
+return {'ok', redis.call('HGET', job, 'request') or ''}
+"""
+
+FORGET: Final = """
+-- Removes a finished job. KEYS[1]: the job's hash; ARGV: key prefix, job id.
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then return 0 end
+redis.call('SREM', ARGV[1] .. 'state:' .. state, ARGV[2])
+redis.call('ZREM', ARGV[1] .. 'jobs', ARGV[2])
+return redis.call('DEL', KEYS[1])
+"""

@@ -1,0 +1,377 @@
+"""Operations on the jobs in Redis: documents, requests of users, and the work of workers.
+
+Every change of state is a `Transition`, which Redis checks and applies in one step. A worker that claims a job gets a
+*fencing token*, a number that only grows. Later changes by that worker apply only while the job carries the token.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self, cast
+
+from redis import Redis
+
+from jobs import idempotency, tickets
+from jobs.errors import Gone, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.idempotency import Reservation
+from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, state_key
+from jobs.schema import Job, JobState, Priority, Problem
+from jobs.settings import Settings
+from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
+from jobs.store.connection import connect, unavailable
+from jobs.store.hashes import from_hash, to_hash
+from jobs.store.scripts import FORGET, TRANSITION
+from jobs.store.transitions import Outcome, Request, Transition, TransitionResult
+
+
+class JobStore:
+    """All jobs in one Redis.
+
+    Every method raises `StoreUnavailable` if Redis does not answer. Methods with a job id raise `NotFound` for an
+    unknown id, unless the docstring states another result.
+
+    Args:
+        redis: the client.
+        job_timeout: seconds that RQ allows for one job.
+    """
+
+    def __init__(self, redis: Redis, *, job_timeout: int = 720 * 3600) -> None:
+        self.redis = redis
+        self.job_timeout = job_timeout
+        self._transition = redis.register_script(TRANSITION)
+        self._forget = redis.register_script(FORGET)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, redis_url: str | None = None) -> Self:
+        """Create the store of the settings, without connecting. `redis_url` overrides the setting."""
+        url = redis_url or settings.redis_url
+        if url is None:
+            raise StoreUnavailable("No Redis is configured. Set SKIPVSR_REDIS_URL, or use `skipvsr up`.")
+        return cls(connect(url), job_timeout=settings.job_timeout_hours * 3600)
+
+    # Documents
+
+    def ping(self) -> None:
+        """Check that Redis answers."""
+        with unavailable():
+            self.redis.ping()
+
+    def create(self, job: Job, reservation: Reservation | None = None) -> None:
+        """Store and queue a new job, and settle its idempotency key, in one transaction."""
+        with unavailable(), self.redis.pipeline() as pipe:
+            ticket = self._push_ticket(job.id, job.options.priority, front=False, pipe=pipe)
+            pipe.hset(job_key(job.id), mapping=cast(Any, to_hash(job)))
+            pipe.zadd(JOBS, {job.id: job.created_at.timestamp()})
+            pipe.sadd(state_key(job.state), job.id)
+            pipe.hset(job_key(job.id), "ticket", ticket)
+            pipe.hset(job_key(job.id), "queued_at", int(job.created_at.timestamp()))
+            if reservation is not None:
+                idempotency.settle(pipe, reservation, job.id)
+            pipe.execute()
+
+    def get(self, job_id: str) -> Job:
+        """Document of a job."""
+        with unavailable():
+            raw = self.redis.hgetall(job_key(job_id))
+        if not raw:
+            raise _not_found(job_id)
+        return from_hash(cast(dict[bytes, bytes], raw))
+
+    def list(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
+        """Jobs from the newest to the oldest, optionally of one state."""
+        with unavailable():
+            ids = [i.decode() for i in cast(Iterable[bytes], self.redis.zrevrange(JOBS, 0, -1))]
+            if state is not None:
+                members = self.ids(state)
+                ids = [i for i in ids if i in members]
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in ids[offset : offset + limit]:
+                    pipe.hgetall(job_key(job_id))
+                return [from_hash(raw) for raw in pipe.execute() if raw]
+
+    def ids(self, *states: JobState) -> set[str]:
+        """Ids of the jobs in these states, or of all jobs."""
+        with unavailable():
+            keys = [state_key(state) for state in states or tuple(JobState)]
+            return {i.decode() for i in cast(Iterable[bytes], self.redis.sunion(keys))}
+
+    def counts(self) -> dict[JobState, int]:
+        """Number of jobs in each state."""
+        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
+            for state in JobState:
+                pipe.scard(state_key(state))
+            return dict(zip(JobState, pipe.execute(), strict=True))
+
+    def longest_wait(self) -> float:
+        """Seconds since the longest waiting job was queued; 0 if no job is queued."""
+        queued = sorted(self.ids(JobState.QUEUED))
+        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in queued:
+                pipe.hget(job_key(job_id), "queued_at")
+            since = [int(at) for at in pipe.execute() if at is not None]
+        return max(0.0, time.time() - min(since)) if since else 0.0
+
+    def mark_files_removed(self, job_id: str) -> bool:
+        """Record that the files of a failed job are about to be removed; return False for a job that is not failed."""
+        transition = Transition(from_states=(JobState.FAILED,), fields={"files_removed": True})
+        try:
+            return self._apply(job_id, transition).applied
+        except NotFound:
+            return False
+
+    def forget(self, job_id: str) -> bool:
+        """Remove the document of a finished job; return False if no finished job has this id."""
+        with unavailable():
+            ticket = cast("bytes | None", self.redis.hget(job_key(job_id), "ticket"))
+            forgotten = bool(self._forget(keys=[job_key(job_id)], args=[PREFIX, job_id]))
+            if forgotten and ticket is not None:
+                tickets.drop(self.redis, ticket.decode())
+            return forgotten
+
+    # Requests of users
+
+    def request_cancel(self, job_id: str) -> JobState:
+        """Cancel a waiting job at once and a running job at its next chunk; return the current state.
+
+        A second request to cancel succeeds. Raises `NotReady` if the job is done or failed.
+        """
+        return self._request(job_id, Request.CANCEL, (JobState.QUEUED, JobState.PAUSED))
+
+    def request_pause(self, job_id: str) -> JobState:
+        """Pause a waiting job at once and a running job at its next chunk; return the current state.
+
+        Raises `NotReady` if the job is finished, or a user has requested to cancel the job.
+        """
+        return self._request(job_id, Request.PAUSE, (JobState.QUEUED,))
+
+    def resume(self, job_id: str) -> JobState:
+        """Queue a paused or failed job at the front.
+
+        Raises `NotReady` in any other state, and `Gone` if the files of the failed job are removed.
+        """
+        result = self._apply(
+            job_id,
+            Transition(
+                from_states=(JobState.PAUSED, JobState.FAILED),
+                to=JobState.QUEUED,
+                fields={"error": None, "finished_at": None, "died_at": "", "died_there": 0},
+            ),
+        )
+        if result.applied:
+            self.enqueue(job_id, front=True)
+            return JobState.QUEUED
+        if result.outcome is Outcome.FILES_REMOVED:
+            raise Gone("The job's files have been removed; upload the video again.")
+        raise NotReady(f"The job is {result.state}, neither paused nor failed.")
+
+    # Work of workers
+
+    def claim(self, job_id: str, worker: str, *, above: int = 0) -> Claim | None:
+        """Claim a queued job and count an attempt; return None if the job is unknown or not queued.
+
+        The new token is larger than `above`. A Redis restored from an old copy may hold a smaller token than the job's
+        files.
+        """
+        with unavailable():
+            token = int(self.redis.incr(FENCE))
+            if token <= above:
+                token = int(self.redis.incrby(FENCE, above + 1 - token))
+        transition = Transition(
+            from_states=(JobState.QUEUED,),
+            to=JobState.RUNNING,
+            new_token=token,
+            increment="attempt",
+            fields={"worker": worker, "started_at": datetime.now(UTC), "beat": 0},
+        )
+        try:
+            return Claim(job_id, token) if self._apply(job_id, transition).applied else None
+        except NotFound:
+            return None
+
+    def heartbeat(self, claim: Claim, fields: Mapping[str, Any] | None = None) -> HeartbeatReply:
+        """Count a heartbeat of the worker, and store `fields` of the document (progress, metrics, …).
+
+        The reply for an unknown job is a request to cancel.
+        """
+        transition = Transition(
+            from_states=(JobState.RUNNING,), token=claim.token, increment="beat", fields=fields or {}
+        )
+        try:
+            result = self._apply(claim.job_id, transition)
+        except NotFound:
+            return HeartbeatReply(False, Request.CANCEL)
+        return HeartbeatReply(result.applied, result.request)
+
+    def release(self, claim: Claim, state: JobState, fields: Mapping[str, Any] | None = None) -> JobState | None:
+        """End a worker's claim with a new state: done, failed, cancelled, paused, or queued at the front.
+
+        A user's request that the worker has not seen overrides the states paused and queued.
+
+        Returns:
+            The job's new state; `CANCELLED` also if the job was cancelled before. None if another worker has the job or
+            the job is unknown.
+        """
+        try:
+            while True:
+                result = self._apply(
+                    claim.job_id,
+                    Transition(
+                        from_states=(JobState.RUNNING,),
+                        token=claim.token,
+                        to=state,
+                        fields={"finished_at": _finish_time(state), **(fields or {})},
+                    ),
+                )
+                if result.outcome is not Outcome.REQUEST_PENDING or result.request is None:
+                    break
+                state = result.request.state
+        except NotFound:
+            return None
+        if result.state is JobState.CANCELLED:
+            return JobState.CANCELLED
+        if not result.applied:
+            return None
+        if state is JobState.QUEUED:
+            self.enqueue(claim.job_id, front=True)
+        return state
+
+    def heartbeat_counts(self) -> dict[str, HeartbeatCount]:
+        """Token and number of heartbeats of every running job."""
+        ids = sorted(self.ids(JobState.RUNNING))
+        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hmget(job_key(job_id), "token", "beat")
+            rows = pipe.execute()
+        return {
+            job_id: HeartbeatCount(int(token), int(beats or 0))
+            for job_id, (token, beats) in zip(ids, rows, strict=True)
+            if token
+        }
+
+    def declare_lost(self, job_id: str, token: int, beat: int, *, max_deaths: int) -> JobState | None:
+        """Take a running job from a worker without a heartbeat since number `beat`; return the job's new state.
+
+        The job is queued at the front, or a pending request is carried out. The job fails if `max_deaths` workers in a
+        row died at the same frame. Returns None if the worker sent another heartbeat.
+        """
+        job = self.get(job_id)
+        with unavailable():
+            values = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "request", "died_at", "died_there"))
+        request, died_at, died_there = ((value or b"").decode() for value in values)
+        frames = job.progress.frames_done
+        deaths = int(died_there or 0) + 1 if died_at == str(frames) else 1
+        to, error = Request(request).state if request else JobState.QUEUED, None
+        if deaths >= max_deaths and to is not JobState.CANCELLED:
+            to, error = JobState.FAILED, _repeated_deaths(job, deaths)
+        result = self._apply(
+            job_id,
+            Transition(
+                from_states=(JobState.RUNNING,),
+                token=token,
+                beat=beat,
+                to=to,
+                increment="deaths",
+                fields={"error": error, "finished_at": _finish_time(to), "died_at": frames, "died_there": deaths},
+            ),
+        )
+        if result.outcome is Outcome.REQUEST_PENDING:  # a new request
+            return self.declare_lost(job_id, token, beat, max_deaths=max_deaths)
+        if not result.applied:
+            return None
+        if to is JobState.QUEUED:
+            self.enqueue(job_id, front=True)
+        else:
+            self._drop_ticket(job_id)
+        return to
+
+    # Tickets
+
+    def enqueue(self, job_id: str, *, front: bool = False) -> None:
+        """Replace the ticket of a queued job by a new one."""
+        with unavailable():
+            old, options = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "ticket", "options"))
+            if options is None:
+                raise _not_found(job_id)
+            if old is not None:
+                tickets.drop(self.redis, old.decode())
+            priority = Priority(json.loads(options).get("priority", Priority.NORMAL))
+            with self.redis.pipeline() as pipe:
+                ticket = self._push_ticket(job_id, priority, front=front, pipe=pipe)
+                pipe.hset(job_key(job_id), "ticket", ticket)
+                pipe.execute()
+
+    def without_ticket(self) -> set[str]:
+        """Ids of queued jobs without a ticket in any queue."""
+        queued = self.ids(JobState.QUEUED)
+        with unavailable():
+            return tickets.missing(self.redis, queued)
+
+    def drop_stale_ticket(self, job_id: str) -> None:
+        """Remove the ticket of a finished job; a worker that dies between both steps leaves the ticket."""
+        with unavailable():
+            state = cast("bytes | None", self.redis.hget(job_key(job_id), "state"))
+            if state is not None and JobState(state.decode()).final and self._drop_ticket(job_id):
+                self.redis.hdel(job_key(job_id), "ticket")
+
+    # Internals
+
+    def _request(self, job_id: str, request: Request, waiting: tuple[JobState, ...]) -> JobState:
+        """Carry a request out at once in the `waiting` states, or leave the request for the worker."""
+        to = request.state
+        at_once = Transition(from_states=waiting, to=to, fields={"finished_at": _finish_time(to)})
+        result = self._apply(job_id, at_once)
+        if result.state is JobState.RUNNING:
+            note = Transition(from_states=(JobState.RUNNING,), fields={"request": request})
+            noted = self._apply(job_id, note)
+            if noted.applied and noted.request is not request:
+                raise NotReady("The job is being cancelled; it cannot be paused now.")
+            if noted.applied:
+                return JobState.RUNNING
+            result = self._apply(job_id, at_once)
+        if result.applied:
+            self._drop_ticket(job_id)
+            return to
+        if result.state is to:
+            return to
+        raise NotReady(f"The job is {result.state}; it cannot be {to} now.")
+
+    def _apply(self, job_id: str, transition: Transition) -> TransitionResult:
+        with unavailable():
+            answer = cast(list[bytes], self._transition(keys=[job_key(job_id)], args=transition.arguments(job_id)))
+        result = TransitionResult.parse(*answer)
+        if result.outcome is Outcome.MISSING:
+            raise _not_found(job_id)
+        return result
+
+    def _push_ticket(self, job_id: str, priority: Priority, *, front: bool, pipe: Any) -> str:
+        number = int(self.redis.incr(TICKETS))
+        return tickets.push(self.redis, job_id, number, priority, front=front, timeout=self.job_timeout, pipe=pipe)
+
+    def _drop_ticket(self, job_id: str) -> bool:
+        with unavailable():
+            ticket = cast("bytes | None", self.redis.hget(job_key(job_id), "ticket"))
+            if ticket is not None:
+                tickets.drop(self.redis, ticket.decode())
+            return ticket is not None
+
+
+def _not_found(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id!r}.")
+
+
+def _finish_time(state: JobState) -> datetime | None:
+    return datetime.now(UTC) if state.final else None
+
+
+def _repeated_deaths(job: Job, deaths: int) -> Problem:
+    done, total = job.progress.frames_done, job.progress.frames_total or "an unknown number"
+    return Problem.from_error(
+        JobFailed(
+            f"{deaths} workers in a row died while processing this job, the last one ({job.worker}) in attempt "
+            f"{job.attempt}, all after frame {done} of {total}. The usual reason is too little memory: try a smaller "
+            "chunk, or a smaller video."
+        )
+    )

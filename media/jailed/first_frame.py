@@ -1,0 +1,63 @@
+"""Finding and decoding the first frame of a video stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from media.demux.bitstream import chroma_location
+from media.errors import UnusableVideo
+
+_ATTEMPTS: Final = 300
+"""Packets to decode before the search gives up: from the start, and again from the first keyframe."""
+
+
+def decode_first_frame(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame, str]:
+    """Decode the first frame. Returns the frame and the location of its chroma samples.
+
+    Raises:
+        UnusableVideo: neither the file's first packets nor the first packets from a keyframe on give a frame.
+    """
+    stream.codec_context.thread_count = 1
+    location = ""
+    for packet in _candidates(container, stream):
+        # Read the headers before the decoder, which may change the packet. They precede the first packet, or are in
+        # keyframes.
+        if packet.is_keyframe or not location:
+            location = chroma_location(stream, packet)
+        try:
+            for frame in stream.decode(packet):
+                return frame, location
+        except av.error.FFmpegError:
+            continue
+    raise UnusableVideo("No frame of the video can be decoded; the file is corrupt or incomplete.")
+
+
+def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The first packets of the stream, then the first packets from a keyframe on.
+
+    A recording that begins inside a long group of pictures is not decodable before its first keyframe.
+    """
+    left, keyframe_seen = _ATTEMPTS, False
+    for packet in readable_packets(container, stream):
+        if packet.is_keyframe and not keyframe_seen:
+            left, keyframe_seen = _ATTEMPTS, True
+        if left > 0:
+            left -= 1
+            yield packet
+        elif keyframe_seen:
+            return
+
+
+def readable_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Demux a stream up to the first error."""
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError:
+        return

@@ -1,0 +1,45 @@
+"""Conversion of decoded frames to RGB frames of one size and format."""
+
+from __future__ import annotations
+
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from media.color.pixel_formats import bit_depth, rgb_format
+from media.color.tags import resolved
+from media.color.yuv import to_rgb
+from media.limits import Limits
+from media.types import Color, ColorRange, Damage
+
+
+class RgbConverter:
+    """Converter by the stream's matrix and range. The first frame determines size and bit depth of all frames.
+
+    Args:
+        limits: bound of the frame size.
+        damage: counts frames that are scaled.
+    """
+
+    def __init__(self, limits: Limits, damage: Damage) -> None:
+        self._limits, self._damage = limits, damage
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+        self._format = ""
+
+    def observe(self, frame: VideoFrame) -> None:
+        """Check and record a frame's size. Call for every frame, also for those that are not converted."""
+        self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
+        if self._size is None:
+            self._size = frame.width, frame.height
+            self._format = rgb_format(bit_depth(frame.format.name))
+        self._damage.resized += (frame.width, frame.height) != self._size
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """Convert an observed frame to rgb24 or rgb48le, scaled to the first frame's size."""
+        assert self._size is not None
+        color = resolved(
+            Color(matrix=int(frame.colorspace), range=ColorRange(frame.color_range % 3)),
+            pixel_format=frame.format.name,
+            height=self._size[1],
+        )
+        return to_rgb(frame, color, self._reformatter, size=self._size, pixel_format=self._format)

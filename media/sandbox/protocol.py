@@ -1,0 +1,157 @@
+"""Requests to the child process, and its messages. Shared by parent (`media.sandbox`) and child (`media.jailed`).
+
+The parent sends one pickled `Envelope`. The child answers with messages, one line of JSON each, which the parent does
+not trust. Decoded frames travel through shared memory with `SLOTS` places. The parent sends one byte after it has sized
+the memory, and one byte for every frame that it has copied.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from media.limits import Limits
+from media.sandbox.serialization import from_plain, to_plain
+from media.types import Damage, MediaInfo, OutputSpec
+
+SLOTS: Final = 4
+"""Frames that the shared memory holds."""
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """Inspect a file. Answer: `Probed`."""
+
+    path: Path
+    target: str
+    """Container of the result: mp4, mov, mkv, webm or auto."""
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """Decode a file's video. Answer: `FrameFormat`, `FrameReady` and `FrameSkipped` in turn, `Decoded`."""
+
+    path: Path
+    start_after_pts: int | None
+    frames_before: int | None
+    memory: int
+    """File descriptor of the shared memory."""
+
+
+@dataclass(frozen=True)
+class MuxRequest:
+    """Join segments with a source's other tracks. Answer: `MuxProgress` in turn, `Muxed`."""
+
+    segments: tuple[Path, ...]
+    source: Path
+    out: Path
+    spec: OutputSpec
+
+
+Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A request and the limits that the child imposes on itself."""
+
+    request: Request
+    limits: Limits
+    writes_below: Path | None
+    """The only writable folder. None: nothing is writable."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Facts of the file."""
+
+    info: MediaInfo
+
+
+@dataclass(frozen=True)
+class FrameFormat:
+    """Size and format of every frame. Sent once, before the first frame; the child then waits for the parent."""
+
+    width: int
+    height: int
+    bytes_per_sample: int
+    time_base: Fraction
+
+
+@dataclass(frozen=True)
+class FrameReady:
+    """A frame is in the shared memory."""
+
+    slot: int
+    pts: int
+    clean: bool
+
+
+@dataclass(frozen=True)
+class FrameSkipped:
+    """A frame before the requested start. Proof of progress only."""
+
+    pts: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The video ended."""
+
+    damage: Damage
+
+
+@dataclass(frozen=True)
+class MuxProgress:
+    """Proof of progress."""
+
+    rewriting: bool
+    """Whether the next step reads and writes the whole result without reporting progress."""
+
+
+@dataclass(frozen=True)
+class Muxed:
+    """The result is complete."""
+
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request failed."""
+
+    error: str
+    """Class name in `media.errors`, or OSError."""
+    text: str
+    setting: str | None = None
+    """`OverLimit.setting`."""
+    errno: int | None = None
+    """`OSError.errno`."""
+
+
+Message: TypeAlias = Probed | FrameFormat | FrameReady | FrameSkipped | Decoded | MuxProgress | Muxed | Failed
+
+_MESSAGES: Final[dict[str, type[Message]]] = {
+    kind.__name__: kind for kind in (Probed, FrameFormat, FrameReady, FrameSkipped, Decoded, MuxProgress, Muxed, Failed)
+}
+
+
+class InvalidMessage(Exception):
+    """A line that is no message."""
+
+
+def to_line(message: Message) -> bytes:
+    """Serialize a message as one line."""
+    return json.dumps({"message": type(message).__name__, "fields": to_plain(message)}).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Message:
+    """Restore a message from an untrusted line. Raises InvalidMessage."""
+    try:
+        plain = json.loads(line)
+        return from_plain(_MESSAGES[plain["message"]], plain["fields"])
+    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        raise InvalidMessage from error

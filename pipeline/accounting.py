@@ -1,0 +1,92 @@
+"""Progress and measurements of a job across its chunks."""
+
+from __future__ import annotations
+
+import time
+
+from jobs.schema import JobMetrics, Progress
+from pipeline.checkpoint import CHUNKS_REMEMBERED, Manifest
+from pipeline.stages import ComputedChunk
+
+STAGES = ("decode", "model", "encode")
+
+
+def after_chunk(
+    before: Manifest, chunk: ComputedChunk, *, decode_seconds: float, encode_seconds: float, warnings: tuple[str, ...]
+) -> Manifest:
+    """Manifest after one more chunk.
+
+    Args:
+        before: the manifest before the chunk.
+        chunk: the encoded chunk.
+        decode_seconds: seconds of decoding since the last chunk.
+        encode_seconds: seconds of encoding the chunk.
+        warnings: warnings of the decoder, added after the last chunk.
+    """
+    result = chunk.result
+    counts = {
+        "units_total": before.units_total + sum(report.units_total for report in result.reports),
+        "units_skipped": before.units_skipped + sum(report.units_left_out for report in result.reports),
+        "units_reused": before.units_reused + sum(report.units_reused for report in result.reports),
+        "dense_seconds": before.dense_seconds + result.dense_seconds,
+        "cuts": [*before.cuts, *(before.frames + cut for cut in result.cuts)],
+    }
+    manifest = before.model_copy(
+        update={
+            "segments": before.segments + 1,
+            "frames": before.frames + len(chunk.pts),
+            "read_to": chunk.read_to,
+            "clean": chunk.clean,
+            "pending": chunk.pending,
+            "complete": chunk.last,
+            "warnings": [*before.warnings, *warnings] if chunk.last else before.warnings,
+            **counts,
+        }
+    )
+    return manifest.model_copy(
+        update={"metrics": _metrics(manifest, before.metrics, result.seconds, decode_seconds, encode_seconds)}
+    )
+
+
+def _metrics(
+    manifest: Manifest, before: JobMetrics, model_seconds: float, decode_seconds: float, encode_seconds: float
+) -> JobMetrics:
+    total, all_model_seconds = manifest.units_total, before.model_seconds + model_seconds
+    return before.model_copy(
+        update={
+            "decode_seconds": before.decode_seconds + decode_seconds,
+            "model_seconds": all_model_seconds,
+            "encode_seconds": before.encode_seconds + encode_seconds,
+            "chunk_seconds": [*before.chunk_seconds, model_seconds][-CHUNKS_REMEMBERED:],
+            "cuts": manifest.cuts,
+            "skip_ratio": manifest.units_skipped / total if total else 0.0,
+            "reuse_ratio": manifest.units_reused / total if total else 0.0,
+            "speedup": manifest.dense_seconds / all_model_seconds if all_model_seconds else 1.0,
+        }
+    )
+
+
+def stage_seconds(before: JobMetrics, after: JobMetrics) -> dict[str, float]:
+    """Seconds in each stage between two measurements."""
+    return {name: getattr(after, f"{name}_seconds") - getattr(before, f"{name}_seconds") for name in STAGES}
+
+
+class ProgressCounter:
+    """Progress of a run with its frame rate.
+
+    Args:
+        total: number of frames in the video, if known.
+        done: number of frames done before the run.
+    """
+
+    def __init__(self, total: int | None, done: int) -> None:
+        self._total, self._before = total, done
+        self._started = time.perf_counter()
+
+    def at(self, done: int, *, complete: bool = False) -> Progress:
+        """Progress after `done` frames; `complete` replaces an estimated total by the real one."""
+        elapsed = time.perf_counter() - self._started
+        fps = (done - self._before) / elapsed if done > self._before and elapsed > 0 else None
+        total = done if complete or (self._total is not None and self._total < done) else self._total
+        eta = (total - done) / fps if fps and total is not None else None
+        return Progress(frames_done=done, frames_total=total, fps=fps, eta_seconds=eta)

@@ -1,0 +1,67 @@
+"""Source files at the border between jobs and media: limits, stream facts, and errors for the user.
+
+The service imports this module where torch is not installed, so it must import neither `model` nor its siblings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+from jobs.errors import SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
+from jobs.schema import StreamFacts
+from jobs.settings import Settings
+from media.errors import MediaError, OverLimit, UnsupportedFile
+from media.limits import Limits
+from media.probe import MediaInfo
+from media.spec import OutputSpec
+
+
+def media_limits(settings: Settings) -> Limits:
+    """Copy the limits on source files from the settings; both classes use the same field names."""
+    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+
+
+def stream_facts(info: MediaInfo, spec: OutputSpec | None = None) -> StreamFacts:
+    """Describe a probed file for the job document.
+
+    Args:
+        info: the result of `media.probe.probe`.
+        spec: the specification of an output file. Its container and codec names replace libav's names.
+    """
+    video = info.video
+    return StreamFacts(
+        container=spec.container if spec else info.container,
+        codec=spec.codec if spec else video.codec,
+        width=video.width,
+        height=video.height,
+        frames=video.frames,
+        frame_rate=float(video.frame_rate) if video.frame_rate else None,
+        duration_seconds=info.duration_seconds,
+        pixel_format=video.pixel_format,
+        bit_depth=video.bit_depth,
+        size_bytes=info.size_bytes,
+        audio=[track.codec for track in info.audio],
+        subtitles=[track.codec for track in info.subtitles],
+    )
+
+
+def user_error(error: MediaError) -> SkipVsrError:
+    """Convert an error of `media` to the error that carries an HTTP status; the message stays the same."""
+    match error:
+        case UnsupportedFile():
+            return UnsupportedMedia(str(error))
+        case OverLimit():
+            return TooLarge(str(error))
+        case _:
+            return UnusableVideo(str(error))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the errors of `media` in the block as errors with an HTTP status."""
+    try:
+        yield
+    except MediaError as error:
+        raise user_error(error) from error

@@ -1,0 +1,118 @@
+"""The three stages of the pipeline: decode, model, encode."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from media.encode.segment import SegmentWriter
+from media.reader import Frame, VideoReader
+from media.spec import OutputSpec
+from model.engine.state import RecurrentState
+from model.engine.upscaler import ChunkResult, Upscaler, groups
+from pipeline.checkpoint import Checkpoints, Manifest
+from pipeline.prefetch import Abandoned, Prefetcher
+from pipeline.task import UpscaleTask
+
+
+@dataclass(frozen=True)
+class ComputedChunk:
+    """One chunk after the model stage, with the position for resuming after the chunk."""
+
+    result: ChunkResult
+    pts: list[int]
+    """PTS of the emitted frames."""
+    pending: list[int] = field(repr=False)
+    """PTS of the decoded frames that are not emitted yet."""
+    read_to: int | None
+    """PTS of the last decoded frame."""
+    clean: bool
+    """Whether the decoder can resume after that frame by seeking."""
+    last: bool
+    """Whether the chunk ends the video."""
+
+
+class DecodeStage:
+    """Frames of the source after a checkpoint. One thread iterates; another thread may read the times.
+
+    Args:
+        task: the video.
+        manifest: the checkpoint.
+    """
+
+    def __init__(self, task: UpscaleTask, manifest: Manifest) -> None:
+        self._task, self._manifest = task, manifest
+        self._seconds = self._taken = 0.0
+        self.warnings: tuple[str, ...] = ()
+        """Warnings of the decoder, complete after the last frame."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        task, done = self._task, self._manifest
+        before = done.frames + len(done.pending) if done.clean else None
+        with VideoReader(task.source, start_after_pts=done.read_to, frames_before=before, limits=task.limits) as reader:
+            frames = iter(reader)
+            while True:
+                started = time.perf_counter()
+                frame = next(frames, None)
+                self._seconds += time.perf_counter() - started
+                if frame is None:
+                    break
+                yield frame
+            self.warnings = tuple(reader.warnings)
+
+    def take_seconds(self) -> float:
+        """Seconds of decoding since the last call."""
+        now = self._seconds
+        new, self._taken = now - self._taken, now
+        return new
+
+
+def run_model(
+    frames: Prefetcher[Frame],
+    model: Upscaler,
+    state: RecurrentState | None,
+    pending: list[int],
+    task: UpscaleTask,
+    stop: threading.Event,
+) -> Iterator[ComputedChunk]:
+    """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
+
+    Args:
+        frames: the decoded frames.
+        model: the network.
+        state: the state at the checkpoint; None at the start of the video.
+        pending: PTS of the frames that the state holds as look-ahead.
+        task: the video with its options.
+        stop: the iterator ends before the next chunk after `stop` is set.
+    """
+    lookahead = task.options.lookahead
+    times = deque(pending)
+    try:
+        # A state from a checkpoint already holds its look-ahead frames.
+        for group, last in groups(frames, task.frames_per_chunk, 0 if state is not None else lookahead):
+            if stop.is_set() or not group:
+                return
+            times.extend(frame.pts for frame in group)
+            read_to, clean = group[-1].pts, group[-1].clean
+            rgb: Any = np.stack([frame.rgb for frame in group])
+            group.clear()
+            result = model.forward(rgb, state, lookahead=lookahead, last=last, routing=task.options.routing)
+            state = None if last else result.state
+            pts = [times.popleft() for _ in result.frames]
+            yield ComputedChunk(result, pts, list(times), read_to, clean, last)
+            del rgb, result
+    except Abandoned:
+        return
+
+
+def encode(chunk: ComputedChunk, checkpoints: Checkpoints, number: int, spec: OutputSpec) -> None:
+    """Write the segment of a chunk."""
+    with SegmentWriter(checkpoints.segment(number), spec) as writer:
+        for rgb, pts in zip(chunk.result.frames, chunk.pts, strict=True):
+            writer.write(rgb, pts)

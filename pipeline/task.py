@@ -1,0 +1,29 @@
+"""The input of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.schema import JobOptions
+from media.limits import DEFAULT_LIMITS, Limits
+
+
+@dataclass(frozen=True)
+class UpscaleTask:
+    """A video to upscale."""
+
+    source: Path
+    folder: Path
+    """Working folder. The folder exists, belongs to the task alone, and may hold a checkpoint."""
+    options: JobOptions
+    limits: Limits = DEFAULT_LIMITS
+    chunk: int | None = None
+    """Frames per chunk, instead of the options' chunk if the memory is too small for the latter."""
+    encoder: str = "software"
+    """software, nvenc, vaapi or auto."""
+
+    @property
+    def frames_per_chunk(self) -> int:
+        """Number of frames in a chunk."""
+        return self.chunk or self.options.chunk

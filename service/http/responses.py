@@ -1,0 +1,143 @@
+"""Response models of the REST API, beyond the job itself, and the descriptions of its errors."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from jobs.presence import WorkerInfo
+from jobs.schema import Job, JobMetrics, JobState, Problem
+from service.http.problems import MEDIA_TYPE
+
+
+class Links(BaseModel):
+    """Addresses of a job's operations; null if the operation is not possible in the job's current state."""
+
+    self: str
+    input: str
+    result: str | None = None
+    cancel: str | None = None
+    pause: str | None = None
+    resume: str | None = None
+
+
+class JobDocument(Job):
+    """A job with links to its operations."""
+
+    links: Links
+
+    @classmethod
+    def of(cls, job: Job) -> JobDocument:
+        """Create the document of a job."""
+        base, state = f"/jobs/{job.id}", job.state
+        links = Links(
+            self=base,
+            input=f"{base}/input",
+            result=f"{base}/result" if state is JobState.DONE else None,
+            cancel=None if state.final else f"{base}/cancel",
+            pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
+            resume=f"{base}/resume" if _resumable(job) else None,
+        )
+        return cls.model_construct(**dict(job), links=links)
+
+
+def _resumable(job: Job) -> bool:
+    return job.state is JobState.PAUSED or (job.state is JobState.FAILED and not job.files_removed)
+
+
+class JobList(BaseModel):
+    """Jobs, newest first."""
+
+    jobs: list[JobDocument]
+
+
+class JobFigures(BaseModel):
+    """Measurements of one job, without the rest of its document."""
+
+    id: str
+    state: JobState
+    model: str
+    routing: str
+    width: int | None = Field(description="Width of the input in pixels.")
+    height: int | None = Field(description="Height of the input in pixels.")
+    frames: int = Field(description="Frames completed.")
+    fps: float | None = Field(
+        description="Frames per second of the whole job: decoding, network, encoding and final assembly."
+    )
+    finished_at: datetime | None
+    attempt: int
+    deaths: int
+    metrics: JobMetrics
+
+    @classmethod
+    def of(cls, job: Job) -> JobFigures:
+        """Create the figures of a job."""
+        seconds, frames = job.metrics.processing_seconds, job.progress.frames_done
+        return cls(
+            id=job.id,
+            state=job.state,
+            model=job.model or job.options.model,
+            routing=job.options.routing,
+            width=job.input.width if job.input else None,
+            height=job.input.height if job.input else None,
+            frames=frames,
+            fps=frames / seconds if seconds else None,
+            finished_at=job.finished_at,
+            attempt=job.attempt,
+            deaths=job.deaths,
+            metrics=job.metrics,
+        )
+
+
+class FiguresList(BaseModel):
+    """Measurements of recent jobs, newest first."""
+
+    jobs: list[JobFigures]
+
+
+class ModelList(BaseModel):
+    """Names of the available models."""
+
+    models: list[str]
+
+
+class Health(BaseModel):
+    """The process is alive."""
+
+    status: str = Field("ok", description="Always ok.")
+    version: str
+
+
+class Readiness(BaseModel):
+    """Redis answers and at least one worker is alive."""
+
+    status: str = "ready"
+    workers: list[WorkerInfo]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI `responses` for these statuses and for all other errors, as problem documents."""
+    keys: list[int | str] = [*statuses, "default"]
+    return {key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}} for key in keys}
+
+
+PROBLEM_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+_DESCRIPTIONS: dict[int | str, str] = {
+    400: "The request is invalid; `detail` states the reason.",
+    401: "The API key is missing or wrong.",
+    403: "The request comes from another web site, or uses an unknown host name.",
+    404: "No job has this id.",
+    408: "The upload stalled.",
+    409: "The operation is not possible in the job's current state.",
+    410: "The file has been removed because it expired.",
+    413: "A limit is exceeded; `detail` names the setting.",
+    415: "The file type is not supported.",
+    416: "The range is outside the file.",
+    422: "The file is a video, but it cannot be upscaled.",
+    500: "The job failed; `detail` states the reason.",
+    503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds.",
+    507: "The data folder is full.",
+    "default": "Any other error.",
+}

@@ -1,0 +1,1 @@
+"""Routes: jobs, health and metrics, HTML pages."""

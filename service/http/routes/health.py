@@ -1,0 +1,54 @@
+"""Health, readiness and metrics, for load balancers and Prometheus. These routes need no API key."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+
+from jobs.errors import StoreUnavailable
+from service.http.dependencies import MetricsDep, OperationsDep
+from service.http.responses import Health, Readiness, problems
+
+router = APIRouter(tags=["service"])
+
+
+class NoWorker(StoreUnavailable):
+    """No worker is alive, so no job would be processed."""
+
+    title = "No worker"
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz", summary="Check that the process is alive", responses=problems())
+async def healthz() -> Health:
+    """Return ok while the process runs. Redis and workers are not checked."""
+    return Health(version=version("skipvsr"))
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", summary="Check that jobs can be processed", responses=problems(503))
+def readyz(operations: OperationsDep) -> Readiness:
+    """Return the live workers, or 503 if Redis does not answer or no worker is alive."""
+    workers = operations.workers()
+    if not workers:
+        raise NoWorker("no worker is alive: start a worker with `skipvsr worker`")
+    return Readiness(workers=workers)
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "Prometheus text format, or OpenMetrics on request."}, **problems()},
+)
+def metrics(request: Request, metrics: MetricsDep) -> PlainTextResponse:
+    """Return metrics of queue, workers, uploads and requests. Each worker has its own endpoint.
+
+    `SKIPVSR_WORKER_METRICS_PORT` sets the port of the workers' endpoints.
+    """
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return PlainTextResponse(encode(metrics.registry), headers={"Content-Type": content_type})

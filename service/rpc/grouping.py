@@ -1,0 +1,53 @@
+"""Groups of frames: the unit in which a stream's frames enter the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from media.live.codecs import Rgb
+from service.rpc.session import FrameTicket
+from service.rpc.stream_config import StreamConfig
+
+
+@dataclass(frozen=True)
+class FrameGroup:
+    """Frames that enter the network in one call."""
+
+    frames: list[Rgb]
+    tickets: list[FrameTicket]
+    last: bool
+    """The group ends its scene: the network also emits all frames held back as look-ahead, and drops its state."""
+
+
+class FrameGrouper:
+    """Collects frames until each call emits `chunk` of them (see `model.engine.upscaler.groups`)."""
+
+    def __init__(self, config: StreamConfig, *, pending: int) -> None:
+        """`pending`: look-ahead frames that the recurrent state holds already, after a resumption."""
+        self._config = config
+        self._size = config.chunk + config.lookahead - pending
+        self._frames: list[Rgb] = []
+        self._tickets: list[FrameTicket] = []
+
+    def add(self, rgb: Rgb, ticket: FrameTicket) -> FrameGroup | None:
+        """Add a frame. Returns a group if the frame completes one."""
+        self._frames.append(rgb)
+        self._tickets.append(ticket)
+        return self._take(last=False) if len(self._frames) >= self._size else None
+
+    def add_last(self, rgb: Rgb, ticket: FrameTicket) -> None:
+        """Add the stream's last frame. The frame always belongs to the group that `end` returns."""
+        self._frames.append(rgb)
+        self._tickets.append(ticket)
+
+    def end(self) -> FrameGroup:
+        """Return the remaining frames as the scene's last group, which may be empty."""
+        group = self._take(last=True)
+        self._size = self._config.chunk + self._config.lookahead
+        return group
+
+    def _take(self, *, last: bool) -> FrameGroup:
+        group = FrameGroup(self._frames, self._tickets, last)
+        self._frames, self._tickets = [], []
+        self._size = self._config.chunk
+        return group

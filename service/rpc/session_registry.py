@@ -1,0 +1,149 @@
+"""Registry of sessions: connected streams, and disconnected streams that may resume for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Final
+
+import torch
+from grpc import StatusCode
+
+from model.engine.memory import give_back
+from service.rpc.errors import StreamError, stopping
+from service.rpc.session import Session
+from service.rpc.stream_config import StreamConfig
+from service.rpc.stream_metrics import StreamMetrics
+
+log = logging.getLogger(__name__)
+
+_HANDOVER_SECONDS: Final = 5.0
+"""Seconds for a connection to end after it was told to stop."""
+
+
+class SessionRegistry:
+    """All sessions of a server. Not thread-safe: use it in the event loop's thread only."""
+
+    def __init__(
+        self, *, most: int, ttl_seconds: float, drain_seconds: float, device: torch.device | None = None
+    ) -> None:
+        """Create a registry.
+
+        Args:
+            most: maximum number of connected streams, and of disconnected ones.
+            ttl_seconds: time for which a disconnected stream can resume.
+            drain_seconds: time that streams get to end by themselves at shutdown.
+            device: device whose memory the metrics report.
+        """
+        self.metrics = StreamMetrics(lambda: len(self._active), device)
+        self._most, self._ttl, self._drain_seconds = most, ttl_seconds, drain_seconds
+        self._active: set[Session] = set()
+        self._parked: dict[str, Session] = {}
+        self._draining = False
+
+    def __len__(self) -> int:
+        """Number of connected streams."""
+        return len(self._active)
+
+    def open(self, config: StreamConfig) -> Session:
+        """Create a session for a new stream. Raises StreamError if the server is full or stopping."""
+        self._check_capacity()
+        token = secrets.token_urlsafe(24) if config.resumable else ""
+        stop = asyncio.get_running_loop().create_future()
+        session = Session(config, token, stop, self.metrics)
+        self._active.add(session)
+        return session
+
+    async def resume(self, config: StreamConfig, token: str) -> Session:
+        """Reconnect a session. Raises StreamError if it is unknown, has expired, or has another config."""
+        for session in list(self._active):
+            if token and secrets.compare_digest(session.token, token):
+                await self._disconnect(session)
+        parked = self._matching(config, token)
+        self._check_capacity()
+        del self._parked[token]
+        if parked.expiry is not None:
+            parked.expiry.cancel()
+        parked.stop = asyncio.get_running_loop().create_future()
+        parked.released = asyncio.Event()
+        self._active.add(parked)
+        return parked
+
+    def release(self, session: Session, *, finished: bool) -> None:
+        """Disconnect a session. Unless its stream is `finished`, the session can be resumed for a while."""
+        self._active.discard(session)
+        session.released.set()
+        if not self._active:  # no stream has to wait for the allocator
+            give_back()
+        if finished or not session.token or self._draining:
+            return
+        while len(self._parked) >= self._most:  # dicts are ordered: the oldest comes first
+            self._forget(next(iter(self._parked)))
+        self._parked[session.token] = session
+        session.expiry = asyncio.get_running_loop().call_later(self._ttl, self._forget, session.token)
+
+    async def drain(self) -> None:
+        """Refuse new streams, wait for connected streams to end, then end the rest with UNAVAILABLE."""
+        self._draining = True
+        for token in list(self._parked):
+            self._forget(token)
+        waiting = [asyncio.ensure_future(session.released.wait()) for session in self._active]
+        if waiting:
+            log.info("waiting up to %g s for %d streams to end", self._drain_seconds, len(waiting))
+            await asyncio.wait(waiting, timeout=self._drain_seconds)
+        for session in list(self._active):
+            self._stop(session, stopping())
+        if waiting:
+            await asyncio.wait(waiting, timeout=_HANDOVER_SECONDS)
+        for task in waiting:
+            task.cancel()
+
+    def _check_capacity(self) -> None:
+        if self._draining:
+            raise stopping()
+        if len(self._active) >= self._most:
+            raise StreamError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"the server has reached its limit of {self._most} streams (SKIPVSR_GRPC_MAX_STREAMS)",
+                reason="TOO_MANY_STREAMS",
+                retry_after=5,
+            )
+
+    def _matching(self, config: StreamConfig, token: str) -> Session:
+        session = self._parked.get(token)
+        if session is None:
+            raise StreamError(
+                StatusCode.FAILED_PRECONDITION,
+                f"the session is unknown: sessions expire {self._ttl:g} s after a disconnection "
+                "(SKIPVSR_GRPC_SESSION_SECONDS) and at a restart of the server; start a new stream",
+                reason="SESSION_LOST",
+                field="config.resume.session_token",
+            )
+        if session.config != config:
+            raise StreamError(
+                StatusCode.FAILED_PRECONDITION,
+                "the config differs from the session's config; send the same config, or start a new stream",
+                reason="SESSION_DIFFERS",
+                field="config",
+            )
+        return session
+
+    async def _disconnect(self, session: Session) -> None:
+        """End a session's old connection, whose failure the server has not noticed yet."""
+        error = StreamError(
+            StatusCode.ABORTED, "the session was resumed on another connection", reason="SESSION_TAKEN_OVER"
+        )
+        self._stop(session, error)
+        async with asyncio.timeout(_HANDOVER_SECONDS):
+            await session.released.wait()
+
+    def _forget(self, token: str) -> None:
+        session = self._parked.pop(token, None)
+        if session is not None and session.expiry is not None:
+            session.expiry.cancel()
+
+    @staticmethod
+    def _stop(session: Session, error: StreamError) -> None:
+        if not session.stop.done():
+            session.stop.set_result(error)

@@ -1,0 +1,130 @@
+"""`UpscalerService`: live streams."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from grpc import StatusCode
+
+from jobs.settings import Settings
+from model.engine.upscaler import Upscaler
+from service.rpc.codec_runner import CodecRunner
+from service.rpc.errors import StreamError, invalid, reported
+from service.rpc.live_stream import LiveStream
+from service.rpc.models import Models
+from service.rpc.scheduler import Scheduler
+from service.rpc.session import Session
+from service.rpc.session_registry import SessionRegistry
+from service.rpc.stream_config import resolve
+from service.rpc.wire import StreamMessage
+from skipvsr.v1 import upscaler_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class UpscalerService:
+    """RPCs of live streams. upscaler.proto documents their behaviour."""
+
+    def __init__(self, settings: Settings, models: Models, scheduler: Scheduler, sessions: SessionRegistry) -> None:
+        self._settings, self._models, self._scheduler, self._sessions = settings, models, scheduler, sessions
+        self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
+        self._runner = CodecRunner(self._executor)
+
+    async def Stream(self, requests: AsyncIterator[StreamMessage], context: Any) -> None:
+        async with reported(context, "Stream") as extra:
+            message = await self._first_message(requests)
+            config = resolve(message, self._settings, self._models.default)
+            model = await asyncio.to_thread(self._models.get, config.model)
+            resume = message.resume if message.HasField("resume") else None
+            last_received = resume.last_received if resume and resume.HasField("last_received") else None
+            if resume:
+                session = await self._sessions.resume(config, resume.session_token)
+            else:
+                session = self._sessions.open(config)
+            finished = False
+            begun = time.monotonic()
+            try:
+                if resume:
+                    session.rewind(last_received)
+                live = LiveStream(session, model, self._scheduler, self._runner, self._settings)
+                await context.write(pb.StreamResponse(config=self._accepted(session, model, live)))
+                await live.run(requests, context, last_received)
+                await context.write(pb.StreamResponse(summary=_summary(session)))
+                finished = True
+            finally:
+                self._sessions.release(session, finished=finished)
+                log.info(
+                    "stream of %dx%d: %d frames, %s after %.1f s",
+                    config.source.width,
+                    config.source.height,
+                    session.totals.frames,
+                    "ended" if finished else "interrupted",
+                    time.monotonic() - begun,
+                    extra=extra,
+                )
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        async with reported(context, "ListModels"):
+            models = [pb.Model(name=card.name, description=card.description) for card in self._models.present()]
+            return pb.ListModelsResponse(models=models, default_model=self._models.default)
+
+    def close(self) -> None:
+        """Shut down the codec threads."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _first_message(self, requests: AsyncIterator[StreamMessage]) -> pb.StreamConfig:
+        """Wait for the config. Raises StreamError if another message, nothing or the stream's end arrives."""
+        seconds = self._settings.grpc_idle_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise StreamError(
+                StatusCode.DEADLINE_EXCEEDED,
+                f"no config arrived for {seconds:g} s (SKIPVSR_GRPC_IDLE_SECONDS)",
+                reason="STREAM_IDLE",
+            ) from None
+        if first is None:
+            raise invalid("message", "the stream ended before its config arrived")
+        if not isinstance(first, pb.StreamRequest) or not first.HasField("config"):
+            raise invalid("message", "the first message must be the config")
+        return first.config
+
+    def _accepted(self, session: Session, model: Upscaler, live: LiveStream) -> pb.StreamAccepted:
+        config = session.config
+        accepted = pb.StreamAccepted(
+            effective=config.to_message(),
+            output_width=config.target.width,
+            output_height=config.target.height,
+            latency_frames=config.latency_frames,
+            max_in_flight=live.max_in_flight,
+            max_message_bytes=self._settings.grpc_max_message_bytes,
+            session_token=session.token,
+            resume_after=session.snapshots[-1].consumed,
+            device=str(model.device),
+            precision=str(model.dtype).removeprefix("torch."),
+        )
+        if session.token:
+            accepted.session_ttl.FromMilliseconds(round(1000 * self._settings.grpc_session_seconds))
+        return accepted
+
+
+def _summary(session: Session) -> pb.StreamSummary:
+    totals = session.totals
+    p50, p95, p99 = (1000 * totals.latencies.percentile(percent) for percent in (50, 95, 99))
+    return pb.StreamSummary(
+        frames=totals.frames,
+        skip_ratio=totals.left_out / totals.units if totals.units else 0.0,
+        reuse_ratio=totals.reused / totals.units if totals.units else 0.0,
+        speedup=totals.dense_seconds / totals.model_seconds if totals.model_seconds else 1.0,
+        latency_p50_milliseconds=p50,
+        latency_p95_milliseconds=p95,
+        latency_p99_milliseconds=p99,
+        scenes=totals.scenes,
+        model_seconds=totals.model_seconds,
+    )

@@ -1,0 +1,42 @@
+"""One attempt of a worker at a job."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from jobs.schema import Job, JobMetrics
+from worker.job_log import JobLog
+from worker.lease import Lease
+
+
+class Attempt:
+    """The job of an attempt, with log, warnings and times.
+
+    Args:
+        job: the job document at the claim.
+        lease: the worker's lease.
+    """
+
+    def __init__(self, job: Job, lease: Lease) -> None:
+        self.job, self.lease = job, lease
+        self.log = JobLog(logging.getLogger(__name__), job.id)
+        self.warnings: list[str] = []
+        """Warnings of the worker itself, besides those of the pipeline."""
+        self._started = time.monotonic()
+        self._seconds_before = job.metrics.processing_seconds or 0.0
+        waited = (datetime.now(UTC) - job.created_at).total_seconds()
+        before = job.metrics.queue_seconds
+        self.is_first = before is None
+        """Whether no worker has reported on the job before."""
+        self.queue_seconds = max(0.0, waited) if before is None else before  # the wall clock may go back
+
+    def metrics(self, measured: JobMetrics) -> JobMetrics:
+        """Add the times of waiting and processing to the pipeline's measurements."""
+        return measured.model_copy(
+            update={
+                "queue_seconds": self.queue_seconds,
+                "processing_seconds": self._seconds_before + time.monotonic() - self._started,
+            }
+        )

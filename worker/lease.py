@@ -1,0 +1,92 @@
+"""A worker's lease on one job, shared by the thread that processes the job and the heartbeat thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import Any, Final
+
+from jobs.schema import JobState
+from jobs.store import Claim, Request
+
+
+class StopReason(IntEnum):
+    """Why a worker stops processing a job. A higher value overrides a lower one."""
+
+    SHUTDOWN = 1
+    """The worker process ends; the job is queued again."""
+    PAUSE = 2
+    """A user paused the job."""
+    CANCEL = 3
+    """A user cancelled the job."""
+    LOST = 4
+    """Another worker has the job."""
+
+    @classmethod
+    def of(cls, request: Request) -> StopReason:
+        """Stop reason of a user's request."""
+        return cls.CANCEL if request is Request.CANCEL else cls.PAUSE
+
+    @property
+    def abandons_chunk(self) -> bool:
+        """Whether the next chunk is discarded."""
+        return self in (StopReason.CANCEL, StopReason.LOST)
+
+
+STATE_AFTER: Final = {
+    None: JobState.QUEUED,
+    StopReason.SHUTDOWN: JobState.QUEUED,
+    StopReason.PAUSE: JobState.PAUSED,
+    StopReason.CANCEL: JobState.CANCELLED,
+}
+"""State of a stopped job by reason; a lost job belongs to another worker."""
+
+
+class Lease:
+    """The lease on one job.
+
+    Args:
+        claim: the claim in the store.
+        wake: called after new fields, so that the heartbeat thread stores the fields soon.
+    """
+
+    def __init__(self, claim: Claim, wake: Callable[[], None]) -> None:
+        self.claim = claim
+        self._wake = wake
+        self.stop = threading.Event()
+        """Set as soon as the job has a reason to stop."""
+        self.stop_reason: StopReason | None = None
+        self.active_at = time.monotonic()
+        """Monotonic time of the last sign of progress."""
+        self._fields: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Pass fields of the job document to the heartbeat thread, and record a sign of progress."""
+        with self._lock:
+            self._fields.update(fields)
+        self.touch()
+        self._wake()
+
+    def touch(self) -> None:
+        """Record a sign of progress."""
+        self.active_at = time.monotonic()
+
+    def request_stop(self, reason: StopReason) -> None:
+        """Ask the processing thread to stop. Takes no lock, because signal handlers call this method."""
+        if self.stop_reason is None or reason > self.stop_reason:
+            self.stop_reason = reason
+            self.stop.set()
+
+    def take_fields(self) -> dict[str, Any]:
+        """Remove and return the fields that are not stored yet."""
+        with self._lock:
+            fields, self._fields = self._fields, {}
+        return fields
+
+    def return_fields(self, fields: Mapping[str, Any]) -> None:
+        """Put fields back that could not be stored; newer values win."""
+        with self._lock:
+            self._fields = {**fields, **self._fields}
