@@ -19,14 +19,15 @@ from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import MediaInfo, probe
 from media.spec import OutputSpec
+from model.engine.memory import free_memory
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
+from model.zoo.cache import ModelCache
 from pipeline.upscale import ChunkDone, Event, Finished, Order, Started, Stopped, upscale
 from worker.failure import explain, out_of_memory, problem
 from worker.heartbeat import Heart, Hold
 from worker.joblog import JobLog
 from worker.metrics import Meters
-from worker.models import Models, free_memory
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Runner:
         settings: Settings,
         store: JobStore,
         storage: Storage,
-        models: Models,
+        models: ModelCache[Upscaler],
         heart: Heart,
         meters: Meters,
         name: str,

@@ -13,8 +13,8 @@ from grpc import StatusCode
 
 from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
+from model.zoo.cache import ModelCache
 from service.rpc.errors import StreamError, invalid, reported
-from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
 from service.rpc.sessions import Session, Sessions
 from service.rpc.stream import Incoming, LiveStream
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 class UpscalerService:
     """The RPCs of live streams; see upscaler.proto for what they promise."""
 
-    def __init__(self, settings: Settings, models: Models, scheduler: Scheduler, sessions: Sessions) -> None:
+    def __init__(
+        self, settings: Settings, models: ModelCache[Upscaler], scheduler: Scheduler, sessions: Sessions
+    ) -> None:
         self._settings, self._models, self._scheduler, self.sessions = settings, models, scheduler, sessions
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
 

@@ -336,7 +336,7 @@ def test_a_model_of_the_users_own(server: RpcServer, client: StreamClient) -> No
     (server.data_dir / "weights").mkdir(parents=True, exist_ok=True)
     put(1)
     listed = {model.name: model.description for model in client.upscaler.ListModels(pb.ListModelsRequest()).models}
-    assert listed["mine"] == "own, 8 channels x 1 block"
+    assert listed["mine"] == "user model, 8 channels x 1 block"
     first = upscaled(frames)
     answered = threading.Event()
     stream = client.stream(changing(), width=32, height=24, model="mine", routing="off")
