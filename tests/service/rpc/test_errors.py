@@ -99,7 +99,7 @@ def test_damaged_weights(server: RpcServer) -> None:
     (weights / "bad.safetensors").write_bytes(b"half a download")
     error = failure(server, config(model="bad"))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "bad.safetensors: it is no safetensors file" in error.details()
+    assert "bad.safetensors: not a safetensors file" in error.details()
     assert details(error)["ErrorInfo"].reason == "BAD_WEIGHTS"
 
 

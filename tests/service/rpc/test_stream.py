@@ -347,7 +347,7 @@ def test_new_weights_apply_to_new_streams(server: RpcServer, client: StreamClien
 
     put_user_model(server, 1)
     listed = {model.name: model.description for model in client.upscaler.ListModels(pb.ListModelsRequest()).models}
-    assert listed["mine"] == "own, 8 channels x 1 block"
+    assert listed["mine"] == "user model, 8 channels x 1 block"
     first = upscaled(frames)
     for answer, rgb in zip(client.stream(changing(), **USER_MODEL), first, strict=True):
         answered.set()
