@@ -20,7 +20,7 @@ from media.encode.segment import SegmentWriter
 from media.errors import MediaError
 from media.probe import probe
 from media.reader import VideoReader
-from media.spec import NETWORK_SCALE, OutputSpec, output_spec
+from media.spec import DEFAULT_SCALE, OutputSpec, output_spec
 from media.types import counted
 
 
@@ -51,7 +51,7 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
             segments.append(folder / f"{len(segments):05d}.mp4")
             with SegmentWriter(segments[-1], spec) as writer:
                 for frame in group:
-                    writer.write(frame.rgb.repeat(NETWORK_SCALE, 0).repeat(NETWORK_SCALE, 1), frame.pts)
+                    writer.write(frame.rgb.repeat(DEFAULT_SCALE, 0).repeat(DEFAULT_SCALE, 1), frame.pts)
             times += [frame.pts for frame in group]
             if most is not None and len(times) >= most:
                 break
