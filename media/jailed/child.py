@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from media.errors import MediaError, OverLimit
@@ -39,10 +39,11 @@ def main() -> None:
     """Serve one request."""
     envelope = _read_envelope()
     limits = envelope.limits
+    serve = _service(envelope.request, limits)
     lock_down(memory_bytes=limits.max_decoder_bytes, writes_below=envelope.writes_below)
     allow_cpu(limits.max_decoder_seconds)
     try:
-        for message in _serve(envelope.request, limits):
+        for message in serve():
             _send(message)
     except (MediaError, MemoryError, OSError) as error:
         _send(_failure(error, limits))
@@ -68,38 +69,56 @@ def _send(message: Message) -> None:
         data = data[os.write(_OUT, data) :]
 
 
-def _serve(request: Request, limits: Limits) -> Iterator[Message]:
-    # Imported late: each request needs a part of libav only, and the start must be fast.
+def _service(request: Request, limits: Limits) -> Callable[[], Iterator[Message]]:
+    """Import the code for a request.
+
+    Each request needs a part of libav only. The imports precede the lock-down: afterwards, Python can't cache bytecode.
+    """
     match request:
         case ProbeRequest():
-            from media.jailed.inspect import inspect
-
-            yield Probed(inspect(request.path, limits, request.target))
+            return _probing(request, limits)
         case DecodeRequest():
-            yield from _decode(request, limits)
+            return _decoding(request, limits)
         case MuxRequest():
-            yield from _mux(request, limits)
+            return _muxing(request, limits)
 
 
-def _decode(request: DecodeRequest, limits: Limits) -> Iterator[Message]:
+def _probing(request: ProbeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+    from media.jailed.inspect import inspect
+
+    def serve() -> Iterator[Message]:
+        yield Probed(inspect(request.path, limits, request.target))
+
+    return serve
+
+
+def _decoding(request: DecodeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
     from media.jailed.decode import Decoder
     from media.jailed.shared_frames import send_frames
 
-    decoder = Decoder(
-        request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
-    )
-    frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
-    yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
-    yield Decoded(decoder.damage)
+    def serve() -> Iterator[Message]:
+        decoder = Decoder(
+            request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
+        )
+        frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
+        yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
+        yield Decoded(decoder.damage)
+
+    return serve
 
 
-def _mux(request: MuxRequest, limits: Limits) -> Iterator[Message]:
+def _muxing(request: MuxRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
     from media.jailed.mux import mux
 
-    for message in mux(request, limits):
-        rewriting = isinstance(message, MuxProgress) and message.rewriting
-        allow_cpu(limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds)
-        yield message
+    def serve() -> Iterator[Message]:
+        for message in mux(request, limits):
+            rewriting = isinstance(message, MuxProgress) and message.rewriting
+            allow_cpu(
+                limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds
+            )
+            yield message
+
+    return serve
 
 
 def _with_cpu_for_each(items: Iterable[T], seconds: float) -> Iterator[T]:
