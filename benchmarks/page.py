@@ -1,6 +1,6 @@
-"""What `skipvsr bench model --json` wrote, as a page: every clip, the bad ones too, and what they come to.
+"""The JSON files of `skipvsr bench model --json` as a Markdown page: a summary, then every clip.
 
-python -m benchmarks.page TITLE=FILE.json … > benchmarks/RESULTS.md
+python -m benchmarks.page TITLE=FILE.json … > docs/benchmarks/clips.md
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Written by `python -m benchmarks.page` from the JSON files in `results`; each se
 
 
 def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
-    """The page's lines; a section for each title and file."""
+    """Lines of the page, with a section for each (title, file)."""
     yield _HEAD
     for title, path in sections:
         content = json.loads(path.read_text())
@@ -31,7 +31,7 @@ def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
             f"{when}{machine['cpu']}, {machine['cores']} cores, {options['threads']} threads, {machine['device']}, "
             f"torch {machine['torch']}; {options['frames'] or 'all'} frames a clip, {options['rounds']} rounds, "
             f"chunks of {options['chunk']} with {options['lookahead']} of look-ahead. "
-            f"[{path.name}](results/{path.name})\n"
+            f"`benchmarks/results/{path.name}`\n"
         )
         yield from _table(content["summary"])
         yield ""
@@ -39,7 +39,7 @@ def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that a reader compares."""
+    """The columns of a row that the page shows."""
     return {
         "clip": row["clip"],
         "model": row["model"],
