@@ -19,7 +19,7 @@ from pipeline.source import media_limits, stream_facts, user_errors
 
 @dataclass(frozen=True)
 class Admission:
-    """A video accepted for processing: its options, its properties, and warnings for the user."""
+    """A video accepted for processing, with options, properties and warnings for the user."""
 
     options: JobOptions
     facts: StreamFacts
@@ -27,7 +27,7 @@ class Admission:
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
-    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest that lists every error."""
+    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest with all errors."""
     given: dict[str, object] = {name: text for name, text in texts.items() if text}
     if unknown := sorted(given.keys() - JobOptions.model_fields.keys()):
         known = ", ".join(JobOptions.model_fields)

@@ -54,7 +54,7 @@ class LiveStream:
         Args:
             requests: the messages after the config.
             context: grpc's context, to which the answers are written.
-            last_received: sequence number of the last answer that the client has already, after a resumption.
+            last_received: sequence number of the client's last answer before a resumption.
         """
         lane = self._scheduler.open_lane()
         reader = asyncio.create_task(self._read(requests, lane))

@@ -1,4 +1,4 @@
-"""A live stream's session: what survives a broken connection, and the figures of its summary."""
+"""A live stream's session: state that survives a broken connection, and figures for the summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_SNAPSHOT_BYTES: Final = 256 * 1024**2
 
 @dataclass(frozen=True)
 class FrameTicket:
-    """A frame's data other than its pixels. The ticket follows the frame through decoder, network and encoder."""
+    """A frame's metadata. The ticket follows the frame through decoder, network and encoder."""
 
     sequence: int
     pts: int
@@ -38,7 +38,7 @@ class Snapshot:
 
     state: RecurrentState | None = None
     pending: tuple[FrameTicket, ...] = ()
-    """Tickets of the frames that the state holds back as look-ahead."""
+    """Tickets of the look-ahead frames in the state."""
     consumed: int | None = None
     """Sequence number of the last input frame in the state; None before the first."""
     answered: int | None = None
@@ -62,7 +62,7 @@ class StreamTotals:
     left_out: int = 0
     """Units not computed: reused by the inter-frame mask, or skipped by gates."""
     reused: int = 0
-    """Units among `left_out` that the inter-frame mask reused."""
+    """Part of `left_out` reused by the inter-frame mask."""
     scenes: int = 0
     model_seconds: float = 0.0
     dense_seconds: float = 0.0
