@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.errors import InvalidRequest
+from jobs.errors import InvalidRequest, TooLarge, UploadStalled
 from jobs.schema import JobOptions, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
@@ -63,3 +63,13 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )
     return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
+
+
+def oversized(limit: int) -> TooLarge:
+    """Create the error for an upload above `limit` bytes."""
+    return TooLarge(f"the upload is larger than {limit:,} bytes (SKIPVSR_MAX_UPLOAD_BYTES)")
+
+
+def stalled(seconds: float) -> UploadStalled:
+    """Create the error for an upload without data for this time."""
+    return UploadStalled(f"no data arrived for {seconds:g} s (SKIPVSR_UPLOAD_IDLE_SECONDS): send the file again")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.engine.state import RecurrentState
 from model.routing import RoutingReport
-from service.rpc.errors import StreamError
+from service.rpc.errors import StatusError
 from service.rpc.latency import LatencyHistogram
 from service.rpc.stream_config import StreamConfig
 from service.rpc.stream_metrics import StreamMetrics
@@ -93,7 +93,7 @@ class Session:
 
     config: StreamConfig
     token: str
-    stop: asyncio.Future[StreamError]
+    stop: asyncio.Future[StatusError]
     """Set by the registry to end the current connection with this error."""
     metrics: StreamMetrics
     snapshots: deque[Snapshot] = field(default_factory=lambda: deque([Snapshot()]))
@@ -111,14 +111,14 @@ class Session:
     def rewind(self, last_received: int | None) -> Snapshot:
         """Return the newest snapshot at or before an answer, and drop all later ones.
 
-        Raises StreamError if that snapshot is no longer kept.
+        Raises StatusError if that snapshot is no longer kept.
         """
         while self.snapshots:
             answered = self.snapshots[-1].answered
             if answered is None or (last_received is not None and answered <= last_received):
                 return self.snapshots[-1]
             self.snapshots.pop()
-        raise StreamError(
+        raise StatusError(
             StatusCode.FAILED_PRECONDITION,
             f"the state after answer {last_received} is no longer kept; start a new stream",
             reason="SESSION_LOST",
