@@ -220,11 +220,12 @@ def test_the_help_of_a_command_imports_no_network_and_no_server(words: list[str]
     assert imported(*words, "--help") & (HEAVY - {"model"}) == set()
 
 
-def test_a_reader_that_goes_away_is_status_141() -> None:
+@pytest.mark.parametrize("word", ["--help", "models"])
+def test_a_reader_that_goes_away_is_status_141(word: str) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as output:
-        done = subprocess.run([sys.executable, "-m", "cli", "--help"], cwd=ROOT, stdout=output, check=False)
+        done = subprocess.run([sys.executable, "-m", "cli", word], cwd=ROOT, stdout=output, check=False)
     assert done.returncode == 141
 
 
