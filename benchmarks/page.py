@@ -1,6 +1,6 @@
 """The JSON files of `skipvsr bench model --json` as a Markdown page: a summary, then every clip.
 
-python -m benchmarks.page TITLE=FILE.json … > benchmarks/RESULTS.md
+python -m benchmarks.page TITLE=FILE.json … > docs/benchmarks/clips.md
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
             f"{when}{machine['cpu']}, {machine['cores']} cores, {options['threads']} threads, {machine['device']}, "
             f"torch {machine['torch']}; {options['frames'] or 'all'} frames a clip, {options['rounds']} rounds, "
             f"chunks of {options['chunk']} with {options['lookahead']} of look-ahead. "
-            f"[{path.name}](results/{path.name})\n"
+            f"`benchmarks/results/{path.name}`\n"
         )
         yield from _table(content["summary"])
         yield ""

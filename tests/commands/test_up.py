@@ -140,5 +140,5 @@ def test_a_killed_service_leaves_no_process(up: Up) -> None:
 def test_a_worker_that_cannot_start_is_given_up(data_dir: Path) -> None:
     service = Up(data_dir, SKIPVSR_MODEL="nonsense")
     assert service.process.wait(240) == 1
-    assert "there is no model 'nonsense'" in service.said
+    assert "unknown model 'nonsense'" in service.said
     assert re.search(r"skipvsr: the (worker|gRPC server) ended with status 1, 3 times in a row; stopping", service.said)

@@ -71,8 +71,8 @@ def test_variables_are_settings_or_explained() -> None:
 
 
 def test_own_weights_are_mounted_beside_the_images() -> None:
-    """As README has it: into the folder that worker and gRPC server look into, and not over it."""
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """As docs/containers.md has it: into the folder that worker and gRPC server look into, and not over it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "containers.md").read_text(), re.DOTALL)
     (override,) = (yaml.safe_load(block)["services"] for block in blocks)
     assert set(override) == {"worker", "grpc"}
     for name, service in override.items():
