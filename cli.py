@@ -1,62 +1,149 @@
-"""`skipvsr`: the composition root. Parses the command line, loads what a command needs, turns errors into one line.
+"""`skipvsr`: the entry point. Lists the commands, runs one, and turns errors into one line and an exit status.
 
-Commands import what they need when they run: `skipvsr submit` and `skipvsr api` work where torch is not installed.
+Each command lives in a module of `commands`, imported on demand: `skipvsr --help` and completion stay fast, and
+`skipvsr submit` works without torch.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
+import click
 
-from commands import bench
-from commands.errors import CommandError
-from commands.naming import container_of
-from jobs.errors import SkipVsrError
-from jobs.schema import JobOptions
-from jobs.settings import Settings
-from media.errors import MediaError
-from model.engine.memory import keep_freed_memory
-from model.errors import ModelError
+from commands.shared.command_line import Group
 
-EXPECTED = (CommandError, SkipVsrError, MediaError, ModelError)
-"""Errors whose message is written for the user."""
-_SPIN_COUNT = "10000"
-"""For GNU OpenMP: how long the network's threads spin where they wait for each other. Its default, 300000, can be
-some percent faster for a service that has its cores to itself, but is several times slower beside anything else."""
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from pydantic import ValidationError
+
+COMMANDS: Final = {
+    "Upscale": {
+        "upscale": "Upscale a file on this machine, without a server",
+        "submit": "Upscale a file on a server and download the result",
+        "stream": "Stream a file, camera or pipe through a gRPC server",
+    },
+    "Serve": {
+        "up": "Start API, gRPC server, worker and Redis; ^C stops",
+        "api": "Run the HTTP API",
+        "worker": "Run one worker",
+        "grpc": "Run the gRPC server",
+    },
+    "Models": {
+        "models": "List the models",
+        "train": "Train a network, or resume an interrupted run",
+        "train-skip": "Fit a confidence estimator, which lets a model skip blocks",
+        "eval": "Measure the quality of a model: PSNR, SSIM, flicker",
+        "bench": "Measure speed and quality on this machine",
+    },
+    "Shell": {
+        "completion": "Print a shell's completion script",
+    },
+}
+"""Sections of the help: the commands and their summaries. A command `a-b` is `commands.a_b.command`."""
+_SPIN_COUNT: Final = "10000"
+"""For GNU OpenMP: how long threads of the network spin while they wait for each other. The default, 300000, can be some
+percent faster on idle cores, but is several times slower beside other load."""
+
+
+class _Commands(Group):
+    """A group that imports a command on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = import_module(f"commands.{cmd_name.replace('-', '_')}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.NoSuchCommand(args[0], possibilities=self.list_commands(ctx), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(ctx)))
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in section.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        summaries = {name: text for section in COMMANDS.values() for name, text in section.items()}
+        items = [CompletionItem(name, help=text) for name, text in summaries.items() if name.startswith(incomplete)]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
+
+
+@click.group(cls=_Commands)
+@click.version_option(package_name="skipvsr", message="%(prog)s %(version)s", help="Show the version")
+def skipvsr() -> None:
+    """Upscale video with BasicVSR, and skip the work that changes nothing."""
+    from model.engine.memory import keep_freed_memory
+
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is first imported
+    keep_freed_memory()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is first imported
-    keep_freed_memory()
-    args = _parser().parse_args(argv)
+    """Run one command; returns the exit status.
+
+    0: success. 1: failure. 2: wrong usage or setting. 130: ^C. 141: the reader of the output went away.
+    """
     try:
-        return int(args.run(args, _settings()))
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        return _fail(_usage(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (the interpreter flushes it at exit)
         return 141
-    except ValidationError as error:
-        return _fail(_first(error), 2)
-    except EXPECTED as error:
-        return _fail(str(error), 1)
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
     except ImportError as error:
         return _fail(f"this command needs {error.name}, which is not installed: pip install 'skipvsr[all]'", 1)
+    except Exception as error:
+        return _expected(error)
 
 
-def _settings() -> Settings:
-    """From the environment, `.env`, and files named like the variables in the folder SKIPVSR_SECRETS_DIR, if set."""
-    folder = os.environ.get("SKIPVSR_SECRETS_DIR")
-    return Settings(_secrets_dir=folder if folder and Path(folder).is_dir() else None)
+def _run(argv: list[str]) -> int:
+    from commands.completion import VARIABLE
+
+    if instruction := os.environ.get(VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(skipvsr, {}, "skipvsr", VARIABLE, instruction)
+    with skipvsr.make_context("skipvsr", argv) as context:
+        return int(skipvsr.invoke(context) or 0)
+
+
+def _expected(error: Exception) -> int:
+    """Exit status of an error whose message is written for the user. Re-raises any other error."""
+    from pydantic import ValidationError
+
+    from commands.shared.errors import CommandError
+    from jobs.errors import SkipVsrError
+    from media.errors import MediaError
+    from model.errors import ModelError
+
+    if isinstance(error, ValidationError):
+        return _fail(_first(error), 2)
+    if isinstance(error, CommandError | SkipVsrError | MediaError | ModelError):
+        return _fail(str(error), 1)
+    raise error
 
 
 def _fail(message: str, status: int) -> int:
@@ -68,244 +155,24 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _usage(error: click.UsageError) -> str:
+    """One line about wrong usage, with a suggestion or the command that shows the help."""
+    text = error.format_message()
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        hint = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        text = f"missing {hint}" if isinstance(error, click.MissingParameter) else f"{hint}: {error.message}"
+    path = error.ctx.command_path if error.ctx else "skipvsr"
+    return f"{text[0].lower()}{text[1:].rstrip('.')} (see {path} --help)"
+
+
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong with a setting or an option."""
+    """The first error of a setting or an option."""
+    from jobs.settings import Settings
+
     detail = error.errors()[0]
     where = "_".join(str(part) for part in detail["loc"])
     name = f"SKIPVSR_{where.upper()}" if error.title == Settings.__name__ else f"--{where}" if where else ""
     return f"{name}: {detail['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-
-
-# ---- the commands ---------------------------------------------------------------------------------------------------
-
-
-def _up(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import up
-
-    return up.run(settings)
-
-
-def _api(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import api, logs
-    from jobs import tracing
-
-    logs.set_up(settings)
-    tracing.set_up(settings, "api")
-    return api.run(settings, inherited=args.fd)
-
-
-def _worker(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import logs
-    from commands.embedded_redis import connected
-    from jobs import tracing
-    from worker.main import main as work
-
-    logs.set_up(settings)
-    tracing.set_up(settings, "worker")
-    return work(connected(settings))
-
-
-def _grpc(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import logs, rpc
-
-    logs.set_up(settings)
-    return rpc.run(settings)
-
-
-def _stream(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import stream
-
-    return stream.run(args, settings)
-
-
-def _upscale(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import upscale
-
-    _name_container(args, args.target)
-    return upscale.run(args.source, args.target, _options(args), settings, report=args.report, skipmap=args.skipmap)
-
-
-def _submit(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import client
-    from commands.addresses import address
-
-    _name_container(args, args.output)
-    _options(args)  # errors before the upload
-    fields = {name: str(value) for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    url = args.url or f"http://{address(settings.http_host, settings.http_port)}"
-    return client.run(args.source, args.output, url=url, api_key=key, fields=fields)
-
-
-def _models(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import models
-
-    return models.run(settings.weights, fetch=args.fetch)
-
-
-def _bench(args: argparse.Namespace, settings: Settings) -> int:
-    return int(args.bench(args, settings.weights))
-
-
-def _name_container(args: argparse.Namespace, target: Path) -> None:
-    """Let the output's name say the container, unless an option does."""
-    if args.container is None:
-        args.container = container_of(target, " (or give --container)")
-
-
-def _options(args: argparse.Namespace) -> JobOptions:
-    given = {name: value for name in JobOptions.model_fields if (value := getattr(args, name)) is not None}
-    return JobOptions(**given)
-
-
-def _train(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import train
-
-    return train.run(args.config, args.cache, args.out, settings.weights)
-
-
-def _train_skip(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import train_skip
-
-    return train_skip.run(
-        args.model,
-        args.clips,
-        args.out,
-        frames=args.frames,
-        confidence=args.confidence,
-        rounds=args.rounds,
-        heads_of=args.heads_of,
-        clean=args.degrade,
-        weights_dir=settings.weights,
-    )
-
-
-def _eval(args: argparse.Namespace, settings: Settings) -> int:
-    from commands import eval as evaluation
-
-    return evaluation.run(
-        args.gt,
-        lr=args.lr,
-        how=args.degrade,
-        model=args.model,
-        routing=args.routing,
-        frames=args.frames,
-        out=args.json,
-        weights_dir=settings.weights,
-    )
-
-
-# ---- their arguments ------------------------------------------------------------------------------------------------
-
-
-def _at_least_one(text: str) -> int:
-    """An argument that counts something. (argparse names the function's mistakes, but for this error.)"""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
-    return number
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="skipvsr", description="Upscale video by 4 with BasicVSR, and skip what changes nothing."
-    )
-    parser.add_argument("--version", action="version", version=f"skipvsr {version('skipvsr')}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(name: str, run: Callable[[argparse.Namespace, Settings], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        sub.set_defaults(run=run)
-        return sub
-
-    command("up", _up, "start the service (API, gRPC server, worker, Redis) on this machine; ^C stops it")
-    api = command("api", _api, "run the HTTP API alone")
-    api.add_argument("--fd", type=int, metavar="N", help="file descriptor of a listening socket to serve on")
-    command("worker", _worker, "run a worker alone")
-    command("grpc", _grpc, "run the gRPC server alone")
-
-    upscale = command("upscale", _upscale, "upscale a file here, without a server")
-    upscale.add_argument("source", type=Path, metavar="IN")
-    upscale.add_argument("target", type=Path, metavar="OUT")
-    upscale.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
-    upscale.add_argument(
-        "--skipmap", type=Path, metavar="FILE", help="write the source with what was computed of it shown"
-    )
-    _add_options(upscale)
-
-    submit = command("submit", _submit, "have a server upscale a file, and download the result")
-    submit.add_argument("source", type=Path, metavar="IN")
-    submit.add_argument("-o", "--output", type=Path, metavar="OUT", required=True)
-    submit.add_argument("--url", help="the server (default: where `skipvsr up` listens)")
-    _add_options(submit)
-
-    stream = command("stream", _stream, "send a file, a camera or a pipe through a gRPC server, frame by frame")
-    _add_stream(stream)
-
-    models = command("models", _models, "list the models")
-    models.add_argument("--fetch", action="store_true", help="get the official BasicVSR weights")
-
-    train = command("train", _train, "train a network, or go on with a run that was stopped")
-    train.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as in model/training/configs")
-    train.add_argument("--cache", type=Path, required=True, metavar="DIR", help="where data is packed, once")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets weights, log, plot and state")
-
-    skip = command("train-skip", _train_skip, "fit a confidence estimator to a model, so that it can skip blocks")
-    skip.add_argument("model", metavar="MODEL")
-    skip.add_argument("--clips", type=Path, required=True, metavar="DIR", help="videos to fit it on")
-    skip.add_argument("--out", type=Path, metavar="FILE", help="default: where the model looks for it")
-    skip.add_argument("--frames", type=_at_least_one, default=5, metavar="N", help="of each video (default: 5)")
-    skip.add_argument("--confidence", type=_positive, default=0.02, metavar="X", help="to align at (default: 0.02)")
-    skip.add_argument(
-        "--rounds", type=int, choices=range(100), default=0, metavar="N", help="of alignment (default: 0)"
-    )
-    skip.add_argument("--degrade", choices=["bi", "bd"], default="bi", help="how LR is made (default: bi)")
-    skip.add_argument("--heads-of", type=Path, metavar="FILE", help="only fit the heads of that estimator anew")
-
-    evaluate = command("eval", _eval, "measure a model's quality over clips")
-    evaluate.add_argument("--gt", type=Path, required=True, metavar="DIR", help="clips: videos, or folders of PNG")
-    evaluate.add_argument("--lr", type=Path, metavar="DIR", help="their LR versions, under the same names")
-    evaluate.add_argument(
-        "--degrade", default="bi", metavar="HOW", help="bi (default), bd, h264:CRF, mpeg4:Q or mpeg2:Q"
-    )
-    evaluate.add_argument("--model", default="auto")
-    evaluate.add_argument("--routing", default="off", help="off, balanced or fast (default: off)")
-    evaluate.add_argument("--frames", type=_at_least_one, metavar="N", help="the first N of each clip (default: all)")
-    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
-
-    bench.add_arguments(command("bench", _bench, "measure speed and quality on this machine"))
-    return parser
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of `JobOptions`; its checks and defaults are the API's own."""
-    for name, field in JobOptions.model_fields.items():
-        text = (field.description or "").replace("%", "%%")
-        default = "" if field.default is None else f" (default: {field.default})"
-        numeric = name in ("scale", "height", "chunk", "lookahead", "crf")
-        parser.add_argument(f"--{name}", type=int if numeric else str, help=text + default)
-
-
-def _add_stream(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN", help="a file, a camera (/dev/video0), or - for the standard input")
-    parser.add_argument("target", type=Path, metavar="OUT", help="an MP4 file")
-    parser.add_argument("--address", help="host:port of the server (default: where `skipvsr grpc` listens)")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="use TLS; this CA (PEM) must have signed the server")
-    parser.add_argument("--model", default="auto")
-    parser.add_argument("--routing", default="balanced", help="off, balanced or fast (default: balanced)")
-    parser.add_argument("--lookahead", type=int, default=0, help="frames of delay for sharper ones (default: 0)")
-    parser.add_argument("--chunk", type=int, default=1, help="frames that are upscaled together (default: 1)")
-    parser.add_argument("--codec", choices=["h264", "hevc"], default="h264")
-    parser.add_argument("--crf", type=int, choices=range(52), default=18, metavar="0-51")
 
 
 if __name__ == "__main__":

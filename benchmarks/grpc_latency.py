@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.grpc_floor import floor, load
 from benchmarks.report import machine
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from model.device import resolve_device
 from model.engine.memory import keep_freed_memory
 from model.engine.state import RecurrentState

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
 
-import uvicorn
+import click
 
-from commands.embedded_redis import connected
-from commands.up import listen
-from jobs.settings import Settings
-from service.http.app import create_app
+from commands.shared.command_line import Command, option, read_settings
 
-_STOP_SECONDS = 5
-"""Time that open connections have to end (downloads, event streams) when the API is asked to."""
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+_STOP_SECONDS: Final = 5
+"""Seconds that open connections (downloads, event streams) have to end after a stop signal."""
+
+
+@click.command(cls=Command)
+@option("--fd", type=int, metavar="N", help="File descriptor of a listening socket to serve on")
+def command(fd: int | None) -> int:
+    """Run the HTTP API."""
+    from commands.shared import logs
+    from jobs import tracing
+
+    settings = read_settings()
+    logs.set_up(settings)
+    tracing.set_up(settings, "api")
+    return run(settings, inherited=fd)
 
 
 def run(settings: Settings, *, inherited: int | None = None) -> int:
-    """Serve until a signal comes, on the settings' address or on a listening socket that the parent has opened."""
+    """Serve until a stop signal, on the settings' address or on the listening socket `inherited`.
+
+    Raises CommandError.
+    """
+    import uvicorn
+
+    from commands.shared.addresses import listen
+    from commands.shared.embedded_redis import connected
+    from service.http.app import create_app
+
     with ExitStack() as stack:
         if inherited is None:
             listener = stack.enter_context(listen(settings.http_host, settings.http_port))

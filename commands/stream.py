@@ -1,117 +1,175 @@
-"""`skipvsr stream`: send a file, a camera or a pipe through a gRPC server, frame by frame, and keep what comes back."""
+"""`skipvsr stream`: send a file, a camera or a pipe through a gRPC server, frame by frame, and write the answers."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import grpc
-import numpy as np
+import click
 
-from commands.addresses import address
-from commands.errors import CommandError
-from commands.naming import check_names
-from jobs.settings import Settings
-from media.assemble import assemble
-from media.encode.segment import SegmentWriter
-from media.live.source import PIPE, LiveSource
-from media.probe import probe
-from media.reader import Frame, VideoReader
-from media.spec import OutputSpec, output_spec
-from pipeline.source import media_limits
-from service.rpc.client import Answer, Stream, StreamClient
-from skipvsr.v1 import upscaler_pb2 as pb
+from commands.shared.command_line import FILE, MODEL_HELP, ROUTINGS, Command, ModelName, option, read_settings
+from commands.shared.errors import CommandError
 
-_LINE_SECONDS = 0.5
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+    from media.reader import Frame
+    from media.spec import OutputSpec
+    from service.rpc.client import Answer, Stream
+
+_STATUS_SECONDS: Final = 0.5
+"""Between updates of the status line."""
 
 
-def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Stream IN to OUT. Raises CommandError, MediaError."""
-    live = args.source == PIPE or args.source.startswith("/dev/")
-    if not live and not Path(args.source).is_file():
-        raise CommandError(f"there is no file {args.source}")
-    check_names(None if live else Path(args.source), {"the output": args.target})
+@click.command(cls=Command)
+@click.argument("source", metavar="IN", help="Video file, camera (/dev/video0), or - for standard input")
+@click.argument("target", type=FILE, metavar="OUT", help="Result, an MP4 file")
+@option("--address", metavar="HOST:PORT", help="Server; default: the local `skipvsr grpc`")
+@option("--ca", type=FILE, metavar="FILE", help="Use TLS; certificate authority (PEM)")
+@option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
+@option("--routing", type=click.Choice(ROUTINGS), default="balanced", help="How much work to skip")
+@option("--lookahead", type=int, default=0, metavar="N", help="Frames of delay; more is sharper")
+@option("--chunk", type=int, default=1, metavar="N", help="Frames per chunk")
+@option("--codec", type=click.Choice(["h264", "hevc"]), default="h264", help="Video codec")
+@option("--crf", type=click.IntRange(0, 51), default=18, metavar="0-51", help="Quality; lower is better")
+def command(source: str, target: Path, address: str | None, ca: Path | None, **options: Any) -> int:
+    """Stream a file, camera or pipe through a gRPC server."""
+    from commands.shared import addresses
+
+    settings = read_settings()
+    server = address or addresses.address(settings.grpc_host, settings.grpc_port)
+    return run(source, target, StreamOptions(server, ca, **options), settings)
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Options of a stream."""
+
+    server: str
+    """host:port."""
+    ca: Path | None
+    """Certificate authority (PEM) of a server with TLS; None: plain text."""
+    model: str
+    routing: str
+    lookahead: int
+    """Frames of delay."""
+    chunk: int
+    codec: str
+    crf: int
+
+
+def run(source: str, target: Path, options: StreamOptions, settings: Settings) -> int:
+    """Stream `source` to `target`. Raises CommandError, MediaError."""
+    import grpc
+
+    from commands.shared.naming import check_names
+    from media.live.source import PIPE
+
+    live = source == PIPE or source.startswith("/dev/")
+    if not live and not Path(source).is_file():
+        raise CommandError(f"there is no file {source}")
+    check_names(None if live else Path(source), {"the output": target})
     try:
         if live:
-            _live(args, settings)
+            _live(source, target, options, settings)
         else:
-            _file(args, settings, Path(args.source))
+            _file(Path(source), target, options, settings)
     except grpc.RpcError as error:
         code = error.code()
         if code is grpc.StatusCode.UNAVAILABLE:
-            raise CommandError(f"no gRPC server answers at {_address(args, settings)} ({error.details()})") from error
+            raise CommandError(f"no gRPC server answers at {options.server} ({error.details()})") from error
         raise CommandError(f"the server ended the stream: {error.details()} ({code.name})") from error
     return 0
 
 
-def _file(args: argparse.Namespace, settings: Settings, source: Path) -> None:
+def _file(source: Path, target: Path, options: StreamOptions, settings: Settings) -> None:
+    from media.assemble import assemble
+    from media.probe import probe
+    from media.reader import VideoReader
+    from media.spec import output_spec
+    from pipeline.source import media_limits
+
     limits = media_limits(settings)
     info = probe(source, limits)
-    spec = output_spec(info, codec=args.codec, crf=args.crf, limits=limits)
+    spec = output_spec(info, codec=options.codec, crf=options.crf, limits=limits)
     with (
-        tempfile.TemporaryDirectory(dir=args.target.absolute().parent) as folder,
+        tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder,
         VideoReader(source, limits=limits) as reader,
     ):
         segment, result = Path(folder) / "segment.mp4", Path(folder) / "result.mp4"
-        _stream(args, settings, reader, (info.video.width, info.video.height), spec, segment)
+        stream = _stream(reader, (info.video.width, info.video.height), spec, segment, options, settings)
+        _print_summary(stream, target)
         for warning in assemble([segment], source, result, spec, limits=limits):
             print(f"note: {warning}")
-        result.replace(args.target)
+        result.replace(target)
 
 
-def _live(args: argparse.Namespace, settings: Settings) -> None:
-    with LiveSource(args.source) as source:
-        spec = source.output(codec=args.codec, crf=args.crf)
-        _stream(args, settings, source, (source.width, source.height), spec, args.target)
+def _live(source: str, target: Path, options: StreamOptions, settings: Settings) -> None:
+    from media.live.source import LiveSource
+
+    with LiveSource(source) as camera:
+        spec = camera.output(codec=options.codec, crf=options.crf)
+        stream = _stream(camera, (camera.width, camera.height), spec, target, options, settings)
+    _print_summary(stream, target)
 
 
 def _stream(
-    args: argparse.Namespace,
-    settings: Settings,
     frames: Iterable[Frame],
     size: tuple[int, int],
     spec: OutputSpec,
     path: Path,
-) -> None:
+    options: StreamOptions,
+    settings: Settings,
+) -> Stream:
+    """Send frames of `size` (width, height), and encode the answers into `path`. ^C keeps the answers so far."""
+    import grpc
+
+    from media.encode.segment import SegmentWriter
+    from service.rpc.client import StreamClient
+    from skipvsr.v1 import upscaler_pb2 as pb
+
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    credentials = grpc.ssl_channel_credentials(args.ca.read_bytes()) if args.ca else None
+    credentials = grpc.ssl_channel_credentials(options.ca.read_bytes()) if options.ca else None
     rate = spec.frame_rate.limit_denominator(1001)
     with ExitStack() as stack:
-        client = stack.enter_context(StreamClient(_address(args, settings), api_key=key, credentials=credentials))
+        client = stack.enter_context(StreamClient(options.server, api_key=key, credentials=credentials))
         stream = client.stream(
             ((frame.pts, _eight_bits(frame)) for frame in frames),
             width=size[0],
             height=size[1],
-            model=args.model,
-            routing=args.routing,
-            lookahead=args.lookahead,
-            chunk=args.chunk,
+            model=options.model,
+            routing=options.routing,
+            lookahead=options.lookahead,
+            chunk=options.chunk,
             frame_rate=pb.FrameRate(numerator=rate.numerator, denominator=rate.denominator),
         )
         stack.enter_context(stream)
         writer = stack.enter_context(SegmentWriter(path, spec))
         try:
-            for answer in _shown(stream):
+            for answer in _with_status_line(stream):
                 assert answer.rgb is not None
                 writer.write(answer.rgb, answer.pts)
-        except KeyboardInterrupt:  # of a camera: what came so far is kept
+        except KeyboardInterrupt:
             stream.cancel()
             if not writer.frames:
                 raise
-    _report(stream, args.target)
+    return stream
 
 
-def _eight_bits(frame: Frame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return frame.rgb if frame.rgb.dtype == np.uint8 else (frame.rgb >> 8).astype(np.uint8)  # type: ignore[return-value]
+def _eight_bits(frame: Frame) -> Any:
+    """The frame's RGB as uint8 [H, W, 3]."""
+    import numpy as np
+
+    return frame.rgb if frame.rgb.dtype == np.uint8 else (frame.rgb >> 8).astype(np.uint8)
 
 
-def _shown(stream: Stream) -> Iterator[Answer]:
-    """The answers, with a line about them on the terminal: frames a second, latency, what was skipped."""
+def _with_status_line(stream: Stream) -> Iterator[Answer]:
+    """The answers, with a status line on a terminal: frames per second, latency, skip ratio."""
     begun = due = time.monotonic()
     skipped = 0.0
     terminal = sys.stderr.isatty()
@@ -119,7 +177,7 @@ def _shown(stream: Stream) -> Iterator[Answer]:
         skipped += answer.skip_ratio
         now = time.monotonic()
         if terminal and now >= due:
-            due = now + _LINE_SECONDS
+            due = now + _STATUS_SECONDS
             rate = count / max(now - begun, 1e-9)
             line = f"{count} frames  {rate:.1f} fps  {answer.server_milliseconds:.0f} ms  {skipped / count:.0%} skipped"
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
@@ -128,7 +186,7 @@ def _shown(stream: Stream) -> Iterator[Answer]:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _report(stream: Stream, target: Path) -> None:
+def _print_summary(stream: Stream, target: Path) -> None:
     accepted, summary = stream.accepted, stream.summary
     if accepted is None or summary is None:
         print(f"{target}  (interrupted)")
@@ -136,10 +194,6 @@ def _report(stream: Stream, target: Path) -> None:
     print(
         f"{target}  {accepted.output_width}×{accepted.output_height}, {summary.frames} frames, "
         f"{accepted.effective.model} on {accepted.device}, "
-        f"latency {summary.latency_p50_milliseconds:.0f} ms (p95 {summary.latency_p95_milliseconds:.0f}), "
-        f"{summary.skip_ratio:.0%} skipped, {summary.speedup:.2f} times the dense network's speed"
+        f"latency {summary.latency_p50_milliseconds:.0f} ms (p95 {summary.latency_p95_milliseconds:.0f} ms), "
+        f"{summary.skip_ratio:.0%} skipped, speed-up {summary.speedup:.2f}"
     )
-
-
-def _address(args: argparse.Namespace, settings: Settings) -> str:
-    return args.address or address(settings.grpc_host, settings.grpc_port)

@@ -4,29 +4,61 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import torch
+import click
 
-from commands.errors import CommandError
-from commands.naming import check_names
-from media import dataset
-from model.engine.upscaler import load_model
-from model.errors import BadWeights
-from model.gates.estimator import Estimator, load_estimator
-from model.training import degrade
-from model.training import fit_estimator as skip
-from model.training.checkpoint import replace
-from model.training.prepare import Frames, each
-from model.zoo.models import card, load_network
+from commands.shared.command_line import COUNT, FILE, FOLDER, Command, ModelName, Positive, option, read_settings
+from commands.shared.errors import CommandError
 
-WINDOW = (384, 640)
-"""Most HR rows and columns of a training clip: its middle frames, at a corner that its name decides."""
-_SMALLEST = 8 * degrade.SCALE
-"""HR rows and columns come in so many: a tile's."""
-FIRST = 15
-"""Frame at which a window starts, where the video is long enough."""
+if TYPE_CHECKING:
+    from model.gates.estimator import Estimator
+    from model.training.fit_estimator import Clip
+    from model.training.prepare import Frames
+
+WINDOW: Final = (384, 640)
+"""Most HR rows and columns of a training clip: a corner of each frame, chosen by the clip's name."""
+_TILE: Final = 32
+"""HR rows and columns of a tile; windows are multiples of a tile."""
+FIRST: Final = 15
+"""First frame of a window, in videos that are long enough."""
+
+_say = partial(print, flush=True)
+
+
+@click.command(cls=Command)
+@click.argument("model", type=ModelName(), metavar="MODEL", help="Model to fit the estimator to")
+@option("--clips", type=FOLDER, required=True, metavar="DIR", help="Videos to fit on")
+@option("--out", type=FILE, metavar="FILE", help="Estimator file; default: where the model looks for it")
+@option("--frames", type=COUNT, default=5, metavar="N", help="Frames of each video")
+@option("--error-budget", type=Positive(), default=0.02, metavar="X", help="Added error to align at")
+@option("--rounds", type=click.IntRange(0, 99), default=0, metavar="0-99", help="Rounds of alignment")
+@option("--degrade", type=click.Choice(["bi", "bd"]), default="bi", help="How to make low resolution")
+@option("--heads-of", type=FILE, metavar="FILE", help="Refit only the heads of this estimator")
+def command(
+    model: str,
+    clips: Path,
+    out: Path | None,
+    frames: int,
+    error_budget: float,
+    rounds: int,
+    degrade: str,
+    heads_of: Path | None,
+) -> int:
+    """Fit a confidence estimator, which lets a model skip blocks."""
+    return run(
+        model,
+        clips,
+        out,
+        frames=frames,
+        error_budget=error_budget,
+        rounds=rounds,
+        heads_of=heads_of,
+        clean=degrade,
+        weights_dir=read_settings().weights,
+    )
 
 
 def run(
@@ -35,70 +67,104 @@ def run(
     out: Path | None,
     *,
     frames: int,
-    confidence: float,
+    error_budget: float,
     rounds: int,
     heads_of: Path | None,
     clean: str = "bi",
     weights_dir: Path,
 ) -> int:
-    """Fit an estimator to `model` on the videos in `data`; writes it beside the weights, or to `out`.
+    """Fit an estimator to `model` on the videos in `data`; write the estimator beside the weights, or to `out`.
 
-    With `heads_of`, an estimator's file, only its heads are fitted anew, to the weights that it was trained with.
-    `clean` is how their LR is made: as that which the model was trained on.
-    Raises ModelError, and CommandError where a video cannot be decoded.
+    `heads_of`, an estimator file, keeps its adapted weights and refits only the heads. `clean` makes the LR frames, as
+    in the training of the model. Raises ModelError, and CommandError if a video cannot be decoded.
     """
+    import torch
+
+    from commands.shared.naming import check_names
+    from model.engine.upscaler import load_model
+    from model.training import fit_estimator
+    from model.training.checkpoint import replace
+    from model.zoo.models import card, load_network
+
     path = out or card(model, weights_dir).estimator_path(weights_dir)
     check_names(None, {"the estimator": path})
     upscaler = load_model(model, weights_dir=weights_dir)
     network, fingerprint = load_network(model, weights_dir)
     how = f"skipvsr train-skip {model} --frames {frames} --degrade {clean}"
     if heads_of is None:
-        estimator = Estimator(upscaler.config, skip.layout(upscaler.config))
-        how += f" --confidence {confidence} --rounds {rounds}"
+        estimator = _new(upscaler.config)
+        how += f" --error-budget {error_budget} --rounds {rounds}"
     else:
-        loaded = load_estimator(heads_of, fingerprint, network)
-        if loaded is None:
-            raise BadWeights(f"{heads_of} is not there, or was made for other weights than those of {model}")
-        estimator = loaded
+        estimator = _loaded(heads_of, model, fingerprint, network)
         how += f" --heads-of {heads_of.name}"
     estimator.ready(upscaler.device, upscaler.dtype)
-    try:
-        clips = list(windows(data, frames, clean))
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    if not clips:
-        raise CommandError(f"{data}: holds no clip of {_SMALLEST}x{_SMALLEST} pixels or more")
+    clips = _clips(data, frames, clean)
     _say(f"{len(clips)} clips of up to {frames} frames")
     with torch.inference_mode():
         if heads_of is None:
-            explained = skip.fit(upscaler.network, estimator, clips, confidence, rounds, _say)
+            explained = fit_estimator.fit(upscaler.network, estimator, clips, error_budget, rounds, _say)
         else:
-            explained = skip.fit_heads(estimator, skip.measure(estimator.adapted or upscaler.network, estimator, clips))
+            measured = fit_estimator.measure(estimator.adapted or upscaler.network, estimator, clips)
+            explained = fit_estimator.fit_heads(estimator, measured)
     for (branch, number), share in explained.items():
-        _say(f"{branch} gate {number}: {share:.1%} of the added error's variance explained")
+        _say(f"{branch} gate {number}: explains {share:.1%} of the variance of the added error")
     replace(path, lambda part: estimator.save(part, fingerprint, {"made_by": how}))
     _say(f"estimator: {path}")
     return 0
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _new(config: Any) -> Estimator:
+    from model.gates.estimator import Estimator
+    from model.training import fit_estimator
+
+    return Estimator(config, fit_estimator.layout(config))
 
 
-def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[skip.Clip]:
-    """A clip of each video in a folder, as it is, with LR made of it by `model.training.degrade.CLEAN[clean]`."""
+def _loaded(path: Path, model: str, fingerprint: str, network: Any) -> Estimator:
+    """The estimator in a file. Raises BadWeights if the file is missing or fits other weights."""
+    from model.errors import BadWeights
+    from model.gates.estimator import load_estimator
+
+    estimator = load_estimator(path, fingerprint, network)
+    if estimator is None:
+        raise BadWeights(f"{path} is missing, or was fitted to other weights than those of {model}")
+    return estimator
+
+
+def _clips(data: Path, frames: int, clean: str) -> list[Clip]:
+    """The windows of all videos. Raises CommandError if a video cannot be decoded, or none is large enough."""
+    try:
+        clips = list(windows(data, frames, clean))
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if not clips:
+        raise CommandError(f"{data} holds no clip of {_TILE}x{_TILE} pixels or more")
+    return clips
+
+
+def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[Clip]:
+    """A training clip of each video in a folder: HR frames as decoded, LR frames by `degrade.CLEAN[clean]`."""
+    import numpy as np
+
+    from media import dataset
+    from model.training import degrade
+    from model.training.fit_estimator import Clip
+    from model.training.prepare import each
+
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)
-        if min(video.shape[1:3]) < _SMALLEST:
-            _say(f"{path.name} is left out: {video.shape[2]}x{video.shape[1]} pixels are too few")
+        if min(video.shape[1:3]) < _TILE:
+            _say(f"skipped {path.name}: {video.shape[2]}x{video.shape[1]} pixels are too few")
         else:
             hr = _window(video[-frames:].astype(np.uint8, copy=False), zlib.crc32(path.stem.encode()))
-            yield skip.Clip(path.stem, each(hr, degrade.CLEAN[clean]), hr)
+            yield Clip(path.stem, each(hr, degrade.CLEAN[clean]), hr)
 
 
 def _window(hr: Frames, seed: int) -> Frames:
+    """A corner of the frames, because heads must see frame edges: skipping blocks at black borders is costly."""
+    import numpy as np
+
     rng = np.random.default_rng(seed)
-    h, w = (min(have // _SMALLEST * _SMALLEST, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
-    # a corner: what lies at a frame's edge, black borders above all, is dear to leave out, and heads have to see it
+    h, w = (min(have // _TILE * _TILE, most) for have, most in zip(hr.shape[1:3], WINDOW, strict=True))
     y, x = (int(rng.integers(2)) * (have - take) for have, take in zip(hr.shape[1:3], (h, w), strict=True))
     return np.ascontiguousarray(hr[:, y : y + h, x : x + w])

@@ -1,138 +1,45 @@
-"""`skipvsr up`: API, gRPC server, worker and, where none is set, Redis, as one process tree that starts and stops."""
+"""`skipvsr up`: API, gRPC server, worker and embedded Redis as one process tree that starts and stops together."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
-import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING, Final
 
-import httpx
+import click
 
-from commands.addresses import address
-from commands.embedded_redis import EmbeddedRedis, folder_of
-from commands.errors import CommandError
-from commands.processes import spawn, stop
-from jobs.settings import Settings
+from commands.shared.command_line import Command, read_settings
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
-_POLL_SECONDS = 0.2
-_STEADY_SECONDS = 60.0
-"""A child that has run for so long before it ended was not broken from the start: its count of failures begins anew."""
-_MOST_FAILURES = 3
-"""So many in a row, before the service has been ready, and it can't be."""
-_LONGEST_DELAY_SECONDS = 60.0
-_STOP_MARGIN_SECONDS = 5.0
-"""Beyond the time that the worker gives itself to put its work down."""
+if TYPE_CHECKING:
+    from commands.shared.embedded_redis import EmbeddedRedis
+    from commands.shared.supervisor import Child
+    from jobs.settings import Settings
+
+EXAMPLE: Final = Path(__file__).parents[1] / "examples" / "clip.mp4"
+_POLL_SECONDS: Final = 0.2
+_STOP_MARGIN_SECONDS: Final = 5.0
+"""Added to the worker's own grace period before the kill."""
+_REPORT_SECONDS: Final = 30.0
+"""Between reports of a service that is not ready."""
 
 
-@dataclass
-class Child:
-    """A process that belongs to the service."""
-
-    name: str
-    argv: Sequence[str]
-    fds: Sequence[int] = ()
-    restart: bool = False
-    """Start it again when it ends; else its end is the end of all."""
-    ours: bool = True
-    """Started and stopped here; else only watched."""
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    failures: int = 0
-    due: float = field(default=0.0, repr=False)
-    """When it is to be started (again), by the monotonic clock."""
-
-
-class Interrupt:
-    """Counts SIGINT and SIGTERM: the first asks for an orderly end, another for an immediate one."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._event = threading.Event()
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep, at most until the first signal. Returns whether there was one."""
-        return self._event.wait(seconds)
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """While this lasts, the signals are counted and have no other effect."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        self._event.set()
-
-
-class Supervisor:
-    """Starts children, watches them, starts some again, and ends all of them."""
-
-    def __init__(self, children: Sequence[Child], env: dict[str, str], stop_seconds: float) -> None:
-        self.children = children
-        self._env = env
-        self._stop_seconds = stop_seconds
-        self.was_ready = False
-        """From then on what ends is started again, however often: jobs, not the installation, are what it dies of."""
-
-    def poll(self) -> None:
-        """Start what is due and look after what has ended. Raises CommandError when it cannot go on."""
-        now = time.monotonic()
-        for child in self.children:
-            if child.process is None:
-                if child.due <= now:
-                    child.process = spawn(child.argv, env=self._env, pass_fds=child.fds)
-                    child.started = now
-            elif (status := child.process.poll()) is not None:
-                stop(child.process, 0)  # with what it may have left in its process group
-                child.process = None
-                self._ended(child, _outcome(status), now)
-
-    def stop(self, interrupt: Interrupt) -> None:
-        """End the children that were started here: asked together, waited for, then killed."""
-        running = [child.process for child in self.children if child.ours and child.process is not None]
-        for process in running:
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + self._stop_seconds
-        while any(process.poll() is None for process in running):
-            if interrupt.count > 1 or time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        for process in running:
-            stop(process, 0)
-
-    def _ended(self, child: Child, outcome: str, now: float) -> None:
-        if not child.restart:
-            raise CommandError(f"the {child.name} {outcome}; stopping")
-        if now - child.started > _STEADY_SECONDS:
-            child.failures = 0
-        child.failures += 1
-        if child.failures >= _MOST_FAILURES and not self.was_ready:
-            raise CommandError(f"the {child.name} {outcome}, {child.failures} times in a row; stopping")
-        delay = min(2.0 ** (child.failures - 1), _LONGEST_DELAY_SECONDS)
-        child.due = now + delay
-        say(f"the {child.name} {outcome}; starting it again in {delay:.0f} s")
+@click.command(cls=Command)
+def command() -> int:
+    """Start API, gRPC server, worker and Redis; ^C stops."""
+    return run(read_settings())
 
 
 def run(settings: Settings) -> int:
-    """Run the service until a signal comes. Raises CommandError if it can't start or can't go on."""
+    """Run the service until a signal. Raises CommandError if the service cannot start or cannot continue."""
+    from commands.shared.addresses import address, listen
+    from commands.shared.embedded_redis import EmbeddedRedis, folder_of
+    from commands.shared.supervisor import Interrupt, Supervisor, say
+
     interrupt = Interrupt()
     with ExitStack() as stack:
         stack.enter_context(interrupt.caught())
@@ -141,8 +48,8 @@ def run(settings: Settings) -> int:
         env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
         grpc = find_spec("grpc") is not None
         if grpc:
-            with listen(settings.grpc_host, settings.grpc_port, what="SKIPVSR_GRPC"):
-                pass  # free; known before anything is started
+            with listen(settings.grpc_host, settings.grpc_port, setting="SKIPVSR_GRPC"):
+                pass  # fail before the first child starts
         redis = None
         if not settings.redis_url:
             redis = stack.enter_context(EmbeddedRedis(folder_of(settings)))
@@ -154,12 +61,14 @@ def run(settings: Settings) -> int:
         while not interrupt.wait(_POLL_SECONDS):
             supervisor.poll()
             supervisor.was_ready = ready.check()
-        say("stopping (^C again: at once)")
+        say("stopping (^C again kills)")
     return 0
 
 
 def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list[Child]:
-    # -P: a folder named like one of our packages, where the user happens to be, is not taken for it
+    from commands.shared.supervisor import Child
+
+    # -P: a folder in the current directory cannot shadow one of this project's packages
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
         Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener]),
@@ -168,33 +77,37 @@ def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list
     if grpc:
         children.append(Child("gRPC server", [*skipvsr, "grpc"], restart=True))
     if redis is not None:
-        children.append(Child("embedded Redis", [], process=redis.process, ours=False))
+        children.append(Child("embedded Redis", [], process=redis.process, owned=False))
     return children
 
 
 class Readiness:
-    """Asks the API whether all is up, and tells the user once it is, or every half minute why it isn't."""
+    """Asks the API whether the service is ready, and prints the greeting, or every half minute the reason."""
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._url = url
         self._needs_key = settings.api_key is not None
         self._ready = False
-        self._next_word = time.monotonic() + 30
+        self._next_report = time.monotonic() + _REPORT_SECONDS
 
     def check(self) -> bool:
-        """Called again and again; does nothing any more once the service was ready. Returns whether it was."""
+        """Returns whether the service was ever ready; after that, the API is not asked again."""
+        from commands.shared.supervisor import say
+
         if self._ready:
             return True
         reason = self._reason()
         if not reason:
             self._ready = True
             say(greeting(self._url, needs_key=self._needs_key))
-        elif time.monotonic() > self._next_word:
-            self._next_word += 30
+        elif time.monotonic() > self._next_report:
+            self._next_report += _REPORT_SECONDS
             say(f"not ready yet: {reason}")
         return self._ready
 
     def _reason(self) -> str:
+        import httpx
+
         try:
             answer = httpx.get(f"{self._url}/readyz", timeout=2, trust_env=False)
         except httpx.HTTPError as error:
@@ -203,40 +116,11 @@ class Readiness:
 
 
 def greeting(url: str, *, needs_key: bool) -> str:
-    """What is said when the service is ready, with a line to paste."""
+    """The message of a ready service, with a command to paste."""
     video = shlex.quote(str(EXAMPLE if EXAMPLE.is_file() else "video.mp4"))
     key = '-H "X-API-Key: $SKIPVSR_API_KEY" ' if needs_key else ""
     return (
         f"SkipVSR is ready: {url} (page), {url}/docs (API)\n\n"
         f"  curl {key}-F file=@{video} {url}/upscale\n\n"
-        "^C stops it."
+        "^C stops the service."
     )
-
-
-@contextmanager
-def listen(host: str, port: int, *, what: str = "SKIPVSR_HTTP") -> Iterator[socket.socket]:
-    """A listening TCP socket; port 0: any free one. Raises CommandError where that can't be; `what` begins the names of
-    the settings to change.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=512)
-    except OSError as error:
-        if isinstance(error, socket.gaierror):
-            reason = f"{host!r} is no address of this machine ({what}_HOST)"
-        elif error.errno == errno.EADDRINUSE:
-            reason = f"port {port} is in use; stop what listens there, or choose another with {what}_PORT"
-        else:
-            reason = f"cannot listen on {host} port {port}: {error.strerror}"
-        raise CommandError(reason) from None
-    with listener:
-        yield listener
-
-
-def say(text: str) -> None:
-    """Tell whoever started the service."""
-    print(text, flush=True)
-
-
-def _outcome(status: int) -> str:
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -1,4 +1,4 @@
-"""`skipvsr upscale`: a file, here and now, without a server. What ^C leaves is gone on from by the same command."""
+"""`skipvsr upscale`: upscale a file in this process, without a server; the same command resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,36 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from commands.errors import CommandError
-from commands.naming import beside, check_names, container_of
-from commands.progress import frames_bar
+import click
+
+from commands.shared.command_line import FILE, Command, option, read_settings
+from commands.shared.errors import CommandError
+from commands.shared.job_options import given, job_options
 from jobs.schema import JobOptions
-from jobs.settings import Settings
-from jobs.storage import replace
-from model.engine.upscaler import Upscaler, load_model
-from pipeline.events import ChunkDone, Finished, Started, Stopped
-from pipeline.skipmap import SkipMap
-from pipeline.source import media_limits
-from pipeline.task import UpscaleTask
-from pipeline.upscale import upscale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jobs.settings import Settings
+    from model.engine.upscaler import Upscaler
+    from pipeline.events import Finished
+    from pipeline.skipmap import SkipMap
+    from pipeline.task import UpscaleTask
+
+
+@click.command(cls=Command)
+@click.argument("source", type=FILE, metavar="IN", help="Video file")
+@click.argument("target", type=FILE, metavar="OUT", help="Result; .mp4, .mkv, .mov or .webm")
+@option("--report", type=FILE, metavar="FILE", help="Write times, skip ratio, warnings (JSON)")
+@option("--skipmap", type=FILE, metavar="FILE", help="Write a video that shows computed tiles")
+@job_options
+def command(source: Path, target: Path, report: Path | None, skipmap: Path | None, **options: Any) -> int:
+    """Upscale a file on this machine, without a server."""
+    settings = read_settings()
+    chosen = JobOptions(**given(options, target))
+    return run(source, target, chosen, settings, report=report, skipmap=skipmap)
 
 
 def run(
@@ -32,55 +48,72 @@ def run(
     report: Path | None = None,
     skipmap: Path | None = None,
 ) -> int:
-    """Upscale `source` to `target`; describe the work in `report` (JSON) and show it in `skipmap` (a video), if given.
+    """Upscale `source` to `target`; write a JSON `report` and a `skipmap` video, if given.
 
     Raises CommandError, MediaError, ModelError, OSError.
     """
+    from commands.shared.naming import beside, check_names, container_of
+    from model.engine.upscaler import load_model
+    from pipeline.skipmap import SkipMap
+    from pipeline.source import media_limits
+    from pipeline.task import UpscaleTask
+
     if not source.is_file():
         raise CommandError(f"there is no file {source}")
     map_container = container_of(skipmap) if skipmap is not None else ""
     check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
-    name = options.model if options.model != "auto" else settings.model
     model = load_model(
-        name,
+        options.model if options.model != "auto" else settings.model,
         weights_dir=settings.weights,
         device=settings.device,
         precision=settings.precision,
         threads=settings.threads,
     )
     folder = beside(target, ".skipvsr")
-    if skipmap is not None and (folder / "manifest.json").exists():  # of its chunks nobody knows what was skipped
-        raise CommandError(f"an interrupted run is there: finish it without --skipmap, or delete {folder}")
-    folder.mkdir(exist_ok=True)
+    if skipmap is not None and (folder / "manifest.json").exists():  # checkpoints do not store what was skipped
+        raise CommandError(f"found an interrupted run: finish the run without --skipmap, or delete {folder}")
     limits = media_limits(settings)
-    try:
-        order = UpscaleTask(source, folder, options, limits, encoder=settings.encoder)
-        with contextlib.ExitStack() as stack:
-            skips = None
-            if skipmap is not None:
-                skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits))
-            document = _work(order, model, target, skips)
-    except KeyboardInterrupt:
-        command = "the same command" if skipmap is None else "the same command without --skipmap"
-        raise CommandError(f"interrupted; {command} goes on from the last chunk that was done") from None
-    finally:
-        if not (folder / "manifest.json").exists():  # nothing to go on from
-            shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    task = UpscaleTask(source, folder, options, limits, encoder=settings.encoder)
+    resume = "the same command" if skipmap is None else "the same command without --skipmap"
+    with _checkpoints(folder, resume), contextlib.ExitStack() as stack:
+        skips = None
+        if skipmap is not None:
+            skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits))
+        document = _upscale(task, model, target, skips)
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n")
     return 0
 
 
-def _work(order: UpscaleTask, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
+@contextlib.contextmanager
+def _checkpoints(folder: Path, resume: str) -> Iterator[None]:
+    """A folder for checkpoints; an interrupted or failed run leaves the folder if it can resume from there."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CommandError(f"interrupted; {resume} resumes from the last finished chunk") from None
+    finally:
+        if not (folder / "manifest.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _upscale(task: UpscaleTask, model: Upscaler, target: Path, skips: SkipMap | None) -> dict[str, Any]:
+    """Upscale to `target`; returns the report."""
+    from commands.shared.progress import frames_bar
+    from jobs.storage import replace
+    from pipeline.events import ChunkDone, Finished, Started, Stopped
+    from pipeline.upscale import upscale
+
     chunks: list[dict[str, float]] = []
     begun = time.perf_counter()
-    events = upscale(order, model)
-    with frames_bar(f"upscaling with {model.name}") as show, contextlib.closing(events):
+    title = f"upscaling with {model.name}"
+    with frames_bar(title) as show, contextlib.closing(upscale(task, model)) as events:
         for event in events:
             match event:
                 case Started():
-                    started = event
+                    resumed = event.resumed
                 case ChunkDone():
                     if skips is not None:
                         skips.add(event.reports)
@@ -90,27 +123,32 @@ def _work(order: UpscaleTask, model: Upscaler, target: Path, skips: SkipMap | No
                 case Stopped():
                     raise CommandError("stopped")
             progress = event.progress
-            show(f"upscaling with {model.name}", progress.frames_done, progress.frames_total, progress.fps)
+            show(title, progress.frames_done, progress.frames_total, progress.fps)
     seconds = time.perf_counter() - begun
     if skips is not None:
         skips.finish()
     replace(finished.path, target.absolute())
-    for warning in finished.warnings:
-        print(f"note: {warning}")
-    progress, metrics, spec = finished.progress, finished.metrics, finished.spec
-    rate = f" at {progress.fps:.2f} fps" if progress.fps else ""
-    print(f"{target}  {spec.width}×{spec.height}, {progress.frames_done} frames{rate}, {model.name} on {model.device}")
+    _print_result(target, model, finished)
+    spec = finished.spec
     return {
-        "source": str(order.source),
+        "source": str(task.source),
         "target": str(target),
         "model": model.name,
         "device": str(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
-        "options": order.options.model_dump(mode="json"),
-        "resumed": started.resumed,
+        "options": task.options.model_dump(mode="json"),
+        "resumed": resumed,
         "size": [spec.width, spec.height],
-        "progress": progress.model_dump(),
-        "metrics": metrics.model_copy(update={"processing_seconds": seconds}).model_dump(),
+        "progress": finished.progress.model_dump(),
+        "metrics": finished.metrics.model_copy(update={"processing_seconds": seconds}).model_dump(),
         "chunks": chunks,
         "warnings": finished.warnings,
     }
+
+
+def _print_result(target: Path, model: Upscaler, finished: Finished) -> None:
+    for warning in finished.warnings:
+        print(f"note: {warning}")
+    progress, spec = finished.progress, finished.spec
+    rate = f" at {progress.fps:.2f} fps" if progress.fps else ""
+    print(f"{target}  {spec.width}×{spec.height}, {progress.frames_done} frames{rate}, {model.name} on {model.device}")

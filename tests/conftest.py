@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore

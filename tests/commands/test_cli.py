@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import cli
-from commands.embedded_redis import EmbeddedRedis
-from commands.naming import beside
+from commands.shared.embedded_redis import EmbeddedRedis
+from commands.shared.naming import beside
 from media.encode.segment import SegmentWriter
 from media.probe import probe
 from media.reader import VideoReader
@@ -51,14 +51,17 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", EXAMPLE, "out.mp4", "--skipmap", "out.mp4"], "the skip map would replace the output"),
         (["upscale", EXAMPLE, "out.mp4", "--skipmap", EXAMPLE], "the skip map would replace the input"),
         (["submit", EXAMPLE, "-o", EXAMPLE], "the output would replace the input"),
-        (["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://::1:8000"], "http://::1:8000 is no address of a server"),
+        (
+            ["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://::1:8000"],
+            "::1:8000 is not the address of a server",
+        ),
         (["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://[::1]:1"], "no server answers at http://[::1]:1"),
         (["stream", EXAMPLE, EXAMPLE], "the output would replace the input"),
         (["stream", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
         (["upscale", EXAMPLE, "out.mp4", "--report", "./out.mp4"], "the report would replace the output"),
         (["upscale", EXAMPLE, "out.mp4", "--report", EXAMPLE], "the report would replace the input"),
-        (["upscale", EXAMPLE, "out.avi"], "out.avi has to end in .mp4, .mkv, .mov or .webm"),
-        (["submit", EXAMPLE, "-o", "out"], "out has to end in .mp4, .mkv, .mov or .webm"),
+        (["upscale", EXAMPLE, "out.avi"], "out.avi must end in .mp4, .mkv, .mov or .webm"),
+        (["submit", EXAMPLE, "-o", "out"], "out must end in .mp4, .mkv, .mov or .webm"),
         (["upscale", EXAMPLE, "out.webm", "--codec", "h264"], "webm can't hold h264"),
         (["upscale", EXAMPLE, "out.mp4", "--scale", "2", "--height", "100"], "either scale or height"),
         (["upscale", __file__, "out.mp4", "--model", "tiny"], "skipvsr: "),
@@ -164,7 +167,7 @@ def test_a_skip_map_does_not_cost_an_interrupted_run(capsys: pytest.CaptureFixtu
     checkpoint.parent.mkdir()
     checkpoint.write_text("{}")
     command = ["upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny", "--skipmap", tmp_path / "map.mp4"]
-    assert "finish it without --skipmap, or delete" in failure(capsys, *command)
+    assert "finish the run without --skipmap, or delete" in failure(capsys, *command)
     assert checkpoint.exists()
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import redis
 
-from commands.embedded_redis import EmbeddedRedis, connected
-from commands.errors import CommandError
+from commands.shared.embedded_redis import EmbeddedRedis, connected
+from commands.shared.errors import CommandError
 from jobs.settings import Settings
 from tests.support.processes import alive, wait_until
 
 PARENT = """
 import sys, time
 from pathlib import Path
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 with EmbeddedRedis(Path(sys.argv[1])) as server:
     print(server.process.pid, flush=True)
     time.sleep(60)

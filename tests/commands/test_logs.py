@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from commands.logs import set_up
+from commands.shared.logs import set_up
 from jobs.settings import Settings
 from worker.job_log import JobLog
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from commands import client
-from commands.embedded_redis import EmbeddedRedis
-from commands.errors import CommandError
+from commands import submit
+from commands.shared.embedded_redis import EmbeddedRedis
+from commands.shared.errors import CommandError
 from jobs.schema import JobState
 from jobs.settings import Settings
 from tests.support.clips import make_clip
@@ -30,13 +30,13 @@ def submitted(service: Service, clip: Path, target: Path) -> Iterator[list[BaseE
     """Submit it in a thread, and wait for that at the end; what it raised, if it did."""
     raised: list[BaseException] = []
 
-    def submit() -> None:
+    def upload() -> None:
         try:
-            client.run(clip, target, url=service.url, api_key=None, fields={"scale": "2"})
+            submit.run(clip, target, url=service.url, api_key=None, fields={"scale": "2"})
         except CommandError as error:
             raised.append(error)
 
-    thread = threading.Thread(target=submit)
+    thread = threading.Thread(target=upload)
     thread.start()
     yield raised
     thread.join(60)
@@ -62,11 +62,11 @@ def test_a_paused_job_and_a_redis_that_restarts_are_waited_for(
             wait_until(lambda: bool(service.operations.recent()), 10, "no job")
             (job,) = service.operations.recent()
             service.operations.pause(job.id)
-            wait_until(lambda: says(f"job {job.id} is paused: somebody"), 10, said[0])
+            wait_until(lambda: says(f"job {job.id} is paused: "), 10, said[0])
             assert redis.process is not None
             redis.process.kill()
             redis.process.wait(10)
-            wait_until(lambda: says("the server is away (it answers 503"), 20, said[0])
+            wait_until(lambda: says("the server does not answer (status 503"), 20, said[0])
             redis = EmbeddedRedis(tmp_path / "redis")
             redis.__enter__()
             wait_until(lambda: service.operations.resume(job.id).state is JobState.QUEUED, 10, "not resumed")
@@ -84,7 +84,7 @@ def test_a_paused_job_and_a_redis_that_restarts_are_waited_for(
 def test_a_server_that_stays_away_is_given_up_with_the_jobs_address(
     settings: Settings, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(submit, "_PATIENCE_SECONDS", 1.0)
     with serving(settings) as service:
         submitting = submitted(service, clip, tmp_path / "out.mp4")
         raised = submitting.__enter__()

@@ -91,11 +91,11 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
     second = Up(tmp_path / "second", SKIPVSR_HTTP_PORT=port)
     assert second.process.wait(60) == 1
     assert second.said == (
-        f"skipvsr: port {port} is in use; stop what listens there, or choose another with SKIPVSR_HTTP_PORT\n"
+        f"skipvsr: port {port} is in use; stop the program that listens there, or set SKIPVSR_HTTP_PORT\n"
     )
 
     os.kill(up.child("cli worker"), signal.SIGKILL)
-    up.wait_for("the worker was ended by SIGKILL; starting it again in 1 s")
+    up.wait_for("the worker was ended by SIGKILL; restarting in 1 s")
     wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
 
     line = next(line for line in up.said.splitlines() if line.startswith("  curl"))
@@ -117,7 +117,7 @@ def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(up: Up
     for seconds in (1, 2, 4):
         wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
         os.kill(up.child("cli worker"), signal.SIGKILL)
-        up.wait_for(f"the worker was ended by SIGKILL; starting it again in {seconds} s")
+        up.wait_for(f"the worker was ended by SIGKILL; restarting in {seconds} s")
     assert up.get("/healthz")
 
 

@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from commands.embedded_redis import EmbeddedRedis  # noqa: E402
+from commands.shared.embedded_redis import EmbeddedRedis  # noqa: E402
 from jobs.schema import Job, JobState  # noqa: E402
 from jobs.settings import Settings  # noqa: E402
 from jobs.storage import Storage  # noqa: E402

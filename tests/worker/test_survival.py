@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage

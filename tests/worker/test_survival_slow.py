@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs import tickets
 from jobs.schema import JobState
 from jobs.settings import Settings

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from commands import train_skip
-from commands.errors import CommandError
+from commands.shared.errors import CommandError
 from model.engine.upscaler import Upscaler
 from model.errors import BadWeights
 from model.gates.estimator import Estimator, load_estimator
@@ -21,7 +21,7 @@ from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
 from model.training.fit_estimator import Clip, all_gates, fit, fit_heads, layout, measure
 from model.training.loop import run
-from model.zoo.models import fingerprint, load_file, save_network
+from model.zoo.models import fingerprint, load_file, load_network, save_network
 from tests.support.clips import make_clip
 from tests.support.squares import pack_squares
 
@@ -242,10 +242,10 @@ def test_gates_of_other_weights_are_refused(fitted: Path, tmp_path: Path) -> Non
 def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     make_clip(tmp_path / "one.mp4", frames=12, width=160, height=128)
     out, again = tmp_path / "gates.safetensors", tmp_path / "again.safetensors"
-    options = {"frames": 3, "confidence": 0.5, "rounds": 0, "weights_dir": Path()}
+    options = {"frames": 3, "error_budget": 0.5, "rounds": 0, "weights_dir": Path()}
     train_skip.run("small", tmp_path, out, heads_of=None, **options)
     train_skip.run("small", tmp_path, again, heads_of=out, **options)
-    network, origin = train_skip.load_network("small", Path())
+    network, origin = load_network("small", Path())
     first, second = load_estimator(out, origin, network), load_estimator(again, origin, network)
     assert first is not None
     assert second is not None
@@ -253,7 +253,7 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     assert all(a.equal(b) for (name, a), (_, b) in pairs if "surrogate" in name)
     assert sorted(tmp_path.glob("*gates*")) == [out]  # written whole or not at all
     assert out.stat().st_mode & 0o044 == 0o044  # by whomever a service runs as, it can be read
-    with pytest.raises(BadWeights, match="not there"):
+    with pytest.raises(BadWeights, match="is missing"):
         train_skip.run("small", tmp_path, again, heads_of=tmp_path / "none.safetensors", **options)
     with torch.inference_mode():
         next(iter(second.backward_gates)).surrogate.weight[0, 0] = torch.nan  # type: ignore[index, union-attr]
@@ -263,11 +263,11 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
 
 
 def test_clips_that_gates_can_not_be_fitted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"frames": 3, "confidence": 0.5, "rounds": 0, "weights_dir": Path(), "heads_of": None}
+    options = {"frames": 3, "error_budget": 0.5, "rounds": 0, "weights_dir": Path(), "heads_of": None}
     make_clip(tmp_path / "flat.mp4", frames=3, width=64, height=24)
     with pytest.raises(CommandError, match="holds no clip of 32x32 pixels or more"):
         train_skip.run("small", tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]
-    assert "flat.mp4 is left out: 64x24 pixels are too few" in capsys.readouterr().out
+    assert "skipped flat.mp4: 64x24 pixels are too few" in capsys.readouterr().out
     (tmp_path / "half.mp4").write_bytes(b"no video" * 99)
     with pytest.raises(CommandError, match=r"half\.mp4: cannot be decoded"):
         train_skip.run("small", tmp_path, tmp_path / "out", **options)  # type: ignore[arg-type]

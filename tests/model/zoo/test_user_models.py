@@ -263,7 +263,7 @@ def test_what_training_says_at_its_end_makes_a_model_of_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pack_squares(tmp_path / "cache")
-    monkeypatch.setattr("commands.train.prepare", lambda *given: None)  # that has been done
+    monkeypatch.setattr("model.training.prepare.prepare", lambda *given: None)  # that has been done
     (tmp_path / "config.toml").write_text(CONFIG)
     assert cli.main(["train", "config.toml", "--cache", "cache", "--out", "a run"]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("to use them: ").partition(", then --model mine")[0]

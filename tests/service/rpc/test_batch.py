@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from service.rpc.scheduler import Scheduler
 from skipvsr.v1 import upscaler_pb2 as pb
 from tests.support.processes import wait_until

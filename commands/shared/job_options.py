@@ -1,0 +1,79 @@
+"""Command-line options for the fields of `JobOptions`: types, choices, ranges and defaults come from the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from commands.shared.command_line import MODEL_HELP, ModelName, option
+from commands.shared.naming import container_of
+from jobs.schema import JobOptions
+
+HELP: Final = {
+    "model": f"Model: {MODEL_HELP}",
+    "scale": "Enlargement; default: 4",
+    "height": "Output height in pixels, for --scale",
+    "chunk": "Frames per chunk and checkpoint",
+    "lookahead": "Frames to look ahead; more is sharper",
+    "routing": "How much work to skip",
+    "codec": "Video codec",
+    "container": "File format; default: suffix of OUT",
+    "crf": "Quality; lower is better",
+    "priority": "Queue of the job",
+}
+"""One line for each field, shorter than the API's description."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def job_options(function: Function) -> Function:
+    """Add an option for each field of `JobOptions`; an absent option is None."""
+    schema = JobOptions.model_json_schema()
+    for name, field in reversed(schema["properties"].items()):
+        facts = _flat(field, schema.get("$defs", {}))
+        kind, metavar = _type(name, facts)
+        default = field.get("default")
+        option(
+            f"--{name}",
+            type=kind,
+            metavar=metavar,
+            default=None,
+            show_default=False if default is None or name == "container" else str(default),
+            help=HELP[name],
+        )(function)
+    return function
+
+
+def given(options: Mapping[str, Any], target: Path) -> dict[str, Any]:
+    """The options that the user gave; the container follows from the name of `target` unless given.
+
+    Raises CommandError if the suffix of `target` names no container.
+    """
+    chosen = {name: value for name, value in options.items() if value is not None}
+    if "container" not in chosen:
+        chosen["container"] = container_of(target, " (or give --container)")
+    return chosen
+
+
+def _flat(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a field without `null` and references."""
+    if "anyOf" in field:
+        field = next(choice for choice in field["anyOf"] if choice.get("type") != "null")
+    if "$ref" in field:
+        return definitions[field["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
+    return field
+
+
+def _type(name: str, facts: Mapping[str, Any]) -> tuple[click.ParamType[Any], str | None]:
+    """(parameter type, metavar) of a field."""
+    if name == "model":
+        return ModelName(), None
+    if "enum" in facts:
+        return click.Choice(facts["enum"]), None
+    if facts["type"] == "integer":
+        low, high = facts["minimum"], facts["maximum"]
+        return click.IntRange(low, high), f"{low}-{high}"
+    raise TypeError(f"--{name}: no option type for {facts}")

@@ -1,0 +1,21 @@
+"""`skipvsr worker`: one worker in this process."""
+
+from __future__ import annotations
+
+import click
+
+from commands.shared.command_line import Command, read_settings
+
+
+@click.command(cls=Command)
+def command() -> int:
+    """Run one worker."""
+    from commands.shared import logs
+    from commands.shared.embedded_redis import connected
+    from jobs import tracing
+    from worker.main import main as work
+
+    settings = read_settings()
+    logs.set_up(settings)
+    tracing.set_up(settings, "worker")
+    return work(connected(settings))
