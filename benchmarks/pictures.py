@@ -1,6 +1,6 @@
-"""What the figures look like: crops of bicubic, of models and of the ground truth, side by side, a row a clip.
+"""Picture of crops: bicubic, models and ground truth side by side, one row a clip, titled with the PSNR of Y.
 
-The crop is where bicubic is furthest from the ground truth, not where a model does best. Its PSNR of Y stands over it.
+The crop is the square with the largest error of bicubic, not the best square of a model.
 
 python -m benchmarks.pictures CLIPS --out FILE.png [--models NAME …] [--degrade HOW] [--frames N]
 """
@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from commands.eval import degraded
+from benchmarks.quality import cropped, degraded
 from media import dataset
 from model import quality as metrics
 from model.engine.upscaler import Frames, load_model
 from model.training import degrade
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # (a display is not needed)
+from matplotlib import pyplot as plt  # after the choice of a backend without a display
 
 
 def main() -> None:
@@ -33,16 +33,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["small", "basicvsr-reds"])
     parser.add_argument("--degrade", default="bi")
-    parser.add_argument("--frames", type=int, default=7, help="of each clip; the one in the middle is shown")
-    parser.add_argument("--crop", type=int, default=112, help="side, in HR pixels")
+    parser.add_argument("--frames", type=int, default=7, help="frames of each clip; the picture shows the middle frame")
+    parser.add_argument("--crop", type=int, default=112, help="side of the crop, in HR pixels")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
     args = parser.parse_args()
     models = [load_model(name, weights_dir=args.weights) for name in args.models]
     rows: list[tuple[str, list[tuple[str, Tensor]]]] = []
     for path in dataset.clips(args.clips):
-        hr = dataset.clip(path, args.frames)
-        h, w = (side // degrade.SCALE * degrade.SCALE for side in hr.shape[1:3])
-        hr = np.ascontiguousarray(hr[:, :h, :w])
+        hr = cropped(dataset.clip(path, args.frames))
         low, at = degraded(hr, args.degrade), len(hr) // 2
         truth = _planar(hr[at])
         shown = [("bicubic", degrade.to_uint8(degrade.bicubic_up(_planar(low[at]))))]
@@ -60,7 +58,7 @@ def _planar(frame: Frames) -> Tensor:
 
 
 def _worst(frame: Tensor, truth: Tensor, side: int) -> tuple[int, int]:
-    """Top and left of the square of that side in which the two differ most."""
+    """(top, left) of the square with the largest difference between `frame` and `truth`."""
     error = (metrics.luma(frame) - metrics.luma(truth)).square()
     step = 8
     sums = F.avg_pool2d(error[None], (min(side, error.shape[0]), min(side, error.shape[1])), step)[0]

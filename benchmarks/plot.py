@@ -1,41 +1,31 @@
-"""The plot of `make bench`: what a frame takes in each network, and what is left of it further out."""
+"""The plot of `make bench`: time of a frame in each network, and throughput of the layers around the network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from benchmarks.report import Figure
 
 
-class Line(Protocol):
-    """What is drawn of a figure."""
+def draw(figures: Sequence[Figure], machine: str, path: Path) -> None:
+    """Draw the figures into the PNG file `path`, under the title `machine`; no figures, no file.
 
-    @property
-    def part(self) -> str: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def ratio(self) -> float | None: ...
-
-
-def draw(lines: Sequence[Line], machine: str, path: Path) -> None:
-    """Write it as PNG. ImportError where matplotlib (extra `bench`) is not installed."""
+    Raises ImportError without matplotlib (extra `bench`).
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    networks = [line for line in lines if line.unit == "ms a frame"]
-    shares = [line for line in lines if line.part not in ("model", "workers") and line.ratio is not None]
+    networks = [figure for figure in figures if figure.unit == "ms a frame"]
+    shares = [figure for figure in figures if figure.part not in ("model", "workers") and figure.ratio is not None]
     panels = [panel for panel in (networks, shares) if panel]
     if not panels:
         return
     heights = [len(panel) for panel in panels]
-    figure, axes = plt.subplots(
+    picture, axes = plt.subplots(
         len(panels),
         1,
         figsize=(9, 1.4 + 0.34 * sum(heights)),
@@ -45,17 +35,17 @@ def draw(lines: Sequence[Line], machine: str, path: Path) -> None:
     )
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         if panel is networks:
-            _bars(axis, [line.what for line in panel], [line.value for line in panel], "{:.0f} ms")
+            _bars(axis, [each.what for each in panel], [each.value for each in panel], "{:.0f} ms")
             axis.set_xscale("log")
-            axis.set_xlabel("ms a frame (logarithmic)")
+            axis.set_xlabel("ms per frame (logarithmic)")
         else:
-            names = [f"{line.part}: {line.what}" for line in panel]
-            _bars(axis, names, [line.ratio or 0.0 for line in panel], "{:.2f}")
+            names = [f"{each.part}: {each.what}" for each in panel]
+            _bars(axis, names, [each.ratio or 0.0 for each in panel], "{:.2f}")
             axis.axvline(1, color="0.5", linewidth=0.8)
-            axis.set_xlabel("of the bare model, or of one stream alone")
-    figure.suptitle(machine, fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            axis.set_xlabel("relative to the bare model, or to one stream alone")
+    picture.suptitle(machine, fontsize=9)
+    picture.savefig(path, dpi=110)
+    plt.close(picture)
 
 
 def _bars(axis: Any, names: Sequence[str], values: Sequence[float], text: str) -> None:

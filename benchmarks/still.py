@@ -1,7 +1,7 @@
-"""What routing buys, and whether it drifts, where nothing or little moves: two made clips through BasicVSR.
+"""Gain and drift of routing on nearly still video: two synthetic clips through BasicVSR.
 
-`still`: a photograph as a video of 1,000 frames with coding noise; PSNR of Y against the photograph, the ground truth.
-`twos`: the same photograph with a square that moves every second frame, as animations do.
+`still`: a photograph as a video of 1,000 frames with coding noise; PSNR of Y against the photograph.
+`twos`: the photograph with a square that moves every second frame, as in animation "on twos".
 
 python -m benchmarks.still PHOTO [--model NAME] [--frames N] [--threads N] [--json FILE]
 """
@@ -17,21 +17,21 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.model import reduced
-from benchmarks.report import machine, write_json
+from benchmarks.report import machine, one_line, write_json
+from benchmarks.stream import results
 from media.dataset import clip as read_clip
 from media.dataset import h264
-from model.engine.state import RecurrentState
-from model.engine.upscaler import Frames, Upscaler, groups, load_model
+from model.engine.upscaler import Frames, Upscaler, load_model
 from model.quality import psnr_y
 
 Picture = NDArray[np.uint8]
 
 DENSE_FRAMES = 72
-"""Of the dense pass, before and after the routed one: it takes as long at any frame."""
+"""Frames of the dense passes before and after the routed pass; dense time is the same at every frame."""
 NOISE, CRF = 1.5, 20
-"""Levels of the noise, and of the coding after it."""
+"""Standard deviation of the noise in levels, and CRF of the coding."""
 EARLY = 50
-"""The frame that the last one is held against."""
+"""Index of the frame to compare with the last frame."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Pass:
     """One pass over a clip."""
 
     seconds: float
-    """A frame."""
+    """Per frame."""
     skip_ratio: float
     db: list[float]
-    """Of each frame against the ground truth."""
+    """PSNR of Y of each frame against the ground truth."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A made clip, dense and `balanced`; times a frame, PSNR of Y against the photograph."""
+class StillRow:
+    """A synthetic clip, dense and `balanced`: times per frame, PSNR of Y against the photograph."""
 
     clip: str
     model: str
@@ -58,7 +58,7 @@ class Row:
     speedup: float
     skip_ratio: float
     psnr_y_early: float
-    """At frame EARLY."""
+    """At frame `EARLY`."""
     psnr_y_last: float
     psnr_y_least: float
     psnr_y_dense_early: float
@@ -80,21 +80,21 @@ def main() -> None:
         args.model, weights_dir=args.weights, device=args.device, precision=args.precision, threads=args.threads
     )
     photo = read_clip(args.photo, 1)
-    h, w = (side // 8 * 8 for side in photo.shape[1:3])  # an even LR size, as 4:2:0 has
+    h, w = (side // 8 * 8 for side in photo.shape[1:3])  # an even LR size for 4:2:0
     low, high = reduced(photo[:, :h, :w])
     picture: Picture = low[0].astype(np.uint8, copy=False)
     truth = torch.from_numpy(high[0]).permute(2, 0, 1)
     facts = machine(model.device)
-    print(*(f"{key} {value}" for key, value in facts.items()), sep=", ")
-    rows: list[Row] = []
-    _run(model, truth, low.repeat(3, 0), "off")  # kernels are prepared
+    print(one_line(facts))
+    rows: list[StillRow] = []
+    _run(model, truth, low.repeat(3, 0), "off")  # warm-up
     for name, frames in (("still", _still(picture, args.frames)), ("twos", _twos(picture, args.frames // 10))):
         dense = [_run(model, truth, frames[:DENSE_FRAMES], "off")]
         routed = _run(model, truth, frames, "balanced")
         dense.append(_run(model, truth, frames[:DENSE_FRAMES], "off"))
         once, early = sum(each.seconds for each in dense) / 2, min(EARLY, len(frames)) - 1
         rows.append(
-            Row(
+            StillRow(
                 name,
                 args.model,
                 f"{low.shape[2]}x{low.shape[1]}",
@@ -142,11 +142,8 @@ def _twos(picture: Picture, count: int) -> Frames:
 
 
 def _run(model: Upscaler, truth: torch.Tensor, frames: Frames, routing: str) -> Pass:
-    state: RecurrentState | None = None
     seconds, reports, db = 0.0, [], []
-    for group, last in groups(frames, 24, 4):
-        result = model.forward(np.stack(group), state, lookahead=4, last=last, routing=routing)
-        state = result.state
+    for result in results(model, frames, chunk=24, lookahead=4, routing=routing):
         seconds += result.seconds
         reports += result.reports
         db += [psnr_y(torch.from_numpy(frame).permute(2, 0, 1), truth) for frame in result.frames]

@@ -1,21 +1,21 @@
-"""What the rows of several clips come to, for each model and routing."""
+"""Means over clips, for each model and routing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.model import Row
+from benchmarks.model import ModelRow
 from benchmarks.report import geometric_mean
 
-Line = dict[str, str | float | int | None]
+SummaryRow = dict[str, str | float | int | None]
 
 
-def summary(rows: Sequence[Row]) -> list[Line]:
-    """One line for each model and routing: means, and the worst of all clips.
+def summary(rows: Sequence[ModelRow]) -> list[SummaryRow]:
+    """A row for each model and routing: means, and the worst clip.
 
-    The smallest change of PSNR is that of a clip's mean, the worst frame that of any single frame; both against dense.
+    `psnr_y_change_worst_clip` is the lowest change of a clip's mean against dense, `worst_frame_db` of a single frame.
     """
-    lines: list[Line] = []
+    lines: list[SummaryRow] = []
     for model, routing in dict.fromkeys((row.model, row.routing) for row in rows):
         mine = [row for row in rows if (row.model, row.routing) == (model, routing)]
         over_reference = [row.speedup_over_reference for row in mine if row.speedup_over_reference is not None]

@@ -1,4 +1,4 @@
-"""The commands of `skipvsr`: one module a command, which owns the command's options and its `run`.
+"""The commands of `skipvsr`: one module per command, with its options and its `run`.
 
-A command's module imports only what its `--help` needs; `run` imports the rest. `commands.shared` holds helpers.
+A module imports only the needs of `--help`; `run` imports the rest. `commands.shared` holds helpers.
 """

@@ -51,7 +51,7 @@ def run(settings: Settings, *, inherited: int | None = None) -> int:
             timeout_graceful_shutdown=_STOP_SECONDS,
             server_header=False,
             log_config=None,
-            access_log=False,  # the service writes its own
+            access_log=False,  # the service writes its own access log
         )
         server = uvicorn.Server(config)
         server.run(sockets=[listener])

@@ -13,7 +13,7 @@ from commands.shared.command_line import COUNT, FILE, ROUTINGS, Group, ModelName
 from commands.shared.errors import CommandError
 
 if TYPE_CHECKING:
-    from benchmarks.model import Options, Row
+    from benchmarks.model import ModelRow, Options
 
 
 class _Change(click.ParamType[tuple[str, float]]):
@@ -85,7 +85,7 @@ def run_model(paths: Sequence[Path], options: Options, weights_dir: Path, *, out
 
     from benchmarks import reference
     from benchmarks.model import measure
-    from benchmarks.report import machine, show, write_json
+    from benchmarks.report import machine, one_line, show, write_json
     from benchmarks.summary import summary
     from model.device import resolve_device, set_threads
 
@@ -96,8 +96,8 @@ def run_model(paths: Sequence[Path], options: Options, weights_dir: Path, *, out
     if device.type == "cpu":
         set_threads(options.threads)
     console, facts = Console(width=180), machine(device)
-    console.print(", ".join(f"{key} {value}" for key, value in facts.items()), highlight=False)
-    rows: list[Row] = []
+    console.print(one_line(facts), highlight=False)
+    rows: list[ModelRow] = []
     try:
         for added in measure(clips, options, weights_dir):
             rows += added
@@ -145,7 +145,7 @@ HEADERS = [
 ]
 
 
-def _cells(row: Row, *, native: bool) -> list[str]:
+def _cells(row: ModelRow, *, native: bool) -> list[str]:
     worst = f"{row.worst_frame_db:{'' if native else '+'}.2f}@{row.worst_frame}" if row.worst_frame is not None else "-"
     return [
         row.clip,

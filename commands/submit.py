@@ -26,7 +26,7 @@ _POLL_SECONDS: Final = 0.5
 _PATIENCE_SECONDS: Final = 120.0
 """Seconds without an answer before the command gives up; a restart of the server or its Redis takes less."""
 _AWAY: Final = (502, 503, 504)
-"""HTTP statuses of a server that is starting or has lost its Redis."""
+"""HTTP statuses of a starting server, or of a server without Redis."""
 
 
 @click.command(cls=Command)
@@ -108,7 +108,7 @@ class _Waiting:
         self._paused = False
 
     def wait(self) -> dict[str, Any]:
-        """The job when it is over. Raises CommandError if the server stays away."""
+        """The finished job. Raises CommandError if the server stays away."""
         from commands.shared.progress import frames_bar
 
         with frames_bar("waiting") as show:

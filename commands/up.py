@@ -25,7 +25,7 @@ _POLL_SECONDS: Final = 0.2
 _STOP_MARGIN_SECONDS: Final = 5.0
 """Added to the worker's own grace period before the kill."""
 _REPORT_SECONDS: Final = 30.0
-"""Between reports of a service that is not ready."""
+"""Between reports before the service is ready."""
 
 
 @click.command(cls=Command)
@@ -91,7 +91,7 @@ class Readiness:
         self._next_report = time.monotonic() + _REPORT_SECONDS
 
     def check(self) -> bool:
-        """Returns whether the service was ever ready; after that, the API is not asked again."""
+        """Ask the API until the service is ready. Returns whether the service was ever ready."""
         from commands.shared.supervisor import say
 
         if self._ready:

@@ -87,7 +87,7 @@ def run(
 
 @contextlib.contextmanager
 def _checkpoints(folder: Path, resume: str) -> Iterator[None]:
-    """A folder for checkpoints; an interrupted or failed run leaves the folder if it can resume from there."""
+    """A folder for checkpoints; an interrupted or failed run keeps the folder if a checkpoint exists."""
     folder.mkdir(exist_ok=True)
     try:
         yield

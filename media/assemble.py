@@ -7,7 +7,7 @@ from pathlib import Path
 
 from media.errors import MediaError
 from media.limits import DEFAULT_LIMITS, Limits
-from media.sandbox.process import Sandbox, unexpected
+from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import Muxed, MuxProgress, MuxRequest
 from media.spec import OutputSpec
 
@@ -40,7 +40,7 @@ def assemble(
                 case Muxed():
                     warnings = message.warnings
                 case _:
-                    raise unexpected()
+                    raise invalid_message()
     if warnings is None:
         raise MediaError("The process that writes the result ended early.")
     return warnings

@@ -1,6 +1,7 @@
-"""Frames as arrays, for training and evaluation: decode a clip or a picture, compress a clip, write a PNG.
+"""Clips for training and evaluation: decode a clip or a picture, compress a clip, write a PNG.
 
-The only part of training that touches PyAV; `model.training` gets these functions as arguments. Frames are uint8 RGB.
+Frames are uint8 RGB arrays. `model.training` receives these functions as arguments, because only `media` uses PyAV.
+Files are trusted: they are decoded in this process.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ MPEG: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "mpeg4": ("mpeg4", {"g": "250"}),
     "mpeg2": ("mpeg2video", {"g": "15", "bf": "2"}),
 }
-"""Codecs of old files by name: MPEG-4 Part 2 with the key frames of XviD, MPEG-2 with the frames of a DVD."""
+"""Codecs of old files: name → libav's encoder and options. MPEG-4 Part 2 as by XviD, MPEG-2 as on DVDs."""
 
 
 def decode(path: Path) -> Iterator[Frames]:
-    """The frames of a video, the one of a picture, or those of a folder of pictures: each uint8 [H, W, 3].
+    """Yield the frames of a video, a picture, or a folder of pictures: each uint8 [H, W, 3].
 
-    Raises ValueError, in one line, where there is no frame, one has another size than the first, or a file cannot be
-    opened.
+    Raises:
+        ValueError: no frames, a frame of another size than the first, or an unreadable file. One line.
     """
     size: tuple[int, ...] | None = None
     for number, frame in enumerate(chain.from_iterable(map(_decoded, frame_files(path)))):
@@ -53,7 +54,7 @@ def decode(path: Path) -> Iterator[Frames]:
 
 
 def frame_files(clip: Path) -> list[Path]:
-    """What a clip consists of: the pictures of a folder, by name, or the file itself."""
+    """The files of a clip: the pictures of a folder sorted by name, or the video itself."""
     return pictures(clip) if clip.is_dir() else [clip]
 
 
@@ -71,15 +72,20 @@ def _decoded(path: Path) -> Iterator[Frames]:
 
 
 def clip(path: Path, frames: int | None = None) -> Frames:
-    """The first `frames` frames (all by default) of a video, a picture, or a folder of PNG frames: [T, H, W, 3].
+    """Decode the first `frames` frames (default: all) of a video, a picture, or a folder of pictures: [T, H, W, 3].
 
-    Raises ValueError, as `decode`.
+    Raises:
+        ValueError: see `decode`.
     """
     return np.stack(list(islice(decode(path), frames)))
 
 
 def clips(folder: Path) -> list[Path]:
-    """The clips of a folder by name: videos, and folders that hold pictures. Raises ValueError where there are none."""
+    """List the clips of a folder, sorted by name: videos, and folders of pictures.
+
+    Raises:
+        ValueError: not a folder, or no clips.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder}: not a folder")
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEOS or _has_pictures(p))
@@ -89,7 +95,7 @@ def clips(folder: Path) -> list[Path]:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures that lie in a folder, by name."""
+    """List the pictures of a folder, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
 
 
@@ -102,17 +108,16 @@ def _has_pictures(path: Path) -> bool:
 
 
 def h264(frames: Frames, crf: int, preset: str = "veryfast", fps: int = 25) -> Frames:
-    """What is left of [T, H, W, 3] after H.264 at constant rate factor `crf`, 4:2:0, BT.709; H and W are kept.
+    """Encode [T, H, W, 3] as H.264 (4:2:0, BT.709) at constant rate factor `crf`, and decode the result.
 
-    Odd sizes are padded by repeating the last row or column while they are encoded. The result depends on the
-    arguments alone (one encoder thread).
+    Odd sizes are padded by the last row or column during encoding. One encoder thread makes the result reproducible.
     """
     options = {"crf": str(crf), "preset": preset, "x264-params": ":".join(repeatable_x264())}
     return _compressed(frames, "libx264", options, fps)
 
 
 def mpeg(frames: Frames, kind: str, quantizer: int, fps: int = 25) -> Frames:
-    """What is left of [T, H, W, 3] after a codec of `MPEG` at a constant quantizer of 1 to 31; otherwise as `h264`."""
+    """Encode [T, H, W, 3] with a codec of `MPEG` at a constant quantizer of 1 to 31, and decode, as `h264` does."""
     encoder, options = MPEG[kind]
     return _compressed(frames, encoder, {"qmin": str(quantizer), "qmax": str(quantizer), **options}, fps)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from media.errors import DecoderCrashed
 from media.limits import DEFAULT_LIMITS, Limits
-from media.sandbox.process import Sandbox, unexpected
+from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import Probed, ProbeRequest
 from media.types import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, VideoInfo
 
@@ -37,5 +37,5 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -
         for message in process.messages():
             if isinstance(message, Probed):
                 return message.info
-            raise unexpected()
+            raise invalid_message()
     raise DecoderCrashed("The decoder ended without an answer; the file is probably corrupt.")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from media.color.pixels import Pixels
 from media.limits import DEFAULT_LIMITS, Limits
-from media.sandbox.process import Sandbox, unexpected
+from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import SLOTS, Decoded, DecodeRequest, FrameFormat, FrameReady, FrameSkipped
 from media.types import Damage
 
@@ -100,12 +100,12 @@ class VideoReader:
                 case Decoded(damage):
                     self.damage = damage
                 case _:
-                    raise unexpected()
+                    raise invalid_message()
 
     def _map(self, frames: FrameFormat) -> NDArray[Any]:
         """Size and map the shared memory: [SLOTS, H, W, 3]."""
         if frames.bytes_per_sample not in (1, 2) or min(frames.width, frames.height) < 1:
-            raise unexpected()
+            raise invalid_message()
         subject = f"the video ({frames.width}×{frames.height})"
         self._limits.check("max_pixels", frames.width * frames.height, subject)
         size = frames.width * frames.height * 3 * frames.bytes_per_sample * SLOTS

@@ -1,32 +1,35 @@
-"""Where and in which number format a network runs."""
+"""Device, number format and CPU threads of a network."""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from model.errors import DeviceError
 
+M = TypeVar("M", bound=nn.Module)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name (auto, cpu, cuda, cuda:N). Raises DeviceError where it is not there."""
+    """Return the device `name`: auto, cpu, cuda or cuda:N. Raises DeviceError for unknown or missing devices."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"{name!r} is no device; use auto, cpu, cuda or cuda:N") from error
+        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"there is no device {name} here (CUDA devices: {torch.cuda.device_count()}); use cpu or auto"
+            f"this machine has no device {name} (CUDA devices: {torch.cuda.device_count()}); use cpu or auto"
         )
-    if device.type == "cuda":  # else what is to be float32, the enlarged frame above all, has ten bits' mantissas
+    if device.type == "cuda":  # TF32 has ten bits of mantissa; the frames need float32
         torch.backends.cudnn.allow_tf32 = False
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"{name!r} is not supported; use auto, cpu, cuda or cuda:N")
@@ -34,16 +37,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The number format that `precision` (auto, fp32, bf16, fp16) means there. Raises DeviceError.
+    """Return the number format for `precision` (auto, fp32, bf16, fp16) on a device. Raises DeviceError.
 
-    auto is bfloat16 where the hardware computes it (AVX512-BF16 or AMX; compute capability 8.0), else float16 on a GPU
-    and float32 on a CPU, where bfloat16 would be emulated, and slower.
+    auto is bfloat16 if the hardware supports bfloat16 (AVX512-BF16 or AMX; compute capability 8.0). Otherwise auto is
+    float16 on a GPU and float32 on a CPU, where emulated bfloat16 is slower.
     """
     if precision != "auto":
         if precision not in _DTYPES:
-            raise DeviceError(f"{precision!r} is no precision; use auto, {', '.join(_DTYPES)}")
+            raise DeviceError(f"unknown precision {precision!r}; use auto, {', '.join(_DTYPES)}")
         if precision == "fp16" and device.type == "cpu":
-            raise DeviceError("fp16 is for GPUs; on a CPU use bf16, fp32 or auto")
+            raise DeviceError("fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
         return _DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
@@ -51,24 +54,43 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module with its parameters in `dtype`. Buffers stay: they say what its input is like (SPyNet's mean)."""
+    """Convert the parameters of a module in place. Buffers stay float32: they describe the input (SPyNet's mean)."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
     return module
 
 
+def inference_copy(module: M, device: torch.device, dtype: torch.dtype) -> M:
+    """Copy a network for inference on a device: parameters in `dtype`, no gradients, channels last in memory."""
+    made = copy.deepcopy(module).eval().requires_grad_(False)
+    narrowed(made, dtype).to(device)
+    return made.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+@contextmanager
+def memory_errors(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
+    """Raise DeviceError if torch runs out of memory inside, for frames of `shape` [T, H, W, ...]."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        count, h, w = shape[:3]
+        raise DeviceError(
+            f"{device} ran out of memory at {w}x{h} with {count} frames; use a smaller chunk or a smaller model"
+        ) from error
+
+
 def set_threads(threads: int) -> None:
-    """Give the network that many CPU threads; 0: one for each core that this process may use."""
+    """Set the number of CPU threads of torch; 0 means one for each core that this process may use."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, the calling thread computes alone.
+    """Run torch on the calling thread alone inside this context.
 
-    For work of many small calls: shared out among cores, each of them waits for the last core, and where an encoder has
-    that one, for long. Switching takes half a microsecond. A thread that first calls torch meanwhile would stay
-    alone, too: give it its threads by `set_threads`.
+    Meant for many small calls: on several cores each call waits for the slowest core, for long if an encoder occupies
+    that core. Switching takes half a microsecond. A thread that calls torch for the first time inside this context also
+    gets one thread only: call `set_threads` there.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,34 +1,34 @@
-"""What can go wrong with a model. Every message is one line for a person.
+"""Errors of the package `model`. Every message is one line for a person.
 
 ModelError
-├── UnknownModel      no model of that name
-├── MissingWeights    known, but its weights file is not here; says how to get it
-├── BadWeights        a weights file that is not what it should be
-├── ConfigError       a training configuration, or its data, that cannot be used (`model.training.config`)
-├── StateMismatch     a recurrent state that does not belong to this model or this size
-└── DeviceError       the device asked for is not there, or ran out of memory
+├── UnknownModel      no model has the requested name
+├── MissingWeights    the weights file is missing; the message says how to fetch the file
+├── BadWeights        a weights file is damaged or holds something else
+├── ConfigError       a training configuration, or its data, is unusable (`model.training.config`)
+├── StateMismatch     a recurrent state belongs to another model or another frame size
+└── DeviceError       the requested device is missing or out of memory
 """
 
 
 class ModelError(Exception):
-    """Base of this package's errors."""
+    """Base class of all errors in this package."""
 
 
 class UnknownModel(ModelError):
-    """No model of that name."""
+    """No model has the requested name."""
 
 
 class MissingWeights(ModelError):
-    """The model's weights file is not here."""
+    """The weights file of the model is missing."""
 
 
 class BadWeights(ModelError):
-    """A weights file that is not what it should be."""
+    """A weights file is damaged or holds something else."""
 
 
 class StateMismatch(ModelError):
-    """A recurrent state that does not belong to this model, or to frames of this size."""
+    """A recurrent state belongs to another model or another frame size."""
 
 
 class DeviceError(ModelError):
-    """The device asked for is not there, or ran out of memory."""
+    """The requested device is missing or out of memory."""

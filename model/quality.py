@@ -1,6 +1,6 @@
-"""Quality as the papers count it: PSNR and SSIM on MATLAB's Y, nothing cropped; and a measure of flicker.
+"""Quality measures of the literature: PSNR and SSIM on MATLAB's Y, without cropping; and a measure of flicker.
 
-Frames are [..., 3, H, W], RGB, 0..255, already rounded to whole levels, as an image file would hold them.
+Frames are [..., 3, H, W], RGB, 0..255, rounded to whole levels as in an image file.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from torch import Tensor
 
 PEAK = 255.0
 MAX_DB = 100.0
-"""What a frame equal to the ground truth, whose PSNR is infinite, counts in a mean."""
+"""PSNR in means for a frame that equals the ground truth; its true PSNR is infinite."""
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """Y of MATLAB's rgb2ycbcr (ITU-R BT.601, 16..235), not rounded: [..., 3, H, W] -> [..., H, W], float64."""
+    """Compute Y of MATLAB's rgb2ycbcr (ITU-R BT.601, 16..235): [..., 3, H, W] -> [..., H, W], float64, not rounded."""
     r, g, b = rgb.double().unbind(-3)
     return 16.0 + (65.481 * r + 128.553 * g + 24.966 * b) / 255.0
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB (peak 255) of two arrays of one shape; infinite where they are equal."""
+    """Compute the peak signal-to-noise ratio in dB (peak 255) of two arrays of one shape; infinite for equal arrays."""
     mse = (a.double() - b.double()).square().mean().item()
     return math.inf if mse == 0 else 10.0 * math.log10(PEAK * PEAK / mse)
 
 
 def psnr_y(a: Tensor, b: Tensor) -> float:
-    """PSNR of MATLAB's Y, of two frames [3, H, W]."""
+    """Compute the PSNR of MATLAB's Y of two frames [3, H, W], in dB."""
     return psnr(luma(a), luma(b))
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of two planes [H, W], each at least 11 x 11 (Wang et al., IEEE TIP 2004).
+    """Compute the structural similarity of two planes [H, W] of at least 11 x 11 (Wang et al., IEEE TIP 2004).
 
-    Gaussian window of 11 x 11 and sigma 1.5, K1 0.01, K2 0.03, mean over the positions where the window fits.
+    Gaussian window of 11 x 11 with sigma 1.5, K1 0.01, K2 0.03; mean over the positions at which the window fits.
     """
     offsets = torch.arange(11, dtype=torch.float64) - 5
     window = torch.exp(-(offsets**2) / (2 * 1.5**2))
@@ -58,14 +58,14 @@ def ssim(a: Tensor, b: Tensor) -> float:
 
 
 def ssim_y(a: Tensor, b: Tensor) -> float:
-    """SSIM of MATLAB's Y, of two frames [3, H, W]."""
+    """Compute the SSIM of MATLAB's Y of two frames [3, H, W]."""
     return ssim(luma(a), luma(b))
 
 
 def flicker(before: Tensor, after: Tensor, gt_before: Tensor, gt_after: Tensor) -> float:
-    """How far the change between two successive frames is from the ground truth's, in levels of Y, mean absolute.
+    """Compute the mean absolute difference between the temporal changes of a video and of its ground truth.
 
-    Zero where each pixel changes exactly as it does in the ground truth; a still error does not count.
+    In levels of Y, for two successive frames [3, H, W] each. An error that stays constant over time counts zero.
     """
     change = luma(after) - luma(before)
     gt_change = luma(gt_after) - luma(gt_before)

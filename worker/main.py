@@ -22,11 +22,12 @@ from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
+from model.engine.memory import free_memory
+from model.engine.upscaler import model_cache
 from model.errors import ModelError
 from worker.heartbeat import Heartbeat
 from worker.janitor import Janitor
 from worker.metrics import WorkerMetrics
-from worker.models import Models
 from worker.rq_worker import WarmWorker
 from worker.runner import Runner
 
@@ -67,7 +68,15 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         store = JobStore.from_settings(settings, redis_url)
         url = redis_url or settings.redis_url
         assert url is not None, "from_settings has checked the URL"
-        models = Models(settings)
+        models = model_cache(
+            settings.weights,
+            default=settings.model,
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
+            capacity=2,
+            on_evict=free_memory,
+        )
         warm = models.get("auto")
         metrics = WorkerMetrics(warm.device)
         metrics.uses(warm.name)

@@ -18,8 +18,10 @@ from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import probe
 from media.spec import OutputSpec
+from model.engine.memory import free_memory
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
+from model.zoo.cache import ModelCache
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
 from pipeline.source import media_limits, stream_facts
 from pipeline.task import UpscaleTask
@@ -30,7 +32,6 @@ from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
 from worker.lease import STATE_AFTER, Lease, StopReason
 from worker.metrics import WorkerMetrics
-from worker.models import Models, free_memory
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Runner:
         settings: Settings,
         store: JobStore,
         storage: Storage,
-        models: Models,
+        models: ModelCache[Upscaler],
         heartbeat: Heartbeat,
         metrics: WorkerMetrics,
         name: str,

@@ -34,7 +34,7 @@ def folder_of(settings: Settings) -> Path:
 
 
 def connected(settings: Settings) -> Settings:
-    """The settings with the URL of a Redis: the configured one, else the one of `skipvsr up` in this data folder.
+    """The settings with a Redis URL: configured, or of the running `skipvsr up` in this data folder.
 
     Raises CommandError if neither exists.
     """
@@ -47,7 +47,7 @@ def connected(settings: Settings) -> Settings:
 
 
 class EmbeddedRedis:
-    """A redis-server that lives as long as the `with` block, and no longer than this process.
+    """A redis-server for the duration of a `with` block, or of this process if killed.
 
     `persist=False` keeps no append-only file.
     """
@@ -88,7 +88,7 @@ class EmbeddedRedis:
         self.stop()
 
     def stop(self) -> None:
-        """Stop the server, which first flushes its append-only file."""
+        """Flush the append-only file, and stop the server."""
         if self.process is not None:
             stop(self.process, _STOP_SECONDS)
 

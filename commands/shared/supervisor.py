@@ -17,9 +17,9 @@ from commands.shared.errors import CommandError
 from commands.shared.processes import spawn, stop
 
 _STEADY_SECONDS: Final = 60.0
-"""A child that ran longer than this resets its count of failures."""
+"""Run time after which a child's count of failures starts again."""
 _MAX_FAILURES: Final = 3
-"""Consecutive failures of a child that end a service which was never ready."""
+"""Consecutive failures of a child before the service gives up; without limit once the service was ready."""
 _MAX_DELAY_SECONDS: Final = 60.0
 
 say = partial(print, flush=True)
@@ -34,7 +34,7 @@ class Child:
     argv: Sequence[str]
     fds: Sequence[int] = ()
     restart: bool = False
-    """Restart the child when it ends; otherwise its end stops the service."""
+    """Whether the child is restarted; the end of another child stops the service."""
     owned: bool = True
     """Whether the supervisor starts and stops the child, or only watches it."""
     process: subprocess.Popen[bytes] | None = None
@@ -71,7 +71,7 @@ class Interrupt:
 
 
 class Supervisor:
-    """Starts children, restarts those that may be restarted, and stops all of them."""
+    """Starts, watches, restarts and stops children."""
 
     def __init__(self, children: Sequence[Child], env: dict[str, str], stop_seconds: float) -> None:
         self.children = children

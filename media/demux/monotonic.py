@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 RESTART_SECONDS: Final = 1
-"""A step back of more than this starts the timestamps over: the packets belong after the earlier ones."""
+"""A larger step back is a restart: the packets belong after the earlier packets."""
 _COARSE: Final = Fraction(1, 1000)
 """A time base of this or more, such as Matroska's, gives short packets equal timestamps."""
 

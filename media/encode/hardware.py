@@ -1,4 +1,4 @@
-"""Choice of the encoder: a hardware encoder that works on this machine, found by encoding a frame, or a software one.
+"""Choice of the encoder: hardware if requested and working on this machine, else software.
 
 The bytes of hardware encoders differ between machines. They are used only on request, and a job that resumes without
 its encoder starts again.

@@ -26,10 +26,10 @@ __all__ = ["SegmentWriter"]
 
 
 class SegmentWriter:
-    """Encoder of one segment: one or more closed groups of pictures, by its own encoder.
+    """Encoder of one segment: closed groups of pictures, encoded independently of other segments.
 
-    The same frames, timestamps and spec give the same bytes on every run. The file appears at `path` when it is
-    complete. If the `with` block raises, no file is left.
+    The same frames, timestamps and spec give the same bytes on every run. The complete file appears at `path`. If the
+    `with` block raises, no file remains.
 
     Raises:
         MediaError: the encoder refuses the spec, or failed.

@@ -20,7 +20,7 @@ from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
 from media.jailed.first_frame import decode_first_frame, readable_packets
-from media.jailed.foresee import foresee_losses
+from media.jailed.losses import predict_losses
 from media.jailed.video_info import seconds, video_info
 from media.limits import Limits
 from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
@@ -47,7 +47,7 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
         warnings += _dropped_tracks(container, stream)
-        target, losses = foresee_losses(container, stream, target)
+        target, losses = predict_losses(container, stream, target)
         warnings += losses
         if is_rounded(target, video.time_base) and not _in_milliseconds(path, limits):
             warnings.append(rounding_warning(target))

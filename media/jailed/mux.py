@@ -73,7 +73,10 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
                 raise OSError(errno.ENOSPC, "the disk is full") from e
-            raise MediaError(f"The result can't be written as {spec.container}: {e}") from e
+            reason = (isinstance(e, av.error.FFmpegError) and e.strerror) or str(e)
+            raise MediaError(
+                f"The result can't be written as {spec.container} ({reason.lower()}). Choose another container."
+            ) from e
     yield Muxed(tuple(warnings))
 
 

@@ -1,4 +1,4 @@
-"""The child process as the parent sees it: start, feed, wait no longer than allowed, survive crashes."""
+"""Starting the child process, waiting for its messages, and surviving its crashes."""
 
 from __future__ import annotations
 
@@ -139,8 +139,8 @@ class Sandbox:
         self.close()
 
 
-def unexpected() -> errors.DecoderCrashed:
-    """The error for a message of the wrong kind."""
+def invalid_message() -> errors.DecoderCrashed:
+    """Error for a valid message at the wrong time or of the wrong kind."""
     return errors.DecoderCrashed(_INVALID)
 
 

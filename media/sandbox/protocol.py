@@ -3,15 +3,16 @@
 The parent sends one pickled `Envelope`. The child answers with messages, one line of JSON each, which the parent does
 not trust. Decoded frames travel through shared memory with `SLOTS` places. The parent sends one byte after it has sized
 the memory, and one byte for every frame that it has copied.
+
+Named tuples rather than dataclasses: the child's start would take 5 ms longer.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from media.limits import Limits
 from media.sandbox.serialization import from_plain, to_plain
@@ -21,8 +22,7 @@ SLOTS: Final = 4
 """Frames that the shared memory holds."""
 
 
-@dataclass(frozen=True)
-class ProbeRequest:
+class ProbeRequest(NamedTuple):
     """Inspect a file. Answer: `Probed`."""
 
     path: Path
@@ -30,8 +30,7 @@ class ProbeRequest:
     """Container of the result: mp4, mov, mkv, webm or auto."""
 
 
-@dataclass(frozen=True)
-class DecodeRequest:
+class DecodeRequest(NamedTuple):
     """Decode a file's video. Answer: `FrameFormat`, `FrameReady` and `FrameSkipped` in turn, `Decoded`."""
 
     path: Path
@@ -41,8 +40,7 @@ class DecodeRequest:
     """File descriptor of the shared memory."""
 
 
-@dataclass(frozen=True)
-class MuxRequest:
+class MuxRequest(NamedTuple):
     """Join segments with a source's other tracks. Answer: `MuxProgress` in turn, `Muxed`."""
 
     segments: tuple[Path, ...]
@@ -54,8 +52,7 @@ class MuxRequest:
 Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A request and the limits that the child imposes on itself."""
 
     request: Request
@@ -64,15 +61,13 @@ class Envelope:
     """The only writable folder. None: nothing is writable."""
 
 
-@dataclass(frozen=True)
-class Probed:
+class Probed(NamedTuple):
     """Facts of the file."""
 
     info: MediaInfo
 
 
-@dataclass(frozen=True)
-class FrameFormat:
+class FrameFormat(NamedTuple):
     """Size and format of every frame. Sent once, before the first frame; the child then waits for the parent."""
 
     width: int
@@ -81,8 +76,7 @@ class FrameFormat:
     time_base: Fraction
 
 
-@dataclass(frozen=True)
-class FrameReady:
+class FrameReady(NamedTuple):
     """A frame is in the shared memory."""
 
     slot: int
@@ -90,37 +84,32 @@ class FrameReady:
     clean: bool
 
 
-@dataclass(frozen=True)
-class FrameSkipped:
+class FrameSkipped(NamedTuple):
     """A frame before the requested start. Proof of progress only."""
 
     pts: int
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """The video ended."""
 
     damage: Damage
 
 
-@dataclass(frozen=True)
-class MuxProgress:
+class MuxProgress(NamedTuple):
     """Proof of progress."""
 
     rewriting: bool
     """Whether the next step reads and writes the whole result without reporting progress."""
 
 
-@dataclass(frozen=True)
-class Muxed:
+class Muxed(NamedTuple):
     """The result is complete."""
 
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """The request failed."""
 
     error: str
@@ -140,7 +129,7 @@ _MESSAGES: Final[dict[str, type[Message]]] = {
 
 
 class InvalidMessage(Exception):
-    """A line that is no message."""
+    """The child sent an invalid line."""
 
 
 def to_line(message: Message) -> bytes:

@@ -1,4 +1,4 @@
-"""Dataclasses ↔ JSON, for messages of the untrusted child process. The parent never unpickles them."""
+"""Dataclasses and named tuples ↔ JSON, for messages of the untrusted child. The parent never unpickles them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """Convert to JSON types: dataclasses to objects, fractions to pairs, bytes to hexadecimal text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    """Convert to JSON types: records to objects, fractions to pairs, bytes to hexadecimal text."""
+    if hasattr(value, "_fields"):
+        return {name: to_plain(getattr(value, name)) for name in value._fields}
+    if dataclasses.is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Fraction):
         return [value.numerator, value.denominator]
@@ -39,8 +41,8 @@ def _restore(kind: Any, value: Any) -> Any:
         return _restore_optional(kind, value)
     if origin is tuple:
         return _restore_tuple(get_args(kind), value)
-    if dataclasses.is_dataclass(kind):
-        return _restore_dataclass(cast("type[Any]", kind), value)
+    if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+        return _restore_record(cast("type[Any]", kind), value)
     return _restore_scalar(kind, value)
 
 
@@ -59,7 +61,7 @@ def _restore_tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     return tuple(_restore(kind, item) for kind, item in zip(kinds, value, strict=True))
 
 
-def _restore_dataclass(kind: type[Any], value: Any) -> Any:
+def _restore_record(kind: type[Any], value: Any) -> Any:
     if not isinstance(value, dict):
         raise TypeError(f"{value!r} is not an object")
     hints = get_type_hints(kind)

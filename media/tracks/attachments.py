@@ -17,13 +17,13 @@ def is_cover(stream: Stream) -> bool:
 
 
 def becomes_attachment(kind: str, stream: Stream) -> bool:
-    """Whether the stream is a cover that a container of a kind holds as an attachment."""
+    """Whether a container of a kind holds this cover as an attachment."""
     context = stream.codec_context
     return kind == "mkv" and is_cover(stream) and context is not None and context.codec.canonical_name in _PICTURES
 
 
 def add_covers(target: OutputContainer, kind: str, source: InputContainer) -> None:
-    """Add covers as attachments, if the container holds them so. Reads `source` only up to the covers."""
+    """Add covers to a container with covers as attachments. Reads `source` only up to the covers."""
     for stream in source.streams:
         if not becomes_attachment(kind, stream):
             continue

@@ -1,4 +1,4 @@
-"""Transcoding of sound in codecs that the result's container can't hold."""
+"""Transcoding of sound, for containers without support of its codec."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from media.tracks.trial import can_begin
 _CODECS: Final = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
 """Container → encoder."""
 _COMMON_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad", "7.1(wide)": "7.1"}
-"""Layouts that few encoders accept → layouts that all encoders accept, with other surround positions."""
+"""Rarely accepted layouts → universally accepted layouts with other surround positions."""
 _LAYOUTS_BY_COUNT: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _OPUS_RATE: Final = 48000
 
@@ -78,6 +78,6 @@ def _layout(context: AudioCodecContext) -> str:
 
 
 def _supported_rate(codec: str, rate: int) -> int:
-    """The encoder's lowest sample rate that is not below `rate`, or its highest one."""
+    """The encoder's lowest sample rate of at least `rate`, else its highest sample rate."""
     supported = sorted(av.codec.Codec(codec, "w").audio_rates or [rate])
     return next((r for r in supported if r >= rate), supported[-1])

@@ -1,4 +1,4 @@
-"""Merging of overlapping subtitle cues, for containers that show one text at a time."""
+"""Merging of overlapping subtitle cues, for containers without overlapping cues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _MAX_CUES: Final = 16
-"""Cues that are shown together. Signs in ASS can be hundreds, of which nobody can read a line."""
+"""Cues shown together. Signs in ASS can number hundreds, which nobody can read."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Cue:
 
 
 class CueMerger:
-    """Cues in the order of their starts → cues that do not overlap. A merged cue has the lines of all its cues.
+    """Filter from cues in the order of their starts to cues without overlap. A merged cue has the lines of its cues.
 
-    A cue is delayed until its end is known, or another cue overlaps it: at the next cue's start, or when the file has
-    been read past its end (`until`). A cue that starts before an emitted cue's end is shortened.
+    A cue is complete at the start of the next cue, or when the file has been read past the cue's end (`until`). A cue
+    with a start before the end of an emitted cue is shortened.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class CueMerger:
         self._at = 0
 
     def add(self, cue: Cue) -> Iterator[Cue]:
-        """Add the next cue, and yield the cues that are complete."""
+        """Add the next cue, and yield complete cues."""
         yield from self.until(cue.start)
         if self._shown and self._at < cue.start:
             yield self._emit(cue.start)
@@ -43,7 +43,7 @@ class CueMerger:
             self._shown = [*self._shown[1 - _MAX_CUES :], cue]
 
     def until(self, time: int) -> Iterator[Cue]:
-        """Yield the cues that are complete if no more cues start before `time`."""
+        """Yield the cues that are complete if no later cue starts before `time`."""
         while ends := [cue.end for cue in self._shown if cue.end is not None and cue.end <= time]:
             yield self._emit(min(ends))
 

@@ -14,8 +14,8 @@ from av.audio.stream import AudioStream
 class FormatFollowingResampler:
     """Resampler to the sample format, channel layout and rate of `encoder`.
 
-    Broadcasts change from stereo to surround, and recordings from one rate to another. libav's resampler handles one
-    input format only, so each input format gets its own resampler here.
+    Broadcasts change from stereo to surround, and recordings change their rate. libav's resampler handles a single
+    input format, so each input format gets its own resampler here.
     """
 
     def __init__(self, encoder: AudioStream) -> None:

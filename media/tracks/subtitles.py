@@ -21,7 +21,7 @@ _FORMATS: Final = {"mp4": "mov_text", "mov": "mov_text", "mkv": "subrip", "webm"
 """Container → subtitle format."""
 _TEXT_CODECS: Final = {"mov_text", "subrip", "ass", "ssa", "webvtt", "text"}
 _LATE_SECONDS: Final = 10
-"""Largest distance in a file between a subtitle and the sound of its time. libav's muxers interleave so."""
+"""Longest distance in a file between a subtitle and simultaneous sound, by the interleaving of libav's muxers."""
 _MAX_SAMPLE_BYTES: Final = 0xFFFF
 """Longest text of an MP4 sample: two bytes hold the length."""
 # libav's subtitle encoders require a style sheet, although no text passes through them here.

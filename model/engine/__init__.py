@@ -1,1 +1,1 @@
-"""The stream: (chunk, state) in, (frames, state) out."""
+"""The stream: (chunk, state) -> (frames, state)."""

@@ -1,4 +1,4 @@
-"""A chunk of a stream: as it is asked for, on its way through the network, and what comes out."""
+"""The chunk of a stream: the request, the planned chunk, and the result."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Frames = NDArray[np.uint8] | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Request:
-    """A stream's next frames, with what `Upscaler.forward` takes beside them."""
+    """The arguments of `Upscaler.forward` for one stream."""
 
     frames: Frames
+    """[T, H, W, 3] next frames."""
     state: RecurrentState | None
     lookahead: int
     last: bool
@@ -30,33 +31,38 @@ class Request:
 
 @dataclass(frozen=True)
 class Scene:
-    """Frames of one scene, of which the first `emit` are emitted, and what comes to the network from `before`."""
+    """The frames of one scene in a chunk, with their plan."""
 
     frames: Tensor
+    """[T, H, W, 3]; the first `emit` are emitted."""
     emit: int
     before: RecurrentState
+    """State before the first frame."""
     index: int
+    """Frames since the start of the scene."""
     plan: ChunkPlan
     gates: Skipper | None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A request on its way through the network."""
+    """A request with its scenes planned."""
 
     stored: Tensor
-    """[T, H, W, 3] the frames held back and the new ones."""
+    """[T, H, W, 3] pending frames followed by the new ones."""
     emit: int
+    """Number of frames to emit."""
     last: bool
     before: RecurrentState
-    cuts: list[int]
+    scene_cuts: list[int]
+    """Indices into `stored`."""
     scenes: list[Scene]
-    clocks: NDArray[np.float64]
-    """What it took so far, by `Upscaler._clocks`."""
+    planning: NDArray[np.float64]
+    """Seconds that planning took, as `model.engine.accounting.Clock.both` counts."""
 
     @property
-    def kind(self) -> object:
-        """Equal for chunks that can be one batch; None where this one has to go alone."""
+    def batch_key(self) -> object:
+        """Equal for chunks that can run as one batch; None for a chunk that must run alone."""
         shape, dtype = self.stored.shape, self.stored.dtype
         dense = all(is_dense(scene.plan, *shape[1:3]) and not scene.gates for scene in self.scenes)
         steps = tuple((len(scene.frames), scene.emit, scene.before.last is None) for scene in self.scenes)
@@ -65,24 +71,24 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What one call of `Upscaler.forward` gives back."""
+    """The result of one call of `Upscaler.forward`."""
 
     frames: Frames
-    """[T', 4 H, 4 W, 3] in the type of the input."""
+    """[T', s H, s W, 3] in the number format of the input."""
     state: RecurrentState
     reports: list[RoutingReport]
-    """One for each emitted frame."""
+    """One report for each emitted frame."""
     cuts: list[int] = field(default_factory=list)
-    """Indices into `frames` at which a new scene starts."""
+    """Scene cuts: indices into `frames` of the first frames of new scenes."""
     together: int = 1
-    """Streams whose chunks went through the network with this one, itself included."""
+    """Number of streams in the batch, including this one."""
 
     @property
     def dense_seconds(self) -> float:
-        """What the dense network takes for these frames, measured on this machine, under the same load."""
+        """Seconds of the dense network for these frames, measured on this machine under the same load."""
         return sum(report.dense_seconds for report in self.reports)
 
     @property
     def seconds(self) -> float:
-        """What these frames took, calibration not counted."""
+        """Seconds that these frames took, without calibration."""
         return sum(report.seconds for report in self.reports)

@@ -1,27 +1,28 @@
-"""What the C library does with memory that is freed: keep it for the next frame, or give it back to the system."""
+"""Freed memory: whether the C library keeps freed memory for the next frame or returns it to the system."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 from functools import cache
 from typing import Any, Final
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES: Final = 512 * 1024**2
 _MAPPED_BYTES: Final = 32 * 1024**2
-"""Larger blocks are always given back: kept, they leave gaps that the next ones don't fit, and `small` on 960x540 took
-3.3 GB instead of 2.3. Their pages are few beside their work."""
+"""Larger blocks always return to the system. Kept, they leave gaps that later blocks do not fit: `small` on 960x540
+took 3.3 GB instead of 2.3 GB. Fresh pages cost little beside the work on a large block."""
 _STEP_BYTES: Final = 16 * 1024**2
 
 
 def keep_freed_memory() -> None:
-    """Keep up to half a gigabyte of freed memory, in place of the 128 kB that is glibc's default, until `give_back`.
+    """Keep up to 512 MB of freed memory until `give_back`; glibc keeps 128 kB by default.
 
-    A frame's features are some megabytes, and freed as soon as the next frame has been computed. Pages that come fresh
-    from the system are zeroed by it one by one: 3 to 8 thousand a frame of 320x180 with `small`, 8 to 30 ms of one
-    core (`model/LOG.md`); a gRPC round trip with an answer of 2.8 MB takes 5.5 ms with them, and 2.9 ms without. To be
-    called before there are threads: one heap serves all, since those of threads end at 64 MB, and map what is larger.
-    Does nothing where the C library is another.
+    The features of a frame take some megabytes and are freed after the next frame. The system zeroes each fresh page: 3
+    to 8 thousand pages for a frame of 320x180 with `small`, 8 to 30 ms of one core (`model/LOG.md`). A gRPC round trip
+    with an answer of 2.8 MB takes 5.5 ms with fresh pages and 2.9 ms without. Call this function before starting
+    threads: all threads then share one heap, since heaps of threads end at 64 MB and map larger blocks. Other C
+    libraries stay unchanged.
     """
     libc = _libc()
     if libc is None:
@@ -33,18 +34,28 @@ def keep_freed_memory() -> None:
 
 
 def give_back() -> None:
-    """Give memory that nothing uses back to the system, as after a job: other programs may need it."""
+    """Return unused memory to the system, for example after a job, for other programs."""
     libc = _libc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
+def free_memory() -> None:
+    """Collect garbage and return unused memory to the system and to the GPU."""
+    import torch  # here: the command line imports this module and starts without torch
+
+    gc.collect()
+    give_back()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @cache
 def _libc() -> Any:
-    """The C library, if it is glibc."""
+    """Return the C library if it is glibc, else None."""
     try:
         libc = ctypes.CDLL(None)
-        libc.mallopt, libc.malloc_trim  # noqa: B018  # AttributeError where they are not there
+        libc.mallopt, libc.malloc_trim  # noqa: B018  # AttributeError without these functions
     except (OSError, AttributeError):
         return None
     libc.malloc_trim.argtypes = [ctypes.c_size_t]

@@ -1,12 +1,12 @@
-"""Scene cuts, found in the LR frames: where the recurrent state must not be carried on.
+"""Find scene cuts in the LR frames; the recurrent state must not cross a scene cut.
 
-A cut is a change between two successive frames that is large (mean difference), leaves no picture in common
-(correlation) and brings other colours (histogram), all on thumbnails. Motion, however fast, keeps the colours; a flash
-keeps the picture or only brightens it; a fade is never large between two frames. The rule looks at a frame and the one
-before it alone: so the cuts that are found do not depend on where chunks end, and a flash needs no frame after it.
+A scene cut between two successive frames meets three conditions, all measured on thumbnails: a large mean difference, a
+low correlation, and different colours (histogram). Fast motion keeps the colours. A flash keeps the picture or only
+brightens the picture. A fade changes little between two frames. The rule compares a frame with the frame before only,
+so that chunk borders do not matter and a flash needs no later frame.
 
-The thresholds separate all 18 cuts from everything else (fast pans, explosions, muzzle flashes, fades) in the films and
-clips that this was tried on, looked at by eye. Missed by design: dissolves, and cuts between two dim, alike scenes.
+In films and clips checked by eye, the thresholds separate all 18 cuts from fast pans, explosions, muzzle flashes and
+fades. The rule misses dissolves, and cuts between two dim, similar scenes.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 THUMBNAIL = (18, 32)
-"""Most rows and columns; a cell is at least CELL pixels wide and high."""
+"""Most rows and columns of a thumbnail; each cell has at least CELL x CELL pixels."""
 CELL = 4
 SAMPLES = 4
-"""Samples along a cell's side at least: of larger frames only every so many pixels are read."""
+"""Least samples along the side of a cell; larger frames are subsampled."""
 BINS = 16
 MIN_DIFFERENCE = 35.0
 """Mean absolute difference of RGB, levels of 255. Cuts: 37 to 125; motion: up to 40."""
 MAX_CORRELATION = 0.7
-"""Of luma, without its mean. Cuts: up to 0.67; flashes: 0.89 and above; motion: 0.38 and above."""
+"""Correlation of luma without its mean. Cuts: up to 0.67; flashes: 0.89 and above; motion: 0.38 and above."""
 MIN_HISTOGRAM = 0.16
-"""Half the L1 distance of the colours' histograms, mean over channels. Cuts: 0.18 to 0.78; that motion: up to 0.14."""
+"""Half the L1 distance of colour histograms, mean over channels. Cuts: 0.18 to 0.78; motion: up to 0.14."""
 BRIGHT, MIN_BLOWN = 235.0, 0.25
-"""A flash that leaves no picture: so much more of the frame is at least this bright ..."""
+"""A full flash: the fraction of pixels at least this bright changes by more than MIN_BLOWN ..."""
 MAX_AGAINST = 0.03
-"""... and so little of the change goes the other way."""
+"""... and at most this fraction of the change goes the other way."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def find_cuts(frames: Tensor, previous: Tensor | None = None) -> list[int]:
-    """Indices of the frames that begin a new scene, in order.
+def find_scene_cuts(frames: Tensor, previous: Tensor | None = None) -> list[int]:
+    """Return the indices of the frames that begin a new scene, in order.
 
-    `frames` [T, H, W, 3] uint8 or uint16 RGB; `previous` [H, W, 3] is the frame before them, with which frame 0 is
-    compared; without it, frame 0 begins no new scene. Runs on the frames' device; synchronises once.
+    `frames` are [T, H, W, 3] uint8 or uint16 RGB. Frame 0 is compared with `previous` [H, W, 3], the frame before;
+    without `previous`, frame 0 begins no new scene. Runs on the device of the frames and synchronises once.
     """
     images = list(frames) if previous is None else [previous, *frames]
     if len(images) < 2:
@@ -50,7 +50,7 @@ def find_cuts(frames: Tensor, previous: Tensor | None = None) -> list[int]:
 
 
 def _thumbnail(frame: Tensor) -> Tensor:
-    """[H, W, 3] integers -> [3, h, w] float32, 0..255. One frame at a time, so memory stays small."""
+    """Reduce a frame [H, W, 3] of integers to [3, h, w] float32, 0..255; one frame at a time to save memory."""
     h, w = frame.shape[:2]
     size = (min(THUMBNAIL[0], max(h // CELL, 1)), min(THUMBNAIL[1], max(w // CELL, 1)))
     step = max(min(h // (size[0] * SAMPLES), w // (size[1] * SAMPLES)), 1)
@@ -61,7 +61,7 @@ def _thumbnail(frame: Tensor) -> Tensor:
 
 
 def _is_cut(thumbs: Tensor) -> Tensor:
-    """[T, 3, h, w] -> [T - 1] bool: whether each frame but the first begins a new scene."""
+    """Check for each thumbnail of [T, 3, h, w] except the first whether a new scene begins: [T - 1] bool."""
     difference = (thumbs[1:] - thumbs[:-1]).abs().mean((1, 2, 3))
     luma = (thumbs * thumbs.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1).flatten(1)
     return (
@@ -73,7 +73,7 @@ def _is_cut(thumbs: Tensor) -> Tensor:
 
 
 def _correlation(luma: Tensor) -> Tensor:
-    """A frame without any picture correlates with nothing: 0."""
+    """Correlate successive frames [T, n]: [T - 1]; 0 for a frame of one colour."""
     centred = luma - luma.mean(1, keepdim=True)
     energy = centred.square().sum(1)
     return (centred[1:] * centred[:-1]).sum(1) / ((energy[1:] * energy[:-1]).sqrt() + 1.0)
@@ -86,7 +86,7 @@ def _histogram_distance(thumbs: Tensor) -> Tensor:
 
 
 def _flash(luma: Tensor) -> Tensor:
-    """Whether nearly everything only got brighter, much of it to white; or came back from there."""
+    """Check for a flash: nearly all pixels brighten, many to white; or darken back from white."""
     change = luma[1:] - luma[:-1]
     up, down = change.clamp_min(0).sum(1), (-change).clamp_min(0).sum(1)
     one_sided = torch.minimum(up, down) <= MAX_AGAINST * (up + down)

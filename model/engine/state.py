@@ -1,4 +1,4 @@
-"""`RecurrentState`: all that the next chunk of a stream needs of the ones before."""
+"""`RecurrentState`: everything that the next chunk of a stream needs from earlier chunks."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _VERSION = "1"
 
 @dataclass(frozen=True)
 class RecurrentState:
-    """State of one stream between two chunks: a value, never stored on a module.
+    """State of one stream between two chunks: a frozen value, never stored on a module.
 
-    H x W is the LR size; frames are uint8 or uint16 RGB, height x width x channel, as they came in.
+    H x W is the LR size, s the scale. Frames are RGB in the number format of the stream, uint8 or uint16.
     """
 
     model: str
-    """Fingerprint of the network that made the state (`Upscaler.fingerprint`)."""
+    """Fingerprint of the network (`Upscaler.fingerprint`)."""
     pending: Tensor
-    """[P, H, W, 3] look-ahead frames that were seen, but not yet emitted."""
+    """[P, H, W, 3] look-ahead frames received but not yet emitted."""
     last: Tensor | None = None
-    """[H, W, 3] the last emitted LR frame: flow to it aligns `feat`. None at the start and after a scene cut."""
+    """[H, W, 3] last emitted LR frame, to which `feat` belongs. None at the start and after a scene cut."""
     feat: Tensor | None = None
-    """[C, H, W] forward hidden features at `last`, in the network's type."""
+    """[C, H, W] forward features at `last`, in the network's number format."""
     hr: Tensor | None = None
-    """[4 H, 4 W, 3] the HR frame of `last`, from which unchanged tiles are taken over."""
+    """[s H, s W, 3] HR frame of `last`; unchanged tiles are copied from here."""
     reference: Tensor | None = None
-    """[H, W, 3] for each tile the LR frame that `feat` and `hr` were computed on there: the mask's memory."""
+    """[H, W, 3] LR frame at the last computation of each tile, for the inter-frame mask."""
     index: Tensor | None = None
-    """[] int64: frames emitted since the start of the scene, by which refreshes are spread."""
+    """[] int64, number of frames emitted since the start of the scene; schedules refreshes."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,18 +44,18 @@ class RecurrentState:
         return self.pending.shape[1], self.pending.shape[2]
 
     def to(self, device: torch.device | str) -> RecurrentState:
-        """The same state on another device."""
+        """Return the state on another device."""
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors().items()}
         return replace(self, **moved)
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors; `load` gives it back bit for bit. OSError where that fails."""
+        """Write a safetensors file, which `load` reads back bit for bit. Raises OSError if writing fails."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
         write_tensors(tensors, path, {"version": _VERSION, "model": self.model})
 
     @classmethod
     def load(cls, path: Path) -> RecurrentState:
-        """Read what `save` wrote. Raises StateMismatch where the file is something else or damaged."""
+        """Read a file written by `save`. Raises StateMismatch if the file is damaged or of another kind."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

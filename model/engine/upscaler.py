@@ -1,56 +1,53 @@
-"""The streaming engine: `forward(chunk, state) -> (frames, state)` over a stream of any length.
+"""The streaming engine: `forward(chunk, state) -> (frames, state)` for a stream of any length.
 
-The forward branch carries its hidden features from chunk to chunk without loss. The backward branch starts anew in each
-chunk, `lookahead` frames beyond its end. So with `lookahead` at least what is left of the stream the result equals that
-of the whole clip, for every chunk size, and with `lookahead=0` and one frame a chunk the stream is causal.
+The forward branch carries its features from chunk to chunk without loss. The backward branch starts anew in each chunk,
+`lookahead` frames after its end. If `lookahead` covers the rest of the stream, the result equals that of the whole clip
+for every chunk size. With `lookahead=0` and one frame per chunk the stream is causal.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice, pairwise
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from model.device import narrowed, one_thread, resolve_device, resolve_dtype, set_threads
-from model.engine.calibration import DenseTimes
+from model.device import inference_copy, memory_errors, resolve_device, resolve_dtype, set_threads
+from model.engine.accounting import Accounting, Clock
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request, Scene
-from model.engine.execute import Carried, normalised, run_chunk
-from model.engine.scene_cuts import find_cuts
+from model.engine.execute import PreviousFrame, batched, normalised, run_chunk
+from model.engine.planning import Planner
 from model.engine.state import RecurrentState
-from model.errors import DeviceError, StateMismatch
 from model.gates.estimator import Estimator, load_estimator
-from model.gates.skipping import Skipper, make_skipper
 from model.mask.crop_cost import crop_overhead
-from model.mask.plan import ChunkPlan, dense_plan, plan_chunk
-from model.network.basicvsr import SCALE, BasicVSR, NetworkConfig
-from model.routing import Preset, RoutingReport, preset
+from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.routing import Preset, preset
+from model.zoo.cache import ModelCache
 from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator
 
-__all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model"]
+__all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model", "model_cache"]
 
-FULL_CONFIDENCE = 0.025
-"""`Preset.confidence` of `fast` for the paper's network, where that was adapted to its gates: it is nearer to the truth
-than a light one, and so has more to lose."""
+FULL_ERROR_BUDGET = 0.025
+"""`Preset.error_budget` of `fast` for a full-tail network adapted to its gates. Such a network is closer to the truth
+than a light one and has more to lose."""
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 
 class Upscaler:
-    """A network on a device, ready to run. It holds no stream's state: one serves any number of streams in turn."""
+    """A network on a device, ready to run. An upscaler holds no state of streams and serves any number of them.
 
-    scale = SCALE
+    The upscaler works on copies of `network` and `estimator`.
+    """
 
     def __init__(
         self,
@@ -64,15 +61,21 @@ class Upscaler:
         self.name = name
         self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
         self.device, self.dtype = device, dtype
-        narrowed(network.eval().requires_grad_(False), dtype).to(device)
-        self.estimator = estimator.ready(device, dtype) if estimator is not None else None
-        self._dense_times = DenseTimes()
-        self.network: BasicVSR = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = inference_copy(network, device, dtype)
+        self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
+        self._clock = Clock(device)
+        self._planner = Planner(self.network, self.estimator, self.fingerprint, device, self._clock)
+        self._accounting = Accounting(self.network, device, self._clock)
 
     @property
     def config(self) -> NetworkConfig:
-        """The network's hyperparameters."""
+        """Hyperparameters of the network."""
         return self.network.config
+
+    @property
+    def scale(self) -> int:
+        """Enlargement of height and width."""
+        return self.network.scale
 
     @torch.inference_mode()
     def forward(
@@ -80,22 +83,23 @@ class Upscaler:
     ) -> ChunkResult:
         """Upscale the next frames of a stream.
 
-        `frames` [T, H, W, 3] uint8 or uint16 RGB follow those of earlier calls; `state` is what the call before
-        returned, None at the start. The last `lookahead` frames are held back until more come, or until `last` says
-        that none will. A scene cut starts both branches anew: frames before it get nothing from behind it, and those
-        after it are as if the stream began there. Raises StateMismatch where the state is another model's, or the
-        frames have another size or type than before, and DeviceError where the device is out of memory (the state given
-        is still good then).
+        `frames` [T, H, W, 3] uint8 or uint16 RGB continue the stream. `state` comes from the call before; None
+        at the start. The last `lookahead` frames stay pending until more frames come, or until `last` ends the stream.
+        A scene cut restarts both branches: frames before the cut ignore frames behind it, and the first frame behind
+        the cut equals that of a new stream.
+
+        Raises StateMismatch if the state belongs to another model, or if the size or number format of the frames
+        changes. Raises DeviceError if the device runs out of memory; `state` stays valid then.
         """
         return self._finish([self._begin(Request(frames, state, lookahead, last, routing))])[0]
 
     @torch.inference_mode()
     def forward_many(self, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
-        """`forward` for several streams that have nothing to do with each other: each one's result, or its error.
+        """Upscale the next frames of several streams; the result for each stream equals that of `forward`.
 
-        Those that agree in size, type and number of frames, that begin a scene together or go on, and whose frames are
-        computed as a whole (with routing, where all has changed), go through the network as one batch; the others one
-        by one. A batch that fails is run again one by one, so that a failure is of the stream whose frames cause it.
+        Chunks with equal sizes and frame counts run as one batch if they are computed everywhere; others run alone. An
+        error affects the request that caused the error, not the others. If a batch runs out of memory, its chunks run
+        one by one.
         """
         outcomes: dict[int, ChunkResult | Exception] = {}
         batches: dict[object, list[tuple[int, Chunk]]] = {}
@@ -104,103 +108,91 @@ class Upscaler:
             if isinstance(begun, Exception):
                 outcomes[index] = begun
             else:
-                batches.setdefault(begun.kind or index, []).append((index, begun))
+                batches.setdefault(begun.batch_key or index, []).append((index, begun))
         for batch in batches.values():
-            together = _attempt(self._finish, [chunk for _, chunk in batch])
-            if not isinstance(together, Exception):
-                outcomes.update(zip((index for index, _ in batch), together, strict=True))
-            elif len(batch) == 1:
-                outcomes[batch[0][0]] = together
-            else:
-                del together  # and the memory of what it was about
-                for index, chunk in batch:
-                    alone = _attempt(self._finish, [chunk])
-                    outcomes[index] = alone if isinstance(alone, Exception) else alone[0]
+            outcomes.update(zip((index for index, _ in batch), self._finish_batch(batch), strict=True))
         return [outcomes[index] for index in range(len(requests))]
 
-    def _begin(self, request: Request) -> Chunk:
-        """The chunk that is due, its scenes found and planned. Raises DeviceError where memory is short."""
-        begun = self._clocks()
-        routing, state = request.routing, request.state
-        numbers = self.preset(routing) if isinstance(routing, str) else routing
-        with self._memory_for(request.frames.shape):
-            stored = self._join(request.frames, state)
-            emit = len(stored) if request.last else max(len(stored) - request.lookahead, 0)
-            before = state.to(self.device) if state is not None else RecurrentState(self.fingerprint, stored[:0])
-            with one_thread():
-                cuts, scenes = self._planned(stored, emit, before, numbers)
-        return Chunk(stored, emit, request.last, before, cuts, scenes, self._clocks() - begun)
+    def preset(self, name: str, **changes: float) -> Preset:
+        """Return the preset `name` for this network and device, with some numbers changed. Raises ModelError."""
+        numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
+        made = preset(name, **{**numbers, **changes})
+        if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
+            # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (model/LOG.md).
+            adapted = self.estimator is not None and self.estimator.adapted is not None
+            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted else 0.0)
+        return made
 
-    def _planned(
-        self, stored: Tensor, emit: int, before: RecurrentState, numbers: Preset
-    ) -> tuple[list[int], list[Scene]]:
-        """Where new scenes begin in `stored`, and the scenes that are due."""
-        cuts = find_cuts(stored, before.last) if emit else []
-        scenes = []
-        for start, end in pairwise([0, *(cut for cut in cuts if cut), len(stored)]):
-            if start >= emit:
-                break  # a scene of the look-ahead alone: its turn comes
-            goes_on = start not in cuts  # the first one does; any other begins with a cut
-            frames, due = stored[start:end], min(end, emit) - start
-            carried = before if goes_on else RecurrentState(self.fingerprint, stored[:0])
-            index = 0 if carried.index is None else int(carried.index)
-            gates = make_skipper(self.network, self.estimator, numbers, frames)
-            plan = plan_chunk(frames, due, carried.reference, index, numbers)
-            scenes.append(Scene(frames, due, carried, index, plan, gates))
-        return cuts, scenes
+    def identity(self, routing: str) -> str:
+        """Return a string that differs for models that compute different frames from the same input.
+
+        The identity covers weights, number format, the router's numbers, and the estimator if its gates work. Crop
+        overhead is excluded: another machine, with another overhead, may resume a job.
+        """
+        numbers = self.preset(routing, overhead=0)
+        gated = self.estimator is not None and (numbers.error_budget > 0 or numbers.tail_error_budget > 0)
+        facts = f"{numbers}{self.estimator.digest if self.estimator is not None and gated else ''}"
+        return f"{self.fingerprint}:{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+
+    def _begin(self, request: Request) -> Chunk:
+        """Plan a request. Raises DeviceError if the device runs out of memory."""
+        numbers = self.preset(request.routing) if isinstance(request.routing, str) else request.routing
+        with memory_errors(self.device, request.frames.shape):
+            return self._planner.plan(request, numbers)
+
+    def _finish_batch(self, batch: list[tuple[int, Chunk]]) -> list[ChunkResult | Exception]:
+        """Compute a batch; after an error compute its chunks one by one."""
+        together = _attempt(self._finish, [chunk for _, chunk in batch])
+        if not isinstance(together, Exception):
+            return list(together)
+        if len(batch) == 1:
+            return [together]
+        del together  # and with the error the tensors that its traceback holds
+        outcomes: list[ChunkResult | Exception] = []
+        for _, chunk in batch:
+            alone = _attempt(self._finish, [chunk])
+            outcomes.append(alone if isinstance(alone, Exception) else alone[0])
+        return outcomes
 
     def _finish(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        """Compute chunks, several only if they are of one kind. Raises DeviceError where memory is short."""
-        begun = self._clocks()
+        """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory."""
+        begun = self._clock.both()
         upscaled: list[list[Tensor]] = [[] for _ in chunks]
         states = [chunk.before for chunk in chunks]
-        with self._memory_for(chunks[0].stored.shape):
+        with memory_errors(self.device, chunks[0].stored.shape):
             for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
                 for index, (part, state) in enumerate(self._scenes(scenes)):
                     upscaled[index].append(part)
                     states[index] = state
             frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
-        share = (self._clocks() - begun) / len(chunks)
+        share = (self._clock.both() - begun) / len(chunks)
         results = []
         for chunk, out, state in zip(chunks, frames, states, strict=True):
             after = replace(state, pending=chunk.stored[chunk.emit :].clone())
-            reports = self._reports_of(chunk, share)
-            cuts = [cut for cut in chunk.cuts if cut < chunk.emit]
-            results.append(ChunkResult(out, after, reports, cuts, len(chunks)))
+            cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
+            results.append(ChunkResult(out, after, self._accounting.reports(chunk, share), cuts, len(chunks)))
         return results
 
-    @contextmanager
-    def _memory_for(self, shape: Sequence[int]) -> Iterator[None]:
-        """Raise DeviceError where it does not do for frames [T, H, W, 3]."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            count, h, w = shape[:3]
-            raise DeviceError(
-                f"{self.device} ran out of memory at {w}x{h} with {count} frames; "
-                "use a smaller chunk or a smaller model"
-            ) from error
-
-    @staticmethod
-    def _frames(chunk: Chunk, parts: list[Tensor]) -> Frames:
+    def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
+        """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
         if not parts:
             _, h, w, _ = chunk.stored.shape
-            parts = [chunk.stored.new_empty(0, h * SCALE, w * SCALE, 3)]
+            parts = [chunk.stored.new_empty(0, h * self.scale, w * self.scale, 3)]
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
 
     def _scenes(self, scenes: Sequence[Scene]) -> list[tuple[Tensor, RecurrentState]]:
-        """Of each scene the HR frames, and the state after them. Several scenes are a batch."""
+        """Return the HR frames of each scene and the state after the scene. Several scenes run as a batch."""
         first = scenes[0]
-        lr = [_batched([normalised(scene.frames[i]) for scene in scenes]) for i in range(len(first.frames))]
-        carried = self._carried([scene.before for scene in scenes])
+        lr = [batched([normalised(scene.frames[i]) for scene in scenes]) for i in range(len(first.frames))]
+        previous = PreviousFrame.of([scene.before for scene in scenes])
         network = first.gates.network if first.gates else self.network
-        upscaled, feat = run_chunk(network, lr, first.plan, carried, first.frames.dtype, first.gates)
+        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates)
         after = [
             RecurrentState(
                 self.fingerprint,
                 pending=scene.frames[:0],
                 last=scene.frames[scene.emit - 1].clone(),
-                feat=features.contiguous(),  # here, not when it is saved: that is another thread (see `load_model`)
+                feat=features.contiguous(),  # on this thread: another thread saves the state (see `load_model`)
                 hr=out[-1].clone(),
                 reference=scene.plan.reference,
                 index=torch.tensor(scene.index + scene.emit),
@@ -209,127 +201,9 @@ class Upscaler:
         ]
         return list(zip(upscaled, after, strict=True))
 
-    def preset(self, name: str, **changes: float) -> Preset:
-        """The preset of that name, for this network here, with some of its numbers changed. Raises ModelError."""
-        numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
-        made = preset(name, **{**numbers, **changes})
-        if self.config.tail == "full" and made.confidence and "confidence" not in changes:
-            # Frozen, the paper's network loses more by skipped blocks than by the upsampler's gate (model/LOG.md).
-            adapted = self.estimator is not None and self.estimator.adapted is not None
-            made = replace(made, confidence=FULL_CONFIDENCE if adapted else 0.0)
-        return made
-
-    def identity(self, routing: str) -> str:
-        """What tells apart models that make different frames of the same ones: weights, type, the router's numbers, and
-        gates if at work. What a crop costs is left out: it differs from machine to machine, on which a job may go on.
-        """
-        numbers = self.preset(routing, overhead=0)
-        gated = self.estimator is not None and (numbers.confidence > 0 or numbers.tail_confidence > 0)
-        told = f"{numbers}{self.estimator.digest if self.estimator is not None and gated else ''}"
-        return f"{self.fingerprint}:{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-
-    def _clock(self) -> float:
-        """Seconds that tell a routed chunk from a dense one, and not a busy machine from an idle one.
-
-        On a CPU those of this thread, which has its share of all that the network computes, without the time in which
-        the cores were others': an encoder's, another stream's. So a chunk and the dense frames of another time compare.
-        """
-        return time.thread_time() if self.device.type == "cpu" else time.perf_counter()
-
-    def _clocks(self) -> NDArray[np.float64]:
-        """Seconds on the wall, and by `_clock`."""
-        return np.array([time.perf_counter(), self._clock()])
-
-    def _run_densely(self, frames: Tensor, emit: int, before: RecurrentState | None) -> float:
-        """Returns the seconds that it took, by `_clock`."""
-        begun = self._clock()
-        plan, carried = dense_plan(frames, emit), self._carried([before]) if before else None
-        run_chunk(self.network, [normalised(frame) for frame in frames], plan, carried, frames.dtype)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return self._clock() - begun
-
-    @staticmethod
-    def _carried(states: Sequence[RecurrentState]) -> Carried | None:
-        known = [(s.last, s.feat, s.hr) for s in states]
-        lasts = [normalised(last) for last, _, _ in known if last is not None]
-        feats = [feat[None].contiguous(memory_format=torch.channels_last) for _, feat, _ in known if feat is not None]
-        return (
-            Carried(_batched(lasts), _batched(feats), [hr for _, _, hr in known if hr is not None]) if lasts else None
-        )
-
-    def _reports_of(self, chunk: Chunk, computing: NDArray[np.float64]) -> list[RoutingReport]:
-        """One for each emitted frame. `computing` is what the chunk took beside its planning, by `_clocks`."""
-        if not chunk.emit:
-            return []
-        seconds, busy = (chunk.clocks + computing).tolist()
-        dense = seconds
-        if chunk.kind is not None:
-            # Planned or not, all of it was computed everywhere: but for the planning, that is the dense network's time.
-            if any(scene.plan.halo for scene in chunk.scenes):
-                dense *= float(computing[1]) / busy
-        elif any(scene.plan.halo or scene.gates for scene in chunk.scenes):
-            try:
-                a_frame = self._dense_times.a_frame(
-                    self._run_densely, chunk.stored, chunk.emit, chunk.before, took=busy, last=chunk.last
-                )
-            except torch.OutOfMemoryError:  # the frames are made: no gain is claimed, and no job lost
-                a_frame = busy / chunk.emit
-            dense *= chunk.emit / busy * a_frame
-        each = seconds / chunk.emit, dense / chunk.emit
-        return [report for scene in chunk.scenes for report in self._reports(scene.plan, scene.gates, *each)]
-
-    def _reports(self, plan: ChunkPlan, gates: Skipper | None, seconds: float, dense: float) -> list[RoutingReport]:
-        """The look-ahead frames' work is shared out among the emitted ones."""
-        emit, blocks, tiles = len(plan.forward), self.config.blocks, plan.tiles[0] * plan.tiles[1]
-        behind = [plan.painted(boxes) for boxes in plan.backward]
-        backward = [int(mask.sum()) for mask in behind]
-        shares = gates.shares if gates else {"backward": [0.0] * len(backward), "forward": [0.0] * emit}
-        backward_share = shares["backward"][::-1]
-        backward_skipped = [n * share for n, share in zip(backward, backward_share, strict=True)]
-        beyond, beyond_run = (len(backward) - emit) * tiles / emit, sum(backward[emit:]) / emit
-        beyond_skipped = sum(backward_skipped[emit:]) / emit
-        reports = []
-        for i, boxes in enumerate(plan.forward):
-            ahead = plan.painted(boxes)
-            forward = int(ahead.sum())
-            total, met = blocks * (2 * tiles + beyond), blocks * (forward + backward[i] + beyond_run)
-            skipped = blocks * (forward * shares["forward"][i] + backward_skipped[i] + beyond_skipped)
-            reused = round(total - met)
-            run = ahead * (1 - shares["forward"][i]) + behind[i] * (1 - backward_share[i])
-            left_out = (1 - run / 2).astype(np.float32)
-            reports.append(
-                RoutingReport(round(total), reused, round(skipped), tiles - forward, seconds, dense, left_out)
-            )
-        return reports
-
-    def _join(self, frames: Frames, state: RecurrentState | None) -> Tensor:
-        """The frames held back and the new ones, on the device, as they came in."""
-        if frames.dtype not in (np.uint8, np.uint16) or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f"frames must be uint8 or uint16 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
-        new = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
-        if state is None:
-            return new
-        if state.model != self.fingerprint:
-            raise StateMismatch(
-                f"the state was made by {state.model}, this is {self.fingerprint}; start the stream again"
-            )
-        if state.size != tuple(new.shape[1:3]) or state.pending.dtype != new.dtype:
-            (h, w), kind = state.size, str(state.pending.dtype).removeprefix("torch.")
-            raise StateMismatch(
-                f"the stream began with {w}x{h} {kind} frames and goes on with {frames.shape[2]}x{frames.shape[1]} "
-                f"{frames.dtype} ones; start a new stream where the size changes"
-            )
-        return torch.cat([state.pending.to(self.device), new])
-
-
-def _batched(items: Sequence[Tensor]) -> Tensor:
-    """[1, …] each -> [B, …]; one alone is not copied."""
-    return items[0] if len(items) == 1 else torch.cat(list(items))
-
 
 def _attempt(work: Callable[[A], T], given: A) -> T | Exception:
-    """What it gives, or the error that it raises. (A frame of its own: where an error is kept, so are its frames.)"""
+    """Return the result of `work`, or its error. A frame of its own: an error keeps the frames of its traceback."""
     try:
         return work(given)
     except Exception as error:
@@ -339,32 +213,46 @@ def _attempt(work: Callable[[A], T], given: A) -> T | Exception:
 def load_model(
     name: str, *, weights_dir: Path, device: str = "auto", precision: str = "auto", threads: int = 0
 ) -> Upscaler:
-    """Load a model by name (`auto`: the default) onto a device. Raises ModelError."""
+    """Load a model by name (`auto`: the default model) onto a device. Raises ModelError."""
     where = resolve_device(device)
     dtype = resolve_dtype(precision, where)
     if where.type == "cpu":
         set_threads(threads)
-    if name == "auto":
-        name = DEFAULT_MODEL
+    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, where, dtype)
+    # Each thread that runs torch on several cores keeps its own OpenMP threads. More threads than cores sleep at every
+    # barrier, and BasicVSR takes 1.45 times as long. A short-lived thread therefore loads the model, and the cores
+    # belong to the thread that calls `forward`.
+    with ThreadPoolExecutor(1) as loader:
+        return loader.submit(load).result()
 
-    def load() -> Upscaler:
-        network, fingerprint = load_network(name, weights_dir)
-        path = usable_estimator(card(name, weights_dir), weights_dir)
-        estimator = load_estimator(path, fingerprint, network) if path else None
-        return Upscaler(name, network, fingerprint, where, dtype, estimator)
 
-    # Each thread that runs torch on several cores keeps OpenMP threads of its own; where they are more than the cores,
-    # all of them sleep at each barrier, and BasicVSR takes 1.45 times as long. Loading, which is torch's work too, is
-    # therefore left to a thread that ends: the cores belong to the one that calls `forward`.
-    with ThreadPoolExecutor(1) as passing:
-        return passing.submit(load).result()
+def model_cache(
+    weights_dir: Path,
+    *,
+    default: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+    capacity: int | None = None,
+    on_evict: Callable[[], None] = lambda: None,
+) -> ModelCache[Upscaler]:
+    """Return an empty cache that loads models with `load_model`; `ModelCache` documents the other arguments."""
+    load = partial(load_model, weights_dir=weights_dir, device=device, precision=precision, threads=threads)
+    return ModelCache(weights_dir, load, default=default, capacity=capacity, on_evict=on_evict)
+
+
+def _load(name: str, weights_dir: Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+    network, fingerprint = load_network(name, weights_dir)
+    path = usable_estimator(card(name, weights_dir), weights_dir)
+    estimator = load_estimator(path, fingerprint, network) if path else None
+    return Upscaler(name, network, fingerprint, device, dtype, estimator)
 
 
 def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:
-    """Cut a stream into what `Upscaler.forward` is to be given call by call, so that it emits `chunk` frames each time.
+    """Split a stream into the groups for successive calls of `Upscaler.forward`, each of which emits `chunk` frames.
 
-    Yields (items, last): first chunk + lookahead of them, then `chunk` at a time, and whatever is left with last=True.
-    A group is empty only if the stream is.
+    Yields (items, last): first `chunk + lookahead` items, then `chunk` at a time, then the rest with last=True. Only an
+    empty stream has an empty group.
     """
     iterator = iter(items)
     group = list(islice(iterator, chunk + lookahead))

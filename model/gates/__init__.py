@@ -1,1 +1,1 @@
-"""The confidence estimator and block skipping."""
+"""The confidence estimator, and skipping of residual blocks and of the upsampler."""

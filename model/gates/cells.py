@@ -1,7 +1,7 @@
-"""Cells: a frame cut into small squares, any number of which go through a group of convolutions as one batch.
+"""Cells: small squares of a frame; a group of convolutions runs any number of cells as one batch.
 
-A batch costs the same calls however many cells it has, so that single ones can be chosen; rectangles
-(`model.mask.rectangles`) take a call each.
+The number of calls does not depend on the number of cells, so that single cells can be chosen. Rectangles
+(`model.mask.rectangles`), in contrast, take one call each.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BATCH = 64
-"""Cells at once: more are no faster, and take more memory."""
+"""Cells of one batch; larger batches are no faster and take more memory."""
 
 
 def run_cells(work: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chosen: NDArray[np.bool_], halo: int) -> Tensor:
-    """`out`, which may be changed, with `work(x)` written into the chosen cells; both [1, C, H, W].
+    """Write `work(x)` into the chosen cells of `out`, possibly in place, and return the result [1, C, H, W].
 
-    `chosen` [down, across] tells the cells, into which the frame is divided evenly, to the pixel. Each is cut out with
-    `halo` pixels around it, at the frame's edge as much further inside: there the crop ends where the frame does, and
-    sees the same zeros beyond.
+    `chosen` [down, across] divides the frame evenly into cells. Each crop is a cell with `halo` pixels around. At the
+    edge of the frame the crop moves inwards and ends with the frame, so that convolutions see the same zeros outside.
     """
     out = out.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = x.shape
@@ -52,17 +51,17 @@ def run_cells(work: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chosen: 
 
 
 def crop_size(pixels: int, cells: int, halo: int) -> int:
-    """Side of the crops along a side of the frame that is divided into so many cells."""
+    """Return the side of a crop in pixels, for a side of the frame with `cells` cells."""
     return min(-(-pixels // cells) + 2 * halo, pixels)
 
 
 def cell_starts(pixels: int, cells: int) -> list[int]:
-    """Where cells begin along a side of the frame that is divided into so many."""
+    """Return the first pixel of each cell, for a side of the frame with `cells` cells."""
     return [i * pixels // cells for i in range(cells)]
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] as [B H W, C]; a view where channels are last in memory."""
+    """Reshape [B, C, H, W] to [B H W, C]; a view if channels are last in memory."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 

@@ -1,15 +1,15 @@
-"""The confidence estimator: what would each group of residual blocks still change in a tile, and what to do instead?
+"""The confidence estimator: predicts for each tile the error of skipping a group of residual blocks.
 
-A `Gate` stands before a group of blocks of a branch, or before the upsampler. It holds
+A `Gate` stands before a group of blocks of a branch, or before the upsampler. A gate has two parts:
 
-- a *surrogate*, one 3x3 convolution that does the group's work nearly as well where there is little of it to do, and
-- a *head*: from the features and from what the surrogate does with them, averaged over a tile, it predicts how large
-  an error skipping would add to the HR tile, and how large the error is that the network makes there anyway.
+- The *surrogate* is one convolution. It replaces the group on tiles where the group changes little.
+- The *head* predicts two errors of the HR tile from the features and the surrogate's output, averaged over the tile:
+  the error that skipping adds, and the error of the network itself.
 
-Where the first is below a fraction of the frame's mean of the second, the tile takes the surrogate, and the group is
-not run (`model.gates.skipping`). Both parts
-are fitted to a network's frozen weights by `model.training.fit_estimator`. That blocks are skipped where an estimator
-expects little of them is SkipVSR's idea (ACM MM 2024); its layers are not public, these are this project's own.
+If the added error is below the error budget, a fraction of the frame's mean error, the tile takes the surrogate and the
+group is skipped (`model.gates.skipping`). `model.training.fit_estimator` fits both parts to the frozen weights of a
+network. Skipping blocks by an estimator is the idea of SkipVSR (ACM MM 2024). Its layers are not public; this project
+designed its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,33 +30,34 @@ from torch import Tensor, nn
 
 from model.device import narrowed
 from model.errors import BadWeights
-from model.network.basicvsr import SCALE, BasicVSR, NetworkConfig
+from model.network.basicvsr import BasicVSR, Branch, NetworkConfig
 from model.network.kernels import convolve
 from model.routing import TILE
 from model.zoo.header import header_of, write_tensors
 
 FLOOR = 1e-3
-"""Added to a mean of features before its logarithm: less than that is noise of bfloat16."""
+"""Added to a mean of features before its logarithm; smaller means are noise of bfloat16."""
 HIDDEN = 32
+"""Width of the head."""
 TRUNKS = ("backward_trunk.", "forward_trunk.")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which groups of blocks have gates."""
+    """The groups of blocks that have gates."""
 
     backward: tuple[tuple[int, int], ...]
-    """First block and the one after the last, of each group of the backward branch, in order, none overlapping."""
+    """[first, last) block of each group of the backward branch, in order, without overlap."""
     forward: tuple[tuple[int, int], ...]
-    """The same of the forward branch."""
+    """Groups of the forward branch."""
     tail: bool
-    """Whether the upsampler, of a network with the full one, has a gate too."""
+    """Whether the upsampler has a gate; full tails only."""
     kernel: int = 3
-    """Side of the surrogates' convolutions."""
+    """Kernel size of the surrogates."""
 
 
 class Gate(nn.Module):
-    """Surrogate and head of one group: `inputs` channels go in, the surrogate gives `outputs`."""
+    """Surrogate and head of one group; the surrogate maps `inputs` channels to `outputs` channels."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
         super().__init__()
@@ -63,26 +65,34 @@ class Gate(nn.Module):
         self.head = nn.Sequential(nn.Linear(inputs + outputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
 
     def change(self, x: Tensor) -> Tensor:
-        """What the surrogate makes of the features [B, inputs, H, W]: [B, outputs, H, W]."""
+        """Apply the surrogate to features: [B, inputs, H, W] -> [B, outputs, H, W]."""
         return convolve(self.surrogate, x)
 
     @staticmethod
     def pooled(x: Tensor, change: Tensor) -> Tensor:
-        """What the head looks at: logarithms of mean magnitudes over tiles, [B, tiles down, tiles across, in + out]."""
-        side = TILE // 2  # every other pixel of every other row says enough
+        """Return the log mean magnitudes over tiles that the head reads, [B, tiles down, tiles across, in + out]."""
+        side = TILE // 2  # every second pixel of every second row is enough
         quarters = (y[..., ::2, ::2].abs() for y in (x, change))
         means = [F.avg_pool2d(y, side, ceil_mode=True, count_include_pad=False) for y in quarters]
         return torch.cat(means, dim=1).permute(0, 2, 3, 1).float().add_(FLOOR).log_()
 
     def expected(self, x: Tensor, change: Tensor) -> Tensor:
-        """Logarithm of the error that skipping adds to each tile, over the frame's mean: [B, tiles down, across]."""
+        """Predict the logarithm of added error over the frame's mean error, for each tile: [B, tiles down, across]."""
         added, own = self.head(self.pooled(x, change)).unbind(-1)
         mean = own.flatten(1).logsumexp(1) - math.log(own[0].numel())
         return added - mean.view(-1, 1, 1)  # type: ignore[no-any-return]
 
 
+class GatedGroup(NamedTuple):
+    """Blocks [first, last) of a trunk, and the gate before them."""
+
+    first: int
+    last: int
+    gate: Gate
+
+
 class Estimator(nn.Module):
-    """The gates of a network of that configuration, and the network's weights, where they were adapted to the gates."""
+    """The gates of a network with the given config; optionally also weights of the network adapted to the gates."""
 
     def __init__(self, config: NetworkConfig, layout: Layout, adapted: BasicVSR | None = None) -> None:
         super().__init__()
@@ -90,22 +100,22 @@ class Estimator(nn.Module):
         c = config.channels
         self.backward_gates = nn.ModuleList(Gate(c, c, layout.kernel) for _ in layout.backward)
         self.forward_gates = nn.ModuleList(Gate(c, c, layout.kernel) for _ in layout.forward)
-        self.tail_gate = Gate(4 * c, 3 * SCALE * SCALE) if layout.tail else None  # sees `BasicVSR.coarse`
+        self.tail_gate = Gate(4 * c, 3 * config.scale**2) if layout.tail else None  # reads `BasicVSR.coarse`
         self.adapted = adapted
-        """Runs in the network's stead wherever gates are at work; None: the network itself does."""
+        """Replaces the network wherever gates work; None: no adapted weights."""
         self.parts: tuple[str, ...] = ("",)
-        """What the names of those of its weights begin with that were adapted; all others are the network's own."""
+        """Name prefixes of the adapted weights; all other weights equal those of the network."""
         self.digest = ""
-        """Tells the file that it was loaded from apart from others."""
+        """Hash of the file that the estimator was loaded from."""
 
-    def gates(self, branch: str) -> list[tuple[int, int, Gate]]:
-        """(first block, the one after the last, gate) of the branch `backward` or `forward`."""
+    def groups(self, branch: Branch) -> list[GatedGroup]:
+        """Return the gated groups of a branch in order."""
         spans = self.layout.backward if branch == "backward" else self.layout.forward
         modules = self.backward_gates if branch == "backward" else self.forward_gates
-        return [(a, b, gate) for (a, b), gate in zip(spans, modules, strict=True) if isinstance(gate, Gate)]
+        return [GatedGroup(a, b, gate) for (a, b), gate in zip(spans, modules, strict=True) if isinstance(gate, Gate)]
 
     def ready(self, device: torch.device, dtype: torch.dtype) -> Estimator:
-        """This estimator for use beside a network on that device: surrogates in its type, heads in float32."""
+        """Prepare for inference, in place: surrogates and adapted weights in `dtype`, heads in float32."""
         self.eval().requires_grad_(False).to(device)
         parts = [module.surrogate for module in self.modules() if isinstance(module, Gate)]
         for part in (*parts, self.adapted):
@@ -114,10 +124,10 @@ class Estimator(nn.Module):
         return self
 
     def save(self, path: Path, network: str, metadata: dict[str, str] | None = None) -> None:
-        """Write it as safetensors; `network` is the fingerprint of the weights that it belongs to.
+        """Write a safetensors file; `network` is the fingerprint of the weights that the estimator was fitted to.
 
-        Adapted weights become bfloat16, which the network computes in where it can; what it knows of its input
-        (SPyNet's mean and deviation) does not.
+        Adapted weights become bfloat16. Buffers stay float32: they describe the input (SPyNet's mean and deviation).
+        Raises OSError if writing fails.
         """
         tensors = {}
         weights = {name for name, _ in self.named_parameters() if name.startswith("adapted.")}
@@ -131,9 +141,9 @@ class Estimator(nn.Module):
 
 
 def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator | None:
-    """The estimator in a file, or None where there is no file, or where it was fitted to other weights.
+    """Load the estimator in a file; None if the file is missing or was fitted to other weights.
 
-    `network` and `fingerprint` are what `model.zoo.models.load_network` returns. Raises BadWeights on a damaged file.
+    `network` and `fingerprint` come from `model.zoo.models.load_network`. Raises BadWeights for a damaged file.
     """
     if not path.is_file():
         return None
@@ -145,7 +155,7 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
         layout = json.loads(facts["layout"])
         spans = {branch: tuple((a, b) for a, b in layout[branch]) for branch in ("backward", "forward")}
         parts = json.loads(facts.get("adapted", "null"))
-        parts = [""] if parts is True else parts  # so it was written while all weights were adapted or none
+        parts = [""] if parts is True else parts  # older files: all weights adapted, or none
         shape = Layout(**spans, tail=layout["tail"], kernel=layout.get("kernel", 3))
         estimator = Estimator(network.config, shape, copy.deepcopy(network) if parts else None)
         estimator.parts = tuple(parts or ("",))
@@ -158,6 +168,6 @@ def load_estimator(path: Path, fingerprint: str, network: BasicVSR) -> Estimator
     except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, OSError) as error:
         raise BadWeights(f"{path.name} holds no estimator: {str(error).splitlines()[0]}") from error
     if not all(bool(tensor.isfinite().all()) for tensor in estimator.state_dict().values()):
-        raise BadWeights(f"{path.name}: some of its weights are no numbers; fit it anew")
+        raise BadWeights(f"{path.name}: some weights are not finite; fit the estimator again")
     estimator.digest = hashlib.sha256(data).hexdigest()[:16]
     return estimator.eval()

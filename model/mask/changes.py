@@ -1,11 +1,11 @@
-"""What has changed between two LR frames, tile by tile.
+"""Detect changes between two LR frames, tile by tile.
 
-Noise of a codec changes sign from pixel to pixel, and little is left of it in the mean of a quarter of a tile; of what
-moves, however slowly, more is left. So the means may differ less than the pixels.
+Codec noise changes sign from pixel to pixel and nearly cancels in the mean over a quarter of a tile. Slow motion does
+not cancel. The threshold on means is therefore lower than the threshold on pixels.
 
-The planner asks this for every frame of a job in both branches, so a frame is laid out once by its place in a tile:
-then each measure is a sum over leading dimensions, and no pooling. On a CPU that is a few calls that run well on one
-core, where small parallel ones would wait for a core that an encoder has.
+The planner compares every frame of a job in both branches. It first reorders each frame by position within a tile.
+Every measure is then a sum over leading dimensions instead of a pooling. On a CPU these few calls run well on one core;
+small parallel calls would wait for a core that an encoder occupies.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from model.mask.rectangles import Mask, dilate
 from model.routing import TILE, Preset
 
 QUARTER = TILE // 2
-"""Side of a quarter of a tile, in pixels."""
+"""Side of a quarter of a tile in pixels."""
 _YCC = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
-"""BT.601's luma and colour differences of RGB."""
+"""Luma and colour differences of RGB (ITU-R BT.601)."""
 
 
 def tiles_of(height: int, width: int) -> tuple[int, int]:
-    """Tiles in a column and in a row of such a frame; the last ones may be partial."""
+    """Return the number of tiles in a column and in a row of a frame; the last tiles may be partial."""
     return -(-height // TILE), -(-width // TILE)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How the pixels of a frame size fall into tiles: weights that make means of sums, where tiles are partial too."""
+    """Weights for one frame size that turn sums over tiles into means, for partial tiles too."""
 
     per_pixel: Tensor
-    """[4, 1, h, w] for each quarter of each tile, one by the pixels it has; 0 where it has none."""
+    """[4, 1, h, w] inverse of the pixel count of each quarter of each tile; 0 for empty quarters."""
     per_quarter: Tensor
-    """[h, w] for each tile, one by the quarters it has."""
+    """[h, w] inverse of the number of non-empty quarters of each tile."""
 
     @classmethod
     def of(cls, frame: Tensor) -> Grid:
-        """That of a frame [H, W, 3]."""
+        """Build the grid for the size of a frame [H, W, 3]."""
         height, width = frame.shape[:2]
         pixels = _by_place(frame.new_ones(height, width, 1, dtype=torch.float32)).sum(0)  # [4, 1, h, w]
         quarters = (pixels > 0).sum((0, 1))
@@ -49,16 +49,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame, or what tiles were last computed on, as it is compared."""
+    """Pixels in the form that `changed` compares: a frame, or the last computed version of each tile."""
 
     planes: Tensor
-    """[16, 4, 3, h, w] luma and colour differences in levels of 255: by pixel of a quarter, quarter of a tile, tile."""
+    """[16, 4, 3, h, w] luma and colour differences, levels of 255: pixel in quarter, quarter, plane, tile."""
     means: Tensor
-    """[4, h, w] the mean luma of each quarter."""
+    """[4, h, w] mean luma of each quarter."""
 
     @classmethod
     def of(cls, frame: Tensor, grid: Grid) -> Picture:
-        """That of a frame [H, W, 3] of integers."""
+        """Convert a frame [H, W, 3] of integers."""
         peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
         rgb = _by_place(frame).float()
         mix = rgb.new_tensor(_YCC) * (255.0 / peak)
@@ -66,7 +66,7 @@ class Picture:
         return cls(planes, (planes[:, :, :1].sum(0) * grid.per_pixel)[:, 0])
 
     def updated(self, where: Mask, now: Picture) -> Picture:
-        """This, with the tiles of `where` as they are in `now`."""
+        """Return a copy with the tiles of mask `where` taken from `now`."""
         if where.all():
             return now
         if not where.any():
@@ -76,12 +76,17 @@ class Picture:
 
 
 def changed(now: Picture, seen: Picture, grid: Grid, preset: Preset) -> Mask:
-    """The tiles in which two frames differ by a preset's numbers, and those within reach of a small change."""
+    """Find the tiles in which two frames differ by the thresholds of a preset.
+
+    Tiles within `Preset.reach` of a small moving detail count as changed too.
+    """
     detail = (now.planes - seen.planes).abs_().sum(0).mul_(grid.per_pixel)  # [4, 3, h, w]
     mean = detail.sum(0).mul_(grid.per_quarter)
     drift = (now.means - seen.means).abs_().sum(0).mul_(grid.per_quarter)
     hot = (mean[0] > preset.luma) | (mean[1:].amax(0) > preset.chroma) | (drift > preset.drift)
-    found: Mask = torch.cat([hot[None], detail[:, 0] > preset.detail]).cpu().numpy()  # at once: one wait for the device
+    found: Mask = (
+        torch.cat([hot[None], detail[:, 0] > preset.detail]).cpu().numpy()
+    )  # one transfer: one wait for the device
     tiles: Mask = found[0]
     small = found[1:]
     if small.any():
@@ -92,7 +97,7 @@ def changed(now: Picture, seen: Picture, grid: Grid, preset: Preset) -> Mask:
 
 
 def _by_place(frame: Tensor) -> Tensor:
-    """[H, W, C] -> [16, 4, C, h, w]: pixel of a quarter, quarter of a tile, channel, tile; 0 beyond the frame."""
+    """Reorder [H, W, C] to [16, 4, C, h, w]: pixel in quarter, quarter in tile, channel, tile; 0 outside the frame."""
     height, width, channels = frame.shape
     h, w = tiles_of(height, width)
     whole = frame

@@ -1,7 +1,7 @@
-"""Rectangles that cover what has to be computed: each becomes one dense crop for the network.
+"""Cover the active tiles of a frame with rectangles; each rectangle becomes one dense crop for the network.
 
-A convolution on a few large crops is as fast a pixel as on the whole frame; on many single tiles it is not, since each
-needs a halo around it. So the active tiles are covered by few rectangles, cut where that is cheaper than the waste.
+A pixel costs as much in a large crop as in a whole frame, but more in single tiles, since each crop needs a halo. A few
+rectangles therefore cover all active tiles. A rectangle is cut where the cut saves more than another crop costs.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
-"""[h, w] of tiles; True: has to be computed."""
+"""[h, w] of tiles; True marks a tile to compute."""
 Corners = tuple[int, int, int, int]
-"""y0, x0, y1, x1 of a rectangle, in tiles."""
+"""y0, x0, y1, x1 of a rectangle in tiles."""
 
 
 @dataclass(frozen=True)
-class Box:
+class Rectangle:
     """Half-open rectangle of pixels: rows y0 to y1, columns x0 to x1."""
 
     y0: int
@@ -28,106 +28,134 @@ class Box:
 
     @property
     def rows(self) -> slice:
-        """Its rows, to index with."""
+        """Rows, as an index."""
         return slice(self.y0, self.y1)
 
     @property
     def columns(self) -> slice:
-        """Its columns, to index with."""
+        """Columns, as an index."""
         return slice(self.x0, self.x1)
 
     @property
-    def area(self) -> int:
-        """Pixels."""
-        return (self.y1 - self.y0) * (self.x1 - self.x0)
+    def height(self) -> int:
+        """Number of rows."""
+        return self.y1 - self.y0
 
-    def grown(self, margin: int, height: int, width: int, grid: int = 1) -> Box:
-        """`margin` pixels larger on each side, then out to multiples of `grid`, but inside of the frame."""
-        return Box(
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.x1 - self.x0
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
+
+    def scaled(self, factor: int) -> Rectangle:
+        """Return the same region of a frame that is `factor` times larger."""
+        return Rectangle(self.y0 * factor, self.x0 * factor, self.y1 * factor, self.x1 * factor)
+
+    def moved(self, rows: int, columns: int) -> Rectangle:
+        """Return the rectangle moved down by `rows` and right by `columns`."""
+        return Rectangle(self.y0 + rows, self.x0 + columns, self.y1 + rows, self.x1 + columns)
+
+    def grown(self, margin: int, height: int, width: int, grid: int = 1) -> Rectangle:
+        """Return the rectangle grown by `margin` pixels on each side, then to multiples of `grid`, within the frame."""
+        return Rectangle(
             max((self.y0 - margin) // grid * grid, 0),
             max((self.x0 - margin) // grid * grid, 0),
             min(-(-(self.y1 + margin) // grid) * grid, height),
             min(-(-(self.x1 + margin) // grid) * grid, width),
         )
 
-    def within(self, outer: Box) -> Box:
-        """This box in the coordinates of `outer`, which contains it."""
-        return Box(self.y0 - outer.y0, self.x0 - outer.x0, self.y1 - outer.y0, self.x1 - outer.x0)
+    def within(self, outer: Rectangle) -> Rectangle:
+        """Return this rectangle in the coordinates of `outer`, which contains it."""
+        return Rectangle(self.y0 - outer.y0, self.x0 - outer.x0, self.y1 - outer.y0, self.x1 - outer.x0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What computing a crop costs, in pixels of the dense pass."""
+    """Cost of computing a crop, in pixels of dense work."""
 
     tile: int
     """Side of a tile in pixels."""
     halo: int
-    """Pixels around a crop that are computed and thrown away."""
+    """Pixels around a crop that are computed and discarded."""
     overhead: int
-    """Fixed cost of one more crop, expressed in pixels."""
+    """Fixed cost of one crop in pixels."""
 
     def of(self, rows: int, columns: int) -> int:
-        """Cost of a crop of so many rows and columns of tiles."""
+        """Return the cost of a crop of `rows` x `columns` tiles."""
         side = 2 * self.halo
         return (rows * self.tile + side) * (columns * self.tile + side) + self.overhead
 
 
-def cover(mask: Mask, height: int, width: int, cost: Cost, dense_above: float) -> tuple[Box, ...]:
-    """Boxes that contain every True tile of `mask`, of low total cost.
+def cover(mask: Mask, height: int, width: int, cost: Cost, dense_above: float) -> tuple[Rectangle, ...]:
+    """Cover every True tile of `mask` with rectangles of low total cost.
 
-    A rectangle is split in two where the tight rectangles of the halves cost less than it does (a guillotine cut, best
-    one first), recursively. A cover that would cost more than `dense_above` of the whole frame becomes the whole frame.
+    A rectangle is split if the tight rectangles of its halves cost less together (guillotine cut, best cut first,
+    recursively). A cover that costs more than the fraction `dense_above` of the whole frame becomes the whole frame.
     """
     if not mask.any():
         return ()
-    full, most = Box(0, 0, height, width), dense_above * height * width
-    if int(mask.sum()) * cost.tile**2 + cost.overhead > most:  # whatever the cover
+    full, most = Rectangle(0, 0, height, width), dense_above * height * width
+    if int(mask.sum()) * cost.tile**2 + cost.overhead > most:  # true for every cover
         return (full,)
-    boxes: list[Corners] = []
-    _split(_bits(mask), _bits(mask.T), 0, 0, cost, boxes)
-    if sum(cost.of(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes) > most:
+    corners: list[Corners] = []
+    _split(_bits(mask), _bits(mask.T), 0, 0, cost, corners)
+    if sum(cost.of(y1 - y0, x1 - x0) for y0, x0, y1, x1 in corners) > most:
         return (full,)
     t = cost.tile
-    return tuple(Box(y0 * t, x0 * t, min(y1 * t, height), min(x1 * t, width)) for y0, x0, y1, x1 in boxes)
+    return tuple(Rectangle(y0 * t, x0 * t, min(y1 * t, height), min(x1 * t, width)) for y0, x0, y1, x1 in corners)
 
 
-def segments(penalty: NDArray[np.float64], height: int, width: int, cost: Cost, band: int) -> tuple[Box, ...]:
-    """Boxes in bands of `band` rows of tiles that are worth computing, where every tile may also be left out.
+def segments(penalty: NDArray[np.float64], height: int, width: int, cost: Cost, band: int) -> tuple[Rectangle, ...]:
+    """Choose the tiles to compute, as rectangles in bands of `band` rows of tiles; any tile may be skipped.
 
-    `penalty` [h, w] says what leaving out a tile costs, in pixels of the dense pass. In each band the segments are
-    those of least total cost, computed and left out (a shortest path over its columns).
+    `penalty` [h, w] is the cost of skipping each tile, in pixels of dense work. Each band gets the segments of least
+    total cost, found as a shortest path over its columns.
     """
-    t, boxes = cost.tile, []
+    t, rectangles = cost.tile, []
     for top in range(0, penalty.shape[0], band):
         rows = penalty[top : top + band]
-        tall = len(rows) * t + 2 * cost.halo
-        opening, column = cost.overhead + 2 * cost.halo * tall, float(t * tall)
-        out, run = 0.0, float(opening)
-        from_out: list[tuple[bool, bool]] = []  # whether out, and run, come from out
-        for left_out in rows.sum(0).tolist():
-            out_stays, run_opens = out <= run, out + opening < run
-            out, run = min(out, run) + left_out, min(run, out + opening) + column
-            from_out.append((out_stays, run_opens))
-        computed, inside = [False] * len(from_out), run < out
-        for at in reversed(range(len(from_out))):
-            computed[at] = inside
-            inside = not from_out[at][1] if inside else not from_out[at][0]
+        computed = _cheapest(rows.sum(0).tolist(), len(rows) * t + 2 * cost.halo, cost)
         edges = np.flatnonzero(np.diff([0, *computed, 0])).tolist()
         y0, y1 = top * t, min((top + len(rows)) * t, height)
-        boxes += [Box(y0, a * t, y1, min(b * t, width)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    return tuple(boxes)
+        for a, b in zip(edges[::2], edges[1::2], strict=True):
+            rectangles.append(Rectangle(y0, a * t, y1, min(b * t, width)))
+    return tuple(rectangles)
 
 
-def paint(boxes: tuple[Box, ...], shape: tuple[int, int], tile: int) -> Mask:
-    """The tiles that the boxes contain: a mask of that shape."""
+def _cheapest(penalties: list[float], tall: int, cost: Cost) -> list[bool]:
+    """Choose the columns of tiles to compute in a band whose crops are `tall` pixels high, at least total cost.
+
+    `penalties` is the cost of skipping each column. Computing a column costs its pixels; a segment of computed columns
+    also costs its halo and the overhead of a crop.
+    """
+    opening, column = cost.overhead + 2 * cost.halo * tall, float(cost.tile * tall)
+    skipping, computing = 0.0, float(opening)
+    from_skipping: list[tuple[bool, bool]] = []  # per column: whether each of the two paths comes from a skipped one
+    for penalty in penalties:
+        skip_stays, compute_opens = skipping <= computing, skipping + opening < computing
+        skipping, computing = min(skipping, computing) + penalty, min(computing, skipping + opening) + column
+        from_skipping.append((skip_stays, compute_opens))
+    computed, inside = [False] * len(penalties), computing < skipping
+    for at in reversed(range(len(penalties))):
+        computed[at] = inside
+        inside = not from_skipping[at][1] if inside else not from_skipping[at][0]
+    return computed
+
+
+def paint(rectangles: tuple[Rectangle, ...], shape: tuple[int, int], tile: int) -> Mask:
+    """Return the mask [h, w] of `shape` whose True tiles the rectangles contain."""
     mask = np.zeros(shape, np.bool_)
-    for box in boxes:
-        mask[box.y0 // tile : -(-box.y1 // tile), box.x0 // tile : -(-box.x1 // tile)] = True
+    for rectangle in rectangles:
+        mask[rectangle.y0 // tile : -(-rectangle.y1 // tile), rectangle.x0 // tile : -(-rectangle.x1 // tile)] = True
     return mask
 
 
 def dilate(mask: Mask, reach: int) -> Mask:
-    """True also for the tiles up to `reach` away, diagonally too."""
+    """Return the mask grown by `reach` tiles in all directions, diagonals included."""
     for _ in range(reach):
         grown = mask.copy()
         grown[1:] |= mask[:-1]
@@ -138,8 +166,8 @@ def dilate(mask: Mask, reach: int) -> Mask:
     return mask
 
 
-def _split(rows: list[int], columns: list[int], y: int, x: int, cost: Cost, boxes: list[Corners]) -> None:
-    """Split a mask, given as the bits of its rows and of its columns, the first of which is tile (y, x)."""
+def _split(rows: list[int], columns: list[int], y: int, x: int, cost: Cost, rectangles: list[Corners]) -> None:
+    """Split a mask recursively. `rows` and `columns` hold its bits; its first tile is (y, x)."""
     rows, top = _tight(rows)
     columns, left = _tight(columns)
     rows, columns = [row >> left for row in rows], [column >> top for column in columns]
@@ -148,37 +176,37 @@ def _split(rows: list[int], columns: list[int], y: int, x: int, cost: Cost, boxe
     by_row, by_column = _cut_costs(rows, cost), _cut_costs(columns, cost)
     best = min([here, *by_row, *by_column])
     if best == here:
-        boxes.append((y, x, y + len(rows), x + len(columns)))
+        rectangles.append((y, x, y + len(rows), x + len(columns)))
     elif best in by_row:
         at = by_row.index(best) + 1
-        _split(rows[:at], [column & ((1 << at) - 1) for column in columns], y, x, cost, boxes)
-        _split(rows[at:], [column >> at for column in columns], y + at, x, cost, boxes)
+        _split(rows[:at], [column & ((1 << at) - 1) for column in columns], y, x, cost, rectangles)
+        _split(rows[at:], [column >> at for column in columns], y + at, x, cost, rectangles)
     else:
         at = by_column.index(best) + 1
-        _split([row & ((1 << at) - 1) for row in rows], columns[:at], y, x, cost, boxes)
-        _split([row >> at for row in rows], columns[at:], y, x + at, cost, boxes)
+        _split([row & ((1 << at) - 1) for row in rows], columns[:at], y, x, cost, rectangles)
+        _split([row >> at for row in rows], columns[at:], y, x + at, cost, rectangles)
 
 
 def _bits(mask: Mask) -> list[int]:
-    """Each row as a number whose bits are its columns: Python's are as wide as it takes, and quick."""
+    """Return each row of a mask as an integer whose bits are the columns; Python integers have any width."""
     packed = np.packbits(mask, axis=1, bitorder="little")
     return [int.from_bytes(row.tobytes(), "little") for row in packed]
 
 
 def _tight(lines: list[int]) -> tuple[list[int], int]:
-    """Without the empty lines at both ends, and how many there were before the first."""
+    """Remove the empty lines at both ends; also return their number at the start."""
     active = [i for i, line in enumerate(lines) if line]
     return lines[active[0] : active[-1] + 1], active[0]
 
 
 def _cut_costs(lines: list[int], cost: Cost) -> list[int]:
-    """Cost of cutting a tight mask after each of its lines but the last, both halves made tight again."""
+    """Return the cost of a tight mask cut after each line except the last, with both halves tightened."""
     before, after = _tight_costs(lines, cost), _tight_costs(lines[::-1], cost)
     return [a + b for a, b in zip(before[:-1], after[-2::-1], strict=True)]
 
 
 def _tight_costs(lines: list[int], cost: Cost) -> list[int]:
-    """Cost of the tight rectangle of lines 0..i, for each i; line 0 holds a True."""
+    """Return the cost of the tight rectangle of lines 0..i for each i; line 0 is not empty."""
     costs, seen, long = [], 0, 0
     for i, line in enumerate(lines):
         if line:

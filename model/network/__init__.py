@@ -1,1 +1,1 @@
-"""BasicVSR as steps, optical flow, and the kernels below."""
+"""BasicVSR in steps, optical flow, and fused convolution kernels."""

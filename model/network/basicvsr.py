@@ -1,69 +1,77 @@
-"""BasicVSR: the network, one frame at a time.
+"""BasicVSR, one frame at a time.
 
 Chan et al., "BasicVSR: The Search for Essential Components in Video Super-Resolution and Beyond", CVPR 2021
-(https://arxiv.org/abs/2012.02181). One class serves the official 64 x 30 network and this project's light ones;
-`NetworkConfig` says which, and is read from the checkpoint (`model.zoo.models`), never from a flag.
+(https://arxiv.org/abs/2012.02181). One class serves the official network of 64 channels x 30 blocks and the light
+networks of this project. `NetworkConfig` tells them apart; the checkpoint holds it (`model.zoo.models`).
 
-The network is written as *steps* (`flow`, `backward_step`, `forward_step`, `reconstruct`), so that the streaming
-engine can carry the recurrent state from chunk to chunk; `forward` runs them over a whole clip, for training and as
-the reference. Parameter names are BasicSR's.
+The network consists of *steps*: `flow`, `backward_step`, `forward_step`, `reconstruct`. The streaming engine calls the
+steps and carries the recurrent state from chunk to chunk. `forward` runs the steps over a whole clip, for training and
+as the reference. Parameter names are those of BasicSR.
 
-Shapes: B batch, T frames, C channels, H x W the LR size in pixels. Images are RGB in [0, 1]. Flow is in LR pixels,
-channel 0 horizontal, channel 1 vertical: `warp(x, flow)[y, x] = x[y + flow_y, x + flow_x]`.
+Shapes: B batch, T frames, C channels, H x W the LR size in pixels, s the scale. Images are RGB in [0, 1]. Flow is in LR
+pixels, channel 0 horizontal, channel 1 vertical: `warp(x, flow)[y, x] = x[y + flow_y, x + flow_x]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.flow import LightFlow, SpyNet, Table, warp
+from model.network import propagation
+from model.network.flow import FeatureTable, LightFlow, SpyNet, warp
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
 
-SCALE = 4
-Run = Callable[[Tensor], Tensor]
+DEFAULT_SCALE: Final = 4
+"""Enlargement of a network whose checkpoint names none."""
+SCALES: Final = (4,)
+"""Enlargements that a network can have."""
+Branch = Literal["backward", "forward"]
+TrunkFunction = Callable[[Tensor], Tensor]
+"""Maps a branch's input [B, in, H, W] to hidden features [B, C, H, W]."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What distinguishes one network of the family from another. The defaults are the paper's."""
+    """Hyperparameters of a network. The defaults are those of the paper."""
 
     channels: int = 64
-    """Width of the hidden features, and of every residual block."""
+    """Width of the hidden features and of every residual block."""
     blocks: int = 30
     """Residual blocks in each of the two branches."""
     flow: Literal["spynet", "light"] = "spynet"
     """Optical flow: SPyNet as in the paper, or a pyramid of small convolutions at half resolution."""
     tail: Literal["full", "light"] = "full"
-    """Upsampler: two pixel-shuffle stages and HR convolutions (paper), or one convolution and PixelShuffle(4)."""
+    """Upsampler: two pixel-shuffle stages and HR convolutions (paper), or one convolution and one pixel shuffle."""
     coupled: bool = False
-    """True: the forward trunk also sees the backward features (as IconVSR's does), and no fusion layer is needed."""
+    """Feed the backward features to the forward trunk, as IconVSR does; no fusion layer is needed then."""
+    scale: int = DEFAULT_SCALE
+    """Enlargement of height and width."""
 
 
 class ResidualBlock(nn.Module):
-    """conv, ReLU, conv, plus identity; no normalisation (EDSR, arXiv:1707.02921)."""
+    """Residual block: conv, ReLU, conv, plus identity, without normalisation (EDSR, arXiv:1707.02921)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
-        for conv in (self.conv1, self.conv2):  # small at first: a deep stack starts near the identity
+        for conv in (self.conv1, self.conv2):  # small weights: a deep stack starts near the identity
             nn.init.kaiming_normal_(conv.weight)
             conv.weight.data *= 0.1
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """[B, C, H, W] twice; `overwrite`: at inference `x` may become the result."""
+        """Map [B, C, H, W] to [B, C, H, W]; with `overwrite`, inference may write the result into `x`."""
         return convolve(self.conv2, convolve(self.conv1, x, "relu"), plus=x, in_place=overwrite)
 
 
 class Blocks(nn.Sequential):
-    """Residual blocks, or a slice of them, in order. What comes in is kept, all between may be overwritten."""
+    """Residual blocks in order. The input tensor stays intact; inference overwrites the tensors between blocks."""
 
     def forward(self, x: Tensor) -> Tensor:
         for index, block in enumerate(self):
@@ -72,7 +80,7 @@ class Blocks(nn.Sequential):
 
 
 class Trunk(nn.Module):
-    """One branch's propagation network: an input convolution and `blocks` residual blocks."""
+    """Propagation network of one branch: an input convolution and `blocks` residual blocks."""
 
     def __init__(self, in_channels: int, channels: int, blocks: int) -> None:
         super().__init__()
@@ -89,8 +97,14 @@ class Trunk(nn.Module):
         assert isinstance(blocks, Blocks)
         return blocks
 
+    def part(self, first: int, last: int) -> Blocks:
+        """Return the residual blocks [first, last)."""
+        blocks = self.blocks[first:last]
+        assert isinstance(blocks, Blocks)
+        return blocks
+
     def head(self, x: Tensor) -> Tensor:
-        """The input convolution with its activation: [B, in, H, W] -> [B, C, H, W]."""
+        """Apply the input convolution and its activation: [B, in, H, W] -> [B, C, H, W]."""
         conv = self.main[0]
         assert isinstance(conv, nn.Conv2d)
         return convolve(conv, x, "leaky")
@@ -100,11 +114,16 @@ class Trunk(nn.Module):
 
 
 class BasicVSR(nn.Module):
-    """The bidirectional recurrent network; see the module's docstring for shapes."""
+    """The bidirectional recurrent network; the module's docstring explains the shapes.
+
+    Raises ValueError if `SCALES` lacks the scale of the config.
+    """
 
     def __init__(self, config: NetworkConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NetworkConfig()
+        if config.scale not in SCALES:
+            raise ValueError(f"scale {config.scale!r} is not supported; use {', '.join(map(str, SCALES))}")
         c = config.channels
         self.spynet: SpyNet | LightFlow = SpyNet() if config.flow == "spynet" else LightFlow()
         self.backward_trunk = Trunk(3 + c, c, config.blocks)
@@ -117,74 +136,89 @@ class BasicVSR(nn.Module):
             self.conv_hr = nn.Conv2d(64, 64, 3, 1, 1)
             self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
         else:
-            self.conv_last = nn.Conv2d(c, 3 * SCALE * SCALE, 3, 1, 1)
+            self.conv_last = nn.Conv2d(c, 3 * config.scale**2, 3, 1, 1)
+
+    @property
+    def scale(self) -> int:
+        """Enlargement of height and width."""
+        return self.config.scale
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which trunk and tail compute."""
+        """Number format of trunks and tail."""
         return self.conv_last.weight.dtype
 
+    def trunk(self, branch: Branch) -> Trunk:
+        """Return the trunk of a branch."""
+        return self.backward_trunk if branch == "backward" else self.forward_trunk
+
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """Flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
+        """Estimate the flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
         return self.spynet(ref, supp)  # type: ignore[no-any-return]
 
     def pixels(self, lr: Tensor) -> Tensor:
-        """A frame [B, 3, H, W] as the branches' steps are best given it: bfloat16 would round it by itself."""
+        """Prepare a frame [B, 3, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
         return with_remainder(lr, self.dtype) if self.dtype == torch.bfloat16 else lr
 
     def backward_step(
         self,
         lr: Tensor,
-        feat: Tensor | Table | None,
+        feat: Tensor | FeatureTable | None,
         flow: Tensor | None,
         origin: tuple[int, int] = (0, 0),
-        trunk: Run | None = None,
+        trunk: TrunkFunction | None = None,
     ) -> Tensor:
-        """Hidden features of the backward branch at one frame, or in a region of it.
+        """Compute the backward features of one frame, or of a region: [B, C, h, w].
 
-        `lr` [B, 3, h, w], or its `pixels`, is the region whose top left pixel (y, x) is `origin`; `feat` [B, C, H, W]
-        the features of the whole frame after, and `flow` [B, 2, h, w] the region's towards it; both None at the last
-        frame. Returns [B, C, h, w]. At the region's edges the network sees zeros, as it does at the frame's. `trunk`
-        stands in for the branch's trunk, if given (`model.gates.skipping`).
+        `lr` [B, 3, h, w], or its `pixels`, is the region whose top left pixel (y, x) is `origin`. `feat` [B, C, H, W]
+        are the features of the whole next frame, `flow` [B, 2, h, w] the flow of the region towards that frame. Both
+        are None at the last frame. The convolutions pad with zeros at the edges of the region, as at those of the
+        frame. `trunk` replaces the trunk of the branch (`model.gates.skipping`).
         """
-        run: Run = trunk or self.backward_trunk
+        run: TrunkFunction = trunk or self.backward_trunk
         return run(self._stacked(lr, self._aligned(lr, feat, flow, origin)))
 
     def forward_step(
         self,
         lr: Tensor,
         back: Tensor,
-        feat: Tensor | Table | None,
+        feat: Tensor | FeatureTable | None,
         flow: Tensor | None,
         origin: tuple[int, int] = (0, 0),
-        trunk: Run | None = None,
+        trunk: TrunkFunction | None = None,
     ) -> Tensor:
-        """The same for the forward branch; `back` [B, C, h, w] are the backward branch's features of the region."""
+        """Compute the forward features of one frame, or of a region: [B, C, h, w].
+
+        `back` [B, C, h, w] are the backward features of the region; `feat` and `flow` belong to the frame before. All
+        other arguments are those of `backward_step`.
+        """
         aligned = self._aligned(lr, feat, flow, origin)
-        run: Run = trunk or self.forward_trunk
+        run: TrunkFunction = trunk or self.forward_trunk
         return run(self._stacked(lr, back, aligned) if self.config.coupled else self._stacked(lr, aligned))
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
-        """The HR frame from both branches' features at one frame: [B, 3, 4 H, 4 W], float32.
+        """Reconstruct the HR frame [B, 3, s H, s W], float32, from the features of both branches at one frame.
 
-        The network computes a residual to the enlarged LR frame. The sum is float32 whatever the network's type:
-        bfloat16 near 1 is as coarse as half a level of 255.
+        The network computes a residual to the enlarged LR frame. The sum is float32 for every number format of the
+        network: near 1, a step of bfloat16 is half a level of 255.
         """
-        base = F.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
+        base = F.interpolate(lr.float(), scale_factor=self.scale, mode="bilinear", align_corners=False)
         x = self._fused(back, feat)
-        residual = F.pixel_shuffle(self.conv_last(x), SCALE) if self.config.tail == "light" else self._upsampled(x)
+        light = self.config.tail == "light"
+        residual = F.pixel_shuffle(self.conv_last(x), self.scale) if light else self._upsampled(x)
         return base + residual.float()
 
     def residual(self, back: Tensor, feat: Tensor) -> Tensor:
-        """What `reconstruct` adds to the enlarged LR frame, as `model.network.output` takes it; for inference.
+        """Compute the residual that `reconstruct` adds to the enlarged LR frame, for `model.network.output`.
 
-        [B, 3, 4 H, 4 W], or from a light tail [B, 48, H, W]: the sub-pixels of each LR pixel by row, column and colour.
+        Inference only. [B, 3, s H, s W], or from a light tail [B, 3 s s, H, W]: the sub-pixels of each LR pixel by row,
+        column and colour.
         """
         x = self._fused(back, feat)
-        return convolve_sorted(self.conv_last, x, SCALE) if self.config.tail == "light" else self._upsampled(x)
+        return convolve_sorted(self.conv_last, x, self.scale) if self.config.tail == "light" else self._upsampled(x)
 
     def coarse(self, back: Tensor, feat: Tensor) -> Tensor:
-        """The upsampler's first stage, before its pixel shuffle (not of a light tail): [B, 4 C, h, w]."""
+        """Run the first stage of a full tail, before its pixel shuffle: [B, 4 C, h, w]."""
         return convolve(self.upconv1, self._fused(back, feat), "leaky")
 
     def _fused(self, back: Tensor, feat: Tensor) -> Tensor:
@@ -194,30 +228,35 @@ class BasicVSR(nn.Module):
         x = convolve_shuffled(self.upconv2, convolve_shuffled(self.upconv1, x))
         return convolve(self.conv_last, convolve(self.conv_hr, x, "leaky"))
 
-    def _aligned(self, lr: Tensor, feat: Tensor | Table | None, flow: Tensor | None, origin: tuple[int, int]) -> Tensor:
+    def _aligned(
+        self, lr: Tensor, feat: Tensor | FeatureTable | None, flow: Tensor | None, origin: tuple[int, int]
+    ) -> Tensor:
         if feat is None or flow is None:
             b, _, h, w = lr.shape
             return torch.zeros(b, self.config.channels, h, w, dtype=self.dtype, device=lr.device)
         return warp(feat, flow, origin=origin)
 
     def _stacked(self, *parts: Tensor) -> Tensor:
-        """Channels of all the parts [B, ., H, W], in the network's type, channels last."""
+        """Concatenate the channels of parts [B, ., H, W] in the network's number format, channels last in memory."""
         if torch.is_grad_enabled():
             return torch.cat([part.to(self.dtype) for part in parts], 1).contiguous(memory_format=torch.channels_last)
         b, _, h, w = parts[0].shape
         whole = parts[0].new_empty(b, h, w, sum(part.shape[1] for part in parts), dtype=self.dtype)
         at = 0
-        for part in parts:  # converted and put into its place in one pass
+        for part in parts:  # one pass converts and copies
             whole[..., at : at + part.shape[1]] = part.permute(0, 2, 3, 1)
             at += part.shape[1]
         return whole.permute(0, 3, 1, 2)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, 4 H, 4 W]. Every frame is seen by both branches."""
+        """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, s H, s W]. Both branches see every frame."""
         return self.propagate(lr, *self.flows(lr))
 
     def flows(self, lr: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Flow of a clip [B, T, 3, H, W] from each frame to the next, and back: [B, T - 1, 2, H, W]; None if T is 1."""
+        """Estimate the flow of a clip [B, T, 3, H, W] from each frame to the next, and from the next to each frame.
+
+        Two tensors [B, T - 1, 2, H, W], float32; None for a clip of one frame.
+        """
         b, t, _, h, w = lr.shape
         if t == 1:
             return None, None
@@ -229,31 +268,57 @@ class BasicVSR(nn.Module):
         lr: Tensor,
         to_next: Tensor | None,
         to_prev: Tensor | None,
-        trunks: tuple[Run, Run] | None = None,
+        trunks: tuple[TrunkFunction, TrunkFunction] | None = None,
         margin: int = 0,
     ) -> Tensor:
-        """`forward` with the flow given (as `flows` returns it), and with trunks in place of its own, if given.
+        """Upscale a clip with the given flow (see `flows`); `trunks` (backward, forward) replace the network's own.
 
-        So many frames as the `margin` at either end only lead the branches in: they are not reconstructed, and no
-        gradient goes through them. Returns [B, T - 2 margin, 3, 4 H, 4 W].
+        The first and last `margin` frames only warm up the branches: they are not reconstructed and pass no gradient.
+        Returns [B, T - 2 margin, 3, s H, s W].
         """
-        backward, forward = trunks or (self.backward_trunk, self.forward_trunk)
-        t, learns = lr.shape[1], torch.is_grad_enabled()
-        middle = range(margin, t - margin)
-        backs: dict[int, Tensor] = {}
-        feat: Tensor | None = None
-        for i in reversed(range(0 if self.config.coupled else margin, t)):
-            flow = None if to_next is None or i == t - 1 else to_next[:, i]
-            with torch.set_grad_enabled(learns and i in middle):
-                feat = backs[i] = self.backward_step(lr[:, i], feat, flow, trunk=backward)
+        clip = _WholeClip(self, lr, to_next, to_prev, trunks or (self.backward_trunk, self.forward_trunk), margin)
+        propagation.propagate(clip, lr.shape[1], lr.shape[1] - margin)
+        return torch.stack(clip.frames, dim=1)
 
-        frames: list[Tensor] = []
-        feat = None
-        for i in range(t - margin):
-            flow = None if to_prev is None or i == 0 else to_prev[:, i - 1]
-            back = backs.get(i, backs[margin])  # only a coupled branch looks at it, and there it is
-            with torch.set_grad_enabled(learns and i in middle):
-                feat = self.forward_step(lr[:, i], back, feat, flow, trunk=forward)
-            if i in middle:
-                frames.append(self.reconstruct(lr[:, i], back, feat))
-        return torch.stack(frames, dim=1)
+
+class _WholeClip:
+    """The steps of `BasicVSR.propagate`: whole frames, with gradients between the margins."""
+
+    def __init__(
+        self,
+        network: BasicVSR,
+        lr: Tensor,
+        to_next: Tensor | None,
+        to_prev: Tensor | None,
+        trunks: tuple[TrunkFunction, TrunkFunction],
+        margin: int,
+    ) -> None:
+        self.frames: list[Tensor] = []
+        """[B, 3, s H, s W] each."""
+        self._network, self._lr, self._to_next, self._to_prev = network, lr, to_next, to_prev
+        self._backward_trunk, self._forward_trunk = trunks
+        self._last = lr.shape[1] - 1
+        self._learns = torch.is_grad_enabled()
+        self._middle = range(margin, lr.shape[1] - margin)
+
+    def backward(self, index: int, after: Tensor | None) -> Tensor | None:
+        if index < self._middle.start and not self._network.config.coupled:
+            return after  # only the coupled forward branch reads backward features in the margin
+        flow = None if self._to_next is None or index == self._last else self._to_next[:, index]
+        with self._gradients(index):
+            return self._network.backward_step(self._lr[:, index], after, flow, trunk=self._backward_trunk)
+
+    def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor:
+        assert back is not None
+        flow = None if self._to_prev is None or index == 0 else self._to_prev[:, index - 1]
+        with self._gradients(index):
+            return self._network.forward_step(self._lr[:, index], back, before, flow, trunk=self._forward_trunk)
+
+    def output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
+        assert back is not None
+        assert feat is not None
+        if index in self._middle:
+            self.frames.append(self._network.reconstruct(self._lr[:, index], back, feat))
+
+    def _gradients(self, index: int) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self._learns and index in self._middle)

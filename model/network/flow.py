@@ -1,8 +1,8 @@
-"""Optical flow between two LR frames, and warping by it.
+"""Optical flow between two LR frames, and warping by flow.
 
 `SpyNet`: Ranjan and Black, "Optical Flow Estimation using a Spatial Pyramid Network", CVPR 2017 (arXiv:1611.00850), in
-the form that BasicVSR uses, under BasicSR's parameter names. `LightFlow`: the same idea at half resolution with small
-convolutions, learnt jointly with the network that uses it.
+BasicVSR's form and with BasicSR's parameter names. `LightFlow`: the same idea at half resolution with small
+convolutions, trained jointly with its network.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from model.network.kernels import convolve_all
 
 @lru_cache(maxsize=16)
 def _pixel_grid(h: int, w: int, device: torch.device) -> Tensor:
-    """[2, h, w] float32: column and row of each pixel."""
+    """Return [2, h, w] float32: column and row of each pixel."""
     rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     return torch.stack([columns, rows]).float()
 
 
 @dataclass(frozen=True)
-class Table:
-    """Features of frames, laid out for `warp` to sample any number of times."""
+class FeatureTable:
+    """Features of frames in a layout from which `warp` samples fast, any number of times."""
 
     rows: Tensor
-    """[B (H + 3) (W + 3), C] float32: the pixels, with a border of zeros, one before and two behind."""
+    """[B (H + 3) (W + 3), C] float32: the pixels inside a border of zeros, one pixel before and two behind."""
     size: tuple[int, int]
     """(H, W)."""
 
     @classmethod
-    def of(cls, x: Tensor) -> Table:
-        """The table of `x` [B, C, H, W]."""
+    def of(cls, x: Tensor) -> FeatureTable:
+        """Build the table of features `x` [B, C, H, W]."""
         b, c, h, w = x.shape
         table = x.new_empty(b, h + 3, w + 3, c, dtype=torch.float32)
         for border in (table[:, 0], table[:, h + 1 :], table[:, :, 0], table[:, :, w + 1 :]):
@@ -45,15 +45,16 @@ class Table:
         return cls(table.view(-1, c), (h, w))
 
     def sample(self, x: Tensor, y: Tensor) -> Tensor:
-        """Bilinear samples at `x`, `y` [B, h, w] in pixels: [B h w, C]; zero outside of the frame.
+        """Sample bilinearly at `x`, `y` [B, h, w] in pixels: [B h w, C]; zero outside the frame.
 
-        Sums of four weighted rows: on a CPU more than twice as fast as grid_sample for channels-last features.
+        Each sample is a sum of four weighted rows: on a CPU more than twice as fast as `grid_sample` for channels-last
+        features.
         """
         (h, w), width = self.size, self.size[1] + 3
-        x, y = x.clamp(-1, w), y.clamp(-1, h)  # from there on all is zero
+        x, y = x.clamp(-1, w), y.clamp(-1, h)  # all zero beyond
         left, top = x.floor(), y.floor()
         right, bottom = x - left, y - top
-        first = ((top + 1) * width + (left + 1)).int()  # exact: float32 counts to 2 ** 24
+        first = ((top + 1) * width + (left + 1)).int()  # exact: float32 holds integers up to 2 ** 24
         if len(x) > 1:
             first += (h + 3) * width * torch.arange(len(x), dtype=torch.int32, device=x.device).view(-1, 1, 1)
         rows = torch.stack([first, first + 1, first + width, first + (width + 1)], dim=-1)
@@ -62,15 +63,15 @@ class Table:
         return F.embedding_bag(rows.view(-1, 4), self.rows, mode="sum", per_sample_weights=weights.view(-1, 4))
 
 
-def warp(x: Tensor | Table, flow: Tensor, padding: str = "zeros", origin: tuple[int, int] = (0, 0)) -> Tensor:
+def warp(x: Tensor | FeatureTable, flow: Tensor, padding: str = "zeros", origin: tuple[int, int] = (0, 0)) -> Tensor:
     """Sample `x` [B, C, H, W] bilinearly at each pixel's position plus `flow` [B, 2, h, w] (pixels).
 
-    The flow is that of the region of `x` whose top left pixel (y, x) is `origin`. Positions are float32 whatever the
-    type of `x`; the result [B, C, h, w] is of the type of `x`, float32 from a table. Outside of the frame `x` counts as
-    zero, or as its border with `padding="border"`.
+    `flow` covers the region of `x` whose top left pixel (y, x) is `origin`. Positions are float32. The result
+    [B, C, h, w] has the number format of `x`, or float32 from a table. Outside the frame `x` is zero; with
+    `padding="border"` the nearest pixel of the frame repeats.
     """
     (top, left), (h, w) = origin, flow.shape[-2:]
-    if isinstance(x, Table):
+    if isinstance(x, FeatureTable):
         columns, rows = _pixel_grid(top + h, left + w, flow.device)
         sampled = x.sample(flow[:, 0].float() + columns[top:, left:], flow[:, 1].float() + rows[top:, left:])
         return sampled.view(-1, h, w, sampled.shape[1]).permute(0, 3, 1, 2)
@@ -83,7 +84,7 @@ def warp(x: Tensor | Table, flow: Tensor, padding: str = "zeros", origin: tuple[
 
 
 class PyramidLevel(nn.Module):
-    """SPyNet's G_k: five 7x7 convolutions from (ref, warped supp, upsampled flow) to the flow's residual."""
+    """SPyNet's G_k: five 7x7 convolutions from (ref, warped supp, upsampled flow) to the residual of the flow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,9 +99,9 @@ class PyramidLevel(nn.Module):
 
 
 class SpyNet(nn.Module):
-    """Six-level spatial pyramid network, float32 in and out. The size need not be divisible by anything.
+    """Spatial pyramid network of six levels, float32 in and out, for frames of any size.
 
-    The convolutions may be of a narrower type: they compute a residual, and the flow itself is summed up in float32.
+    The convolutions may use a narrower number format: they compute residuals, and the sum of the flow stays float32.
     """
 
     mean: Tensor
@@ -113,7 +114,7 @@ class SpyNet(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """Flow from `ref` to `supp`: [B, 3, H, W] twice, RGB in [0, 1] -> [B, 2, H, W] in pixels."""
+        """Estimate the flow from `ref` to `supp`: [B, 3, H, W] twice, RGB in [0, 1] -> [B, 2, H, W] in pixels."""
         h, w = ref.shape[-2:]
         size = (-(-h // 32) * 32, -(-w // 32) * 32)
         flow = self._pyramid(self._resized(ref, size), self._resized(supp, size))
@@ -131,7 +132,7 @@ class SpyNet(nn.Module):
             supps.insert(0, F.avg_pool2d(supps[0], 2))
         flow = ref.new_zeros(ref.shape[0], 2, *refs[0].shape[-2:])
         for level, (r, s, module) in enumerate(zip(refs, supps, self.basic_module, strict=True)):
-            if level:  # the first level starts from zero flow at its own size
+            if level:  # the coarsest level starts from zero flow
                 flow = F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True) * 2.0
             x = torch.cat([r, warp(s, flow, "border"), flow], dim=1)
             flow = flow + module(x.to(next(module.parameters()).dtype, memory_format=torch.channels_last)).float()
@@ -139,9 +140,10 @@ class SpyNet(nn.Module):
 
 
 class LightLevel(nn.Module):
-    """One level of `LightFlow`: (costs of the nine shifts by at most one pixel, upsampled flow) to the flow's residual.
+    """One level of `LightFlow`: (matching costs of nine shifts, upsampled flow) to the residual of the flow.
 
-    The costs do what a small convolution of the two images learns hardly at all: they say where the images match.
+    The costs say for each shift by at most one pixel how well the images match. A small convolution of both images
+    hardly learns that.
     """
 
     def __init__(self, width: int) -> None:
@@ -157,14 +159,14 @@ class LightLevel(nn.Module):
         nn.init.zeros_(self.body[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, ref: Tensor, supp: Tensor, flow: Tensor) -> Tensor:
-        """`ref` and the warped `supp` [B, 1, H, W], `flow` so far [B, 2, H, W] -> [B, 2, H, W], all float32."""
-        x = torch.cat([10.0 * self._costs(ref, supp), flow], dim=1)  # times ten: about unit variance
+        """Map `ref`, the warped `supp` [B, 1, H, W] and the `flow` [B, 2, H, W] to a residual [B, 2, H, W], float32."""
+        x = torch.cat([10.0 * self._costs(ref, supp), flow], dim=1)  # scaled to about unit variance
         x = x.to(next(self.parameters()).dtype, memory_format=torch.channels_last)
         return convolve_all(self.body, x).float()
 
     @staticmethod
     def _costs(ref: Tensor, supp: Tensor) -> Tensor:
-        """Mean absolute difference over 3 x 3 of `ref` and `supp` shifted by (-1..1, -1..1), less their mean."""
+        """Mean absolute difference over 3 x 3 pixels of `ref` and `supp` shifted by (-1..1, -1..1), minus the mean."""
         h, w = ref.shape[-2:]
         around = F.pad(supp, (1, 1, 1, 1), mode="replicate")[:, 0]
         shifted = torch.stack([around[:, y : y + h, x : x + w] for y in range(3) for x in range(3)], dim=1)
@@ -173,21 +175,21 @@ class LightLevel(nn.Module):
 
 
 def _sums_of_nine(x: Tensor) -> Tensor:
-    """Sums over 3 x 3, zero beyond the edges: by rows and columns a third of the time of pooling."""
+    """Sum over 3 x 3 pixels, zero beyond the edges. Separate rows and columns take a third of the time of pooling."""
     x = F.pad(x, (1, 1, 1, 1))
     x = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
     return x[..., :-2] + x[..., 1:-1] + x[..., 2:]
 
 
 class LightFlow(nn.Module):
-    """Pyramid flow at half resolution and below, on brightness alone; starts as zero flow. Any size from 1 x 1."""
+    """Pyramid flow on brightness at half resolution and below, for any size; zero before training."""
 
     def __init__(self, width: int = 32, levels: int = 4) -> None:
         super().__init__()
         self.levels = nn.ModuleList(LightLevel(width) for _ in range(levels))
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """Flow from `ref` to `supp`: [B, 3, H, W] twice, RGB in [0, 1] -> [B, 2, H, W] in pixels, float32."""
+        """Estimate the flow from `ref` to `supp`: [B, 3, H, W] twice in [0, 1] -> [B, 2, H, W] in pixels, float32."""
         h, w = ref.shape[-2:]
         pyramid = [torch.stack([ref.float().mean(dim=1), supp.float().mean(dim=1)], dim=1)]
         for _ in self.levels:
@@ -201,7 +203,7 @@ class LightFlow(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which the convolutions compute."""
+        """Number format of the convolutions."""
         return next(self.parameters()).dtype
 
     @staticmethod

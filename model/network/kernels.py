@@ -1,9 +1,9 @@
-"""Convolutions together with what follows them, in one pass over memory where oneDNN can do that.
+"""Convolutions fused with their activation or residual addition, where oneDNN supports that.
 
-At inference on a CPU the activation after a convolution, and the addition of a residual, cost as much as a fifth of
-the convolution itself. `torch.ops.mkldnn._convolution_pointwise` (what torch.compile emits for a CPU, torch 2.13) does
-them while the result is in the cache. Elsewhere (GPU, training, another torch) the plain operations run: the same
-numbers but for the last bit of bfloat16, since the fused ones round once instead of twice.
+At inference on a CPU, an activation or an addition after a convolution costs up to a fifth of the convolution. The
+operator `torch.ops.mkldnn._convolution_pointwise`, which torch.compile emits for CPUs (torch 2.13), works on the result
+while the cache still holds it. On GPUs, in training and with other versions of torch the plain operations run. Results
+differ in the last bit of bfloat16 only: fused operations round once instead of twice.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 Activation = Literal["none", "relu", "leaky"]
 SLOPE = 0.1
-"""Of every leaky ReLU in BasicVSR."""
+"""Negative slope of every leaky ReLU in BasicVSR."""
 PACKED_BELOW = 16384
-"""Pixels up to which weights are taken in oneDNN's own layout."""
+"""Inputs of up to this many pixels use weights in oneDNN's own layout."""
 _KEPT: WeakKeyDictionary[nn.Conv2d, dict[str, tuple[Tensor, int, Any]]] = WeakKeyDictionary()
 
 T = TypeVar("T")
@@ -34,10 +34,10 @@ def convolve(
     plus: Tensor | None = None,
     in_place: bool = False,
 ) -> Tensor:
-    """`activation(conv(x))`, or `conv(x) + plus` (which takes no activation): [B, in, H, W] -> [B, out, H, W].
+    """Compute `activation(conv(x))`, or `conv(x) + plus` without activation: [B, in, H, W] -> [B, out, H, W].
 
-    The first channels of `x` may come `with_remainder`. `in_place`: at inference the sum may overwrite
-    `plus`, which takes an eighth less time at 320x180, since there is a third less memory to pass through.
+    The first channels of `x` may come `with_remainder`. With `in_place`, inference may write the sum into `plus`: an
+    eighth less time at 320x180, as a third less memory moves.
     """
     if torch.is_grad_enabled() or not _fuses(x.device, x.dtype):
         return _plainly(conv, x, activation, plus)
@@ -51,11 +51,11 @@ def convolve(
 
 
 def convolve_shuffled(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`leaky(pixel_shuffle(conv(x), 2))`: [B, in, H, W] -> [B, out / 4, 2 H, 2 W].
+    """Compute `leaky(pixel_shuffle(conv(x), 2))`: [B, in, H, W] -> [B, out / 4, 2 H, 2 W].
 
-    One convolution for each of the two rows of sub-pixels, its result moved pixel by pixel to where it belongs. A
-    shuffle would move channel by channel, and oneDNN is slower a channel with 256 of them: together 13.1 ms against 4.3
-    ms for 64 channels at 640x50.
+    One convolution runs for each of the two rows of sub-pixels, and its result moves pixel by pixel into the output. A
+    pixel shuffle moves channel by channel, and oneDNN is slower with 256 output channels: 13.1 ms against 4.3 ms for 64
+    channels at 640x50.
     """
     if torch.is_grad_enabled() or not _fuses(x.device, x.dtype):
         return F.leaky_relu_(F.pixel_shuffle(conv(x), 2), SLOPE)
@@ -69,13 +69,13 @@ def convolve_shuffled(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def convolve_sorted(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
-    """`conv(x)` with its sub-pixels by row, column and channel, where a pixel shuffle has channel, row, column."""
+    """Compute `conv(x)` with sub-pixels ordered by row, column, channel; a pixel shuffle has channel, row, column."""
     weight, bias = _sorted(conv, scale)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
 def convolve_all(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """Convolutions with a ReLU after each but the last."""
+    """Run convolutions with a ReLU after each except the last."""
     for index in range(0, len(layers), 2):
         conv = layers[index]
         assert isinstance(conv, nn.Conv2d)
@@ -84,11 +84,11 @@ def convolve_all(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def with_remainder(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pixels [B, C, H, W] in `dtype`, each channel followed by what rounding takes from it: [B, 2 C, H, W].
+    """Return pixels [B, C, H, W] in `dtype`, each channel followed by its rounding remainder: [B, 2 C, H, W].
 
-    bfloat16 has steps of one level of 255 above half of the range, and pixels lie between them: they are rounded by up
-    to half a level. A convolution that gets both (`convolve`) sees them as in float32. That costs next to nothing,
-    since oneDNN fills channels up to sixteens.
+    Above half of the range bfloat16 has steps of one level of 255, so rounding costs up to half a level. From both
+    parts, a convolution (`convolve`) computes as from float32. The cost is small: oneDNN pads channels to multiples of
+    sixteen anyway.
     """
     rows = x.permute(0, 2, 3, 1)
     rounded = rows.to(dtype)
@@ -97,7 +97,7 @@ def with_remainder(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _weight(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The weight of `conv` for what `x` has: where it has more channels, the first come with their remainders."""
+    """Return the weight of `conv` for `x`; extra channels of `x` are the remainders of its first channels."""
     more = x.shape[1] - conv.in_channels
     if not more:
         return conv.weight
@@ -110,10 +110,10 @@ def _weight(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _packed(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The same weight, for a small `x` laid out as oneDNN wants it, which it would otherwise do in each call.
+    """Return the weight of `conv` for `x`, for small inputs in oneDNN's own layout.
 
-    That is a quarter of the time of a trunk on 24x24 pixels, a tenth on 96x96, and nothing on whole frames, for which
-    the plain layout is as fast.
+    oneDNN otherwise reorders the weight in each call: a quarter of the time of a trunk on 24x24 pixels, a tenth on
+    96x96. On whole frames the plain layout is as fast.
     """
     if x.shape[-2] * x.shape[-1] > PACKED_BELOW:
         return _weight(conv, x)
@@ -123,7 +123,7 @@ def _packed(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _sorted(conv: nn.Conv2d, scale: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that feeds a pixel shuffle, output channels by row, column and channel."""
+    """Return weight and bias of a convolution before a pixel shuffle, output channels by row, column and channel."""
     bias = conv.bias
     assert bias is not None
 
@@ -135,10 +135,10 @@ def _sorted(conv: nn.Conv2d, scale: int) -> tuple[Tensor, Tensor]:
 
 
 def _kept(conv: nn.Conv2d, kind: str, made: Callable[[], T]) -> T:
-    """What is made of a convolution's weights, made again when they change.
+    """Return the cached result of `made`, computed from a convolution's weights; recompute after they change.
 
-    The weight that it was made of is kept with it: so no other can come to lie where that one lay. And it is kept
-    beside the convolution, not in it: what oneDNN lays out cannot be copied or saved with a network.
+    The cache also holds the source weight, so that no other tensor can take its address. The cache lies outside the
+    convolution: tensors in oneDNN's layout cannot be copied or saved with a network.
     """
     kinds = _KEPT.setdefault(conv, {})
     weight, found = conv.weight, kinds.get(kind)
@@ -177,10 +177,10 @@ def _in_place() -> Any:
 
 @cache
 def _fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the fused operation is there, and gives what the plain ones do, on this machine."""
+    """Check that the fused operations exist on this machine and compute the same as the plain ones."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    with torch.inference_mode(False):  # as a network's: an inference tensor has no version
+    with torch.inference_mode(False):  # parameters of networks have a version, inference tensors have none
         conv = nn.Conv2d(8, 8, 3, 1, 1).requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.linspace(-1, 1, 8 * 9 * 7).view(1, 8, 9, 7).to(dtype).contiguous(memory_format=torch.channels_last)
     where = _where(conv)

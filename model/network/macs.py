@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a network: what its convolutions cost for one frame of a stream."""
+"""Count the multiply-accumulate operations of a network for one frame of a stream."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from model.network.basicvsr import BasicVSR
 
 @torch.inference_mode()
 def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
-    """Multiply-accumulates of all convolutions for one frame of `height` x `width` LR pixels in mid-stream.
+    """Count multiply-accumulates of all convolutions for one frame of `height` x `width` LR pixels in mid-stream.
 
-    Two flows, both branches and the reconstruction; warping, interpolation and additions are not counted. Only shapes
-    are computed, on the meta device: there every convolution is a module's call, none a fused kernel's.
+    The count covers two flows, both branches and the reconstruction, without warping, interpolation and additions. The
+    network runs on the meta device, which computes shapes only and calls every convolution as a module.
     """
     network = copy.deepcopy(network).to("meta")
     total = 0

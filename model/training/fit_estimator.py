@@ -1,184 +1,45 @@
-"""Fitting a confidence estimator (`model.gates.estimator`) to a network, whose weights stay as they are.
+"""Fit a confidence estimator (`model.gates.estimator`) to a network with frozen weights.
 
-1. The *dense twin* runs over every clip; the features at each group's entry and exit are what everything is held to.
-2. Surrogates by least squares: entry -> exit minus entry, ridge, tiles weighted by how little the group does there,
-   since it is there that a surrogate will stand in.
-3. Heads: each group in turn is left out of whole clips, all frames, so that the error also travels through time. The
-   added error of each HR tile, and the error that the dense twin makes there anyway (which takes ground truth), are
-   what the head learns to tell, as logarithms, from the dense twin's features.
-4. *Temporal feature alignment*: with all gates at work over whole clips, features drift off those of the twin. The
-   surrogates are fitted once more, from the skipping network's own features to the twin's exit at the same frame, on
-   the tiles that are skipped. This is the alignment loss of SkipVSR in closed form, for what can be adapted here.
+1. The *dense twin* runs over every clip. Its features at the entry and exit of each group are the reference.
+2. Surrogates by least squares with ridge: entry -> exit minus entry. Tiles weigh more the less the group changes them,
+   since the surrogate replaces the group there.
+3. Heads: each group in turn is skipped in all frames of a clip, so that its error also propagates through time. The
+   head learns two logarithms for each HR tile from the dense twin's features: the added error, and the error of the
+   dense twin itself, which needs ground truth.
+4. *Temporal feature alignment*: with all gates working over whole clips, features drift from those of the twin. The
+   surrogates are fitted again on the skipped tiles, from the skipping network's features to the twin's exit at the same
+   frame. This is the alignment loss of SkipVSR in closed form, for the parts that can adapt here.
 
-Deterministic: no sampling but a fixed grid of pixels, and a fixed seed for the heads.
+Deterministic: a fixed grid of pixels instead of sampling, and a fixed seed for the heads.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.engine.execute import normalised
 from model.gates.estimator import Estimator, Gate, Layout
-from model.network.basicvsr import SCALE, BasicVSR, NetworkConfig, Trunk
+from model.network.basicvsr import BasicVSR, Branch, NetworkConfig
 from model.routing import TILE
+from model.training.clip_runner import TAIL, Clip, ClipFeatures, ClipRunner, Key, SkipRule, pixels
 
-Frames = npt.NDArray[np.uint8]
-BRANCHES = ("backward", "forward")
-TAIL = ("tail", 0)
-Key = tuple[str, int]
-"""(branch, number of the gate), or TAIL."""
+__all__ = ["Clip", "align", "fit", "fit_heads", "fit_surrogates", "layout", "measure"]
+
+BRANCHES: tuple[Branch, Branch] = ("backward", "forward")
 PIXELS = 3
-"""One pixel in so many, in the order of rows, goes into the least squares."""
+"""Every third pixel, in the order of rows, enters the least squares."""
 RIDGE = 1e-4
-"""Of the mean of the normal equations' diagonal."""
+"""Ridge, as a fraction of the mean diagonal of the normal equations."""
 QUANTISATION = 0.25
-"""Added to the twin's mean squared error of a tile, levels of 255: below that, integers can tell no difference."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A training clip: `lr` [T, H, W, 3], `hr` [T, 4 H, 4 W, 3]."""
-
-    name: str
-    lr: Frames
-    hr: Frames
-
-
-@dataclass
-class Pass:
-    """Features of one run over a clip, by gate: entry [1, in, H, W] and exit or change of each frame."""
-
-    entry: dict[Key, list[Tensor]] = field(default_factory=dict)
-    exit: dict[Key, list[Tensor]] = field(default_factory=dict)
-    images: list[Tensor] = field(default_factory=list)
-    """[3, 4 H, 4 W], levels of 255, not rounded."""
-    skipped: dict[Key, list[Tensor]] = field(default_factory=dict)
-    """[tiles down, tiles across] bool."""
-
-
-Decide = Callable[[Key, Tensor, Tensor], Tensor | None]
-"""(gate, entry, change) -> tiles to be skipped, None for none."""
-
-
-class Lab:
-    """A network and its gates over a clip, whole frames, with any rule for skipping."""
-
-    def __init__(self, network: BasicVSR, estimator: Estimator, clip: Clip) -> None:
-        self.network, self.estimator = network, estimator
-        device = next(network.parameters()).device
-        self.frames = [normalised(torch.from_numpy(np.ascontiguousarray(f)).to(device)) for f in clip.lr]
-        self.truth = [torch.from_numpy(np.ascontiguousarray(f)).to(device).permute(2, 0, 1).float() for f in clip.hr]
-        self.to_next: list[Tensor | None] = [None] * len(self.frames)
-        self.to_previous: list[Tensor | None] = [None] * len(self.frames)
-        for i in range(len(self.frames) - 1):
-            a, b = self.frames[i], self.frames[i + 1]
-            flow = network.flow(torch.cat([a, b]), torch.cat([b, a]))
-            self.to_next[i], self.to_previous[i + 1] = flow[:1], flow[1:]
-
-    def dense(self) -> Pass:
-        """The dense twin."""
-        return self.run(lambda *_: None)
-
-    def run(self, decide: Decide) -> Pass:
-        """All frames, both branches, under a rule."""
-        net, done, count = self.network, Pass(), len(self.frames)
-        backs: list[Tensor] = []
-        feat: Tensor | None = None
-        for i in reversed(range(count)):
-            table = None if feat is None else feat.float()
-            rule = decide if i < count - 1 else partial(_nowhere, decide)
-            feat = net.backward_step(
-                self.frames[i], table, self.to_next[i], trunk=partial(self._trunk, "backward", decide=rule, done=done)
-            )
-            backs.append(feat)
-        backs.reverse()
-        feat = None
-        for i in range(count):
-            table = None if feat is None else feat.float()
-            feat = net.forward_step(
-                self.frames[i],
-                backs[i],
-                table,
-                self.to_previous[i],
-                trunk=lambda x: self._trunk("forward", x, decide, done),
-            )
-            done.images.append(self._image(self.frames[i], backs[i], feat, decide, done))
-        for records in (done.entry, done.exit, done.skipped):
-            for (branch, _), values in records.items():
-                if branch == "backward":
-                    values.reverse()
-        return done
-
-    def _trunk(self, branch: str, x: Tensor, decide: Decide, done: Pass) -> Tensor:
-        trunk: Trunk = getattr(self.network, f"{branch}_trunk")
-        x, at = trunk.head(x), 0
-        for number, (first, last, gate) in enumerate(self.estimator.gates(branch)):
-            x = trunk.blocks[at:first](x)
-            key = (branch, number)
-            change = gate.change(x)
-            skip = decide(key, x, change)
-            y = trunk.blocks[first:last](x) if skip is None or not skip.all() else x
-            if skip is not None:
-                y = torch.where(_pixels(skip, x), x + change, y)
-                done.skipped.setdefault(key, []).append(skip)
-            done.entry.setdefault(key, []).append(x)
-            done.exit.setdefault(key, []).append(y)
-            x, at = y, last
-        return trunk.blocks[at:](x)  # type: ignore[no-any-return]
-
-    def _image(self, lr: Tensor, back: Tensor, feat: Tensor, decide: Decide, done: Pass) -> Tensor:
-        gate = self.estimator.tail_gate
-        image = self.network.reconstruct(lr, back, feat)
-        if gate is not None:
-            x = self.network.coarse(back, feat)
-            change = gate.change(x)
-            enlarged = F.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
-            skip = decide(TAIL, x, change)
-            done.entry.setdefault(TAIL, []).append(x)
-            done.exit.setdefault(TAIL, []).append(sub_pixels(image - enlarged))
-            if skip is not None:
-                done.skipped.setdefault(TAIL, []).append(skip)
-                image = torch.where(_pixels(skip, image), enlarged + shuffled(change.float()), image)
-        return image[0].mul(255).clamp(0, 255)
-
-
-def _nowhere(decide: Decide, key: Key, x: Tensor, change: Tensor) -> Tensor | None:
-    """The rule where the backward branch begins: as `model.gates.skipping`, which runs all there."""
-    skip = decide(key, x, change)
-    return None if skip is None else torch.zeros_like(skip)
-
-
-def sub_pixels(image: Tensor) -> Tensor:
-    """[1, 3, 4 H, 4 W] -> [1, 48, H, W], by row, column, colour."""
-    b, c, h, w = image.shape
-    cells = image.view(b, c, h // SCALE, SCALE, w // SCALE, SCALE)
-    return cells.permute(0, 3, 5, 1, 2, 4).reshape(b, -1, h // SCALE, w // SCALE)
-
-
-def shuffled(parts: Tensor) -> Tensor:
-    """The inverse of `sub_pixels`."""
-    b, _, h, w = parts.shape
-    return parts.view(b, SCALE, SCALE, 3, h, w).permute(0, 3, 4, 1, 5, 2).reshape(b, 3, h * SCALE, w * SCALE)
-
-
-def _pixels(tiles: Tensor, like: Tensor) -> Tensor:
-    """[tiles down, tiles across] bool -> [1, 1, H, W] of the size of `like` [1, C, H, W], LR or HR."""
-    side = TILE if -(-like.shape[-2] // TILE) == tiles.shape[0] else TILE * SCALE
-    wide = tiles.repeat_interleave(side, 0).repeat_interleave(side, 1)
-    return wide[None, None, : like.shape[-2], : like.shape[-1]]
+"""Added to the twin's mean squared error of a tile, levels of 255 squared; integers cannot show smaller errors."""
 
 
 class LeastSquares:
-    """Streaming normal equations of one convolution with bias, in float64."""
+    """Normal equations of one convolution with bias, accumulated in float64."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
         self.inputs, self.outputs, self.kernel = inputs, outputs, kernel
@@ -187,7 +48,7 @@ class LeastSquares:
         self.cross = torch.zeros(columns, outputs, dtype=torch.float64)
 
     def add(self, x: Tensor, target: Tensor, weight: Tensor) -> None:
-        """`x` [1, in, H, W], `target` [1, out, H, W], `weight` [1, 1, H, W]; a fixed grid of pixels of it."""
+        """Add a fixed grid of pixels of `x` [1, in, H, W], `target` [1, out, H, W] and `weight` [1, 1, H, W]."""
         step = PIXELS if self.inputs <= 64 else 3 * PIXELS
         rows = F.unfold(x.float(), self.kernel, padding=self.kernel // 2)[0, :, ::step]
         root = weight.flatten()[::step].sqrt()
@@ -212,19 +73,19 @@ def _least_squares(gate: Gate) -> LeastSquares:
 
 
 def all_gates(estimator: Estimator) -> Iterator[tuple[Key, Gate]]:
-    """Every gate with its key, in the order in which a frame meets them."""
+    """Yield every gate with its key, in the order of computation."""
     for branch in BRANCHES:
-        for number, (_, _, gate) in enumerate(estimator.gates(branch)):
-            yield (branch, number), gate
+        for number, group in enumerate(estimator.groups(branch)):
+            yield (branch, number), group.gate
     if estimator.tail_gate is not None:
         yield TAIL, estimator.tail_gate
 
 
 def fit_surrogates(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> None:
-    """Step 2: from the dense twin's features alone."""
+    """Fit the surrogates to the dense twin's features (step 2)."""
     sums = {key: _least_squares(gate) for key, gate in all_gates(estimator)}
     for clip in clips:
-        twin = Lab(network, estimator, clip).dense()
+        twin = ClipRunner(network, estimator, clip).dense()
         for key, sum_ in sums.items():
             for x, target in list(zip(twin.entry[key], _targets(key, twin, twin), strict=True))[::2]:
                 sum_.add(x, target, _weight(target))
@@ -232,68 +93,68 @@ def fit_surrogates(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip
         sums[key].solve(gate.surrogate)
 
 
-def align(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip], confidence: float) -> None:
-    """Step 4: surrogates again, from the skipping network's features to the twin's."""
+def align(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip], error_budget: float) -> None:
+    """Fit the surrogates again, from the skipping network's features to those of the twin (step 4)."""
     sums = {key: _least_squares(gate) for key, gate in all_gates(estimator)}
     for clip in clips:
-        lab = Lab(network, estimator, clip)
-        twin, own = lab.dense(), lab.run(by_confidence(estimator, confidence))
+        runner = ClipRunner(network, estimator, clip)
+        twin, own = runner.dense(), runner.run(by_error_budget(estimator, error_budget))
         for key, sum_ in sums.items():
             for i in range(1, len(clip.lr), 2):
                 x, skip = own.entry[key][i], own.skipped[key][i]
                 target = _targets(key, twin, own)[i]
-                weight = _weight(target) * (_pixels(skip, x).float() + 0.01)  # a little of all else holds it in place
+                # A small weight on all other tiles keeps the surrogate stable there.
+                weight = _weight(target) * (pixels(skip, x).float() + 0.01)
                 sum_.add(x, target, weight)
     for key, gate in all_gates(estimator):
         sums[key].solve(gate.surrogate)
 
 
-def by_confidence(estimator: Estimator, confidence: float) -> Decide:
-    """The rule that execution follows (`model.gates.skipping`), tile by tile, without rectangles."""
+def by_error_budget(estimator: Estimator, error_budget: float) -> SkipRule:
+    """Return the rule of the engine (`model.gates.skipping`) tile by tile, without cells and rectangles."""
     gates = dict(all_gates(estimator))
-    return lambda key, x, change: gates[key].expected(x, change)[0] <= math.log(confidence)
+    return lambda key, x, change: gates[key].expected(x, change)[0] <= math.log(error_budget)
 
 
-def _targets(key: Key, twin: Pass, own: Pass) -> list[Tensor]:
-    """What each surrogate should make of `own`'s features, so that the exit is the twin's."""
+def _targets(key: Key, twin: ClipFeatures, own: ClipFeatures) -> list[Tensor]:
+    """Return the surrogate's target for each frame, so that `own`'s features lead to the twin's exit."""
     if key == TAIL:
         return twin.exit[key]
     return [b.float() - a.float() for a, b in zip(own.entry[key], twin.exit[key], strict=True)]
 
 
 def _weight(target: Tensor) -> Tensor:
-    """[1, 1, H, W]: the inverse of what is to be done in a tile, so that busy tiles don't outvote quiet ones."""
+    """Return the inverse energy of the target per tile [1, 1, H, W], so that busy tiles do not outweigh quiet ones."""
     energy = F.avg_pool2d(target.float().square().mean(1, keepdim=True), TILE, ceil_mode=True, count_include_pad=False)
     weight = 1.0 / (energy + 0.1 * energy.mean() + 1e-12)
-    return _pixels_of(weight, target)
+    return pixels(weight[0, 0], target)
 
 
-def _pixels_of(tiles: Tensor, like: Tensor) -> Tensor:
-    wide = tiles.repeat_interleave(TILE, 2).repeat_interleave(TILE, 3)
-    return wide[..., : like.shape[-2], : like.shape[-1]]
+def tile_errors(images: Sequence[Tensor], truth: Sequence[Tensor], side: int) -> Tensor:
+    """Return the mean squared error of Y in each HR tile: [T, tiles down, tiles across], levels of 255 squared.
 
-
-def tile_errors(images: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
-    """Mean squared error of Y in each HR tile: [T, tiles down, tiles across], levels of 255 squared."""
+    `side` is the side of a tile in HR pixels.
+    """
     y = torch.tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255.0
     errors = torch.stack([((a - b) * y.to(a.device)).sum(0).square() for a, b in zip(images, truth, strict=True)])
-    return F.avg_pool2d(errors[:, None], TILE * SCALE, ceil_mode=True, count_include_pad=False)[:, 0]
+    return F.avg_pool2d(errors[:, None], side, ceil_mode=True, count_include_pad=False)[:, 0]
 
 
-Table = dict[Key, tuple[Tensor, Tensor, Tensor]]
-"""By gate: the head's input [N, F], added error [N] and the twin's own error [N] of each tile."""
+HeadData = dict[Key, tuple[Tensor, Tensor, Tensor]]
+"""By gate, for N tiles: the head's input [N, F], the added error [N] and the twin's own error [N]."""
 
 
-def measure(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> Table:
-    """Step 3: what leaving out each group everywhere does to each tile. The table lies on the CPU, wherever it ran."""
+def measure(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> HeadData:
+    """Measure how skipping each group everywhere changes each tile (step 3). The result is on the CPU."""
+    side = TILE * network.scale
     rows: dict[Key, list[tuple[Tensor, Tensor, Tensor]]] = {key: [] for key, _ in all_gates(estimator)}
     for clip in clips:
-        lab = Lab(network, estimator, clip)
-        twin = lab.dense()
-        own = tile_errors(twin.images, lab.truth)
+        runner = ClipRunner(network, estimator, clip)
+        twin = runner.dense()
+        own = tile_errors(twin.images, runner.truth, side)
         for key, gate in all_gates(estimator):
-            without = lab.run(lambda k, x, _, key=key: _everywhere(x) if k == key else None)  # type: ignore[misc]
-            added = tile_errors(without.images, twin.images)
+            without = runner.run(lambda k, x, _, key=key: _everywhere(x) if k == key else None)  # type: ignore[misc]
+            added = tile_errors(without.images, twin.images, side)
             looks = torch.cat([gate.pooled(x, gate.change(x)) for x in twin.entry[key]])
             rows[key].append((looks.flatten(0, 2).cpu(), added.flatten().cpu(), own.flatten().cpu()))
     return {
@@ -307,37 +168,21 @@ def _everywhere(x: Tensor) -> Tensor:
     return torch.ones(h, w, dtype=torch.bool, device=x.device)
 
 
-def fit_heads(estimator: Estimator, table: Table, steps: int = 400) -> dict[Key, float]:
-    """Train the heads on a table (`measure`), on the CPU, and write them into the gates, wherever those lie.
+def fit_heads(estimator: Estimator, data: HeadData, steps: int = 400) -> dict[Key, float]:
+    """Train the heads on the result of `measure`, on the CPU, and write their weights into the gates on any device.
 
-    Returns the share of the target's variance that each explains.
+    Returns for each head the explained share of the variance of the added error.
     """
     explained = {}
     for key, gate in all_gates(estimator):
-        looks, added, own = table[key]
+        looks, added, own = data[key]
         target = torch.stack([(added + 1e-4).log(), (own + QUANTISATION).log()], dim=-1)
         mean, std = looks.mean(0), looks.std(0) + 1e-3
         x = (looks - mean) / std
         first, last = gate.head[0], gate.head[2]
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
-        generator = torch.Generator().manual_seed(0)
-        with torch.inference_mode(False), torch.enable_grad():
-            x, goal = x.clone(), target.clone()
-            w1 = (torch.randn(first.weight.shape, generator=generator) * 0.05).requires_grad_()
-            b1 = torch.zeros(first.bias.shape).requires_grad_()
-            w2 = (torch.randn(last.weight.shape, generator=generator) * 0.1).requires_grad_()
-            b2 = goal.mean(0).clone().requires_grad_()
-            optimiser = torch.optim.Adam([w1, b1, w2, b2], lr=1e-2, weight_decay=1e-5)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-            for _ in range(steps):
-                pick = torch.randint(len(x), (2048,), generator=generator)
-                guess = F.linear(F.relu(F.linear(x[pick], w1, b1)), w2, b2)
-                loss = F.smooth_l1_loss(guess, goal[pick])
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
+        w1, b1, w2, b2 = _trained_head(x, target, first, last, steps)
         with torch.no_grad():
             first.weight.copy_(w1 / std)
             first.bias.copy_(b1 - (w1 / std) @ mean)
@@ -348,35 +193,59 @@ def fit_heads(estimator: Estimator, table: Table, steps: int = 400) -> dict[Key,
     return explained
 
 
+def _trained_head(
+    x: Tensor, target: Tensor, first: nn.Linear, last: nn.Linear, steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Train a head of the shape of `first` and `last` from inputs [N, F] to targets [N, 2]; return its parameters."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        x, goal = x.clone(), target.clone()
+        w1 = (torch.randn(first.weight.shape, generator=generator) * 0.05).requires_grad_()
+        b1 = torch.zeros(first.bias.shape).requires_grad_()
+        w2 = (torch.randn(last.weight.shape, generator=generator) * 0.1).requires_grad_()
+        b2 = goal.mean(0).clone().requires_grad_()
+        optimiser = torch.optim.Adam([w1, b1, w2, b2], lr=1e-2, weight_decay=1e-5)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(steps):
+            pick = torch.randint(len(x), (2048,), generator=generator)
+            guess = F.linear(F.relu(F.linear(x[pick], w1, b1)), w2, b2)
+            loss = F.smooth_l1_loss(guess, goal[pick])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    return w1, b1, w2, b2
+
+
 def fit(
     network: BasicVSR,
     estimator: Estimator,
     clips: Sequence[Clip],
-    confidence: float,
+    error_budget: float,
     rounds: int,
     say: Callable[[str], None],
 ) -> dict[Key, float]:
-    """All steps: surrogates, heads, and `rounds` of alignment at that confidence, each with heads after it.
+    """Run all steps: surrogates, heads, then `rounds` of alignment at an error budget, each followed by heads.
 
-    Heads need the most runs of the network, and less data: the final ones learn from every third clip, those that
-    only say where to align from every sixth; alignment takes every other clip. Returns what the heads explain, as
-    `fit_heads` does.
+    Heads need most runs of the network and less data: the final heads learn from every third clip, the heads for
+    alignment from every sixth. Alignment uses every second clip. `say` receives the progress, one line at a time.
+    Returns the explained variances, as `fit_heads` does.
     """
     fit_surrogates(network, estimator, clips)
     say("surrogates fitted to the dense twin")
     for number in range(rounds):
         explained = fit_heads(estimator, measure(network, estimator, clips[::6]))
-        say(f"heads explain {min(explained.values()):.0%} of the variance, the worst of them")
-        align(network, estimator, clips[::2], confidence)
+        say(f"the worst head explains {min(explained.values()):.0%} of the variance")
+        align(network, estimator, clips[::2], error_budget)
         say(f"alignment {number + 1} of {rounds} done")
     return fit_heads(estimator, measure(network, estimator, clips[::3]))
 
 
 def layout(config: NetworkConfig) -> Layout:
-    """Which groups get gates, and how large their surrogates are (`model/LOG.md` says why).
+    """Return the groups that get gates, and the size of the surrogates (reasons: `model/LOG.md`).
 
-    Of the paper's network most of the blocks after the first fifth, but the last two; of a light one, whose calls cost
-    as much as their pixels, all blocks of a branch at once.
+    In the paper's network the gates cover the blocks after the first fifth, except the last two. In a light network a
+    call costs as much as its pixels, so one gate covers all blocks of a branch.
     """
     if config.tail == "light":
         return Layout(((0, config.blocks),), ((0, config.blocks),), tail=False, kernel=1)

@@ -1,4 +1,4 @@
-"""What is minimised: Charbonnier on the frames, and a photometric term on the flow."""
+"""The training loss: Charbonnier on the frames, and a photometric term on the flow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from model.network.flow import warp
 
 
 def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean of sqrt((a - b)^2 + epsilon^2) (Lai et al., CVPR 2017)."""
+    """Return the mean of sqrt((a - b)^2 + epsilon^2) (Lai et al., CVPR 2017)."""
     return ((a - b).square() + epsilon * epsilon).sqrt().mean()
 
 
 def photometric(ref: Tensor, supp: Tensor, flow: Tensor) -> Tensor:
-    """How badly `flow` [B, 2, H, W] warps `supp` onto `ref` [B, 3, H, W], at full and at quarter resolution.
+    """Return the error of `supp` warped onto `ref` [B, 3, H, W] by `flow` [B, 2, H, W], at full and quarter resolution.
 
-    The coarse term pulls where the motion is larger than what the fine structure correlates over.
+    The coarse term attracts large motion, beyond the range in which fine structure correlates.
     """
     total = charbonnier(warp(supp, flow, "border"), ref)
     if min(ref.shape[-2:]) >= 16:
@@ -28,24 +28,37 @@ def photometric(ref: Tensor, supp: Tensor, flow: Tensor) -> Tensor:
     return total
 
 
+def flow_loss(lr: Tensor, to_next: Tensor, to_prev: Tensor) -> Tensor:
+    """Return the mean photometric term of both directions of flow [B, T - 1, 2, H, W] in a clip [B, T, 3, H, W]."""
+    older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
+    total = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
+    return total / 2
+
+
+def clip_flows(network: BasicVSR, lr: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the flow of a clip of at least two frames, as `BasicVSR.flows` does."""
+    to_next, to_prev = network.flows(lr)
+    assert to_next is not None
+    assert to_prev is not None
+    return to_next, to_prev
+
+
 class _Clip(nn.Module):
-    """The network over a clip, with the flow it used."""
+    """The frames of a clip, and the flow used for them."""
 
     def __init__(self, network: BasicVSR) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, lr: Tensor, flow_only: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-        to_next, to_prev = self.network.flows(lr)
-        assert to_next is not None
-        assert to_prev is not None
+        to_next, to_prev = clip_flows(self.network, lr)
         return None if flow_only else self.network.propagate(lr, to_next, to_prev), to_next, to_prev
 
 
 class Objective(nn.Module):
-    """The loss of a batch. Parameters stay float32; with `bf16` the network computes on bfloat16 copies of them.
+    """The loss of a batch. Parameters stay float32; with `bf16` the network computes with bfloat16 copies.
 
-    Copies rather than autocast: whatever flows between two convolutions is bfloat16 too, as it is in the engine.
+    Copies, unlike autocast, also make every tensor between two convolutions bfloat16, as in the engine.
     """
 
     def __init__(self, network: BasicVSR, bf16: bool, epsilon: float = 1e-3) -> None:
@@ -53,18 +66,17 @@ class Objective(nn.Module):
         self.clip = _Clip(network)
         self.bf16 = bf16
         self.epsilon = epsilon
-        """Charbonnier's, of the frames."""
+        """Epsilon of the Charbonnier loss of the frames."""
 
     def forward(self, lr: Tensor, hr: Tensor, flow_only: bool = False) -> tuple[Tensor, Tensor]:
-        """(Charbonnier of the frames, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, 4 h, 4 w] in [0, 1].
+        """Return (Charbonnier, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, s h, s w] in [0, 1].
 
-        The first is zero with `flow_only`.
+        With `flow_only` the Charbonnier term is zero.
         """
         frames, to_next, to_prev = functional_call(self.clip, self._weights(), (lr, flow_only))
-        older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
-        flow_loss = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
-        loss = charbonnier(frames.float(), hr, self.epsilon) if frames is not None else torch.zeros_like(flow_loss)
-        return loss, flow_loss / 2
+        flow_term = flow_loss(lr, to_next, to_prev)
+        loss = charbonnier(frames.float(), hr, self.epsilon) if frames is not None else torch.zeros_like(flow_term)
+        return loss, flow_term
 
     def _weights(self) -> dict[str, Tensor]:
         return {

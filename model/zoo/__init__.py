@@ -1,1 +1,1 @@
-"""Models: the catalogue, loading, and users' own weights."""
+"""Models: catalogue, loading, user models, and the cache of loaded models."""

@@ -1,7 +1,7 @@
-"""What a safetensors file says of itself at its beginning: names, types and shapes of its tensors, and its notes.
+"""Read the header of a safetensors file: names, number formats and shapes of the tensors, and the metadata.
 
-Read by hand, not by mapping the file as `safe_open` does: a process that has mapped a file is ended by the system when
-somebody copies another over it at that moment, and a weights folder is where that happens.
+The header is read without mapping the file, unlike `safe_open`. If another file is copied over a mapped file, the
+system kills the process, and users copy files into the weights folder at any time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor
 from model.errors import BadWeights
 
 _LENGTH: Final = 8
-"""Bytes that hold the header's length, the least significant first."""
+"""Bytes of the header's length, little endian."""
 _MOST: Final = 8 * 1024**2
-"""Bytes of a header: a large network of ours needs a hundredth of it."""
+"""Most bytes of a header; a large network needs a hundredth."""
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of a number, of the types that weights have."""
+"""Bytes of a number, by the number formats of weights."""
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, notes: dict[str, str]) -> None:
-    """Write a safetensors file. OSError where that fails; safetensors has an error of its own for it."""
+    """Write a safetensors file. Raises OSError if writing fails, instead of safetensors' own error."""
     try:
         save_file(tensors, path, metadata=notes)
     except SafetensorError as error:
@@ -41,16 +41,16 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, notes: dict[str, str])
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors file without its numbers."""
+    """The header of a safetensors file."""
 
     shapes: dict[str, tuple[int, ...]]
-    """Of each tensor, by name."""
+    """Shape of each tensor, by name."""
     notes: dict[str, str]
-    """What was written beside the tensors."""
+    """Metadata."""
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file, which is not read any further. Raises BadWeights with what is wrong, and OSError."""
+    """Read the header of a file and nothing else. Raises BadWeights with the reason, and OSError."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_LENGTH), "little")
@@ -58,15 +58,15 @@ def read_header(path: Path) -> Header:
 
 
 def header_of(data: bytes) -> Header:
-    """The same of a file's bytes. Raises BadWeights."""
+    """Read the header from the bytes of a file. Raises BadWeights with the reason."""
     length = int.from_bytes(data[:_LENGTH], "little")
     return _parsed(data[_LENGTH : _LENGTH + min(length, _MOST)], length, len(data))
 
 
 def _parsed(text: bytes, length: int, size: int) -> Header:
-    """Check a header of `length` bytes, of a file of `size` bytes in all."""
+    """Parse and check a header of `length` bytes in a file of `size` bytes."""
     if size < _LENGTH or not 2 <= length <= min(_MOST, size - _LENGTH) or len(text) != length:
-        raise BadWeights("it is no safetensors file, or only the beginning of one")
+        raise BadWeights("not a safetensors file, or only its beginning")
     try:
         content: Any = json.loads(text)
         notes = content.pop("__metadata__", None) or {}
@@ -74,17 +74,17 @@ def _parsed(text: bytes, length: int, size: int) -> Header:
         end = max((entry["data_offsets"][1] for entry in content.values()), default=0)
         notes = {name: value for name, value in notes.items() if isinstance(value, str)}
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise BadWeights("its header is damaged") from error
+        raise BadWeights("the header is damaged") from error
     if _LENGTH + length + end != size:
-        raise BadWeights(f"it is damaged: {_LENGTH + length + end} bytes are announced, and {size} are there")
+        raise BadWeights(f"the file is damaged: it has {size} bytes instead of {_LENGTH + length + end}")
     return Header(shapes, notes)
 
 
 def _shape(entry: dict[str, Any]) -> tuple[int, ...]:
-    """A tensor's shape. Raises ValueError and its like where it has another size than its numbers take."""
+    """Return the shape of a tensor. Raises ValueError if its size does not match its bytes."""
     shape = tuple(int(side) for side in entry["shape"])
     start, end = entry["data_offsets"]
     each = _BYTES.get(entry["dtype"])
     if min(shape, default=0) < 0 or not 0 <= start <= end or (each and end - start != math.prod(shape) * each):
-        raise ValueError("a tensor's size is wrong")
+        raise ValueError("the size of a tensor is wrong")
     return shape

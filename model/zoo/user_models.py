@@ -1,8 +1,8 @@
-"""Networks of the user's own: `NAME.safetensors` in the weights folder is the model NAME.
+"""User models: the file `NAME.safetensors` in the weights folder is the model NAME.
 
-`skipvsr train` writes such files. An estimator lies beside its network as `skip-NAME.safetensors`. Files are judged by
-their headers, since workers look at the folder at each heartbeat; one that is no network of ours is told apart from one
-that is, with what is wrong, and hinders no other.
+`skipvsr train` writes these files. An estimator lies beside its network as `skip-NAME.safetensors`. Workers check the
+folder at each heartbeat, so a file is judged by its header alone. An unusable file gets a reason and does not affect
+other files.
 """
 
 from __future__ import annotations
@@ -19,64 +19,64 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from model.errors import BadWeights
-from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.network.basicvsr import SCALES, BasicVSR, NetworkConfig
 from model.zoo.header import Header, read_header
 
 SUFFIX: Final = ".safetensors"
 ESTIMATOR: Final = "skip-"
-"""What the name of an estimator's file begins with."""
+"""Prefix of the file name of an estimator."""
 MOST_CHANNELS: Final = 1024
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RESERVED: Final = ("auto",)
 
 Revision = tuple[int, ...] | None
-"""What changes when a file does; None where there is none."""
+"""Changes whenever a file changes; None for a missing file."""
 
 
 @dataclass(frozen=True)
-class OwnFile:
-    """A file in the weights folder that is a model, or looks as if it should be one."""
+class UserModelFile:
+    """A file in the weights folder with the name of a model, usable or not."""
 
     name: str
-    """The file's, without its suffix."""
+    """File name without suffix."""
     path: Path
     config: NetworkConfig | None = None
-    """Of its network; None where the file can't be used."""
+    """Hyperparameters of the network; None if the file is unusable."""
     problem: str = ""
-    """Why it can't."""
+    """Reason why the file is unusable; empty if usable."""
 
 
-def own_files(weights_dir: Path, packaged: Collection[str]) -> list[OwnFile]:
-    """The networks in a folder, by name, and what only looks like one. `packaged` names are not to be had."""
+def user_model_files(weights_dir: Path, packaged: Collection[str]) -> list[UserModelFile]:
+    """Return the user models in a folder by name, unusable files included. `packaged` names are reserved."""
     try:
         names = sorted(path.name for path in weights_dir.iterdir())
-    except OSError:  # no such folder: no models in it
+    except OSError:  # no folder: no user models
         return []
     candidates = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and name[0] != "."]
-    found = (own_file(name, weights_dir, packaged) for name in candidates if not name.startswith(ESTIMATOR))
+    found = (user_model_file(name, weights_dir, packaged) for name in candidates if not name.startswith(ESTIMATOR))
     return [file for file in found if file is not None]
 
 
-def own_file(name: str, weights_dir: Path, packaged: Collection[str]) -> OwnFile | None:
-    """The file that the model of that name is, or would be; None where there is none, or can be none."""
+def user_model_file(name: str, weights_dir: Path, packaged: Collection[str]) -> UserModelFile | None:
+    """Return the file of the user model `name`; None if the file is missing or the name is no file name."""
     if "/" in name or "\0" in name or name.startswith((".", ESTIMATOR)):
         return None
     path = weights_dir / f"{name}{SUFFIX}"
     if (now := revision(path)) is None:
         return None
     if name in packaged or name in _RESERVED:
-        taken = f"{name!r} is a model that comes along" if name in packaged else f"{name!r} means the default"
-        return OwnFile(name, path, problem=f"{taken}; give the file another name")
+        taken = f"{name!r} is a packaged model" if name in packaged else f"{name!r} means the default model"
+        return UserModelFile(name, path, problem=f"{taken}; rename the file")
     if not _NAME.fullmatch(name):
-        allowed = "a to z, 0 to 9, '.', '_' and '-', 64 at most, beginning with a letter or a digit"
-        return OwnFile(name, path, problem=f"a model's name may have {allowed}; give the file another name")
-    if not path.is_file():  # what Docker makes of a mount whose source is not there; a pipe would be waited for
-        return OwnFile(name, path, problem="it is no file")
+        allowed = "a to z, 0 to 9, '.', '_' and '-', at most 64, starting with a letter or a digit"
+        return UserModelFile(name, path, problem=f"a model's name may contain {allowed}; rename the file")
+    if not path.is_file():  # Docker creates a folder for a missing mount source; opening a pipe would block
+        return UserModelFile(name, path, problem="not a regular file")
     return _judged(name, path, now)
 
 
 def revision(path: Path) -> Revision:
-    """What changes when a file's content does."""
+    """Return a value that changes with the content of a file; None for a missing file."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
@@ -85,43 +85,44 @@ def revision(path: Path) -> Revision:
 
 
 @lru_cache(maxsize=256)
-def _judged(name: str, path: Path, revision: Revision) -> OwnFile:
-    """Look into a file. `revision` is there for the cache: a file that stays as it is, is read once."""
+def _judged(name: str, path: Path, revision: Revision) -> UserModelFile:
+    """Check the header of a file. The cache reads an unchanged file once, by `revision`."""
     try:
-        return OwnFile(name, path, network_config(read_header(path)))
+        return UserModelFile(name, path, network_config(read_header(path)))
     except BadWeights as error:
-        return OwnFile(name, path, problem=str(error))
+        return UserModelFile(name, path, problem=str(error))
     except OSError as error:
-        return OwnFile(name, path, problem=f"it cannot be read: {error.strerror}")
+        return UserModelFile(name, path, problem=f"cannot be read: {error.strerror}")
 
 
 def network_config(header: Header) -> NetworkConfig:
-    """Hyperparameters of the network in a file of ours. Raises BadWeights where it holds none, or not all of one."""
+    """Return the hyperparameters of the network in a file. Raises BadWeights unless the file holds a whole network."""
     if "layout" in header.notes:
-        raise BadWeights(f"it holds an estimator, no network; the name of such a file is {ESTIMATOR}MODEL{SUFFIX}")
+        raise BadWeights(f"holds an estimator, not a network; name the file {ESTIMATOR}MODEL{SUFFIX}")
     try:
         config = NetworkConfig(**json.loads(header.notes["config"]))
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise BadWeights("it holds no network that `skipvsr train` wrote (it does not say of which size)") from error
+        raise BadWeights("holds no network written by `skipvsr train` (no network config in the header)") from error
     if not _possible(config, len(header.shapes)):
-        raise BadWeights(f"there is no network of this kind: {header.notes['config'][:200]}")
+        raise BadWeights(f"unsupported network: {header.notes['config'][:200]}")
     wanted = _shapes(config)
     for name in sorted(wanted.keys() | header.shapes.keys()):
         have, need = header.shapes.get(name), wanted.get(name)
         if have != need:
-            wrong = (
-                "is missing"
-                if have is None
-                else "is unknown"
-                if need is None
-                else f"is {_sides(have)}, not {_sides(need)}"
-            )
-            raise BadWeights(f"it does not hold a network of {size_of(config)}: {name[:80]} {wrong}")
+            wrong = _difference(have, need)
+            raise BadWeights(f"holds no complete network of {size_of(config)}: {name[:80]} {wrong}")
     return config
 
 
+def _difference(have: tuple[int, ...] | None, need: tuple[int, ...] | None) -> str:
+    """Describe how the shape of a tensor differs from the expected shape; None stands for no tensor."""
+    if have is None:
+        return "is missing"
+    return "is unknown" if need is None else f"is {_sides(have)}, not {_sides(need)}"
+
+
 def size_of(config: NetworkConfig) -> str:
-    """A network's size in words."""
+    """Describe the size of a network."""
     return f"{config.channels} channels x {config.blocks} block{'s' * (config.blocks > 1)}"
 
 
@@ -130,15 +131,16 @@ def _possible(config: NetworkConfig, tensors: int) -> bool:
     return (
         all(type(size) is int and size > 0 for size in sizes)
         and config.channels <= MOST_CHANNELS
-        and config.blocks <= tensors  # each has some: else a number in a file decides how long we build
+        and config.blocks <= tensors  # each block has tensors; bounds the time to build the network
         and config.flow in ("spynet", "light")
         and config.tail in ("full", "light")
         and isinstance(config.coupled, bool)
+        and config.scale in SCALES
     )
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out whatever would fill a tensor: on "meta", where there are no numbers, that loads 800 modules first."""
+    """Ignores operations that fill tensors. On the device "meta" the first of them would import 800 modules."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -151,7 +153,7 @@ class _Unfilled(TorchFunctionMode):
 
 @lru_cache(maxsize=32)
 def _shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Of each tensor of a network, by name; nothing is computed for it, and no random number drawn."""
+    """Return the shape of each tensor of a network by name, without computing and without drawing random numbers."""
     with torch.device("meta"), _Unfilled():
         return {name: tuple(tensor.shape) for name, tensor in BasicVSR(config).state_dict().items()}
 

@@ -18,11 +18,12 @@ from grpc_reflection.v1alpha import reflection
 from jobs.errors import InvalidRequest
 from jobs.settings import Settings
 from model.device import resolve_device, set_threads
+from model.engine.upscaler import Upscaler, model_cache
+from model.zoo.cache import ModelCache
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
 from service.rpc.job_service import JobService
-from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
 from service.rpc.session_registry import SessionRegistry
 from service.rpc.upscaler_service import UpscalerService
@@ -41,7 +42,13 @@ def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
 
     Raises ModelError (weights or device), InvalidRequest (settings) or OSError.
     """
-    models = Models(settings)
+    models = model_cache(
+        settings.weights,
+        default=settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
     models.get(models.default)  # report errors before the port opens
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
@@ -50,17 +57,17 @@ def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
     return 0
 
 
-async def _serve(settings: Settings, models: Models, say: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    cpu = resolve_device(settings.device).type == "cpu"
-    scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if cpu else None)
+    device = resolve_device(settings.device)
+    scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if device.type == "cpu" else None)
     sessions = SessionRegistry(
         most=settings.grpc_max_streams,
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
-        device=models.device,
+        device=device,
     )
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.grpc_metrics_port)
@@ -77,7 +84,7 @@ async def _serve(settings: Settings, models: Models, say: Callable[[str], None])
     await server.start()
     for name in ("", *_SERVICES):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    say(f"SkipVSR's gRPC server is ready: {settings.grpc_host}:{port} ({models.default} on {models.device})")
+    say(f"SkipVSR's gRPC server is ready: {settings.grpc_host}:{port} ({models.default} on {device})")
     try:
         await stop.wait()
         await checks.enter_graceful_shutdown()

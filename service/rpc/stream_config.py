@@ -11,7 +11,7 @@ from jobs.settings import Settings
 from media.errors import MediaError
 from media.live.codecs import Coding, Format
 from media.types import UNSPECIFIED, ColorRange
-from model.network.basicvsr import SCALE
+from model.network.basicvsr import DEFAULT_SCALE as SCALE
 from model.routing import PRESETS
 from service.rpc.errors import invalid
 from skipvsr.v1 import upscaler_pb2 as pb

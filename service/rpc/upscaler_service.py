@@ -13,10 +13,10 @@ from grpc import StatusCode
 
 from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
+from model.zoo.cache import ModelCache
 from service.rpc.codec_runner import CodecRunner
 from service.rpc.errors import StreamError, invalid, reported
 from service.rpc.live_stream import LiveStream
-from service.rpc.models import Models
 from service.rpc.scheduler import Scheduler
 from service.rpc.session import Session
 from service.rpc.session_registry import SessionRegistry
@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 class UpscalerService:
     """RPCs of live streams. upscaler.proto documents their behaviour."""
 
-    def __init__(self, settings: Settings, models: Models, scheduler: Scheduler, sessions: SessionRegistry) -> None:
+    def __init__(
+        self, settings: Settings, models: ModelCache[Upscaler], scheduler: Scheduler, sessions: SessionRegistry
+    ) -> None:
         self._settings, self._models, self._scheduler, self._sessions = settings, models, scheduler, sessions
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
         self._runner = CodecRunner(self._executor)

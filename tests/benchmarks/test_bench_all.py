@@ -1,4 +1,4 @@
-"""`make bench`: the table, JSON and plot of its network part with the tiny network; how the soak reads its samples."""
+"""`make bench`: the table, JSON and plot of its network part with the tiny network; the table of the soak."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
-from benchmarks.__main__ import Line, main
+from benchmarks.__main__ import main
 from benchmarks.plot import draw
+from benchmarks.report import Figure
 from tests.support.clips import make_clip
 
 
-def test_the_table_and_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     out = tmp_path / "out"
     options = ["--models", "tiny", "--parts", "model", "--frames", "4", "--rounds", "1", "--threads", "1"]
@@ -33,8 +34,8 @@ def test_the_table_and_what_is_written(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_plot_has_a_panel_for_ratios(tmp_path: Path) -> None:
     lines = [
-        Line("model", "small, routing off", 60.0, "ms a frame", 1.0, "dense", 0.0),
-        Line("service", "POST to done", 12.0, "frames/s", 0.9, "bare model"),
+        Figure("model", "small, routing off", 60.0, "ms a frame", 1.0, "dense", 0.0),
+        Figure("service", "POST to done", 12.0, "frames/s", 0.9, "bare model"),
     ]
     draw(lines, "a machine", tmp_path / "both.png")
     draw(lines[:1], "a machine", tmp_path / "one.png")
@@ -43,7 +44,7 @@ def test_the_plot_has_a_panel_for_ratios(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
-def test_memory_is_told_by_thirds_after_warming_up() -> None:
+def test_memory_by_thirds_after_the_warm_up() -> None:
     mib = 1 << 20
     samples = [{"seconds": 10.0 * n, "api": float((1000 if n < 10 else 100 + n) * mib)} for n in range(100)]
     assert soak.rows(samples, ["api"]) == [["api", "139", "169", "199", "+60", "199"]]

@@ -1,4 +1,4 @@
-"""`skipvsr bench model`: its rows are complete, and the reference it times is the published network."""
+"""`skipvsr bench model`: complete rows, and a reference equal to the published network."""
 
 import json
 from datetime import UTC, datetime
@@ -83,7 +83,7 @@ def test_the_command_writes_rows_and_machine(tmp_path: Path, capsys: pytest.Capt
     assert "no such file or folder" in capsys.readouterr().err
 
 
-def test_no_contender_has_the_same_one_before_it_all_the_time() -> None:
+def test_contenders_change_their_order() -> None:
     orders = {tuple(_order(3, turn)) for turn in range(6)}
     assert len(orders) == 6  # every order of three
     assert {tuple(_order(2, turn)) for turn in range(4)} == {(0, 1), (1, 0)}

@@ -1,4 +1,4 @@
-"""The command line: what it does, and the one line it says when it can't."""
+"""Commands in this process: results, files, and one line for each failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
 
 
 def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
-    """The one line that a failing command says."""
+    """Run a failing command; returns its error line."""
     status = cli.main([str(word) for word in argv])
     said = capsys.readouterr()
     assert status != 0
@@ -45,7 +45,7 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", "none.mp4", "out.mp4"], "there is no file none.mp4"),
         (["upscale", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
         (["upscale", EXAMPLE, EXAMPLE], "the output would replace the input"),
-        (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "there is no model 'nonsense'; there are: "),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "unknown model 'nonsense'; use one of: "),
         (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
         (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
         (["upscale", EXAMPLE, "out.mp4", "--skipmap", "out.mp4"], "the skip map would replace the output"),
@@ -96,7 +96,7 @@ def test_settings_from_secret_files(
     (tmp_path / "skipvsr_device").write_text("nonsense")
     monkeypatch.delenv("SKIPVSR_DEVICE")
     monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(tmp_path))
-    assert "'nonsense' is no device" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
+    assert "unknown device 'nonsense'" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_the_outputs_name_says_the_container(tmp_path: Path) -> None:
 
 
 def test_names_as_long_as_the_system_allows(tmp_path: Path) -> None:
-    """Each umlaut is two bytes: 255 in all, to which nothing can be added."""
+    """An umlaut takes two bytes: the name has 255 bytes, the limit."""
     clip, out = make_clip(tmp_path / "clip.mp4", frames=4), tmp_path / ("ü" * 125 + "x.mp4")
     assert cli.main(["upscale", str(clip), str(out), "--model", "tiny", "--scale", "2"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "data", out.name]
@@ -139,7 +139,7 @@ def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
-    """The left is still, the right is noise: the map is dark on the left and tinted on the right, frame by frame."""
+    """The left half is still, the right is noise: each frame of the map is dark on the left and tinted on the right."""
     source = tmp_path / "in.mp4"
     random = np.random.default_rng(0)
     picture = random.integers(0, 255, (192, 320, 3), np.uint8)
@@ -162,7 +162,7 @@ def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.mp4", "map.mkv", "out.mp4"]
 
 
-def test_a_skip_map_does_not_cost_an_interrupted_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_skip_map_keeps_an_interrupted_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     checkpoint = tmp_path / ".out.mp4.skipvsr" / "manifest.json"
     checkpoint.parent.mkdir()
     checkpoint.write_text("{}")
@@ -171,7 +171,7 @@ def test_a_skip_map_does_not_cost_an_interrupted_run(capsys: pytest.CaptureFixtu
     assert checkpoint.exists()
 
 
-def test_the_second_up_says_who_is_in_the_way(
+def test_a_second_up_names_the_first(
     capsys: pytest.CaptureFixture[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SKIPVSR_HTTP_PORT", "0")

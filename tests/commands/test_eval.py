@@ -1,4 +1,4 @@
-"""`skipvsr eval`: whatever clips and LR come as, its figures are those of the frames."""
+"""`skipvsr eval`: figures equal those of the frames, for every form of clips and LR."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import cli
-from commands import eval as evaluation
+from benchmarks import quality
 from media import dataset
 from media.dataset import Frames, write_png
 from model import quality as metrics
@@ -50,7 +50,7 @@ def moving(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Frames:
 
 
 def put(folder: Path, name: str, frames: Frames) -> None:
-    """Lay a clip down as a folder of PNG."""
+    """Write a clip as a folder of PNG files."""
     (folder / name).mkdir(parents=True)
     for number, frame in enumerate(frames):
         write_png(folder / name / f"{number:03}.png", frame)
@@ -62,11 +62,11 @@ def evaluated(*argv: object) -> dict[str, Any]:
 
 
 def reduced(hr: Frames, how: Callable[[Any], Any] = degrade.bi) -> Frames:
-    return np.stack([evaluation._each(hr, how)[i] for i in range(len(hr))])
+    return np.stack([quality._each(hr, how)[i] for i in range(len(hr))])
 
 
 def upscaled(model: Upscaler, lr: Frames) -> Frames:
-    """All at once: with fewer frames than a chunk has, that is what a job does."""
+    """Upscale all frames at once, like a job with fewer frames than a chunk."""
     return model.forward(lr, None, lookahead=0, last=True).frames
 
 
@@ -93,12 +93,12 @@ def test_figures_are_those_of_the_frames(model: Upscaler, tmp_path: Path, capsys
     for row, hr in zip(document["rows"], clips.values(), strict=True):
         lr = reduced(hr)
         out = upscaled(model, lr)
-        assert set(row) == {field.name for field in evaluation.Row.__dataclass_fields__.values()}
+        assert set(row) == {field.name for field in quality.Quality.__dataclass_fields__.values()}
         assert (row["model"], row["routing"], row["frames"]) == ("tiny", "off", COUNT)
         assert row["psnr_y"] == pytest.approx(psnr_y(out, hr), abs=1e-6)
         rgb = [decibel(a.astype(float), b.astype(float)) for a, b in zip(out, hr, strict=True)]
         assert row["psnr_rgb"] == pytest.approx(fmean(rgb), abs=1e-6)
-        bicubic = evaluation._each(lr, degrade.bicubic_up)
+        bicubic = quality._each(lr, degrade.bicubic_up)
         assert row["bicubic_psnr_y"] == pytest.approx(psnr_y(bicubic, hr), abs=1e-6)
         errors = [luma(a) - luma(b) for a, b in zip(out, hr, strict=True)]
         assert row["flicker"] == pytest.approx(fmean(np.abs(b - a).mean() for a, b in pairwise(errors)), abs=1e-4)
@@ -154,7 +154,7 @@ def test_routing_is_timed_against_dense_and_neither_is_cold(tmp_path: Path, monk
     put(tmp_path / "gt", "still", still)
     monkeypatch.setattr(
         "model.engine.upscaler.crop_overhead", lambda *about: 0.0
-    )  # else some CPUs run frames this small densely
+    )  # otherwise some CPUs compute small frames densely
     calls: list[tuple[str, int]] = []
     forward = Upscaler.forward
 
@@ -192,19 +192,18 @@ def test_an_error_in_a_later_clip_does_not_lose_the_earlier_ones(tmp_path: Path)
         (["--gt", "gt", "--lr", "empty"], "empty: holds no clip named one"),
         (
             ["--gt", "gt", "--lr", "wide"],
-            "one: LR of 6 frames of 25x16 is no quarter of the ground truth, 6 frames of 96x64",
+            "one: LR of 6 frames of 25x16 is not a quarter of the ground truth, 6 frames of 96x64",
         ),
         (
             ["--gt", "gt", "--lr", "short"],
-            "one: LR of 4 frames of 24x16 is no quarter of the ground truth, 6 frames of 96x64",
+            "one: LR of 4 frames of 24x16 is not a quarter of the ground truth, 6 frames of 96x64",
         ),
         (["--gt", "gt", "--degrade", "h264:52"], "must be bi, bd, h264:CRF with a CRF of 0 to 51, mpeg4:Q or"),
         (["--gt", "gt", "--degrade", "mpeg2:0"], "mpeg4:Q or mpeg2:Q with a Q of 1 to 31"),
         (["--gt", "gt", "--degrade", "blur"], "must be bi, bd, h264:CRF"),
-        (["--gt", "gt", "--routing", "wild"], "'wild'"),
         (["--gt", "gt", "--model", "none"], "there is no model 'none'"),
         (["--gt", "broken"], "one.mp4: cannot be decoded"),
-        (["--gt", "flat"], "one: 6 frames of 40x8 is too small; 12x12 it has to be"),
+        (["--gt", "flat"], "one: 6 frames of 40x8 is too small; the least is 12x12"),
         (["--gt", "mixed"], "one: frame 6 has 80x64 pixels, the first one 96x64"),
         (["--gt", "gt", "--json", "no/folder/out.json"], "there is no folder"),
     ],

@@ -1,4 +1,4 @@
-"""`skipvsr submit` against a real server: what it says while nothing goes on, and what it leaves behind."""
+"""`skipvsr submit` against a real server: messages during pauses, and files left behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def submitted(service: Service, clip: Path, target: Path) -> Iterator[list[BaseException]]:
-    """Submit it in a thread, and wait for that at the end; what it raised, if it did."""
+    """Submit a clip in a thread that ends with the block; yields the errors of the command."""
     raised: list[BaseException] = []
 
     def upload() -> None:

@@ -1,4 +1,4 @@
-"""`skipvsr up` as a process: ready, at work, stopped without a trace, and what it does when a child dies."""
+"""`skipvsr up` as a process: ready, at work, stopped without a trace, and restarts of dead children."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.processes import alive, children, wait_until
 
 
 class Up:
-    """A running `skipvsr up`; `said` is all that it has said so far."""
+    """A running `skipvsr up`; `said` is its output so far."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.log = data_dir / "up.log"
@@ -61,7 +61,7 @@ class Up:
         return document
 
     def child(self, name: str) -> int:
-        """Process id of the child whose command line holds this."""
+        """Process id of the child with `name` in its command line."""
         found = [pid for pid in children(self.process.pid) if name in _command_line(pid)]
         assert len(found) == 1, [_command_line(pid) for pid in children(self.process.pid)]
         return found[0]
@@ -85,7 +85,7 @@ def up(data_dir: Path) -> Iterator[Up]:
 
 
 def test_a_life(up: Up, tmp_path: Path) -> None:
-    """A port in use is one line, a worker that dies is started again, the printed line works, ^C leaves nothing."""
+    """A used port gives one line, a dead worker restarts, the printed command works, ^C leaves no process."""
     (tmp_path / "second").mkdir()
     port = up.url.rpartition(":")[2]
     second = Up(tmp_path / "second", SKIPVSR_HTTP_PORT=port)
@@ -113,7 +113,7 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(up: Up) -> None:
-    """A video may kill three in a row before it fails (SKIPVSR_MAX_DEATHS)."""
+    """A video may kill three workers in a row before its job fails (SKIPVSR_MAX_DEATHS)."""
     for seconds in (1, 2, 4):
         wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
         os.kill(up.child("cli worker"), signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(up: Up
 
 
 @pytest.mark.parametrize(("child", "name"), [("cli api", "API"), ("redis-server", "embedded Redis")])
-def test_without_api_or_redis_it_ends(up: Up, child: str, name: str) -> None:
+def test_the_service_ends_with_api_or_redis(up: Up, child: str, name: str) -> None:
     tree = [up.process.pid, *children(up.process.pid)]
     os.kill(up.child(child), signal.SIGKILL)
     assert up.process.wait(30) == 1
@@ -130,7 +130,7 @@ def test_without_api_or_redis_it_ends(up: Up, child: str, name: str) -> None:
     assert not any(alive(pid) for pid in tree)
 
 
-def test_killed_itself_it_leaves_nothing(up: Up) -> None:
+def test_a_killed_service_leaves_no_process(up: Up) -> None:
     tree = children(up.process.pid)
     up.process.kill()
     up.process.wait(10)
@@ -140,5 +140,5 @@ def test_killed_itself_it_leaves_nothing(up: Up) -> None:
 def test_a_worker_that_cannot_start_is_given_up(data_dir: Path) -> None:
     service = Up(data_dir, SKIPVSR_MODEL="nonsense")
     assert service.process.wait(240) == 1
-    assert "there is no model 'nonsense'" in service.said
+    assert "unknown model 'nonsense'" in service.said
     assert re.search(r"skipvsr: the (worker|gRPC server) ended with status 1, 3 times in a row; stopping", service.said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,9 +107,51 @@ def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) 
     assert finish(upscale(work, model)).path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", ["input", "options", "model", "encoder", "segment", "state", "manifest"])
+def other_input(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    return replace(work, source=make_clip(work.folder.parent / "other.mp4", frames=20))
+
+
+def other_options(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    return replace(work, options=work.options.model_copy(update={"crf": 30}))
+
+
+def other_gates(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    patch.setattr(Upscaler, "identity", lambda *_: "another")
+    return work
+
+
+def other_encoder(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    """The first run used a hardware encoder, which this machine lacks."""
+    manifest = work.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"encoder":"libx264"', '"encoder":"h264_nvenc"'))
+    return replace(work, encoder="nvenc")
+
+
+def missing_segment(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    Checkpoints(work.folder).segment(0).unlink()
+    return work
+
+
+def damaged_state(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    next(work.folder.glob("state-*")).write_bytes(b"\0" * 64)
+    return work
+
+
+def damaged_manifest(work: UpscaleTask, patch: pytest.MonkeyPatch) -> UpscaleTask:
+    (work.folder / "manifest.json").write_text("{")
+    return work
+
+
+CHANGES = (other_input, other_options, other_gates, other_encoder, missing_segment, damaged_state, damaged_manifest)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_checkpoint_that_does_not_match_is_not_used(
-    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+    clip: Path,
+    model: Upscaler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[UpscaleTask, pytest.MonkeyPatch], UpscaleTask],
 ) -> None:
     work = task(clip, tmp_path / "w")
     events = upscale(work, model)
@@ -117,24 +159,7 @@ def test_a_checkpoint_that_does_not_match_is_not_used(
         if isinstance(event, ChunkDone) and event.number == 2:
             break
     events.close()
-    if change == "input":
-        other = make_clip(tmp_path / "other.mp4", frames=20)
-        work = task(other, tmp_path / "w")
-    elif change == "options":
-        work = task(clip, tmp_path / "w", crf=30)
-    elif change == "model":  # other gates or routing parameters
-        monkeypatch.setattr(Upscaler, "identity", lambda *_: "another")
-    elif change == "encoder":  # started with a hardware encoder, which this machine lacks
-        manifest = work.folder / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"encoder":"libx264"', '"encoder":"h264_nvenc"'))
-        work = replace(work, encoder="nvenc")
-    elif change == "segment":
-        Checkpoints(work.folder).segment(0).unlink()
-    elif change == "state":
-        next(work.folder.glob("state-*")).write_bytes(b"\0" * 64)
-    else:
-        (work.folder / "manifest.json").write_text("{")
-    started, *_, finished = list(upscale(work, model))
+    started, *_, finished = list(upscale(change(work, monkeypatch), model))
     assert isinstance(started, Started)
     assert not started.resumed
     assert any("started again" in warning for warning in started.warnings)

@@ -1,4 +1,4 @@
-"""The committed generated code is current, and the names are those that buf's standard rules want."""
+"""Generated code, naming rules of upscaler.proto, and the wire format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
         assert path.read_text() == (PACKAGE / path.name).read_text(), f"{path.name}: run `make proto`"
 
 
-def test_everything_has_a_comment() -> None:
+def test_every_declaration_has_a_comment() -> None:
     lines = SOURCE.splitlines()
     declaration = re.compile(
         r"\s*(message|enum|service|rpc|oneof|optional|repeated|[\w.]+ \w+ = \d+;|[A-Z_0-9]+ = \d+;)"
@@ -74,7 +74,7 @@ def _check_enum(enum: EnumDescriptor) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 300_000])
-def test_a_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None:
+def test_response_frames_serialise_like_protobuf(size: int) -> None:
     frame = pb.OutputFrame(sequence=2**63 - 1, pts=-5, skip_ratio=0.25, key_frame=True)
     pixels = np.random.default_rng(0).integers(0, 256, (size,), dtype=np.uint8)
     written = serialize(FrameResponse(frame, pixels.data))
@@ -91,8 +91,8 @@ def test_a_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None:
 
 
 @given(st.binary(max_size=60), st.integers(0, 80))
-def test_an_answer_is_read_as_protobuf_would(data: bytes, cut: int) -> None:
-    """Whatever the order of its fields, and also where another server sends fields that are not known here."""
+def test_responses_parse_like_protobuf(data: bytes, cut: int) -> None:
+    """Fields in any order, and unknown fields of a newer server."""
     frame = pb.OutputFrame(sequence=300, data=data, model_milliseconds=1.5)
     odd = frame.SerializeToString() + bytes([0xA0, 0x06, 5]) + pb.OutputFrame(pts=7).SerializeToString()
     message = bytes([0x12, len(odd)]) + odd if len(odd) < 128 else serialize(FrameResponse(frame, data))
@@ -113,7 +113,7 @@ def test_an_answer_is_read_as_protobuf_would(data: bytes, cut: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 300_000])
-def test_a_clients_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None:
+def test_request_frames_serialise_like_protobuf(size: int) -> None:
     frame = pb.InputFrame(sequence=2**63 - 1, pts=-5, end_of_stream=True)
     pixels = np.random.default_rng(0).integers(0, 256, (size,), dtype=np.uint8)
     written = serialize_request(FrameRequest(frame, pixels.data))
@@ -123,12 +123,12 @@ def test_a_clients_frame_is_put_on_the_wire_as_protobuf_would(size: int) -> None
     for message in (written, theirs.SerializeToString()):
         parsed = parse_request(message)
         assert isinstance(parsed, FrameRequest)
-        assert isinstance(parsed.data, memoryview), "its bytes are copied"
+        assert isinstance(parsed.data, memoryview), "the data was copied"
         assert parsed.data == theirs.frame.data
         assert (parsed.frame.sequence, parsed.frame.pts, parsed.frame.end_of_stream) == (2**63 - 1, -5, True)
 
 
-def test_what_is_no_frame_with_data_is_read_as_it_is() -> None:
+def test_other_requests_parse_like_protobuf() -> None:
     config = pb.StreamRequest(config=pb.StreamConfig(width=320, height=180))
     assert parse_request(config.SerializeToString()) == config
     assert parse_request(b"") == pb.StreamRequest()
@@ -144,7 +144,7 @@ def test_what_is_no_frame_with_data_is_read_as_it_is() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_a_strangers_bytes_are_read_as_protobuf_would_or_refused(message: bytes) -> None:
+def test_arbitrary_bytes_parse_like_protobuf(message: bytes) -> None:
     try:
         theirs = pb.StreamRequest.FromString(message)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""What Prometheus is told, and that rules and dashboard ask for what there is."""
+"""Prometheus metrics, alerting rules, and the Grafana dashboard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from worker.metrics import WorkerMetrics
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "skipvsr.yml"
 
-# CI installs promtool, and there its absence fails; who runs the tests at home may have none.
+# CI installs promtool, so a missing promtool fails there. Elsewhere the tests are skipped.
 needs_promtool = pytest.mark.skipif(
     not (shutil.which("promtool") or os.environ.get("CI")), reason="needs promtool: apt install prometheus"
 )
@@ -51,7 +51,7 @@ def promtool(*arguments: str, stdin: str = "") -> str:
 
 
 def values(text: str) -> dict[str, float]:
-    """Samples as `name{label="value"}` → value, labels in alphabetical order."""
+    """Parse samples. Keys have the form `name{label="value"}`, with labels in alphabetical order."""
     samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -65,7 +65,7 @@ def scraped(service: Service) -> dict[str, float]:
 
 
 def worked() -> WorkerMetrics:
-    """A worker's metrics after one job."""
+    """Return a worker's metrics after one job."""
     meters = WorkerMetrics()
     meters.claimed()
     meters.queue_seconds.observe(2)
@@ -105,10 +105,10 @@ def test_api_counts_uploads_queue_and_workers(service: Service, tmp_path: Path) 
     assert now["skipvsr_storage_free_bytes"] > 0
     assert now['skipvsr_http_request_seconds_count{method="POST",route="/upscale",status="202"}'] == 2
     assert now['skipvsr_http_request_seconds_count{method="GET",route="none",status="404"}'] == 1
-    assert first not in service.client.get("/metrics").text  # ids would make endless labels
+    assert first not in service.client.get("/metrics").text  # ids as labels would create unbounded time series
 
 
-def test_a_job_waits_from_when_it_was_queued_last(service: Service) -> None:
+def test_waiting_time_starts_when_the_job_was_last_queued(service: Service) -> None:
     store = service.operations.store
     long_ago = datetime.now(UTC) - timedelta(days=3)
     job = Job(id=new_id(), filename="clip.mp4", options=JobOptions(), created_at=long_ago)
@@ -120,8 +120,8 @@ def test_a_job_waits_from_when_it_was_queued_last(service: Service) -> None:
     assert scraped(service)["skipvsr_queue_oldest_seconds"] < 60
 
 
-def test_the_first_job_that_fails_is_an_increase() -> None:
-    """Prometheus takes a series that begins at 1 for one that has not moved."""
+def test_first_failure_is_an_increase() -> None:
+    """Series must start at 0, because Prometheus sees no increase in a series that starts at 1."""
     meters = WorkerMetrics()
     before = values(generate_latest(meters.registry).decode())
     assert before['skipvsr_job_seconds_count{model="none",outcome="failed"}'] == 0
@@ -137,7 +137,7 @@ def test_metrics_without_redis(settings: Settings) -> None:
     assert not any(name.startswith("skipvsr_workers") for name in samples)
 
 
-def test_worker_counts_what_was_left_out() -> None:
+def test_worker_counts_reused_and_skipped_units() -> None:
     samples = values(generate_latest(worked().registry).decode())
     assert samples['skipvsr_frames_total{model="small"}'] == 8
     assert samples['skipvsr_tile_blocks_total{outcome="skipped"}'] == 40
@@ -151,7 +151,7 @@ def test_worker_counts_what_was_left_out() -> None:
     assert samples['skipvsr_device_memory_bytes{device="cpu"}'] > 1 << 20
 
 
-def test_grpc_server_counts_frames_and_their_latency(tmp_path: Path, redis_url: str) -> None:
+def test_grpc_server_counts_frames_and_latency(tmp_path: Path, redis_url: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -170,7 +170,7 @@ def test_grpc_server_counts_frames_and_their_latency(tmp_path: Path, redis_url: 
     assert samples['skipvsr_device_memory_bytes{device="cpu"}'] > 1 << 20
 
 
-def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
+def test_measurements_of_recent_jobs(service: Service, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     ids = [service.post(clip).json()["id"] for _ in range(3)]
     claim = service.operations.store.claim(ids[0], "w")
@@ -186,7 +186,7 @@ def test_figures_of_the_last_jobs(service: Service, tmp_path: Path) -> None:
 
 
 @needs_promtool
-def test_promtool_finds_nothing_to_say(service: Service, tmp_path: Path) -> None:
+def test_promtool_accepts_all_metrics(service: Service, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     service.post(tmp_path / "notes.txt")
     registries = (worked().registry, StreamMetrics(lambda: 0).registry)
@@ -195,13 +195,13 @@ def test_promtool_finds_nothing_to_say(service: Service, tmp_path: Path) -> None
 
 
 @needs_promtool
-def test_rules_do_what_they_say() -> None:
+def test_alerting_rules() -> None:
     promtool("check", "config", "--syntax-only", str(DEPLOY / "prometheus" / "prometheus.yml"))
     promtool("check", "rules", str(RULES))
     promtool("test", "rules", str(DEPLOY / "prometheus" / "tests" / "skipvsr.yml"))
 
 
-def test_rules_and_dashboard_ask_for_what_there_is(service: Service) -> None:
+def test_rules_and_dashboard_use_existing_metrics(service: Service) -> None:
     registries = (worked().registry, StreamMetrics(lambda: 0).registry)
     exposed = service.client.get("/metrics").text + "".join(generate_latest(one).decode() for one in registries)
     names = set(re.findall(r"^# TYPE (skipvsr_\w+)", exposed, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""One trace from the upload through the queue into the worker, received by a collector."""
+"""Tracing: a collector receives one trace from the upload through the queue to the worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.processes import wait_until
 
 
 class Collector:
-    """An OTLP collector that keeps what it gets: (service, span name, trace id, parent's id)."""
+    """An OTLP collector that stores spans: (service, span name, trace id, parent's id)."""
 
     def __init__(self) -> None:
         spans: list[tuple[str, str, bytes, bytes]] = []
@@ -60,7 +60,7 @@ def collector() -> Iterator[Collector]:
     running.server.server_close()
 
 
-def test_a_trace_goes_through_the_queue(collector: Collector, data_dir: Path, tmp_path: Path) -> None:
+def test_trace_continues_through_the_queue(collector: Collector, data_dir: Path, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     up = Up(data_dir, SKIPVSR_OTLP_ENDPOINT=collector.url)
     try:
@@ -84,7 +84,7 @@ def test_a_trace_goes_through_the_queue(collector: Collector, data_dir: Path, tm
     assert not any("/healthz" in name or "/readyz" in name for _, name, _, _ in collector.spans)
 
 
-def test_nothing_is_traced_unless_asked() -> None:
+def test_tracing_is_off_by_default() -> None:
     with tracing.span("work", job_id="1") as span:
         assert not span.is_recording()
         assert tracing.current() is None

@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over the DevTools protocol."""
+"""Headless Chromium, controlled over the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def chromium() -> str | None:
-    """The browser on PATH, if there is one."""
+    """Return the path of an installed browser, or None."""
     return next((path for name in BINARIES if (path := shutil.which(name))), None)
 
 
 class Page:
-    """One tab."""
+    """A browser tab."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._number = 0
         self.errors: list[str] = []
-        """What the page logged as errors, and exceptions that it did not catch."""
+        """Logged errors and uncaught exceptions of the page."""
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol; returns its result."""
+        """Send a command and return its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
@@ -48,7 +48,9 @@ class Page:
                 self.errors.append(str(message["params"]["exceptionDetails"]))
             if message.get("method") == "Log.entryAdded":
                 entry = message["params"]["entry"]
-                if entry["level"] == "error" and entry["source"] != "network":  # a 503 is for the page to show
+                if (
+                    entry["level"] == "error" and entry["source"] != "network"
+                ):  # the page itself reports failed requests
                     self.errors.append(str(entry))
 
     def open(self, url: str) -> None:
@@ -56,29 +58,29 @@ class Page:
         self.wait("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Evaluate an expression in the page and return its value."""
         result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def wait(self, condition: str, seconds: float = 15) -> None:
-        """Wait until an expression is true in the page."""
+        """Wait until an expression in the page is true."""
         deadline = time.monotonic() + seconds
         while not self.run(f"!!({condition})"):
-            assert time.monotonic() < deadline, f"not so after {seconds} s: {condition}; the page: {self.text()}"
+            assert time.monotonic() < deadline, f"still false after {seconds} s: {condition}; the page: {self.text()}"
             time.sleep(0.05)
 
     def text(self) -> str:
         return str(self.run("document.body.innerText"))
 
     def choose_file(self, selector: str, path: Path) -> None:
-        """What a person does in the file dialogue."""
+        """Choose a file, like a user in the file dialogue."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
 
     def click(self, selector: str) -> None:
-        """A real click of the mouse on the middle of an element."""
+        """Click the centre of an element with the mouse."""
         x, y = self.run(
             f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect();"
             f" return [b.x + b.width / 2, b.y + b.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
@@ -92,7 +94,7 @@ class Page:
 
 @contextmanager
 def browsing(profile: Path, *, width: int = 1000, height: int = 900) -> Iterator[Page]:
-    """Start a browser with an empty profile, and close it."""
+    """Run a browser with an empty profile during the block."""
     binary = chromium()
     assert binary is not None
     features = ("quic", "background-networking", "component-update", "sync", "dev-shm-usage")
@@ -110,7 +112,7 @@ def browsing(profile: Path, *, width: int = 1000, height: int = 900) -> Iterator
         port_file = profile / "DevToolsActivePort"
         deadline = time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text().count("\n")):
-            assert process.poll() is None, "the browser ended at once"
+            assert process.poll() is None, "the browser exited at once"
             assert time.monotonic() < deadline, "the browser did not start"
             time.sleep(0.05)
         port = port_file.read_text().split()[0]

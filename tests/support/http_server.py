@@ -1,4 +1,4 @@
-"""The HTTP service on a real socket, for tests."""
+"""The HTTP service in a thread, on a real socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.processes import wait_until
 
 @dataclass
 class Service:
-    """A running service: where it is, a client for it, and what is behind it."""
+    """A running service with its address, a client, the application and its operations."""
 
     url: str
     port: int
@@ -36,7 +36,7 @@ class Service:
             return self.client.post("/upscale", data=fields, files={"file": (path.name, file)})
 
     def finish(self, job_id: str, result: bytes, state: JobState = JobState.DONE, suffix: str = ".mp4") -> Job:
-        """Do what a worker does, without the work."""
+        """Publish `result` as a worker would."""
         claim = self.operations.store.claim(job_id, "test-worker")
         assert claim is not None
         work = self.operations.storage.take_work(job_id, claim.token)
@@ -60,13 +60,13 @@ class Service:
         return worker
 
     def files(self) -> list[Path]:
-        """All files in the data folder."""
+        """Return all files in the data folder."""
         return [path for path in self.operations.storage.root.parent.rglob("*") if path.is_file()]
 
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Service]:
-    """Run the service in a thread, on a free port."""
+    """Run the service on a free port during the block."""
     app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2, ws="none")

@@ -1,4 +1,4 @@
-"""The gRPC server as a process, for tests, and frames for it."""
+"""The gRPC server in its own process, and frames for its streams."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.processes import wait_until
 
 
 class RpcServer:
-    """A running `skipvsr grpc`; `log` is all that it has said so far."""
+    """A running `skipvsr grpc`."""
 
     def __init__(self, folder: Path, redis_url: str, **settings: str) -> None:
         self.data_dir = folder / "data"
@@ -54,6 +54,7 @@ class RpcServer:
 
     @property
     def log(self) -> str:
+        """Output so far."""
         return self._log.read_text()
 
     @property
@@ -61,11 +62,11 @@ class RpcServer:
         return int(self.address.rpartition(":")[2])
 
     def memory(self) -> int:
-        """Resident bytes."""
+        """Return the resident memory in bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def files(self) -> int:
-        """Open file descriptors."""
+        """Return the number of open file descriptors."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def client(self, **options: object) -> StreamClient:
@@ -79,7 +80,7 @@ class RpcServer:
 
 @contextmanager
 def rpc_server(folder: Path, redis_url: str, **settings: str) -> Iterator[RpcServer]:
-    """A server of its own; killed at the end."""
+    """Run a server during the block, and kill it at the end."""
     folder.mkdir(exist_ok=True)
     server = RpcServer(folder, redis_url, **settings)
     try:
@@ -89,10 +90,9 @@ def rpc_server(folder: Path, redis_url: str, **settings: str) -> Iterator[RpcSer
 
 
 class Proxy:
-    """Passes bytes between clients and a server, until `cut` closes all connections; new ones are taken again.
+    """A TCP proxy whose connections can fail. `cut` closes all connections; new ones work again.
 
-    After `silence` the connections that are there stay open, but nothing comes through any more: half-open, as when a
-    cable is pulled.
+    `silence` leaves the current connections open but passes no more bytes, like a pulled cable.
     """
 
     def __init__(self, port: int) -> None:
@@ -143,20 +143,20 @@ class Proxy:
 
 
 def noise(count: int, *, width: int = 32, height: int = 24, seed: int = 0) -> list[np.ndarray]:
-    """Frames [H, W, 3] of random pixels: any mistake with order or layout shows."""
+    """Return frames [H, W, 3] of random pixels, in which every mistake in order or layout shows."""
     random = np.random.default_rng(seed)
     return list(random.integers(0, 256, (count, height, width, 3), dtype=np.uint8))
 
 
 def tiny() -> Upscaler:
-    """The network that the server runs."""
+    """Load the same network as the server."""
     return load_model("tiny", weights_dir=Path("none"), device="cpu", precision="fp32", threads=1)
 
 
 def expected(
     model: Upscaler, frames: list[np.ndarray], *, chunk: int = 1, lookahead: int = 0, routing: str = "off"
 ) -> list[np.ndarray]:
-    """What the pipeline of `skipvsr upscale` makes of the frames."""
+    """Upscale frames like `skipvsr upscale`."""
     state, out = None, []
     for group, last in groups(frames, chunk, lookahead):
         result = model.forward(np.stack(group), state, lookahead=lookahead, last=last, routing=routing)
@@ -166,7 +166,7 @@ def expected(
 
 
 def details(error: grpc.RpcError) -> dict[str, Message]:
-    """The rich details of a status, by the name of their type."""
+    """Return the rich details of a status, by type name."""
     trailing = dict(error.trailing_metadata())
     status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
     assert status.message == error.details()

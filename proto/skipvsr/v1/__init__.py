@@ -1,1 +1,1 @@
-"""The protocol of gRPC, generated from upscaler.proto by `make proto`."""
+"""The gRPC protocol, generated from upscaler.proto by `make proto`."""

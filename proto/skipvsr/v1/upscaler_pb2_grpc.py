@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UpscalerServiceStub:
-    """Upscales frames as they come. Each stream has a recurrent state of its own, which is kept for it on the server.
+    """Upscales frames as they arrive. The server keeps a separate recurrent state for each stream.
     """
 
     def __init__(self, channel):
@@ -48,34 +48,35 @@ class UpscalerServiceStub:
 
 
 class UpscalerServiceServicer:
-    """Upscales frames as they come. Each stream has a recurrent state of its own, which is kept for it on the server.
+    """Upscales frames as they arrive. The server keeps a separate recurrent state for each stream.
     """
 
     def Stream(self, request_iterator, context):
-        """Upscale a live stream by 4.
+        """Upscale a live stream by a factor of 4.
 
-        The first message is the config; the server answers with the effective one. Then come frames, each answered by
-        its upscaled frame, in order. Half-close (or `end_of_stream`) ends the stream: what is held back is answered, then
-        comes the summary, then status OK.
+        The first message is the config; the server answers with the effective config. Each further message is a frame; the
+        server answers each frame with its upscaled frame, in order. The client ends the stream by half-closing or by
+        setting `end_of_stream`. The server then sends the remaining frames, the summary and status OK.
 
-        The server reads no further than `StreamAccepted.max_in_flight` frames ahead of what the client has taken from it:
-        a client that does not read its answers stands still, and nobody else does.
+        Backpressure: the server reads at most `StreamAccepted.max_in_flight` frames ahead of the answers that the client
+        has read. A client that reads no answers blocks only itself.
 
-        INVALID_ARGUMENT     a config or a frame that can't be taken; the message says why
-        UNAUTHENTICATED      the server has an API key, and it is missing or wrong
-        FAILED_PRECONDITION  the model's weights are not there or damaged, or the session to resume is not (any more)
-        RESOURCE_EXHAUSTED   as many streams as the server takes (RetryInfo says when to try again), the device is out of
-        memory, or a message is larger than `max_message_bytes`
-        DEADLINE_EXCEEDED    the client's deadline, or nothing came, or nothing was taken, for the idle time
-        ABORTED              the same session was resumed on another connection
-        UNAVAILABLE          the server is stopping; connect again
+        INVALID_ARGUMENT     the config or a frame is invalid; the message states the reason
+        UNAUTHENTICATED      the API key is missing or wrong
+        FAILED_PRECONDITION  the model's weights are missing or damaged, or the session to resume is unknown or has expired
+        RESOURCE_EXHAUSTED   the server has reached its limit of streams (RetryInfo), the device is out of memory, or a
+        message exceeds `max_message_bytes`
+        DEADLINE_EXCEEDED    the client's deadline has passed, no frame arrived for the idle time, or the client read no
+        answer for the idle time
+        ABORTED              the session was resumed on another connection
+        UNAVAILABLE          the server is shutting down; connect again
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """The models that a stream can ask for now.
+        """List the models available to streams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +104,7 @@ def add_UpscalerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UpscalerService:
-    """Upscales frames as they come. Each stream has a recurrent state of its own, which is kept for it on the server.
+    """Upscales frames as they arrive. The server keeps a separate recurrent state for each stream.
     """
 
     @staticmethod
@@ -162,7 +163,7 @@ class UpscalerService:
 
 
 class JobServiceStub:
-    """Upscales files: the same jobs, the same store and the same errors as the REST API.
+    """Upscales files. Shares jobs, store and kinds of errors with the REST API.
     """
 
     def __init__(self, channel):
@@ -214,60 +215,60 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Upscales files: the same jobs, the same store and the same errors as the REST API.
+    """Upscales files. Shares jobs, store and kinds of errors with the REST API.
     """
 
     def CreateJob(self, request_iterator, context):
-        """Upload a video and queue a job. The first message is the config, the others are the file's bytes in order.
+        """Upload a video and queue a job. The first message is the config; each further message has the file's next bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """State, progress and measured figures of a job.
+        """Get state, progress and measurements of a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Jobs, newest first.
+        """List jobs, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """The job now and whenever something about it changes; ends with OK after the final state.
+        """Watch a job: the server sends the job now and after each change. The call ends with OK after the final state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Stop a job, at the next chunk if it is running, and remove its files. Cancelling twice is fine.
+        """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseJob(self, request, context):
-        """Stop a job at its next chunk and keep what is done.
+        """Pause a job at the end of its chunk. Finished chunks are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """Let a paused job go on where it stopped; or one that failed, once its cause is mended, while its files are kept.
+        """Resume a paused job from its last checkpoint, or a failed job while its files are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadResult(self, request, context):
-        """The upscaled video: first what it is, then its bytes. FAILED_PRECONDITION while the job is not done.
+        """Download the upscaled video: first its name, type and size, then its bytes. FAILED_PRECONDITION unless it is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -325,7 +326,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Upscales files: the same jobs, the same store and the same errors as the REST API.
+    """Upscales files. Shares jobs, store and kinds of errors with the REST API.
     """
 
     @staticmethod

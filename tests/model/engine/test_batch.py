@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from model.engine import upscaler as engine
+from model.engine.planning import Planner
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames, Request, Upscaler, groups
 from model.errors import DeviceError, StateMismatch
@@ -197,9 +198,9 @@ def test_memory_that_is_short_for_the_result_is_said_as_well(monkeypatch: pytest
         raise torch.OutOfMemoryError("out of memory")
 
     model = upscaler()
-    for step in ("_join", "_frames"):
+    for owner, step in ((Planner, "join"), (engine.Upscaler, "_frames")):
         with monkeypatch.context() as patch:
-            patch.setattr(engine.Upscaler, step, full)
+            patch.setattr(owner, step, full)
             with pytest.raises(DeviceError, match="smaller chunk"):
                 model.forward(CLIPS[0][:1], None, lookahead=0, last=False)
     assert len(model.forward(CLIPS[0][:1], None, lookahead=0, last=False).frames) == 1

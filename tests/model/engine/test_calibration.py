@@ -59,7 +59,7 @@ def test_what_was_computed_everywhere_tells_its_time_itself(monkeypatch: pytest.
     torch.manual_seed(3)
     network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
     model = Upscaler("seeded", network, "seeded:3", torch.device("cpu"), torch.float32)
-    monkeypatch.setattr(model, "_run_densely", pytest.fail)
+    monkeypatch.setattr(model._accounting, "run_dense", pytest.fail)
     noise = np.random.default_rng(0).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
     result = model.forward(noise, None, lookahead=2, last=False, routing=preset("balanced", overhead=600))
     assert len(result.reports) == 10
@@ -75,7 +75,7 @@ def test_where_the_dense_network_has_no_memory_no_gain_is_claimed(monkeypatch: p
     def full(*_: object) -> float:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(model, "_run_densely", full)
+    monkeypatch.setattr(model._accounting, "run_dense", full)
     still = np.full((12, 48, 64, 3), 90, np.uint8)
     result = model.forward(still, None, lookahead=2, last=False, routing=preset("balanced", overhead=600))
     assert any(report.units_left_out for report in result.reports)

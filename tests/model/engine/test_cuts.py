@@ -66,7 +66,7 @@ def test_nothing_comes_back_from_behind_a_cut(model: Upscaler, chunk: int) -> No
 def test_without_the_cut_it_would_bleed(model: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = np.concatenate([WATER[:3], SECOND[:3]])
     cut, _ = stream(model, frames, 6, 0)
-    monkeypatch.setattr("model.engine.upscaler.find_cuts", lambda frames, previous: [])
+    monkeypatch.setattr("model.engine.planning.find_scene_cuts", lambda frames, previous: [])
     bled, cuts = stream(model, frames, 6, 0)
     assert cuts == []
     assert np.abs(cut[3].astype(int) - bled[3]).max() > 2

@@ -115,7 +115,7 @@ def test_refuses_a_state_that_does_not_fit(tmp_path: Path) -> None:
     state = model.forward(WATER[:3], None, lookahead=1, last=False).state
     with pytest.raises(StateMismatch, match="start the stream again"):
         model.forward(WATER, replace(state, model="another"), lookahead=1, last=True)
-    with pytest.raises(StateMismatch, match="64x32 uint8 frames and goes on with 64x30"):
+    with pytest.raises(StateMismatch, match="64x32 uint8 frames and continues with 64x30"):
         model.forward(WATER[:, :30], state, lookahead=1, last=True)
     with pytest.raises(StateMismatch, match="uint16"):
         model.forward(WATER.astype(np.uint16), state, lookahead=1, last=True)
@@ -160,8 +160,8 @@ def test_tiny_is_there_without_any_weights(tmp_path: Path) -> None:
 def test_devices_are_named_clearly() -> None:
     cpu = resolve_device("cpu")
     assert resolve_dtype("fp32", cpu) is torch.float32
-    for name, message in (("gpu", "is no device"), ("cuda:7", "no device cuda:7 here"), ("meta", "not supported")):
+    for name, message in (("gpu", "unknown device"), ("cuda:7", "no device cuda:7"), ("meta", "not supported")):
         with pytest.raises(DeviceError, match=message):
             resolve_device(name)
-    with pytest.raises(DeviceError, match="for GPUs"):
+    with pytest.raises(DeviceError, match="needs a GPU"):
         resolve_dtype("fp16", cpu)

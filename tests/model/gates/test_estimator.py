@@ -16,10 +16,11 @@ from commands.train_skip import windows
 from model.engine.upscaler import ChunkResult, Upscaler, groups, load_model
 from model.errors import BadWeights
 from model.gates.estimator import Estimator, Gate, Layout, load_estimator
-from model.mask.rectangles import Box, Cost, segments
+from model.mask.rectangles import Cost, Rectangle, segments
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.routing import PRESETS, Preset
-from model.training.fit_estimator import Clip, Lab, LeastSquares, align, fit, measure, shuffled, sub_pixels
+from model.training.clip_runner import Clip, ClipRunner, shuffled, sub_pixels
+from model.training.fit_estimator import LeastSquares, align, fit, measure
 from model.zoo.models import CARDS, PACKAGED, load_network
 from tests.support.clips import make_clip
 
@@ -90,11 +91,13 @@ def images(results: list[ChunkResult]) -> np.ndarray:
     return np.concatenate([result.frames for result in results])
 
 
-def with_confidence(confidence: float) -> Preset:
-    return Preset(mask=False, overhead=60, dense_above=10.0, confidence=confidence, tail_confidence=confidence, halo=4)
+def with_error_budget(error_budget: float) -> Preset:
+    return Preset(
+        mask=False, overhead=60, dense_above=10.0, error_budget=error_budget, tail_error_budget=error_budget, halo=4
+    )
 
 
-def test_confidence_zero_is_dense_bit_for_bit() -> None:
+def test_error_budget_zero_is_dense_bit_for_bit() -> None:
     clip = moving()
     dense, gated = run(upscaler(None), clip, DENSE), run(upscaler(estimator()), clip, DENSE)
     assert np.array_equal(images(dense), images(gated))
@@ -103,13 +106,13 @@ def test_confidence_zero_is_dense_bit_for_bit() -> None:
 
 
 def test_gates_that_let_everything_through_are_dense() -> None:
-    results = run(upscaler(estimator(added=10.0)), moving(), with_confidence(0.5))
+    results = run(upscaler(estimator(added=10.0)), moving(), with_error_budget(0.5))
     assert np.array_equal(images(results), images(run(upscaler(None), moving(), "off")))
     assert results[0].reports[0].skip_ratio == 0
 
 
 def test_skipped_units_are_counted() -> None:
-    result = run(upscaler(estimator(added=-10.0)), moving(), with_confidence(0.5))[0]
+    result = run(upscaler(estimator(added=-10.0)), moving(), with_error_budget(0.5))[0]
     report = result.reports[0]
     assert report.skip_ratio == pytest.approx(4 / 6, abs=1e-3)  # two groups of two, of six blocks
     assert (report.units_reused, report.tiles_reused) == (0, 0)
@@ -119,7 +122,7 @@ def test_skipped_units_are_counted() -> None:
 
 def test_all_is_run_where_the_backward_branch_begins() -> None:
     """There heads expect too little: with it skipped, the last frame lost most by far."""
-    reports = run(upscaler(estimator(added=-10.0)), moving(), with_confidence(0.5))[0].reports
+    reports = run(upscaler(estimator(added=-10.0)), moving(), with_error_budget(0.5))[0].reports
     assert [report.skip_ratio for report in reports] == pytest.approx([4 / 6] * 4 + [2 / 6], abs=1e-3)
 
 
@@ -127,19 +130,19 @@ def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
     """Rectangles with a halo against whole frames and a mask: the same but for what lies within a halo's reach."""
     clip, gates = moving(), by_magnitude()
     model = upscaler(gates)
-    lab = Lab(model.network, gates, Clip("moving", clip, np.zeros((5, 160, 224, 3), np.uint8)))
+    lab = ClipRunner(model.network, gates, Clip("moving", clip, np.zeros((5, 160, 224, 3), np.uint8)))
     with torch.inference_mode():
         twin = lab.dense()
         looks = [
             _gate(gates, key).expected(x, x[:, :8])[0] for key, xs in twin.entry.items() if key[0] != "tail" for x in xs
         ]
     threshold = float(torch.stack(looks).median().exp())
-    shares = [r.skip_ratio for r in run(model, clip, with_confidence(threshold))[0].reports]
+    shares = [r.skip_ratio for r in run(model, clip, with_error_budget(threshold))[0].reports]
     assert min(shares) > 0
     assert max(shares) < 0.6
     with torch.inference_mode():
         whole = lab.run(lambda key, x, c: _gate(gates, key).expected(x, c)[0] < math.log(threshold))
-    routed = images(run(model, clip, with_confidence(threshold)))
+    routed = images(run(model, clip, with_error_budget(threshold)))
     for image, ours in zip(whole.images, routed, strict=True):
         difference = (image.permute(1, 2, 0).numpy() - ours.astype(np.float32)).__abs__()
         assert np.median(difference) <= 0.6
@@ -147,14 +150,14 @@ def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
 
 
 def _gate(gates: Estimator, key: tuple[str, int]) -> Gate:
-    gate = gates.tail_gate if key[0] == "tail" else gates.gates(key[0])[key[1]][2]
+    gate = gates.tail_gate if key[0] == "tail" else gates.groups(key[0])[key[1]].gate
     assert gate is not None
     return gate
 
 
 def test_chunks_make_no_difference() -> None:
     clip, gates = moving(9), estimator()
-    numbers = with_confidence(1.0)
+    numbers = with_error_budget(1.0)
     model = upscaler(gates)
     whole = [model.forward(clip, None, lookahead=0, last=True, routing=numbers)]
     state, parts = None, []
@@ -169,7 +172,7 @@ def test_mask_and_estimator_share_a_frame() -> None:
     """A still half is reused, and of the other half blocks are skipped; each is counted for itself."""
     clip = moving(4, 64, 96)
     clip[:, :, 48:] = 90
-    numbers = Preset(overhead=60, confidence=0.5, dense_above=10.0)
+    numbers = Preset(overhead=60, error_budget=0.5, dense_above=10.0)
     report = run(upscaler(estimator(added=-10.0)), clip, numbers)[0].reports[2]
     assert report.units_reused > 0
     assert report.units_skipped > 0
@@ -184,9 +187,9 @@ def test_segments_are_the_cheapest_of_all() -> None:
         found = segments(penalty, 16, 56, cost, 2)
         cheapest = min(_price(penalty, np.array(chosen), cost) for chosen in product([False, True], repeat=7))
         chosen = np.zeros(7, np.bool_)
-        for box in found:
-            assert (box.y0, box.y1) == (0, 16)
-            chosen[box.x0 // 8 : box.x1 // 8] = True
+        for rectangle in found:
+            assert (rectangle.y0, rectangle.y1) == (0, 16)
+            chosen[rectangle.x0 // 8 : rectangle.x1 // 8] = True
         assert _price(penalty, chosen, cost) == pytest.approx(cheapest)
 
 
@@ -198,8 +201,8 @@ def _price(penalty: np.ndarray, chosen: np.ndarray, cost: Cost) -> float:
 
 
 def test_segments_of_the_last_band_end_with_the_frame() -> None:
-    boxes = segments(np.full((3, 2), 1e6), 20, 12, Cost(8, 2, 100), 2)
-    assert boxes == (Box(0, 0, 16, 12), Box(16, 0, 20, 12))
+    rectangles = segments(np.full((3, 2), 1e6), 20, 12, Cost(8, 2, 100), 2)
+    assert rectangles == (Rectangle(0, 0, 16, 12), Rectangle(16, 0, 20, 12))
     assert segments(np.zeros((3, 2)), 20, 12, Cost(8, 2, 100), 2) == ()
 
 
@@ -285,8 +288,8 @@ def test_least_squares_recovers_a_convolution() -> None:
 
 def test_sub_pixels_are_the_order_of_a_light_tail() -> None:
     image = torch.rand(1, 3, 8, 12)
-    assert torch.equal(shuffled(sub_pixels(image)), image)
-    assert torch.equal(sub_pixels(image)[0, :3, 1, 2], image[0, :, 4, 8])
+    assert torch.equal(shuffled(sub_pixels(image, 4), 4), image)
+    assert torch.equal(sub_pixels(image, 4)[0, :3, 1, 2], image[0, :, 4, 8])
 
 
 def test_a_fit_makes_surrogates_better_and_heads_that_tell_tiles_apart() -> None:
@@ -298,7 +301,7 @@ def test_a_fit_makes_surrogates_better_and_heads_that_tell_tiles_apart() -> None
     net, gates = network().requires_grad_(False), estimator().requires_grad_(False)
     with torch.inference_mode():
         before = _error(net, gates, clips[0])
-        explained = fit(net, gates, clips, confidence=0.5, rounds=1, say=lambda _: None)
+        explained = fit(net, gates, clips, error_budget=0.5, rounds=1, say=lambda _: None)
         after = _error(net, gates, clips[0])
         align(net, gates, clips, 0.5)
         table = measure(net, gates, clips)
@@ -310,7 +313,7 @@ def test_a_fit_makes_surrogates_better_and_heads_that_tell_tiles_apart() -> None
 
 
 def _error(net: BasicVSR, gates: Estimator, clip: Clip) -> float:
-    lab = Lab(net, gates, clip)
+    lab = ClipRunner(net, gates, clip)
     everywhere = lab.run(lambda key, x, change: torch.ones(5, 7, dtype=torch.bool))
     return sum(float((a - b).square().mean()) for a, b in zip(everywhere.images, lab.dense().images, strict=True))
 
@@ -318,7 +321,7 @@ def _error(net: BasicVSR, gates: Estimator, clip: Clip) -> float:
 def test_a_model_without_an_estimator_runs_all_blocks() -> None:
     model = load_model("tiny", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     assert model.estimator is None
-    result = model.forward(moving(), None, lookahead=0, last=True, routing=with_confidence(0.5))
+    result = model.forward(moving(), None, lookahead=0, last=True, routing=with_error_budget(0.5))
     assert result.reports[0].units_skipped == 0
 
 
@@ -333,17 +336,17 @@ def test_training_windows_are_the_same_each_time(tmp_path: Path) -> None:
 
 def test_fast_skips_blocks_of_light_networks_and_of_adapted_ones() -> None:
     """Of the paper's network as it is, the upsampler's gate alone is worth its time."""
-    assert upscaler(estimator()).preset("fast").confidence == 0
-    assert upscaler(estimator()).preset("fast", confidence=0.01).confidence == 0.01
+    assert upscaler(estimator()).preset("fast").error_budget == 0
+    assert upscaler(estimator()).preset("fast", error_budget=0.01).error_budget == 0.01
     adapted = estimator()
     adapted.adapted = network()
-    assert 0 < upscaler(adapted).preset("fast").confidence < PRESETS["fast"].confidence
-    assert upscaler(adapted).preset("balanced").confidence == 0
+    assert 0 < upscaler(adapted).preset("fast").error_budget < PRESETS["fast"].error_budget
+    assert upscaler(adapted).preset("balanced").error_budget == 0
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     assert light.estimator is not None
     assert light.estimator.adapted is not None
-    assert light.preset("fast").confidence > 0
-    assert light.preset("balanced").confidence == 0
+    assert light.preset("fast").error_budget > 0
+    assert light.preset("balanced").error_budget == 0
 
 
 def test_what_comes_along_for_small_skips_where_little_is_to_see() -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.gates.letterbox import BESIDE, DARK, bar_ends
-from model.mask.rectangles import Box
-from tests.model.gates.test_estimator import estimator, images, moving, run, upscaler, with_confidence
+from model.gates.letterbox import BESIDE, DARK, letterbox_edges
+from model.mask.rectangles import Rectangle
+from tests.model.gates.test_estimator import estimator, images, moving, run, upscaler, with_error_budget
 
 
 def framed(
@@ -21,7 +21,7 @@ def framed(
 
 def lines(*frames: np.ndarray) -> list[tuple[list[int], list[int]] | None]:
     """The rows and the columns beside an end, of each frame."""
-    found = bar_ends(torch.from_numpy(np.stack(frames)))
+    found = letterbox_edges(torch.from_numpy(np.stack(frames)))
     return [e and (np.flatnonzero(e.rows).tolist(), np.flatnonzero(e.columns).tolist()) for e in found]
 
 
@@ -47,20 +47,22 @@ def test_frames_of_sixteen_bits_have_the_same_bars() -> None:
 
 
 def test_parts_of_a_box_are_beside_an_end_where_one_of_their_lines_is() -> None:
-    (ends,) = bar_ends(torch.from_numpy(framed(top=20)[None]))
+    (ends,) = letterbox_edges(torch.from_numpy(framed(top=20)[None]))
     assert ends
-    # rows 12 to 27 are beside the end; of the box those from 4 on, in parts of 8
-    assert ends.within(Box(8, 10, 40, 34), range(0, 32, 8), [0, 12]).tolist() == [[True, True]] * 3 + [[False, False]]
+    # rows 12 to 27 are beside the end; of the rectangle those from 4 on, in parts of 8
+    assert ends.within(Rectangle(8, 10, 40, 34), range(0, 32, 8), [0, 12]).tolist() == [[True, True]] * 3 + [
+        [False, False]
+    ]
 
 
 def test_gates_leave_nothing_out_where_a_bar_ends() -> None:
     clip = moving(height=96, width=96)  # four by four cells
     clip[:, :40] = 0
-    gated, dense = run(upscaler(estimator(added=-10.0)), clip, with_confidence(0.5)), run(upscaler(None), clip, "off")
+    gated, dense = run(upscaler(estimator(added=-10.0)), clip, with_error_budget(0.5)), run(upscaler(None), clip, "off")
     shares = [report.skip_ratio for report in gated[0].reports]
     # of four rows of cells the second holds the lines beside the end; the last frame's backward branch runs whole
     assert shares == pytest.approx([3 / 6] * 4 + [3 / 12], abs=1e-3)
-    other = run(upscaler(estimator(added=-10.0)), moving(height=96, width=96), with_confidence(0.5))
+    other = run(upscaler(estimator(added=-10.0)), moving(height=96, width=96), with_error_budget(0.5))
     assert [report.skip_ratio for report in other[0].reports] == pytest.approx([4 / 6] * 4 + [2 / 6], abs=1e-3)
     near = np.s_[-1, 40 * 4 - 8 : 40 * 4 + 8]  # the upsampler's gate too: far from skipped tiles it is the dense one's
     assert np.abs(images(gated)[near].astype(int) - images(dense)[near]).mean() < 1.0

@@ -11,9 +11,9 @@ from model.engine.upscaler import ChunkResult, Upscaler, groups
 from model.errors import ModelError
 from model.mask.crop_cost import crop_overhead
 from model.mask.plan import plan_chunk
-from model.mask.rectangles import Box, Cost, cover, dilate, paint
+from model.mask.rectangles import Cost, Rectangle, cover, dilate, paint
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.network.flow import Table
+from model.network.flow import FeatureTable
 from model.network.output import write_pixels
 from model.routing import TILE, Preset, preset
 
@@ -71,12 +71,12 @@ def test_off_is_the_dense_network_bit_for_bit(model: Upscaler) -> None:
         back, feat, backs = None, None, []
         for i in reversed(range(5)):
             back = net.backward_step(
-                lr[i], None if back is None else Table.of(back), net.flow(lr[i], lr[i + 1]) if i < 4 else None
+                lr[i], None if back is None else FeatureTable.of(back), net.flow(lr[i], lr[i + 1]) if i < 4 else None
             )
             backs.insert(0, back)
         for i, result in enumerate(images(run(model, clip, "off", chunk=5, lookahead=0))):
             flow = net.flow(lr[i], lr[i - 1]) if i else None
-            feat = net.forward_step(lr[i], backs[i], None if feat is None else Table.of(feat), flow)
+            feat = net.forward_step(lr[i], backs[i], None if feat is None else FeatureTable.of(feat), flow)
             write_pixels(hr, F.pad(lr[i], (1, 1, 1, 1), mode="replicate"), net.residual(backs[i], feat))
             assert np.array_equal(result, hr.numpy())
             plain = net.reconstruct(lr[i], backs[i], feat)[0].permute(1, 2, 0) * 255
@@ -125,8 +125,8 @@ def test_every_tile_is_refreshed_and_no_frame_pays_for_all() -> None:
     clip = torch.from_numpy(np.repeat(textured(128, 192)[None], 64, axis=0))
     plan = plan_chunk(clip, 64, clip[0], 0, preset("balanced", refresh=64))
     counts = np.zeros((16, 24), int)
-    for boxes in plan.forward:
-        mask = paint(boxes, (16, 24), TILE)
+    for rectangles in plan.forward:
+        mask = paint(rectangles, (16, 24), TILE)
         assert mask.mean() <= 0.25
         counts += mask
     assert counts.min() >= 1
@@ -163,7 +163,7 @@ def test_presets_are_named_clearly() -> None:
         preset("turbo")
     changed = preset("balanced", halo=4.0, mask=0)  # as the command line tells them
     assert (type(changed.halo), changed.mask) == (int, False)
-    with pytest.raises(ModelError, match="no such number: sharpness"):
+    with pytest.raises(ModelError, match="unknown number of a routing: sharpness"):
         preset("fast", sharpness=1.0)
     with pytest.raises(ModelError, match="halo must be a whole number"):
         preset("fast", halo=1.5)
@@ -180,22 +180,22 @@ def test_presets_are_named_clearly() -> None:
 def test_a_cover_covers(h: int, w: int, random, density: float) -> None:
     mask = np.array([[random.random() < density for _ in range(w)] for _ in range(h)])
     cost = Cost(tile=8, halo=4, overhead=200)
-    boxes = cover(mask, h * 8 - 3, w * 8 - 5, cost, dense_above=0.9)
-    assert not (mask & ~paint(boxes, mask.shape, 8)).any()
-    assert all(0 <= b.y0 < b.y1 <= h * 8 - 3 and 0 <= b.x0 < b.x1 <= w * 8 - 5 for b in boxes)
-    assert bool(boxes) == mask.any()
+    rectangles = cover(mask, h * 8 - 3, w * 8 - 5, cost, dense_above=0.9)
+    assert not (mask & ~paint(rectangles, mask.shape, 8)).any()
+    assert all(0 <= b.y0 < b.y1 <= h * 8 - 3 and 0 <= b.x0 < b.x1 <= w * 8 - 5 for b in rectangles)
+    assert bool(rectangles) == mask.any()
 
 
 def test_far_corners_are_two_boxes() -> None:
     mask = np.zeros((20, 30), np.bool_)
     mask[1:3, 1:3] = mask[16:19, 25:28] = True
-    boxes = cover(mask, 160, 240, Cost(8, 4, 500), 0.9)
-    assert sorted((b.y0, b.x0, b.y1, b.x1) for b in boxes) == [(8, 8, 24, 24), (128, 200, 152, 224)]
+    rectangles = cover(mask, 160, 240, Cost(8, 4, 500), 0.9)
+    assert sorted((b.y0, b.x0, b.y1, b.x1) for b in rectangles) == [(8, 8, 24, 24), (128, 200, 152, 224)]
 
 
 def test_boxes_grow_inside_of_the_frame() -> None:
-    assert Box(10, 4, 20, 30).grown(6, 24, 100) == Box(4, 0, 24, 36)
-    assert Box(10, 40, 20, 60).grown(1, 100, 100, 32) == Box(0, 32, 32, 64)
+    assert Rectangle(10, 4, 20, 30).grown(6, 24, 100) == Rectangle(4, 0, 24, 36)
+    assert Rectangle(10, 40, 20, 60).grown(1, 100, 100, 32) == Rectangle(0, 32, 32, 64)
     assert dilate(np.eye(3, dtype=np.bool_)[:1], 1).tolist() == [[True, True, False]]
 
 

@@ -61,7 +61,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_network(network, folder / "weights.safetensors")
     estimator = Estimator(network.config, layout(network.config)).requires_grad_(False)
     with torch.inference_mode():
-        fit(network, estimator, clips, confidence=0.5, rounds=0, say=lambda _: None)
+        fit(network, estimator, clips, error_budget=0.5, rounds=0, say=lambda _: None)
     estimator.save(folder / "gates.safetensors", fingerprint("weights", folder / "weights.safetensors"))
     names = {"init": folder / "weights.safetensors", "gates": folder / "gates.safetensors"}
     (folder / "config.toml").write_text(CONFIG.format(**names))
@@ -218,10 +218,10 @@ def test_the_engine_runs_the_adapted_weights_behind_gates_and_the_others_without
         model = Upscaler("weights", weights, "weights", torch.device("cpu"), torch.float32, gates)
         return model.forward(frames, None, lookahead=0, last=True, routing=numbers).frames
 
-    nothing_skipped = Preset(mask=False, overhead=60, confidence=1e-12)
+    nothing_skipped = Preset(mask=False, overhead=60, error_budget=1e-12)
     plain = upscaled(None, network, Preset(mask=False))
     assert np.array_equal(upscaled(estimator, network, Preset(mask=False)), plain)
-    only_a_tail_that_it_has_not = Preset(mask=False, overhead=60, tail_confidence=0.5)
+    only_a_tail_that_it_has_not = Preset(mask=False, overhead=60, tail_error_budget=0.5)
     assert np.array_equal(upscaled(estimator, network, only_a_tail_that_it_has_not), plain)
     assert estimator is not None
     assert estimator.adapted is not None
@@ -258,7 +258,7 @@ def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         next(iter(second.backward_gates)).surrogate.weight[0, 0] = torch.nan  # type: ignore[index, union-attr]
     second.save(again, origin)
-    with pytest.raises(BadWeights, match="some of its weights are no numbers"):
+    with pytest.raises(BadWeights, match="some weights are not finite"):
         load_estimator(again, origin, network)
 
 
@@ -304,5 +304,5 @@ def test_an_estimator_is_fitted_on_a_gpu(tmp_path: Path) -> None:
     estimator = Estimator(network.config, layout(network.config)).requires_grad_(False).cuda()
     with torch.inference_mode():
         assert all(column.device.type == "cpu" for row in measure(network, estimator, clips).values() for column in row)
-        fit(network, estimator, clips, confidence=0.5, rounds=1, say=lambda _: None)
+        fit(network, estimator, clips, error_budget=0.5, rounds=1, say=lambda _: None)
     assert {gate.head[0].weight.device.type for _, gate in all_gates(estimator)} == {"cuda"}

@@ -20,10 +20,11 @@ from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
-from model.engine.upscaler import load_model
+from model.engine.upscaler import load_model, model_cache
 from model.errors import BadWeights, UnknownModel
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.training.config import TrainConfig
+from model.zoo.cache import ModelCache
 from model.zoo.models import (
     CARDS,
     PACKAGED,
@@ -38,13 +39,11 @@ from model.zoo.models import (
 )
 from model.zoo.user_models import _shapes
 from service.operations import Operations
-from service.rpc.models import Models as RpcModels
 from tests.support.clips import make_clip
 from tests.support.crew import crew, submit, wait_for, wait_for_frames
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 from tests.support.squares import pack_squares, run_config
-from worker.models import Models
 
 CONFIG = run_config(steps=2, frames=3)
 TINY = NetworkConfig(8, 1, "light", "light", coupled=True)
@@ -59,7 +58,7 @@ def put(folder: Path, name: str = "mine", seed: int = 0, config: NetworkConfig =
 
 
 def own(folder: Path) -> dict[str, str]:
-    return {entry.name: entry.description for entry in cards(folder) if entry.own}
+    return {entry.name: entry.description for entry in cards(folder) if entry.user}
 
 
 def why(folder: Path, file: str) -> str:
@@ -71,7 +70,10 @@ def why(folder: Path, file: str) -> str:
 def test_a_file_is_a_model_under_its_name(tmp_path: Path) -> None:
     path = put(tmp_path, "my-clips_v1.2")
     put(tmp_path, "large", config=NetworkConfig(16, 3))
-    assert own(tmp_path) == {"large": "own, 16 channels x 3 blocks", "my-clips_v1.2": "own, 8 channels x 1 block"}
+    assert own(tmp_path) == {
+        "large": "user model, 16 channels x 3 blocks",
+        "my-clips_v1.2": "user model, 8 channels x 1 block",
+    }
     assert unusable(tmp_path) == []
     network, named = load_network("my-clips_v1.2", tmp_path)
     assert named == fingerprint("my-clips_v1.2", path)
@@ -84,9 +86,9 @@ def test_a_file_is_a_model_under_its_name(tmp_path: Path) -> None:
 def test_names_that_come_along_win(tmp_path: Path) -> None:
     shutil.copy(put(tmp_path, "mine"), tmp_path / "small.safetensors")
     shutil.copy(put(tmp_path, "mine"), tmp_path / "auto.safetensors")
-    assert own(tmp_path) == {"mine": "own, 8 channels x 1 block"}
-    assert "'small' is a model that comes along; give the file another name" in why(tmp_path, "small.safetensors")
-    assert "'auto' means the default" in why(tmp_path, "auto.safetensors")
+    assert own(tmp_path) == {"mine": "user model, 8 channels x 1 block"}
+    assert "'small' is a packaged model; rename the file" in why(tmp_path, "small.safetensors")
+    assert "'auto' means the default model" in why(tmp_path, "auto.safetensors")
     assert load_network("small", tmp_path)[1] == fingerprint("small", PACKAGED / "small.safetensors")
 
 
@@ -94,7 +96,7 @@ def test_names_that_come_along_win(tmp_path: Path) -> None:
 def test_names_that_are_none(name: str, tmp_path: Path) -> None:
     put(tmp_path, name)
     assert own(tmp_path) == {}
-    assert "a model's name may have a to z" in why(tmp_path, f"{name}.safetensors")
+    assert "a model's name may contain a to z" in why(tmp_path, f"{name}.safetensors")
     with pytest.raises(BadWeights, match="a model's name"):
         load_network(name, tmp_path)
 
@@ -163,17 +165,17 @@ def an_estimator(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (damaged, "it is damaged"),
-        (emptied, "no safetensors file"),
-        (no_tensors, "no safetensors file"),
-        (pickled, "no safetensors file"),
+        (damaged, "the file is damaged"),
+        (emptied, "not a safetensors file"),
+        (no_tensors, "not a safetensors file"),
+        (pickled, "not a safetensors file"),
         (nested, "damaged"),
         (renamed, "conv_first.weight is unknown"),
-        (others, "no network that `skipvsr train` wrote"),
-        (larger_than_it_says, "a network of 12 channels x 1 block: backward_trunk.main.0.bias is 8, not 12"),
-        (endless, "no network of this kind"),
-        (of_another_kind, "no network of this kind"),
-        (an_estimator, "an estimator, no network"),
+        (others, "no network written by `skipvsr train`"),
+        (larger_than_it_says, "no complete network of 12 channels x 1 block: backward_trunk.main.0.bias is 8, not 12"),
+        (endless, "unsupported network"),
+        (of_another_kind, "unsupported network"),
+        (an_estimator, "an estimator, not a network"),
     ],
 )
 def test_a_file_that_is_no_network_is_named_and_hinders_no_other(spoil, message: str, tmp_path: Path) -> None:
@@ -192,9 +194,9 @@ def test_what_is_no_file_is_not_waited_for(make: Callable[[Path], None], tmp_pat
     put(tmp_path, "good")
     make(tmp_path / "mine.safetensors")
     make(tmp_path / "skip-good.safetensors")
-    assert own(tmp_path) == {"good": "own, 8 channels x 1 block"}
-    assert why(tmp_path, "mine.safetensors").endswith("it is no file")
-    assert why(tmp_path, "skip-good.safetensors").endswith("it is no file")
+    assert own(tmp_path) == {"good": "user model, 8 channels x 1 block"}
+    assert why(tmp_path, "mine.safetensors").endswith("not a regular file")
+    assert why(tmp_path, "skip-good.safetensors").endswith("not a regular file")
     load_model("good", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
 
 
@@ -205,7 +207,7 @@ def test_weights_of_a_run_that_diverged_are_refused(tmp_path: Path) -> None:
         path,
         {"config": json.dumps(vars(TINY))},
     )
-    with pytest.raises(BadWeights, match="no numbers"):
+    with pytest.raises(BadWeights, match="not finite"):
         load_network("mine", tmp_path)
 
 
@@ -242,20 +244,20 @@ def test_its_estimator_lies_beside_it_and_is_no_model(
     estimator = fit(folder, tmp_path)
     assert str(estimator) in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["mine.safetensors", "skip-mine.safetensors"]
-    assert own(folder) == {"mine": "own, 8 channels x 2 blocks, with an estimator"}
+    assert own(folder) == {"mine": "user model, 8 channels x 2 blocks, with an estimator"}
     model = load_model("mine", weights_dir=folder, device="cpu", precision="fp32", threads=1)
     assert model.estimator is not None
     put(
         folder, seed=1, config=NetworkConfig(8, 2, "light", "light", coupled=True)
     )  # trained on: the estimator is of before
-    assert own(folder) == {"mine": "own, 8 channels x 2 blocks"}
-    assert "fitted to other weights; fit one to these: skipvsr train-skip mine" in why(folder, "skip-mine.safetensors")
+    assert own(folder) == {"mine": "user model, 8 channels x 2 blocks"}
+    assert "fitted to other weights; fit a new one: skipvsr train-skip mine" in why(folder, "skip-mine.safetensors")
     assert load_model("mine", weights_dir=folder, device="cpu", precision="fp32", threads=1).estimator is None
     damaged(estimator)
-    assert "it is damaged" in why(folder, "skip-mine.safetensors")
+    assert "the file is damaged" in why(folder, "skip-mine.safetensors")
     assert load_model("mine", weights_dir=folder, device="cpu", precision="fp32", threads=1).estimator is None
     (folder / "mine.safetensors").unlink()
-    assert "no own model 'mine' beside it" in why(folder, "skip-mine.safetensors")
+    assert "the folder has no user model 'mine'" in why(folder, "skip-mine.safetensors")
 
 
 def test_what_training_says_at_its_end_makes_a_model_of_it(
@@ -268,7 +270,7 @@ def test_what_training_says_at_its_end_makes_a_model_of_it(
     assert cli.main(["train", "config.toml", "--cache", "cache", "--out", "a run"]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("to use them: ").partition(", then --model mine")[0]
     subprocess.run(shlex.split(command), check=True)
-    assert own(folder) == {"mine": "own, 8 channels x 1 block"}
+    assert own(folder) == {"mine": "user model, 8 channels x 1 block"}
     assert load_network("mine", folder)[0].config == TINY
 
 
@@ -284,7 +286,7 @@ def test_commands_take_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     put(folder, "Bad")
     assert cli.main(["models"]) == 0
     said = capsys.readouterr().out
-    assert "own, 8 channels x 1 block" in said
+    assert "user model, 8 channels x 1 block" in said
     assert f"note: {folder}/Bad.safetensors is not used: a model's name" in said
     clip, clips = make_clip(tmp_path / "in.mp4", frames=6), tmp_path / "clips"
     assert cli.main(["upscale", str(clip), str(tmp_path / "out.mp4"), "--model", "mine"]) == 0
@@ -298,16 +300,16 @@ def test_commands_take_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert {row["model"] for row in json.loads(rows.read_text())["rows"]} == {"mine"}
     capsys.readouterr()
     assert cli.main(["upscale", str(clip), str(tmp_path / "out.mp4"), "--model", "other"]) == 1
-    assert f"tiny, mine (own ones are files in {folder})" in capsys.readouterr().err
+    assert f"tiny, mine (user models are files in {folder})" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [Models, RpcModels])
+@pytest.mark.parametrize("capacity", [None, 2])
 def test_a_process_that_holds_it_notices_when_its_files_change(
-    kind: type[Models] | type[RpcModels], settings: Settings, folder: Path, tmp_path: Path
+    capacity: int | None, folder: Path, tmp_path: Path
 ) -> None:
     deep = NetworkConfig(8, 2, "light", "light", coupled=True)
     path = put(folder, config=deep)
-    models = kind(settings.model_copy(update={"weights_dir": folder}))
+    models = model_cache(folder, default="tiny", device="cpu", precision="fp32", threads=1, capacity=capacity)
     first = models.get("mine")
     assert models.get("mine") is first
     put(folder, seed=1, config=deep)
@@ -329,6 +331,24 @@ def test_a_process_that_holds_it_notices_when_its_files_change(
         models.get("mine")
     put(folder, config=deep)
     assert models.get("mine").fingerprint == first.fingerprint
+
+
+def test_a_full_cache_drops_the_model_that_was_used_least_recently(tmp_path: Path) -> None:
+    loaded: list[str] = []
+    evicted: list[str] = []
+
+    def load(name: str) -> str:
+        loaded.append(name)
+        return name
+
+    for name in ("one", "two"):
+        put(tmp_path, name)
+    models = ModelCache(tmp_path, load, default="tiny", capacity=2, on_evict=lambda: evicted.append(loaded[-1]))
+    for name in ("one", "auto", "one", "two", "one", "tiny"):
+        assert models.get(name) == ("tiny" if name == "auto" else name)
+    assert loaded == ["one", "tiny", "two", "tiny"]
+    assert len(evicted) == 2
+    assert {"one", "two", "tiny", "small"} <= set(models.names())
 
 
 def test_workers_do_jobs_with_it_as_soon_as_it_is_there(
@@ -355,8 +375,8 @@ def test_workers_do_jobs_with_it_as_soon_as_it_is_there(
         job = wait_for(store, submit(store, storage, clip, model="mine"))
         assert job.state is JobState.FAILED
         detail = job.error.detail if job.error else ""
-        assert "The worker that took the job lacks its model: there is no model 'mine'; there are: small" in detail
-        assert f"(own ones are files in {folder})" in detail
+        assert "The worker that took the job lacks its model: unknown model 'mine'; use one of: small" in detail
+        assert f"(user models are files in {folder})" in detail
         wait_until(lambda: "mine" not in operations.models(), 5, "mine is still there")
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE
         assert worker.log.count("Bad.safetensors is not used") == 1

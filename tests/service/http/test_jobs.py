@@ -1,4 +1,4 @@
-"""Jobs over HTTP, on a real socket with a real Redis."""
+"""Jobs over HTTP, with a real socket and a real Redis."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_empty_fields_are_defaults(service: Service, clip: Path) -> None:
         ({"model": "x" * 5000}, "the field 'model' is longer than 4096 bytes"),
     ],
 )
-def test_bad_options_are_named_and_leave_nothing(
+def test_bad_options_are_named_and_leave_no_files(
     service: Service, clip: Path, fields: dict[str, str], says: str
 ) -> None:
     answer = service.post(clip, **fields)
@@ -80,9 +80,9 @@ def test_bad_options_are_named_and_leave_nothing(
     assert service.files() == []
 
 
-def test_models_are_those_that_workers_have(service: Service, clip: Path) -> None:
+def test_models_of_live_workers(service: Service, clip: Path) -> None:
     assert service.client.get("/models").json() == {"models": []}
-    assert service.post(clip, model="not-yet-known").status_code == 202  # nobody is there who could tell
+    assert service.post(clip, model="not-yet-known").status_code == 202  # no worker is alive to check
     service.announce_worker()
     assert service.client.get("/models").json() == {"models": ["small", "tiny"]}
     assert service.post(clip, model="tiny").status_code == 202
@@ -93,10 +93,10 @@ def test_models_are_those_that_workers_have(service: Service, clip: Path) -> Non
     )
 
 
-def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_path: Path) -> None:
+def test_repeated_idempotency_key_makes_one_job(service: Service, clip: Path, tmp_path: Path) -> None:
     service.client.headers["Idempotency-Key"] = "holiday-1"
     (tmp_path / "empty.mp4").touch()
-    assert service.post(tmp_path / "empty.mp4").status_code == 400  # what fails uses no key up
+    assert service.post(tmp_path / "empty.mp4").status_code == 400  # a failed upload does not use up its key
     first, second = service.post(clip), service.post(clip)
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] == second.json()["id"]
@@ -110,16 +110,14 @@ def test_sent_twice_with_one_key_is_one_job(service: Service, clip: Path, tmp_pa
     third = service.post(clip).json()["id"]
     assert third != first.json()["id"]
     assert len(service.operations.recent()) == 2
-    for _ in range(2):  # cancelled, and removed
+    for _ in range(2):  # first cancel, then delete
         service.client.delete(f"/jobs/{third}")
     answer = service.post(clip)
-    assert (answer.status_code, answer.json()["state"]) == (202, "queued"), "its job has been removed since"
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued"), "the key still belongs to a removed job"
 
 
-def test_a_job_whose_answer_from_redis_was_lost_is_a_job(
-    service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Redis was silent for too long, and did it all the same."""
+def test_job_survives_a_lost_redis_answer(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis stored the job, but its answer came too late."""
     store, create = service.operations.store, service.operations.store.create
 
     def slow(*given: Any) -> None:
@@ -136,8 +134,8 @@ def test_a_job_whose_answer_from_redis_was_lost_is_a_job(
     assert len(service.operations.recent()) == 1
 
 
-def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) -> None:
-    """So that it is not lost for the day with the process that had it; and nobody touches what is another's by now."""
+def test_key_is_reserved_for_a_minute(service: Service, clip: Path) -> None:
+    """A crashed process blocks its key for a minute at most, and only the owner renews or releases a reservation."""
     operations, redis = service.operations, service.operations.store.redis
     lost = operations.reserve_key("holiday-3")
     assert isinstance(lost, Reservation)
@@ -145,7 +143,7 @@ def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) 
     redis.expire(key, 5)
     operations.renew_key(lost)
     assert 50 < redis.ttl(key) <= 60
-    redis.delete(key)  # the process is gone, and the minute over
+    redis.delete(key)  # the owner has crashed, and the minute has passed
     mine = operations.reserve_key("holiday-3")
     assert isinstance(mine, Reservation)
     operations.release_key(lost)
@@ -160,7 +158,7 @@ def test_a_key_is_reserved_for_a_minute_at_a_time(service: Service, clip: Path) 
     assert service.post(clip).json()["id"] == job_id
 
 
-def test_a_key_is_kept_while_its_upload_comes_in(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_renewed_during_the_upload(service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, "RENEW_SECONDS", 0.05)
     redis = service.operations.store.redis
     boundary = b'--x7f\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
@@ -177,8 +175,8 @@ def test_a_key_is_kept_while_its_upload_comes_in(service: Service, clip: Path, m
     assert service.client.post("/upscale", content=slowly(), headers=headers).status_code == 202
 
 
-def test_a_job_of_an_earlier_version_is_shown(service: Service, clip: Path) -> None:
-    """One whose options would be refused today."""
+def test_job_of_an_earlier_version_is_listed(service: Service, clip: Path) -> None:
+    """The current version would refuse its options."""
     job_id = service.post(clip).json()["id"]
     store = service.operations.store
     options = {**store.get(job_id).options.model_dump(mode="json"), "routing": "warp"}
@@ -188,7 +186,7 @@ def test_a_job_of_an_earlier_version_is_shown(service: Service, clip: Path) -> N
     assert service.client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
 
 
-def test_what_is_no_video_is_refused_and_leaves_nothing(service: Service, tmp_path: Path) -> None:
+def test_non_videos_are_refused_and_leave_no_files(service: Service, tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("this is no video\n" * 100)
     answer = service.post(text)
@@ -243,7 +241,7 @@ def test_result_is_served_with_name_type_and_ranges(service: Service, clip: Path
     assert (outside.status_code, outside.headers["content-range"]) == (416, "bytes */1024")
     assert outside.headers["content-type"] == "application/problem+json"
     other = service.client.get(where, headers={"Range": "bytes=5000-", "If-Range": '"another"'})
-    assert other.status_code == 200, "all of the other version, whatever part of its own the client wanted"
+    assert other.status_code == 200, "If-Range names another version, so the whole file is sent"
     same = service.client.get(where, headers={"Range": "bytes=5000-", "If-Range": whole.headers["etag"]})
     assert (same.status_code, same.headers["content-type"]) == (416, "application/problem+json")
 
@@ -252,7 +250,9 @@ def test_result_is_served_with_name_type_and_ranges(service: Service, clip: Path
     ("container", "media_type"),
     [("mkv", "video/matroska"), ("mov", "video/quicktime"), ("webm", "video/webm")],
 )
-def test_result_has_its_containers_name_and_type(service: Service, clip: Path, container: str, media_type: str) -> None:
+def test_result_has_the_suffix_and_type_of_its_container(
+    service: Service, clip: Path, container: str, media_type: str
+) -> None:
     job = service.post(clip, container=container).json()
     assert (job["options"]["container"], job["options"]["codec"]) == (container, "auto")
     service.finish(job["id"], b"x", suffix=f".{container}")
@@ -261,19 +261,19 @@ def test_result_has_its_containers_name_and_type(service: Service, clip: Path, c
     assert answer.headers["content-disposition"] == f'attachment; filename="clip-x4.{container}"'
 
 
-def test_container_and_codec_have_to_go_together(service: Service, clip: Path) -> None:
+def test_container_and_codec_must_match(service: Service, clip: Path) -> None:
     answer = service.post(clip, container="webm", codec="hevc")
     assert (answer.status_code, answer.json()["detail"]) == (400, "webm can't hold hevc; it holds av1")
 
 
-def test_upload_can_be_fetched_as_data(service: Service, clip: Path) -> None:
+def test_upload_is_served_as_octet_stream(service: Service, clip: Path) -> None:
     job_id = service.post(clip).json()["id"]
     answer = service.client.get(f"/jobs/{job_id}/input")
     assert answer.content == clip.read_bytes()
     assert answer.headers["content-type"] == "application/octet-stream"
 
 
-def test_name_outside_ascii_survives(service: Service, clip: Path) -> None:
+def test_non_ascii_name_survives(service: Service, clip: Path) -> None:
     with clip.open("rb") as file:
         job = service.client.post("/upscale", data={"height": "96"}, files={"file": ("../Käse „x“\n.mov", file)}).json()
     assert job["filename"] == "Käse „x“%0A.mov"  # the client escapes the line break
@@ -299,7 +299,7 @@ def test_name_outside_ascii_survives(service: Service, clip: Path) -> None:
         ("e\u0301.mp4", "\u00e9.mp4"),
     ],
 )
-def test_names_are_made_harmless(given: str, kept: str) -> None:
+def test_names_are_sanitised(given: str, kept: str) -> None:
     assert harmless_name(given) == kept
 
 
@@ -323,7 +323,7 @@ def test_cancel_pause_and_resume(service: Service, clip: Path) -> None:
     assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")
 
 
-def test_delete_cancels_what_is_not_over_and_removes_what_is(service: Service, clip: Path) -> None:
+def test_delete_cancels_active_and_removes_finished_jobs(service: Service, clip: Path) -> None:
     waiting, done = (service.post(clip).json()["id"] for _ in range(2))
     assert service.client.delete(f"/jobs/{waiting}").json()["state"] == "cancelled"
     assert service.client.get(f"/jobs/{waiting}").status_code == 200
@@ -336,7 +336,7 @@ def test_delete_cancels_what_is_not_over_and_removes_what_is(service: Service, c
     assert [job["id"] for job in service.client.get("/jobs").json()["jobs"]] == [waiting]
 
 
-def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
+def test_result_of_a_failed_job_states_the_reason(service: Service, clip: Path) -> None:
     job_id = service.post(clip).json()["id"]
     claim = service.operations.store.claim(job_id, "w")
     assert claim is not None
@@ -347,7 +347,7 @@ def test_failed_job_gives_its_reason(service: Service, clip: Path) -> None:
     assert answer.json() == reason
 
 
-def test_failed_job_is_resumed_while_its_files_are_kept(service: Service, clip: Path) -> None:
+def test_failed_job_resumes_while_its_files_are_kept(service: Service, clip: Path) -> None:
     job_id = service.post(clip).json()["id"]
     for _ in range(2):
         claim = service.operations.store.claim(job_id, "w")
@@ -384,7 +384,7 @@ def test_list_is_paged_newest_first(service: Service, clip: Path) -> None:
     assert "state:" in bad.json()["detail"]
 
 
-def test_document_of_a_job_is_the_job_and_links(service: Service, clip: Path) -> None:
+def test_job_document_is_the_job_plus_links(service: Service, clip: Path) -> None:
     document = service.post(clip).json()
     stored = json.loads(service.operations.get(document["id"]).model_dump_json())
     links = document.pop("links")

@@ -1,4 +1,4 @@
-"""Clients that misbehave: over raw sockets, for no decent library would send this."""
+"""Misbehaving clients, over raw sockets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def head(length: int, extra: str = "", content_type: str = f"multipart/form-data
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, object]]:
-    """Status and JSON body of a response."""
+    """Read a response. Returns its status and JSON body."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -59,24 +59,24 @@ def send_form(service: Service, body: bytes, **kwargs: str) -> tuple[int, dict[s
         return answer_of(connection)
 
 
-def test_client_that_goes_away_leaves_nothing(service: Service) -> None:
+def test_disconnected_upload_leaves_no_files(service: Service) -> None:
     with connect(service) as connection:
         connection.sendall(head(3 << 20) + OPENING + bytes(2 << 20))
-        wait_until(lambda: bool(service.files()), 5, "the upload was not written as it came in")
+        wait_until(lambda: bool(service.files()), 5, "the upload was not written while it arrived")
     wait_until(lambda: service.files() == [], 5, "the cut-off upload is still there")
     assert service.client.get("/healthz").status_code == 200
 
 
-def test_client_that_stalls_is_given_up(service: Service) -> None:
+def test_stalled_upload_is_aborted(service: Service) -> None:
     with connect(service) as connection:
         connection.sendall(head(1 << 20) + OPENING + b"first bytes")
         status, problem = answer_of(connection)
         assert (status, problem["type"]) == (408, "/problems/upload-stalled")
-        assert connection.recv(100) == b""  # closed: the rest is not waited for
+        assert connection.recv(100) == b""  # closed: the server does not read the rest
     assert service.files() == []
 
 
-def test_body_that_is_announced_too_large_is_refused_unread(service: Service) -> None:
+def test_announced_size_over_the_limit_is_refused_unread(service: Service) -> None:
     with connect(service) as connection:
         connection.sendall(head(1 << 40, extra="Expect: 100-continue\r\n"))
         status, problem = answer_of(connection)
@@ -88,15 +88,15 @@ def test_body_that_is_announced_too_large_is_refused_unread(service: Service) ->
     ("limit", "status", "kind"),
     [({}, 413, "too-large"), ({"quota_gb": 0.001}, 507, "storage-full"), ({"min_free_gb": 1e9}, 507, "storage-full")],
 )
-def test_body_that_grows_too_large_is_cut_off(
+def test_chunked_body_over_a_limit_is_cut_off(
     settings: Settings, limit: dict[str, float], status: int, kind: str
 ) -> None:
-    """Chunked: nothing announces the size, so the limits must hold while the bytes come in."""
+    """A chunked body announces no size, so the limits apply while bytes arrive."""
     with serving(settings.model_copy(update={"max_upload_bytes": 4 << 20, **limit})) as service:
-        _grows_too_large(service, status, kind)
+        _send_endless_body(service, status, kind)
 
 
-def _grows_too_large(service: Service, status: int, kind: str) -> None:
+def _send_endless_body(service: Service, status: int, kind: str) -> None:
     request = (
         "POST /upscale HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
         f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
@@ -104,7 +104,7 @@ def _grows_too_large(service: Service, status: int, kind: str) -> None:
     piece = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     with connect(service) as connection:
         connection.sendall(request + f"{len(OPENING):x}\r\n".encode() + OPENING + b"\r\n")
-        with suppress(ConnectionError):  # it may answer, and hang up, before all is sent
+        with suppress(ConnectionError):  # the server may disconnect before everything is sent
             for _ in range(5 << 4):
                 connection.sendall(piece)
         got, problem = answer_of(connection)
@@ -112,8 +112,8 @@ def _grows_too_large(service: Service, status: int, kind: str) -> None:
     assert service.files() == []
 
 
-def test_upload_is_never_held_in_memory(settings: Settings) -> None:
-    """Peak memory of this process, which the server shares, hardly grows while 200 MB come in."""
+def test_upload_is_not_held_in_memory(settings: Settings) -> None:
+    """Peak memory grows by less than 24 MiB during an upload of 200 MiB. Server and test share this process."""
     size = 200 << 20
     with serving(settings) as service, connect(service) as connection:
         service.client.get("/healthz")
@@ -160,12 +160,12 @@ def test_malformed_forms(service: Service, body: bytes, says: str) -> None:
 @pytest.mark.parametrize(
     "content_type", ["application/json", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300, "x"]
 )
-def test_bodies_that_are_no_forms(service: Service, content_type: str) -> None:
+def test_bodies_of_other_content_types(service: Service, content_type: str) -> None:
     status, problem = send_form(service, b"{}", content_type=content_type)
     assert (status, problem["type"]) == (400, "/problems/invalid-request")
 
 
-def test_huge_headers_end_the_connection_and_nothing_else(service: Service) -> None:
+def test_huge_headers_end_only_their_connection(service: Service) -> None:
     with connect(service) as connection:
         try:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * (1 << 20) + b"\r\n\r\n")
@@ -184,7 +184,7 @@ def test_not_http(service: Service) -> None:
     assert service.client.get("/healthz").status_code == 200
 
 
-def test_slow_download_does_not_hold_others_up(service: Service, tmp_path: Path) -> None:
+def test_slow_download_does_not_block_others(service: Service, tmp_path: Path) -> None:
     job_id = service.post(make_clip(tmp_path / "clip.mp4", frames=2)).json()["id"]
     service.finish(job_id, bytes(64 << 20))
     with connect(service) as slow:
@@ -196,7 +196,7 @@ def test_slow_download_does_not_hold_others_up(service: Service, tmp_path: Path)
 
 
 def test_many_uploads_at_once(service: Service, tmp_path: Path) -> None:
-    """Interleaved, byte by byte as it were: each one gets its own job with its own bytes."""
+    """Interleaved uploads do not mix their bytes."""
     clips = [make_clip(tmp_path / f"{n}.mp4", frames=n + 2).read_bytes() for n in range(8)]
     connections = [connect(service) for _ in clips]
     bodies = [OPENING + clip + CLOSING for clip in clips]

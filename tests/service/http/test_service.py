@@ -1,4 +1,4 @@
-"""What surrounds jobs: health, errors, keys, headers, the API's description."""
+"""Health, errors, API keys, headers and the API description."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def service(settings: Settings) -> Iterator[Service]:
         yield running
 
 
-def test_ready_once_a_worker_is_alive(service: Service) -> None:
+def test_ready_when_a_worker_is_alive(service: Service) -> None:
     assert service.client.get("/healthz").json()["status"] == "ok"
     assert (service.client.head("/healthz").status_code, service.client.head("/readyz").status_code) == (200, 503)
     answer = service.client.get("/readyz")
@@ -40,8 +40,8 @@ def test_ready_once_a_worker_is_alive(service: Service) -> None:
     assert answer.json()["workers"][0]["name"] == worker.name
 
 
-def test_redis_that_goes_away(settings: Settings, tmp_path: Path) -> None:
-    """Uploads are refused before a byte of them is read, and health stays."""
+def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
+    """Without Redis, uploads are refused before any byte is stored, and /healthz still answers."""
     clip = make_clip(tmp_path / "clip.mp4", frames=2)
     with (
         EmbeddedRedis(tmp_path, persist=False) as redis,
@@ -69,7 +69,7 @@ def test_every_error_is_a_problem(service: Service, method: str, path: str, stat
     assert path in problem["detail"] or status == 404
 
 
-def test_crash_is_a_problem_that_tells_nothing(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_crash_reveals_nothing_to_the_client(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     def crash() -> None:
         raise RuntimeError("a secret")
 
@@ -89,7 +89,7 @@ def test_request_ids(service: Service) -> None:
     assert all(re.fullmatch(r"[0-9a-f]{16}", one) for one in made)
 
 
-def test_key(settings: Settings, tmp_path: Path) -> None:
+def test_api_key(settings: Settings, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=2)
     with serving(settings.model_copy(update={"api_key": SecretStr("s3crét key")})) as service:
         client = service.client
@@ -120,7 +120,7 @@ def test_key(settings: Settings, tmp_path: Path) -> None:
         assert service.files() == []
 
 
-def test_other_sites_cannot_post(service: Service, tmp_path: Path) -> None:
+def test_other_web_sites_cannot_post(service: Service, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=2)
     service.client.headers["Sec-Fetch-Site"] = "cross-site"
     assert service.post(clip).status_code == 403
@@ -146,8 +146,8 @@ def test_other_sites_cannot_post(service: Service, tmp_path: Path) -> None:
         ("[evil.example.net", 403),
     ],
 )
-def test_names_that_another_site_may_have_pointed_here(settings: Settings, host: str, status: int) -> None:
-    """DNS rebinding: to the browser such a page and this server are one site."""
+def test_unknown_public_host_names_are_refused(settings: Settings, host: str, status: int) -> None:
+    """DNS rebinding: a web site points its own name at this server, and browsers treat both as one site."""
     with serving(settings.model_copy(update={"http_names": "other.example.com, upscale.example.com"})) as service:
         answer = service.client.get("/jobs", headers={"Host": host})
         assert answer.status_code == status
@@ -155,16 +155,18 @@ def test_names_that_another_site_may_have_pointed_here(settings: Settings, host:
         assert service.client.get("/healthz", headers={"Host": host}).status_code == 200
     with serving(settings.model_copy(update={"api_key": SecretStr("k")})) as service:
         given = {"Host": host, "X-API-Key": "k"}
-        assert service.client.get("/jobs", headers=given).status_code == 200, "who knows the key is no visitor"
+        assert service.client.get("/jobs", headers=given).status_code == 200, (
+            "the API key makes the host name irrelevant"
+        )
 
 
 def test_description_is_current() -> None:
-    """`service/http/openapi.json` is what clients are generated from: `python -m service.http.describe` writes it."""
+    """openapi.json equals the application's description; `python -m service.http.describe` writes the file."""
     app = create_app(Settings(redis_url="redis://127.0.0.1:1"))
     assert json.loads(DESCRIPTION.read_text(encoding="utf-8")) == app.openapi()
 
 
-def test_description_is_served_and_says_what_errors_look_like(service: Service) -> None:
+def test_served_description_documents_errors(service: Service) -> None:
     document = service.client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     for path, operations in document["paths"].items():
@@ -184,7 +186,7 @@ def test_description_is_served_and_says_what_errors_look_like(service: Service) 
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_pages_bring_all_they_need(service: Service, path: str) -> None:
+def test_pages_load_nothing_from_other_hosts(service: Service, path: str) -> None:
     answer = service.client.get(path)
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = answer.headers["content-security-policy"]
@@ -194,9 +196,9 @@ def test_pages_bring_all_they_need(service: Service, path: str) -> None:
     assert httpx.head(service.url + path).status_code == 200
 
 
-def test_a_path_writes_no_lines_of_its_own_into_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_path_cannot_forge_log_lines(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "service.http.access"):
         service.client.get("/x%0AINFO forged%1b[31m")
-        wait_until(lambda: "forged" in caplog.text, 5, "no line")  # written once the answer has been sent
+        wait_until(lambda: "forged" in caplog.text, 5, "no line")  # written after the response
     (line,) = [r.getMessage() for r in caplog.records if "forged" in r.getMessage()]
     assert line.startswith("GET /x%0AINFO%20forged%1B%5B31m 404 ")

@@ -16,7 +16,7 @@ from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
-# CI installs the browser, and there its absence fails; who runs the tests at home may have none.
+# CI installs the browser, so a missing browser fails there. Elsewhere the tests are skipped.
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 
@@ -40,7 +40,7 @@ def service(settings: Settings) -> Iterator[Service]:
 
 
 def says(selector: str, words: str) -> str:
-    """An expression: whether an element shows these words."""
+    """Return a JavaScript expression that is true if an element shows these words."""
     return f"document.querySelector({selector!r})?.innerText.includes({words!r})"
 
 
@@ -52,7 +52,7 @@ def click_button(page: Page, label: str) -> None:
     page.run("document.querySelector('[data-t]')?.removeAttribute('data-t')")
 
 
-def test_from_a_file_to_the_comparison(service: Service, page: Page, tmp_path: Path) -> None:
+def test_upload_progress_and_comparison(service: Service, page: Page, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "Köge <img src=x onerror=alert(1)>.mp4", frames=24, width=64, height=48)
     page.open(service.url)
     page.wait(says("#status", "no worker is alive"))
@@ -69,7 +69,7 @@ def test_from_a_file_to_the_comparison(service: Service, page: Page, tmp_path: P
     assert page.run("document.querySelector('.job h3').innerText") == "Köge <img src=x onerror=alert(1)>.mp4"
     (job,) = service.operations.recent()
     assert job.options.scale == 2
-    assert page.run("document.querySelector('#start').disabled")  # one click, one job
+    assert page.run("document.querySelector('#start').disabled")  # a second click would send the video twice
 
     store = service.operations.store
     claim = store.claim(job.id, "test-worker")
@@ -96,17 +96,17 @@ def test_from_a_file_to_the_comparison(service: Service, page: Page, tmp_path: P
     assert page.errors == [], page.errors
 
 
-def test_refusals_are_shown(service: Service, page: Page, tmp_path: Path) -> None:
+def test_refused_upload_shows_the_reason(service: Service, page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("no video " * 1000)
     page.open(service.url)
     page.choose_file("#drop input", tmp_path / "notes.mp4")
     page.click("#start")
-    page.wait(says("#upload .error", "not a video file of a kind that is taken"))
+    page.wait(says("#upload .error", "not an accepted video format"))
     page.wait("!document.querySelector('#start').disabled")
     assert page.run("document.querySelectorAll('.job').length") == 0
 
 
-def test_jobs_stand_in_the_servers_order_and_a_refusal_stays(service: Service, page: Page, tmp_path: Path) -> None:
+def test_job_order_and_lasting_errors(service: Service, page: Page, tmp_path: Path) -> None:
     clips = [make_clip(tmp_path / f"{number}.mp4", frames=2) for number in range(5)]
     for clip in clips[:3]:
         service.post(clip)
@@ -122,7 +122,7 @@ def test_jobs_stand_in_the_servers_order_and_a_refusal_stays(service: Service, p
     click_button(page, "Resume")
     page.wait(says(".job .error", "has been removed"))
     page.run("new Promise(done => setTimeout(done, 2500))")
-    assert page.run(says(".job .error", "has been removed")), "the next look at the jobs wiped it out"
+    assert page.run(says(".job .error", "has been removed")), "polling removed the error"
     service.operations.store.mark_files_removed(job_id)
     page.wait("![...document.querySelectorAll('.job button')].some(button => button.innerText === 'Resume')")
 
@@ -139,7 +139,7 @@ def test_cancel(service: Service, page: Page, tmp_path: Path) -> None:
     assert service.client.get(f"/jobs/{job_id}").status_code == 404
 
 
-def test_key_is_asked_for(settings: Settings, page: Page, tmp_path: Path) -> None:
+def test_page_asks_for_the_api_key(settings: Settings, page: Page, tmp_path: Path) -> None:
     key = "s3cret, with; signs"
     with serving(settings.model_copy(update={"api_key": SecretStr(key)})) as service:
         page.open(service.url)
@@ -158,7 +158,7 @@ def test_key_is_asked_for(settings: Settings, page: Page, tmp_path: Path) -> Non
         service.finish(job.id, clip.read_bytes())
         page.wait(says(".job .badge", "done"))
         click_button(page, "Compare")
-        page.wait("document.querySelector('.after').readyState >= 2")  # the video's own request carries the key
+        page.wait("document.querySelector('.after').readyState >= 2")  # the video's request carries the key as a cookie
         page.run("document.cookie = 'skipvsr_key=; max-age=0; path=/'")
 
 

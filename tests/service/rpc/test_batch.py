@@ -1,4 +1,4 @@
-"""Several streams at once: what waits goes through the network together, fairly, and nothing mixes."""
+"""Batching and fairness among concurrent streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.rpc_server import expected, noise, rpc_server, tiny
 
 
 class DeviceTime:
-    """A clock that only work moves on: what else the machine does meanwhile is not counted."""
+    """A simulated clock that only tasks advance, so the machine's load does not matter."""
 
     seconds = 0.0
 
@@ -34,7 +34,7 @@ class DeviceTime:
 
 @dataclass(frozen=True)
 class Work:
-    """Takes its time by the clock; notes what was run with it."""
+    """A task that advances the clock and records its batch."""
 
     name: str
     batch_key: str | None
@@ -70,8 +70,8 @@ def scheduler(clock: DeviceTime) -> Iterator[Scheduler]:
     running.close(10)
 
 
-def held(scheduler: Scheduler) -> tuple[threading.Event, list[list[str]]]:
-    """The scheduler at work until the event is set: what comes meanwhile waits."""
+def blocked(scheduler: Scheduler) -> tuple[threading.Event, list[list[str]]]:
+    """Occupy the scheduler until the returned event is set, so that further tasks wait."""
     runs: list[list[str]] = []
     first = Work("first", None, runs, go=threading.Event())
     scheduler.submit(scheduler.open_lane(), first)
@@ -80,8 +80,8 @@ def held(scheduler: Scheduler) -> tuple[threading.Event, list[list[str]]]:
     return first.go, runs
 
 
-def test_what_waits_and_is_alike_is_run_together(scheduler: Scheduler) -> None:
-    go, runs = held(scheduler)
+def test_waiting_tasks_with_equal_keys_share_a_batch(scheduler: Scheduler) -> None:
+    go, runs = blocked(scheduler)
     a, b, c, d = (scheduler.open_lane() for _ in range(4))
     for lane, name, kind in ((a, "a1", "x"), (b, "b1", "x"), (c, "c1", "y"), (a, "a2", "x"), (d, "d1", None)):
         scheduler.submit(lane, Work(name, kind, runs))
@@ -89,16 +89,16 @@ def test_what_waits_and_is_alike_is_run_together(scheduler: Scheduler) -> None:
     go.set()
     wait_until(lambda: sum(map(len, runs)) == 7, 10, f"only {runs} ran")
     assert sorted(next(run for run in runs if "a1" in run)) == ["a1", "b1"]
-    assert [run for run in runs if "a2" in run] == [["a2"]], "a stream's own tasks follow one another"
+    assert [run for run in runs if "a2" in run] == [["a2"]], "tasks of one stream must run one after the other"
     assert ["c1"] in runs
     assert runs.index(["d1"]) < runs.index(["d2"])
 
 
-def test_no_more_than_the_most_and_nobody_is_waited_for(scheduler: Scheduler) -> None:
+def test_batch_limit_and_no_waiting_for_partners(scheduler: Scheduler) -> None:
     alone: list[list[str]] = []
     scheduler.submit(scheduler.open_lane(), Work("alone", "x", alone))
-    wait_until(lambda: alone == [["alone"]], 10, "it waits for a partner")
-    go, runs = held(scheduler)
+    wait_until(lambda: alone == [["alone"]], 10, "the task waits for a partner")
+    go, runs = blocked(scheduler)
     for number in range(5):
         scheduler.submit(scheduler.open_lane(), Work(str(number), "x", runs, max_batch=2))
     go.set()
@@ -106,9 +106,9 @@ def test_no_more_than_the_most_and_nobody_is_waited_for(scheduler: Scheduler) ->
     assert [len(run) for run in runs] == [1, 2, 2, 1]
 
 
-def test_a_batch_shares_its_time_and_another_stream_gets_as_much(scheduler: Scheduler, clock: DeviceTime) -> None:
-    """Three streams of one kind beside one of another: by device time all four are even."""
-    go, runs = held(scheduler)
+def test_device_time_is_shared_fairly_with_batches(scheduler: Scheduler, clock: DeviceTime) -> None:
+    """Three streams share batches, a fourth cannot join them. All four get the same device time."""
+    go, runs = blocked(scheduler)
     lanes = [scheduler.open_lane() for _ in range(4)]
 
     def keep_busy(number: int) -> None:
@@ -118,12 +118,12 @@ def test_a_batch_shares_its_time_and_another_stream_gets_as_much(scheduler: Sche
                 scheduler.submit(lanes[number], work)
 
         again()
-        again()  # one that waits while the other one runs
+        again()  # one task waits while another runs
 
     for number in range(4):
         keep_busy(number)
     go.set()
-    wait_until(lambda: not scheduler.waiting and clock.seconds >= 1.5, 10, "it goes on")
+    wait_until(lambda: not scheduler.waiting and clock.seconds >= 1.5, 10, "tasks keep coming")
     scheduler.close(10)
     used = [lane.used for lane in lanes]
     assert max(used) < 1.02 * min(used)
@@ -133,12 +133,12 @@ def test_a_batch_shares_its_time_and_another_stream_gets_as_much(scheduler: Sche
 
 
 def test_streams_in_batches_equal_the_pipeline_bit_for_bit(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
-    """Four of one size (one has a scene cut, one begins late), one of another size, and one that breaks off."""
+    """Four streams of one size (one with a scene cut, one late), one of another size, and one that fails."""
     model = tiny()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     clips = [noise(40, seed=seed) for seed in range(4)] + [noise(40, width=40, height=16)]
-    clips[1][17:] = [frame // 4 for frame in clips[1][17:]]  # noise that is suddenly dark: a cut
+    clips[1][17:] = [frame // 4 for frame in clips[1][17:]]  # suddenly dark: a scene cut
     wanted = [expected(model, clip) for clip in clips]
     settings = {"SKIPVSR_GRPC_BATCH": "4", "SKIPVSR_GRPC_METRICS_PORT": str(port)}
     with rpc_server(tmp_path, redis_server.url, **settings) as server:
@@ -155,7 +155,7 @@ def test_streams_in_batches_equal_the_pipeline_bit_for_bit(tmp_path: Path, redis
             return True
 
         def spoilt() -> grpc.StatusCode:
-            """The same size, and after some frames one that has too few bytes."""
+            """Stream frames of the same size, then a frame with too few bytes."""
 
             def requests() -> Iterator[pb.StreamRequest]:
                 yield pb.StreamRequest(config=pb.StreamConfig(width=32, height=24, routing="off"))
@@ -178,6 +178,6 @@ def test_streams_in_batches_equal_the_pipeline_bit_for_bit(tmp_path: Path, redis
                 for family in text_string_to_metric_families(page.read().decode())
                 for sample in family.samples
             }
-    answered, by_itself = metrics["skipvsr_batch_streams_count", None], metrics["skipvsr_batch_streams_bucket", "1.0"]
+    answered, unbatched = metrics["skipvsr_batch_streams_count", None], metrics["skipvsr_batch_streams_bucket", "1.0"]
     assert answered >= 200
-    assert by_itself < 0.8 * answered, "the streams were not run together"
+    assert unbatched < 0.8 * answered, "the streams did not share batches"

@@ -1,4 +1,4 @@
-"""What misbehaving clients get, each with its status, while the server goes on; health, reflection, keys, drain."""
+"""Status codes for misbehaving clients; health, reflection, API keys, TLS, shutdown."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def failure(server: RpcServer, *requests: pb.StreamRequest, timeout: float | Non
         ([config(input=pb.InputFormat(format="FRAME_FORMAT_H264")), frame()], "frame.data", "no H264 access unit"),
     ],
 )
-def test_what_makes_no_sense(server: RpcServer, requests: list[pb.StreamRequest], field: str, words: str) -> None:
+def test_invalid_requests_name_their_field(
+    server: RpcServer, requests: list[pb.StreamRequest], field: str, words: str
+) -> None:
     error = failure(server, *requests)
     assert error.code() is INVALID
     assert words in error.details()
@@ -91,23 +93,23 @@ def test_unknown_and_missing_models(server: RpcServer) -> None:
     assert "skipvsr models --fetch" in error.details()
 
 
-def test_a_file_that_is_no_network(server: RpcServer) -> None:
+def test_damaged_weights(server: RpcServer) -> None:
     weights = server.data_dir / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     (weights / "bad.safetensors").write_bytes(b"half a download")
     error = failure(server, config(model="bad"))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "bad.safetensors: it is no safetensors file" in error.details()
+    assert "bad.safetensors: not a safetensors file" in error.details()
     assert details(error)["ErrorInfo"].reason == "BAD_WEIGHTS"
 
 
-def test_a_message_over_the_limit_says_the_limit(server: RpcServer) -> None:
+def test_oversized_message_states_the_limit(server: RpcServer) -> None:
     error = failure(server, config(), frame(data=bytes(200_000)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "165536" in error.details()
 
 
-def test_a_message_that_is_none(server: RpcServer) -> None:
+def test_bytes_that_are_no_protobuf(server: RpcServer) -> None:
     with server.client() as client:
         call = client._channel.stream_stream("/skipvsr.v1.UpscalerService/Stream")
         with pytest.raises(grpc.RpcError) as error:
@@ -115,7 +117,7 @@ def test_a_message_that_is_none(server: RpcServer) -> None:
     assert error.value.code() is grpc.StatusCode.INTERNAL
 
 
-def test_an_idle_stream_ends(server: RpcServer) -> None:
+def test_idle_stream_ends(server: RpcServer) -> None:
     over = threading.Event()
 
     def silent() -> Iterator[pb.StreamRequest]:
@@ -129,7 +131,7 @@ def test_an_idle_stream_ends(server: RpcServer) -> None:
     assert "SKIPVSR_GRPC_IDLE_SECONDS" in error.value.details()
 
 
-def test_a_deadline_ends_the_stream_and_its_work(server: RpcServer) -> None:
+def test_deadline_ends_the_stream(server: RpcServer) -> None:
     def endless() -> Iterator[pb.StreamRequest]:
         yield config()
         for number in range(10**9):
@@ -160,8 +162,8 @@ def test_garbage_on_the_socket(server: RpcServer) -> None:
     assert serves(server)
 
 
-def test_a_client_may_ping(server: RpcServer) -> None:
-    """gRPC's clients do to measure the line, in bursts when they lag behind; that is no reason to hang up on them."""
+def test_bursts_of_pings_are_allowed(server: RpcServer) -> None:
+    """gRPC clients send bursts of pings to measure bandwidth. The server must not disconnect them."""
 
     def frame_of(kind: int, payload: bytes = b"") -> bytes:
         return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
@@ -181,7 +183,7 @@ def test_a_client_may_ping(server: RpcServer) -> None:
                 answers += head[3] == ping
 
 
-def test_a_killed_client_leaves_nothing(server: RpcServer) -> None:
+def test_killed_client_leaves_no_descriptors(server: RpcServer) -> None:
     script = f"""
 import itertools, sys
 from service.rpc.client import StreamClient
@@ -199,13 +201,11 @@ for answer in StreamClient({server.address!r}).stream(itertools.repeat(frame), w
             client.stdout.readline()
         client.kill()
     client.wait(10)
-    wait_until(
-        lambda: server.log.count("interrupted") > 0 and server.files() <= before, 15, "the stream is still there"
-    )
+    wait_until(lambda: server.log.count("interrupted") > 0 and server.files() <= before, 15, "the stream still exists")
     assert serves(server)
 
 
-def test_stock_health_and_reflection(server: RpcServer) -> None:
+def test_health_and_reflection(server: RpcServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "skipvsr.v1.UpscalerService", "skipvsr.v1.JobService"):
@@ -221,18 +221,18 @@ def test_stock_health_and_reflection(server: RpcServer) -> None:
         assert database.FindFileContainingSymbol("skipvsr.v1.UpscalerService").name == "skipvsr/v1/upscaler.proto"
 
 
-def test_the_key(tmp_path: Path, redis_url: str) -> None:
+def test_api_key(tmp_path: Path, redis_url: str) -> None:
     with rpc_server(tmp_path / "server", redis_url, SKIPVSR_API_KEY="sésame") as server:
         for key, words in ((None, "needs its API key"), ("wrong", "is wrong")):
             with server.client(api_key=key) as client, pytest.raises(grpc.RpcError) as error:
                 list(client.stream(noise(1), width=32, height=24))
             assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
             assert words in error.value.details()
-        with grpc.insecure_channel(server.address) as channel:  # orchestrators have no key
+        with grpc.insecure_channel(server.address) as channel:  # health needs no key
             assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
 
 
-def test_bearer_and_header(tmp_path: Path, redis_url: str) -> None:
+def test_key_as_bearer_token_and_as_header(tmp_path: Path, redis_url: str) -> None:
     folder = tmp_path / "server"
     with (
         rpc_server(folder, redis_url, SKIPVSR_API_KEY="sesame") as server,
@@ -244,7 +244,7 @@ def test_bearer_and_header(tmp_path: Path, redis_url: str) -> None:
 
 
 def test_tls_and_client_certificates(tmp_path: Path, redis_url: str) -> None:
-    """The server proves who it is, and, where a client CA is set, lets in only who can as well."""
+    """The server presents its certificate. With a client CA, clients must present one too."""
 
     def certificate(name: str, *options: str) -> tuple[Path, Path]:
         key, cert = tmp_path / f"{name}.key", tmp_path / f"{name}.pem"
@@ -270,8 +270,8 @@ def test_tls_and_client_certificates(tmp_path: Path, redis_url: str) -> None:
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_drain(tmp_path: Path, redis_url: str) -> None:
-    """SIGTERM: not serving any more, no new streams; one that is there may end, one that does not is ended."""
+def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
+    """After SIGTERM, health is NOT_SERVING, new streams are refused, and open streams get time to end."""
     with (
         rpc_server(tmp_path / "server", redis_url, SKIPVSR_GRPC_DRAIN_SECONDS="3") as server,
         server.client() as client,
@@ -306,8 +306,8 @@ def test_drain(tmp_path: Path, redis_url: str) -> None:
         assert 2.5 < time.monotonic() - begun < 20
 
 
-def test_a_half_open_connection_is_noticed(tmp_path: Path, redis_url: str) -> None:
-    """Nothing comes from the client any more, not even that it is gone: the server asks, and lets go of the stream."""
+def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
+    """Keepalive pings detect a client that vanished without closing its connection. The session can be resumed."""
     settings = {"SKIPVSR_GRPC_KEEPALIVE_SECONDS": "1", "SKIPVSR_GRPC_IDLE_SECONDS": "120"}
     with rpc_server(tmp_path / "server", redis_url, **settings) as server:
         before, proxy = server.files(), Proxy(server.port)
@@ -324,12 +324,12 @@ def test_a_half_open_connection_is_noticed(tmp_path: Path, redis_url: str) -> No
                 token = next(call).config.session_token
                 assert next(call).frame.sequence == 1
                 time.sleep(3)
-                assert "interrupted" not in server.log, "a silent client that answers pings is left alone"
+                assert "interrupted" not in server.log, "a silent client that answers pings must stay connected"
                 proxy.silence()
                 silent = time.monotonic()
-                wait_until(lambda: "interrupted" in server.log, 20, "the server waits on and on")
+                wait_until(lambda: "interrupted" in server.log, 20, "the server does not notice the dead connection")
                 assert time.monotonic() - silent < 10
-                wait_until(lambda: server.files() <= before, 10, "its connection is still open")
+                wait_until(lambda: server.files() <= before, 10, "the dead connection is still open")
                 with server.client() as back:
                     resume = pb.Resume(session_token=token, last_received=1)
                     answers = back.upscaler.Stream(iter([config(routing="off", resume=resume), frame(sequence=2)]))
@@ -341,7 +341,7 @@ def test_a_half_open_connection_is_noticed(tmp_path: Path, redis_url: str) -> No
             proxy.close()
 
 
-def test_a_killed_server(tmp_path: Path, redis_url: str) -> None:
+def test_killed_server(tmp_path: Path, redis_url: str) -> None:
     with rpc_server(tmp_path / "server", redis_url) as server, server.client() as client:
         stream = client.stream((noise(1)[0] for _ in range(10**6)), width=32, height=24)
         answers = iter(stream)
@@ -352,7 +352,7 @@ def test_a_killed_server(tmp_path: Path, redis_url: str) -> None:
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_port_in_use_is_said_in_one_line(server: RpcServer, redis_url: str, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_in_one_line(server: RpcServer, redis_url: str, tmp_path: Path) -> None:
     env = {**os.environ, "SKIPVSR_REDIS_URL": redis_url, "SKIPVSR_GRPC_PORT": str(server.port), "SKIPVSR_MODEL": "tiny"}
     command = [sys.executable, "-P", "-m", "cli", "grpc"]
     run = subprocess.run(command, env=env | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Jobs over gRPC: the same store and the same errors as REST."""
+"""Jobs over gRPC. Store and errors are the same as for REST."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis
 
 @pytest.fixture
 def client(server: RpcServer, redis_url: str) -> Iterator[StreamClient]:
-    """A client of the server, whose Redis is empty."""
+    """A client of the server, with an empty Redis."""
     with server.client() as connected:
         yield connected
 
@@ -51,7 +51,7 @@ def upload(data: bytes, size: int | None = None, **options: object) -> Iterator[
 
 
 def finish(operations: Operations, job_id: str, result: bytes) -> Job:
-    """Do what a worker does, without the work."""
+    """Publish `result` as a worker would."""
     claim = operations.store.claim(job_id, "test-worker")
     assert claim is not None
     work = operations.storage.take_work(job_id, claim.token)
@@ -101,7 +101,7 @@ def test_from_upload_to_download(client: StreamClient, operations: Operations, t
     assert client.jobs.GetJob(pb.GetJobRequest(job_id=job.id), timeout=10).job.HasField("finished_at")
 
 
-def test_a_request_s_id_is_in_the_log_and_comes_back(client: StreamClient, server: RpcServer, tmp_path: Path) -> None:
+def test_request_id_is_logged_and_returned(client: StreamClient, server: RpcServer, tmp_path: Path) -> None:
     data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
     answer, call = client.jobs.CreateJob.with_call(upload(data), timeout=30, metadata=(("x-request-id", "from-me.7"),))
     assert dict(call.trailing_metadata())["x-request-id"] == "from-me.7"
@@ -138,7 +138,7 @@ def test_list_pause_resume_cancel(client: StreamClient, operations: Operations, 
         (b"x", {"scale": 2, "height": 100}, "INVALID_ARGUMENT", "not both"),
     ],
 )
-def test_refused_uploads_leave_nothing(
+def test_refused_uploads_leave_no_files(
     client: StreamClient, operations: Operations, data: bytes, options: dict[str, object], code: str, words: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as error:
@@ -149,7 +149,7 @@ def test_refused_uploads_leave_nothing(
     assert not [path for path in operations.storage.uploads.glob("*") if path.is_file()]
 
 
-def test_uploads_that_break_off(client: StreamClient, operations: Operations) -> None:
+def test_truncated_and_stalled_uploads(client: StreamClient, operations: Operations) -> None:
     with pytest.raises(grpc.RpcError) as error:
         client.jobs.CreateJob(upload(bytes(1000), 2000), timeout=30)
     assert "cut off" in error.value.details()
@@ -167,7 +167,7 @@ def test_uploads_that_break_off(client: StreamClient, operations: Operations) ->
     assert not list(operations.storage.uploads.glob("*.part"))
 
 
-def test_errors_are_those_of_rest(client: StreamClient, server: RpcServer) -> None:
+def test_errors_match_rest(client: StreamClient, server: RpcServer) -> None:
     for call in (
         lambda: client.jobs.GetJob(pb.GetJobRequest(job_id="0" * 16), timeout=10),
         lambda: client.jobs.GetJob(pb.GetJobRequest(job_id="../../etc"), timeout=10),
@@ -188,7 +188,7 @@ def test_errors_are_those_of_rest(client: StreamClient, server: RpcServer) -> No
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_without_redis_jobs_are_unavailable_and_streams_go_on(tmp_path: Path) -> None:
+def test_without_redis_only_jobs_are_unavailable(tmp_path: Path) -> None:
     with rpc_server(tmp_path, "redis://127.0.0.1:1/0") as server, server.client() as client:
         with pytest.raises(grpc.RpcError) as error:
             client.jobs.GetJob(pb.GetJobRequest(job_id="0" * 16), timeout=20)
@@ -197,8 +197,8 @@ def test_without_redis_jobs_are_unavailable_and_streams_go_on(tmp_path: Path) ->
         assert client.upscaler.ListModels(pb.ListModelsRequest(), timeout=10).models
 
 
-def test_every_field_of_the_job_has_its_place() -> None:
-    """A field that is added to the job document is not forgotten here."""
+def test_messages_have_every_field_of_the_documents() -> None:
+    """Fails if a new field of a job document is missing in upscaler.proto."""
     for model, message, left_out in (
         (Job, pb.Job, {"traceparent"}),
         (Progress, pb.Progress, set()),

@@ -1,4 +1,4 @@
-"""Live streams over real sockets, from a server in its own process."""
+"""Live streams over real sockets, with the server in its own process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -44,7 +45,7 @@ def model() -> Upscaler:
     ("chunk", "lookahead", "routing"),
     [(1, 0, "off"), (1, 3, "off"), (4, 0, "off"), (3, 2, "off"), (5, 6, "off"), (30, 2, "off"), (3, 2, "balanced")],
 )
-def test_a_stream_equals_the_pipeline_bit_for_bit(
+def test_stream_equals_the_pipeline_bit_for_bit(
     client: StreamClient, model: Upscaler, chunk: int, lookahead: int, routing: str
 ) -> None:
     frames = noise(11)
@@ -74,7 +75,7 @@ def test_a_stream_equals_the_pipeline_bit_for_bit(
 
 @pytest.mark.parametrize("format_", [Format.YUV420P, Format.NV12, Format.JPEG, Format.PNG, Format.H264, Format.HEVC])
 def test_every_format_in_and_out(client: StreamClient, model: Upscaler, format_: Format) -> None:
-    """What the server decodes and encodes is what this side's coders make of the same frames."""
+    """The server's codecs give the same bytes as local codecs."""
     y, x = np.mgrid[0:24, 0:32]
     frames = [
         np.stack([100 + 3 * x + 2 * i, 40 + 5 * y, 200 - 2 * x - y], -1).clip(0, 255).astype(np.uint8) for i in range(6)
@@ -107,7 +108,7 @@ def test_every_format_in_and_out(client: StreamClient, model: Upscaler, format_:
 
 
 def test_reset_and_half_close(client: StreamClient, model: Upscaler) -> None:
-    """A reset answers what is held back and starts anew; a half-close without `end_of_stream` ends the stream, too."""
+    """A reset flushes the look-ahead and resets the state. A half-close ends the stream without `end_of_stream`."""
     frames = noise(9)
 
     def requests() -> Iterator[pb.StreamRequest]:
@@ -126,13 +127,13 @@ def test_reset_and_half_close(client: StreamClient, model: Upscaler) -> None:
         assert answer.data == rgb.tobytes()
 
 
-def test_a_live_source_is_not_waited_for(client: StreamClient, model: Upscaler) -> None:
-    """Without chunk and look-ahead each frame is sent, and answered, before there is a next one."""
+def test_live_source_gets_each_answer_before_its_next_frame(client: StreamClient, model: Upscaler) -> None:
+    """Without chunk and look-ahead, the client needs no further frame from the source."""
     frames, answered = noise(4), threading.Semaphore(1)
 
     def live() -> Iterator[np.ndarray]:
         for frame in frames:
-            assert answered.acquire(timeout=10), "the frame before has no answer"
+            assert answered.acquire(timeout=10), "the previous frame has no answer"
             yield frame
 
     got = []
@@ -164,8 +165,8 @@ def test_streams_of_different_sizes_do_not_mix(client: StreamClient, model: Upsc
     assert [outcomes.get(timeout=1) for _ in sizes] == [True] * 4
 
 
-def test_a_slow_client_slows_only_itself(client: StreamClient, server: RpcServer) -> None:
-    """One that sends and never reads is not read from any further, and takes little memory; others go on."""
+def test_slow_client_blocks_only_itself(client: StreamClient, server: RpcServer) -> None:
+    """A client that reads no answers is blocked by backpressure. Other streams continue."""
     sent = 0
     over = threading.Event()
 
@@ -181,7 +182,7 @@ def test_a_slow_client_slows_only_itself(client: StreamClient, server: RpcServer
     next(call)
     before = -1
 
-    def stands_still() -> bool:
+    def is_blocked() -> bool:
         nonlocal before
         if sent == before and sent > 8:
             return True
@@ -189,14 +190,14 @@ def test_a_slow_client_slows_only_itself(client: StreamClient, server: RpcServer
         threading.Event().wait(1.0)
         return False
 
-    wait_until(stands_still, 30, "the server reads on and on")
+    wait_until(is_blocked, 30, "the server reads without limit")
     with server.client() as other:
         assert len(list(other.stream(noise(30), width=32, height=24))) == 30
     over.set()
     call.cancel()
 
 
-def test_more_streams_than_the_device_takes(server: RpcServer) -> None:
+def test_stream_limit(server: RpcServer) -> None:
     with server.client() as client:
         hold = threading.Event()
 
@@ -222,55 +223,61 @@ def test_more_streams_than_the_device_takes(server: RpcServer) -> None:
             except grpc.RpcError:
                 return False
 
-        wait_until(admitted, 10, "the place of a cancelled stream is not free")
+        wait_until(admitted, 10, "a cancelled stream still counts")
 
 
-def test_a_broken_stream_goes_on_where_it_was(server: RpcServer, model: Upscaler) -> None:
-    """Cut after some answers, resumed on another connection: together, to the bit what one stream gives."""
+RESUMED: dict[str, Any] = {"width": 32, "height": 24, "chunk": 2, "lookahead": 3, "routing": "off"}
+
+
+def test_interrupted_stream_resumes_exactly(server: RpcServer, model: Upscaler) -> None:
+    """A stream over two connections gives the same bits as a stream over one."""
     frames = noise(30)
-    wanted = expected(model, frames, chunk=2, lookahead=3)
-    config = {"width": 32, "height": 24, "chunk": 2, "lookahead": 3, "routing": "off"}
-    got: dict[int, bytes] = {}
+    wanted = [rgb.tobytes() for rgb in expected(model, frames, chunk=2, lookahead=3)]
     with server.client() as first:
-        stream = first.stream(frames, **config)  # type: ignore[arg-type]
-        for answer in stream:
-            got[answer.sequence] = answer.data
-            if answer.sequence == 9:
-                break
-        assert stream.accepted is not None
-        token = stream.accepted.session_token
+        token, before = interrupted(first, frames, last=9)
     with server.client() as second:
+        after = resumed(second, token, frames, last_received=9)
+        assert [frame.sequence for frame in after] == list(range(10, 30))
+        assert [*before, *(frame.data for frame in after)] == wanted
+        finished = pb.StreamConfig(**RESUMED, resume=pb.Resume(session_token=token))
+        with pytest.raises(grpc.RpcError) as gone:
+            list(second.upscaler.Stream(iter([pb.StreamRequest(config=finished)])))
+    assert gone.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert details(gone.value)["ErrorInfo"].reason == "SESSION_LOST"
 
-        def requests() -> Iterator[pb.StreamRequest]:
-            resume = pb.Resume(session_token=token, last_received=9)
-            yield pb.StreamRequest(config=pb.StreamConfig(**config, resume=resume))
-            start = accepted.get(timeout=10)
-            for index in range(start + 1, 30):
-                frame = pb.InputFrame(sequence=index, data=frames[index].tobytes(), end_of_stream=index == 29)
-                yield pb.StreamRequest(frame=frame)
 
-        accepted: queue.Queue[int] = queue.Queue()
-        for response in second.upscaler.Stream(requests()):
-            match response.WhichOneof("message"):
-                case "config":
-                    accepted.put(response.config.resume_after)
-                case "frame":
-                    assert response.frame.sequence not in got
-                    got[response.frame.sequence] = response.frame.data
-                case "summary":
-                    assert response.summary.scenes == 1
-        with pytest.raises(grpc.RpcError) as gone:  # it has ended: there is nothing to go on with
-            list(
-                second.upscaler.Stream(
-                    iter([pb.StreamRequest(config=pb.StreamConfig(**config, resume=pb.Resume(session_token=token)))])
-                )
+def interrupted(client: StreamClient, frames: list[np.ndarray], *, last: int) -> tuple[str, list[bytes]]:
+    """Stop after the answer with number `last`. Returns the session's token and the answers."""
+    stream, answers = client.stream(frames, **RESUMED), []
+    for answer in stream:
+        answers.append(bytes(answer.data))
+        if answer.sequence == last:
+            break
+    assert stream.accepted is not None
+    return stream.accepted.session_token, answers
+
+
+def resumed(client: StreamClient, token: str, frames: list[np.ndarray], *, last_received: int) -> list[pb.OutputFrame]:
+    """Resume with the generated stub, and send the frames that the server asks for. Returns the new answers."""
+    accepted: queue.Queue[int] = queue.Queue()
+
+    def requests() -> Iterator[pb.StreamRequest]:
+        resume = pb.Resume(session_token=token, last_received=last_received)
+        yield pb.StreamRequest(config=pb.StreamConfig(**RESUMED, resume=resume))
+        for index in range(accepted.get(timeout=10) + 1, len(frames)):
+            last = index == len(frames) - 1
+            yield pb.StreamRequest(
+                frame=pb.InputFrame(sequence=index, data=frames[index].tobytes(), end_of_stream=last)
             )
-        assert gone.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert details(gone.value)["ErrorInfo"].reason == "SESSION_LOST"
-    assert [got[index] for index in range(30)] == [rgb.tobytes() for rgb in wanted]
+
+    responses = client.upscaler.Stream(requests())
+    accepted.put(next(responses).config.resume_after)
+    *answers, last = responses
+    assert last.summary.scenes == 1
+    return [answer.frame for answer in answers]
 
 
-def test_the_client_goes_on_by_itself_when_its_connection_is_cut(server: RpcServer, model: Upscaler) -> None:
+def test_client_resumes_automatically(server: RpcServer, model: Upscaler) -> None:
     frames = noise(60, width=48, height=32)
     wanted = expected(model, frames, chunk=2, lookahead=2)
     proxy = Proxy(server.port)
@@ -290,7 +297,7 @@ def test_the_client_goes_on_by_itself_when_its_connection_is_cut(server: RpcServ
     assert stream.summary.frames == 60
 
 
-def test_a_second_connection_takes_a_session_over(server: RpcServer) -> None:
+def test_second_connection_ends_the_first(server: RpcServer) -> None:
     with server.client() as first, server.client() as second:
         hold = threading.Event()
 
@@ -309,58 +316,63 @@ def test_a_second_connection_takes_a_session_over(server: RpcServer) -> None:
         hold.set()
 
 
-def test_the_models(client: StreamClient) -> None:
+def test_list_models(client: StreamClient) -> None:
     answer = client.upscaler.ListModels(pb.ListModelsRequest())
     assert answer.default_model == "tiny"
     assert "tiny" in [model.name for model in answer.models]
 
 
-def test_a_model_of_the_users_own(server: RpcServer, client: StreamClient) -> None:
-    """Streams take it as soon as its file is there; one that has begun keeps the weights that it began with."""
-    frames = noise(3)
+USER_MODEL: dict[str, Any] = {"width": 32, "height": 24, "model": "mine", "routing": "off"}
 
-    def put(seed: int) -> None:
-        torch.manual_seed(seed)
-        network = BasicVSR(NetworkConfig(8, 1, "light", "light", coupled=True))
-        save_network(network, server.data_dir / "weights" / "mine.safetensors")
+
+def put_user_model(server: RpcServer, seed: int) -> None:
+    torch.manual_seed(seed)
+    path = server.data_dir / "weights" / "mine.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_network(BasicVSR(NetworkConfig(8, 1, "light", "light", coupled=True)), path)
+
+
+def test_new_weights_apply_to_new_streams(server: RpcServer, client: StreamClient) -> None:
+    """Running streams keep the weights with which they started."""
+    frames, answered = noise(3), threading.Event()
 
     def upscaled(given: Iterable[np.ndarray]) -> list[np.ndarray]:
-        return [answer.rgb for answer in client.stream(given, width=32, height=24, model="mine", routing="off")]
+        return [answer.rgb for answer in client.stream(given, **USER_MODEL)]
 
     def changing() -> Iterator[np.ndarray]:
         yield frames[0]
         assert answered.wait(10)
-        put(2)
+        put_user_model(server, 2)
         yield from frames[1:]
 
-    (server.data_dir / "weights").mkdir(parents=True, exist_ok=True)
-    put(1)
+    put_user_model(server, 1)
     listed = {model.name: model.description for model in client.upscaler.ListModels(pb.ListModelsRequest()).models}
-    assert listed["mine"] == "own, 8 channels x 1 block"
+    assert listed["mine"] == "user model, 8 channels x 1 block"
     first = upscaled(frames)
-    answered = threading.Event()
-    stream = client.stream(changing(), width=32, height=24, model="mine", routing="off")
-    for answer, rgb in zip(stream, first, strict=True):
+    for answer, rgb in zip(client.stream(changing(), **USER_MODEL), first, strict=True):
         answered.set()
         assert np.array_equal(answer.rgb, rgb)
     assert not np.array_equal(upscaled(frames)[0], first[0])
 
-    settings = {"width": 32, "height": 24, "model": "mine", "routing": "off"}
-    frame = pb.StreamRequest(frame=pb.InputFrame(data=frames[0].tobytes()))
-    hold = threading.Event()
 
-    def begun() -> Iterator[pb.StreamRequest]:
-        yield pb.StreamRequest(config=pb.StreamConfig(**settings))  # type: ignore[arg-type]
-        yield frame
+def test_new_weights_end_resumption(server: RpcServer, client: StreamClient) -> None:
+    data, hold = noise(1)[0].tobytes(), threading.Event()
+
+    def interrupted_stream() -> Iterator[pb.StreamRequest]:
+        yield pb.StreamRequest(config=pb.StreamConfig(**USER_MODEL))
+        yield pb.StreamRequest(frame=pb.InputFrame(data=data))
         hold.wait(30)
 
-    old = client.upscaler.Stream(begun(), timeout=20)
+    put_user_model(server, 1)
+    old = client.upscaler.Stream(interrupted_stream(), timeout=20)
     token = next(old).config.session_token
     assert next(old).frame.data
-    put(3)
+    put_user_model(server, 2)
     resume = pb.Resume(session_token=token, last_received=0)
-    again = [pb.StreamRequest(config=pb.StreamConfig(**settings, resume=resume)), frame]  # type: ignore[arg-type]
-    again[1].frame.sequence = 1
+    again = [
+        pb.StreamRequest(config=pb.StreamConfig(**USER_MODEL, resume=resume)),
+        pb.StreamRequest(frame=pb.InputFrame(sequence=1, data=data)),
+    ]
     with pytest.raises(grpc.RpcError) as error:
         list(client.upscaler.Stream(iter(again), timeout=20))
     hold.set()
@@ -390,8 +402,8 @@ def test_a_hundred_thousand_frames(server: RpcServer, client: StreamClient) -> N
     assert sizes[-1] - sizes[1] < 16 * 1024**2
 
 
-def test_nothing_is_left_of_the_clients(server: RpcServer, tmp_path: Path) -> None:
-    """Connections and file descriptors are given back."""
+def test_descriptors_are_released(server: RpcServer, tmp_path: Path) -> None:
+    """The server closes the descriptors of disconnected clients."""
     before = server.files()
     for _ in range(5):
         with server.client() as client:

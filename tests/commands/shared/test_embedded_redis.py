@@ -1,4 +1,4 @@
-"""The Redis that `skipvsr up` brings along: real, persistent, alone in its folder, gone with its parent."""
+"""The embedded Redis: persistent, exclusive to its folder, and stopped with its parent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with EmbeddedRedis(Path(sys.argv[1])) as server:
 """
 
 
-def test_it_keeps_what_it_was_told(tmp_path: Path) -> None:
+def test_values_survive_a_restart(tmp_path: Path) -> None:
     for expected in (None, b"kept"):
         with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
             assert client.get("word") == expected
@@ -34,7 +34,7 @@ def test_it_keeps_what_it_was_told(tmp_path: Path) -> None:
         assert server.process.poll() is not None
 
 
-def test_one_server_a_folder(tmp_path: Path) -> None:
+def test_a_folder_has_one_server(tmp_path: Path) -> None:
     with (
         EmbeddedRedis(tmp_path / "redis"),
         pytest.raises(CommandError, match=f"another `skipvsr up` is using {tmp_path}"),
@@ -42,7 +42,7 @@ def test_one_server_a_folder(tmp_path: Path) -> None:
     ):
         pass
     with EmbeddedRedis(tmp_path / "redis"):
-        pass  # the folder is free again
+        pass  # the lock is free again
 
 
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
         assert server.socket.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     with parent:
         assert parent.stdout is not None
@@ -68,7 +68,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         pass
 
 
-def test_the_commands_find_the_running_one(data_dir: Path) -> None:
+def test_commands_find_the_running_server(data_dir: Path) -> None:
     settings = Settings(data_dir=data_dir)
     with pytest.raises(CommandError, match="no Redis: set SKIPVSR_REDIS_URL"):
         connected(settings)

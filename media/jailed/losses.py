@@ -22,7 +22,7 @@ class _Trial:
     warnings: list[str]
 
 
-def foresee_losses(container: InputContainer, main: VideoStream, target: str) -> tuple[str, list[str]]:
+def predict_losses(container: InputContainer, main: VideoStream, target: str) -> tuple[str, list[str]]:
     """Choose the result's container, and collect the warnings of muxing the other tracks into it.
 
     Args:

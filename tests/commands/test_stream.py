@@ -1,4 +1,4 @@
-"""`skipvsr stream` against a server of its own: a file, and a pipe."""
+"""`skipvsr stream` against a real server: a file, and a pipe."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def frames_of(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_a_streamed_file_is_what_upscale_makes_of_it(server: RpcServer, tmp_path: Path) -> None:
+def test_a_streamed_file_equals_the_upscaled_file(server: RpcServer, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=10, sound=True)
     options = ("--model", "tiny", "--routing", "off", "--chunk", 24, "--lookahead", 4)
     streamed = skipvsr("stream", clip, tmp_path / "streamed.mp4", "--address", server.address, *options)
@@ -73,7 +73,7 @@ def test_a_pipe(server: RpcServer, tmp_path: Path) -> None:
 
 
 def test_a_pipe_whose_clock_began_long_ago(server: RpcServer, tmp_path: Path) -> None:
-    """A broadcast's; the copy begins at zero, and does not wait a day for its first frame."""
+    """A broadcast's clock: the copy begins at zero, without a day's wait for the first frame."""
     clip = make_clip(tmp_path / "clip.mp4", frames=5)
     pipe = as_ts(clip, tmp_path / "clip.ts", ahead=72_000)
     run = skipvsr("stream", "-", tmp_path / "out.mp4", "--address", server.address, "--model", "tiny", stdin=pipe)

@@ -1,0 +1,21 @@
+"""A clip in memory through the network, chunk by chunk, like a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from model.engine.state import RecurrentState
+from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups
+
+
+def results(
+    model: Upscaler, frames: Frames | Sequence[Frames], *, chunk: int, lookahead: int, routing: str = "off"
+) -> Iterator[ChunkResult]:
+    """The result of each chunk of `frames`, LR uint8 [T, h, w, 3], with the state carried on."""
+    state: RecurrentState | None = None
+    for group, last in groups(frames, chunk, lookahead):
+        result = model.forward(np.stack(group), state, lookahead=lookahead, last=last, routing=routing)
+        state = result.state
+        yield result

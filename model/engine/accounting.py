@@ -1,0 +1,114 @@
+"""Account for time and work: one `RoutingReport` for each emitted frame."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.engine.calibration import DenseTimes
+from model.engine.chunk import Chunk
+from model.engine.execute import PreviousFrame, normalised, run_chunk
+from model.engine.state import RecurrentState
+from model.gates.skipping import Skipper
+from model.mask.plan import ChunkPlan, dense_plan
+from model.network.basicvsr import BasicVSR
+from model.routing import RoutingReport
+
+
+class Clock:
+    """Measures wall-clock time and computing time on a device, in seconds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = device.type == "cpu"
+
+    def computing(self) -> float:
+        """Return computing time, comparable between chunks under different load.
+
+        On a CPU this is the time of the calling thread, which takes part in all work of the network. Time in which
+        encoders or other streams had the cores does not count. On a GPU this is wall-clock time.
+        """
+        return time.thread_time() if self._cpu else time.perf_counter()
+
+    def both(self) -> NDArray[np.float64]:
+        """Return [wall-clock time, computing time]."""
+        return np.array([time.perf_counter(), self.computing()])
+
+
+class Accounting:
+    """Reports the time and the work of chunks, and compares both with the dense network."""
+
+    def __init__(self, network: BasicVSR, device: torch.device, clock: Clock) -> None:
+        self._network, self._device, self._clock = network, device, clock
+        self._dense_times = DenseTimes()
+
+    def reports(self, chunk: Chunk, computing: NDArray[np.float64]) -> list[RoutingReport]:
+        """Return a report for each emitted frame; `computing` is the time without planning, as `Clock.both` counts."""
+        if not chunk.emit:
+            return []
+        seconds, busy = (chunk.planning + computing).tolist()
+        dense = seconds * self._dense_share(chunk, busy, float(computing[1]))
+        each = seconds / chunk.emit, dense / chunk.emit
+        blocks = self._network.config.blocks
+        return [report for scene in chunk.scenes for report in _scene_reports(scene.plan, scene.gates, blocks, *each)]
+
+    def _dense_share(self, chunk: Chunk, busy: float, network: float) -> float:
+        """Return the dense network's time for a chunk over the chunk's own computing time `busy`.
+
+        `network` is the computing time without planning.
+        """
+        if chunk.batch_key is not None:  # everything was computed: the dense time is the own time without planning
+            return network / busy if any(scene.plan.halo for scene in chunk.scenes) else 1.0
+        if not any(scene.plan.halo or scene.gates for scene in chunk.scenes):
+            return 1.0
+        try:
+            a_frame = self._dense_times.a_frame(
+                self.run_dense, chunk.stored, chunk.emit, chunk.before, took=busy, last=chunk.last
+            )
+        except torch.OutOfMemoryError:  # the frames exist already: report no speedup instead of failing the job
+            return 1.0
+        return chunk.emit / busy * a_frame
+
+    def run_dense(self, frames: Tensor, emit: int, before: RecurrentState | None) -> float:
+        """Run the dense network over frames [T, H, W, 3] and return the computing time in seconds."""
+        begun = self._clock.computing()
+        plan, previous = dense_plan(frames, emit), PreviousFrame.of([before]) if before else None
+        run_chunk(self._network, [normalised(frame) for frame in frames], plan, previous, frames.dtype)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._clock.computing() - begun
+
+
+def _scene_reports(
+    plan: ChunkPlan, gates: Skipper | None, blocks: int, seconds: float, dense: float
+) -> list[RoutingReport]:
+    """Report the frames of one scene. The emitted frames share the work of the look-ahead frames equally."""
+    emit, tiles = len(plan.forward), plan.tiles[0] * plan.tiles[1]
+    behind = [plan.painted(rectangles) for rectangles in plan.backward]
+    backward = [int(mask.sum()) for mask in behind]
+    forward_share = gates.shares["forward"] if gates else [0.0] * emit
+    backward_share = gates.shares["backward"][::-1] if gates else [0.0] * len(backward)
+    backward_skipped = [n * share for n, share in zip(backward, backward_share, strict=True)]
+    beyond, beyond_run = (len(backward) - emit) * tiles / emit, sum(backward[emit:]) / emit
+    beyond_skipped = sum(backward_skipped[emit:]) / emit
+    reports = []
+    for i, rectangles in enumerate(plan.forward):
+        ahead = plan.painted(rectangles)
+        forward = int(ahead.sum())
+        total, met = blocks * (2 * tiles + beyond), blocks * (forward + backward[i] + beyond_run)
+        run = ahead * (1 - forward_share[i]) + behind[i] * (1 - backward_share[i])
+        reports.append(
+            RoutingReport(
+                units_total=round(total),
+                units_reused=round(total - met),
+                units_skipped=round(blocks * (forward * forward_share[i] + backward_skipped[i] + beyond_skipped)),
+                tiles_reused=tiles - forward,
+                seconds=seconds,
+                dense_seconds=dense,
+                left_out=(1 - run / 2).astype(np.float32),
+            )
+        )
+    return reports

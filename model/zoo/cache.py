@@ -1,0 +1,84 @@
+"""Models kept on the device between jobs or streams."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from model.zoo.models import DEFAULT_MODEL, Card, present, revisions, unusable
+from model.zoo.user_models import Revision
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class ModelCache(Generic[T]):
+    """Loads each model at its first use and keeps the most recently used models. Threads may share a cache."""
+
+    def __init__(
+        self,
+        weights_dir: Path,
+        load: Callable[[str], T],
+        *,
+        default: str = "auto",
+        capacity: int | None = None,
+        on_evict: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Use `load` to load a model by name, and call `on_evict` after a model leaves the cache.
+
+        `default` is the model for `auto`. `capacity` is the most models to keep; None keeps all.
+        """
+        self.default = DEFAULT_MODEL if default == "auto" else default
+        """Name of the model for `auto`."""
+        self._weights_dir, self._load, self._capacity, self._on_evict = weights_dir, load, capacity, on_evict
+        self._loaded: OrderedDict[str, tuple[T, tuple[Revision, Revision]]] = OrderedDict()
+        self._names: list[str] = []
+        self._reported: set[str] = set()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> T:
+        """Return the model `name`, loaded again if its files have changed. Raises ModelError.
+
+        Streams in progress keep the model that they started with.
+        """
+        if name == "auto":
+            name = self.default
+        with self._lock:
+            now = revisions(name, self._weights_dir)
+            if name in self._loaded and self._loaded[name][1] != now:
+                log.info("the files of model %s have changed; loading them again", name)
+                self._evict(name)
+            if name not in self._loaded:
+                while self._capacity is not None and len(self._loaded) >= self._capacity:
+                    self._evict(next(iter(self._loaded)))
+                # The revision is from before loading, so that the next call notices a change during loading.
+                self._loaded[name] = self._load(name), now
+            self._loaded.move_to_end(name)
+            return self._loaded[name][0]
+
+    def present(self) -> list[Card]:
+        """Return the models whose weights file exists."""
+        return present(self._weights_dir)
+
+    def names(self) -> list[str]:
+        """Return the names of the models whose weights file exists; log each unusable file once.
+
+        If the weights folder cannot be read, the names of the last call are returned.
+        """
+        try:
+            self._names = [card.name for card in self.present()]
+            lines = set(unusable(self._weights_dir))
+        except OSError as error:  # a heartbeat calls this function and must go on
+            lines = {f"the weights folder cannot be read: {error}"}
+        for line in sorted(lines - self._reported):
+            log.warning("%s", line)
+        self._reported = lines
+        return self._names
+
+    def _evict(self, name: str) -> None:
+        del self._loaded[name]
+        self._on_evict()
