@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from media.errors import MediaError, OverLimit
-from media.jailed.lockdown import allow_cpu, lock_down
+from media.jailed.lockdown import allow_cpu, limit_memory, lock_down
 from media.limits import Limits
 from media.sandbox.protocol import (
     Decoded,
@@ -39,13 +39,14 @@ def main() -> None:
     """Serve one request."""
     envelope = _read_envelope()
     limits = envelope.limits
-    serve = _service(envelope.request, limits)
-    lock_down(memory_bytes=limits.max_decoder_bytes, writes_below=envelope.writes_below)
+    limit_memory(limits.max_decoder_bytes)
     allow_cpu(limits.max_decoder_seconds)
     try:
+        serve = _service(envelope.request, limits)
+        lock_down(writes_below=envelope.writes_below)
         for message in serve():
             _send(message)
-    except (MediaError, MemoryError, OSError) as error:
+    except (MediaError, MemoryError, ImportError, OSError) as error:
         _send(_failure(error, limits))
 
 
@@ -134,7 +135,7 @@ def _failure(error: Exception, limits: Limits) -> Failed:
             return Failed("OverLimit", str(error), setting=error.setting)
         case MediaError():
             return Failed(type(error).__name__, str(error))
-        case MemoryError():
+        case MemoryError() | ImportError():  # without memory, the loader of shared libraries raises ImportError
             text = (
                 f"Reading the video needs more than {limits.max_decoder_bytes} bytes of memory "
                 "(SKIPVSR_MAX_DECODER_BYTES)."
