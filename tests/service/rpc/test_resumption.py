@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from commands.shared.embedded_redis import EmbeddedRedis
 
+from commands.shared.embedded_redis import EmbeddedRedis
 from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.zoo.models import save_network
