@@ -15,7 +15,7 @@ from jobs.schema import JobOptions
 HELP: Final = {
     "model": f"Model: {MODEL_HELP}",
     "scale": "Enlargement; default: 4",
-    "height": "Output height in pixels, for --scale",
+    "height": "Output height in pixels, not with --scale",
     "chunk": "Frames per chunk and checkpoint",
     "lookahead": "Frames to look ahead; more is sharper",
     "routing": "How much work to skip",
