@@ -114,5 +114,5 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_
     with _workers(config) as (_, device):
         assert [device] == current == [torch.device("cuda", 1)]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="process 2 finds 2 GPUs, and needs one of its own"), _workers(config):
+    with pytest.raises(ConfigError, match="process 2 needs its own GPU, and this machine has 2"), _workers(config):
         pass
