@@ -48,7 +48,10 @@ def noise(width: int, height: int, count: int) -> list[Frames]:
 
 
 def fairness(address: str, width: int, height: int, seconds: float = 10.0) -> list[Race]:
-    """Races of four streams of different sizes and of the same size, against one stream of each size alone."""
+    """Races of four streams of different sizes and of the same size, against one stream of each size alone.
+
+    Raises RuntimeError if a stream alone gets no answer in its turn, a fifth of `seconds`.
+    """
     different = [(width, height), (width, height // 2), (width // 2, height), (width // 2, height // 2)]
     fields = {"of different sizes": different, "of the same size": [(width, height)] * 4}
     outcomes: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in fields}
@@ -56,6 +59,8 @@ def fairness(address: str, width: int, height: int, seconds: float = 10.0) -> li
     turn = seconds / ROUNDS
     for _ in range(ROUNDS):
         alone = {size: race(address, [size], turn)[0][0] for size in different}
+        if not all(alone.values()):
+            raise RuntimeError(f"no answer in {turn:.1f} s: give more --seconds")
         for name, sizes in fields.items():
             outcome = race(address, sizes, turn)
             outcomes[name].append(outcome)

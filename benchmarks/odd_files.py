@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from media.encode.segment import SegmentWriter
 from media.errors import MediaError
 from media.probe import probe
 from media.reader import VideoReader
-from media.spec import NETWORK_SCALE, OutputSpec, output_spec
+from media.spec import DEFAULT_SCALE, OutputSpec, output_spec
+from media.types import counted
 
 
 @dataclass
@@ -31,7 +31,6 @@ class Outcome:
     name: str
     done: bool
     message: str
-    seconds: float
     left_behind: str
 
 
@@ -52,14 +51,14 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
             segments.append(folder / f"{len(segments):05d}.mp4")
             with SegmentWriter(segments[-1], spec) as writer:
                 for frame in group:
-                    writer.write(frame.rgb.repeat(NETWORK_SCALE, 0).repeat(NETWORK_SCALE, 1), frame.pts)
+                    writer.write(frame.rgb.repeat(DEFAULT_SCALE, 0).repeat(DEFAULT_SCALE, 1), frame.pts)
             times += [frame.pts for frame in group]
             if most is not None and len(times) >= most:
                 break
         warnings = [*info.warnings, *reader.warnings]
     out = folder / "result.mp4"
     warnings += assemble(segments, source, out, spec)
-    facts = f"{len(times)} frames {spec.width}×{spec.height}, {_verdict(out, times, spec)}."
+    facts = f"{counted(len(times), 'frame')} {spec.width}×{spec.height}, {_verdict(out, times, spec)}."
     return " ".join([facts, *warnings])
 
 
@@ -76,7 +75,6 @@ def _verdict(out: Path, times: list[int], spec: OutputSpec) -> str:
 
 def run(source: Path, *, scale: int, most: int | None) -> Outcome:
     """Upscale one file, and look for files and processes that are left behind."""
-    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
@@ -86,7 +84,7 @@ def run(source: Path, *, scale: int, most: int | None) -> Outcome:
         except (MediaError, OSError) as error:
             message, done = f"{type(error).__name__}: {error}", False
         left = [path.name for path in folder.iterdir() if path.suffix != ".mp4"] + _children()
-    return Outcome(source.name, done, message, time.monotonic() - begun, ", ".join(left) or "nothing")
+    return Outcome(source.name, done, message, ", ".join(left) or "nothing")
 
 
 def _children() -> list[str]:
@@ -100,15 +98,12 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2, choices=(2, 3, 4))
     parser.add_argument("--frames", type=int, default=None, help="stop each file after about this many frames")
     arguments = parser.parse_args()
-    print("| file | outcome | message | s | left behind |\n|---|---|---|---|---|")
+    print("| file | outcome | message | left behind |\n|---|---|---|---|")
     before = _resident_mb()
     for path in sorted(arguments.folder.iterdir()):
         outcome = run(path, scale=arguments.scale, most=arguments.frames)
         verdict = "done" if outcome.done else "refused"
-        print(
-            f"| {outcome.name} | {verdict} | {outcome.message} | {outcome.seconds:.1f} | {outcome.left_behind} |",
-            flush=True,
-        )
+        print(f"| {outcome.name} | {verdict} | {outcome.message} | {outcome.left_behind} |", flush=True)
     print(f"\nMemory of this process: {before} MB before, {_resident_mb()} MB after.")
 
 

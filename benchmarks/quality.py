@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.stream import results
+from benchmarks.stream import results, skip_ratio
 from media import dataset
 from model import quality as metrics
 from model.engine.upscaler import Frames, Upscaler
@@ -137,10 +137,9 @@ def _upscale(upscaler: Upscaler, lr: Frames, routing: str) -> tuple[float, float
     for result in results(upscaler, lr, chunk=CHUNK, lookahead=LOOKAHEAD, routing=routing):
         done.append(result.frames)
         reports += result.reports
-    total = sum(r.units_total for r in reports)
     ms = 1000 * fmean(r.seconds for r in reports)
     frames: Frames = np.concatenate(done).astype(np.uint8, copy=False)
-    return ms, sum(r.units_left_out for r in reports) / total if total else 0.0, frames
+    return ms, skip_ratio(reports), frames
 
 
 def _planar(frames: Frames) -> Tensor:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames
-from model.network.basicvsr import DEFAULT_SCALE as SCALE
 from model.network.basicvsr import BasicVSR
 from model.routing import RoutingReport
 
@@ -62,6 +61,7 @@ class Reference:
         network = arch.BasicVSR(weights.config.channels, weights.config.blocks)
         network.load_state_dict(weights.state_dict())
         self.network: nn.Module = network.eval().requires_grad_(False)
+        self._scale = weights.scale
         self._warp = architecture("arch_util").flow_warp
 
     @torch.inference_mode()
@@ -74,7 +74,7 @@ class Reference:
         before = state if state is not None else RecurrentState(PACKAGE, stored[:0])
         if not emit:
             h, w = stored.shape[1:3]
-            empty = np.empty((0, h * SCALE, w * SCALE, 3), np.uint8)
+            empty = np.empty((0, h * self._scale, w * self._scale, 3), np.uint8)
             return ChunkResult(empty, RecurrentState(PACKAGE, stored, before.last, before.feat), [])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the wheel calls torch.meshgrid without `indexing`
@@ -102,13 +102,13 @@ class Reference:
                 backs.append(feat)
 
         feat = before.feat[None] if carried and before.feat is not None else torch.zeros_like(feat)
-        out = np.empty((emit, x.shape[-2] * SCALE, x.shape[-1] * SCALE, 3), np.uint8)
+        out = np.empty((emit, x.shape[-2] * self._scale, x.shape[-1] * self._scale, 3), np.uint8)
         for i in range(first, first + emit):
             if i > 0:
                 feat = self._warp(feat, to_prev[:, i - 1].permute(0, 2, 3, 1))
             feat = net.forward_trunk(torch.cat([x[:, i], feat], dim=1))
             image = self._upsampled(torch.cat([backs.pop(), feat], dim=1)) + F.interpolate(
-                x[:, i], scale_factor=SCALE, mode="bilinear", align_corners=False
+                x[:, i], scale_factor=self._scale, mode="bilinear", align_corners=False
             )
             out[i - first] = image[0].permute(1, 2, 0).mul_(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
         return out, feat[0]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.model import reduced
 from benchmarks.report import machine, one_line, write_json
-from benchmarks.stream import results
+from benchmarks.stream import results, skip_ratio
 from media.dataset import clip as read_clip
 from media.dataset import h264
 from model.engine.upscaler import Frames, Upscaler, load_model
@@ -147,8 +147,7 @@ def _run(model: Upscaler, truth: torch.Tensor, frames: Frames, routing: str) -> 
         seconds += result.seconds
         reports += result.reports
         db += [psnr_y(torch.from_numpy(frame).permute(2, 0, 1), truth) for frame in result.frames]
-    total = sum(report.units_total for report in reports)
-    return Pass(seconds / len(frames), sum(report.units_left_out for report in reports) / total, db)
+    return Pass(seconds / len(frames), skip_ratio(reports), db)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups
+from model.routing import RoutingReport
 
 
 def results(
@@ -19,3 +20,9 @@ def results(
         result = model.forward(np.stack(group), state, lookahead=lookahead, last=last, routing=routing)
         state = result.state
         yield result
+
+
+def skip_ratio(reports: Sequence[RoutingReport]) -> float:
+    """Fraction of the (tile, block) units that were not computed, over several frames."""
+    total = sum(report.units_total for report in reports)
+    return sum(report.units_left_out for report in reports) / total if total else 0.0

@@ -81,12 +81,11 @@ def run_model(paths: Sequence[Path], options: Options, weights_dir: Path, *, out
 
     Raises CommandError, ModelError.
     """
-    from rich.console import Console
-
     from benchmarks import reference
     from benchmarks.model import measure
     from benchmarks.report import machine, one_line, show, write_json
     from benchmarks.summary import summary
+    from commands.shared.console import Console
     from model.device import resolve_device, set_threads
 
     if options.with_reference and not reference.available():

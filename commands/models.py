@@ -34,9 +34,9 @@ def run(weights_dir: Path, *, fetch: bool) -> int:
 
 
 def _list(weights_dir: Path) -> int:
-    from rich.console import Console
     from rich.table import Table
 
+    from commands.shared.console import Console
     from model.zoo.models import cards, unusable
 
     table = Table("model", "weights", "description", box=None, header_style="bold", pad_edge=False)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# install.sh EXTRAS: what the package and these of its extras need, pinned, into /opt/venv; without the package itself,
-# whose code is a layer of its own.
+# install.sh EXTRAS: install the pinned dependencies of the package and of these extras into /opt/venv. The package's own
+# code is a separate layer.
 set -eu
 python -m venv --without-pip /opt/venv
 python - "$1" >wanted.txt <<'EOF'
@@ -14,9 +14,9 @@ for extra in sys.argv[1].split(","):
     print(*project["optional-dependencies"][extra], sep="\n")
 EOF
 pip --python /opt/venv/bin/python install --quiet --no-compile -c requirements.lock -r wanted.txt
-# what nobody runs in a container: test suites and headers
+# No container runs test suites or needs headers.
 find /opt/venv -type d \( -name tests -o -name __pycache__ -o -path '*/torch/include' \) -prune -exec rm -rf {} +
 find /opt/venv -name '*.pyi' -delete
-# debug symbols of compiled packages (a third of PyAV and most of uvloop); libraries that wheels bundle have none
+# Debug symbols make up a third of PyAV and most of uvloop. Libraries bundled in wheels have none.
 find /opt/venv -name '*.so' -not -path '*.libs/*' -not -path '*/torch/*' -exec strip --strip-unneeded {} +
 ./compile.sh /opt/venv

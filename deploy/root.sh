@@ -1,6 +1,6 @@
 #!/bin/sh
-# root.sh DIR: a root file system for /opt/venv in DIR, and no more than it needs: this Python, the shared libraries that
-# it and the packages load, certificates, time zones, the users. No shell, no package manager, no set-uid program.
+# root.sh DIR: write a minimal root file system for /opt/venv to DIR: Python, the shared libraries that Python and the packages
+# load, certificates, time zones, the users. No shell, no package manager, no set-uid program.
 set -eu
 root=$1
 python=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
@@ -10,7 +10,7 @@ ln -s usr/lib "$root/lib"
 ln -s usr/lib64 "$root/lib64"
 install -d -m 1777 "$root/tmp"
 
-# Python, less what nobody runs in a container
+# Python without the parts that no container runs.
 cp -a /usr/local/bin/python /usr/local/bin/python3* "$root/usr/local/bin"
 rm -f "$root"/usr/local/bin/*-config
 cp -a /usr/local/lib/libpython*.so* "$root/usr/local/lib"
@@ -18,8 +18,8 @@ cp -a "$python" "$root/usr/local/lib"
 cd "$root$python"
 rm -rf config-* ensurepip idlelib lib2to3 pydoc_data site-packages/* test tkinter turtledemo lib-dynload/_tk* lib-dynload/_test*
 
-# Shared libraries from outside: what ldd finds, and what glibc loads when a thread is cancelled. One that is missing
-# ends the build.
+# Shared libraries outside the packages: those that ldd finds, and those that glibc loads when a thread is cancelled. A missing
+# library ends the build.
 find "$root/usr/local" /opt/venv -type f \( -name '*.so' -o -name '*.so.*' -o -name 'python3*' \) -exec ldd {} + >/tmp/ldd
 if grep 'not found' /tmp/ldd; then exit 1; fi
 {

@@ -11,10 +11,10 @@ from media.errors import OverLimit, UnusableVideo
 from media.limits import DEFAULT_LIMITS, Limits
 from media.types import MediaInfo, OutputSpec
 
-__all__ = ["NETWORK_SCALE", "OutputSpec", "output_spec"]
+__all__ = ["DEFAULT_SCALE", "OutputSpec", "output_spec"]
 
-NETWORK_SCALE: Final = 4
-"""Enlargement of the network's frames. An output of another size is scaled from them."""
+DEFAULT_SCALE: Final = 4
+"""Enlargement of an output without `scale` or `height`."""
 _SMALLEST: Final = {"h264": 2, "hevc": 16, "av1": 4}
 """Smallest side, in pixels, that each codec's encoder accepts."""
 
@@ -32,7 +32,7 @@ def output_spec(
     """Choose the output for a source. Its container is `info.target`.
 
     Args:
-        scale: enlargement; `NETWORK_SCALE` by default.
+        scale: enlargement; `DEFAULT_SCALE` by default.
         height: height in pixels, instead of `scale`; the width follows.
         codec: h264, hevc, av1, or auto: av1 for webm, else h264.
         hardware: software, nvenc, vaapi or auto; see `media.encode.hardware.choose`.
@@ -44,7 +44,7 @@ def output_spec(
     if codec == "auto":
         codec = "av1" if info.target == "webm" else "h264"
     video = info.video
-    factor = Fraction(scale or NETWORK_SCALE) if height is None else Fraction(height, video.height)
+    factor = Fraction(scale or DEFAULT_SCALE) if height is None else Fraction(height, video.height)
     width, height = _even(video.width * factor), _even(video.height * factor)
     shape = video.sample_aspect_ratio
     warnings: tuple[str, ...] = ()

@@ -99,6 +99,11 @@ class MediaInfo:
     """Losses and changes that `target` makes necessary."""
 
 
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """A number and its noun: 1 frame, 2 frames."""
+    return f"1 {singular}" if number == 1 else f"{number} {plural or singular + 's'}"
+
+
 @dataclass
 class Damage:
     """Faults that the decoder found and worked around."""
@@ -130,13 +135,17 @@ class Damage:
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each kind of fault, and for each kind of dropped metadata."""
+        resized = counted(self.resized, "frame was", "frames were")
         sentences = (
-            (self.concealed, f"{self.concealed} damaged frames were concealed."),
-            (self.lost, f"{self.lost} packets of the video could not be decoded; their frames are missing."),
-            (self.repaired_pts, f"{self.repaired_pts} frames had no usable timestamp and received a new one."),
+            (self.concealed, f"{counted(self.concealed, 'damaged frame was', 'damaged frames were')} concealed."),
+            (self.lost, f"{counted(self.lost, 'packet')} of the video could not be decoded; frames are missing."),
+            (
+                self.repaired_pts,
+                f"{counted(self.repaired_pts, 'frame')} had no usable timestamp and received a new one.",
+            ),
             (self.restarts, "The video's timestamps start over; the later part follows the earlier part."),
             (self.discontinuities, "The file's timestamps jump ahead; the gap was removed."),
-            (self.resized, f"The frame size changes; {self.resized} frames were scaled to the size of the first."),
+            (self.resized, f"The frame size changes; {resized} scaled to the size of the first frame."),
             (self.truncated, "The file is truncated; the rest of the video is missing."),
         )
         return (*(sentence for count, sentence in sentences if count), *self.dropped_metadata)

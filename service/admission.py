@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.errors import InvalidRequest
+from jobs.errors import InvalidRequest, TooLarge, UploadStalled
 from jobs.schema import JobOptions, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
@@ -19,7 +19,7 @@ from pipeline.source import media_limits, stream_facts, user_errors
 
 @dataclass(frozen=True)
 class Admission:
-    """A video accepted for processing: its options, its properties, and warnings for the user."""
+    """A video accepted for processing, with options, properties and warnings for the user."""
 
     options: JobOptions
     facts: StreamFacts
@@ -27,7 +27,7 @@ class Admission:
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
-    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest that lists every error."""
+    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest with all errors."""
     given: dict[str, object] = {name: text for name, text in texts.items() if text}
     if unknown := sorted(given.keys() - JobOptions.model_fields.keys()):
         known = ", ".join(JobOptions.model_fields)
@@ -63,3 +63,13 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )
     return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
+
+
+def oversized(limit: int) -> TooLarge:
+    """Create the error for an upload above `limit` bytes."""
+    return TooLarge(f"the upload is larger than {limit:,} bytes (SKIPVSR_MAX_UPLOAD_BYTES)")
+
+
+def stalled(seconds: float) -> UploadStalled:
+    """Create the error for an upload without data for this time."""
+    return UploadStalled(f"no data arrived for {seconds:g} s (SKIPVSR_UPLOAD_IDLE_SECONDS): send the file again")

@@ -1,4 +1,4 @@
-"""Request ids in the log: the caller's own id if it is safe to log, else a new one."""
+"""Request ids for the log."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_id(given: str) -> str:
-    """Return `given` if it is safe to log, else a new id of 16 hexadecimal digits."""
+    """Return `given` if safe to log, else a new id of 16 hexadecimal digits."""
     return given if _HARMLESS.fullmatch(given) else secrets.token_hex(8)

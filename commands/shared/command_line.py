@@ -125,7 +125,10 @@ class ModelName(click.ParamType[str]):
         """Complete the names of built-in models and of the files in the weights folder."""
         from click.shell_completion import CompletionItem
 
-        users = [path.stem for path in read_settings().weights.glob("*.safetensors")]
+        try:
+            users = [path.stem for path in read_settings().weights.glob("*.safetensors")]
+        except ValueError:  # an invalid setting: a completion is no place to complain
+            users = []
         names = dict.fromkeys([*MODELS, *sorted(users)])
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 

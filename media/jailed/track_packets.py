@@ -15,6 +15,7 @@ from media.demux.discontinuities import Discontinuities
 from media.demux.monotonic import MonotonicTimestamps, SubtitleTimestamps
 from media.demux.opening import video_stream
 from media.tracks.track import Track
+from media.types import counted
 
 
 def track_packets(
@@ -80,7 +81,8 @@ class _Timestamps:
             if index not in tracks:
                 continue
             if timestamps.dropped:
-                yield f"{timestamps.dropped} packets of audio track {index} repeat a timestamp and are dropped."
+                packets = counted(timestamps.dropped, "packet")
+                yield f"Audio track {index} loses {packets} with a repeated timestamp."
             if timestamps.shift:
                 yield f"The timestamps of audio track {index} start over; the later part follows the earlier part."
 

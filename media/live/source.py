@@ -18,7 +18,7 @@ from media.color.yuv import to_rgb
 from media.encode.hardware import choose
 from media.errors import UnusableVideo
 from media.reader import Frame
-from media.spec import NETWORK_SCALE
+from media.spec import DEFAULT_SCALE
 from media.types import Color, ColorRange, OutputSpec
 
 PIPE = "-"
@@ -70,7 +70,7 @@ class LiveSource:
     def output(self, *, codec: str, crf: int) -> OutputSpec:
         """The output of upscaling this source."""
         color = resolved(Color(), pixel_format="yuv420p", height=self.height)
-        width, height = NETWORK_SCALE * self.width, NETWORK_SCALE * self.height
+        width, height = DEFAULT_SCALE * self.width, DEFAULT_SCALE * self.height
         encoder = choose(codec, "software", width, height)
         return OutputSpec(
             width=width,

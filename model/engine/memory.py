@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
     """Keep up to 512 MB of freed memory until `give_back`; glibc keeps 128 kB by default.
 
     The features of a frame take some megabytes and are freed after the next frame. The system zeroes each fresh page: 3
-    to 8 thousand pages for a frame of 320x180 with `small`, 8 to 30 ms of one core (`model/LOG.md`). A gRPC round trip
+    to 8 thousand pages for a frame of 320x180 with `small`, 8 to 30 ms of one core (lab notebook). A gRPC round trip
     with an answer of 2.8 MB takes 5.5 ms with fresh pages and 2.9 ms without. Call this function before starting
     threads: all threads then share one heap, since heaps of threads end at 64 MB and map larger blocks. Other C
     libraries stay unchanged.

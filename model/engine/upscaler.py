@@ -118,7 +118,7 @@ class Upscaler:
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
         made = preset(name, **{**numbers, **changes})
         if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
-            # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (model/LOG.md).
+            # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
             adapted = self.estimator is not None and self.estimator.adapted is not None
             made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted else 0.0)
         return made

@@ -1,7 +1,7 @@
 """Find the inner edges of letterbox and pillarbox bars, also of dark borders in digitised tapes.
 
 Gates skip nothing beside an edge. A head reads means over a tile and hardly recognises an edge, but the next frames
-inherit the error of skipping there: two thirds of the loss on one clip (`model/LOG.md`).
+inherit the error of skipping there: two thirds of the loss on one clip (lab notebook).
 """
 
 from __future__ import annotations

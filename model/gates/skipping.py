@@ -38,7 +38,7 @@ TAIL_BAND = 3
 """Rows of tiles in a band of the upsampler."""
 CELL, CELL_HALO = 24, 1
 """Approximate side and halo of a trunk's cells in pixels. Without a halo, seams cost PSNR; two pixels or more gain
-nothing (`model/LOG.md`)."""
+nothing (lab notebook)."""
 MOST = 3.0
 """Cap of the log price of a tile, in computed tiles: no single tile decides for its cell."""
 

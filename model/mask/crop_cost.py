@@ -14,7 +14,7 @@ from model.network.basicvsr import NetworkConfig
 FULL = 1300
 """Overhead for BasicVSR, measured on two cores with AMX by pairs of dense and routed runs. On two cores with AVX2 only,
 a trunk on 8x8 to 48x48 pixels has an overhead of 245 to 95 pixels. With 600 or 150, however, rectangles follow single
-tiles and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (`model/LOG.md`)."""
+tiles and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (lab notebook)."""
 LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 4000, 1200
 """Overheads for networks with a light tail, whose pixels cost a tenth. Measured with `small`: the first with AMX, the
 last in float32 with AVX2 only (780 to 1210 pixels for a trunk on 8x8 to 48x48 pixels). The value for AVX512-BF16

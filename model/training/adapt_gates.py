@@ -5,7 +5,7 @@ and surrogates train together on clips in which the heads decide about skipping.
 ACM MM 2024) holds the features of both branches to those of the dense twin, the unchanged network. Alignment covers
 whole sequences, since the error of skipping grows with their length. Fit the heads again afterwards.
 
-Gates trained with straight-through gradients and a budget were far worse: `model/LOG.md`.
+Gates trained with straight-through gradients and a budget were far worse: lab notebook.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def fit(
 
 
 def layout(config: NetworkConfig) -> Layout:
-    """Return the groups that get gates, and the size of the surrogates (reasons: `model/LOG.md`).
+    """Return the groups that get gates, and the size of the surrogates (reasons: lab notebook).
 
     In the paper's network the gates cover the blocks after the first fifth, except the last two. In a light network a
     call costs as much as its pixels, so one gate covers all blocks of a branch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import socket
 from functools import cache
 from ipaddress import ip_address
@@ -14,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.exceptions import HTTPException
 
 from jobs.errors import Unauthorized
-from jobs.settings import Settings
+from service import api_key
 from service.http.dependencies import SettingsDep
 
 COOKIE = "skipvsr_key"
@@ -39,7 +38,7 @@ def require_key(
 
     The cookie is accepted for GET and HEAD only: browsers also attach cookies to forms posted by other sites.
     """
-    expected = _api_key(settings).encode()
+    expected = api_key.configured(settings).encode()
     if not expected:
         return
     cookie = unquote(request.cookies.get(COOKIE, "")) if request.method in _SAFE else ""
@@ -48,8 +47,7 @@ def require_key(
     given = [cookie.encode(), *(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
     if not any(given):
         raise Unauthorized("this server needs its API key: send Authorization: Bearer <key>, or X-API-Key: <key>")
-    # Compare every candidate in constant time, so that timing reveals nothing about the key.
-    if not sum(hmac.compare_digest(key, expected) for key in given):
+    if not api_key.matches(expected, given):
         raise Unauthorized("the API key is wrong")
 
 
@@ -59,7 +57,7 @@ def known_name(request: Request, settings: SettingsDep) -> None:
     DNS rebinding: a web site can point its own name at this machine, and browsers then treat its requests as
     same-site. IP addresses, local names and the names in `http_names` cannot be abused like this.
     """
-    if _api_key(settings):
+    if api_key.configured(settings):
         return
     name = _host_name(request.headers.get("host", ""))
     configured = [given.strip().lower() for given in settings.http_names.split(",")]
@@ -76,10 +74,6 @@ def same_site(request: Request) -> None:
     """Refuse state-changing requests that other web sites trigger in a visitor's browser, with 403."""
     if request.method not in _SAFE and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise HTTPException(403, "requests from other web sites are not allowed")
-
-
-def _api_key(settings: Settings) -> str:
-    return settings.api_key.get_secret_value() if settings.api_key else ""
 
 
 def _host_name(host: str) -> str:

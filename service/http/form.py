@@ -15,8 +15,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from jobs.errors import InvalidRequest, TooLarge, UploadStalled
+from jobs.errors import InvalidRequest
 from jobs.incoming import Incoming
+from service.admission import oversized, stalled
 from service.names import harmless_name
 
 FILE_FIELD = "file"
@@ -109,7 +110,7 @@ class _FormBuilder:
         if self._part.is_file:
             self.file_size += end - start
             if self.file_size > self.max_file_bytes:
-                raise _too_large(self.max_file_bytes)
+                raise oversized(self.max_file_bytes)
             self.buffer += memoryview(data)[start:end]
             return
         if len(self._part.value) + end - start > _MAX_FIELD_BYTES:
@@ -147,7 +148,7 @@ def announced_bytes(request: Request, max_file_bytes: int) -> int:
     text = request.headers.get("content-length", "")
     size = int(text) if text.isdecimal() else 0
     if size > max_file_bytes + _FORM_OVERHEAD_BYTES:
-        raise _too_large(max_file_bytes)
+        raise oversized(max_file_bytes)
     return size
 
 
@@ -161,7 +162,7 @@ async def _parse(
         async for packet in _packets(request, idle_seconds):
             total += len(packet)
             if total > max_file_bytes + _FORM_OVERHEAD_BYTES:
-                raise _too_large(max_file_bytes)
+                raise oversized(max_file_bytes)
             parser.write(packet)
             if len(form.buffer) >= _BUFFER_BYTES:
                 await _write(target, form.buffer)
@@ -183,9 +184,7 @@ async def _packets(request: Request, idle_seconds: float) -> AsyncIterator[bytes
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise UploadStalled(
-                f"no data arrived for {idle_seconds:g} s (SKIPVSR_UPLOAD_IDLE_SECONDS): send the file again"
-            ) from None
+            raise stalled(idle_seconds) from None
 
 
 async def _write(target: Incoming, buffer: bytearray) -> None:
@@ -205,7 +204,3 @@ def _text(raw: bytes | bytearray) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the upload is larger than {limit:,} bytes (SKIPVSR_MAX_UPLOAD_BYTES)")

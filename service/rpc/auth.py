@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from grpc import StatusCode
 
-from service.rpc.errors import StreamError, abort
+from service import api_key
+from service.rpc.errors import StatusError, abort
 
 _PUBLIC = ("/grpc.health.v1.Health/",)
 """Orchestrators check health without a key. The answer reveals only whether the server is up."""
@@ -27,8 +27,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None or handler_call_details.method.startswith(_PUBLIC):
             return handler
         given = _keys(handler_call_details.invocation_metadata)
-        # Compare every candidate in constant time, so that timing reveals nothing about the key.
-        if sum(hmac.compare_digest(key, self._key) for key in given):
+        if api_key.matches(self._key, given):
             return handler
         return _refusal(handler, "the API key is wrong" if given else "this server needs its API key in the metadata")
 
@@ -47,7 +46,7 @@ def _keys(metadata: Any) -> list[bytes]:
 def _refusal(handler: Any, message: str) -> Any:
     async def refuse(request: Any, context: Any) -> None:
         hint = f"{message}: send authorization: Bearer <key>, or x-api-key: <key>"
-        await abort(context, StreamError(StatusCode.UNAUTHENTICATED, hint, reason="UNAUTHORIZED"))
+        await abort(context, StatusError(StatusCode.UNAUTHENTICATED, hint, reason="UNAUTHORIZED"))
 
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,

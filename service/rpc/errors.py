@@ -37,7 +37,7 @@ DOMAIN = "skipvsr"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
-class StreamError(Exception):
+class StatusError(Exception):
     """An error with a gRPC status code, a one-line message, and machine-readable details."""
 
     def __init__(
@@ -58,14 +58,14 @@ class StreamError(Exception):
         self.retry_after = retry_after
 
 
-def invalid(field: str, message: str) -> StreamError:
+def invalid(field: str, message: str) -> StatusError:
     """Create the error for an invalid field of a request."""
-    return StreamError(StatusCode.INVALID_ARGUMENT, f"{field}: {message}", reason="INVALID_REQUEST", field=field)
+    return StatusError(StatusCode.INVALID_ARGUMENT, f"{field}: {message}", reason="INVALID_REQUEST", field=field)
 
 
-def stopping() -> StreamError:
+def stopping() -> StatusError:
     """Create the error for a server that is shutting down."""
-    return StreamError(
+    return StatusError(
         StatusCode.UNAVAILABLE, "the server is stopping; connect again", reason="SERVER_STOPPING", retry_after=2
     )
 
@@ -94,27 +94,27 @@ _MODEL_CODES: dict[type[ModelError], StatusCode] = {
 }
 
 
-def as_stream_error(error: Exception) -> StreamError:
+def to_status_error(error: Exception) -> StatusError:
     """Convert any error. Unexpected errors become INTERNAL, without their text."""
     match error:
-        case StreamError():
+        case StatusError():
             return error
         case SkipVsrError():
             code = _JOB_CODES.get(type(error), StatusCode.INTERNAL)
-            return StreamError(code, str(error), reason=_reason(error.kind), retry_after=error.retry_after)
+            return StatusError(code, str(error), reason=_reason(error.kind), retry_after=error.retry_after)
         case ModelError():
             code = _MODEL_CODES.get(type(error), StatusCode.INTERNAL)
             retry_after = 5 if isinstance(error, DeviceError) else None
-            return StreamError(code, str(error), reason=_reason(_kebab(error)), retry_after=retry_after)
+            return StatusError(code, str(error), reason=_reason(_kebab(error)), retry_after=retry_after)
         case MediaError():
-            return StreamError(StatusCode.INVALID_ARGUMENT, str(error), reason=_reason(_kebab(error)))
+            return StatusError(StatusCode.INVALID_ARGUMENT, str(error), reason=_reason(_kebab(error)))
         case _:
-            return StreamError(
+            return StatusError(
                 StatusCode.INTERNAL, "internal error; the server's log has the details", reason="INTERNAL"
             )
 
 
-def status_metadata(error: StreamError) -> tuple[tuple[str, bytes], ...]:
+def status_metadata(error: StatusError) -> tuple[tuple[str, bytes], ...]:
     """Encode google.rpc.Status as trailing metadata: ErrorInfo, and BadRequest and RetryInfo if applicable."""
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
@@ -132,7 +132,7 @@ def status_metadata(error: StreamError) -> tuple[tuple[str, bytes], ...]:
     return ((_DETAILS_KEY, status.SerializeToString()),)
 
 
-async def abort(context: Any, error: StreamError, *more: tuple[str, str]) -> NoReturn:
+async def abort(context: Any, error: StatusError, *more: tuple[str, str]) -> NoReturn:
     """End a call with an error's status and `more` trailing metadata. Always raises grpc's AbortError."""
     await context.abort(error.code, str(error), (*status_metadata(error), *more))
     raise AssertionError("context.abort always raises")
@@ -154,10 +154,10 @@ async def reported(context: Any, method: str) -> AsyncIterator[dict[str, object]
     except Exception as error:
         if isinstance(error, AbortError):
             raise
-        known = as_stream_error(error)
+        known = to_status_error(error)
         if known.code is StatusCode.INTERNAL:
             log.exception("%s failed (request %s)", method, request_id, extra=extra)
-            known = StreamError(known.code, f"{known} (request {request_id})", reason=known.reason)
+            known = StatusError(known.code, f"{known} (request {request_id})", reason=known.reason)
         else:
             log.info("%s %s: %s", method, known.code.name, known, extra=extra)
         await abort(context, known, (ids.HEADER, request_id))

@@ -1,4 +1,4 @@
-"""Groups of frames: the unit in which a stream's frames enter the network."""
+"""Groups of frames, the network's unit of input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.rpc.stream_config import StreamConfig
 
 @dataclass(frozen=True)
 class FrameGroup:
-    """Frames that enter the network in one call."""
+    """Frames for one call of the network."""
 
     frames: list[Rgb]
     tickets: list[FrameTicket]
@@ -20,23 +20,23 @@ class FrameGroup:
 
 
 class FrameGrouper:
-    """Collects frames until each call emits `chunk` of them (see `model.engine.upscaler.groups`)."""
+    """Collects frames, so that each call of the network emits `chunk` frames (see `model.engine.upscaler.groups`)."""
 
     def __init__(self, config: StreamConfig, *, pending: int) -> None:
-        """`pending`: look-ahead frames that the recurrent state holds already, after a resumption."""
+        """`pending`: number of look-ahead frames in the recurrent state, after a resumption."""
         self._config = config
         self._size = config.chunk + config.lookahead - pending
         self._frames: list[Rgb] = []
         self._tickets: list[FrameTicket] = []
 
     def add(self, rgb: Rgb, ticket: FrameTicket) -> FrameGroup | None:
-        """Add a frame. Returns a group if the frame completes one."""
+        """Add a frame. Returns a group if complete."""
         self._frames.append(rgb)
         self._tickets.append(ticket)
         return self._take(last=False) if len(self._frames) >= self._size else None
 
     def add_last(self, rgb: Rgb, ticket: FrameTicket) -> None:
-        """Add the stream's last frame. The frame always belongs to the group that `end` returns."""
+        """Add the stream's last frame. The frame always becomes part of the last group."""
         self._frames.append(rgb)
         self._tickets.append(ticket)
 

@@ -1,4 +1,4 @@
-"""Inference for live streams: a stream's groups run one after the other, in a batch with other streams if possible."""
+"""Inference for live streams. Groups of a stream run in order, in batches with groups of other streams if possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CPU_BATCH_PIXELS: Final = 57_600
 
 @dataclass(frozen=True)
 class UpscaledGroup:
-    """Frames that the network emitted for a group."""
+    """The network's output for a group."""
 
     frames: list[Rgb]
     tickets: list[FrameTicket]
@@ -32,7 +32,7 @@ class UpscaledGroup:
     snapshot: Snapshot
     """Point from which the stream can resume once these frames are written."""
     batch_size: int = 1
-    """Streams in the batch, this one included."""
+    """Number of streams in the batch."""
 
 
 class StreamInference:
@@ -50,7 +50,7 @@ class StreamInference:
 
     @property
     def batch_key(self) -> Hashable:
-        """Key that is equal for streams that can share a batch; None while this stream is computed in crops."""
+        """Batch key: equal for streams able to share a batch; None while the stream is computed in crops."""
         config = self._config
         size = config.source.width, config.source.height
         return (self.model, size, config.routing, config.chunk, config.lookahead) if self._dense else None
@@ -91,7 +91,7 @@ InferenceOutcome = UpscaledGroup | Exception | None
 
 @dataclass(frozen=True, eq=False)
 class InferenceTask:
-    """A task for the scheduler: one group of one stream."""
+    """A scheduler task: one group of a stream."""
 
     inference: StreamInference
     group: FrameGroup | None
@@ -101,7 +101,7 @@ class InferenceTask:
 
     @property
     def batch_key(self) -> Hashable:
-        """Key that is equal for tasks that can share a batch."""
+        """Batch key: equal for tasks able to share a batch."""
         return self.inference.batch_key if self.group is not None else None
 
     @property

@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from jobs.errors import InvalidRequest, TooLarge, UploadStalled
+from jobs.errors import InvalidRequest
 from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
-from service.admission import admit
+from service.admission import admit, oversized, stalled
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
 from service.rpc import messages
@@ -148,14 +148,12 @@ class JobService:
             async with asyncio.timeout(seconds):
                 return await anext(requests, None)
         except TimeoutError:
-            raise UploadStalled(
-                f"no data arrived for {seconds:g} s (SKIPVSR_UPLOAD_IDLE_SECONDS): send the file again"
-            ) from None
+            raise stalled(seconds) from None
 
     def _check_bytes(self, size: int) -> None:
         limit = self._settings.max_upload_bytes
         if size > limit:
-            raise TooLarge(f"the upload is larger than {limit:,} bytes (SKIPVSR_MAX_UPLOAD_BYTES)")
+            raise oversized(limit)
 
 
 @asynccontextmanager

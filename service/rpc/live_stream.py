@@ -18,7 +18,7 @@ from grpc import StatusCode
 from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
 from service.rpc.codec_runner import CodecRunner
-from service.rpc.errors import StreamError
+from service.rpc.errors import StatusError
 from service.rpc.grouping import FrameGroup
 from service.rpc.inference import InferenceOutcome, InferenceTask, StreamInference
 from service.rpc.scheduler import Lane, Scheduler
@@ -49,12 +49,12 @@ class LiveStream:
         return self._session.config.max_in_flight(self._settings.grpc_in_flight)
 
     async def run(self, requests: AsyncIterator[StreamMessage], context: Any, last_received: int | None) -> None:
-        """Serve the stream until its end. Raises StreamError, ModelError or MediaError if it fails.
+        """Serve the stream until its end. Raises StatusError, ModelError or MediaError if it fails.
 
         Args:
             requests: the messages after the config.
             context: grpc's context, to which the answers are written.
-            last_received: sequence number of the last answer that the client has already, after a resumption.
+            last_received: sequence number of the client's last answer before a resumption.
         """
         lane = self._scheduler.open_lane()
         reader = asyncio.create_task(self._read(requests, lane))
@@ -123,7 +123,7 @@ class LiveStream:
             return
         blocked = not self._outcomes.empty() or self._permits.locked()
         event = "the client read no answer" if blocked else "no frame arrived"
-        raise StreamError(
+        raise StatusError(
             StatusCode.DEADLINE_EXCEEDED,
             f"{event} for {seconds:g} s (SKIPVSR_GRPC_IDLE_SECONDS)",
             reason="STREAM_IDLE",

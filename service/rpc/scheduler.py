@@ -24,14 +24,14 @@ class Task(Protocol):
 
     @property
     def batch_key(self) -> Hashable:
-        """Key that is equal for tasks that can share a batch; None if this task must run alone."""
+        """Batch key: equal for tasks able to share a batch; None for a task that must run alone."""
 
     @property
     def max_batch(self) -> int:
-        """Maximum number of tasks in a batch, this task included."""
+        """Maximum number of tasks in a batch."""
 
     def run(self, others: Sequence[Any]) -> None:
-        """Run this task in one batch with `others`, which have the same batch key."""
+        """Run the task in a batch with `others` of the same batch key."""
 
 
 @dataclass(eq=False)

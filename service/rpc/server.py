@@ -20,6 +20,7 @@ from jobs.settings import Settings
 from model.device import resolve_device, set_threads
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
+from service import api_key
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
@@ -112,7 +113,7 @@ def _server(settings: Settings) -> Any:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
-    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    key = api_key.configured(settings)
     return grpc.aio.server(interceptors=[KeyInterceptor(key)] if key else [], options=options)
 
 

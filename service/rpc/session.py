@@ -1,4 +1,4 @@
-"""A live stream's session: what survives a broken connection, and the figures of its summary."""
+"""A live stream's session: state that survives a broken connection, and figures for the summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.engine.state import RecurrentState
 from model.routing import RoutingReport
-from service.rpc.errors import StreamError
+from service.rpc.errors import StatusError
 from service.rpc.latency import LatencyHistogram
 from service.rpc.stream_config import StreamConfig
 from service.rpc.stream_metrics import StreamMetrics
@@ -23,7 +23,7 @@ _MAX_SNAPSHOT_BYTES: Final = 256 * 1024**2
 
 @dataclass(frozen=True)
 class FrameTicket:
-    """A frame's data other than its pixels. The ticket follows the frame through decoder, network and encoder."""
+    """A frame's metadata. The ticket follows the frame through decoder, network and encoder."""
 
     sequence: int
     pts: int
@@ -38,7 +38,7 @@ class Snapshot:
 
     state: RecurrentState | None = None
     pending: tuple[FrameTicket, ...] = ()
-    """Tickets of the frames that the state holds back as look-ahead."""
+    """Tickets of the look-ahead frames in the state."""
     consumed: int | None = None
     """Sequence number of the last input frame in the state; None before the first."""
     answered: int | None = None
@@ -62,7 +62,7 @@ class StreamTotals:
     left_out: int = 0
     """Units not computed: reused by the inter-frame mask, or skipped by gates."""
     reused: int = 0
-    """Units among `left_out` that the inter-frame mask reused."""
+    """Part of `left_out` reused by the inter-frame mask."""
     scenes: int = 0
     model_seconds: float = 0.0
     dense_seconds: float = 0.0
@@ -93,7 +93,7 @@ class Session:
 
     config: StreamConfig
     token: str
-    stop: asyncio.Future[StreamError]
+    stop: asyncio.Future[StatusError]
     """Set by the registry to end the current connection with this error."""
     metrics: StreamMetrics
     snapshots: deque[Snapshot] = field(default_factory=lambda: deque([Snapshot()]))
@@ -111,14 +111,14 @@ class Session:
     def rewind(self, last_received: int | None) -> Snapshot:
         """Return the newest snapshot at or before an answer, and drop all later ones.
 
-        Raises StreamError if that snapshot is no longer kept.
+        Raises StatusError if that snapshot is no longer kept.
         """
         while self.snapshots:
             answered = self.snapshots[-1].answered
             if answered is None or (last_received is not None and answered <= last_received):
                 return self.snapshots[-1]
             self.snapshots.pop()
-        raise StreamError(
+        raise StatusError(
             StatusCode.FAILED_PRECONDITION,
             f"the state after answer {last_received} is no longer kept; start a new stream",
             reason="SESSION_LOST",

@@ -11,7 +11,7 @@ import torch
 from grpc import StatusCode
 
 from model.engine.memory import give_back
-from service.rpc.errors import StreamError, stopping
+from service.rpc.errors import StatusError, stopping
 from service.rpc.session import Session
 from service.rpc.stream_config import StreamConfig
 from service.rpc.stream_metrics import StreamMetrics
@@ -47,7 +47,7 @@ class SessionRegistry:
         return len(self._active)
 
     def open(self, config: StreamConfig) -> Session:
-        """Create a session for a new stream. Raises StreamError if the server is full or stopping."""
+        """Create a session for a new stream. Raises StatusError if the server is full or stopping."""
         self._check_capacity()
         token = secrets.token_urlsafe(24) if config.resumable else ""
         stop = asyncio.get_running_loop().create_future()
@@ -56,7 +56,7 @@ class SessionRegistry:
         return session
 
     async def resume(self, config: StreamConfig, token: str) -> Session:
-        """Reconnect a session. Raises StreamError if it is unknown, has expired, or has another config."""
+        """Reconnect a session. Raises StatusError if it is unknown, has expired, or has another config."""
         for session in list(self._active):
             if token and secrets.compare_digest(session.token, token):
                 await self._disconnect(session)
@@ -103,7 +103,7 @@ class SessionRegistry:
         if self._draining:
             raise stopping()
         if len(self._active) >= self._most:
-            raise StreamError(
+            raise StatusError(
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"the server has reached its limit of {self._most} streams (SKIPVSR_GRPC_MAX_STREAMS)",
                 reason="TOO_MANY_STREAMS",
@@ -113,7 +113,7 @@ class SessionRegistry:
     def _matching(self, config: StreamConfig, token: str) -> Session:
         session = self._parked.get(token)
         if session is None:
-            raise StreamError(
+            raise StatusError(
                 StatusCode.FAILED_PRECONDITION,
                 f"the session is unknown: sessions expire {self._ttl:g} s after a disconnection "
                 "(SKIPVSR_GRPC_SESSION_SECONDS) and at a restart of the server; start a new stream",
@@ -121,7 +121,7 @@ class SessionRegistry:
                 field="config.resume.session_token",
             )
         if session.config != config:
-            raise StreamError(
+            raise StatusError(
                 StatusCode.FAILED_PRECONDITION,
                 "the config differs from the session's config; send the same config, or start a new stream",
                 reason="SESSION_DIFFERS",
@@ -131,7 +131,7 @@ class SessionRegistry:
 
     async def _disconnect(self, session: Session) -> None:
         """End a session's old connection, whose failure the server has not noticed yet."""
-        error = StreamError(
+        error = StatusError(
             StatusCode.ABORTED, "the session was resumed on another connection", reason="SESSION_TAKEN_OVER"
         )
         self._stop(session, error)
@@ -144,6 +144,6 @@ class SessionRegistry:
             session.expiry.cancel()
 
     @staticmethod
-    def _stop(session: Session, error: StreamError) -> None:
+    def _stop(session: Session, error: StatusError) -> None:
         if not session.stop.done():
             session.stop.set_result(error)

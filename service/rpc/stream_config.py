@@ -103,7 +103,7 @@ class StreamConfig:
 
 
 def resolve(config: pb.StreamConfig, settings: Settings, default_model: str) -> StreamConfig:
-    """Resolve a client's config. Raises StreamError (INVALID_ARGUMENT) that names the wrong field."""
+    """Resolve a client's config. Raises StatusError (INVALID_ARGUMENT) that names the wrong field."""
     _check_size(config, settings)
     rate = _rate(config)
     source, target = _source(config, rate), _target(config, rate)

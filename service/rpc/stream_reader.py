@@ -54,7 +54,7 @@ class StreamReader:
         self._scene_start = start.consumed is None
 
     async def read(self, message: StreamMessage) -> bool:
-        """Process a message. Returns True if its frame ends the stream. Raises StreamError for invalid messages."""
+        """Process a message. Returns True if its frame ends the stream. Raises StatusError for invalid messages."""
         if not isinstance(message, FrameRequest):
             raise invalid("message", "every message after the config must be a frame")
         frame, data = message.frame, message.data

@@ -21,14 +21,14 @@ class StreamWriter:
     """Writes a stream's answers to its connection."""
 
     def __init__(self, session: Session, context: Any, *, runner: CodecRunner, last_received: int | None) -> None:
-        """`last_received`: sequence number of the last answer that the client has already, after a resumption."""
+        """`last_received`: sequence number of the client's last answer before a resumption."""
         self._session, self._context, self._runner = session, context, runner
         self._last_received = last_received
         self._target = session.config.target
         self._encoder = codecs.encoder(self._target)
 
     async def write(self, rgb: Rgb, ticket: FrameTicket, report: RoutingReport) -> None:
-        """Encode, write and count an upscaled frame, unless the client has it already."""
+        """Encode, write and count an upscaled frame. Frames already received by the client are omitted."""
         if self._last_received is not None and ticket.sequence <= self._last_received:
             return
         data, key_frame = await self._encode(rgb, key=ticket.scene_start)

@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
 from model.zoo.cache import ModelCache
 from service.rpc.codec_runner import CodecRunner
-from service.rpc.errors import StreamError, invalid, reported
+from service.rpc.errors import StatusError, invalid, reported
 from service.rpc.live_stream import LiveStream
 from service.rpc.scheduler import Scheduler
 from service.rpc.session import Session
@@ -80,13 +80,13 @@ class UpscalerService:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _first_message(self, requests: AsyncIterator[StreamMessage]) -> pb.StreamConfig:
-        """Wait for the config. Raises StreamError if another message, nothing or the stream's end arrives."""
+        """Wait for the config. Raises StatusError if another message, nothing or the stream's end arrives."""
         seconds = self._settings.grpc_idle_seconds
         try:
             async with asyncio.timeout(seconds):
                 first = await anext(requests, None)
         except TimeoutError:
-            raise StreamError(
+            raise StatusError(
                 StatusCode.DEADLINE_EXCEEDED,
                 f"no config arrived for {seconds:g} s (SKIPVSR_GRPC_IDLE_SECONDS)",
                 reason="STREAM_IDLE",

@@ -21,7 +21,7 @@ _LENGTH_DELIMITED: Final = 2
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """A `StreamRequest` that contains a frame."""
+    """A `StreamRequest` with a frame."""
 
     frame: pb.InputFrame
     """The frame; its own `data` field is ignored."""
@@ -31,7 +31,7 @@ class FrameRequest:
 
 @dataclass(frozen=True)
 class FrameResponse:
-    """A `StreamResponse` that contains a frame."""
+    """A `StreamResponse` with a frame."""
 
     frame: pb.OutputFrame
     """The frame without its data."""
@@ -153,7 +153,7 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def _find(message: bytes, at: int, wanted: bytes) -> tuple[int, int, int] | None:
-    """Find the last field with a tag, from `at` on. Returns the positions of its tag, its content and its end."""
+    """Find the last field with a tag, from `at` on. Returns the positions of tag, content and end."""
     found = None
     while at < len(message):
         tag_at = at

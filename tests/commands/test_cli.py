@@ -46,7 +46,7 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", EXAMPLE, "no/folder/out.mp4"], "there is no folder"),
         (["upscale", EXAMPLE, EXAMPLE], "the output would replace the input"),
         (["upscale", EXAMPLE, "out.mp4", "--model", "nonsense"], "unknown model 'nonsense'; use one of: "),
-        (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "get them with `skipvsr models --fetch`"),
+        (["upscale", EXAMPLE, "out.mp4", "--model", "basicvsr-reds"], "skipvsr models --fetch"),
         (["upscale", EXAMPLE, "out.mp4", "--crf", "99"], "--crf: "),
         (["upscale", EXAMPLE, "out.mp4", "--skipmap", "out.mp4"], "the skip map would replace the output"),
         (["upscale", EXAMPLE, "out.mp4", "--skipmap", EXAMPLE], "the skip map would replace the input"),

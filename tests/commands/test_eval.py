@@ -201,7 +201,7 @@ def test_an_error_in_a_later_clip_does_not_lose_the_earlier_ones(tmp_path: Path)
         (["--gt", "gt", "--degrade", "h264:52"], "must be bi, bd, h264:CRF with a CRF of 0 to 51, mpeg4:Q or"),
         (["--gt", "gt", "--degrade", "mpeg2:0"], "mpeg4:Q or mpeg2:Q with a Q of 1 to 31"),
         (["--gt", "gt", "--degrade", "blur"], "must be bi, bd, h264:CRF"),
-        (["--gt", "gt", "--model", "none"], "there is no model 'none'"),
+        (["--gt", "gt", "--model", "none"], "unknown model 'none'"),
         (["--gt", "broken"], "one.mp4: cannot be decoded"),
         (["--gt", "flat"], "one: 6 frames of 40x8 is too small; the least is 12x12"),
         (["--gt", "mixed"], "one: frame 6 has 80x64 pixels, the first one 96x64"),

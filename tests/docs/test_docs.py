@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from functools import cache
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+import cli
 from commands.generated_docs import configuration_page, env_example, modules_page
 from jobs.settings import Settings
 from tests.support.paths import ROOT
@@ -31,19 +31,6 @@ def shell_lines(page: Path) -> list[str]:
 
 
 COMMANDS = sorted({line for page in [*TOP_PAGES, *PAGES] for line in shell_lines(page) if line.startswith("skipvsr ")})
-
-
-@cache
-def help_text(command: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-P", "-m", "cli", *command.split(), "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -75,10 +62,12 @@ def test_env_example_is_a_valid_env_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_and_options_exist(line: str) -> None:
-    words = line.split()
-    text = help_text(" ".join(words[1:3]) if words[1] == "bench" else words[1])
-    for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
-        assert re.search(rf"(?<!\S){option}\b", text), option
+    words = shlex.split(line)[1:]
+    command: click.Command | None = cli.skipvsr
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), words.pop(0))
+    assert command is not None
+    command.make_context("skipvsr", words)
     for path in re.findall(r"\bexamples/\S+", line):
         assert (ROOT / path).is_file(), path
 
@@ -106,10 +95,11 @@ def test_files_named_in_pages_exist(page: Path) -> None:
         assert (ROOT / path).exists() or path.startswith("docs/modules"), path
 
 
-def test_every_package_is_on_the_architecture_page() -> None:
+def test_every_room_is_on_the_architecture_page() -> None:
+    """Rooms by hand; the modules page, which the build writes, has everything below them."""
     page = (DOCS / "architecture.md").read_text()
-    rooms = {f"`{path.parent.relative_to(ROOT)}/`" for top in _packages() for path in top.rglob("__init__.py")}
-    assert {room for room in rooms if "static" not in room and room not in page} == set()
+    for package in _packages():
+        assert f"| `{package.name}/` |" in page, package
 
 
 def _packages() -> list[Path]:

@@ -1,6 +1,6 @@
 """A worker on a disk of 2 MB that fills up at different moments.
 
-test_survival_slow.py runs this script in a mount namespace.
+test_survival_slow.py runs this module in a mount namespace: `python -m tests.support.small_disk <folder>`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,15 @@ from subprocess import run
 
 import httpx
 
-from tests.support.paths import ROOT
-
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from commands.shared.embedded_redis import EmbeddedRedis  # noqa: E402
-from jobs.schema import Job, JobState  # noqa: E402
-from jobs.settings import Settings  # noqa: E402
-from jobs.storage import Storage  # noqa: E402
-from jobs.store import JobStore, connect  # noqa: E402
-from tests.support.clips import make_clip  # noqa: E402
-from tests.support.crew import crew, submit, wait_for, wait_for_frames  # noqa: E402
-from tests.support.http_server import serving  # noqa: E402
-from tests.support.processes import wait_until  # noqa: E402
+from commands.shared.embedded_redis import EmbeddedRedis
+from jobs.schema import Job, JobState
+from jobs.settings import Settings
+from jobs.storage import Storage
+from jobs.store import JobStore, connect
+from tests.support.clips import make_clip
+from tests.support.crew import crew, submit, wait_for, wait_for_frames
+from tests.support.http_server import serving
+from tests.support.processes import wait_until
 
 
 def fill(data: Path) -> Path:

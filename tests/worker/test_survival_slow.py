@@ -153,9 +153,7 @@ def test_redis_silent_for_a_minute(quick: Settings, storage: Storage, tmp_path: 
 
 def test_a_full_disk_mid_job_and_at_publication(tmp_path: Path) -> None:
     """The test runs in its own mount namespace, which needs no privileges."""
-    script = ROOT / "tests" / "support" / "small_disk.py"
-    done = subprocess.run(
-        ["unshare", "-Urm", sys.executable, str(script), str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
+    command = ["unshare", "-Urm", sys.executable, "-m", "tests.support.small_disk", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,7 @@ from tests.support.rpc_server import expected, noise, rpc_server, tiny
 
 
 class DeviceTime:
-    """A simulated clock that only tasks advance, so the machine's load does not matter."""
+    """A simulated clock, advanced by tasks only and independent of the machine's load."""
 
     seconds = 0.0
 
@@ -71,7 +71,7 @@ def scheduler(clock: DeviceTime) -> Iterator[Scheduler]:
 
 
 def blocked(scheduler: Scheduler) -> tuple[threading.Event, list[list[str]]]:
-    """Occupy the scheduler until the returned event is set, so that further tasks wait."""
+    """Occupy the scheduler until the returned event is set. Further tasks wait."""
     runs: list[list[str]] = []
     first = Work("first", None, runs, go=threading.Event())
     scheduler.submit(scheduler.open_lane(), first)
@@ -107,7 +107,7 @@ def test_batch_limit_and_no_waiting_for_partners(scheduler: Scheduler) -> None:
 
 
 def test_device_time_is_shared_fairly_with_batches(scheduler: Scheduler, clock: DeviceTime) -> None:
-    """Three streams share batches, a fourth cannot join them. All four get the same device time."""
+    """Three streams share batches, a fourth runs alone. All four get equal device time."""
     go, runs = blocked(scheduler)
     lanes = [scheduler.open_lane() for _ in range(4)]
 
@@ -133,7 +133,7 @@ def test_device_time_is_shared_fairly_with_batches(scheduler: Scheduler, clock: 
 
 
 def test_streams_in_batches_equal_the_pipeline_bit_for_bit(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
-    """Four streams of one size (one with a scene cut, one late), one of another size, and one that fails."""
+    """Four streams of equal size (with a scene cut, a late start), a fifth of another size, and a failing sixth."""
     model = tiny()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
