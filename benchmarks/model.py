@@ -206,7 +206,7 @@ def _compare(contenders: list[Contender], results: dict[int, ChunkResult], gt: F
         count = len(result.frames)
         contender.units += sum(report.units_total for report in result.reports)
         contender.skipped += sum(report.units_left_out for report in result.reports)
-        contender.cuts += [shown + cut for cut in result.cuts]
+        contender.cuts += [shown + cut for cut in result.scene_cuts]
     for i in range(count):
         truth = None if gt is None else _luma(gt[shown + i])
         lumas: dict[int, Tensor] = {index: _luma(results[index].frames[i]) for index in dense.values()}

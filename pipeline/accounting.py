@@ -29,7 +29,7 @@ def after_chunk(
         "units_skipped": before.units_skipped + sum(report.units_left_out for report in result.reports),
         "units_reused": before.units_reused + sum(report.units_reused for report in result.reports),
         "dense_seconds": before.dense_seconds + result.dense_seconds,
-        "cuts": [*before.cuts, *(before.frames + cut for cut in result.cuts)],
+        "cuts": [*before.cuts, *(before.frames + cut for cut in result.scene_cuts)],
     }
     manifest = before.model_copy(
         update={

@@ -78,10 +78,10 @@ class ChunkResult:
     state: RecurrentState
     reports: list[RoutingReport]
     """One report for each emitted frame."""
-    cuts: list[int] = field(default_factory=list)
-    """Scene cuts: indices into `frames` of the first frames of new scenes."""
-    together: int = 1
-    """Number of streams in the batch, including this one."""
+    scene_cuts: list[int] = field(default_factory=list)
+    """Indices into `frames` of the first frames of new scenes."""
+    batch_size: int = 1
+    """Number of streams in the batch, this stream included."""
 
     @property
     def dense_seconds(self) -> float:

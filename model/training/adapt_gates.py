@@ -99,7 +99,7 @@ class GatedObjective(nn.Module):
 
     def __init__(self, estimator: Estimator, twin: BasicVSR, section: GateSection, bf16: bool) -> None:
         super().__init__()
-        self.clip = GatedClip(estimator, section.confidence)
+        self.clip = GatedClip(estimator, section.error_budget)
         self.section, self.bf16 = section, bf16
         twin = twin.eval().requires_grad_(False)
         self._twin = [twin.bfloat16() if bf16 else twin]  # a list hides the twin from `parameters()`

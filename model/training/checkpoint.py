@@ -1,6 +1,7 @@
-"""The state of a run on disk: a killed run goes on from it as if nothing had been.
+"""The state of a run on disk; a killed run resumes from the state with identical results.
 
-`state.pt` holds tensors and plain values only, loaded with `weights_only`; `log.jsonl` has one JSON object a line.
+`state.pt` holds tensors and plain values only and is loaded with `weights_only`. `log.jsonl` has one JSON object per
+line.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from model.training.config import ConfigError, TrainConfig
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that nobody ever sees half of it: beside, fsync, rename, fsync of the folder."""
+    """Write a file atomically: write beside, fsync, rename, fsync the folder."""
     part = path.with_name(f".{path.name}.part")
     write(part)
-    part.chmod(0o644)  # safetensors makes files for their owner alone; a service may run as somebody else
+    part.chmod(0o644)  # safetensors lets only the owner read; a service may run as another user
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
@@ -39,43 +40,43 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state of a run; None where there is none. Raises ConfigError where the file is no such state."""
+    """Load the state of a run; None without a file. Raises ConfigError if the file is damaged or of another kind."""
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
-        raise ConfigError(f"{path}: no training state: {str(e).splitlines()[0]}") from e
+        raise ConfigError(f"{path}: not a training state: {str(e).splitlines()[0]}") from e
     return state
 
 
-def belongs(state: Mapping[str, Any], config: TrainConfig, processes: int, out: Path) -> None:
-    """Check that the run of a state is the one configured; raises ConfigError that names what differs.
+def check_same_run(state: Mapping[str, Any], config: TrainConfig, processes: int, out: Path) -> None:
+    """Check that a state belongs to the configured run. Raises ConfigError, which names the difference.
 
-    What changes nothing of its curve, or rounding alone, may differ: threads, device, and what is done every so many
-    steps. More steps may not, as the learning rate's cosine ends with the last: those that are done would have been
-    others. Nor may fewer. To train for longer, or on other data, begin another run with `init`.
-    A state from before it held a configuration is only held to the number of steps.
+    Options that change at most rounding may differ: threads, device, and the intervals of log, validation and
+    checkpoints. The number of steps may not differ, since the cosine of the learning rate ends with the last step. To
+    train longer, or on other data, start a new run with `init`. States of old versions hold no configuration; only
+    their number of steps is checked.
     """
-    remedy = f"name another --out ({out.name}/last.safetensors may be its `init`), or set it back"
+    remedy = f"use another --out ({out.name}/last.safetensors can be its `init`), or restore the configuration"
     if (stored := state.get("config")) is not None:
-        try:  # what a later version adds has its default in what ran before
+        try:  # options added by later versions have their defaults
             other = config.differs(TrainConfig.model_validate(stored))
         except ValidationError:
-            other = "the version that it was begun by"
+            other = "version of SkipVSR"
         if other:
             raise ConfigError(f"{out}: holds a run with another {other}: {remedy}")
     if (before := state.get("processes", processes)) != processes:
-        raise ConfigError(f"{out}: holds a run of another number of processes ({before}, now {processes}): {remedy}")
+        raise ConfigError(f"{out}: holds a run with another number of processes ({before}, now {processes}): {remedy}")
     total = config.flow_steps + config.steps
     if state["step"] > total:
         raise ConfigError(
-            f"{out}: holds a run that is at step {state['step']}, the configuration ends at {total}: {remedy}"
+            f"{out}: holds a run at step {state['step']}, but the configuration ends at step {total}: {remedy}"
         )
 
 
 class Log:
-    """The rows of a run, appended as they come; rows after the step a run goes on from are dropped."""
+    """The log of a run; rows after the step of the resumed state are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -94,7 +95,7 @@ def _write_rows(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log; a last line that was cut off by a kill is left out."""
+    """Read the rows of a log, without a last line that a kill truncated."""
     if not path.exists():
         return []
     rows = []

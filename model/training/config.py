@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ModelError
 from model.network.basicvsr import NetworkConfig
@@ -84,8 +84,8 @@ class GateSection(_Section):
 
     init: Path
     """An estimator fitted to the weights that the run begins with (`skipvsr train-skip`)."""
-    confidence: float = Field(gt=0)
-    """Tiles are skipped as with that `Preset.confidence`."""
+    error_budget: float = Field(gt=0, validation_alias=AliasChoices("error_budget", "confidence"))
+    """`Preset.error_budget` for skipping; `confidence` is the old name."""
     align: float = Field(0.01, ge=0)
     """Weight of temporal feature alignment."""
     distil: float = Field(0.0, ge=0, le=1)

@@ -33,7 +33,10 @@ Say = Callable[[str], None]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `final_lr`; `step` counts from 0, flow steps left out."""
+    """Return the learning rate of a step: linear warm-up, then half a cosine from `lr` to `final_lr`.
+
+    `step` counts from 0, without the flow steps.
+    """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -41,19 +44,19 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 class Trainer:
-    """A run's moving parts; `state` and `restore` carry them over a kill."""
+    """The changing parts of a run; `state` and `restore` save and load them."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         network = _initial(config)
         self.origin = _origin(config) if config.gates else ""
-        """Fingerprint of the weights that gates are for, and whose network is the dense twin."""
-        # channels_last is what makes bf16 convolutions fast on CPUs
+        """Fingerprint of the dense twin, the network that the gates were fitted to; empty without gates."""
+        # channels last make bfloat16 convolutions fast on CPUs
         network = network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        bf16 = resolve_dtype(config.precision, device) == torch.bfloat16  # in float16 gradients would need scaling
+        bf16 = resolve_dtype(config.precision, device) == torch.bfloat16  # float16 would need scaled gradients
         self.dtype = torch.bfloat16 if bf16 else torch.float32
-        """In which the network computes; the parameters that move are float32."""
+        """Number format of the network's computations; trained parameters are float32."""
         self.network: BasicVSR | Estimator = network
         """What is trained: a network, or one with its gates."""
         self.objective: nn.Module = Objective(network, bf16, config.charbonnier)
@@ -72,21 +75,21 @@ class Trainer:
         groups = [{"params": rest, "scale": 1.0}, {"params": flow, "scale": config.flow_lr_scale}]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
         self.step = 0
-        """Steps done, those of the flow alone included."""
+        """Number of steps done, including the flow steps."""
         self.sums = torch.zeros(3, dtype=torch.float64)
-        """Loss, photometric term and steps since the last row of the log."""
+        """Sums of loss and photometric term, and number of steps, since the last row of the log."""
         self.best = -math.inf
         self.seconds = 0.0
 
     def _check_finite(self, value: Tensor) -> None:
         if not math.isfinite(value.item()):
             raise ConfigError(
-                f"the run has diverged: the loss or its gradient is no number at step {self.step + 1}; lower lr, and "
-                "begin another run"
+                f"the run has diverged: loss or gradient is not finite at step {self.step + 1}; lower lr and start "
+                "a new run"
             )
 
     def train_step(self, lr_frames: Tensor, hr_frames: Tensor) -> None:
-        """One step on a batch of uint8 frames (`Sampler.batch`)."""
+        """Run one step on a batch of uint8 frames (`Sampler.batch`). Raises ConfigError if the run diverges."""
         flow_only = self.step < self.config.flow_steps
         rate = self.config.lr if flow_only else learning_rate(self.step - self.config.flow_steps, self.config)
         for group in self.optimizer.param_groups:
@@ -95,28 +98,28 @@ class Trainer:
         loss, flow_loss = self.objective(lr, hr, flow_only)
         self.optimizer.zero_grad(set_to_none=True)
         whole = flow_loss if flow_only else loss + self.config.photometric * flow_loss
-        if self.device.type == "cpu":  # there `backward` dies in `grid_sample` where a flow is no number
+        if self.device.type == "cpu":  # on CPUs, `backward` crashes in `grid_sample` if the flow is not finite
             self._check_finite(whole)
         whole.backward()
         self._check_finite(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_grad))
         self.optimizer.step()
         self.step += 1
         self.sums += torch.tensor([loss.item(), flow_loss.item(), 1.0], dtype=torch.float64)
-        # the average starts short, so that the first weights leave it soon
+        # a short average at first: the initial weights fade quickly
         done = self.step - self.config.flow_steps
         decay = min(self.config.ema, (1 + done) / (10 + done)) if done > 0 else 0.0
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
 
     def row(self) -> dict[str, float]:
-        """The log's row of this step: means since the last one."""
+        """Return the row of the log for this step: means since the last row."""
         loss, flow_loss, _ = (self.sums / self.sums[2]).tolist()
         self.sums.zero_()
         rate = self.optimizer.param_groups[0]["lr"]
         return {"step": self.step, "loss": loss, "photometric": flow_loss, "lr": rate}
 
     def state(self) -> dict[str, Any]:
-        """All that the run needs to go on."""
+        """Return everything that a resumed run needs."""
         return {
             "config": self.config.model_dump(mode="json"),
             "processes": _processes(),
@@ -133,23 +136,25 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises ConfigError where it belongs to another network, or to gates for other weights."""
+        """Resume from `state`. Raises ConfigError if the state belongs to another network or dense twin."""
         if state.get("origin", self.origin) != self.origin:
-            raise ConfigError(f"{self.config.init} is not the file that the run began with; begin another, with --out")
+            raise ConfigError(
+                f"{self.config.init} is not the file that the run started with; start a new run with another --out"
+            )
         try:
             self.network.load_state_dict(state["network"])
-            if self.start is not None and (start := state.get("start")):  # `gates.init` may be another file by now
+            if self.start is not None and (start := state.get("start")):  # the file `gates.init` may have changed
                 self.start.load_state_dict(start)
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as e:
-            raise ConfigError(f"the run's state is of another network: {str(e).splitlines()[0]}") from e
+            raise ConfigError(f"the state of the run belongs to another network: {str(e).splitlines()[0]}") from e
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.sums = state["sums"]
         torch.set_rng_state(state["rng"])
 
     def result(self) -> BasicVSR | Estimator:
-        """What comes out of the run: the average of its weights, with as much of those before it as is to be kept."""
+        """Return the result of the run: its averaged weights, blended with the initial weights by `gates.keep`."""
         network = copy.deepcopy(self.ema)
         if self.start is not None and self.config.gates:
             with torch.no_grad():
@@ -158,12 +163,12 @@ class Trainer:
         return network
 
     def averaged(self) -> BasicVSR | GatedClip:
-        """The same in the type that the run computes in."""
+        """Return the result in the number format of the run."""
         network = self.result()
         if isinstance(network, BasicVSR):
             return network.to(self.dtype)
         assert self.config.gates
-        return GatedClip(network.ready(self.device, self.dtype), self.config.gates.confidence)
+        return GatedClip(network.ready(self.device, self.dtype), self.config.gates.error_budget)
 
 
 def _initial(config: TrainConfig) -> BasicVSR:
@@ -180,18 +185,18 @@ def _initial(config: TrainConfig) -> BasicVSR:
 
 
 def _origin(config: TrainConfig) -> str:
-    """Fingerprint of the weights that a run of gates begins with."""
+    """Return the fingerprint of the initial weights of a run with gates."""
     assert config.init is not None
     return fingerprint(name_of(config.init), config.init)
 
 
 def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | None = None) -> Path:
-    """Train, or go on with a run that was stopped; returns the path of the final (averaged) weights.
+    """Train, or resume a stopped run; return the path of the final (averaged) weights.
 
-    `cache` is a folder that `prepare` packed. `out` gets `state.pt`, `log.jsonl`, `plot.png`, `best.safetensors`
-    (highest validation PSNR; not of gates) and `last.safetensors`. `say` gets the progress, a line at a time. `stop_at`
-    ends the run early at that step, with a checkpoint. Raises ConfigError, also where `out` holds a run with another
-    configuration, one with more or fewer steps included (`checkpoint.belongs` says what may differ).
+    `cache` is a folder packed by `prepare`. The run writes `state.pt`, `log.jsonl`, `plot.png`, `best.safetensors`
+    (highest validation PSNR; not for gates) and `last.safetensors` to `out`. `say` receives the progress, one line at a
+    time. `stop_at` ends the run early at that step, with a checkpoint. Raises ConfigError, also if `out` holds a run
+    with another configuration (`checkpoint.check_same_run` lists the allowed differences).
     """
     with _workers(config) as (rank, device):
         out.mkdir(parents=True, exist_ok=True)
@@ -199,12 +204,12 @@ def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | No
             torch.set_num_threads(config.threads)
         state = checkpoint.load(out / "state.pt")
         if state is not None:
-            checkpoint.belongs(state, config, _processes(), out)
+            checkpoint.check_same_run(state, config, _processes(), out)
         trainer = Trainer(config, device)
         if state is not None:
             trainer.restore(state)
         if rank == 0:
-            _Scribe(trainer, cache, out, say).follow(Sampler(cache, config, rank), stop_at, resumed=state is not None)
+            _Recorder(trainer, cache, out, say).follow(Sampler(cache, config, rank), stop_at, resumed=state is not None)
         else:
             for lr, hr in _batches(trainer, Sampler(cache, config, rank), stop_at):
                 trainer.train_step(lr, hr)
@@ -218,12 +223,12 @@ def _batches(trainer: Trainer, sampler: Sampler, stop_at: int | None) -> Iterato
 
 
 def stage_at(config: TrainConfig, step: int) -> Stage:
-    """The stage of a step that counts the flow's own steps too: those run as the first stage does."""
+    """Return the stage of a step; `step` includes the flow steps, which use the first stage."""
     return config.stage(max(0, step - config.flow_steps))
 
 
-class _Scribe:
-    """What rank 0 does beside training: log, progress, validation, checkpoints."""
+class _Recorder:
+    """The extra work of rank 0: log, progress, validation, checkpoints."""
 
     def __init__(self, trainer: Trainer, cache: Path, out: Path, say: Say) -> None:
         self.trainer, self.cache, self.out, self.say = trainer, cache, out, say
@@ -235,7 +240,7 @@ class _Scribe:
     def follow(self, sampler: Sampler, stop_at: int | None, resumed: bool) -> None:
         trainer, config = self.trainer, self.config
         if resumed:
-            self.say(f"goes on at step {trainer.step} of {self.total}")
+            self.say(f"resuming at step {trainer.step} of {self.total}")
         else:
             self.say(f"bicubic: {_text(bicubic(self.cache, self.config.clean)) or 'no validation clips'}")
         started, seconds, first = time.monotonic(), trainer.seconds, trainer.step
@@ -271,10 +276,10 @@ class _Scribe:
         )
 
     def _choose(self) -> None:
-        """Keep the weights that do best on what this run trains for."""
+        """Keep the weights with the best validation PSNR on the kinds of clips that this run trains on."""
         if not self.last_val:
             return
-        if self.config.gates:  # what skips least would win
+        if self.config.gates:  # the weights that skip least would win
             plot(self.log.rows, self.out / "plot.png")
             return
         counted = {f"psnr_{self.config.clean}"} if self.config.clean_share == 1 else set(self.last_val)
@@ -307,24 +312,26 @@ def _clock(seconds: float) -> str:
 
 
 def _processes() -> int:
-    """How many processes train together, as torchrun says it."""
+    """Return the number of training processes, from torchrun's environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def _workers(config: TrainConfig) -> Iterator[tuple[int, torch.device]]:
-    """This process's rank and device; joins the group that torchrun describes, if it started us."""
+    """Yield rank and device of this process, inside the process group if torchrun started several processes."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda is asked for, and this machine has none")
+        raise ConfigError("device: this machine has no CUDA device")
     device = torch.device("cpu")
     if config.device == "cuda":
         if local >= torch.cuda.device_count():
             raise ConfigError(
-                f"device: process {local} finds {torch.cuda.device_count()} GPUs, and needs one of its own"
+                f"device: process {local} needs its own GPU, and this machine has {torch.cuda.device_count()}"
             )
         device = torch.device("cuda", local)
-        torch.cuda.set_device(device)  # what NCCL and new tensors go by; else all processes meet on the first GPU
+        torch.cuda.set_device(
+            device
+        )  # NCCL and new tensors use this device; otherwise all processes share the first GPU
     if _processes() == 1:
         yield 0, device
         return

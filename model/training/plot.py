@@ -1,4 +1,4 @@
-"""A picture of a run: loss and validation PSNR over the steps."""
+"""Plot a run: loss and validation PSNR over the steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LABELS = {"psnr_bi": "bicubic LR", "psnr_bd": "blurred LR", "psnr_up0": "H.264 
 
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
-    """Write the log's rows as PNG; without matplotlib (extra `train`) nothing is written."""
+    """Plot the rows of the log to a PNG file; without matplotlib (extra `train`) write nothing."""
     try:
         import matplotlib
     except ImportError:

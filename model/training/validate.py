@@ -1,4 +1,4 @@
-"""PSNR on the validation clips, to choose checkpoints by."""
+"""Compute PSNR on the validation clips, for choosing checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from model import quality as metrics
+from model import quality
 from model.network.basicvsr import BasicVSR
 from model.training import cache, degrade
 from model.training.adapt_gates import GatedClip
@@ -18,10 +18,10 @@ from model.training.prepare import each
 
 
 def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device, clean: str = "bi") -> dict[str, float]:
-    """Mean Y-PSNR over the packed validation clips, in dB: `psnr_bi` and `psnr_up0` (compressed); empty without clips.
+    """Return the mean Y-PSNR over the packed validation clips in dB: `psnr_<clean>` and `psnr_up0` (compressed).
 
-    With another way to make `clean` LR that one's instead of `psnr_bi`.
-    `network` is used as it is: on `device`, in its own type. Of one with gates also the share of cells that they skip.
+    `clean` names the downscaling of the clean clips. `network` stays on `device` in its number format. For a network
+    with gates, `skipped_*` is the share of skipped cells. Empty without validation clips.
     """
     sums: dict[str, list[float]] = {}
     network.eval()
@@ -38,7 +38,7 @@ def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device, 
 
 
 def bicubic(folder: Path, clean: str = "bi") -> dict[str, float]:
-    """The same of MATLAB's bicubic interpolation: what any network has to beat."""
+    """Return the same PSNR for MATLAB's bicubic interpolation, the baseline of every network."""
     sums: dict[str, list[float]] = {}
     for segment in cache.read(folder, "val"):
         for version, low in _versions(segment, clean):
@@ -49,7 +49,7 @@ def bicubic(folder: Path, clean: str = "bi") -> dict[str, float]:
 
 
 def _versions(segment: cache.Segment, clean: str) -> Iterator[tuple[str, cache.Frames]]:
-    """The LR versions of a clip by name; the clean one is packed as `bi`, and any other made here."""
+    """Yield the LR versions of a clip by name. The cache holds the clean version `bi`; others are computed here."""
     for version in segment.versions:
         if version == "bi" != clean:
             yield clean, each(segment.frames("hr"), degrade.CLEAN[clean])
@@ -59,4 +59,4 @@ def _versions(segment: cache.Segment, clean: str) -> Iterator[tuple[str, cache.F
 
 def _clip_psnr(frames: Tensor, segment: cache.Segment) -> float:
     hr = torch.from_numpy(segment.frames("hr").copy()).permute(0, 3, 1, 2)
-    return fmean(min(metrics.psnr_y(a, b), metrics.MAX_DB) for a, b in zip(frames, hr, strict=True))
+    return fmean(min(quality.psnr_y(a, b), quality.MAX_DB) for a, b in zip(frames, hr, strict=True))

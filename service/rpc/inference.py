@@ -75,12 +75,12 @@ class StreamInference:
         if tickets:
             self._answered = tickets[-1].sequence
             self._dense = not any(report.units_left_out for report in result.reports)
-        scene_cuts = set(result.cuts)
+        scene_cuts = set(result.scene_cuts)
         tickets = [
             replace(ticket, scene_start=ticket.scene_start or index in scene_cuts)
             for index, ticket in enumerate(tickets)
         ]
-        return UpscaledGroup(list(result.frames), tickets, list(result.reports), self._snapshot(), result.together)
+        return UpscaledGroup(list(result.frames), tickets, list(result.reports), self._snapshot(), result.batch_size)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._state, tuple(self._pending), self._consumed, self._answered)

@@ -62,7 +62,7 @@ class Stream:
     def take(self, result: ChunkResult | Exception) -> None:
         assert isinstance(result, ChunkResult), result
         assert len(result.reports) == len(result.frames)
-        self.cuts += [len(self.frames) + cut for cut in result.cuts]
+        self.cuts += [len(self.frames) + cut for cut in result.scene_cuts]
         self.frames += list(result.frames)
         self.state = result.state
 

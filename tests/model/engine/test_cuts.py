@@ -32,7 +32,7 @@ def stream(
     for group, last in groups(frames, chunk, lookahead):
         result = model.forward(np.stack(group), state, lookahead=lookahead, last=last, routing=routing)
         assert len(result.reports) == len(result.frames)
-        cuts += [sum(map(len, out)) + cut for cut in result.cuts]
+        cuts += [sum(map(len, out)) + cut for cut in result.scene_cuts]
         state = result.state
         out.append(result.frames)
     return np.concatenate(out), cuts
@@ -52,7 +52,7 @@ def test_a_cut_is_a_fresh_start(model: Upscaler, cut: int, chunk: int, lookahead
     chunk_end = (cut // chunk + 1) * chunk + lookahead
     seen = frames[cut:chunk_end]
     fresh = model.forward(seen, None, lookahead=0, last=True, routing=routing)
-    assert fresh.cuts == []
+    assert fresh.scene_cuts == []
     assert np.array_equal(out[cut], fresh.frames[0])
 
 

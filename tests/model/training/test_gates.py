@@ -40,7 +40,7 @@ channels = 8
 blocks = 2
 [gates]
 init = "{gates}"
-confidence = 0.5
+error_budget = 0.5
 [data]
 photos = ["photos"]
 [[stages]]
@@ -160,7 +160,7 @@ def test_the_dense_twin_teaches(fitted: Path, tmp_path: Path) -> None:
     """With it as the only teacher and hardly anything skipped, there is nothing to learn."""
     losses = {}
     for share in (0.0, 1.0):
-        text = (fitted / "config.toml").read_text().replace("confidence = 0.5", "confidence = 1e-9\nalign = 0")
+        text = (fitted / "config.toml").read_text().replace("error_budget = 0.5", "error_budget = 1e-9\nalign = 0")
         (fitted / "taught.toml").write_text(text.replace("[gates]", f"[gates]\ndistil = {share}"))
         trained(fitted, tmp_path / str(share), config="taught.toml")
         losses[share] = read_log(tmp_path / str(share) / "log.jsonl")[0]["loss"]
@@ -195,7 +195,7 @@ def test_a_run_does_not_go_on_with_another_twin(fitted: Path, tmp_path: Path) ->
     next(network.parameters()).data.mul_(1.5)
     save_network(network, weights)
     estimator.save(gates, fingerprint("weights", weights))
-    with pytest.raises(ConfigError, match="is not the file that the run began with"):
+    with pytest.raises(ConfigError, match="is not the file that the run started with"):
         trained(folder, tmp_path / "stopped")
 
 

@@ -59,13 +59,13 @@ def stopped(packed: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("seed = 3", "seed = 4\nlr = 1e-4"), "another seed (3, now 4), lr (0.001, now 0.0001): name another --out"),
+        (("seed = 3", "seed = 4\nlr = 1e-4"), "another seed (3, now 4), lr (0.001, now 0.0001): use another --out"),
         (("steps = 13", "steps = 14"), "another stages.0.steps (13, now 14):"),
         (("steps = 13", "steps = 4"), "another stages.0.steps (13, now 4):"),
         (('["photos"]', '["photos", "more"]'), "another data.photos.1 (none, now more):"),
         (
-            ("[data]", '[gates]\ninit = "g"\nconfidence = 0.5\n[data]'),
-            "gates.init (none, now g), gates.confidence (none, now 0.5)",
+            ("[data]", '[gates]\ninit = "g"\nerror_budget = 0.5\n[data]'),
+            "gates.init (none, now g), gates.error_budget (none, now 0.5)",
         ),
     ],
 )
@@ -82,7 +82,7 @@ def test_another_run_is_no_continuation(stopped: Path, packed: Path, change: tup
 def test_more_or_fewer_processes_are_no_continuation(stopped: Path, packed: Path) -> None:
     state = torch.load(stopped / "state.pt", weights_only=True)
     torch.save(state | {"processes": 2}, stopped / "state.pt")
-    with pytest.raises(ConfigError, match=r"another number of processes \(2, now 1\): name another --out"):
+    with pytest.raises(ConfigError, match=r"another number of processes \(2, now 1\): use another --out"):
         train(packed, stopped)
 
 
@@ -90,17 +90,17 @@ def test_what_changes_nothing_of_the_curve_may_differ(stopped: Path, packed: Pat
     text = CONFIG
     for name, value in {"threads": 2, "log_every": 7, "val_every": 4, "checkpoint_every": 2}.items():
         text = re.sub(f"{name} = .*", f"{name} = {value}", text)
-    assert train(packed, stopped, text)[0] == "goes on at step 9 of 14"
+    assert train(packed, stopped, text)[0] == "resuming at step 9 of 14"
     assert [row["step"] for row in read_log(stopped / "log.jsonl")] == [5, 6, 12, 14]
 
 
 def test_a_state_of_an_earlier_version_goes_on(stopped: Path, packed: Path) -> None:
     state = torch.load(stopped / "state.pt", weights_only=True)
     torch.save({key: value for key, value in state.items() if key not in ("config", "processes")}, stopped / "state.pt")
-    with pytest.raises(ConfigError, match="holds a run that is at step 9, the configuration ends at 5: name another"):
+    with pytest.raises(ConfigError, match="holds a run at step 9, but the configuration ends at step 5: use another"):
         train(packed, stopped, CONFIG.replace("steps = 13", "steps = 4"))
     assert not (stopped / "last.safetensors").exists()
-    assert train(packed, stopped)[0] == "goes on at step 9 of 14"
+    assert train(packed, stopped)[0] == "resuming at step 9 of 14"
     assert load_file(stopped / "last.safetensors").config.channels == 8
 
 
@@ -114,5 +114,5 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_
     with _workers(config) as (_, device):
         assert [device] == current == [torch.device("cuda", 1)]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="process 2 finds 2 GPUs, and needs one of its own"), _workers(config):
+    with pytest.raises(ConfigError, match="process 2 needs its own GPU, and this machine has 2"), _workers(config):
         pass

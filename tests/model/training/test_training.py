@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_with_the_same_curve(packed, straight, tmp_path):
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] < 32
     said: list[str] = []
     run(TrainConfig.load(packed / "config.toml"), packed, tmp_path, said.append)
-    assert said[0].startswith("goes on at step ")
+    assert said[0].startswith("resuming at step ")
     assert curve(tmp_path) == curve(straight)
 
 
