@@ -386,7 +386,7 @@ def test_workers_do_jobs_with_it_as_soon_as_it_is_there(
         job = wait_for(store, submit(store, storage, clip, model="mine"))
         assert job.state is JobState.FAILED
         detail = job.error.detail if job.error else ""
-        assert "The worker that took the job lacks its model: unknown model 'mine'; use one of: small" in detail
+        assert "The worker that claimed the job lacks the model: unknown model 'mine'; use one of: small" in detail
         assert f"(user models are files in {folder})" in detail
         wait_until(lambda: "mine" not in operations.models(), 5, "mine is still there")
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE
@@ -408,7 +408,7 @@ def test_a_job_under_way_starts_anew_with_other_weights(
         store.resume(job_id)
         job = wait_for(store, job_id)
         whole = wait_for(store, submit(store, storage, clip, model="mine"))
-    assert "The checkpoint is for another model; the job was started again." in job.warnings
+    assert "The checkpoint belongs to another model; the job started again." in job.warnings
     assert storage.result_path(job_id).read_bytes() == storage.result_path(whole.id).read_bytes()
 
 
