@@ -30,7 +30,6 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python deploy/pytorch.py $(TORCH)
 	$(BIN)/python -m pip install --quiet --quiet -c requirements.lock -e '.[all,dev]'
 	$(BIN)/skipvsr models --fetch
-	@test -z '$(TORCH)' || echo '$(TORCH)' >.venv/.torch
 	@touch $@
 
 up: $(STAMP) ## start the service; ^C stops it

@@ -39,7 +39,7 @@ def command() -> None:
 @command.command()
 @option("--clips", type=FILE, multiple=True, required=True, metavar="PATH...", help="Videos or PNG folders")
 @option("--models", type=ModelName(), multiple=True, required=True, metavar="NAME...", help="Models")
-@option("--routings", type=click.Choice(ROUTINGS), multiple=True, default=ROUTINGS, help="How much work to skip")
+@option("--routings", type=click.Choice(ROUTINGS), multiple=True, default=ROUTINGS, help="Work to skip")
 @option(
     "--set", "-s", "changes", type=_Change(), multiple=True, metavar="NAME=X...", help="Numbers of presets, e.g. luma=2"
 )

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@option("--gt", type=FOLDER, required=True, metavar="DIR", help="Ground truth: videos or PNG folders")
+@option("--gt", type=FOLDER, required=True, metavar="DIR", help="Clips: videos or PNG folders")
 @option("--lr", type=FOLDER, metavar="DIR", help="Low resolution, same names; or --degrade")
 @option("--degrade", default="bi", metavar="HOW", help="LR by bi, bd, h264:CRF, mpeg4:Q, mpeg2:Q")
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
-@option("--routing", type=click.Choice(ROUTINGS), default="off", help="How much work to skip")
+@option("--routing", type=click.Choice(ROUTINGS), default="off", help="Work to skip")
 @option("--frames", type=COUNT, metavar="N", help="First N frames of each clip; default: all")
 @option("--json", type=FILE, metavar="FILE", help="Write the rows as JSON, after each clip")
 def command(

@@ -32,7 +32,7 @@ _STATUS_SECONDS: Final = 0.5
 @option("--address", metavar="HOST:PORT", help="Server; default: the local `skipvsr grpc`")
 @option("--ca", type=FILE, metavar="FILE", help="Use TLS; certificate authority (PEM)")
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
-@option("--routing", type=click.Choice(ROUTINGS), default="balanced", help="How much work to skip")
+@option("--routing", type=click.Choice(ROUTINGS), default="balanced", help="Work to skip")
 @option("--lookahead", type=int, default=0, metavar="N", help="Frames of delay; more is sharper")
 @option("--chunk", type=int, default=1, metavar="N", help="Frames per chunk")
 @option("--codec", type=click.Choice(["h264", "hevc"]), default="h264", help="Video codec")

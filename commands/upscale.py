@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("source", type=FILE, metavar="IN", help="Video file")
 @click.argument("target", type=FILE, metavar="OUT", help="Result; .mp4, .mkv, .mov or .webm")
-@option("--report", type=FILE, metavar="FILE", help="Write times, skip ratio, warnings (JSON)")
+@option("--report", type=FILE, metavar="FILE", help="Write times and skip ratio as JSON")
 @option("--skipmap", type=FILE, metavar="FILE", help="Write a video that shows computed tiles")
 @job_options
 def command(source: Path, target: Path, report: Path | None, skipmap: Path | None, **options: Any) -> int:

@@ -25,7 +25,7 @@ def main(backend: str) -> int:
         return 0
     backend = backend or "auto"
     if backend == "cuda":
-        return _pip("--force-reinstall", "--no-deps", "torch")
+        return _pip("--force-reinstall", "--no-deps", "torch") or _record(backend)
     if not _answers(INDEX):
         print(
             f"TORCH={backend}: PyTorch's index does not answer; taking pip's build, on Linux usually CUDA (gigabytes)."
@@ -35,7 +35,13 @@ def main(backend: str) -> int:
     if status and backend == "auto":
         print("TORCH=auto: uv found no build; taking pip's. Name one with make TORCH=cpu or TORCH=cuda.")
         return 0
-    return status
+    return status or _record(backend)
+
+
+def _record(backend: str) -> int:
+    """Note the installed build, so that `make` installs again only if another build is named."""
+    Path(sys.prefix, ".torch").write_text(backend)
+    return 0
 
 
 def _answers(url: str) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from media.errors import MediaError, OverLimit
-from media.jailed.lockdown import allow_cpu, lock_down
+from media.jailed.lockdown import allow_cpu, limit_memory, lock_down
 from media.limits import Limits
 from media.sandbox.protocol import (
     Decoded,
@@ -39,12 +39,14 @@ def main() -> None:
     """Serve one request."""
     envelope = _read_envelope()
     limits = envelope.limits
-    lock_down(memory_bytes=limits.max_decoder_bytes, writes_below=envelope.writes_below)
+    limit_memory(limits.max_decoder_bytes)
     allow_cpu(limits.max_decoder_seconds)
     try:
-        for message in _serve(envelope.request, limits):
+        serve = _service(envelope.request, limits)
+        lock_down(writes_below=envelope.writes_below)
+        for message in serve():
             _send(message)
-    except (MediaError, MemoryError, OSError) as error:
+    except (MediaError, MemoryError, ImportError, OSError) as error:
         _send(_failure(error, limits))
 
 
@@ -68,38 +70,56 @@ def _send(message: Message) -> None:
         data = data[os.write(_OUT, data) :]
 
 
-def _serve(request: Request, limits: Limits) -> Iterator[Message]:
-    # Imported late: each request needs a part of libav only, and the start must be fast.
+def _service(request: Request, limits: Limits) -> Callable[[], Iterator[Message]]:
+    """Import the code for a request.
+
+    Each request needs a part of libav only. The imports precede the lock-down: afterwards, Python can't cache bytecode.
+    """
     match request:
         case ProbeRequest():
-            from media.jailed.inspect import inspect
-
-            yield Probed(inspect(request.path, limits, request.target))
+            return _probing(request, limits)
         case DecodeRequest():
-            yield from _decode(request, limits)
+            return _decoding(request, limits)
         case MuxRequest():
-            yield from _mux(request, limits)
+            return _muxing(request, limits)
 
 
-def _decode(request: DecodeRequest, limits: Limits) -> Iterator[Message]:
+def _probing(request: ProbeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+    from media.jailed.inspect import inspect
+
+    def serve() -> Iterator[Message]:
+        yield Probed(inspect(request.path, limits, request.target))
+
+    return serve
+
+
+def _decoding(request: DecodeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
     from media.jailed.decode import Decoder
     from media.jailed.shared_frames import send_frames
 
-    decoder = Decoder(
-        request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
-    )
-    frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
-    yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
-    yield Decoded(decoder.damage)
+    def serve() -> Iterator[Message]:
+        decoder = Decoder(
+            request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
+        )
+        frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
+        yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
+        yield Decoded(decoder.damage)
+
+    return serve
 
 
-def _mux(request: MuxRequest, limits: Limits) -> Iterator[Message]:
+def _muxing(request: MuxRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
     from media.jailed.mux import mux
 
-    for message in mux(request, limits):
-        rewriting = isinstance(message, MuxProgress) and message.rewriting
-        allow_cpu(limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds)
-        yield message
+    def serve() -> Iterator[Message]:
+        for message in mux(request, limits):
+            rewriting = isinstance(message, MuxProgress) and message.rewriting
+            allow_cpu(
+                limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds
+            )
+            yield message
+
+    return serve
 
 
 def _with_cpu_for_each(items: Iterable[T], seconds: float) -> Iterator[T]:
@@ -115,7 +135,7 @@ def _failure(error: Exception, limits: Limits) -> Failed:
             return Failed("OverLimit", str(error), setting=error.setting)
         case MediaError():
             return Failed(type(error).__name__, str(error))
-        case MemoryError():
+        case MemoryError() | ImportError():  # without memory, the loader of shared libraries raises ImportError
             text = (
                 f"Reading the video needs more than {limits.max_decoder_bytes} bytes of memory "
                 "(SKIPVSR_MAX_DECODER_BYTES)."

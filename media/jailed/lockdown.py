@@ -19,14 +19,17 @@ _FS_READ_RIGHTS, _FS_TRUNCATE, _FS_ALL_V1 = (1 << 2) | (1 << 3), 1 << 14, (1 << 
 _NET_TCP = 0b11  # bind and connect
 
 
-def lock_down(*, memory_bytes: int, writes_below: Path | None) -> None:
-    """Limit this process permanently: memory, no core dumps, few files, no network, no writing.
+def limit_memory(size: int) -> None:
+    """Limit this process permanently to an address space of `size` bytes."""
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def lock_down(*, writes_below: Path | None) -> None:
+    """Limit this process permanently: no core dumps, few files, no network, no writing.
 
     Args:
-        memory_bytes: largest address space.
         writes_below: the only folder in which the process may create and write files. None: no folder.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     if writes_below is None:

@@ -6,7 +6,7 @@ size is checked against the stream's before memory is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -112,28 +112,12 @@ class FrameEncoder(Protocol):
 
 def decoder(coding: Coding) -> FrameDecoder:
     """Create the decoder of one stream."""
-    match coding.format:
-        case Format.RGB24:
-            return _RawRgb(coding)
-        case Format.YUV420P | Format.NV12:
-            return _RawYuv(coding)
-        case Format.JPEG | Format.PNG:
-            return _PictureDecoder(coding)
-        case Format.H264 | Format.HEVC:
-            return _VideoDecoder(coding)
+    return _DECODERS[coding.format](coding)
 
 
 def encoder(coding: Coding) -> FrameEncoder:
     """Create the encoder of one stream."""
-    match coding.format:
-        case Format.RGB24:
-            return _RawRgb(coding)
-        case Format.YUV420P | Format.NV12:
-            return _RawYuv(coding)
-        case Format.JPEG | Format.PNG:
-            return _PictureEncoder(coding)
-        case Format.H264 | Format.HEVC:
-            return _VideoEncoder(coding)
+    return _ENCODERS[coding.format](coding)
 
 
 def frame_bytes(coding: Coding) -> int | None:
@@ -291,6 +275,24 @@ class _VideoEncoder:
         return Encoded(b"".join(bytes(p) for p in packets), key=any(p.is_keyframe for p in packets))
 
 
+_DECODERS: Final[dict[Format, Callable[[Coding], FrameDecoder]]] = {
+    Format.RGB24: _RawRgb,
+    Format.YUV420P: _RawYuv,
+    Format.NV12: _RawYuv,
+    Format.JPEG: _PictureDecoder,
+    Format.PNG: _PictureDecoder,
+    Format.H264: _VideoDecoder,
+    Format.HEVC: _VideoDecoder,
+}
+_ENCODERS: Final[dict[Format, Callable[[Coding], FrameEncoder]]] = {
+    Format.RGB24: _RawRgb,
+    Format.YUV420P: _RawYuv,
+    Format.NV12: _RawYuv,
+    Format.JPEG: _PictureEncoder,
+    Format.PNG: _PictureEncoder,
+    Format.H264: _VideoEncoder,
+    Format.HEVC: _VideoEncoder,
+}
 _MARGIN: Final = 64
 """Largest difference in pixels between coded and shown size. Codecs pad frames to whole blocks."""
 

@@ -48,7 +48,7 @@ class Up:
         assert match, self.said
         return match[1]
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = 150) -> None:
         wait_until(
             lambda: text in self.said or self.process.poll() is not None, seconds, f"{text!r} was not said: {self.said}"
         )

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -27,10 +28,11 @@ def script() -> ModuleType:
 
 
 @pytest.fixture
-def ran(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def ran(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """Commands that the script would run, with PyTorch's index reachable."""
     commands: list[list[str]] = []
     monkeypatch.setattr(script, "_answers", lambda url: True)
+    monkeypatch.setattr(script.sys, "prefix", str(tmp_path))
     monkeypatch.setattr(script, "_run", lambda *arguments: commands.append(list(arguments)) or 0)
     return commands
 
@@ -44,6 +46,7 @@ def test_builds_come_from_pytorchs_index_by_uv(script: ModuleType, ran: list[lis
     assert torch[:4] == ["-m", "uv", "pip", "install"]
     assert torch[torch.index("--torch-backend") + 1] == backend
     assert torch[-1] == PIN[0]
+    assert Path(script.sys.prefix, ".torch").read_text() == backend
 
 
 def test_cuda_is_the_build_on_pips_own_index(script: ModuleType, ran: list[list[str]]) -> None:

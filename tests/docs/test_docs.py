@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import pytest
 import cli
 from commands.generated_docs import configuration_page, env_example, modules_page
 from jobs.settings import Settings
+from model.routing import PRESETS, Preset
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -121,3 +123,16 @@ def test_every_route_is_on_the_rest_page() -> None:
     assert "/upscale" in paths
     for path in paths:
         assert re.search(rf"`[A-Z]+ {re.escape(path)}`", page), path
+
+
+def test_the_routing_page_has_the_presets_numbers() -> None:
+    row = r"^\| ((?:`\w+`(?:, )?)+) \| (.*?) \| (.*?) \|"
+    shown = {}
+    for names, balanced, fast in re.findall(row, (DOCS / "routing.md").read_text(), re.MULTILINE):
+        for i, name in enumerate(re.findall(r"`(\w+)`", names)):
+            shown[name] = [cell.split(", ")[i] if ", " in cell else cell for cell in (balanced, fast)]
+    for field in fields(Preset):
+        if field.name in ("mask", "overhead", "dense_above"):
+            continue
+        for preset, text in zip(("balanced", "fast"), shown[field.name], strict=True):
+            assert text.startswith(f"{getattr(PRESETS[preset], field.name):g}") or text == "–", (field.name, text)

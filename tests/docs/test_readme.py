@@ -18,6 +18,7 @@ from media.probe import probe
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 
+pytestmark = pytest.mark.timeout(900)
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 SKIPVSR_LINES = [
@@ -41,7 +42,7 @@ class Shell:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=500,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -116,6 +117,7 @@ def test_curl_never_saves_an_error_as_the_result(shell: Shell) -> None:
     assert not (shell.folder / "refused.mp4").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", SKIPVSR_LINES)
 def test_commands_upscale_the_example(shell: Shell, line: str) -> None:
     made = shell.folder / line.split()[3 if "-o" not in line else 4]

@@ -96,8 +96,9 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, clip: Path) -> None:
 JAIL = """
 import socket, sys
 from pathlib import Path
-from media.jailed.lockdown import lock_down
-lock_down(memory_bytes=2**31, writes_below=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+from media.jailed.lockdown import limit_memory, lock_down
+limit_memory(2**31)
+lock_down(writes_below=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
 def refused(action):
     try:
         action()

@@ -87,7 +87,7 @@ def test_invalid_requests_name_their_field(
 def test_unknown_and_missing_models(server: RpcServer) -> None:
     error = failure(server, config(model="no-such"))
     assert error.code() is INVALID
-    assert "there are:" in error.details()
+    assert "use one of:" in error.details()
     error = failure(server, config(model="basicvsr-reds"))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "skipvsr models --fetch" in error.details()
