@@ -1,6 +1,9 @@
-"""What is minimised: Charbonnier on the frames, and a photometric term on the flow."""
+"""What is minimised: Charbonnier or PSNR on the frames, and a photometric term on the flow."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,17 @@ from model.network import BasicVSR
 def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
     """Mean of sqrt((a - b)^2 + epsilon^2) (Lai et al., CVPR 2017)."""
     return ((a - b).square() + epsilon * epsilon).sqrt().mean()
+
+
+def logarithmic(a: Tensor, b: Tensor) -> Tensor:
+    """Mean logarithm of the squared error of each frame [B, T, 3, H, W]: what PSNR counts, and for each frame alike.
+
+    A hundredth of the logarithm has gradients of about Charbonnier's size. Above 50 dB a frame counts less.
+    """
+    return 0.01 * ((a - b).square().mean(dim=(2, 3, 4)) + 1e-5).log().mean()
+
+
+LOSSES: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {"charbonnier": charbonnier, "psnr": logarithmic}
 
 
 def photometric(ref: Tensor, supp: Tensor, flow: Tensor) -> Tensor:
@@ -48,22 +62,21 @@ class Objective(nn.Module):
     Copies rather than autocast: whatever flows between two convolutions is bfloat16 too, as it is in the engine.
     """
 
-    def __init__(self, network: BasicVSR, bf16: bool, epsilon: float = 1e-3) -> None:
+    def __init__(self, network: BasicVSR, bf16: bool, loss: str = "charbonnier") -> None:
         super().__init__()
         self.clip = _Clip(network)
         self.bf16 = bf16
-        self.epsilon = epsilon
-        """Charbonnier's, of the frames."""
+        self.loss = LOSSES[loss]
 
     def forward(self, lr: Tensor, hr: Tensor, flow_only: bool = False) -> tuple[Tensor, Tensor]:
-        """(Charbonnier of the frames, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, 4 h, 4 w] in [0, 1].
+        """(loss of the frames, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, 4 h, 4 w] in [0, 1].
 
         The first is zero with `flow_only`.
         """
         frames, to_next, to_prev = functional_call(self.clip, self._weights(), (lr, flow_only))
         older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
         flow_loss = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
-        loss = charbonnier(frames.float(), hr, self.epsilon) if frames is not None else torch.zeros_like(flow_loss)
+        loss = self.loss(frames.float(), hr) if frames is not None else torch.zeros_like(flow_loss)
         return loss, flow_loss / 2
 
     def _weights(self) -> dict[str, Tensor]:
