@@ -129,9 +129,8 @@ class TrainConfig(_Section):
     gates: GateSection | None = None
     photometric: float = Field(0.05, ge=0)
     """Weight of the photometric term of the flow."""
-    charbonnier: float = Field(1e-3, gt=0)
-    """Errors of the frames above this count by their amount, below by their square (of a network without gates). PSNR
-    counts squares."""
+    loss: Literal["charbonnier", "psnr"] = "charbonnier"
+    """Frame loss of a run without gates. `charbonnier`: absolute error; `psnr`: squared error, per frame."""
     clip_grad: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
