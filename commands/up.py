@@ -52,8 +52,8 @@ def run(settings: Settings) -> int:
                 pass  # fail before the first child starts
         redis = None
         if not settings.redis_url:
+            # The children find the server and its password in the data folder, not in their environment.
             redis = stack.enter_context(EmbeddedRedis(folder_of(settings)))
-            env["SKIPVSR_REDIS_URL"] = redis.url
         children = _children(listener.fileno(), redis, grpc=grpc)
         supervisor = Supervisor(children, env, settings.stop_grace_seconds + _STOP_MARGIN_SECONDS)
         stack.callback(supervisor.stop, interrupt)

@@ -16,7 +16,11 @@ class Settings(BaseSettings):
         env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    redis_url: str | None = Field(None, description="URL of the Redis server; empty: `skipvsr up` starts a Redis.")
+    redis_url: str | None = Field(
+        None,
+        repr=False,  # the URL may hold a password
+        description="URL of the Redis server; empty: `skipvsr up` starts a Redis.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of uploads, checkpoints, results and weights.")
     http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")

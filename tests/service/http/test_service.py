@@ -53,7 +53,7 @@ def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert service.client.get("/healthz").status_code == 200
-        assert len(service.files()) == 1
+        assert sorted(path.name for path in service.files()) == ["input", "job.json"]
 
 
 @pytest.mark.parametrize(
