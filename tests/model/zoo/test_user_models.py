@@ -200,6 +200,17 @@ def test_what_is_no_file_is_not_waited_for(make: Callable[[Path], None], tmp_pat
     load_model("good", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
 
 
+def test_the_scale_comes_from_the_checkpoint(tmp_path: Path) -> None:
+    path = put(tmp_path)
+    config = {name: value for name, value in vars(TINY).items() if name != "scale"}
+    save_file(load_tensors(path), path, {"config": json.dumps(config)})
+    assert load_network("mine", tmp_path)[0].scale == 4  # older checkpoints name none
+    save_file(load_tensors(path), path, {"config": json.dumps(config | {"scale": 3})})
+    assert "unsupported network" in why(tmp_path, "mine.safetensors")
+    with pytest.raises(BadWeights, match="scale 3 is not supported"):
+        load_file(path)
+
+
 def test_weights_of_a_run_that_diverged_are_refused(tmp_path: Path) -> None:
     path = put(tmp_path)
     save_file(
@@ -397,7 +408,7 @@ def test_a_job_under_way_starts_anew_with_other_weights(
         store.resume(job_id)
         job = wait_for(store, job_id)
         whole = wait_for(store, submit(store, storage, clip, model="mine"))
-    assert "The checkpoint is for another model; the job was started again." in job.warnings
+    assert "The checkpoint belongs to another model; the job started again." in job.warnings
     assert storage.result_path(job_id).read_bytes() == storage.result_path(whole.id).read_bytes()
 
 

@@ -1,7 +1,7 @@
-"""Write the documentation that follows from the code: `make docs`.
+"""Generate documentation from the code: `make docs`.
 
-`.env.example` and `docs/configuration.md` follow from `jobs.settings` and are committed; a test compares them.
-`docs/modules.md` follows from the modules' docstrings; the site's build writes it, and git ignores it.
+`.env.example` and `docs/configuration.md` come from `jobs.settings`; both are committed, and a test compares them.
+`docs/modules.md` comes from docstrings; `make site` writes the page, and git ignores it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ In containers, secrets may be files: a file in `SKIPVSR_SECRETS_DIR`, named like
 An empty value means unset. Unknown values end the command with one line before any work begins.
 """
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))
-"""Sections of the configuration page by prefix; every other setting stands under "General"."""
+"""Sections of the configuration page by prefix. All other settings are under "General"."""
 
 
 def env_example() -> str:
@@ -57,7 +57,7 @@ def env_example() -> str:
 
 
 def configuration_page() -> str:
-    """Return the text of `docs/configuration.md`: one table of settings a section."""
+    """Return the text of `docs/configuration.md`: one table of settings per section."""
     sections: dict[str, list[str]] = {"General": [], **{title: [] for title, _ in _GROUPS}}
     for name, field in _fields():
         title = next((title for title, prefix in _GROUPS if name.startswith(prefix)), "General")
