@@ -29,6 +29,8 @@ def assemble(
     if not segments:
         raise MediaError("There are no segments to assemble.")
     parts, source, out = tuple(path.absolute() for path in segments), source.absolute(), out.absolute()
+    if any(path.is_symlink() for path in parts):
+        raise MediaError("A segment is a symbolic link, which could name any file.")
     out.unlink(missing_ok=True)
     out.touch(exist_ok=False)  # the child may write this file, and create no other
     request = MuxRequest(parts, source, out, spec)
