@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 EXAMPLE: Final = Path(__file__).parents[1] / "examples" / "clip.mp4"
+_UNUSED_BY_WORKER: Final = frozenset({"SKIPVSR_API_KEY"})
+"""Secrets of the servers. The worker opens strangers' videos, and answers no request."""
 _POLL_SECONDS: Final = 0.2
 _STOP_MARGIN_SECONDS: Final = 5.0
 """Added to the worker's own grace period before the kill."""
@@ -72,7 +74,7 @@ def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
         Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener]),
-        Child("worker", [*skipvsr, "worker"], restart=True),
+        Child("worker", [*skipvsr, "worker"], without=_UNUSED_BY_WORKER, restart=True),
     ]
     if grpc:
         children.append(Child("gRPC server", [*skipvsr, "grpc"], restart=True))

@@ -121,6 +121,11 @@ class Settings(BaseSettings):
     max_decoder_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds in which the decoder process must return the next frame."
     )
+    require_jail: bool = Field(
+        False,
+        description="true: API, worker and gRPC server start only if the kernel enforces all layers of the decoder's "
+        "jail.",
+    )
     upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without data before the API ends an upload with status 408."
     )

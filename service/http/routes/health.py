@@ -10,8 +10,9 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 
 from jobs.errors import StoreUnavailable
-from service.http.dependencies import MetricsDep, OperationsDep
-from service.http.responses import Health, Readiness, problems
+from media.jail import LAYERS
+from service.http.dependencies import JailDep, MetricsDep, OperationsDep
+from service.http.responses import Component, Health, Readiness, problems
 
 router = APIRouter(tags=["service"])
 
@@ -31,12 +32,13 @@ async def healthz() -> Health:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Check that jobs can be processed", responses=problems(503))
-def readyz(operations: OperationsDep) -> Readiness:
+def readyz(operations: OperationsDep, jail: JailDep) -> Readiness:
     """Return the live workers, or 503 if Redis does not answer or no worker is alive."""
     workers = operations.workers()
     if not workers:
         raise NoWorker("no worker is alive: start a worker with `skipvsr worker`")
-    return Readiness(workers=workers)
+    components = [Component(name=f"jail: {layer}", status="missing" if layer in jail else "ok") for layer in LAYERS]
+    return Readiness(workers=workers, components=components)
 
 
 @router.get(

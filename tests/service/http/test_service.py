@@ -13,6 +13,9 @@ from pydantic import SecretStr
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
+from media import jail
+from media.jail import LAYERS, missing_layers
+from media.sandbox import process
 from service.http.app import create_app
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -38,6 +41,19 @@ def test_ready_when_a_worker_is_alive(service: Service) -> None:
     answer = service.client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["workers"][0]["name"] == worker.name
+    assert {part["name"]: part["status"] for part in answer.json()["components"]} == {
+        f"jail: {layer}": "missing" if layer in missing_layers() else "ok" for layer in LAYERS
+    }
+
+
+def test_readyz_shows_an_incomplete_jail(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_CHILD", ("-c", "pass"))
+    jail._logged_layers.cache_clear()
+    with serving(settings) as service:
+        service.announce_worker()
+        components = service.client.get("/readyz").json()["components"]
+    jail._logged_layers.cache_clear()
+    assert components == [{"name": f"jail: {layer}", "status": "missing"} for layer in LAYERS]
 
 
 def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
