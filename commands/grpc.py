@@ -14,8 +14,10 @@ def command() -> int:
     """Run the gRPC server."""
     from commands.shared import logs
     from commands.shared.embedded_redis import connected
+    from commands.shared.processes import allow_many_files
     from service.rpc.server import run as serve
 
     settings = read_settings()
     logs.set_up(settings)
+    allow_many_files()
     return serve(connected(settings), say=partial(print, flush=True))

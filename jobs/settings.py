@@ -25,6 +25,17 @@ class Settings(BaseSettings):
         description="Comma-separated public host names that the HTTP API accepts if no API key is set. IP addresses "
         "and names of local networks are always accepted.",
     )
+    http_max_connections: Annotated[int, Field(ge=1)] = Field(
+        512,
+        description="Maximum number of open HTTP connections. A new connection replaces the connection that waits "
+        "longest for a request; if all are at work, the API answers with status 503. The limit of open files can lower "
+        "this number.",
+    )
+    http_head_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0,
+        description="Seconds in which the head of an HTTP request must arrive, from the start of the connection or "
+        "the end of the last response.",
+    )
     grpc_host: str = Field("127.0.0.1", description="Listen address of the gRPC server.")
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Listen port of the gRPC server.")
     grpc_max_streams: Annotated[int, Field(ge=1)] = Field(
@@ -119,6 +130,9 @@ class Settings(BaseSettings):
     )
     upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without data before the API ends an upload with status 408."
+    )
+    download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Seconds without the client reading before the API ends a download."
     )
 
     weights_dir: Path | None = Field(
