@@ -130,6 +130,35 @@ def test_other_web_sites_cannot_post(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://nas.lan:8000", "nas.lan:8000", 404),
+        ("http://NAS.lan", "nas.lan", 404),
+        ("https://nas.lan", "nas.lan:443", 404),
+        ("https://video.example", "10.0.0.1:8000", 404),  # a proxy that does not pass the Host header
+        ("http://evil.test", "nas.lan:8000", 403),
+        ("http://evil.test:8000", "nas.lan:8000", 403),
+        ("http://nas.lan:9000", "nas.lan:8000", 403),
+        ("http://nas.lan.evil.test", "nas.lan", 403),
+        ("null", "nas.lan:8000", 403),
+        ("null", "null", 403),
+        ("", "nas.lan:8000", 403),
+        ("file://", "nas.lan:8000", 403),
+    ],
+)
+def test_requests_with_a_foreign_origin_change_nothing(settings: Settings, origin: str, host: str, status: int) -> None:
+    """Over plain HTTP, browsers send Origin but no Sec-Fetch-Site."""
+    with serving(settings.model_copy(update={"http_names": "video.example"})) as service:
+        headers = {"Origin": origin, "Host": host}
+        for method, path in [("POST", "/jobs/0123456789abcdef/cancel"), ("DELETE", "/jobs/0123456789abcdef")]:
+            answer = service.client.request(method, path, headers=headers)
+            assert answer.status_code == status, answer.text
+        upload = service.client.post("/upscale", headers=headers)
+        assert upload.status_code == (403 if status == 403 else 400)
+        assert service.client.get("/jobs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("host", "status"),
     [
         ("localhost:8000", 200),
