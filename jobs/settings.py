@@ -131,6 +131,16 @@ class Settings(BaseSettings):
     upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without data before the API ends an upload with status 408."
     )
+    upload_min_rate: Annotated[float, Field(ge=0)] = Field(
+        16384.0,
+        description="Minimum rate of an upload in bytes per second, on average after upload_idle_seconds; the API ends "
+        "slower uploads with status 408. 0: no minimum.",
+    )
+    max_uploads: Annotated[int, Field(ge=1)] = Field(
+        16,
+        description="Maximum number of uploads that a server process receives at the same time; the API rejects "
+        "further uploads with status 503.",
+    )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without the client reading before the API ends a download."
     )
