@@ -34,14 +34,15 @@ def run(settings: Settings, *, inherited: int | None = None) -> int:
     """
     import uvicorn
 
-    from commands.shared.addresses import listen
+    from commands.shared.addresses import listen, warn_if_open
     from commands.shared.embedded_redis import connected
-    from commands.shared.processes import allow_many_files
+    from commands.shared.processes import prepare_server
     from service.http.app import create_app
     from service.http.connections import server_config
 
     settings = connected(settings)
-    allow_many_files()
+    prepare_server()
+    warn_if_open(settings, settings.http_host, "the API")
 
     with ExitStack() as stack:
         if inherited is None:

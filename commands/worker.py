@@ -12,12 +12,12 @@ def command() -> int:
     """Run one worker."""
     from commands.shared import logs
     from commands.shared.embedded_redis import connected
-    from commands.shared.processes import allow_many_files
+    from commands.shared.processes import prepare_server
     from jobs import tracing
     from worker.main import main as work
 
     settings = read_settings()
     logs.set_up(settings)
-    allow_many_files()
+    prepare_server()
     tracing.set_up(settings, "worker")
     return work(connected(settings))

@@ -150,6 +150,10 @@ class Settings(BaseSettings):
         description="Folder of model weights, with user models as NAME.safetensors; empty: the folder weights in "
         "data_dir.",
     )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Listen address of the Prometheus metrics of workers and gRPC server, which need no key.",
+    )
     worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port of a worker's Prometheus metrics; 0: no metrics."
     )

@@ -102,8 +102,9 @@ class Storage:
     def prepare(self) -> None:
         """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
         with room(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.uploads.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, self.uploads):
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o700)  # also a folder of an earlier version
             probe = self.root / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from commands.shared.errors import CommandError
+
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
 
@@ -139,9 +141,12 @@ MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 def read_settings() -> Settings:
     """Settings from the environment, from `.env`, and from files in the folder SKIPVSR_SECRETS_DIR, if set.
 
-    A secret file has the name of its variable. Raises pydantic.ValidationError.
+    A secret file has the name of its variable. Raises pydantic.ValidationError, or CommandError if the folder
+    does not exist.
     """
     from jobs.settings import Settings
 
-    folder = os.environ.get("SKIPVSR_SECRETS_DIR")
-    return Settings(_secrets_dir=folder if folder and Path(folder).is_dir() else None)
+    folder = os.environ.get("SKIPVSR_SECRETS_DIR") or None
+    if folder and not Path(folder).is_dir():
+        raise CommandError(f"SKIPVSR_SECRETS_DIR: there is no folder {folder}, so the server would have no API key")
+    return Settings(_secrets_dir=folder)

@@ -14,8 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 _PR_SET_PDEATHSIG = 1
 
 
-def allow_many_files() -> None:
-    """Raise this process's soft limit of open files to the hard limit: each connection needs a file descriptor."""
+def prepare_server() -> None:
+    """Prepare this process for service: many connections, and files that only this user reads.
+
+    The soft limit of open files becomes the hard limit, because each connection needs a file descriptor.
+    """
+    os.umask(0o077)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS refuses some values
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import socket
 from functools import cache
 from ipaddress import ip_address
 from typing import Annotated
-from urllib.parse import unquote
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
@@ -17,8 +17,11 @@ from jobs.settings import Settings
 from service import api_key
 from service.http.dependencies import SettingsDep
 
-COOKIE = "skipvsr_key"
-"""Cookie with the API key. The web page sets it, because video and download requests cannot send headers."""
+COOKIE = "skipvsr_read"
+"""Cookie with a token derived from the API key, for the page's video and download requests, which send no headers.
+
+The token only reads, and does not reveal the key.
+"""
 _SAFE = ("GET", "HEAD")
 _PORTS = {"http": ":80", "https": ":443"}
 """Default ports, which browsers leave out."""
@@ -44,14 +47,34 @@ def require_key(
     expected = api_key.configured(settings).encode()
     if not expected:
         return
-    cookie = unquote(request.cookies.get(COOKIE, "")) if request.method in _SAFE else ""
     headers = [bearer.credentials if bearer else "", header or ""]
     # Starlette decodes header bytes as Latin-1. Clients encode the key as UTF-8 (curl) or as Latin-1 (browsers).
-    given = [cookie.encode(), *(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
-    if not any(given):
+    given = [*(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
+    cookie = request.cookies.get(COOKIE, "") if request.method in _SAFE else ""
+    if not any(given) and not cookie:
         raise Unauthorized("this server needs its API key: send Authorization: Bearer <key>, or X-API-Key: <key>")
-    if not api_key.matches(expected, given):
-        raise Unauthorized("the API key is wrong")
+    if api_key.matches(expected, given) or api_key.matches(read_token(settings).encode(), [cookie.encode()]):
+        return
+    raise Unauthorized("the API key is wrong")
+
+
+def has_key(
+    request: Request,
+    settings: SettingsDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    header: Annotated[str | None, Depends(_header)],
+) -> bool:
+    """Whether `require_key` accepts the request."""
+    try:
+        require_key(request, settings, bearer, header)
+    except Unauthorized:
+        return False
+    return True
+
+
+def read_token(settings: Settings) -> str:
+    """The token of the page's cookie."""
+    return hmac.digest(api_key.configured(settings).encode(), b"skipvsr: read-only cookie", "sha256").hex()
 
 
 def known_name(request: Request, settings: SettingsDep) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import quote
 
+import anyio.to_thread
 from fastapi import Request
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from jobs.errors import Gone
 
 _RANGES = re.compile(r"\s*bytes\s*=\s*(\d*-\d*)(\s*,\s*(\d*-\d*))*\s*")
+_REMOVED = "the file has just been removed"
 _MAX_DIGITS = 18
 """Digits of a byte offset. Python refuses to parse numbers of thousands of digits."""
 
@@ -22,8 +26,8 @@ def file_response(request: Request, path: Path, filename: str, media_type: str) 
     try:
         facts = path.stat()
     except FileNotFoundError as error:
-        raise Gone("the file has just been removed") from error
-    response = FileResponse(
+        raise Gone(_REMOVED) from error
+    response = _OpenFile(
         path,
         media_type=media_type,
         stat_result=facts,
@@ -32,6 +36,23 @@ def file_response(request: Request, path: Path, filename: str, media_type: str) 
     if request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"]):
         _check_range(request, facts.st_size)  # if If-Range does not match, the whole file is sent
     return response
+
+
+class _OpenFile(FileResponse):
+    """A file that is opened before the response begins, so that its removal neither breaks nor mixes a download."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            return await super().__call__(scope, receive, send)
+        try:
+            number = await anyio.to_thread.run_sync(os.open, self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise Gone(_REMOVED) from error
+        try:
+            self.path = f"/dev/fd/{number}"
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(number)
 
 
 def content_disposition(filename: str) -> str:
