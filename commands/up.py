@@ -40,8 +40,10 @@ def run(settings: Settings) -> int:
     """Run the service until a signal. Raises CommandError if the service cannot start or cannot continue."""
     from commands.shared.addresses import address, listen
     from commands.shared.embedded_redis import EmbeddedRedis, folder_of
+    from commands.shared.processes import prepare_server
     from commands.shared.supervisor import Interrupt, Supervisor, say
 
+    prepare_server()
     interrupt = Interrupt()
     with ExitStack() as stack:
         stack.enter_context(interrupt.caught())
@@ -73,7 +75,7 @@ def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list
     # -P: a folder in the current directory cannot shadow one of this project's packages
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
-        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener]),
+        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener], restart=True),
         Child("worker", [*skipvsr, "worker"], without=_UNUSED_BY_WORKER, restart=True),
     ]
     if grpc:

@@ -23,6 +23,7 @@ from jobs.errors import (
     StorageFull,
     StoreUnavailable,
     TooLarge,
+    TooManyUploads,
     Unauthorized,
     UnsupportedMedia,
     UnusableVideo,
@@ -77,6 +78,7 @@ _JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
     UploadStalled: StatusCode.DEADLINE_EXCEEDED,
     NotReady: StatusCode.FAILED_PRECONDITION,
     Gone: StatusCode.NOT_FOUND,
+    TooManyUploads: StatusCode.UNAVAILABLE,
     TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients retry
     UnsupportedMedia: StatusCode.INVALID_ARGUMENT,
     UnusableVideo: StatusCode.INVALID_ARGUMENT,

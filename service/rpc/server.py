@@ -73,7 +73,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         device=device,
     )
     if settings.grpc_metrics_port:
-        sessions.metrics.serve(settings.grpc_metrics_port)
+        sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
     jobs = JobService(settings, Operations.from_settings(settings))
     checks = health.aio.HealthServicer()
