@@ -25,6 +25,7 @@ from service import api_key
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
+from service.rpc.gate import MessageGate
 from service.rpc.job_service import JobService
 from service.rpc.scheduler import Scheduler
 from service.rpc.session_registry import SessionRegistry
@@ -116,7 +117,8 @@ def _server(settings: Settings) -> Any:
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
     key = api_key.configured(settings)
-    return grpc.aio.server(interceptors=[KeyInterceptor(key)] if key else [], options=options)
+    keys = [KeyInterceptor(key)] if key else []
+    return grpc.aio.server(interceptors=[*keys, MessageGate()], options=options)
 
 
 def _listen(server: Any, settings: Settings) -> int:
