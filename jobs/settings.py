@@ -16,7 +16,11 @@ class Settings(BaseSettings):
         env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    redis_url: str | None = Field(None, description="URL of the Redis server; empty: `skipvsr up` starts a Redis.")
+    redis_url: str | None = Field(
+        None,
+        repr=False,  # the URL may hold a password
+        description="URL of the Redis server; empty: `skipvsr up` starts a Redis.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of uploads, checkpoints, results and weights.")
     http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
@@ -127,6 +131,11 @@ class Settings(BaseSettings):
     )
     max_decoder_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds in which the decoder process must return the next frame."
+    )
+    require_jail: bool = Field(
+        False,
+        description="true: API, worker and gRPC server start only if the kernel enforces all layers of the decoder's "
+        "jail.",
     )
     upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without data before the API ends an upload with status 408."

@@ -16,17 +16,20 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
-from jobs.errors import NotFound, StorageFull, TooManyUploads
+from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
 from jobs.settings import Settings
 
 GB: Final = 1_000_000_000
 _ID: Final = re.compile(r"[0-9a-f]{16,64}")
+_LINK: Final = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
+"""Error numbers of `open` for symbolic links and sockets."""
 NO_ROOM: Final = {errno.ENOSPC: "is full", errno.EDQUOT: "is over its quota", errno.EROFS: "is read-only"}
 """Reason for each error number that means a disk accepts no data."""
 
@@ -63,9 +66,42 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a job's file for reading.
+
+    Raises:
+        FileNotFoundError: no such file.
+        JobFailed: the file or its folder is a symbolic link, or the file is no regular file. Such a file could name
+            any file of this machine.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        folder = os.open(path.parent, flags | os.O_DIRECTORY)
+        try:
+            file = os.open(path.name, flags | os.O_NONBLOCK, dir_fd=folder)  # a pipe would wait for a writer
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno in _LINK:
+            raise _irregular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise _irregular(path)
+    return os.fdopen(file, "rb")
+
+
+def _irregular(path: Path) -> JobFailed:
+    return JobFailed(f"The job's file {path.name} is a link or no regular file, so the service refuses the file.")
+
+
 def replace(part: Path, final: Path) -> None:
-    """Rename a finished file atomically: fsync, one rename, fsync of the folder. Readers never see a partial file."""
-    sync_file(part)
+    """Rename a finished file atomically: fsync, one rename, fsync of the folder. Readers never see a partial file.
+
+    Raises JobFailed if `part` is no regular file.
+    """
+    with open_regular(part) as file:
+        os.fsync(file.fileno())
     part.replace(final)
     sync_file(final.parent)
 
@@ -223,7 +259,7 @@ class Storage:
     def publish(self, part: Path, job_id: str) -> Path:
         """Move `result.<suffix>` from the working folder into the job's folder; return the new path.
 
-        Raises `Fenced` if the file does not exist.
+        Raises `Fenced` if the file does not exist, and `JobFailed` if the file is no regular file.
         """
         final = self.job_dir(job_id) / part.name
         with room(self.root):

@@ -11,7 +11,7 @@ import click
 import pytest
 
 import cli
-from commands.generated_docs import configuration_page, env_example, modules_page
+from deploy.generate_docs import configuration_page, env_example, modules_page
 from jobs.settings import Settings
 from model.routing import PRESETS, Preset
 from tests.support.paths import ROOT

@@ -48,7 +48,7 @@ def _wait_for_files(storage: Storage, job_id: str, *names: str) -> None:
     """Wait until a finished job has only these files; the worker removes checkpoints after the release."""
 
     def only_these() -> bool:
-        return sorted(path.name for path in storage.job_dir(job_id).iterdir()) == sorted(names)
+        return {path.name for path in storage.job_dir(job_id).iterdir()} == {*names, "job.json"}
 
     wait_until(only_these, 10, f"job {job_id} has other files than {names}")
 

@@ -11,9 +11,10 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 
 from jobs.errors import StoreUnavailable
+from media.jail import LAYERS
 from service.http.auth import has_key, known_name
-from service.http.dependencies import MetricsDep, OperationsDep
-from service.http.responses import Health, Readiness, problems
+from service.http.dependencies import JailDep, MetricsDep, OperationsDep
+from service.http.responses import Component, Health, Readiness, problems
 
 router = APIRouter(tags=["service"])
 
@@ -38,7 +39,7 @@ async def healthz() -> Health:
     responses=problems(403, 503),
     dependencies=[Depends(known_name)],
 )
-def readyz(operations: OperationsDep, trusted: Annotated[bool, Depends(has_key)]) -> Readiness:
+def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, Depends(has_key)]) -> Readiness:
     """Return the live workers, or 503 if Redis does not answer or no worker is alive.
 
     Without the server's API key, the workers have no name, host name, process id and job.
@@ -47,7 +48,8 @@ def readyz(operations: OperationsDep, trusted: Annotated[bool, Depends(has_key)]
     if not workers:
         raise NoWorker("no worker is alive: start a worker with `skipvsr worker`")
     hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "job": None}
-    return Readiness(workers=[worker.model_copy(update=hidden) for worker in workers])
+    components = [Component(name=f"jail: {layer}", status="missing" if layer in jail else "ok") for layer in LAYERS]
+    return Readiness(workers=[worker.model_copy(update=hidden) for worker in workers], components=components)
 
 
 @router.get(

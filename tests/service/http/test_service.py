@@ -15,6 +15,9 @@ from pydantic import SecretStr
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
+from media import jail
+from media.jail import LAYERS, missing_layers
+from media.sandbox import process
 from service.http.app import create_app
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -40,6 +43,19 @@ def test_ready_when_a_worker_is_alive(service: Service) -> None:
     answer = service.client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["workers"][0]["name"] == worker.name
+    assert {part["name"]: part["status"] for part in answer.json()["components"]} == {
+        f"jail: {layer}": "missing" if layer in missing_layers() else "ok" for layer in LAYERS
+    }
+
+
+def test_readyz_shows_an_incomplete_jail(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_CHILD", ("-c", "pass"))
+    jail._logged_layers.cache_clear()
+    with serving(settings) as service:
+        service.announce_worker()
+        components = service.client.get("/readyz").json()["components"]
+    jail._logged_layers.cache_clear()
+    assert components == [{"name": f"jail: {layer}", "status": "missing"} for layer in LAYERS]
 
 
 def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
@@ -55,7 +71,7 @@ def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert service.client.get("/healthz").status_code == 200
-        assert len(service.files()) == 1
+        assert sorted(path.name for path in service.files()) == ["input", "job.json"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +185,7 @@ def test_a_file_that_vanishes_before_its_download_is_gone(
     opened = os.open
 
     def late(name: Any, *given: Any, **more: Any) -> int:
-        if name == path:
+        if name in (path, path.name):
             path.unlink()
         return opened(name, *given, **more)
 
