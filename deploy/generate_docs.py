@@ -34,7 +34,7 @@ _ENV_COMPOSE = """
 # Ports of Prometheus and Grafana on this machine.
 #PROMETHEUS_PORT=9090
 #GRAFANA_PORT=3000
-# Password of Grafana's administrator; empty: a random one.
+# Password of Grafana's administrator at its first start. Empty: a random password.
 #GRAFANA_ADMIN_PASSWORD=
 """
 _CONFIGURATION_HEAD = """\
