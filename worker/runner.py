@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +15,7 @@ from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
-from jobs.storage import Fenced, Storage
+from jobs.storage import Fenced, Storage, open_regular
 from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import probe
@@ -120,6 +121,8 @@ class Runner:
         job = self._store.get(claim.job_id)
         with tracing.span("upscale", parent=job.traceparent, job_id=job.id, attempt=job.attempt) as span:
             attempt = Attempt(job, lease)
+            with suppress(FileNotFoundError), open_regular(self._storage.input_path(job.id)):
+                pass  # a link instead of the upload could name any file
             task = UpscaleTask(
                 self._storage.input_path(job.id),
                 self._storage.take_work(job.id, claim.token),

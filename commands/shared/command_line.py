@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from commands.shared.errors import CommandError
+
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
 
@@ -139,9 +141,15 @@ MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 def read_settings() -> Settings:
     """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError.
+    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError, or
+    CommandError if a folder does not exist.
     """
     from jobs.settings import Settings
 
     folders = [Path(folder) for folder in os.environ.get("SKIPVSR_SECRETS_DIR", "").split(os.pathsep) if folder]
-    return Settings(_secrets_dir=[folder for folder in folders if folder.is_dir()] or None)
+    for folder in folders:
+        if not folder.is_dir():
+            raise CommandError(
+                f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing"
+            )
+    return Settings(_secrets_dir=folders or None)

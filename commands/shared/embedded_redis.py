@@ -72,6 +72,7 @@ class EmbeddedRedis:
     def __enter__(self) -> Self:
         """Start the server and wait until it answers. Raises CommandError."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

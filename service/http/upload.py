@@ -18,7 +18,7 @@ from jobs.errors import SkipVsrError, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.schema import Job
 from jobs.settings import Settings
-from service.admission import admit, options_from_text
+from service.admission import Pace, admit, options_from_text
 from service.http import form
 from service.http.api_metrics import ApiMetrics
 from service.operations import Operations
@@ -81,14 +81,15 @@ class Uploads:
         log.info("job %s: queued by request %s", job.id, request_id, extra=extra)
         return job
 
+    def _pace(self) -> Pace:
+        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+
     async def _receive(self, request: Request, reservation: Reservation | None) -> tuple[Job, int]:
         """Return the new job and the size of its file in bytes."""
         operations, limit = self._operations, self._settings.max_upload_bytes
         announced = form.announced_bytes(request, limit)
         async with contextmanager_in_threadpool(operations.upload(announced)) as incoming:
-            received = await form.receive(
-                request, incoming, max_file_bytes=limit, idle_seconds=self._settings.upload_idle_seconds
-            )
+            received = await form.receive(request, incoming, max_file_bytes=limit, pace=self._pace())
             await run_in_threadpool(incoming.close)
             options = options_from_text(received.fields)
             await run_in_threadpool(operations.check_model, options.model)

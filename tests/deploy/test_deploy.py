@@ -153,6 +153,7 @@ def test_secrets_are_files() -> None:
     for name in ("api", "grpc"):  # else a running container would keep the old file
         assert SERVICES[name]["labels"]["skipvsr.key-file"] == COMPOSE["secrets"]["skipvsr_api_key"]["file"]
     assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
+    assert SERVICES["worker"]["environment"]["SKIPVSR_API_KEY"] == "", "a key in .env must not reach the worker"
     assert (ROOT / "deploy" / "no-key").read_bytes() == b""
 
 

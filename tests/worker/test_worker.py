@@ -279,6 +279,8 @@ def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, 
                 return str(answer.read().decode())
 
         wait_until(lambda: 'skipvsr_job_seconds_count{model="tiny",outcome="done"} 1.0' in page(), 5, page())
+        with pytest.raises(ConnectionRefusedError):  # 127.0.0.2: only a server on all addresses answers
+            socket.create_connection(("127.0.0.2", port), 5)
         assert 'skipvsr_frames_total{model="tiny"} 40.0' in page()
         assert 'skipvsr_job_skip_ratio_count{model="tiny"} 1.0' in page()
         assert 'skipvsr_stage_seconds_count{stage="decode"}' in page()
