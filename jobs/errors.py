@@ -13,6 +13,7 @@
     ├── UnusableVideo         422   a video that cannot be upscaled
     ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
+    ├── TooManyUploads        503   too many uploads at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy.
@@ -108,6 +109,13 @@ class StoreUnavailable(SkipVsrError):
 
     status, title = 503, "Store unavailable"
     retry_after = 5
+
+
+class TooManyUploads(SkipVsrError):
+    """Too many uploads at the same time."""
+
+    status, title = 503, "Too many uploads"
+    retry_after = 10
 
 
 class StorageFull(SkipVsrError):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from jobs import idempotency, tracing
+from jobs import idempotency, records, tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
@@ -107,6 +107,7 @@ class Operations:
         except BaseException:
             self.storage.remove(job.id)
             raise
+        records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
         return job
 
     def get(self, job_id: str) -> Job:
@@ -130,16 +131,18 @@ class Operations:
         job = self.get(job_id)
         if not job.state.final:
             return self.cancel(job_id)
-        if not self.store.forget(job_id):  # resumed or removed by another request
+        if job.state is JobState.FAILED and not self.store.mark_files_removed(job_id):  # resumed by another request
             return self.remove(job_id)
-        self.storage.remove(job_id)
+        self.storage.remove(job_id)  # before the document: the janitor restores documents of existing files
+        if not self.store.forget(job_id):  # removed by another request
+            return self.remove(job_id)
         return job
 
     def pause(self, job_id: str) -> Job:
         """Pause a job at the end of its chunk. Finished chunks are kept."""
         self.storage.job_dir(job_id)
         self.store.request_pause(job_id)
-        return self.store.get(job_id)
+        return self._recorded(job_id)
 
     def resume(self, job_id: str) -> Job:
         """Queue a paused or failed job again, from its last checkpoint.
@@ -149,7 +152,13 @@ class Operations:
         if self.get(job_id).state is JobState.FAILED:
             self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
         self.store.resume(job_id)
-        return self.store.get(job_id)
+        return self._recorded(job_id)
+
+    def _recorded(self, job_id: str) -> Job:
+        """Return a job's document, and write its record."""
+        job = self.store.get(job_id)
+        records.follow(self.storage, [job])
+        return job
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.

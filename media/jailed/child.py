@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from media.errors import MediaError, OverLimit
 from media.jailed.lockdown import allow_cpu, limit_memory, lock_down
@@ -20,6 +20,8 @@ from media.sandbox.protocol import (
     DecodeRequest,
     Envelope,
     Failed,
+    Jailed,
+    JailRequest,
     Message,
     MuxProgress,
     MuxRequest,
@@ -30,6 +32,8 @@ from media.sandbox.protocol import (
 )
 
 T = TypeVar("T")
+Service: TypeAlias = Callable[[tuple[str, ...]], Iterator[Message]]
+"""Serves a request. The argument: layers of the jail that the kernel does not enforce."""
 
 _IN: Final = 0
 _OUT: Final = 1
@@ -39,15 +43,15 @@ def main() -> None:
     """Serve one request."""
     envelope = _read_envelope()
     limits = envelope.limits
-    limit_memory(limits.max_decoder_bytes)
+    limit_memory(getattr(limits, _memory_setting(envelope.request)))
     allow_cpu(limits.max_decoder_seconds)
     try:
         serve = _service(envelope.request, limits)
-        lock_down(writes_below=envelope.writes_below)
-        for message in serve():
+        missing = lock_down(reads=envelope.reads, writes=envelope.writes)
+        for message in serve(missing):
             _send(message)
     except (MediaError, MemoryError, ImportError, OSError) as error:
-        _send(_failure(error, limits))
+        _send(_failure(error, limits, _memory_setting(envelope.request)))
 
 
 def _read_envelope() -> Envelope:
@@ -70,7 +74,7 @@ def _send(message: Message) -> None:
         data = data[os.write(_OUT, data) :]
 
 
-def _service(request: Request, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _service(request: Request, limits: Limits) -> Service:
     """Import the code for a request.
 
     Each request needs a part of libav only. The imports precede the lock-down: afterwards, Python can't cache bytecode.
@@ -82,22 +86,24 @@ def _service(request: Request, limits: Limits) -> Callable[[], Iterator[Message]
             return _decoding(request, limits)
         case MuxRequest():
             return _muxing(request, limits)
+        case JailRequest():
+            return lambda missing: iter([Jailed(missing)])
 
 
-def _probing(request: ProbeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _probing(request: ProbeRequest, limits: Limits) -> Service:
     from media.jailed.inspect import inspect
 
-    def serve() -> Iterator[Message]:
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
         yield Probed(inspect(request.path, limits, request.target))
 
     return serve
 
 
-def _decoding(request: DecodeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _decoding(request: DecodeRequest, limits: Limits) -> Service:
     from media.jailed.decode import Decoder
     from media.jailed.shared_frames import send_frames
 
-    def serve() -> Iterator[Message]:
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
         decoder = Decoder(
             request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
         )
@@ -108,10 +114,10 @@ def _decoding(request: DecodeRequest, limits: Limits) -> Callable[[], Iterator[M
     return serve
 
 
-def _muxing(request: MuxRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _muxing(request: MuxRequest, limits: Limits) -> Service:
     from media.jailed.mux import mux
 
-    def serve() -> Iterator[Message]:
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
         for message in mux(request, limits):
             rewriting = isinstance(message, MuxProgress) and message.rewriting
             allow_cpu(
@@ -129,7 +135,11 @@ def _with_cpu_for_each(items: Iterable[T], seconds: float) -> Iterator[T]:
         yield item
 
 
-def _failure(error: Exception, limits: Limits) -> Failed:
+def _memory_setting(request: Request) -> str:
+    return "max_probe_memory_bytes" if isinstance(request, ProbeRequest) else "max_decoder_bytes"
+
+
+def _failure(error: Exception, limits: Limits, memory: str) -> Failed:
     match error:
         case OverLimit():
             return Failed("OverLimit", str(error), setting=error.setting)
@@ -137,10 +147,10 @@ def _failure(error: Exception, limits: Limits) -> Failed:
             return Failed(type(error).__name__, str(error))
         case MemoryError() | ImportError():  # without memory, the loader of shared libraries raises ImportError
             text = (
-                f"Reading the video needs more than {limits.max_decoder_bytes} bytes of memory "
-                "(SKIPVSR_MAX_DECODER_BYTES)."
+                f"Reading the video needs more than {getattr(limits, memory)} bytes of memory "
+                f"(SKIPVSR_{memory.upper()})."
             )
-            return Failed("OverLimit", text, setting="max_decoder_bytes")
+            return Failed("OverLimit", text, setting=memory)
         case _:
             number = error.errno if isinstance(error, OSError) else None
             return Failed("OSError", os.strerror(number or 0), errno=number)

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from jobs.errors import InvalidRequest
 from jobs.incoming import Incoming
-from service.admission import oversized, stalled
+from service.admission import Pace, oversized
 from service.names import harmless_name
 
 FILE_FIELD = "file"
@@ -125,17 +125,17 @@ class _FormBuilder:
         self.complete = True
 
 
-async def receive(request: Request, target: Incoming, *, max_file_bytes: int, idle_seconds: float) -> ReceivedForm:
+async def receive(request: Request, target: Incoming, *, max_file_bytes: int, pace: Pace) -> ReceivedForm:
     """Parse the request's form and write its file to `target`. The caller removes the file after an exception.
 
     Raises:
         InvalidRequest: the body is no valid form, or its file is missing or empty.
         TooLarge: the file exceeds `max_file_bytes`.
-        UploadStalled: no bytes arrived for `idle_seconds`.
+        UploadStalled: bytes arrived too slowly for `pace`.
         StorageFull, OSError: writing failed.
         ClientDisconnect: the client disconnected.
     """
-    form = await _parse(request, _boundary(request), target, max_file_bytes, idle_seconds)
+    form = await _parse(request, _boundary(request), target, max_file_bytes, pace)
     if form.filename is None:
         raise InvalidRequest("the form contains no file: send the video as the field 'file' (curl -F file=@clip.mp4)")
     if form.file_size == 0:
@@ -152,14 +152,12 @@ def announced_bytes(request: Request, max_file_bytes: int) -> int:
     return size
 
 
-async def _parse(
-    request: Request, boundary: bytes, target: Incoming, max_file_bytes: int, idle_seconds: float
-) -> _FormBuilder:
+async def _parse(request: Request, boundary: bytes, target: Incoming, max_file_bytes: int, pace: Pace) -> _FormBuilder:
     form = _FormBuilder(max_file_bytes)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
         total = 0
-        async for packet in _packets(request, idle_seconds):
+        async for packet in _packets(request, pace):
             total += len(packet)
             if total > max_file_bytes + _FORM_OVERHEAD_BYTES:
                 raise oversized(max_file_bytes)
@@ -175,16 +173,18 @@ async def _parse(
     return form
 
 
-async def _packets(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body's packets. Raises UploadStalled if none arrives for `idle_seconds`."""
+async def _packets(request: Request, pace: Pace) -> AsyncIterator[bytes]:
+    """Yield the body's packets. Raises UploadStalled if they arrive too slowly."""
     stream = request.stream()
     while True:
         try:
-            yield await asyncio.wait_for(anext(stream), idle_seconds)
+            packet = await asyncio.wait_for(anext(stream), pace.wait())
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise stalled(idle_seconds) from None
+            raise pace.error() from None
+        pace.received(len(packet))
+        yield packet
 
 
 async def _write(target: Incoming, buffer: bytearray) -> None:

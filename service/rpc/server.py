@@ -17,13 +17,16 @@ from grpc_reflection.v1alpha import reflection
 
 from jobs.errors import InvalidRequest
 from jobs.settings import Settings
+from media.jail import checked_jail
 from model.device import resolve_device, set_threads
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
 from service import api_key
+from service.admission import Admissions
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
+from service.rpc.gate import MessageGate
 from service.rpc.job_service import JobService
 from service.rpc.scheduler import Scheduler
 from service.rpc.session_registry import SessionRegistry
@@ -41,8 +44,9 @@ _SWITCH_SECONDS: Final = 0.0005
 def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit status.
 
-    Raises ModelError (weights or device), InvalidRequest (settings) or OSError.
+    Raises ModelError (weights or device), InvalidRequest (settings), NoJail or OSError.
     """
+    checked_jail(required=settings.require_jail)
     models = model_cache(
         settings.weights,
         default=settings.model,
@@ -71,9 +75,9 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         device=device,
     )
     if settings.grpc_metrics_port:
-        sessions.metrics.serve(settings.grpc_metrics_port)
+        sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
-    jobs = JobService(settings, Operations.from_settings(settings))
+    jobs = JobService(settings, Operations.from_settings(settings), Admissions(settings))
     checks = health.aio.HealthServicer()
     server = _server(settings)
     wire.register(upscaler, server)
@@ -114,7 +118,8 @@ def _server(settings: Settings) -> Any:
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
     key = api_key.configured(settings)
-    return grpc.aio.server(interceptors=[KeyInterceptor(key)] if key else [], options=options)
+    keys = [KeyInterceptor(key)] if key else []
+    return grpc.aio.server(interceptors=[*keys, MessageGate()], options=options)
 
 
 def _listen(server: Any, settings: Settings) -> int:
