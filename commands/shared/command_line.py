@@ -149,7 +149,5 @@ def read_settings() -> Settings:
     folders = [Path(folder) for folder in os.environ.get("SKIPVSR_SECRETS_DIR", "").split(os.pathsep) if folder]
     for folder in folders:
         if not folder.is_dir():
-            raise CommandError(
-                f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing"
-            )
+            raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
     return Settings(_secrets_dir=folders or None)
