@@ -34,6 +34,8 @@ _ENV_COMPOSE = """
 # Ports of Prometheus and Grafana on this machine.
 #PROMETHEUS_PORT=9090
 #GRAFANA_PORT=3000
+# Password of Grafana's administrator at its first start. Empty: a random password.
+#GRAFANA_ADMIN_PASSWORD=
 """
 _CONFIGURATION_HEAD = """\
 # Configuration

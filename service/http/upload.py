@@ -7,8 +7,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import anyio.to_thread
-from anyio import CapacityLimiter
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -18,7 +16,7 @@ from jobs.errors import SkipVsrError, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.schema import Job
 from jobs.settings import Settings
-from service.admission import Pace, admit, options_from_text
+from service.admission import Admissions, Pace, options_from_text
 from service.http import form
 from service.http.api_metrics import ApiMetrics
 from service.operations import Operations
@@ -29,11 +27,9 @@ log = logging.getLogger(__name__)
 class Uploads:
     """Turns upload requests into jobs."""
 
-    def __init__(
-        self, operations: Operations, settings: Settings, metrics: ApiMetrics, probes: CapacityLimiter
-    ) -> None:
-        """`probes` limits how many files are probed at the same time; each probe runs in its own process."""
-        self._operations, self._settings, self._metrics, self._probes = operations, settings, metrics, probes
+    def __init__(self, operations: Operations, settings: Settings, metrics: ApiMetrics, admissions: Admissions) -> None:
+        self._operations, self._settings, self._metrics = operations, settings, metrics
+        self._admissions = admissions
 
     async def receive(self, request: Request, key: str | None) -> Job:
         """Queue a job for the request's video, or return the job that the idempotency key belongs to."""
@@ -93,8 +89,6 @@ class Uploads:
             await run_in_threadpool(incoming.close)
             options = options_from_text(received.fields)
             await run_in_threadpool(operations.check_model, options.model)
-            admission = await anyio.to_thread.run_sync(
-                admit, incoming.path, options, self._settings, limiter=self._probes
-            )
+            admission = await self._admissions.admit(incoming.path, options)
             job = await run_in_threadpool(operations.submit, incoming.path, received.filename, admission, reservation)
         return job, received.size_bytes

@@ -92,6 +92,7 @@ def test_redis_creates_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (here / "redis-server").symlink_to(redis_binary())
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
     monkeypatch.setenv("SKIPVSR_REDIS_URL", "")
+    (tmp_path / "none").mkdir()
     monkeypatch.setenv("SKIPVSR_SECRETS_DIR", f"{tmp_path / 'none'}:{tmp_path}")
     urls = []
     for _ in range(2):

@@ -185,7 +185,7 @@ def test_a_file_that_vanishes_before_its_download_is_gone(
     opened = os.open
 
     def late(name: Any, *given: Any, **more: Any) -> int:
-        if name == path:
+        if name in (path, path.name):
             path.unlink()
         return opened(name, *given, **more)
 
