@@ -11,6 +11,7 @@
     ├── TooLarge              413   over a size limit; the message names the limit and its setting
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
+    ├── KeyReused             422   an idempotency key that belongs to another upload
     ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
     ├── TooManyUploads        503   too many uploads at the same time
@@ -96,6 +97,12 @@ class UnusableVideo(SkipVsrError):
     """A video that cannot be upscaled."""
 
     status, title = 422, "Unusable video"
+
+
+class KeyReused(SkipVsrError):
+    """An idempotency key that belongs to another upload."""
+
+    status, title = 422, "Idempotency key reused"
 
 
 class JobFailed(SkipVsrError):

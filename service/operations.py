@@ -59,8 +59,8 @@ class Operations:
         finally:
             path.unlink(missing_ok=True)
 
-    def reserve_key(self, key: str) -> Job | Reservation:
-        """Reserve an idempotency key, or return the job that the key belongs to.
+    def reserve_key(self, key: str) -> tuple[Job, str] | Reservation:
+        """Reserve an idempotency key, or return the job that the key belongs to, with its upload's fingerprint.
 
         Renew the reservation (`renew_key`) until the upload is submitted (`submit`) or abandoned (`release_key`).
         Raises NotReady if another upload with the same key is in progress.
@@ -72,10 +72,10 @@ class Operations:
         if isinstance(found, Reservation):
             return found
         try:
-            return self.store.get(found)
+            return self.store.get(found.job_id), found.fingerprint
         except NotFound:  # the job was removed after the key had been used
             with unavailable():
-                idempotency.forget(self.store.redis, key, found)
+                idempotency.forget(self.store.redis, found)
             return self.reserve_key(key)
 
     def renew_key(self, reservation: Reservation) -> None:

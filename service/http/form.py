@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio.to_thread
 from python_multipart.exceptions import FormParserError
@@ -16,7 +17,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from jobs.errors import InvalidRequest
-from jobs.incoming import Incoming
 from service.admission import Pace, oversized
 from service.names import harmless_name
 
@@ -27,6 +27,13 @@ _BUFFER_BYTES = 1 << 20
 """Bytes buffered before a write, so that a thread is needed once per MiB and not once per packet."""
 _FORM_OVERHEAD_BYTES = 1 << 20
 """Bytes allowed for boundaries, part headers and text fields, in addition to the file."""
+
+
+class Target(Protocol):
+    """Receives the form's file."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the file; called in a thread."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class _FormBuilder:
         self.complete = True
 
 
-async def receive(request: Request, target: Incoming, *, max_file_bytes: int, pace: Pace) -> ReceivedForm:
+async def receive(request: Request, target: Target, *, max_file_bytes: int, pace: Pace) -> ReceivedForm:
     """Parse the request's form and write its file to `target`. The caller removes the file after an exception.
 
     Raises:
@@ -152,7 +159,7 @@ def announced_bytes(request: Request, max_file_bytes: int) -> int:
     return size
 
 
-async def _parse(request: Request, boundary: bytes, target: Incoming, max_file_bytes: int, pace: Pace) -> _FormBuilder:
+async def _parse(request: Request, boundary: bytes, target: Target, max_file_bytes: int, pace: Pace) -> _FormBuilder:
     form = _FormBuilder(max_file_bytes)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
@@ -187,7 +194,7 @@ async def _packets(request: Request, pace: Pace) -> AsyncIterator[bytes]:
         yield packet
 
 
-async def _write(target: Incoming, buffer: bytearray) -> None:
+async def _write(target: Target, buffer: bytearray) -> None:
     await anyio.to_thread.run_sync(target.write, bytes(buffer))
     buffer.clear()
 
