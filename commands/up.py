@@ -40,8 +40,10 @@ def run(settings: Settings) -> int:
     """Run the service until a signal. Raises CommandError if the service cannot start or cannot continue."""
     from commands.shared.addresses import address, listen
     from commands.shared.embedded_redis import EmbeddedRedis, folder_of
+    from commands.shared.processes import prepare_server
     from commands.shared.supervisor import Interrupt, Supervisor, say
 
+    prepare_server()
     interrupt = Interrupt()
     with ExitStack() as stack:
         stack.enter_context(interrupt.caught())
@@ -54,8 +56,8 @@ def run(settings: Settings) -> int:
                 pass  # fail before the first child starts
         redis = None
         if not settings.redis_url:
+            # The children find the server and its password in the data folder, not in their environment.
             redis = stack.enter_context(EmbeddedRedis(folder_of(settings)))
-            env["SKIPVSR_REDIS_URL"] = redis.url
         children = _children(listener.fileno(), redis, grpc=grpc)
         supervisor = Supervisor(children, env, settings.stop_grace_seconds + _STOP_MARGIN_SECONDS)
         stack.callback(supervisor.stop, interrupt)
@@ -73,7 +75,7 @@ def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list
     # -P: a folder in the current directory cannot shadow one of this project's packages
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
-        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener]),
+        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener], restart=True),
         Child("worker", [*skipvsr, "worker"], without=_UNUSED_BY_WORKER, restart=True),
     ]
     if grpc:

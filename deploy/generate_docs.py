@@ -21,7 +21,7 @@ PACKAGES = ("commands", "service", "worker", "pipeline", "jobs", "media", "model
 
 _ENV_HEAD = """\
 # Settings of SkipVSR. Copy this file to `.env` and uncomment lines to change them. Environment variables win.
-# In containers, a file in SKIPVSR_SECRETS_DIR named like the variable in lower case works too.
+# Files work too: a file in a folder of SKIPVSR_SECRETS_DIR, named like the variable in lower case.
 """
 _ENV_COMPOSE = """
 # Read by docker-compose.yml only:
@@ -34,6 +34,8 @@ _ENV_COMPOSE = """
 # Ports of Prometheus and Grafana on this machine.
 #PROMETHEUS_PORT=9090
 #GRAFANA_PORT=3000
+# Password of Grafana's administrator at its first start. Empty: a random password.
+#GRAFANA_ADMIN_PASSWORD=
 """
 _CONFIGURATION_HEAD = """\
 # Configuration
@@ -43,7 +45,9 @@ _CONFIGURATION_HEAD = """\
 Each setting is an environment variable, or a line of `.env` in the folder where `skipvsr` starts.
 An environment variable wins over `.env`. Copy `.env.example` to begin.
 
-In containers, secrets may be files: a file in `SKIPVSR_SECRETS_DIR`, named like the variable in lower case.
+Secrets may be files: a file in a folder of `SKIPVSR_SECRETS_DIR`, named like the variable in lower case. A colon
+separates several folders. `skipvsr up` stores the password of its Redis in the data folder, in a file that only this
+user can read. In containers, Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
 An empty value means unset. Unknown values end the command with one line before any work begins.
 """
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from jobs.errors import JobFailed, NotFound, StorageFull
+from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
 from jobs.settings import Settings
 
 GB: Final = 1_000_000_000
@@ -113,26 +113,34 @@ class Storage:
         data_dir: the data folder.
         quota: upper limit in bytes for all job files; 0: no limit.
         min_free: bytes that must stay free on the disk.
+        max_uploads: upper limit of this process's uploads at the same time; 0: no limit.
     """
 
-    def __init__(self, data_dir: Path, *, quota: int = 0, min_free: int = 0) -> None:
+    def __init__(self, data_dir: Path, *, quota: int = 0, min_free: int = 0, max_uploads: int = 0) -> None:
         self.root = data_dir / "jobs"
         self.uploads = data_dir / "uploads"
         self.quota = quota
         self.min_free = min_free
+        self.max_uploads = max_uploads
         self._reserved: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the storage of the settings."""
-        return cls(settings.data_dir, quota=int(settings.quota_gb * GB), min_free=int(settings.min_free_gb * GB))
+        return cls(
+            settings.data_dir,
+            quota=int(settings.quota_gb * GB),
+            min_free=int(settings.min_free_gb * GB),
+            max_uploads=settings.max_uploads,
+        )
 
     def prepare(self) -> None:
         """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
         with room(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.uploads.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, self.uploads):
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o700)  # also a folder of an earlier version
             probe = self.root / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
@@ -188,9 +196,14 @@ class Storage:
     def reserve(self, upload: Path, size: int) -> None:
         """Reserve disk space for an upload of `size` bytes in total; `end_reservation` must follow.
 
-        Raises `StorageFull`; an earlier reservation for the same upload then stays in force.
+        Raises `StorageFull`; an earlier reservation for the same upload then stays in force. Raises `TooManyUploads`
+        for a new upload beyond the limit.
         """
         with self._lock:
+            if self.max_uploads and upload not in self._reserved and len(self._reserved) >= self.max_uploads:
+                raise TooManyUploads(
+                    f"{self.max_uploads} uploads are in progress (SKIPVSR_MAX_UPLOADS); send the file again later"
+                )
             self.check_room(size - self._reserved.get(upload, 0))
             self._reserved[upload] = size
 

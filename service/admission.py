@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from pydantic import ValidationError
 
 from jobs.errors import InvalidRequest, TooLarge, UploadStalled
@@ -15,6 +18,9 @@ from jobs.settings import Settings
 from media.probe import probe
 from media.spec import output_spec
 from pipeline.source import media_limits, stream_facts, user_errors
+
+_PROBES: Final = 4
+"""Files probed at the same time. Each probe runs in its own process."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,60 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
     return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
 
 
+class Admissions:
+    """Admits uploads of a server process: HTTP and gRPC share one object where one process serves both.
+
+    A hostile file can make its probe use all the memory and time that the settings allow. Four files are probed at the
+    same time; others wait, without a thread.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._probes = CapacityLimiter(_PROBES)
+
+    async def admit(self, path: Path, options: JobOptions) -> Admission:
+        """Run the function `admit` when a place is free."""
+        return await anyio.to_thread.run_sync(admit, path, options, self._settings, limiter=self._probes)
+
+
 def oversized(limit: int) -> TooLarge:
     """Create the error for an upload above `limit` bytes."""
     return TooLarge(f"the upload is larger than {limit:,} bytes (SKIPVSR_MAX_UPLOAD_BYTES)")
+
+
+class Pace:
+    """Time limits of an upload, which count only the time in which the server waits for the client.
+
+    Args:
+        idle_seconds: maximum time without data.
+        min_rate: minimum of bytes per second after `idle_seconds`, on average; 0: no minimum.
+    """
+
+    def __init__(self, idle_seconds: float, min_rate: float) -> None:
+        self._idle, self._rate = idle_seconds, min_rate
+        self._waited = self._since = 0.0
+        self._received = 0
+
+    def wait(self) -> float:
+        """Begin to wait for data. Returns the seconds until `error` is due."""
+        self._since = time.monotonic()
+        allowed = self._idle + self._received / self._rate - self._waited if self._rate else self._idle
+        return max(0.0, min(self._idle, allowed))
+
+    def received(self, size: int) -> None:
+        """End the wait: `size` bytes have arrived."""
+        self._waited += time.monotonic() - self._since
+        self._received += size
+
+    def error(self) -> UploadStalled:
+        """Create the error for data that did not arrive in time."""
+        self.received(0)
+        if time.monotonic() - self._since < self._idle:
+            return UploadStalled(
+                f"the upload is slower than {self._rate:,.0f} bytes per second (SKIPVSR_UPLOAD_MIN_RATE): send the "
+                "file again over a faster connection"
+            )
+        return stalled(self._idle)
 
 
 def stalled(seconds: float) -> UploadStalled:

@@ -84,7 +84,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         metrics = WorkerMetrics(warm.device)
         metrics.uses(warm.name)
         if settings.worker_metrics_port:
-            metrics.serve(settings.worker_metrics_port)
+            metrics.serve(settings.metrics_host, settings.worker_metrics_port)
     except (SkipVsrError, MediaError, ModelError, OSError) as error:
         print(f"skipvsr worker: {error}", file=sys.stderr)
         return 1

@@ -6,11 +6,12 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Final
 
-from jobs import tracing
+from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
@@ -43,6 +44,7 @@ _UNLIMITED: Final = Limits(
     max_duration_seconds=2**62,
     max_frames=2**62,
     max_streams=2**16,
+    max_probe_memory_bytes=2**32,
 )
 """Limits for probing our own results; the settings limit only uploads."""
 
@@ -210,7 +212,11 @@ class Runner:
             "output": stream_facts(probe(path, _UNLIMITED), finished.spec),
             "warnings": [*finished.warnings, *attempt.warnings],
             "error": None,
+            "finished_at": datetime.now(UTC),
+            "worker": self._name,
         }
+        done = attempt.job.model_copy(update={**fields, "state": JobState.DONE})
+        records.keep(self._storage, done, through=finished.path.parent)
         if self._release(attempt.lease, JobState.DONE, fields) is not JobState.DONE:
             raise Fenced(job_id)
         attempt.log.info("published")

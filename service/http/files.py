@@ -40,7 +40,7 @@ def file_response(request: Request, path: Path, filename: str, media_type: str) 
 
 
 class _OpenFileResponse(FileResponse):
-    """Response with an open file: neither a rename nor a link in the file's place changes what the client gets."""
+    """Response with an open file: a rename, a removal or a link in the file's place never changes the download."""
 
     def __init__(self, file: BinaryIO, filename: str, media_type: str) -> None:
         self._file = file

@@ -143,7 +143,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     413: "A limit is exceeded; `detail` names the setting.",
     415: "The file type is not supported.",
     416: "The range is outside the file.",
-    422: "The file is a video, but it cannot be upscaled.",
+    422: "The file is a video, but it cannot be upscaled; or the idempotency key belongs to another upload.",
     500: "The job failed; `detail` states the reason.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds.",
     507: "The data folder is full.",

@@ -15,6 +15,11 @@ _PUBLIC = ("/grpc.health.v1.Health/",)
 """Orchestrators check health without a key. The answer reveals only whether the server is up."""
 
 
+def is_public(method: str) -> bool:
+    """Whether a method, e.g. `/grpc.health.v1.Health/Check`, needs no key."""
+    return method.startswith(_PUBLIC)
+
+
 class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Ends calls without the correct key with UNAUTHENTICATED, before any message is read."""
 
@@ -24,12 +29,12 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Return the handler for a call: the service's own, or a refusal."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_PUBLIC):
+        if handler is None or is_public(handler_call_details.method):
             return handler
         given = _keys(handler_call_details.invocation_metadata)
         if api_key.matches(self._key, given):
             return handler
-        return _refusal(handler, "the API key is wrong" if given else "this server needs its API key in the metadata")
+        return _refusal("the API key is wrong" if given else "this server needs its API key in the metadata")
 
 
 def _keys(metadata: Any) -> list[bytes]:
@@ -43,15 +48,15 @@ def _keys(metadata: Any) -> list[bytes]:
     return found
 
 
-def _refusal(handler: Any, message: str) -> Any:
-    async def refuse(request: Any, context: Any) -> None:
+def _refusal(message: str) -> Any:
+    """Return a handler that refuses a call of any kind.
+
+    grpc receives a unary call's message before the handler runs, but a stream's messages only on request. This handler
+    is a stream's, and requests none: callers without the key cost no memory.
+    """
+
+    async def refuse(_: Any, context: Any) -> None:
         hint = f"{message}: send authorization: Bearer <key>, or x-api-key: <key>"
         await abort(context, StatusError(StatusCode.UNAUTHENTICATED, hint, reason="UNAUTHORIZED"))
 
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(refuse, handler.request_deserializer, handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(refuse)

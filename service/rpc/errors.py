@@ -17,12 +17,14 @@ from jobs.errors import (
     Gone,
     InvalidRequest,
     JobFailed,
+    KeyReused,
     NotFound,
     NotReady,
     SkipVsrError,
     StorageFull,
     StoreUnavailable,
     TooLarge,
+    TooManyUploads,
     Unauthorized,
     UnsupportedMedia,
     UnusableVideo,
@@ -75,8 +77,10 @@ _JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
     Unauthorized: StatusCode.UNAUTHENTICATED,
     NotFound: StatusCode.NOT_FOUND,
     UploadStalled: StatusCode.DEADLINE_EXCEEDED,
+    KeyReused: StatusCode.INVALID_ARGUMENT,
     NotReady: StatusCode.FAILED_PRECONDITION,
     Gone: StatusCode.NOT_FOUND,
+    TooManyUploads: StatusCode.UNAVAILABLE,
     TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients retry
     UnsupportedMedia: StatusCode.INVALID_ARGUMENT,
     UnusableVideo: StatusCode.INVALID_ARGUMENT,
@@ -134,6 +138,8 @@ def status_metadata(error: StatusError) -> tuple[tuple[str, bytes], ...]:
 
 async def abort(context: Any, error: StatusError, *more: tuple[str, str]) -> NoReturn:
     """End a call with an error's status and `more` trailing metadata. Always raises grpc's AbortError."""
+    # grpc keeps the exception until a garbage collection; its traceback would keep the call's messages.
+    error.__traceback__ = None
     await context.abort(error.code, str(error), (*status_metadata(error), *more))
     raise AssertionError("context.abort always raises")
 
@@ -160,6 +166,7 @@ async def reported(context: Any, method: str) -> AsyncIterator[dict[str, object]
             known = StatusError(known.code, f"{known} (request {request_id})", reason=known.reason)
         else:
             log.info("%s %s: %s", method, known.code.name, known, extra=extra)
+        error.__traceback__ = None
         await abort(context, known, (ids.HEADER, request_id))
 
 

@@ -22,9 +22,11 @@ from model.device import resolve_device, set_threads
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
 from service import api_key
+from service.admission import Admissions
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
+from service.rpc.gate import MessageGate
 from service.rpc.job_service import JobService
 from service.rpc.scheduler import Scheduler
 from service.rpc.session_registry import SessionRegistry
@@ -73,9 +75,9 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         device=device,
     )
     if settings.grpc_metrics_port:
-        sessions.metrics.serve(settings.grpc_metrics_port)
+        sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
-    jobs = JobService(settings, Operations.from_settings(settings))
+    jobs = JobService(settings, Operations.from_settings(settings), Admissions(settings))
     checks = health.aio.HealthServicer()
     server = _server(settings)
     wire.register(upscaler, server)
@@ -116,7 +118,8 @@ def _server(settings: Settings) -> Any:
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
     key = api_key.configured(settings)
-    return grpc.aio.server(interceptors=[KeyInterceptor(key)] if key else [], options=options)
+    keys = [KeyInterceptor(key)] if key else []
+    return grpc.aio.server(interceptors=[*keys, MessageGate()], options=options)
 
 
 def _listen(server: Any, settings: Settings) -> int:

@@ -107,17 +107,35 @@ def test_concurrent_uploads_never_share_the_same_space(storage: Storage) -> None
     storage.quota = 30 << 20
     first = Incoming(storage, storage.uploads / "first.part", 20 << 20)
     with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
-        Incoming(storage, storage.uploads / "second.part", 20 << 20)
+        Incoming(storage, storage.uploads / "second.part", 24 << 20)
     unknown = Incoming(storage, storage.uploads / "third.part", 0)
     unknown.write(bytes(1 << 20))
+    first.write(bytes(20 << 20))
     with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
         unknown.write(bytes(10 << 20))
-    first.write(bytes(20 << 20))
     for incoming in (first, unknown):
         incoming.close()
     assert first.path.stat().st_size == 20 << 20
     unknown.path.unlink()
     storage.check_room(10 << 20)
+
+
+def test_announced_bytes_are_reserved_as_they_arrive(storage: Storage) -> None:
+    """A step at first, and later as much again as has arrived."""
+    storage.prepare()
+    storage.quota = 100 << 20
+    incoming = Incoming(storage, storage.uploads / "first.part", 60 << 20)
+    try:
+        storage.check_room(92 << 20)
+        incoming.write(bytes(20 << 20))
+        storage.check_room(60 << 20)
+        with pytest.raises(StorageFull):
+            storage.check_room(61 << 20)
+        incoming.write(bytes(21 << 20))
+        with pytest.raises(StorageFull):
+            storage.check_room(41 << 20)
+    finally:
+        incoming.close()
 
 
 @pytest.mark.parametrize(

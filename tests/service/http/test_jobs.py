@@ -102,6 +102,14 @@ def test_repeated_idempotency_key_makes_one_job(service: Service, clip: Path, tm
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] == second.json()["id"]
     assert second.headers["location"] == first.headers["location"]
+    assert ("idempotency-replayed" in first.headers, second.headers["idempotency-replayed"]) == (False, "true")
+    other = make_clip(tmp_path / "other.mp4", frames=3)
+    for answer in (service.post(other), service.post(clip, crf="30")):
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/key-reused")
+    assert service.post(clip, crf="").headers["idempotency-replayed"] == "true"
+    files = service.files()
+    assert service.post(clip, nonsense="1").status_code == 400
+    assert service.files() == files
     service.client.headers["Idempotency-Key"] = "holiday-2"
     reservation = service.operations.reserve_key("holiday-2")
     assert isinstance(reservation, Reservation)

@@ -114,7 +114,7 @@ def test_bytes_that_are_no_protobuf(server: RpcServer) -> None:
         call = client._channel.stream_stream("/skipvsr.v1.UpscalerService/Stream")
         with pytest.raises(grpc.RpcError) as error:
             list(call(iter([b"\xff\xff\xff\xff"]), timeout=10))
-    assert error.value.code() is grpc.StatusCode.INTERNAL
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_idle_stream_ends(server: RpcServer) -> None:
