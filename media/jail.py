@@ -57,7 +57,7 @@ def _logged_layers() -> tuple[str, ...]:
             _described(missing),
         )
     else:
-        log.info("The decoder's jail is complete: %s.", ", ".join(LAYERS))
+        log.debug("The decoder's jail is complete: %s.", ", ".join(LAYERS))
     return missing
 
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from io import RawIOBase
 from typing import Final, TypeAlias, TypeVar
 
 from media.errors import MediaError, OverLimit
 from media.jailed.lockdown import allow_cpu, limit_memory, lock_down
 from media.limits import Limits
 from media.sandbox.protocol import (
+    PACKET_HEADER,
     Decoded,
     DecodeRequest,
     Envelope,
     Failed,
     Jailed,
     JailRequest,
+    LiveRequest,
     Message,
     MuxProgress,
     MuxRequest,
@@ -56,13 +60,7 @@ def main() -> None:
 
 def _read_envelope() -> Envelope:
     with os.fdopen(os.dup(_IN), "rb", buffering=0) as stdin:
-        size = int.from_bytes(stdin.read(8), "little")
-        data = b""
-        while len(data) < size:
-            part = stdin.read(size - len(data))
-            if not part:
-                raise EOFError
-            data += part
+        data = _exactly(stdin, int.from_bytes(stdin.read(8), "little"))
     envelope = pickle.loads(data)  # noqa: S301  # from the parent, which the child trusts
     assert isinstance(envelope, Envelope)
     return envelope
@@ -86,6 +84,8 @@ def _service(request: Request, limits: Limits) -> Service:
             return _decoding(request, limits)
         case MuxRequest():
             return _muxing(request, limits)
+        case LiveRequest():
+            return _living(request, limits)
         case JailRequest():
             return lambda missing: iter([Jailed(missing)])
 
@@ -126,6 +126,36 @@ def _muxing(request: MuxRequest, limits: Limits) -> Service:
             yield message
 
     return serve
+
+
+def _living(request: LiveRequest, limits: Limits) -> Service:
+    from media.jailed.live import live_decoder
+    from media.jailed.shared_frames import send_live_frames
+
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
+        decoder = live_decoder(request.coding)
+        packets = _with_cpu_for_each(_packets(), limits.max_decoder_seconds)
+        yield from send_live_frames(decoder, packets, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
+
+    return serve
+
+
+def _packets() -> Iterator[tuple[bytes, int]]:
+    """Yield (data, number) of each packet of the parent, until the parent's end."""
+    with os.fdopen(os.dup(_IN), "rb", buffering=0) as stdin:
+        while header := stdin.read(struct.calcsize(PACKET_HEADER)):
+            number, size = struct.unpack(PACKET_HEADER, header)
+            yield _exactly(stdin, size), number
+
+
+def _exactly(stdin: RawIOBase, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = stdin.read(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
 
 
 def _with_cpu_for_each(items: Iterable[T], seconds: float) -> Iterator[T]:

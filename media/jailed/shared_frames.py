@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from av.video.frame import VideoFrame
 
-from media.jailed.decode import DecodedFrame
-from media.sandbox.protocol import SLOTS, FrameFormat, FrameReady, FrameSkipped
+from media.sandbox.protocol import SLOTS, FrameFormat, FrameReady, FrameSkipped, PacketDone
+
+if TYPE_CHECKING:  # each request imports its own decoder
+    from media.jailed.decode import DecodedFrame
+    from media.jailed.live import LiveDecoder
 
 
 def send_frames(
@@ -37,6 +41,26 @@ def send_frames(
         slots.write(slot, frame.rgb)
         sent += 1
         yield FrameReady(slot, frame.pts, frame.clean)
+
+
+def send_live_frames(
+    decoder: LiveDecoder, packets: Iterable[tuple[bytes, int]], memory: int, wait_for_parent: Callable[[], object]
+) -> Iterator[FrameReady | PacketDone]:
+    """Decode packets of a live stream, copy each frame to the shared memory, and yield a message for each.
+
+    Args:
+        packets: data and number. Without data: a request for the delayed frames.
+        memory: file descriptor of the memory, which the parent has sized.
+        wait_for_parent: returns once for every frame that the parent has copied.
+    """
+    slots: _Slots | None = None
+    for data, number in packets:
+        for rgb, of in decoder.decode(data, number) if data else decoder.flush():
+            slots = slots or _Slots(memory, rgb)
+            slots.write(0, rgb)
+            yield FrameReady(0, of, clean=True)
+            wait_for_parent()
+        yield PacketDone()
 
 
 class _Slots:

@@ -6,9 +6,8 @@ size is checked against the stream's before memory is allocated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
 from typing import Final, Protocol, cast
 
@@ -20,58 +19,18 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from media.coding import Coding, Format, tags
 from media.color.pixels import pixels
-from media.color.tags import SMPTE170M, resolved, swscale_matrix, tag
+from media.color.tags import SMPTE170M, swscale_matrix, tag
 from media.color.yuv import QUALITY, to_rgb
 from media.errors import UnusableVideo
-from media.types import UNSPECIFIED, Color, ColorRange
+from media.limits import DEFAULT_LIMITS, Limits
+from media.live.confined import ConfinedDecoder
+from media.types import Color, ColorRange
+
+__all__ = ["Coding", "Decoded", "Encoded", "Format", "FrameDecoder", "Rgb", "decoder", "encoder", "frame_bytes"]
 
 Rgb = NDArray[np.uint8]
-
-
-class Format(StrEnum):
-    """Format of a frame's bytes."""
-
-    RGB24 = "rgb24"
-    YUV420P = "yuv420p"
-    NV12 = "nv12"
-    JPEG = "jpeg"
-    PNG = "png"
-    H264 = "h264"
-    HEVC = "hevc"
-
-    @property
-    def is_video(self) -> bool:
-        """Whether frames depend on previous frames, so that the coder has a state."""
-        return self in (Format.H264, Format.HEVC)
-
-    @property
-    def has_matrix(self) -> bool:
-        """Whether a colour matrix and a range apply."""
-        return self in (Format.YUV420P, Format.NV12, Format.H264, Format.HEVC)
-
-
-@dataclass(frozen=True)
-class Coding:
-    """Coding of a stream's frames, which all have one size."""
-
-    format: Format
-    width: int
-    height: int
-    matrix: int = UNSPECIFIED
-    """H.273 code."""
-    range: ColorRange = ColorRange.UNSPECIFIED
-    quality: int = 90
-    """Quality of JPEG, 1 to 100."""
-    crf: int = 20
-    """Constant rate factor of H.264 and HEVC."""
-    frame_rate: Fraction = Fraction(25)
-
-    @property
-    def color(self) -> Color:
-        """Matrix and range, with a player's defaults for UNSPECIFIED. Raises UnusableVideo."""
-        matrix = self.matrix if self.format.has_matrix else SMPTE170M
-        return resolved(_tags(matrix, self.range), pixel_format="yuv420p", height=self.height)
 
 
 @dataclass(frozen=True)
@@ -102,6 +61,9 @@ class FrameDecoder(Protocol):
     def flush(self) -> list[Decoded]:
         """The delayed frames. Afterwards a new sequence can begin."""
 
+    def close(self) -> None:
+        """Release the decoder's process, also while another thread decodes."""
+
 
 class FrameEncoder(Protocol):
     """Frames → bytes. Raises UnusableVideo if the encoder fails."""
@@ -110,9 +72,11 @@ class FrameEncoder(Protocol):
         """Encode one frame [H, W, 3]. `key` requests a frame with which a decoder can start."""
 
 
-def decoder(coding: Coding) -> FrameDecoder:
-    """Create the decoder of one stream."""
-    return _DECODERS[coding.format](coding)
+def decoder(coding: Coding, limits: Limits = DEFAULT_LIMITS) -> FrameDecoder:
+    """Create the decoder of one stream. A child process with `limits` decodes compressed formats; call `close`."""
+    if frame_bytes(coding) is None:
+        return _Compressed(coding, limits)
+    return _RawRgb(coding) if coding.format is Format.RGB24 else _RawYuv(coding)
 
 
 def encoder(coding: Coding) -> FrameEncoder:
@@ -130,7 +94,29 @@ def frame_bytes(coding: Coding) -> int | None:
     return None
 
 
-class _RawRgb:
+class _Compressed:
+    def __init__(self, coding: Coding, limits: Limits) -> None:
+        self._decoder = ConfinedDecoder(coding, limits)
+
+    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
+        return [Decoded(*item) for item in self._decoder.decode(data, number)]
+
+    def flush(self) -> list[Decoded]:
+        return [Decoded(*item) for item in self._decoder.flush()]
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+class _Raw:
+    def flush(self) -> list[Decoded]:
+        return []
+
+    def close(self) -> None:
+        """There is no process."""
+
+
+class _RawRgb(_Raw):
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
 
@@ -138,14 +124,11 @@ class _RawRgb:
         _check_bytes(data, self._coding)
         return [Decoded(np.frombuffer(data, np.uint8).reshape(self._coding.height, self._coding.width, 3), number)]
 
-    def flush(self) -> list[Decoded]:
-        return []
-
     def encode(self, rgb: Rgb, *, key: bool) -> Encoded:
         return Encoded(rgb.tobytes(), key=True)
 
 
-class _RawYuv:
+class _RawYuv(_Raw):
     def __init__(self, coding: Coding) -> None:
         self._coding, self._color = coding, coding.color
         self._from, self._to = VideoReformatter(), VideoReformatter()
@@ -161,9 +144,6 @@ class _RawYuv:
             offset += rows * columns
         return [Decoded(_to_rgb(frame, self._color, self._from), number)]
 
-    def flush(self) -> list[Decoded]:
-        return []
-
     def encode(self, rgb: Rgb, *, key: bool) -> Encoded:
         frame = _from_rgb(rgb, self._coding.format.value, self._color, self._to)
         parts = []
@@ -173,30 +153,11 @@ class _RawYuv:
         return Encoded(b"".join(parts), key=True)
 
 
-class _PictureDecoder:
-    def __init__(self, coding: Coding) -> None:
-        self._coding = coding
-        self._codec = "mjpeg" if coding.format is Format.JPEG else "png"
-        self._reformatter = VideoReformatter()
-
-    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
-        # Each picture gets a new context, so a corrupt picture can't affect the next one.
-        frames = _decode(_open_decoder(self._codec, self._coding), data, self._coding)
-        if len(frames) != 1:
-            raise UnusableVideo(f"The bytes are not one {self._coding.format.name} picture.")
-        frame = frames[0]
-        _check_size(frame, self._coding)
-        return [Decoded(_to_rgb(frame, _color_of(frame, self._coding), self._reformatter), number)]
-
-    def flush(self) -> list[Decoded]:
-        return []
-
-
 class _PictureEncoder:
     def __init__(self, coding: Coding) -> None:
         self._coding = coding
         self._pixel_format = "yuvj420p" if coding.format is Format.JPEG else "rgb24"
-        self._color = _tags(SMPTE170M, ColorRange.FULL)
+        self._color = tags(SMPTE170M, ColorRange.FULL)
         self._reformatter = VideoReformatter()
         name = "mjpeg" if coding.format is Format.JPEG else "png"
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w"))
@@ -218,29 +179,6 @@ class _PictureEncoder:
             frame = _from_rgb(rgb, self._pixel_format, self._color, self._reformatter)
         frame.pts, self._count = self._count, self._count + 1
         return Encoded(bytes(_encode(self._context, frame, self._coding)[0]), key=True)
-
-
-class _VideoDecoder:
-    def __init__(self, coding: Coding) -> None:
-        self._coding = coding
-        self._context = _open_decoder(coding.format.value, coding)
-        self._reformatter = VideoReformatter()
-
-    def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
-        return list(self._decoded(_decode(self._context, data, self._coding, number)))
-
-    def flush(self) -> list[Decoded]:
-        try:
-            frames = self._context.decode(None)
-        except (av.error.FFmpegError, EOFError) as error:
-            raise UnusableVideo(f"The end of the {self._coding.format.name} stream is corrupt: {error}") from error
-        self._context = _open_decoder(self._coding.format.value, self._coding)
-        return list(self._decoded(frames))
-
-    def _decoded(self, frames: list[VideoFrame]) -> Iterator[Decoded]:
-        for frame in frames:
-            _check_size(frame, self._coding)
-            yield Decoded(_to_rgb(frame, _color_of(frame, self._coding), self._reformatter), frame.pts or 0)
 
 
 class _VideoEncoder:
@@ -275,15 +213,6 @@ class _VideoEncoder:
         return Encoded(b"".join(bytes(p) for p in packets), key=any(p.is_keyframe for p in packets))
 
 
-_DECODERS: Final[dict[Format, Callable[[Coding], FrameDecoder]]] = {
-    Format.RGB24: _RawRgb,
-    Format.YUV420P: _RawYuv,
-    Format.NV12: _RawYuv,
-    Format.JPEG: _PictureDecoder,
-    Format.PNG: _PictureDecoder,
-    Format.H264: _VideoDecoder,
-    Format.HEVC: _VideoDecoder,
-}
 _ENCODERS: Final[dict[Format, Callable[[Coding], FrameEncoder]]] = {
     Format.RGB24: _RawRgb,
     Format.YUV420P: _RawYuv,
@@ -293,31 +222,6 @@ _ENCODERS: Final[dict[Format, Callable[[Coding], FrameEncoder]]] = {
     Format.H264: _VideoEncoder,
     Format.HEVC: _VideoEncoder,
 }
-_MARGIN: Final = 64
-"""Largest difference in pixels between coded and shown size. Codecs pad frames to whole blocks."""
-
-
-def _open_decoder(name: str, coding: Coding) -> VideoCodecContext:
-    context = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
-    context.thread_count = 1  # frame threads would delay frames
-    context.flags |= Flags.low_delay
-    context.options = {"max_pixels": str((coding.width + _MARGIN) * (coding.height + _MARGIN))}
-    return context
-
-
-def _decode(context: VideoCodecContext, data: bytes | memoryview, coding: Coding, number: int = 0) -> list[VideoFrame]:
-    if not data:
-        raise UnusableVideo(f"The frame is empty; {coding.format.name} of {coding.width}x{coding.height} was expected.")
-    packet = av.Packet(bytes(data))  # a small copy of compressed data
-    packet.pts = packet.dts = number
-    packet.time_base = Fraction(1, 1000)
-    try:
-        return context.decode(packet)
-    except (av.error.FFmpegError, ValueError) as error:
-        what = "access unit" if coding.format.is_video else "picture"
-        raise UnusableVideo(
-            f"The {len(data):,} bytes are no {coding.format.name} {what} of {coding.width}x{coding.height}."
-        ) from error
 
 
 def _encode(context: VideoCodecContext, frame: VideoFrame, coding: Coding) -> list[av.Packet]:  # type: ignore[type-arg]
@@ -340,14 +244,6 @@ def _check_bytes(data: bytes | memoryview, coding: Coding) -> None:
         )
 
 
-def _check_size(frame: VideoFrame, coding: Coding) -> None:
-    if (frame.width, frame.height) != (coding.width, coding.height):
-        raise UnusableVideo(
-            f"The frame is {frame.width}x{frame.height}, the stream {coding.width}x{coding.height}. "
-            "Start a new stream for another size."
-        )
-
-
 def _planes(coding: Coding) -> list[tuple[int, int]]:
     """Rows, and bytes of a row, of each plane."""
     width, height = coding.width, coding.height
@@ -355,20 +251,6 @@ def _planes(coding: Coding) -> list[tuple[int, int]]:
     if coding.format is Format.NV12:
         return [(height, width), (rows, 2 * columns)]
     return [(height, width), (rows, columns), (rows, columns)]
-
-
-def _tags(matrix: int, color_range: ColorRange) -> Color:
-    return Color(primaries=UNSPECIFIED, transfer=UNSPECIFIED, matrix=matrix, range=color_range)
-
-
-def _color_of(frame: VideoFrame, coding: Coding) -> Color:
-    """Colour of a decoded frame: the client's values, else the frame's tags, else a player's defaults."""
-    tags = _tags(int(frame.colorspace), ColorRange(int(frame.color_range)))
-    if coding.format is Format.JPEG:
-        tags = _tags(SMPTE170M, ColorRange.FULL)
-    matrix = coding.matrix if coding.format.has_matrix and coding.matrix != UNSPECIFIED else tags.matrix
-    color_range = coding.range if coding.format.has_matrix and coding.range else tags.range
-    return resolved(_tags(matrix, color_range), pixel_format=frame.format.name, height=frame.height)
 
 
 def _to_rgb(frame: VideoFrame, color: Color, reformatter: VideoReformatter) -> Rgb:

@@ -68,14 +68,24 @@ class Sandbox:
             env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
             | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         data = pickle.dumps(Envelope(request, limits, reads, writes))
         self.send(len(data).to_bytes(8, "little") + data)
 
-    def send(self, data: bytes) -> None:
-        """Write to the child. If the child is dead, `messages` raises the error."""
+    def send(self, data: bytes | memoryview) -> None:
+        """Write to the child. If the child is dead, `messages` raises the error.
+
+        Raises DecoderCrashed if the child reads nothing for `patience` seconds.
+        """
         assert self._process.stdin is not None
+        descriptor, rest = self._process.stdin.fileno(), memoryview(data)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(data)
+            while rest:
+                if not _ready(descriptor, select.POLLOUT, self.patience):
+                    self.close()
+                    raise self._too_slow()
+                rest = rest[os.write(descriptor, rest) :]
 
     def messages(self) -> Iterator[Message]:
         """Yield the child's messages until the child ends.
@@ -103,12 +113,9 @@ class Sandbox:
         deadline = time.monotonic() + self.patience
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or not _ready(descriptor, select.POLLIN, left):
                 self.close()
-                raise errors.DecoderCrashed(
-                    f"{self._activity} made no progress for {round(self.patience, 1):g} seconds "
-                    "(SKIPVSR_MAX_DECODER_SECONDS)."
-                )
+                raise self._too_slow()
             part = os.read(descriptor, 65536)
             if not part:
                 return None
@@ -118,6 +125,11 @@ class Sandbox:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
+    def _too_slow(self) -> errors.DecoderCrashed:
+        return errors.DecoderCrashed(
+            f"{self._activity} made no progress for {round(self.patience, 1):g} seconds (SKIPVSR_MAX_DECODER_SECONDS)."
+        )
+
     def _cause_of_death(self, code: int) -> str:
         if -code == signal.SIGXCPU:
             return (
@@ -126,6 +138,10 @@ class Sandbox:
             )
         cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return f"The decoder crashed ({cause}); the file is probably corrupt."
+
+    def kill(self) -> None:
+        """Kill the child. A thread that waits for the child gets an error."""
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the child if it still runs, and wait for its end."""
@@ -144,6 +160,13 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    """Wait until a pipe can be used, or has no other end. Returns False after `seconds`."""
+    poll = select.poll()  # select.select refuses descriptors above 1023, which a server has
+    poll.register(descriptor, event)
+    return bool(poll.poll(seconds * 1000))
 
 
 def invalid_message() -> errors.DecoderCrashed:

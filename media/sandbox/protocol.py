@@ -12,12 +12,17 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from media.limits import Limits
 from media.sandbox.serialization import from_plain, to_plain
 from media.types import Damage, MediaInfo, OutputSpec
 
+if TYPE_CHECKING:
+    from media.coding import Coding
+
+PACKET_HEADER: Final = "<qQ"
+"""Of a live stream's packet: its number, and its size in bytes. Size 0 asks for the delayed frames."""
 SLOTS: Final = 4
 """Frames that the shared memory holds."""
 
@@ -49,11 +54,22 @@ class MuxRequest(NamedTuple):
     spec: OutputSpec
 
 
+class LiveRequest(NamedTuple):
+    """Decode a live stream's packets, each after a `PACKET_HEADER`. Answer to each: `FrameReady` in turn, `PacketDone`.
+
+    All frames use slot 0: the parent sends a byte for each frame that it has copied, and the child waits for the byte.
+    """
+
+    coding: Coding
+    memory: int
+    """File descriptor of the shared memory."""
+
+
 class JailRequest(NamedTuple):
     """Lock down, and open no file. Answer: `Jailed`."""
 
 
-Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest | JailRequest
+Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest | LiveRequest | JailRequest
 
 
 class Envelope(NamedTuple):
@@ -115,6 +131,10 @@ class Muxed(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class PacketDone(NamedTuple):
+    """All frames of the packet were sent."""
+
+
 class Jailed(NamedTuple):
     """The child is locked down."""
 
@@ -134,11 +154,13 @@ class Failed(NamedTuple):
     """`OSError.errno`."""
 
 
-Message: TypeAlias = Probed | FrameFormat | FrameReady | FrameSkipped | Decoded | MuxProgress | Muxed | Jailed | Failed
+Message: TypeAlias = (
+    Probed | FrameFormat | FrameReady | FrameSkipped | Decoded | MuxProgress | Muxed | PacketDone | Jailed | Failed
+)
 
 _MESSAGES: Final[dict[str, type[Message]]] = {
     kind.__name__: kind
-    for kind in (Probed, FrameFormat, FrameReady, FrameSkipped, Decoded, MuxProgress, Muxed, Jailed, Failed)
+    for kind in (Probed, FrameFormat, FrameReady, FrameSkipped, Decoded, MuxProgress, Muxed, PacketDone, Jailed, Failed)
 }
 
 

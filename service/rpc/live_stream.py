@@ -17,6 +17,7 @@ from grpc import StatusCode
 
 from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
+from pipeline.source import media_limits
 from service.rpc.codec_runner import CodecRunner
 from service.rpc.errors import StatusError
 from service.rpc.grouping import FrameGroup
@@ -87,13 +88,21 @@ class LiveStream:
             self._scheduler.submit(lane, InferenceTask(self._inference, group, self._on_done_in_thread))
 
         reader = StreamReader(
-            self._session.config, self._start, runner=self._runner, permits=self._permits, submit=submit
+            self._session.config,
+            self._start,
+            runner=self._runner,
+            permits=self._permits,
+            submit=submit,
+            limits=media_limits(self._settings),
         )
-        async for message in requests:
-            self._last_activity = time.monotonic()
-            if await reader.read(message):
-                break
-        await reader.finish()
+        try:
+            async for message in requests:
+                self._last_activity = time.monotonic()
+                if await reader.read(message):
+                    break
+            await reader.finish()
+        finally:
+            await reader.close()
 
     def _on_done_in_thread(self, outcome: InferenceOutcome) -> None:
         self._loop.call_soon_threadsafe(self._on_done, outcome)

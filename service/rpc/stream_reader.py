@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from media.errors import MediaError
+from media.limits import Limits
 from media.live import codecs
 from media.live.codecs import Decoded
 from service.rpc.codec_runner import CodecRunner
@@ -36,6 +37,7 @@ class StreamReader:
         runner: CodecRunner,
         permits: asyncio.Semaphore,
         submit: Callable[[FrameGroup | None], None],
+        limits: Limits,
     ) -> None:
         """Create a reader.
 
@@ -45,9 +47,10 @@ class StreamReader:
             runner: runs the decoder.
             permits: each decoded frame takes one; the writer gives it back.
             submit: receives groups in order, and None at the end of the stream.
+            limits: bounds of the decoder's process.
         """
         self._config, self._runner, self._permits, self._submit = config, runner, permits, submit
-        self._decoder = codecs.decoder(config.source)
+        self._decoder = codecs.decoder(config.source, limits)
         self._grouper = FrameGrouper(config, pending=len(start.pending))
         self._tickets: dict[int, FrameTicket] = {}
         self._last_sequence = start.consumed
@@ -71,6 +74,10 @@ class StreamReader:
         """Submit all remaining frames and the end of the stream."""
         await self._end_scene()
         self._submit(None)
+
+    async def close(self) -> None:
+        """End the decoder's process, also while a thread decodes."""
+        await asyncio.to_thread(self._decoder.close)
 
     async def _end_scene(self) -> None:
         await self._flush_decoder()

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from media.errors import UnusableVideo
-from media.live.codecs import Coding, Format, decoder, encoder, frame_bytes
+from media.limits import Limits
+from media.live import codecs
+from media.live.codecs import Coding, Format, FrameDecoder, encoder, frame_bytes
 from media.types import ColorRange
+from tests.support.media import children
 
 COMPRESSED = [Format.JPEG, Format.PNG, Format.H264, Format.HEVC]
+
+
+_decoders: list[FrameDecoder] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_decoders(nothing_left_behind: None) -> Iterator[None]:
+    yield
+    while _decoders:
+        _decoders.pop().close()
+
+
+def decoder(coding: Coding) -> FrameDecoder:
+    """A decoder that is closed at the end of the test."""
+    _decoders.append(codecs.decoder(coding))
+    return _decoders[-1]
 
 
 def smooth(width: int, height: int, shift: int = 0) -> np.ndarray:
@@ -74,3 +98,45 @@ def test_another_size_is_refused(format_: Format, width: int, height: int) -> No
 def test_raw_frames_have_one_size() -> None:
     with pytest.raises(UnusableVideo, match=r"10 bytes; 66x48 YUV420P has 4,752"):
         decoder(Coding(Format.YUV420P, 66, 48)).decode(bytes(10), 0)
+
+
+def test_a_dead_process_is_an_error_and_the_next_frame_gets_a_new_one() -> None:
+    coding = Coding(Format.PNG, 66, 48)
+    data = encoder(coding).encode(smooth(66, 48), key=True).data
+    victim = decoder(coding)
+    assert children() == [], "the process starts with the first frame"
+    assert len(victim.decode(data, 0)) == 1
+    (child,) = children()
+    os.kill(int(child), signal.SIGKILL)
+    with pytest.raises(UnusableVideo, match="SIGKILL"):
+        victim.decode(data, 1)
+    assert [item.number for item in victim.decode(data, 2)] == [2]
+
+
+def test_a_frame_that_takes_too_long_ends_the_process() -> None:
+    """Also a frame that fills the pipe to a process that reads nothing."""
+    coding = Coding(Format.PNG, 66, 48)
+    data = encoder(coding).encode(smooth(66, 48), key=True).data
+    for size in (0, 2**20):
+        with contextlib.closing(codecs.decoder(coding, Limits(max_decoder_seconds=5))) as victim:
+            victim.decode(data, 0)
+            os.kill(int(children()[0]), signal.SIGSTOP)
+            with pytest.raises(UnusableVideo, match="SKIPVSR_MAX_DECODER_SECONDS"):
+                victim.decode(data + bytes(size), 1)
+            assert children() == []
+
+
+def test_closing_ends_a_decoder_that_another_thread_uses() -> None:
+    coding = Coding(Format.PNG, 66, 48)
+    data = encoder(coding).encode(smooth(66, 48), key=True).data
+    victim = decoder(coding)
+    victim.decode(data, 0)
+    os.kill(int(children()[0]), signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(victim.decode, data, 1)
+        time.sleep(0.1)
+        victim.close()
+        with pytest.raises(UnusableVideo):
+            waiting.result(10)
+    with pytest.raises(UnusableVideo, match="ended"):
+        victim.decode(data, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -94,9 +95,9 @@ def test_every_format_in_and_out(client: StreamClient, model: Upscaler, format_:
     answers = list(stream)
     assert [answer.sequence for answer in answers] == list(range(6))
     assert answers[0].key_frame
-    back = decoder(small)
-    sources = [item.rgb for index, piece in enumerate(data) for item in back.decode(piece, index)]
-    sources += [item.rgb for item in back.flush()]
+    with closing(decoder(small)) as back:
+        sources = [item.rgb for index, piece in enumerate(data) for item in back.decode(piece, index)]
+        sources += [item.rgb for item in back.flush()]
     coder = encoder(Coding(format_, 128, 96, crf=10, **colors))  # type: ignore[arg-type]
     wanted = [coder.encode(rgb, key=index == 0) for index, rgb in enumerate(expected(model, sources))]
     assert [answer.data for answer in answers] == [item.data for item in wanted]
