@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Number format of the network; auto: bf16 if the device supports bf16, else fp32."
     )
+    max_model_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Maximum memory in bytes for a chunk in the network; longer chunks of jobs and gRPC streams are "
+        "shortened. 0: 70 % of the memory that the GPU, or the system and the control group, have free.",
+    )
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Number of CPU threads for the network; 0: one thread per core."
     )
