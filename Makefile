@@ -53,10 +53,10 @@ format: $(STAMP) ## format the code and apply lint's fixes
 	$(BIN)/ruff format .
 
 docs: $(STAMP) ## write .env.example and docs/configuration.md from the settings
-	$(BIN)/python -m commands.generated_docs
+	$(BIN)/python -m deploy.generate_docs
 
 site: $(STAMP) ## build docs/ into build/site; a dead link is an error
-	$(BIN)/python -m commands.generated_docs site
+	$(BIN)/python -m deploy.generate_docs site
 	$(BIN)/zensical build --strict
 
 proto: $(STAMP) ## generate skipvsr.v1 from upscaler.proto; the generator's version is pinned

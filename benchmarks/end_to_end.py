@@ -1,9 +1,11 @@
-"""Frames per second of `skipvsr upscale`, file to file, from 320x180 to 1280x720.
+"""Frames per second of `skipvsr upscale`, file to file, from 320x180 or another size to four times that size.
 
-Each clip is cropped to 16:9, reduced to 320x180 (bicubic), written as H.264, and upscaled by a process of its own. The
-time comes from the command's report: from the first frame to the last, without Python's start and loading of weights.
+Each clip is cropped to the shape of the size, resized (bicubic), written as H.264, and upscaled in a process of its
+own. The time comes from the command's report: from the first frame to the last, without start-up and loading of
+weights.
 
-python -m benchmarks.end_to_end CLIPS [--model NAME] [--routings balanced off] [--frames N] [--rounds N] [--json FILE]
+python -m benchmarks.end_to_end CLIPS [--size 320x180] [--model NAME] [--routings balanced off] [--frames N]
+    [--rounds N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from media.encode.encoders import repeatable_x264
 from model.engine.upscaler import Frames
 from model.training.degrade import resize, to_uint8
 
-WIDTH, HEIGHT = 320, 180
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,19 @@ class FileRow:
     """From the report: dense time divided by time, of the network."""
     skip_ratio: float
 
+    @property
+    def minutes(self) -> float:
+        """Minutes of work per minute of video with 30 frames per second."""
+        return 30 / self.fps
+
 
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
+    parser.add_argument(
+        "--size", type=_size, default=(320, 180), metavar="WxH", help="of the source (default: 320x180)"
+    )
     parser.add_argument("--model", default="small")
     parser.add_argument("--routings", nargs="+", default=["balanced", "off"])
     parser.add_argument("--frames", type=int, default=72)
@@ -62,31 +73,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for path in dataset.clips(args.clips):
             source = Path(folder, f"{path.stem}.mp4")
-            _write(source, _small(dataset.clip(path, args.frames)))
+            _write(source, _resized(dataset.clip(path, args.frames), args.size))
             reports: dict[str, list[dict[str, Any]]] = {routing: [] for routing in args.routings}
             for _ in range(args.rounds):
                 for routing in args.routings:
                     reports[routing].append(_upscale(source, Path(folder), args.model, routing))
             rows += [_row(path.stem, args.model, routing, reports[routing]) for routing in args.routings]
-    headers = ["clip", "model", "routing", "frames", "fps", "speedup", "skipped"]
+    headers = ["clip", "model", "routing", "frames", "fps", "min/min", "speedup", "skipped"]
     cells = [
-        [r.clip, r.model, r.routing, str(r.frames), f"{r.fps:.2f}", f"{r.speedup:.2f}x", f"{r.skip_ratio:.1%}"]
+        [r.clip, r.model, r.routing, str(r.frames), *(f"{x:.2f}" for x in (r.fps, r.minutes, r.speedup, r.skip_ratio))]
         for r in rows
     ]
     show(Console(width=120), headers, cells)
     if args.json:
         facts = machine(torch.device("cpu"))
-        write_json(args.json, {"machine": facts, "size": f"{WIDTH}x{HEIGHT}", "rounds": args.rounds, "rows": rows})
+        write_json(
+            args.json, {"machine": facts, "size": "{}x{}".format(*args.size), "rounds": args.rounds, "rows": rows}
+        )
 
 
-def _small(frames: Frames) -> Frames:
-    """The centre of each frame at 16:9, reduced to 320x180."""
+def _size(text: str) -> Size:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+def _resized(frames: Frames, size: Size) -> Frames:
+    """Cut the centre of each frame [H, W, 3] in the shape of `size`, and resize the centre to `size`."""
     h, w = frames.shape[1:3]
-    height, width = min(h, w * HEIGHT // WIDTH), min(w, h * WIDTH // HEIGHT)
+    height, width = min(h, w * size[1] // size[0]), min(w, h * size[0] // size[1])
     top, left = (h - height) // 2, (w - width) // 2
     cropped = frames[:, top : top + height, left : left + width]
     low = [
-        to_uint8(resize(torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1).float(), HEIGHT, WIDTH))
+        to_uint8(resize(torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1).float(), size[1], size[0]))
         for f in cropped
     ]
     return np.stack([x.permute(1, 2, 0).numpy() for x in low])
@@ -97,7 +115,8 @@ def _write(path: Path, frames: Frames) -> None:
         options = {"crf": "20", "preset": "medium", "x264-params": ":".join(repeatable_x264())}
         stream = container.add_stream("libx264", rate=25, options=options)
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
         for array in frames:
             container.mux(stream.encode(VideoFrame.from_ndarray(array, format="rgb24")))
         container.mux(stream.encode(None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +12,6 @@ from commands.shared.command_line import Command, option, read_settings
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
-
-_STOP_SECONDS: Final = 5
-"""Seconds that open connections (downloads, event streams) have to end after a stop signal."""
 
 
 @click.command(cls=Command)
@@ -37,22 +34,21 @@ def run(settings: Settings, *, inherited: int | None = None) -> int:
     """
     import uvicorn
 
-    from commands.shared.addresses import listen
+    from commands.shared.addresses import listen, warn_if_open
     from commands.shared.embedded_redis import connected
+    from commands.shared.processes import prepare_server
     from service.http.app import create_app
+    from service.http.connections import server_config
+
+    settings = connected(settings)
+    prepare_server()
+    warn_if_open(settings, settings.http_host, "the API")
 
     with ExitStack() as stack:
         if inherited is None:
             listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         else:
             listener = stack.enter_context(socket.socket(fileno=inherited))
-        config = uvicorn.Config(
-            create_app(connected(settings)),
-            timeout_graceful_shutdown=_STOP_SECONDS,
-            server_header=False,
-            log_config=None,
-            access_log=False,  # the service writes its own access log
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(create_app(settings), settings))
         server.run(sockets=[listener])
         return 0 if server.started else 1

@@ -13,9 +13,13 @@ from commands.shared.command_line import Command, read_settings
 def command() -> int:
     """Run the gRPC server."""
     from commands.shared import logs
+    from commands.shared.addresses import warn_if_open
     from commands.shared.embedded_redis import connected
+    from commands.shared.processes import prepare_server
     from service.rpc.server import run as serve
 
     settings = read_settings()
     logs.set_up(settings)
+    prepare_server()
+    warn_if_open(settings, settings.grpc_host, "the gRPC server")
     return serve(connected(settings), say=partial(print, flush=True))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 EXAMPLE: Final = Path(__file__).parents[1] / "examples" / "clip.mp4"
+_UNUSED_BY_WORKER: Final = frozenset({"SKIPVSR_API_KEY"})
+"""Secrets of the servers. The worker opens strangers' videos, and answers no request."""
 _POLL_SECONDS: Final = 0.2
 _STOP_MARGIN_SECONDS: Final = 5.0
 """Added to the worker's own grace period before the kill."""
@@ -38,8 +40,10 @@ def run(settings: Settings) -> int:
     """Run the service until a signal. Raises CommandError if the service cannot start or cannot continue."""
     from commands.shared.addresses import address, listen
     from commands.shared.embedded_redis import EmbeddedRedis, folder_of
+    from commands.shared.processes import prepare_server
     from commands.shared.supervisor import Interrupt, Supervisor, say
 
+    prepare_server()
     interrupt = Interrupt()
     with ExitStack() as stack:
         stack.enter_context(interrupt.caught())
@@ -52,8 +56,8 @@ def run(settings: Settings) -> int:
                 pass  # fail before the first child starts
         redis = None
         if not settings.redis_url:
+            # The children find the server and its password in the data folder, not in their environment.
             redis = stack.enter_context(EmbeddedRedis(folder_of(settings)))
-            env["SKIPVSR_REDIS_URL"] = redis.url
         children = _children(listener.fileno(), redis, grpc=grpc)
         supervisor = Supervisor(children, env, settings.stop_grace_seconds + _STOP_MARGIN_SECONDS)
         stack.callback(supervisor.stop, interrupt)
@@ -71,8 +75,8 @@ def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list
     # -P: a folder in the current directory cannot shadow one of this project's packages
     skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
-        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener]),
-        Child("worker", [*skipvsr, "worker"], restart=True),
+        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener], restart=True),
+        Child("worker", [*skipvsr, "worker"], without=_UNUSED_BY_WORKER, restart=True),
     ]
     if grpc:
         children.append(Child("gRPC server", [*skipvsr, "grpc"], restart=True))

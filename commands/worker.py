@@ -12,10 +12,12 @@ def command() -> int:
     """Run one worker."""
     from commands.shared import logs
     from commands.shared.embedded_redis import connected
+    from commands.shared.processes import prepare_server
     from jobs import tracing
     from worker.main import main as work
 
-    settings = read_settings()
+    settings = read_settings().model_copy(update={"api_key": None})  # a worker answers no request
     logs.set_up(settings)
+    prepare_server()
     tracing.set_up(settings, "worker")
     return work(connected(settings))

@@ -5,7 +5,7 @@ set -eu
 root=$1
 python=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 
-mkdir -p "$root/etc" "$root/usr/lib" "$root/usr/lib64" "$root/usr/local/bin" "$root/usr/local/lib" "$root/usr/share" "$root/opt"
+mkdir -p "$root/etc" "$root/usr/lib" "$root/usr/lib64" "$root/usr/local/bin" "$root/usr/local/lib" "$root/usr/share" "$root/opt" "$root/run/secrets"
 ln -s usr/lib "$root/lib"
 ln -s usr/lib64 "$root/lib64"
 install -d -m 1777 "$root/tmp"

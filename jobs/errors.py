@@ -11,8 +11,10 @@
     ├── TooLarge              413   over a size limit; the message names the limit and its setting
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
+    ├── KeyReused             422   an idempotency key that belongs to another upload
     ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
+    ├── TooManyUploads        503   too many uploads at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy.
@@ -97,6 +99,12 @@ class UnusableVideo(SkipVsrError):
     status, title = 422, "Unusable video"
 
 
+class KeyReused(SkipVsrError):
+    """An idempotency key that belongs to another upload."""
+
+    status, title = 422, "Idempotency key reused"
+
+
 class JobFailed(SkipVsrError):
     """The processing of the job failed."""
 
@@ -108,6 +116,13 @@ class StoreUnavailable(SkipVsrError):
 
     status, title = 503, "Store unavailable"
     retry_after = 5
+
+
+class TooManyUploads(SkipVsrError):
+    """Too many uploads at the same time."""
+
+    status, title = 503, "Too many uploads"
+    retry_after = 10
 
 
 class StorageFull(SkipVsrError):

@@ -3,8 +3,9 @@
 An upload reserves its key for a minute and renews the reservation while bytes arrive. The key is free a minute after
 the receiving process or Redis has failed. A job's key stays stored for a day.
 
-The Redis key holds the SHA-256 of the client's key, because clients choose keys freely. The value is the job's id. The
-value of a reserved key is a random text, so only the owner renews or releases the reservation.
+The Redis key holds the SHA-256 of the client's key, because clients choose keys freely. The value is the job's id and
+the upload's fingerprint, which tells a repetition from another upload with the same key. The value of a reserved key is
+a random text, so only the owner renews or releases the reservation.
 """
 
 from __future__ import annotations
@@ -38,19 +39,38 @@ class Reservation:
 
     key: str
     value: bytes = field(default_factory=lambda: _RESERVED + secrets.token_hex(8).encode())
+    fingerprint: str = ""
+    """Digest of the upload's file and options, known at the upload's end."""
 
 
-def reserve(redis: Redis, key: str) -> Reservation | str | None:
+@dataclass(frozen=True)
+class Settled:
+    """A key that belongs to a job."""
+
+    key: str
+    value: bytes
+
+    @property
+    def job_id(self) -> str:
+        return self.value.partition(b" ")[0].decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the upload's file and options; empty if unknown."""
+        return self.value.partition(b" ")[2].decode()
+
+
+def reserve(redis: Redis, key: str) -> Reservation | Settled | None:
     """Reserve a key for an upload.
 
     Returns:
-        The reservation; or the id of the key's job; or None if another upload has reserved the key.
+        The reservation; or the key's job; or None if another upload has reserved the key.
     """
     reservation = Reservation(key)
     if redis.set(_name(key), reservation.value, nx=True, ex=_RESERVED_SECONDS):
         return reservation
     value = cast("bytes | None", redis.get(_name(key)))
-    return None if value is None or value.startswith(_RESERVED) else value.decode()
+    return None if value is None or value.startswith(_RESERVED) else Settled(key, value)
 
 
 def renew(redis: Redis, reservation: Reservation) -> None:
@@ -63,14 +83,14 @@ def release(redis: Redis, reservation: Reservation) -> None:
     redis.eval(_CHANGE, 1, _name(reservation.key), reservation.value, 0)
 
 
-def forget(redis: Redis, key: str, job_id: str) -> None:
+def forget(redis: Redis, settled: Settled) -> None:
     """Free the key of a removed job."""
-    redis.eval(_CHANGE, 1, _name(key), job_id, 0)
+    redis.eval(_CHANGE, 1, _name(settled.key), settled.value, 0)
 
 
 def settle(redis: Any, reservation: Reservation, job_id: str) -> None:
-    """Store the job's id under a reserved key; `redis` may be a pipeline."""
-    redis.set(_name(reservation.key), job_id, ex=_SETTLED_SECONDS)
+    """Store the job's id and the fingerprint under a reserved key; `redis` may be a pipeline."""
+    redis.set(_name(reservation.key), f"{job_id} {reservation.fingerprint}".rstrip(), ex=_SETTLED_SECONDS)
 
 
 def _name(key: str) -> str:

@@ -10,14 +10,15 @@ from jobs.errors import StorageFull
 from jobs.storage import Storage
 
 _STEP_BYTES: Final = 8 << 20
-"""Disk space reserved at a time for an upload that exceeds its announced size."""
+"""Disk space reserved at a time. An upload with an announced size reserves as much again as has arrived, if more."""
 
 
 class Incoming:
     """A file that receives an upload. The caller must call `close`.
 
-    The constructor reserves the announced size before the first byte; `write` reserves more space as needed. Concurrent
-    uploads therefore never share the same free space. The constructor and `write` raise `StorageFull`.
+    The constructor refuses an announced size that has no room, but reserves only one step, because announcements cost a
+    client nothing. `write` reserves more space as bytes arrive, so concurrent uploads never share the same free space.
+    The constructor and `write` raise `StorageFull`; the constructor raises `TooManyUploads`.
 
     Args:
         storage: the data folder.
@@ -27,9 +28,11 @@ class Incoming:
 
     def __init__(self, storage: Storage, path: Path, announced: int) -> None:
         self.path, self.size = path, 0
-        self._storage, self._reserved = storage, announced
+        self._storage, self._announced = storage, announced
+        self._reserved = min(announced, _STEP_BYTES)
         self._lock = threading.Lock()  # a write may continue in its thread after its request has ended
-        storage.reserve(path, announced)
+        storage.check_room(announced)
+        storage.reserve(path, self._reserved)
         try:
             self._file = path.open("xb", buffering=0)
         except BaseException:
@@ -57,10 +60,13 @@ class Incoming:
                 self._storage.end_reservation(self.path)
 
     def _reserve_more(self) -> None:
-        """Reserve one step beyond the current size, or only the current size if the disk has no room for a step."""
+        """Reserve a step beyond the current size, or only the current size if the disk has no room for a step."""
+        goal = self.size + _STEP_BYTES
+        if self._announced:
+            goal = max(self.size, min(self.size + max(self.size, _STEP_BYTES), self._announced))
         try:
-            self._storage.reserve(self.path, self.size + _STEP_BYTES)
-            self._reserved = self.size + _STEP_BYTES
+            self._storage.reserve(self.path, goal)
+            self._reserved = goal
         except StorageFull:
             self._storage.reserve(self.path, self.size)
             self._reserved = self.size

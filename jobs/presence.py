@@ -23,6 +23,10 @@ class WorkerInfo(BaseModel):
     model: str = Field(description="Name of the model that the worker keeps in memory.")
     models: list[str] = Field(default_factory=list, description="Names of the models in the worker's weights folder.")
     job: str | None = Field(None, description="Id of the current job; null for an idle worker.")
+    jail_missing: list[str] = Field(
+        default_factory=list,
+        description="Layers of the decoder's jail that the worker's kernel does not enforce: system calls, files.",
+    )
     started_at: datetime
 
 

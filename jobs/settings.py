@@ -16,7 +16,11 @@ class Settings(BaseSettings):
         env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    redis_url: str | None = Field(None, description="URL of the Redis server; empty: `skipvsr up` starts a Redis.")
+    redis_url: str | None = Field(
+        None,
+        repr=False,  # the URL may hold a password
+        description="URL of the Redis server; empty: `skipvsr up` starts a Redis.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of uploads, checkpoints, results and weights.")
     http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
@@ -24,6 +28,17 @@ class Settings(BaseSettings):
         "",
         description="Comma-separated public host names that the HTTP API accepts if no API key is set. IP addresses "
         "and names of local networks are always accepted.",
+    )
+    http_max_connections: Annotated[int, Field(ge=1)] = Field(
+        512,
+        description="Maximum number of open HTTP connections. A new connection replaces the connection that waits "
+        "longest for a request; if all are at work, the API answers with status 503. The limit of open files can lower "
+        "this number.",
+    )
+    http_head_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0,
+        description="Seconds in which the head of an HTTP request must arrive, from the start of the connection or "
+        "the end of the last response.",
     )
     grpc_host: str = Field("127.0.0.1", description="Listen address of the gRPC server.")
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Listen port of the gRPC server.")
@@ -127,14 +142,36 @@ class Settings(BaseSettings):
     max_decoder_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds in which the decoder process must return the next frame."
     )
+    require_jail: bool = Field(
+        False,
+        description="true: API, worker and gRPC server start only if the kernel enforces all layers of the decoder's "
+        "jail.",
+    )
     upload_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without data before the API ends an upload with status 408."
+    )
+    upload_min_rate: Annotated[float, Field(ge=0)] = Field(
+        16384.0,
+        description="Minimum rate of an upload in bytes per second, on average after upload_idle_seconds; the API ends "
+        "slower uploads with status 408. 0: no minimum.",
+    )
+    max_uploads: Annotated[int, Field(ge=1)] = Field(
+        16,
+        description="Maximum number of uploads that a server process receives at the same time; the API rejects "
+        "further uploads with status 503.",
+    )
+    download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Seconds without the client reading before the API ends a download."
     )
 
     weights_dir: Path | None = Field(
         None,
         description="Folder of model weights, with user models as NAME.safetensors; empty: the folder weights in "
         "data_dir.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Listen address of the Prometheus metrics of workers and gRPC server, which need no key.",
     )
     worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="Port of a worker's Prometheus metrics; 0: no metrics."

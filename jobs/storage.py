@@ -16,17 +16,20 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
-from jobs.errors import NotFound, StorageFull
+from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
 from jobs.settings import Settings
 
 GB: Final = 1_000_000_000
 _ID: Final = re.compile(r"[0-9a-f]{16,64}")
+_LINK: Final = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
+"""Error numbers of `open` for symbolic links and sockets."""
 NO_ROOM: Final = {errno.ENOSPC: "is full", errno.EDQUOT: "is over its quota", errno.EROFS: "is read-only"}
 """Reason for each error number that means a disk accepts no data."""
 
@@ -63,9 +66,42 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a job's file for reading.
+
+    Raises:
+        FileNotFoundError: no such file.
+        JobFailed: the file or its folder is a symbolic link, or the file is no regular file. Such a file could name
+            any file of this machine.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        folder = os.open(path.parent, flags | os.O_DIRECTORY)
+        try:
+            file = os.open(path.name, flags | os.O_NONBLOCK, dir_fd=folder)  # a pipe would wait for a writer
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno in _LINK:
+            raise _irregular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise _irregular(path)
+    return os.fdopen(file, "rb")
+
+
+def _irregular(path: Path) -> JobFailed:
+    return JobFailed(f"The job's file {path.name} is a link or no regular file, so the service refuses the file.")
+
+
 def replace(part: Path, final: Path) -> None:
-    """Rename a finished file atomically: fsync, one rename, fsync of the folder. Readers never see a partial file."""
-    sync_file(part)
+    """Rename a finished file atomically: fsync, one rename, fsync of the folder. Readers never see a partial file.
+
+    Raises JobFailed if `part` is no regular file.
+    """
+    with open_regular(part) as file:
+        os.fsync(file.fileno())
     part.replace(final)
     sync_file(final.parent)
 
@@ -77,26 +113,34 @@ class Storage:
         data_dir: the data folder.
         quota: upper limit in bytes for all job files; 0: no limit.
         min_free: bytes that must stay free on the disk.
+        max_uploads: upper limit of this process's uploads at the same time; 0: no limit.
     """
 
-    def __init__(self, data_dir: Path, *, quota: int = 0, min_free: int = 0) -> None:
+    def __init__(self, data_dir: Path, *, quota: int = 0, min_free: int = 0, max_uploads: int = 0) -> None:
         self.root = data_dir / "jobs"
         self.uploads = data_dir / "uploads"
         self.quota = quota
         self.min_free = min_free
+        self.max_uploads = max_uploads
         self._reserved: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the storage of the settings."""
-        return cls(settings.data_dir, quota=int(settings.quota_gb * GB), min_free=int(settings.min_free_gb * GB))
+        return cls(
+            settings.data_dir,
+            quota=int(settings.quota_gb * GB),
+            min_free=int(settings.min_free_gb * GB),
+            max_uploads=settings.max_uploads,
+        )
 
     def prepare(self) -> None:
         """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
         with room(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.uploads.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, self.uploads):
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o700)  # also a folder of an earlier version
             probe = self.root / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
@@ -152,9 +196,14 @@ class Storage:
     def reserve(self, upload: Path, size: int) -> None:
         """Reserve disk space for an upload of `size` bytes in total; `end_reservation` must follow.
 
-        Raises `StorageFull`; an earlier reservation for the same upload then stays in force.
+        Raises `StorageFull`; an earlier reservation for the same upload then stays in force. Raises `TooManyUploads`
+        for a new upload beyond the limit.
         """
         with self._lock:
+            if self.max_uploads and upload not in self._reserved and len(self._reserved) >= self.max_uploads:
+                raise TooManyUploads(
+                    f"{self.max_uploads} uploads are in progress (SKIPVSR_MAX_UPLOADS); send the file again later"
+                )
             self.check_room(size - self._reserved.get(upload, 0))
             self._reserved[upload] = size
 
@@ -210,7 +259,7 @@ class Storage:
     def publish(self, part: Path, job_id: str) -> Path:
         """Move `result.<suffix>` from the working folder into the job's folder; return the new path.
 
-        Raises `Fenced` if the file does not exist.
+        Raises `Fenced` if the file does not exist, and `JobFailed` if the file is no regular file.
         """
         final = self.job_dir(job_id) / part.name
         with room(self.root):

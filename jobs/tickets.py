@@ -7,7 +7,7 @@ job in one step. So the store can replace a lost ticket, and a surplus ticket ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis import Redis
 from rq import Queue
@@ -107,8 +107,9 @@ def repair(redis: Redis, ticket_id: str) -> None:
 
 def waiting(redis: Redis) -> list[str]:
     """Ids of the jobs with a ticket in a queue, in the order in which workers take the tickets."""
-    queues = (Queue(name, connection=redis, serializer=SERIALIZER) for name in QUEUES.values())
-    return [job_of(ticket) for queue in queues for ticket in queue.get_job_ids()]
+    keys = [Queue(name, connection=redis, serializer=SERIALIZER).key for name in QUEUES.values()]
+    found = [ticket for key in keys for ticket in cast("list[bytes]", redis.lrange(key, 0, -1))]
+    return [job_of(ticket.decode(errors="replace")) for ticket in found]  # RQ would fail at ids that are no text
 
 
 def job_of(ticket_id: str) -> str:

@@ -18,7 +18,7 @@ def assemble(
     """Join the segments, and add sound, subtitles, chapters and metadata of `source`. Returns warnings about losses.
 
     Every frame keeps its pts; decoding timestamps are computed over all segments. `out` is written in place: publish
-    it by renaming. A child process reads the source; it can write only to the folder of `out`.
+    it by renaming. A child process reads the source; it can write `out` only.
 
     Raises:
         MediaError: no segments, segments of different encoders, or the container can't hold them.
@@ -28,9 +28,14 @@ def assemble(
     """
     if not segments:
         raise MediaError("There are no segments to assemble.")
-    request = MuxRequest(tuple(path.absolute() for path in segments), source.absolute(), out.absolute(), spec)
+    parts, source, out = tuple(path.absolute() for path in segments), source.absolute(), out.absolute()
+    if any(path.is_symlink() for path in parts):
+        raise MediaError("A segment is a symbolic link, which could name any file.")
+    out.unlink(missing_ok=True)
+    out.touch(exist_ok=False)  # the child may write this file, and create no other
+    request = MuxRequest(parts, source, out, spec)
     warnings: tuple[str, ...] | None = None
-    with Sandbox(request, limits, writes_below=out.absolute().parent) as process:
+    with Sandbox(request, limits, reads=(*parts, source), writes=out) as process:
         for message in process.messages():
             match message:
                 case MuxProgress(rewriting=True):  # libav moves all frames to put MP4's index before them

@@ -145,13 +145,3 @@ def _compressed(frames: Frames, encoder: str, options: Mapping[str, str], fps: i
         ]
     assert len(decoded) == t
     return np.ascontiguousarray(np.stack(decoded)[:, :h, :w])
-
-
-def write_png(path: Path, image: Frames) -> None:
-    """Write one uint8 [H, W, 3] picture as PNG."""
-    with av.open(str(path), "w", format="image2") as container:
-        stream = container.add_stream("png", options={"update": "1"})
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], "rgb24"
-        container.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-        container.mux(stream.encode(None))

@@ -2,6 +2,7 @@
 
 MediaError              base
 ├── UnsupportedFile     not an accepted container or codec          (HTTP 415)
+├── NoJail              this machine can't confine the child process
 ├── OverLimit           above a limit; `.setting` names the setting (HTTP 413)
 └── UnusableVideo       an accepted format that can't be upscaled   (HTTP 422)
     └── DecoderCrashed  the child process died, hung, or sent invalid messages
@@ -16,6 +17,10 @@ class MediaError(Exception):
 
 class UnsupportedFile(MediaError):
     """Not an accepted container or codec."""
+
+
+class NoJail(MediaError):
+    """The kernel does not enforce all layers of the child's jail."""
 
 
 class OverLimit(MediaError):

@@ -33,7 +33,8 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -
     """
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-    with Sandbox(ProbeRequest(path.absolute(), target), limits) as process:
+    path = path.absolute()
+    with Sandbox(ProbeRequest(path, target), limits, reads=(path,)) as process:
         for message in process.messages():
             if isinstance(message, Probed):
                 return message.info

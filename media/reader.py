@@ -74,8 +74,9 @@ class VideoReader:
         """Faults of the video; complete after the last frame."""
         self._limits = limits
         self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        request = DecodeRequest(path.absolute(), start_after_pts, frames_before, self._memory)
-        self._process = Sandbox(request, limits, share=(self._memory,))
+        path = path.absolute()
+        request = DecodeRequest(path, start_after_pts, frames_before, self._memory)
+        self._process = Sandbox(request, limits, reads=(path,), share=(self._memory,))
 
     @property
     def warnings(self) -> tuple[str, ...]:

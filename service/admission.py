@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,41 @@ class Admissions:
 def oversized(limit: int) -> TooLarge:
     """Create the error for an upload above `limit` bytes."""
     return TooLarge(f"the upload is larger than {limit:,} bytes (SKIPVSR_MAX_UPLOAD_BYTES)")
+
+
+class Pace:
+    """Time limits of an upload, which count only the time in which the server waits for the client.
+
+    Args:
+        idle_seconds: maximum time without data.
+        min_rate: minimum of bytes per second after `idle_seconds`, on average; 0: no minimum.
+    """
+
+    def __init__(self, idle_seconds: float, min_rate: float) -> None:
+        self._idle, self._rate = idle_seconds, min_rate
+        self._waited = self._since = 0.0
+        self._received = 0
+
+    def wait(self) -> float:
+        """Begin to wait for data. Returns the seconds until `error` is due."""
+        self._since = time.monotonic()
+        allowed = self._idle + self._received / self._rate - self._waited if self._rate else self._idle
+        return max(0.0, min(self._idle, allowed))
+
+    def received(self, size: int) -> None:
+        """End the wait: `size` bytes have arrived."""
+        self._waited += time.monotonic() - self._since
+        self._received += size
+
+    def error(self) -> UploadStalled:
+        """Create the error for data that did not arrive in time."""
+        self.received(0)
+        if time.monotonic() - self._since < self._idle:
+            return UploadStalled(
+                f"the upload is slower than {self._rate:,.0f} bytes per second (SKIPVSR_UPLOAD_MIN_RATE): send the "
+                "file again over a faster connection"
+            )
+        return stalled(self._idle)
 
 
 def stalled(seconds: float) -> UploadStalled:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from jobs import idempotency, tracing
+from jobs import idempotency, records, tracing
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
@@ -59,8 +59,8 @@ class Operations:
         finally:
             path.unlink(missing_ok=True)
 
-    def reserve_key(self, key: str) -> Job | Reservation:
-        """Reserve an idempotency key, or return the job that the key belongs to.
+    def reserve_key(self, key: str) -> tuple[Job, str] | Reservation:
+        """Reserve an idempotency key, or return the job that the key belongs to, with its upload's fingerprint.
 
         Renew the reservation (`renew_key`) until the upload is submitted (`submit`) or abandoned (`release_key`).
         Raises NotReady if another upload with the same key is in progress.
@@ -72,10 +72,10 @@ class Operations:
         if isinstance(found, Reservation):
             return found
         try:
-            return self.store.get(found)
+            return self.store.get(found.job_id), found.fingerprint
         except NotFound:  # the job was removed after the key had been used
             with unavailable():
-                idempotency.forget(self.store.redis, key, found)
+                idempotency.forget(self.store.redis, found)
             return self.reserve_key(key)
 
     def renew_key(self, reservation: Reservation) -> None:
@@ -107,6 +107,7 @@ class Operations:
         except BaseException:
             self.storage.remove(job.id)
             raise
+        records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
         return job
 
     def get(self, job_id: str) -> Job:
@@ -130,16 +131,18 @@ class Operations:
         job = self.get(job_id)
         if not job.state.final:
             return self.cancel(job_id)
-        if not self.store.forget(job_id):  # resumed or removed by another request
+        if job.state is JobState.FAILED and not self.store.mark_files_removed(job_id):  # resumed by another request
             return self.remove(job_id)
-        self.storage.remove(job_id)
+        self.storage.remove(job_id)  # before the document: the janitor restores documents of existing files
+        if not self.store.forget(job_id):  # removed by another request
+            return self.remove(job_id)
         return job
 
     def pause(self, job_id: str) -> Job:
         """Pause a job at the end of its chunk. Finished chunks are kept."""
         self.storage.job_dir(job_id)
         self.store.request_pause(job_id)
-        return self.store.get(job_id)
+        return self._recorded(job_id)
 
     def resume(self, job_id: str) -> Job:
         """Queue a paused or failed job again, from its last checkpoint.
@@ -149,7 +152,13 @@ class Operations:
         if self.get(job_id).state is JobState.FAILED:
             self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
         self.store.resume(job_id)
-        return self.store.get(job_id)
+        return self._recorded(job_id)
+
+    def _recorded(self, job_id: str) -> Job:
+        """Return a job's document, and write its record."""
+        job = self.store.get(job_id)
+        records.follow(self.storage, [job])
+        return job
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.

@@ -95,3 +95,14 @@ def store(redis: redis_client.Redis) -> JobStore:
 @pytest.fixture
 def storage(data_dir: Path) -> Storage:
     return Storage(data_dir)
+
+
+@pytest.fixture
+def weights_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty weights folder; commands in this process use it, on one CPU thread."""
+    monkeypatch.setenv("SKIPVSR_WEIGHTS_DIR", str(tmp_path / "weights"))
+    monkeypatch.setenv("SKIPVSR_DEVICE", "cpu")
+    monkeypatch.setenv("SKIPVSR_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"

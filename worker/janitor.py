@@ -2,6 +2,8 @@
 
 The wall clock decides the expiry, because retention times are days. The monotonic clock decides about orphans: this
 process must have seen a folder unchanged for a while. So a wall clock that jumps never makes an upload seem abandoned.
+
+Redis may lose the jobs. Then the janitor restores the jobs from the records beside their files (`jobs.records`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from jobs import records
 from jobs.errors import StoreUnavailable
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
@@ -24,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _SETTLE_TIME = timedelta(seconds=30)
 """Time that a worker has to clean up after a finished job; later the janitor does."""
+_LOSS_SECONDS = 10.0
+"""Seconds between two looks whether Redis has lost all jobs."""
 
 
 class Janitor:
@@ -62,9 +67,16 @@ class Janitor:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        while not self._ended.wait(self._settings.janitor_seconds):
+        due = self._clock() + self._settings.janitor_seconds
+        wait = 0.0
+        while not self._ended.wait(wait):
+            wait = min(self._settings.janitor_seconds, _LOSS_SECONDS)
             try:
-                self.clean()
+                if not any(self._store.counts().values()):
+                    records.restore(self._store, self._storage)
+                if self._clock() >= due:
+                    due = self._clock() + self._settings.janitor_seconds
+                    self.clean()
             except StoreUnavailable:
                 continue
             except OSError as error:
@@ -75,7 +87,10 @@ class Janitor:
     def clean(self) -> list[str]:
         """Clean up once; return descriptions of the removed files. Raises StoreUnavailable, OSError."""
         removed = []
-        for job in self._store.list(limit=1_000_000):
+        records.restore(self._store, self._storage)
+        jobs = self._store.list(limit=1_000_000)
+        records.follow(self._storage, jobs)
+        for job in jobs:
             removed += self._expire(job)
         removed += self._remove_orphans()
         for line in removed:
@@ -89,12 +104,18 @@ class Janitor:
         age = self._now() - job.finished_at
         if age > _SETTLE_TIME:
             self._store.drop_stale_ticket(job.id)
-        if age > timedelta(hours=self._settings.history_ttl_hours) and self._store.forget(job.id):
-            self._storage.remove(job.id)
-            return [f"job {job.id}"]
+        if age > timedelta(hours=self._settings.history_ttl_hours):
+            return self._forget(job)
         if job.state is JobState.DONE:
             return self._expire_done(job.id, age)
         return self._expire_unsuccessful(job, age)
+
+    def _forget(self, job: Job) -> list[str]:
+        """Remove the files of a finished job, and then its document; nothing if the job has been resumed."""
+        if job.state is JobState.FAILED and not self._store.mark_files_removed(job.id):
+            return []
+        self._storage.remove(job.id)
+        return [f"job {job.id}"] if self._store.forget(job.id) else []
 
     def _expire_done(self, job_id: str, age: timedelta) -> list[str]:
         if age > _SETTLE_TIME:
@@ -123,16 +144,9 @@ class Janitor:
         return [f"files of {job.id}"]
 
     def _remove_orphans(self) -> list[str]:
-        # List the folders before the jobs, so that a folder of a new job cannot seem orphaned.
-        candidates = list(self._storage.folders().values())
-        if self._storage.uploads.exists():
-            candidates += list(self._storage.uploads.iterdir())
-        known = self._store.ids()
         now, grace = self._clock(), self._settings.orphan_minutes * 60
         unchanged_since, removed = {}, []
-        for path in candidates:
-            if path.name in known:
-                continue
+        for path in self._orphans():
             changed = _newest_change(path)
             before = self._unchanged_since.get(path)
             if before is None or before[0] != changed:
@@ -144,6 +158,29 @@ class Janitor:
                 removed.append(f"orphan {path.name}")
         self._unchanged_since = unchanged_since
         return removed
+
+    def _orphans(self) -> list[Path]:
+        """Uploads, remains of removals, and folders without a job that hold no result within its retention time."""
+        # List the folders before the jobs, so that a folder of a new job cannot seem orphaned.
+        folders = self._storage.folders()
+        uploads = list(self._storage.uploads.iterdir()) if self._storage.uploads.exists() else []
+        known = self._store.ids()
+        return uploads + [
+            path
+            for name, path in folders.items()
+            if name.startswith(".removed-") or (known and name not in known and not self._holds_result(path))
+        ]
+
+    def _holds_result(self, folder: Path) -> bool:
+        """Whether a folder holds a result within its retention time. Redis may have lost the job."""
+        kept = timedelta(hours=self._settings.result_ttl_hours).total_seconds()
+        for path in folder.glob("result.*"):
+            try:
+                if self._now().timestamp() - path.lstat().st_mtime <= kept:
+                    return True
+            except FileNotFoundError:
+                continue
+        return False
 
 
 def _remove(path: Path) -> None:

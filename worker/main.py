@@ -22,6 +22,8 @@ from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
+from media.errors import MediaError
+from media.jail import checked_jail
 from model.engine.memory import free_memory
 from model.engine.upscaler import model_cache
 from model.errors import ModelError
@@ -63,6 +65,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     signals.install()
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
+        jail_missing = checked_jail(required=settings.require_jail)
         storage = Storage.from_settings(settings)
         storage.prepare()
         store = JobStore.from_settings(settings, redis_url)
@@ -81,8 +84,8 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         metrics = WorkerMetrics(warm.device)
         metrics.uses(warm.name)
         if settings.worker_metrics_port:
-            metrics.serve(settings.worker_metrics_port)
-    except (SkipVsrError, ModelError, OSError) as error:
+            metrics.serve(settings.metrics_host, settings.worker_metrics_port)
+    except (SkipVsrError, MediaError, ModelError, OSError) as error:
         print(f"skipvsr worker: {error}", file=sys.stderr)
         return 1
     info = WorkerInfo(
@@ -92,6 +95,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         device=str(warm.device),
         model=warm.name,
         models=models.names(),
+        jail_missing=list(jail_missing),
         started_at=datetime.now(UTC),
     )
     heartbeat = Heartbeat(

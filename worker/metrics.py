@@ -124,7 +124,7 @@ class WorkerMetrics:
         """Record the end of an attempt. outcome: done, failed, cancelled, paused, handed back or lost."""
         self.job_seconds.labels(self._model, outcome.replace(" ", "_")).observe(seconds)
 
-    def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs elsewhere)
+    def serve(self, address: str, port: int) -> None:
         """Serve the metrics over HTTP in a daemon thread. Raises OSError if the port is in use."""
         start_http_server(port, addr=address, registry=self.registry)
 

@@ -22,6 +22,7 @@ from rq.utils import now
 
 from jobs import tickets
 from jobs.tickets import SERIALIZER
+from worker.runner_ticket import ticket_class
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class WarmWorker(SimpleWorker):
 
     Args:
         queues: names of the queues.
-        run: processes the job with a given id. RQ's lookup of functions by name is not used.
+        run: processes the job with a given id. The worker drops every ticket that asks for anything else.
         name: RQ's name of the worker.
         connection: the Redis client.
         ttl: seconds until RQ's records of a dead worker expire.
@@ -59,7 +60,7 @@ class WarmWorker(SimpleWorker):
             name=name,
             connection=connection,
             serializer=SERIALIZER,
-            job_class=_ticket_class(run),
+            job_class=ticket_class(run),
             worker_ttl=30,
         )
         self._ttl = ttl
@@ -94,6 +95,16 @@ class WarmWorker(SimpleWorker):
         if self._stopping():
             raise StopRequested
         super().check_for_suspension(burst)
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Ticket, Queue] | None:
+        """Wait for a ticket. RQ fails at ids that are no text; this method drops such ids."""
+        while True:
+            try:
+                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            except UnicodeDecodeError:
+                log.warning("dropped a ticket that SkipVSR did not write: its id is no text")
 
     def handle_job_success(
         self, job: Ticket, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
@@ -137,14 +148,3 @@ class WarmWorker(SimpleWorker):
         requested = self._shutdown_requested_date
         if requested is None or (now() - requested).total_seconds() >= 1:
             self._on_force_stop()
-
-
-def _ticket_class(run: Callable[[str], None]) -> type[Ticket]:
-    """RQ's job class for tickets that `run` processes, regardless of the function name in the ticket."""
-
-    class RunnerTicket(Ticket):
-        @property
-        def func(self) -> Callable[[str], None]:
-            return run
-
-    return RunnerTicket

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Final
 
-from jobs import tracing
+from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
-from jobs.storage import Fenced, Storage
+from jobs.storage import Fenced, Storage, open_regular
 from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import probe
@@ -121,6 +123,8 @@ class Runner:
         job = self._store.get(claim.job_id)
         with tracing.span("upscale", parent=job.traceparent, job_id=job.id, attempt=job.attempt) as span:
             attempt = Attempt(job, lease)
+            with suppress(FileNotFoundError), open_regular(self._storage.input_path(job.id)):
+                pass  # a link instead of the upload could name any file
             task = UpscaleTask(
                 self._storage.input_path(job.id),
                 self._storage.take_work(job.id, claim.token),
@@ -210,7 +214,11 @@ class Runner:
             "output": stream_facts(probe(path, _UNLIMITED), finished.spec),
             "warnings": [*finished.warnings, *attempt.warnings],
             "error": None,
+            "finished_at": datetime.now(UTC),
+            "worker": self._name,
         }
+        done = attempt.job.model_copy(update={**fields, "state": JobState.DONE})
+        records.keep(self._storage, done, through=finished.path.parent)
         if self._release(attempt.lease, JobState.DONE, fields) is not JobState.DONE:
             raise Fenced(job_id)
         attempt.log.info("published")

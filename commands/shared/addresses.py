@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from commands.shared.errors import CommandError
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def address(host: str, port: int) -> str:
     """`host:port` of a server that listens on `host`, for a client on the same machine."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
     return f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
+
+
+def warn_if_open(settings: Settings, host: str, server: str) -> None:
+    """Log a warning if a server without an API key listens beyond this machine."""
+    if settings.api_key is None and host != "localhost" and not _is_loopback(host):
+        log.warning(
+            "%s listens on %s without SKIPVSR_API_KEY: whoever reaches the port can use the server", server, host
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from commands.shared.errors import CommandError
+
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
 
@@ -137,11 +139,15 @@ MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 
 
 def read_settings() -> Settings:
-    """Settings from the environment, from `.env`, and from files in the folder SKIPVSR_SECRETS_DIR, if set.
+    """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A secret file has the name of its variable. Raises pydantic.ValidationError.
+    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError, or
+    CommandError if a folder does not exist.
     """
     from jobs.settings import Settings
 
-    folder = os.environ.get("SKIPVSR_SECRETS_DIR")
-    return Settings(_secrets_dir=folder if folder and Path(folder).is_dir() else None)
+    folders = [Path(folder) for folder in os.environ.get("SKIPVSR_SECRETS_DIR", "").split(os.pathsep) if folder]
+    for folder in folders:
+        if not folder.is_dir():
+            raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
+    return Settings(_secrets_dir=folders or None)

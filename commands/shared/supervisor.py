@@ -33,6 +33,8 @@ class Child:
     name: str
     argv: Sequence[str]
     fds: Sequence[int] = ()
+    without: frozenset[str] = frozenset()
+    """Variables of the environment that the child does not get."""
     restart: bool = False
     """Whether the child is restarted; the end of another child stops the service."""
     owned: bool = True
@@ -86,7 +88,8 @@ class Supervisor:
         for child in self.children:
             if child.process is None:
                 if child.due <= now:
-                    child.process = spawn(child.argv, env=self._env, pass_fds=child.fds)
+                    env = {name: value for name, value in self._env.items() if name not in child.without}
+                    child.process = spawn(child.argv, env=env, pass_fds=child.fds)
                     child.started = now
             elif (status := child.process.poll()) is not None:
                 stop(child.process, 0)  # kills the rest of the child's process group

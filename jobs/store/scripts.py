@@ -57,3 +57,13 @@ redis.call('SREM', ARGV[1] .. 'state:' .. state, ARGV[2])
 redis.call('ZREM', ARGV[1] .. 'jobs', ARGV[2])
 return redis.call('DEL', KEYS[1])
 """
+
+RESTORE: Final = """
+-- Stores a job unless Redis knows the job. KEYS[1]: the job's hash.
+-- ARGV: key prefix, job id, creation time, state, pairs of field and value.
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'queued_at', redis.call('TIME')[1], unpack(ARGV, 5))
+redis.call('ZADD', ARGV[1] .. 'jobs', ARGV[3], ARGV[2])
+redis.call('SADD', ARGV[1] .. 'state:' .. ARGV[4], ARGV[2])
+return 1
+"""

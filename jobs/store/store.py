@@ -23,7 +23,7 @@ from jobs.settings import Settings
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
 from jobs.store.hashes import from_hash, to_hash
-from jobs.store.scripts import FORGET, TRANSITION
+from jobs.store.scripts import FORGET, RESTORE, TRANSITION
 from jobs.store.transitions import Outcome, Request, Transition, TransitionResult
 
 
@@ -43,6 +43,7 @@ class JobStore:
         self.job_timeout = job_timeout
         self._transition = redis.register_script(TRANSITION)
         self._forget = redis.register_script(FORGET)
+        self._restore = redis.register_script(RESTORE)
 
     @classmethod
     def from_settings(cls, settings: Settings, redis_url: str | None = None) -> Self:
@@ -71,6 +72,16 @@ class JobStore:
             if reservation is not None:
                 idempotency.settle(pipe, reservation, job.id)
             pipe.execute()
+
+    def restore(self, job: Job) -> bool:
+        """Store a job that Redis has lost, and queue the job if it was waiting; return False if Redis knows the job."""
+        pairs = [text for pair in to_hash(job).items() for text in pair]
+        with unavailable():
+            head = [PREFIX, job.id, str(job.created_at.timestamp()), str(job.state)]
+            stored = bool(self._restore(keys=[job_key(job.id)], args=head + pairs))
+        if stored and job.state is JobState.QUEUED:
+            self.enqueue(job.id)
+        return stored
 
     def get(self, job_id: str) -> Job:
         """Document of a job."""
@@ -194,7 +205,8 @@ class JobStore:
     def heartbeat(self, claim: Claim, fields: Mapping[str, Any] | None = None) -> HeartbeatReply:
         """Count a heartbeat of the worker, and store `fields` of the document (progress, metrics, …).
 
-        The reply for an unknown job is a request to cancel.
+        The reply for an unknown job is the same as for a job of another worker: Redis may have lost the job, and the
+        files stay.
         """
         transition = Transition(
             from_states=(JobState.RUNNING,), token=claim.token, increment="beat", fields=fields or {}
@@ -202,7 +214,7 @@ class JobStore:
         try:
             result = self._apply(claim.job_id, transition)
         except NotFound:
-            return HeartbeatReply(False, Request.CANCEL)
+            return HeartbeatReply(False, None)
         return HeartbeatReply(result.applied, result.request)
 
     def release(self, claim: Claim, state: JobState, fields: Mapping[str, Any] | None = None) -> JobState | None:

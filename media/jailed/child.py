@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from media.errors import MediaError, OverLimit
 from media.jailed.lockdown import allow_cpu, limit_memory, lock_down
@@ -20,6 +20,8 @@ from media.sandbox.protocol import (
     DecodeRequest,
     Envelope,
     Failed,
+    Jailed,
+    JailRequest,
     Message,
     MuxProgress,
     MuxRequest,
@@ -30,6 +32,8 @@ from media.sandbox.protocol import (
 )
 
 T = TypeVar("T")
+Service: TypeAlias = Callable[[tuple[str, ...]], Iterator[Message]]
+"""Serves a request. The argument: layers of the jail that the kernel does not enforce."""
 
 _IN: Final = 0
 _OUT: Final = 1
@@ -43,8 +47,8 @@ def main() -> None:
     allow_cpu(limits.max_decoder_seconds)
     try:
         serve = _service(envelope.request, limits)
-        lock_down(writes_below=envelope.writes_below)
-        for message in serve():
+        missing = lock_down(reads=envelope.reads, writes=envelope.writes)
+        for message in serve(missing):
             _send(message)
     except (MediaError, MemoryError, ImportError, OSError) as error:
         _send(_failure(error, limits, _memory_setting(envelope.request)))
@@ -70,7 +74,7 @@ def _send(message: Message) -> None:
         data = data[os.write(_OUT, data) :]
 
 
-def _service(request: Request, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _service(request: Request, limits: Limits) -> Service:
     """Import the code for a request.
 
     Each request needs a part of libav only. The imports precede the lock-down: afterwards, Python can't cache bytecode.
@@ -82,22 +86,24 @@ def _service(request: Request, limits: Limits) -> Callable[[], Iterator[Message]
             return _decoding(request, limits)
         case MuxRequest():
             return _muxing(request, limits)
+        case JailRequest():
+            return lambda missing: iter([Jailed(missing)])
 
 
-def _probing(request: ProbeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _probing(request: ProbeRequest, limits: Limits) -> Service:
     from media.jailed.inspect import inspect
 
-    def serve() -> Iterator[Message]:
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
         yield Probed(inspect(request.path, limits, request.target))
 
     return serve
 
 
-def _decoding(request: DecodeRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _decoding(request: DecodeRequest, limits: Limits) -> Service:
     from media.jailed.decode import Decoder
     from media.jailed.shared_frames import send_frames
 
-    def serve() -> Iterator[Message]:
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
         decoder = Decoder(
             request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
         )
@@ -108,10 +114,10 @@ def _decoding(request: DecodeRequest, limits: Limits) -> Callable[[], Iterator[M
     return serve
 
 
-def _muxing(request: MuxRequest, limits: Limits) -> Callable[[], Iterator[Message]]:
+def _muxing(request: MuxRequest, limits: Limits) -> Service:
     from media.jailed.mux import mux
 
-    def serve() -> Iterator[Message]:
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
         for message in mux(request, limits):
             rewriting = isinstance(message, MuxProgress) and message.rewriting
             allow_cpu(

@@ -1,6 +1,6 @@
 """Privileges that the child process gives up before it opens a file.
 
-On Linux: memory, CPU, network and writing. On other systems: memory and CPU only.
+On Linux: memory, CPU, system calls, files and network. On other systems: memory and CPU only.
 """
 
 from __future__ import annotations
@@ -10,13 +10,21 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+from media.jailed.landlock import restrict_files
+from media.jailed.seccomp import filter_calls
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # equal on all architectures
-_FS_READ_RIGHTS, _FS_TRUNCATE, _FS_ALL_V1 = (1 << 2) | (1 << 3), 1 << 14, (1 << 13) - 1
-_NET_TCP = 0b11  # bind and connect
+_SYSTEM: Final = (
+    "/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom",
+)  # fmt: skip
+"""What shared libraries and Python may read after the lock-down."""
+SYSTEM_CALLS: Final = "system calls"
+FILES: Final = "files"
 
 
 def limit_memory(size: int) -> None:
@@ -24,25 +32,31 @@ def limit_memory(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def lock_down(*, writes_below: Path | None) -> None:
-    """Limit this process permanently: no core dumps, few files, no network, no writing.
+def lock_down(*, reads: Iterable[Path] = (), writes: Path | None = None) -> tuple[str, ...]:
+    """Limit this process permanently: no core dumps, few files, no other system calls, no other files, no network.
 
     Args:
-        writes_below: the only folder in which the process may create and write files. None: no folder.
+        reads: the files that the process may read, beside the libraries of Python and of the system.
+        writes: the only file that the process may write, too. The file must exist. None: no file.
+
+    Returns:
+        The layers that the kernel does not enforce, of `SYSTEM_CALLS` and `FILES`.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    if writes_below is None:
+    if writes is None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if sys.platform != "linux":
-        return
+        return SYSTEM_CALLS, FILES
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # Old kernels and containers lack or forbid some of the following calls. Their failure is ignored.
+    # Containers forbid new namespaces. The other layers refuse the network, too.
     if libc.unshare(_CLONE_NEWNET) != 0:
         libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-    _forbid_writing(libc, writes_below)
+    files = restrict_files(libc, readable=[*_libraries(), *reads], writable=writes)
+    calls = filter_calls(libc)
+    return tuple(name for name, enforced in ((SYSTEM_CALLS, calls), (FILES, files)) if not enforced)
 
 
 def allow_cpu(seconds: float) -> None:
@@ -53,22 +67,8 @@ def allow_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _forbid_writing(libc: ctypes.CDLL, writes_below: Path | None) -> None:
-    """Forbid writing and TCP by Landlock, except for files below a folder."""
-    abi = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
-    if abi < 1:
-        return
-    writing = _FS_ALL_V1 & ~_FS_READ_RIGHTS & ~1  # all rights except reading files and folders, and executing
-    if abi >= 3:
-        writing |= _FS_TRUNCATE
-    handled = (ctypes.c_uint64 * 2)(writing, _NET_TCP if abi >= 4 else 0)
-    ruleset = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(handled), 16 if abi >= 4 else 8, 0)
-    if ruleset < 0:
-        return
-    if writes_below is not None:
-        folder = os.open(writes_below, os.O_PATH | os.O_DIRECTORY)
-        rule = bytes(ctypes.c_uint64(writing)) + bytes(ctypes.c_int32(folder))
-        libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0)
-        os.close(folder)
-    libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0)
-    os.close(ruleset)
+def _libraries() -> list[Path]:
+    """Folders of code: Python's library, installed packages, this package, shared libraries of the system."""
+    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    python = f"{sys.base_prefix}/lib", os.path.dirname(os.__file__)  # noqa: PTH120  # pathlib would cost time
+    return [Path(path) for path in (*_SYSTEM, *python, *packages)] + [Path(__file__).parents[1]]

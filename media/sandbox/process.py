@@ -38,12 +38,19 @@ class Sandbox:
     Args:
         request: the request.
         limits: bounds of memory, CPU time and waiting time.
-        writes_below: the only folder that the child may write to. None: it can't write.
+        reads: the files that the child may read.
+        writes: the only file that the child may write, too. The file must exist. None: no file.
         share: file descriptors that the child inherits.
     """
 
     def __init__(
-        self, request: Request, limits: Limits, *, writes_below: Path | None = None, share: tuple[int, ...] = ()
+        self,
+        request: Request,
+        limits: Limits,
+        *,
+        reads: tuple[Path, ...] = (),
+        writes: Path | None = None,
+        share: tuple[int, ...] = (),
     ) -> None:
         self._limits = limits
         self._activity = "Writing the result" if isinstance(request, MuxRequest) else "Reading the video"
@@ -61,7 +68,7 @@ class Sandbox:
             env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
             | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        data = pickle.dumps(Envelope(request, limits, writes_below))
+        data = pickle.dumps(Envelope(request, limits, reads, writes))
         self.send(len(data).to_bytes(8, "little") + data)
 
     def send(self, data: bytes) -> None:

@@ -49,7 +49,11 @@ class MuxRequest(NamedTuple):
     spec: OutputSpec
 
 
-Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest
+class JailRequest(NamedTuple):
+    """Lock down, and open no file. Answer: `Jailed`."""
+
+
+Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest | JailRequest
 
 
 class Envelope(NamedTuple):
@@ -57,8 +61,10 @@ class Envelope(NamedTuple):
 
     request: Request
     limits: Limits
-    writes_below: Path | None
-    """The only writable folder. None: nothing is writable."""
+    reads: tuple[Path, ...]
+    """The readable files, beside libraries."""
+    writes: Path | None
+    """The only writable file. None: nothing is writable."""
 
 
 class Probed(NamedTuple):
@@ -109,6 +115,13 @@ class Muxed(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class Jailed(NamedTuple):
+    """The child is locked down."""
+
+    missing: tuple[str, ...]
+    """Layers that the kernel does not enforce."""
+
+
 class Failed(NamedTuple):
     """The request failed."""
 
@@ -121,10 +134,11 @@ class Failed(NamedTuple):
     """`OSError.errno`."""
 
 
-Message: TypeAlias = Probed | FrameFormat | FrameReady | FrameSkipped | Decoded | MuxProgress | Muxed | Failed
+Message: TypeAlias = Probed | FrameFormat | FrameReady | FrameSkipped | Decoded | MuxProgress | Muxed | Jailed | Failed
 
 _MESSAGES: Final[dict[str, type[Message]]] = {
-    kind.__name__: kind for kind in (Probed, FrameFormat, FrameReady, FrameSkipped, Decoded, MuxProgress, Muxed, Failed)
+    kind.__name__: kind
+    for kind in (Probed, FrameFormat, FrameReady, FrameSkipped, Decoded, MuxProgress, Muxed, Jailed, Failed)
 }
 
 

@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Scene:
-    """The frames of one scene in a chunk, with their plan."""
+    """The frames of a scene within a chunk, with the plan."""
 
     frames: Tensor
     """[T, H, W, 3]; the first `emit` are emitted."""
@@ -46,7 +46,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A request with its scenes planned."""
+    """A planned request."""
 
     stored: Tensor
     """[T, H, W, 3] pending frames followed by the new ones."""
@@ -62,7 +62,7 @@ class Chunk:
 
     @property
     def batch_key(self) -> object:
-        """Equal for chunks that can run as one batch; None for a chunk that must run alone."""
+        """Equal for chunks that can share a batch; None for a chunk that must run alone."""
         shape, dtype = self.stored.shape, self.stored.dtype
         dense = all(is_dense(scene.plan, *shape[1:3]) and not scene.gates for scene in self.scenes)
         steps = tuple((len(scene.frames), scene.emit, scene.before.last is None) for scene in self.scenes)
@@ -85,10 +85,10 @@ class ChunkResult:
 
     @property
     def dense_seconds(self) -> float:
-        """Seconds of the dense network for these frames, measured on this machine under the same load."""
+        """Seconds of the dense network for the frames, measured on the same machine under the same load."""
         return sum(report.dense_seconds for report in self.reports)
 
     @property
     def seconds(self) -> float:
-        """Seconds that these frames took, without calibration."""
+        """Seconds of computing the frames, without calibration."""
         return sum(report.seconds for report in self.reports)

@@ -1,4 +1,4 @@
-"""Optical flow of a chunk, computed only in the regions that its plan needs."""
+"""Optical flow of a chunk, computed only in planned regions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def chunk_flows(
 ) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
 
-    `frames` are [B, 3, H, W]; `previous` [B, 3, H, W] is the frame before them. Both directions of a pair of frames run
-    as one batch: at the coarse levels of the pyramid a call costs more than its pixels.
+    `frames` are [B, 3, H, W]; `previous` [B, 3, H, W] is the frame before. Both directions of a pair of frames share
+    a batch: at the coarse levels of the pyramid a call costs more than the pixels.
     """
     emit, (count, _, h, w) = len(plan.forward), frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
@@ -65,7 +65,7 @@ def _flow(net: BasicVSR, pairs: Sequence[tuple[Tensor, Tensor]], region: Rectang
 
 
 def _region(rectangles: Sequence[Rectangle], halo: int, h: int, w: int) -> Rectangle:
-    """Return one region around all rectangles, with the margin that flow near its border needs."""
+    """Return a region around all rectangles, with a margin for the flow near the border."""
     around = Rectangle(
         min(r.y0 for r in rectangles),
         min(r.x0 for r in rectangles),

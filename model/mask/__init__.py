@@ -1,1 +1,1 @@
-"""The inter-frame mask: changed tiles, and the rectangles that cover them."""
+"""The inter-frame mask: changed tiles, and covering rectangles."""

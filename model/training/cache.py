@@ -1,9 +1,9 @@
-"""The packed cache: each segment's HR frames and degraded LR versions as .npy files, read by memory map.
+"""The packed cache: HR frames and degraded LR versions of each segment as memory-mapped .npy files.
 
-Layout: `FOLDER/KIND/SOURCE/N.hr.npy` uint8 [T, H, W, 3], and `N.VERSION.npy` uint8 [T, H/4, W/4, 3]; KIND is `clips`,
-`photos` or `val`, SOURCE a file that was packed, N counts its segments, VERSION is `bi` or `up0`, `up1`, ... A source
-is written as `.SOURCE.part` and counts once it has its name: it is there with all of its segments or not at all.
-`FOLDER/packed.json` says what all of it was packed with.
+Layout: `FOLDER/KIND/SOURCE/N.hr.npy` uint8 [T, H, W, 3], and `N.VERSION.npy` uint8 [T, H/4, W/4, 3]. KIND is `clips`,
+`photos` or `val`; SOURCE a packed file; N the segment's number; VERSION is `bi`, or `up0`, `up1`, ... for compressed
+versions. A source is written as `.SOURCE.part` and renamed when complete. `FOLDER/packed.json` records seed and
+settings of the packing.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ Frames = npt.NDArray[np.uint8]
 Kind = Literal["clips", "photos", "val"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Write = Callable[[int, Frames, Mapping[str, Frames]], None]
-"""Packs the segment of a number: its HR frames, and its LR versions by name."""
+"""Function that packs one segment: number, HR frames, LR versions by name."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One packed segment. Its arrays are mapped when they are asked for: each map keeps a file open."""
+    """One packed segment. `frames` maps arrays on demand: each map keeps a file open."""
 
     source: str
     shape: tuple[int, ...]
-    """Of its LR frames: [T, H/4, W/4, 3]."""
+    """Shape of the LR frames: [T, H/4, W/4, 3]."""
     files: Mapping[str, Path]
-    """By version; `hr` is the ground truth."""
+    """Files by version; `hr` is the ground truth."""
 
     @property
     def versions(self) -> list[str]:
-        """Names of its LR versions."""
+        """Names of the LR versions."""
         return sorted(version for version in self.files if version != "hr")
 
     @property
     def uploads(self) -> list[str]:
-        """Names of the compressed ones."""
+        """Names of the compressed versions."""
         return [version for version in self.versions if version.startswith("up")]
 
     def frames(self, version: str) -> Frames:
-        """A memory map of one version."""
+        """Return a memory map of one version."""
         mapped: Frames = np.load(self.files[version], mmap_mode="r")
         return mapped
 
 
 @contextmanager
 def locked(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
-    """Be the only process that packs `folder`, which is made; `wait` is called if another one is at it.
+    """Create `folder` and hold its lock; call `wait` first if another process holds the lock.
 
-    The lock ends with the process, however it ends. Raises ConfigError where the folder can't be written or locked.
+    The lock ends with the process. Raises ConfigError if the folder cannot be written or locked.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def locked(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
     except OSError as e:
         raise ConfigError(f"{folder}: {e.strerror}") from e
     try:
-        for _ in range(20):  # who finds everything packed is done in a moment: that is not worth a word
+        for _ in range(20):  # a holder that finds everything packed ends at once; no message for that
             if _try(lock):
                 break
             time.sleep(0.05)
@@ -88,29 +88,32 @@ def _try(lock: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as e:
-        raise ConfigError(f"the cache lies where files can't be locked ({e.strerror}): name another --cache") from e
+        raise ConfigError(f"the cache's file system cannot lock files ({e.strerror}): use another --cache") from e
     return True
 
 
 def packed_with(folder: Path) -> dict[str, Any] | None:
-    """What the cache was packed with; None of an empty one. Raises ConfigError where it doesn't say."""
+    """Return seed and settings of the packing; None for an empty cache.
+
+    Raises ConfigError if the record is missing or unreadable.
+    """
     path = folder / "packed.json"
     try:
         how: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as e:
         if any((folder / kind).exists() for kind in KINDS):
             raise ConfigError(
-                f"{folder}: was packed by an earlier version, which didn't say with what: "
-                "name another --cache, or delete that one"
+                f"{folder}: was packed by an earlier version, without a record of its settings: "
+                "use another --cache, or delete this cache"
             ) from e
         return None
     except (OSError, ValueError) as e:
-        raise ConfigError(f"{path}: cannot be read: name another --cache, or delete that one") from e
+        raise ConfigError(f"{path}: cannot be read: use another --cache, or delete this cache") from e
     return how
 
 
 def pack_with(folder: Path, how: Mapping[str, Any]) -> None:
-    """Write down what an empty cache is going to be packed with."""
+    """Record seed and settings in an empty cache."""
 
     def write(part: Path) -> None:
         part.write_text(json.dumps(how, indent=1) + "\n")
@@ -120,7 +123,7 @@ def pack_with(folder: Path, how: Mapping[str, Any]) -> None:
 
 @contextmanager
 def source(folder: Path, kind: Kind, name: str) -> Iterator[Write]:
-    """Pack one source: yields what writes a segment. It counts once the block has ended without an error."""
+    """Pack one source: yield the function that writes a segment. An error in the block discards the source."""
     part, target = folder / kind / f".{name}.part", folder / kind / name
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -140,20 +143,20 @@ def source(folder: Path, kind: Kind, name: str) -> Iterator[Write]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed packing left; only under the lock."""
+    """Remove incomplete sources of a killed process. Call only under the lock."""
     for kind in KINDS:
         for part in (folder / kind).glob(".*.part"):
             shutil.rmtree(part)
 
 
 def sources(folder: Path, kind: Kind) -> list[str]:
-    """The sources of one kind that are packed, in order."""
+    """List the packed sources of one kind, sorted."""
     place = folder / kind
     return sorted(path.name for path in place.iterdir() if path.name[0] != ".") if place.exists() else []
 
 
 def read(folder: Path, kind: Kind) -> list[Segment]:
-    """All segments of one kind, in order of source and number; none where nothing was packed."""
+    """Return all segments of one kind, sorted by source and number; empty if nothing was packed."""
     segments = []
     for name in sources(folder, kind):
         files: dict[int, dict[str, Path]] = {}

@@ -1,4 +1,4 @@
-"""The training run's configuration: a TOML file, checked."""
+"""Configuration of a training run: a validated TOML file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.network.basicvsr import NetworkConfig
 
 
 class ConfigError(ModelError):
-    """The configuration cannot be used; one line that says where and why."""
+    """The configuration is invalid. The message is one line with place and cause."""
 
 
 class _Section(BaseModel):
@@ -22,42 +22,46 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """What is trained on, and how it is packed (`prepare`)."""
+    """Training data, and how `prepare` packs the data into the cache."""
 
     clips: list[Path] = []
-    """Folders of videos. Each video is scaled down before it serves as ground truth, so that codec marks go."""
+    """Folders of videos. Ground truth is each video scaled down, without visible codec artefacts."""
     photos: list[Path] = []
-    """Folders of pictures, which are set in motion."""
+    """Folders of pictures; each picture is turned into moving clips."""
     val: list[Path] = []
-    """Folders of clips to choose checkpoints by; never trained on, taken at their own size."""
+    """Folders of validation clips, used at full size and never trained on. Checkpoints are chosen by them."""
     seed: int | None = None
-    """Seed of the packing; the run's own by default. With one here, runs of several seeds can share a cache."""
+    """Seed of the packing; default: the run's seed. With a fixed seed, runs of different seeds share a cache."""
     shrink: tuple[float, float] = (1.5, 2.0)
-    """Range of the factor that videos are scaled down by."""
+    """Range of the factor by which videos are scaled down."""
     min_side: int = Field(256, ge=64)
-    """Shrinking stops at this short side, in HR pixels."""
+    """Lower limit of a scaled video's short side, in HR pixels."""
     segment: int = Field(40, ge=4)
-    """Frames of a packed segment; a video gives several, none across a cut."""
+    """Frames per packed segment. No segment crosses a scene cut."""
     segments_per_clip: int = Field(4, ge=1)
+    """Maximum number of segments per video."""
     photo_clips: int = Field(6, ge=1)
-    """Moving clips made from each picture."""
+    """Moving clips per picture."""
     photo_frames: int = Field(20, ge=4)
+    """Frames per moving clip."""
     photo_size: int = Field(384, ge=64, multiple_of=4)
     """Height and width of a moving clip, in HR pixels."""
     uploads: int = Field(2, ge=0)
-    """Compressed versions packed of each segment, each with its own codec and quality, blur and noise."""
+    """Compressed versions per segment, each with random codec, quality, blur and noise."""
     crf: tuple[int, int] = (15, 28)
     """Range of H.264's constant rate factor."""
     mpeg_share: float = Field(0.0, ge=0, le=1)
-    """Share of the compressed versions that are MPEG-4 Part 2 or MPEG-2, as old files and DVDs; the rest are H.264."""
+    """Share of compressed versions in MPEG-4 Part 2 or MPEG-2 (old files, DVDs). The rest are H.264."""
     mpeg_quantizer: tuple[int, int] = (2, 8)
-    """Range of the quantizer of MPEG-4 Part 2 and MPEG-2: 1 is the best, 31 the worst."""
+    """Range of the MPEG-4 Part 2 and MPEG-2 quantizer: 1 is best, 31 worst."""
     val_frames: int = Field(10, ge=2)
+    """Frames per validation clip, from its start."""
     val_crf: int = Field(23, ge=0, le=51)
+    """H.264 CRF of the compressed validation version."""
 
 
 class Stage(_Section):
-    """One part of the run: batches of `batch` clips, `frames` x `patch` x `patch` LR pixels each."""
+    """Part of a run with a fixed batch shape: `batch` clips of `frames` x `patch` x `patch` LR pixels."""
 
     steps: int = Field(ge=1)
     batch: int = Field(8, ge=1)
@@ -66,7 +70,7 @@ class Stage(_Section):
 
 
 class NetworkSection(_Section):
-    """Hyperparameters of the network; see `NetworkConfig`."""
+    """Hyperparameters of the network, as in `NetworkConfig`."""
 
     channels: int = Field(32, ge=4)
     blocks: int = Field(4, ge=1)
@@ -75,70 +79,73 @@ class NetworkSection(_Section):
     coupled: bool = True
 
     def network_config(self) -> NetworkConfig:
-        """The same as `NetworkConfig`."""
+        """Convert to `NetworkConfig`."""
         return NetworkConfig(**self.model_dump())
 
 
 class GateSection(_Section):
-    """Gates that a network is adapted to (`model.training.adapt_gates`)."""
+    """Settings for adapting a network to its gates (`model.training.adapt_gates`)."""
 
     init: Path
-    """An estimator fitted to the weights that the run begins with (`skipvsr train-skip`)."""
+    """Estimator fitted to the run's initial weights (`skipvsr train-skip`)."""
     error_budget: float = Field(gt=0, validation_alias=AliasChoices("error_budget", "confidence"))
-    """`Preset.error_budget` for skipping; `confidence` is the old name."""
+    """`Preset.error_budget` during training; raising the budget skips more. `confidence` is the old name."""
     align: float = Field(0.01, ge=0)
     """Weight of temporal feature alignment."""
     distil: float = Field(0.0, ge=0, le=1)
-    """Share of the frames' loss that compares them with the dense twin's instead of the ground truth (Hinton et al.,
-    arXiv:1503.02531): where data is little, going on to learn from it makes a network worse on everything else."""
+    """Share of the frame loss taken against the dense twin's frames instead of ground truth (Hinton et al.,
+    arXiv:1503.02531). With little data, more training on ground truth degrades the network on other footage."""
     margin: int = Field(0, ge=0)
-    """Frames at either end of a stage's clips that only lead in: nothing is learnt from them. Where a branch begins the
-    heads expect little of any block, and nothing has drifted yet; a job is made of what comes later."""
+    """Frames without loss at both ends of each clip. At the start of a branch the heads predict small effects and no
+    error has accumulated, unlike in the rest of a job."""
     adapt: Literal["all", "trunks"] = "all"
-    """What moves besides the surrogates: the whole network, or its trunks, while flow and upsampler stay."""
+    """Parameters trained beside the surrogates: `all`, or only the `trunks`, with flow and upsampler frozen."""
     keep: float = Field(0.0, ge=0, le=1)
-    """Share of the weights that the run began with in those that come out, as a mean of both (Wortsman et al., CVPR
-    2022): short sequences teach little of drift, which the weights before may have learnt to avoid."""
+    """Weight of the initial weights in the average of initial and final weights (Wortsman et al., CVPR 2022).
+    Training clips are short and show little drift; the initial weights may already avoid drift."""
 
 
 class TrainConfig(_Section):
-    """A training run. `TrainConfig.load` reads it from TOML."""
+    """Configuration of a training run; `TrainConfig.load` reads a TOML file."""
 
     seed: int = 0
     network: NetworkSection = NetworkSection()
     data: DataConfig
     stages: list[Stage] = Field(min_length=1)
     init: Path | None = None
-    """Weights to start from (fine-tuning); their network must be the one configured here."""
+    """Initial weights for fine-tuning. Their network must match `network`."""
     clean_share: float = Field(1.0, ge=0, le=1)
-    """Share of batch items that are clean; the rest are compressed."""
+    """Share of clean batch items; the rest are compressed."""
     clean: Literal["bi", "bd"] = "bi"
-    """How the clean items' LR is made of HR, in training and in validation."""
+    """Degradation from HR to LR of clean items, in training and validation: a key of `degrade.CLEAN`."""
     photo_share: float = Field(0.4, ge=0, le=1)
-    """Share of batch items that come from moving pictures."""
+    """Share of batch items from moving pictures."""
     bars: float = Field(0.0, ge=0, le=1)
-    """Share of the clean items that get a black bar along one side, as letter- and pillarboxed films have."""
+    """Share of clean items with a black bar along one side, like letterboxed and pillarboxed films."""
     lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
     final_lr: float = Field(1e-6, gt=0)
-    """Where the cosine ends."""
+    """Learning rate at the end of the cosine schedule."""
     warmup: int = Field(100, ge=0)
-    """Steps in which the learning rate rises linearly from zero."""
+    """Steps of linear learning-rate warm-up from zero."""
     flow_steps: int = Field(0, ge=0)
-    """Steps before the first in which the flow alone learns, from the photometric term."""
+    """Preliminary steps that train only the flow, by the photometric loss."""
     flow_lr_scale: float = Field(1.0, gt=0)
+    """Factor on the flow's learning rate."""
     gates: GateSection | None = None
     photometric: float = Field(0.05, ge=0)
-    """Weight of the photometric term of the flow."""
-    charbonnier: float = Field(1e-3, gt=0)
-    """Errors of the frames above this count by their amount, below by their square (of a network without gates). PSNR
-    counts squares."""
+    """Weight of the flow's photometric loss."""
+    loss: Literal["charbonnier", "psnr"] = "charbonnier"
+    """Frame loss of a run without gates. `charbonnier`: absolute error; `psnr`: squared error, per frame."""
     clip_grad: float = Field(1.0, gt=0)
+    """Maximum norm of the gradient."""
     ema: float = Field(0.999, ge=0, lt=1)
+    """Decay of the weights' exponential moving average."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the hardware computes it. Elsewhere it is emulated, and a step takes more than twice as long."""
+    """Computation type; `auto` is bf16 on hardware with bf16 units. Emulated bf16 more than doubles a step's time."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(0, ge=0)
-    """Torch threads; 0 leaves torch's own choice."""
+    """Torch threads; 0 keeps torch's default."""
     log_every: int = Field(50, ge=1)
     val_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(250, ge=1)
@@ -150,7 +157,7 @@ class TrainConfig(_Section):
         if self.clean_share < 1 and not self.data.uploads:
             raise ValueError("clean_share: below 1 needs data.uploads >= 1")
         if self.gates and (self.init is None or self.flow_steps):
-            raise ValueError("gates: need init, the weights that they are for, and no flow_steps")
+            raise ValueError("gates: set init to the weights of the estimator, and flow_steps to 0")
         shortest = min(stage.frames for stage in self.stages)
         if self.gates and shortest < 2 * self.gates.margin + 1:
             raise ValueError(f"stages: {shortest} frames leave none between margins of {self.gates.margin}")
@@ -161,11 +168,11 @@ class TrainConfig(_Section):
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """Total number of steps."""
         return sum(stage.steps for stage in self.stages)
 
     def stage(self, step: int) -> Stage:
-        """The stage that a step (from 0) belongs to."""
+        """Return the stage of a step, counted from 0."""
         for stage in self.stages:
             if step < stage.steps:
                 return stage
@@ -173,13 +180,16 @@ class TrainConfig(_Section):
         return self.stages[-1]
 
     def differs(self, before: TrainConfig) -> str:
-        """What makes the curve another one than `before`'s, by name; empty if nothing does."""
+        """Name the settings that differ from `before` and change the learning curve; empty if equal."""
         harmless = {"threads", "device", "log_every", "val_every", "checkpoint_every"}
         return differences(*(config.model_dump(mode="json", exclude=harmless) for config in (before, self)))
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read a TOML file. Raises ConfigError: one line with the first thing that is wrong."""
+        """Read a TOML file.
+
+        Raises ConfigError with the first problem on one line.
+        """
         try:
             raw = tomllib.loads(path.read_text())
         except OSError as e:
@@ -196,7 +206,7 @@ class TrainConfig(_Section):
 
 
 def differences(before: Any, now: Any) -> str:
-    """Where two plain values (of JSON) differ, all in one line: `data.uploads (0, now 2), seed (1, now 3)`."""
+    """List the differences of two JSON values on one line: `data.uploads (0, now 2), seed (1, now 3)`."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(f"{name} ({old.get(name, 'none')}, now {new.get(name, 'none')})" for name in names)

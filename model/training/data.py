@@ -1,4 +1,7 @@
-"""Batches from the packed cache: crops, flips, time reversal. A batch depends on seed, rank and step alone."""
+"""Training batches from the packed cache: random crops, flips, time reversal.
+
+A batch is a function of seed, rank and step only.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ Frames = npt.NDArray[np.uint8]
 
 
 class Sampler:
-    """Draws training batches. Raises ConfigError where the cache holds too little for the configuration."""
+    """Draw training batches.
+
+    Raises ConfigError if the cache lacks clips, photos, compressed versions, or segments large enough for a stage.
+    """
 
     def __init__(self, folder: Path, config: TrainConfig, rank: int = 0) -> None:
         self.config = config
@@ -37,7 +43,7 @@ class Sampler:
         self.sources = _by_source(clips), _by_source(photos)
 
     def batch(self, step: int, stage: Stage) -> tuple[Tensor, Tensor]:
-        """LR and HR of one step: uint8 [B, T, p, p, 3] and [B, T, 4 p, 4 p, 3]."""
+        """Return LR and HR of one step: uint8 [B, T, p, p, 3] and [B, T, 4 p, 4 p, 3]."""
         rng = np.random.default_rng([self.config.seed, self.rank, step])
         pairs = [self._item(stage, rng) for _ in range(stage.batch)]
         return torch.from_numpy(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs]))
@@ -49,7 +55,7 @@ class Sampler:
         lr = segment.frames("bi" if clean else segment.uploads[int(rng.integers(len(segment.uploads)))])
         t, h, w, _ = lr.shape
         start, p = int(rng.integers(t - stage.frames + 1)), stage.patch
-        # of two places take the one with more detail: flat sky teaches nothing
+        # Of two random places keep the more detailed: the network learns nothing from flat sky.
         places = [(int(rng.integers(h - p + 1)), int(rng.integers(w - p + 1))) for _ in range(2)]
         y, x = max(places, key=lambda place: _detail(lr[start, place[0] : place[0] + p, place[1] : place[1] + p]))
         times = slice(start, start + stage.frames)
@@ -69,23 +75,23 @@ class Sampler:
         return low, high
 
     def batches(self, start: int, stop: int, stage: Callable[[int], Stage]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of the steps from `start` to `stop`, prepared ahead in a thread."""
+        """Yield the batches of steps `start` to `stop` - 1. A thread prefetches three."""
         with ThreadPoolExecutor(1) as pool:
-            ahead: list[Future[tuple[Tensor, Tensor]]] = []
+            pending: list[Future[tuple[Tensor, Tensor]]] = []
             for step in range(start, stop + 3):
                 if step < stop:
-                    ahead.append(pool.submit(self.batch, step, stage(step)))
-                if len(ahead) > 3 or (step >= stop and ahead):
-                    yield ahead.pop(0).result()
+                    pending.append(pool.submit(self.batch, step, stage(step)))
+                if len(pending) > 3 or (step >= stop and pending):
+                    yield pending.pop(0).result()
 
 
 def to_model(frames: Tensor, device: torch.device) -> Tensor:
-    """uint8 [B, T, H, W, 3] to float [B, T, 3, H, W] in [0, 1]."""
+    """Convert uint8 [B, T, H, W, 3] to float [B, T, 3, H, W] in [0, 1]."""
     return frames.to(device).permute(0, 1, 4, 2, 3).float().div_(255)
 
 
 def _by_source(segments: list[cache.Segment]) -> list[list[cache.Segment]]:
-    """Segments grouped by the file they come from, so that a long video counts no more than a short one."""
+    """Group segments by source file, to sample long and short videos equally often."""
     groups: dict[str, list[cache.Segment]] = {}
     for segment in segments:
         groups.setdefault(segment.source, []).append(segment)
@@ -98,7 +104,7 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
         segment = group[int(rng.integers(len(group)))]
         if _fits(segment, stage):
             return segment
-    fitting = [segment for group in sources for segment in group if _fits(segment, stage)]  # few among many
+    fitting = [segment for group in sources for segment in group if _fits(segment, stage)]  # rare: list them
     return fitting[int(rng.integers(len(fitting)))]
 
 
@@ -112,10 +118,10 @@ def _wanted(stage: Stage) -> str:
 
 
 def _with_bar(high: Frames, rng: np.random.Generator) -> Frames:
-    """HR frames [T, H, W, 3] with a dark bar over the first rows, or columns: over a third at most."""
+    """Cover the first rows or columns of HR frames [T, H, W, 3] with a dark bar: at most a third of the height."""
     high, thickness = high.copy(), int(rng.integers(1, high.shape[1] // 3 + 1))
     at = (slice(None), slice(thickness)) if rng.random() < 0.5 else (slice(None), slice(None), slice(thickness))
-    high[at] = rng.integers(0, 17)  # black, or what is left of it in full range
+    high[at] = rng.integers(0, 17)  # 16: limited-range black shown as full range
     return high
 
 

@@ -1,11 +1,11 @@
-"""From HR to LR by a factor of four, as the papers do it: BI and BD.
+"""The papers' degradations from HR to LR by a factor of four: BI and BD.
 
-BI is MATLAB's `imresize(x, 1/scale, 'bicubic')`: Keys' cubic (a = -0.5), stretched by the factor so that it
-antialiases; weights normalised per output pixel, symmetric padding at the border. BD is BasicVSR's
-`BD_degradation.m`: a Gaussian of sigma 1.6 whose even 12 x 12 kernel is centred on each 4 x 4 block, then every fourth
-pixel, the border replicated. Both are separable and linear, so each is one weight matrix per axis: `out = R @ x @ C.T`.
+BI is MATLAB's `imresize(x, 1/scale, 'bicubic')`: Keys' cubic (a = -0.5), stretched by the factor for antialiasing,
+with weights normalised per output pixel and symmetric padding. BD is BasicVSR's `BD_degradation.m`: a Gaussian of sigma
+1.6 with a 12 x 12 kernel centred on each 4 x 4 block, sampled at every fourth pixel, with replicated borders.
+Both are separable and linear: one weight matrix per axis, `out = R @ x @ C.T`.
 
-Images are [..., H, W], of any type that multiplies as float32; colour must not be the last axis.
+Images are [..., H, W] of any type convertible to float32. Colour must not be the last axis.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCALE = 4
 
 
 def _cubic(x: FloatArray) -> FloatArray:
-    """Keys' cubic convolution kernel, a = -0.5 (MATLAB's `cubic`)."""
+    """Evaluate Keys' cubic convolution kernel, a = -0.5 (MATLAB's `cubic`)."""
     ax = np.abs(x)
     near = 1.5 * ax**3 - 2.5 * ax**2 + 1
     far = -0.5 * ax**3 + 2.5 * ax**2 - 4 * ax + 2
@@ -32,16 +32,16 @@ def _cubic(x: FloatArray) -> FloatArray:
 
 
 def _mirror(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    """Symmetric padding: ... 1 0 | 0 1 2 ... n-1 | n-1 n-2 ..."""
+    """Map indices by symmetric padding: ... 1 0 | 0 1 2 ... n-1 | n-1 n-2 ..."""
     index = np.mod(index, 2 * length)
     return np.where(index < length, index, 2 * length - 1 - index)
 
 
-@lru_cache(maxsize=8)  # each may be tens of MB: a photograph's side by its side
+@lru_cache(maxsize=8)  # a photograph's matrix takes tens of MB
 def bicubic_weights(length: int, out_length: int) -> Tensor:
-    """Weights of MATLAB's imresize along one axis: [out_length, length], float32; rows sum to one.
+    """Return the weights of MATLAB's imresize along one axis: [out_length, length], float32; rows sum to one.
 
-    Antialiases when it shrinks, as MATLAB does; when it enlarges it is plain bicubic interpolation.
+    Shrinking is antialiased, as in MATLAB. Enlarging is plain bicubic interpolation.
     """
     scale = out_length / length
     stretch = min(scale, 1.0)
@@ -54,9 +54,9 @@ def bicubic_weights(length: int, out_length: int) -> Tensor:
     return _matrix(weights, _mirror(taps, length), length)
 
 
-@lru_cache(maxsize=8)  # each may be tens of MB: a photograph's side by its side
+@lru_cache(maxsize=8)  # a photograph's matrix takes tens of MB
 def blur_weights(length: int, sigma: float = 1.6, taps: int = 12) -> Tensor:
-    """Weights of the BD degradation along one axis: [length // 4, length], float32; rows sum to one.
+    """Return the weights of BD along one axis: [length // 4, length], float32; rows sum to one.
 
     Row i is a Gaussian centred on 4 i + 1.5, the middle of its block of four.
     """
@@ -79,28 +79,34 @@ def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def resize(x: Tensor, h: int, w: int) -> Tensor:
-    """MATLAB's imresize to [..., h, w], bicubic with antialiasing; not clipped, not rounded."""
+    """Resize to [..., h, w] like MATLAB's imresize: bicubic, antialiased. The result is neither clipped nor rounded."""
     return _separable(x, bicubic_weights(x.shape[-2], h), bicubic_weights(x.shape[-1], w))
 
 
 def bi(x: Tensor) -> Tensor:
-    """BI: [..., H, W] -> [..., H / 4, W / 4]. Raises ValueError where H or W is no multiple of 4."""
+    """Apply BI: [..., H, W] -> [..., H / 4, W / 4].
+
+    Raises ValueError if H or W is not a multiple of 4.
+    """
     h, w = _divisible(x)
     return resize(x, h // SCALE, w // SCALE)
 
 
 def bd(x: Tensor, sigma: float = 1.6) -> Tensor:
-    """BD: [..., H, W] -> [..., H / 4, W / 4]. Raises ValueError where H or W is no multiple of 4."""
+    """Apply BD: [..., H, W] -> [..., H / 4, W / 4].
+
+    Raises ValueError if H or W is not a multiple of 4.
+    """
     h, w = _divisible(x)
     return _separable(x, blur_weights(h, sigma), blur_weights(w, sigma))
 
 
 CLEAN: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {"bi": bi, "bd": bd}
-"""How LR comes about in papers, by name."""
+"""Degradations without compression, by name."""
 
 
 def bicubic_up(x: Tensor) -> Tensor:
-    """MATLAB's imresize(x, 4): the bicubic baseline, [..., H, W] -> [..., 4 H, 4 W]."""
+    """Enlarge like MATLAB's imresize(x, 4), the bicubic baseline: [..., H, W] -> [..., 4 H, 4 W]."""
     return resize(x, x.shape[-2] * SCALE, x.shape[-1] * SCALE)
 
 
@@ -112,5 +118,5 @@ def _divisible(x: Tensor) -> tuple[int, int]:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Clip to 0..255 and round, as an image file would (MATLAB rounds halves up)."""
+    """Clip to 0..255 and round to uint8. Halves round up, as in MATLAB."""
     return (x.clamp(0, 255) + 0.5).floor().to(torch.uint8)

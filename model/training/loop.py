@@ -59,7 +59,7 @@ class Trainer:
         """Number format of the network's computations; trained parameters are float32."""
         self.network: BasicVSR | Estimator = network
         """What is trained: a network, or one with its gates."""
-        self.objective: nn.Module = Objective(network, bf16, config.charbonnier)
+        self.objective: nn.Module = Objective(network, bf16, config.loss)
         if config.gates:
             gated = gated_network(network, config.gates, self.origin)
             gated.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -1,6 +1,6 @@
-"""Pictures set in motion: smooth pan, zoom and rotation, with a second layer that moves on its own.
+"""Moving clips from pictures: smooth pan, zoom and rotation, with a second layer in independent motion.
 
-Compressed clips lack detail; photographs have it, and their motion is known to be sharp.
+Photographs have more detail than compressed clips, and generated motion has no blur.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from model.training.degrade import resize, to_uint8
 
 Frames = npt.NDArray[np.uint8]
 MAX_SIDE = 1200
-"""A picture's short side above this is scaled down first: large ones are softer, pixel by pixel."""
+"""Limit of a picture's short side, in pixels. Larger pictures are scaled down first: their pixels are softer."""
 
 
 def moving_clip(photo: Frames, layer: Frames, frames: int, size: int, rng: np.random.Generator) -> Frames:
-    """A clip [frames, size, size, 3] of `photo` [H, W, 3] in motion, with a part of `layer` moving over it."""
+    """Return a clip [frames, size, size, 3] of `photo` [H, W, 3] in motion, mostly below a moving part of `layer`."""
     shrink = rng.uniform(1.0, 1.5)
     clip = _shot(_planar(photo, shrink), frames, size, rng)
     if rng.random() < 0.6:
@@ -39,7 +39,7 @@ def _planar(photo: Frames, shrink: float) -> Tensor:
 
 
 def _wander(frames: int, speed: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A smooth path from zero: constant speed (up to `speed` a frame) and a slow swing on top."""
+    """Return a smooth path [frames] from zero: constant velocity up to `speed` per frame, plus a slow oscillation."""
     t = np.arange(frames)
     swing = rng.uniform(0, 0.5) * speed * np.sin(2 * math.pi * (t / rng.uniform(8, 40) + rng.random()))
     path: npt.NDArray[np.float64] = rng.uniform(-1, 1) * speed * t + 2 * (swing - swing[0])
@@ -48,7 +48,7 @@ def _wander(frames: int, speed: float, rng: np.random.Generator) -> npt.NDArray[
 
 def _shot(photo: Tensor, frames: int, size: int, rng: np.random.Generator) -> Tensor:
     h, w = photo.shape[-2:]
-    fast = 14.0 if rng.random() < 0.25 else 5.0  # HR pixels a frame
+    fast = 14.0 if rng.random() < 0.25 else 5.0  # HR pixels per frame
     zoom = np.exp(_wander(frames, rng.uniform(0, 0.015), rng) + rng.uniform(-0.15, 0.15))
     angle = _wander(frames, rng.uniform(0, 0.02), rng) + rng.uniform(-0.2, 0.2)
     x = rng.uniform(0.3, 0.7) * w + _wander(frames, fast, rng)
@@ -68,7 +68,7 @@ def _shot(photo: Tensor, frames: int, size: int, rng: np.random.Generator) -> Te
 
 
 def _moving_mask(frames: int, size: int, rng: np.random.Generator) -> Tensor:
-    """A blob [frames, 1, size, size] in [0, 1] with an edge about two pixels wide, that moves."""
+    """Return the mask of a moving blob, [frames, 1, size, size] in [0, 1], with an edge about two pixels wide."""
     cx = rng.uniform(0.2, 0.8) * size + _wander(frames, 8.0, rng)
     cy = rng.uniform(0.2, 0.8) * size + _wander(frames, 5.0, rng)
     turn = _wander(frames, 0.04, rng)

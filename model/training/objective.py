@@ -1,6 +1,9 @@
-"""The training loss: Charbonnier on the frames, and a photometric term on the flow."""
+"""The training loss: Charbonnier or PSNR on the frames, and a photometric term on the flow."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,17 @@ from model.network.flow import warp
 def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
     """Return the mean of sqrt((a - b)^2 + epsilon^2) (Lai et al., CVPR 2017)."""
     return ((a - b).square() + epsilon * epsilon).sqrt().mean()
+
+
+def logarithmic(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean over frames of the logarithm of the squared error [B, T, 3, H, W], as PSNR does.
+
+    The factor 0.01 gives gradients of about Charbonnier's size. Frames above 50 dB count less.
+    """
+    return 0.01 * ((a - b).square().mean(dim=(2, 3, 4)) + 1e-5).log().mean()
+
+
+LOSSES: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {"charbonnier": charbonnier, "psnr": logarithmic}
 
 
 def photometric(ref: Tensor, supp: Tensor, flow: Tensor) -> Tensor:
@@ -61,21 +75,20 @@ class Objective(nn.Module):
     Copies, unlike autocast, also make every tensor between two convolutions bfloat16, as in the engine.
     """
 
-    def __init__(self, network: BasicVSR, bf16: bool, epsilon: float = 1e-3) -> None:
+    def __init__(self, network: BasicVSR, bf16: bool, loss: str = "charbonnier") -> None:
         super().__init__()
         self.clip = _Clip(network)
         self.bf16 = bf16
-        self.epsilon = epsilon
-        """Epsilon of the Charbonnier loss of the frames."""
+        self.loss = LOSSES[loss]
 
     def forward(self, lr: Tensor, hr: Tensor, flow_only: bool = False) -> tuple[Tensor, Tensor]:
-        """Return (Charbonnier, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, s h, s w] in [0, 1].
+        """Return (frame loss, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, s h, s w] in [0, 1].
 
-        With `flow_only` the Charbonnier term is zero.
+        With `flow_only` the frame loss is zero.
         """
         frames, to_next, to_prev = functional_call(self.clip, self._weights(), (lr, flow_only))
         flow_term = flow_loss(lr, to_next, to_prev)
-        loss = charbonnier(frames.float(), hr, self.epsilon) if frames is not None else torch.zeros_like(flow_term)
+        loss = self.loss(frames.float(), hr) if frames is not None else torch.zeros_like(flow_term)
         return loss, flow_term
 
     def _weights(self) -> dict[str, Tensor]:

@@ -17,11 +17,12 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    losses = [(row["step"], row["loss"]) for row in rows if row["loss"] > 0]
+    losses = [(row["step"], row["loss"]) for row in rows if row["loss"]]
     if losses:
         left.plot(*zip(*losses, strict=True), linewidth=0.8)
-        left.set_yscale("log")
-    left.set(xlabel="step", ylabel="Charbonnier loss")
+        if min(loss for _, loss in losses) > 0:  # PSNR's loss is negative
+            left.set_yscale("log")
+    left.set(xlabel="step", ylabel="loss")
     for name in sorted({name for row in rows for name in row if name.startswith("psnr_")}):
         points = [(row["step"], row[name]) for row in rows if name in row]
         right.plot(*zip(*points, strict=True), marker=".", label=_LABELS.get(name, name))

@@ -1,8 +1,9 @@
-"""Packing the cache: videos are cut, scaled down and degraded; pictures are set in motion and degraded.
+"""Packing of training data into the cache.
 
-Decoding and codecs come as functions (`Codec`), since this package knows no video. What is packed already is kept, so
-that an interrupted preparation goes on, and files that come later are added. A segment depends on its source, the name
-of that and the seed alone; one of a picture also on the other that moves over it.
+Videos are split into segments, scaled down and degraded. Pictures are turned into moving clips and degraded.
+`Codec` supplies decoding and encoding: this package does not depend on a video library. Packed sources are kept: an
+interrupted run resumes, and new files are added. A segment is a function of its source, the source's name and the seed;
+a picture's segment also depends on the second picture moving over the first.
 """
 
 from __future__ import annotations
@@ -27,38 +28,38 @@ from model.training.motion import moving_clip
 Frames = npt.NDArray[np.uint8]
 
 CUT_LEVELS = 28.0
-"""Mean absolute difference between two frames, in 8-bit levels, that counts as a cut."""
+"""Mean absolute difference of two frames, in 8-bit levels, above which a scene cut lies between them."""
 MIN_FRAMES = 8
-"""Shorter pieces between two cuts are dropped."""
+"""Minimum frames of a segment; shorter shots are dropped."""
 _SAMPLE = 65536
-"""Bytes at either end of a file that tell it from others."""
+"""Bytes at the start and end of a file that enter its hash."""
 _NAME = 50
-"""Letters of a file's name that are part of its name in the cache: with four bytes each, a file system takes it."""
+"""Characters of the file name kept in the cache's name: at four bytes each, within a file system's limit."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """What packing needs to know of video; `media.dataset` has all of it."""
+    """Video functions needed for packing; `media.dataset` implements them."""
 
     clips: Callable[[Path], list[Path]]
-    """The clips of a folder."""
+    """List the clips of a folder."""
     pictures: Callable[[Path], list[Path]]
-    """The pictures of a folder."""
+    """List the pictures of a folder."""
     decode: Callable[[Path], Iterator[Frames]]
-    """A file's frames, each [H, W, 3]."""
+    """Decode a file into frames [H, W, 3]."""
     h264: Callable[[Frames, int, str], Frames]
-    """A clip [T, H, W, 3] through H.264 at a CRF with a preset."""
+    """Encode and decode a clip [T, H, W, 3] with H.264 at a CRF and preset."""
     mpeg: Callable[[Frames, str, int], Frames]
-    """A clip [T, H, W, 3] through `mpeg4` or `mpeg2` at a quantizer."""
+    """Encode and decode a clip [T, H, W, 3] with `mpeg4` or `mpeg2` at a quantizer."""
 
 
 def prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Callable[[str], None]) -> None:
-    """Pack everything that `config` names into `folder`, with `seed` unless it has one of its own.
+    """Pack all sources of `config` into `folder`, with `config.seed` or else `seed`.
 
-    Any number of processes may be told to at once: one packs, the others wait, and find it done. Raises ConfigError
-    where a folder holds nothing, a file cannot be read, or the cache was packed with other numbers or from other files.
+    Several processes may call this function at once: one packs, the others wait for the finished cache.
+    Raises ConfigError if a folder is empty, a file is unreadable, or the cache has other settings or sources.
     """
-    with cache.locked(folder, lambda: say(f"waits for another process that packs {folder}")):
+    with cache.locked(folder, lambda: say(f"waiting for another process to finish packing {folder}")):
         try:
             _prepare(config, folder, codec, seed if config.seed is None else config.seed, say)
         except ValueError as e:
@@ -81,8 +82,8 @@ def _prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Cal
     if strange := [name for kind in cache.KINDS for name in sorted(done[kind] - set(found[kind]))]:
         more = f" and {len(strange) - 3} more" * (len(strange) > 3)
         raise ConfigError(
-            f"{folder}: holds {', '.join(strange[:3])}{more}, not in the data folders as they are now: "
-            "name another --cache, or delete that one"
+            f"{folder}: holds {', '.join(strange[:3])}{more}, absent from the data folders: "
+            "use another --cache, or delete this cache"
         )
     for name in (name for name in found["clips"] if name not in done["clips"]):
         path = found["clips"][name]
@@ -91,7 +92,7 @@ def _prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Cal
         if count:
             say(f"packed {path.name}: {count} segments")
         else:
-            say(f"{path.name} is left out: it has no {MIN_FRAMES} frames without a cut")
+            say(f"skipped {path.name}: no {MIN_FRAMES} frames in a row without a scene cut")
     photos = list(found["photos"].values())
     for i, (name, path) in enumerate(found["photos"].items()):
         if name not in done["photos"]:
@@ -106,9 +107,10 @@ def _prepare(config: DataConfig, folder: Path, codec: Codec, seed: int, say: Cal
 
 
 def source_name(path: Path) -> str:
-    """What a clip is called in the cache: part of its name, and a hash of all of it, sizes, beginnings and ends.
+    """Return a clip's name in the cache: the start of its file name, and a hash.
 
-    The same wherever the file lies, so that a cache can be taken along; another one where its contents have changed.
+    The hash covers names, sizes, and the first and last bytes of all files of the clip. The name does not depend on the
+    folder: a cache can move to another machine. Changed contents change the name.
     """
     files = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
     digest = hashlib.blake2b(digest_size=8)
@@ -123,20 +125,23 @@ def source_name(path: Path) -> str:
 
 
 def _agree(folder: Path, config: DataConfig, seed: int) -> None:
-    """Hold the cache to what it was packed with; an empty one to what it is going to be."""
+    """Compare seed and settings with those recorded in the cache; record them in an empty cache.
+
+    Raises ConfigError if they differ.
+    """
     places = {"clips", "photos", "val", "seed"}
     now = {"seed": seed, "data": config.model_dump(mode="json", exclude=places)}
     before = cache.packed_with(folder)
     if before is None:
         cache.pack_with(folder, now)
         return
-    try:  # what a later version may add has its default in what was packed before
+    try:  # settings added after packing take their defaults
         data = DataConfig.model_validate(before["data"]).model_dump(mode="json", exclude=places)
         other = differences({"seed": before["seed"], "data": data}, now)
     except (ValidationError, KeyError, TypeError):
-        other = "the version that it was packed by"
+        other = "version of the packing"
     if other:
-        raise ConfigError(f"{folder}: was packed with another {other}: name another --cache, or delete that one")
+        raise ConfigError(f"{folder}: was packed with another {other}: use another --cache, or delete this cache")
 
 
 def _rng(name: str, seed: int) -> np.random.Generator:
@@ -144,7 +149,7 @@ def _rng(name: str, seed: int) -> np.random.Generator:
 
 
 def _pack_clip(path: Path, config: DataConfig, write: cache.Write, codec: Codec, seed: int) -> int:
-    """Pack up to `segments_per_clip` segments, spread over the video; one pass to count, one to decode."""
+    """Pack up to `segments_per_clip` segments at equal intervals; return their number. Decodes the video twice."""
     total = sum(1 for _ in codec.decode(path))
     wanted = min(config.segments_per_clip, max(1, total // config.segment))
     starts = np.linspace(0, max(0, total - config.segment), wanted).astype(int)
@@ -168,7 +173,7 @@ def _pack_clip(path: Path, config: DataConfig, write: cache.Write, codec: Codec,
 
 
 def _longest_shot(frames: list[Frames]) -> list[Frames]:
-    """The longest run of frames without a cut."""
+    """Return the longest run of frames without a scene cut."""
     thumbs = [frame[::8, ::8].astype(np.int16) for frame in frames]
     cuts = [i for i in range(1, len(frames)) if np.abs(thumbs[i] - thumbs[i - 1]).mean() > CUT_LEVELS]
     bounds = [0, *cuts, len(frames)]
@@ -177,12 +182,12 @@ def _longest_shot(frames: list[Frames]) -> list[Frames]:
 
 
 def planar(frame: Frames) -> Tensor:
-    """[..., H, W, 3] uint8 to [..., 3, H, W] float, 0..255."""
+    """Convert [..., H, W, 3] uint8 to [..., 3, H, W] float, 0..255."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frame, -1, -3))).float()
 
 
 def interleaved(x: Tensor) -> Frames:
-    """[..., 3, H, W] float, 0..255, to [..., H, W, 3] uint8, rounded."""
+    """Convert [..., 3, H, W] float, 0..255, to [..., H, W, 3] uint8, rounded."""
     return degrade.to_uint8(x).movedim(-3, -1).contiguous().numpy()
 
 
@@ -195,12 +200,15 @@ def _shrunk(frames: list[Frames], factor: float) -> Frames:
 
 
 def each(frames: Frames, how: Callable[[Tensor], Tensor]) -> Frames:
-    """Apply a degradation frame by frame: [T, H, W, 3] -> [T, h, w, 3], uint8 rounded."""
+    """Degrade frame by frame: [T, H, W, 3] -> [T, h, w, 3], uint8, rounded."""
     return np.stack([interleaved(how(planar(frame))) for frame in frames])
 
 
 def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> Frames:
-    """What people upload: mostly BI, sometimes another blur, maybe light noise; then H.264, or an older codec."""
+    """Imitate an upload: HR [T, H, W, 3] -> LR [T, H / 4, W / 4, 3].
+
+    Applies BI or a random blur, sometimes light noise, then H.264 or an older codec.
+    """
     draw = rng.random()
     sigma = rng.uniform(0.8, 1.6)
     lr = each(hr, degrade.bi if draw < 0.7 else lambda x: degrade.bd(x, sigma)).astype(np.float32)
@@ -215,7 +223,7 @@ def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generato
 
 
 def _packed(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> tuple[Frames, dict[str, Frames]]:
-    """HR as it is, and the LR versions of it."""
+    """Return HR unchanged, and its LR versions by name."""
     lr = {"bi": each(hr, degrade.bi)}
     for i in range(config.uploads):
         lr[f"up{i}"] = upload(hr, config, codec, rng)

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from jobs.schema import Problem
 from jobs.settings import Settings
+from media.jail import checked_jail
 from service.admission import Admissions
 from service.http import problems
 from service.http.api_metrics import ApiMetrics
@@ -27,7 +28,10 @@ Every error is a problem document (RFC 9457). Its `detail` states in one line wh
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Create the HTTP service. The settings must have a Redis URL; Redis may start later."""
+    """Create the HTTP service. The settings must have a Redis URL; Redis may start later.
+
+    Raises NoJail if the settings demand the decoder's jail, and the kernel does not enforce all layers.
+    """
     app = FastAPI(
         title="SkipVSR",
         summary="Self-hosted video upscaling",
@@ -40,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
+    app.state.jail_missing = checked_jail(required=settings.require_jail)
     operations = Operations.from_settings(settings)
     metrics = ApiMetrics(operations)
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics

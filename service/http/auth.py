@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hmac
 import socket
 from functools import cache
 from ipaddress import ip_address
 from typing import Annotated
-from urllib.parse import unquote
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from jobs.errors import Unauthorized
+from jobs.settings import Settings
 from service import api_key
 from service.http.dependencies import SettingsDep
 
-COOKIE = "skipvsr_key"
-"""Cookie with the API key. The web page sets it, because video and download requests cannot send headers."""
+COOKIE = "skipvsr_read"
+"""Cookie with a token derived from the API key, for the page's video and download requests, which send no headers.
+
+The token only reads, and does not reveal the key.
+"""
 _SAFE = ("GET", "HEAD")
+_PORTS = {"http": ":80", "https": ":443"}
+"""Default ports, which browsers leave out."""
 _LOCAL = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home", ".home.arpa")
 """Suffixes that public DNS does not delegate."""
 
@@ -41,14 +47,34 @@ def require_key(
     expected = api_key.configured(settings).encode()
     if not expected:
         return
-    cookie = unquote(request.cookies.get(COOKIE, "")) if request.method in _SAFE else ""
     headers = [bearer.credentials if bearer else "", header or ""]
     # Starlette decodes header bytes as Latin-1. Clients encode the key as UTF-8 (curl) or as Latin-1 (browsers).
-    given = [cookie.encode(), *(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
-    if not any(given):
+    given = [*(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
+    cookie = request.cookies.get(COOKIE, "") if request.method in _SAFE else ""
+    if not any(given) and not cookie:
         raise Unauthorized("this server needs its API key: send Authorization: Bearer <key>, or X-API-Key: <key>")
-    if not api_key.matches(expected, given):
-        raise Unauthorized("the API key is wrong")
+    if api_key.matches(expected, given) or api_key.matches(read_token(settings).encode(), [cookie.encode()]):
+        return
+    raise Unauthorized("the API key is wrong")
+
+
+def has_key(
+    request: Request,
+    settings: SettingsDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    header: Annotated[str | None, Depends(_header)],
+) -> bool:
+    """Whether `require_key` accepts the request."""
+    try:
+        require_key(request, settings, bearer, header)
+    except Unauthorized:
+        return False
+    return True
+
+
+def read_token(settings: Settings) -> str:
+    """The token of the page's cookie."""
+    return hmac.digest(api_key.configured(settings).encode(), b"skipvsr: read-only cookie", "sha256").hex()
 
 
 def known_name(request: Request, settings: SettingsDep) -> None:
@@ -60,8 +86,7 @@ def known_name(request: Request, settings: SettingsDep) -> None:
     if api_key.configured(settings):
         return
     name = _host_name(request.headers.get("host", ""))
-    configured = [given.strip().lower() for given in settings.http_names.split(",")]
-    if "." not in name or _is_address(name) or name.endswith(_LOCAL) or name in (*configured, _own_name()):
+    if "." not in name or _is_address(name) or name.endswith(_LOCAL) or name in (*_names(settings), _own_name()):
         return
     raise HTTPException(
         403,
@@ -70,10 +95,34 @@ def known_name(request: Request, settings: SettingsDep) -> None:
     )
 
 
-def same_site(request: Request) -> None:
-    """Refuse state-changing requests that other web sites trigger in a visitor's browser, with 403."""
-    if request.method not in _SAFE and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        raise HTTPException(403, "requests from other web sites are not allowed")
+def same_site(request: Request, settings: SettingsDep) -> None:
+    """Refuse state-changing requests that other web sites trigger in a visitor's browser, with 403.
+
+    Browsers send `Origin` with every such request, but `Sec-Fetch-Site` only to HTTPS and local addresses.
+    """
+    if request.method in _SAFE:
+        return
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    foreign = origin is not None and not _is_own(origin, host, settings)
+    if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise HTTPException(
+            403,
+            "requests from other web sites are not allowed; behind a proxy, make the proxy pass the Host header, or "
+            "set SKIPVSR_HTTP_NAMES to the name in the browser's address bar",
+        )
+
+
+def _is_own(origin: str, host: str, settings: Settings) -> bool:
+    """Whether an Origin is this server's: the request's Host, or a name in `http_names`."""
+    scheme, _, given = origin.lower().partition("://")
+    if scheme not in _PORTS:
+        return False  # `null`, or a program's own scheme
+    port = _PORTS[scheme]
+    return given.removesuffix(port) == host.lower().removesuffix(port) or _host_name(given) in _names(settings)
+
+
+def _names(settings: Settings) -> list[str]:
+    return [name for given in settings.http_names.split(",") if (name := given.strip().lower())]
 
 
 def _host_name(host: str) -> str:

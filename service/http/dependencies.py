@@ -28,7 +28,13 @@ def _uploads(request: Request) -> Uploads:
     return cast(Uploads, request.app.state.uploads)
 
 
+def _jail(request: Request) -> tuple[str, ...]:
+    return cast("tuple[str, ...]", request.app.state.jail_missing)
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 OperationsDep = Annotated[Operations, Depends(_operations)]
 MetricsDep = Annotated[ApiMetrics, Depends(_metrics)]
+JailDep = Annotated[tuple[str, ...], Depends(_jail)]
+"""Layers of the decoder's jail that the kernel does not enforce."""
 UploadsDep = Annotated[Uploads, Depends(_uploads)]

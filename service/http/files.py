@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from jobs.errors import Gone
+from jobs.storage import open_regular
 
 _RANGES = re.compile(r"\s*bytes\s*=\s*(\d*-\d*)(\s*,\s*(\d*-\d*))*\s*")
 _MAX_DIGITS = 18
@@ -18,20 +23,43 @@ _MAX_DIGITS = 18
 
 
 def file_response(request: Request, path: Path, filename: str, media_type: str) -> FileResponse:
-    """Create the response for a file. Raises Gone if the file has vanished, 416 if the range is outside the file."""
+    """Create the response for a file.
+
+    Raises Gone if the file has vanished, JobFailed if the file is a link, and 416 if the range is outside the file.
+    """
     try:
-        facts = path.stat()
+        file = open_regular(path)
     except FileNotFoundError as error:
         raise Gone("the file has just been removed") from error
-    response = FileResponse(
-        path,
-        media_type=media_type,
-        stat_result=facts,
-        headers={"Content-Disposition": content_disposition(filename), "Cache-Control": "private, max-age=3600"},
-    )
-    if request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"]):
-        _check_range(request, facts.st_size)  # if If-Range does not match, the whole file is sent
+    with ExitStack() as stack:
+        stack.enter_context(file)
+        response = _OpenFileResponse(file, filename, media_type)
+        _check_conditions(request, response)
+        stack.pop_all()
     return response
+
+
+class _OpenFileResponse(FileResponse):
+    """Response with an open file: a rename, a removal or a link in the file's place never changes the download."""
+
+    def __init__(self, file: BinaryIO, filename: str, media_type: str) -> None:
+        self._file = file
+        super().__init__(
+            f"/dev/fd/{file.fileno()}",
+            media_type=media_type,
+            stat_result=os.fstat(file.fileno()),
+            headers={"Content-Disposition": content_disposition(filename), "Cache-Control": "private, max-age=3600"},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _check_conditions(request: Request, response: FileResponse) -> None:
+    if request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"]):
+        # If If-Range does not match, the whole file is sent.
+        _check_range(request, int(response.headers["content-length"]))
 
 
 def content_disposition(filename: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio.to_thread
 from python_multipart.exceptions import FormParserError
@@ -16,8 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from jobs.errors import InvalidRequest
-from jobs.incoming import Incoming
-from service.admission import oversized, stalled
+from service.admission import Pace, oversized
 from service.names import harmless_name
 
 FILE_FIELD = "file"
@@ -27,6 +27,13 @@ _BUFFER_BYTES = 1 << 20
 """Bytes buffered before a write, so that a thread is needed once per MiB and not once per packet."""
 _FORM_OVERHEAD_BYTES = 1 << 20
 """Bytes allowed for boundaries, part headers and text fields, in addition to the file."""
+
+
+class Target(Protocol):
+    """Receives the form's file."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the file; called in a thread."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +132,17 @@ class _FormBuilder:
         self.complete = True
 
 
-async def receive(request: Request, target: Incoming, *, max_file_bytes: int, idle_seconds: float) -> ReceivedForm:
+async def receive(request: Request, target: Target, *, max_file_bytes: int, pace: Pace) -> ReceivedForm:
     """Parse the request's form and write its file to `target`. The caller removes the file after an exception.
 
     Raises:
         InvalidRequest: the body is no valid form, or its file is missing or empty.
         TooLarge: the file exceeds `max_file_bytes`.
-        UploadStalled: no bytes arrived for `idle_seconds`.
+        UploadStalled: bytes arrived too slowly for `pace`.
         StorageFull, OSError: writing failed.
         ClientDisconnect: the client disconnected.
     """
-    form = await _parse(request, _boundary(request), target, max_file_bytes, idle_seconds)
+    form = await _parse(request, _boundary(request), target, max_file_bytes, pace)
     if form.filename is None:
         raise InvalidRequest("the form contains no file: send the video as the field 'file' (curl -F file=@clip.mp4)")
     if form.file_size == 0:
@@ -152,14 +159,12 @@ def announced_bytes(request: Request, max_file_bytes: int) -> int:
     return size
 
 
-async def _parse(
-    request: Request, boundary: bytes, target: Incoming, max_file_bytes: int, idle_seconds: float
-) -> _FormBuilder:
+async def _parse(request: Request, boundary: bytes, target: Target, max_file_bytes: int, pace: Pace) -> _FormBuilder:
     form = _FormBuilder(max_file_bytes)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
         total = 0
-        async for packet in _packets(request, idle_seconds):
+        async for packet in _packets(request, pace):
             total += len(packet)
             if total > max_file_bytes + _FORM_OVERHEAD_BYTES:
                 raise oversized(max_file_bytes)
@@ -175,19 +180,21 @@ async def _parse(
     return form
 
 
-async def _packets(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body's packets. Raises UploadStalled if none arrives for `idle_seconds`."""
+async def _packets(request: Request, pace: Pace) -> AsyncIterator[bytes]:
+    """Yield the body's packets. Raises UploadStalled if they arrive too slowly."""
     stream = request.stream()
     while True:
         try:
-            yield await asyncio.wait_for(anext(stream), idle_seconds)
+            packet = await asyncio.wait_for(anext(stream), pace.wait())
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise stalled(idle_seconds) from None
+            raise pace.error() from None
+        pace.received(len(packet))
+        yield packet
 
 
-async def _write(target: Incoming, buffer: bytearray) -> None:
+async def _write(target: Target, buffer: bytearray) -> None:
     await anyio.to_thread.run_sync(target.write, bytes(buffer))
     buffer.clear()
 

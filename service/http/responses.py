@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -110,11 +110,19 @@ class Health(BaseModel):
     version: str
 
 
+class Component(BaseModel):
+    """State of one part of the service."""
+
+    name: str = Field(description="jail: system calls, or jail: files.")
+    status: Literal["ok", "missing"] = Field(description="missing: the API's kernel does not enforce this layer.")
+
+
 class Readiness(BaseModel):
     """Redis answers and at least one worker is alive."""
 
     status: str = "ready"
     workers: list[WorkerInfo]
+    components: list[Component] = Field(description="Parts of the API's process and their state.")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -135,7 +143,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     413: "A limit is exceeded; `detail` names the setting.",
     415: "The file type is not supported.",
     416: "The range is outside the file.",
-    422: "The file is a video, but it cannot be upscaled.",
+    422: "The file is a video, but it cannot be upscaled; or the idempotency key belongs to another upload.",
     500: "The job failed; `detail` states the reason.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds.",
     507: "The data folder is full.",

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
 
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from jobs import idempotency
-from jobs.errors import SkipVsrError, StoreUnavailable
+from jobs.errors import KeyReused, SkipVsrError, StoreUnavailable
 from jobs.idempotency import Reservation
-from jobs.schema import Job
+from jobs.incoming import Incoming
+from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
-from service.admission import Admissions, options_from_text
+from service.admission import Admissions, Pace, options_from_text
 from service.http import form
 from service.http.api_metrics import ApiMetrics
 from service.operations import Operations
 
 log = logging.getLogger(__name__)
+
+
+class _Fingerprint:
+    """Digest of an upload's file and options; passes the file's bytes on to `target`, if any."""
+
+    def __init__(self, target: Incoming | None = None) -> None:
+        self._target, self._digest = target, sha256()
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+        if self._target is not None:
+            self._target.write(data)
+
+    def of(self, options: JobOptions) -> str:
+        """The fingerprint of the whole file with these options."""
+        return sha256(self._digest.digest() + options.model_dump_json().encode()).hexdigest()
 
 
 class Uploads:
@@ -31,15 +50,30 @@ class Uploads:
         self._operations, self._settings, self._metrics = operations, settings, metrics
         self._admissions = admissions
 
-    async def receive(self, request: Request, key: str | None) -> Job:
-        """Queue a job for the request's video, or return the job that the idempotency key belongs to."""
-        if key is None:
-            return await self._create(request, None)
-        found = await run_in_threadpool(self._operations.reserve_key, key)
-        if isinstance(found, Job):
-            return found
-        async with self._renewed(found):
-            return await self._create(request, found)
+    async def receive(self, request: Request, key: str | None) -> tuple[Job, bool]:
+        """Queue a job for the request's video, or find the job that the idempotency key belongs to.
+
+        Returns the job, and whether the request repeats an earlier one. Raises KeyReused if the key belongs to another
+        file, or to other options.
+        """
+        with self._counted():
+            if key is None:
+                return await self._create(request, None), False
+            found = await run_in_threadpool(self._operations.reserve_key, key)
+            if not isinstance(found, Reservation):
+                job, fingerprint = found
+                await self._compare(request, fingerprint)
+                return job, True
+            async with self._renewed(found):
+                return await self._create(request, found), False
+
+    async def _compare(self, request: Request, fingerprint: str) -> None:
+        """Read a repeated upload without storing it. Raises KeyReused if the upload is another one."""
+        limit, upload = self._settings.max_upload_bytes, _Fingerprint()
+        form.announced_bytes(request, limit)
+        received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
+        if fingerprint not in ("", upload.of(options_from_text(received.fields))):
+            raise KeyReused("this Idempotency-Key belongs to another file or other options: send a new key")
 
     @asynccontextmanager
     async def _renewed(self, reservation: Reservation) -> AsyncIterator[None]:
@@ -61,33 +95,42 @@ class Uploads:
         finally:
             renewal.cancel()
 
-    async def _create(self, request: Request, reservation: Reservation | None) -> Job:
-        """Receive a video, admit it, queue a job, and count the outcome."""
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a failed upload."""
         try:
-            job, size = await self._receive(request, reservation)
+            yield
         except SkipVsrError as error:
             self._metrics.rejected.labels(error.kind).inc()
             raise
         except ClientDisconnect:
             self._metrics.rejected.labels("client-gone").inc()
             raise
+
+    async def _create(self, request: Request, reservation: Reservation | None) -> Job:
+        """Receive a video, admit it, queue a job, and count the bytes."""
+        job, size = await self._receive(request, reservation)
         self._metrics.upload_bytes.inc(size)
         request_id = request.state.request_id
         extra = {"job_id": job.id, "request_id": request_id, "bytes": size}
         log.info("job %s: queued by request %s", job.id, request_id, extra=extra)
         return job
 
+    def _pace(self) -> Pace:
+        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+
     async def _receive(self, request: Request, reservation: Reservation | None) -> tuple[Job, int]:
         """Return the new job and the size of its file in bytes."""
         operations, limit = self._operations, self._settings.max_upload_bytes
         announced = form.announced_bytes(request, limit)
         async with contextmanager_in_threadpool(operations.upload(announced)) as incoming:
-            received = await form.receive(
-                request, incoming, max_file_bytes=limit, idle_seconds=self._settings.upload_idle_seconds
-            )
+            upload = _Fingerprint(incoming) if reservation else incoming
+            received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
             await run_in_threadpool(incoming.close)
             options = options_from_text(received.fields)
             await run_in_threadpool(operations.check_model, options.model)
             admission = await self._admissions.admit(incoming.path, options)
+            if reservation and isinstance(upload, _Fingerprint):
+                reservation = replace(reservation, fingerprint=upload.of(options))
             job = await run_in_threadpool(operations.submit, incoming.path, received.filename, admission, reservation)
         return job, received.size_bytes

@@ -14,6 +14,7 @@ from jobs.errors import InvalidRequest
 from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
+from jobs.storage import open_regular
 from service.admission import Admissions, oversized, stalled
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
@@ -158,7 +159,7 @@ class JobService:
 
 @asynccontextmanager
 async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
-    file = await asyncio.to_thread(lambda: path.open("rb"))
+    file = await asyncio.to_thread(open_regular, path)
     try:
         yield file
     finally:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from jobs.errors import InvalidRequest
 from jobs.settings import Settings
+from media.jail import checked_jail
 from model.device import resolve_device, set_threads
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
@@ -43,8 +44,9 @@ _SWITCH_SECONDS: Final = 0.0005
 def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit status.
 
-    Raises ModelError (weights or device), InvalidRequest (settings) or OSError.
+    Raises ModelError (weights or device), InvalidRequest (settings), NoJail or OSError.
     """
+    checked_jail(required=settings.require_jail)
     models = model_cache(
         settings.weights,
         default=settings.model,
@@ -73,7 +75,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         device=device,
     )
     if settings.grpc_metrics_port:
-        sessions.metrics.serve(settings.grpc_metrics_port)
+        sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
     jobs = JobService(settings, Operations.from_settings(settings), Admissions(settings))
     checks = health.aio.HealthServicer()

@@ -68,7 +68,7 @@ class StreamMetrics:
         self.tile_blocks.labels("run").inc(report.units_total - report.units_left_out)
         self.tiles_reused.inc(report.tiles_reused)
 
-    def serve(self, port: int, address: str = "0.0.0.0") -> None:  # noqa: S104 (Prometheus runs on another host)
+    def serve(self, address: str, port: int) -> None:
         """Serve the metrics over HTTP in a daemon thread. Raises OSError if the port is in use."""
         start_http_server(port, addr=address, registry=self.registry)
 

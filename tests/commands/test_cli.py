@@ -97,6 +97,8 @@ def test_settings_from_secret_files(
     monkeypatch.delenv("SKIPVSR_DEVICE")
     monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(tmp_path))
     assert "unknown device 'nonsense'" in failure(capsys, "upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny")
+    monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(tmp_path / "gone"))
+    assert "SKIPVSR_SECRETS_DIR: there is no folder" in failure(capsys, "models")
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,11 @@ import pytest
 import cli
 from benchmarks import quality
 from media import dataset
-from media.dataset import Frames, write_png
+from media.dataset import Frames
 from model import quality as metrics
 from model.engine.upscaler import Upscaler, load_model
 from model.training import degrade
-from tests.support.clips import make_clip
+from tests.support.clips import make_clip, write_png
 
 COUNT, HEIGHT, WIDTH = 6, 64, 96
 
@@ -214,7 +214,7 @@ def test_errors_are_one_line(argv: list[str], message: str, tmp_path: Path, caps
     put(tmp_path / "short", "one", moving(6, 16, 24)[:4])
     put(tmp_path / "flat", "one", moving(2, 8, 40))
     put(tmp_path / "mixed", "one", moving(1))
-    dataset.write_png(tmp_path / "mixed" / "one" / "z.png", moving(1, 64, 80)[0])
+    write_png(tmp_path / "mixed" / "one" / "z.png", moving(1, 64, 80)[0])
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "one.mp4").write_bytes(b"no video" * 99)

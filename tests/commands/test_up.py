@@ -121,8 +121,19 @@ def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(up: Up
     assert up.get("/healthz")
 
 
-@pytest.mark.parametrize(("child", "name"), [("cli api", "API"), ("redis-server", "embedded Redis")])
-def test_the_service_ends_with_api_or_redis(up: Up, child: str, name: str) -> None:
+def test_a_dead_api_restarts_on_the_same_port(up: Up) -> None:
+    os.kill(up.child("cli api"), signal.SIGKILL)
+    up.wait_for("the API was ended by SIGKILL; restarting in 1 s")
+    assert up.get("/healthz")
+
+
+def test_data_folders_are_private(up: Up, data_dir: Path) -> None:
+    modes = {name: (data_dir / name).stat().st_mode & 0o777 for name in ("jobs", "uploads", "redis")}
+    assert modes == dict.fromkeys(modes, 0o700)
+
+
+@pytest.mark.parametrize(("child", "name"), [("redis-server", "embedded Redis")])
+def test_the_service_ends_with_redis(up: Up, child: str, name: str) -> None:
     tree = [up.process.pid, *children(up.process.pid)]
     os.kill(up.child(child), signal.SIGKILL)
     assert up.process.wait(30) == 1

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
+from redis.connection import parse_url
 
+from commands.shared.command_line import read_settings
+from commands.shared.embedded_redis import redis_binary
 from jobs.settings import Settings
 from tests.support.paths import ROOT
+from tests.support.processes import wait_until
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -54,7 +61,66 @@ def test_redis_keeps_what_it_was_told() -> None:
     command = SERVICES["redis"]["command"]
     assert command[command.index("--appendonly") + 1] == "yes"
     assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
-    assert SERVICES["redis"]["volumes"] == ["redis:/data"]
+    assert SERVICES["redis"]["volumes"] == ["redis:/data", "redis-key:/run/redis-key"]
+
+
+def test_only_services_that_need_redis_reach_it_and_know_its_password() -> None:
+    assert COMPOSE["networks"]["backend"] == {"internal": True}
+    assert SERVICES["redis"]["networks"] == ["backend"]
+    assert {name for name, service in SERVICES.items() if "backend" in service.get("networks", [])} == {*OURS, "redis"}
+    mounts = {name: [v for v in service["volumes"] if v.startswith("redis-key:")] for name, service in SERVICES.items()}
+    assert {name for name, volumes in mounts.items() if volumes} == {*OURS, "redis"}
+    assert all(mounts[name] == ["redis-key:/run/redis-key:ro"] for name in OURS)
+    options = COMPOSE["volumes"]["redis-key"]["driver_opts"]
+    assert options["type"] == "tmpfs"
+    assert f"uid={SERVICES['redis']['user'].split(':')[0]}," in options["o"]
+    for name in OURS:
+        environment = SERVICES[name]["environment"]
+        assert environment["SKIPVSR_REDIS_URL"] == ""  # a value in .env would win over the file
+        assert environment["SKIPVSR_SECRETS_DIR"].split(":") == ["/run/secrets", "/run/redis-key"]
+
+
+def test_redis_creates_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of docker-compose.yml for real, with other folders and another address."""
+    shell, options, script, *arguments = SERVICES["redis"]["command"]
+    script = script.replace("$$", "$").replace("/run/redis-key", str(tmp_path)).replace("cd /data", f"cd {tmp_path}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [shell, options, script, *arguments, "--port", str(port), "--bind", "127.0.0.1"]
+    here = tmp_path / "bin"
+    here.mkdir()
+    (here / "redis-server").symlink_to(redis_binary())
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    monkeypatch.setenv("SKIPVSR_REDIS_URL", "")
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("SKIPVSR_SECRETS_DIR", f"{tmp_path / 'none'}:{tmp_path}")
+    urls = []
+    for _ in range(2):
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: _answers(port), 20, "Redis does not answer")
+            url = read_settings().redis_url
+            assert url is not None
+            with redis.Redis.from_url(url.replace("@redis:6379", f"@127.0.0.1:{port}")) as client:
+                assert client.ping()
+            with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+                stranger.rpush("rq:queue:skipvsr-normal", "hostile")
+            secret = parse_url(url)["password"]
+            assert len(secret) == 64
+            assert secret.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            urls.append(url)
+        finally:
+            server.terminate()
+            server.wait(10)
+    assert urls[0] == urls[1]
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False
 
 
 def test_services_may_finish_what_they_do() -> None:
@@ -88,6 +154,7 @@ def test_secrets_are_files() -> None:
     for name in ("api", "grpc"):  # else a running container would keep the old file
         assert SERVICES[name]["labels"]["skipvsr.key-file"] == COMPOSE["secrets"]["skipvsr_api_key"]["file"]
     assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
+    assert SERVICES["worker"]["environment"]["SKIPVSR_API_KEY"] == "", "a key in .env must not reach the worker"
     assert (ROOT / "deploy" / "no-key").read_bytes() == b""
 
 

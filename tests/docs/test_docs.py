@@ -11,14 +11,16 @@ import click
 import pytest
 
 import cli
-from commands.generated_docs import configuration_page, env_example, modules_page
+from deploy.generate_docs import configuration_page, env_example, modules_page
 from jobs.settings import Settings
 from model.routing import PRESETS, Preset
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path.name != "modules.md")
-TOP_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "weights/README.md")]
+TOP_PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "weights/README.md")
+]
 
 
 def name(page: Path) -> str:

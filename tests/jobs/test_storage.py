@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import NotFound, StorageFull
+from jobs.errors import JobFailed, NotFound, StorageFull
 from jobs.incoming import Incoming
-from jobs.storage import Fenced, Storage, new_id, replace, room, size_of
+from jobs.storage import Fenced, Storage, new_id, open_regular, replace, room, size_of
 
 
 @pytest.fixture
@@ -105,17 +107,35 @@ def test_concurrent_uploads_never_share_the_same_space(storage: Storage) -> None
     storage.quota = 30 << 20
     first = Incoming(storage, storage.uploads / "first.part", 20 << 20)
     with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
-        Incoming(storage, storage.uploads / "second.part", 20 << 20)
+        Incoming(storage, storage.uploads / "second.part", 24 << 20)
     unknown = Incoming(storage, storage.uploads / "third.part", 0)
     unknown.write(bytes(1 << 20))
+    first.write(bytes(20 << 20))
     with pytest.raises(StorageFull, match="SKIPVSR_QUOTA_GB"):
         unknown.write(bytes(10 << 20))
-    first.write(bytes(20 << 20))
     for incoming in (first, unknown):
         incoming.close()
     assert first.path.stat().st_size == 20 << 20
     unknown.path.unlink()
     storage.check_room(10 << 20)
+
+
+def test_announced_bytes_are_reserved_as_they_arrive(storage: Storage) -> None:
+    """A step at first, and later as much again as has arrived."""
+    storage.prepare()
+    storage.quota = 100 << 20
+    incoming = Incoming(storage, storage.uploads / "first.part", 60 << 20)
+    try:
+        storage.check_room(92 << 20)
+        incoming.write(bytes(20 << 20))
+        storage.check_room(60 << 20)
+        with pytest.raises(StorageFull):
+            storage.check_room(61 << 20)
+        incoming.write(bytes(21 << 20))
+        with pytest.raises(StorageFull):
+            storage.check_room(41 << 20)
+    finally:
+        incoming.close()
 
 
 @pytest.mark.parametrize(
@@ -141,3 +161,41 @@ def test_replace_renames_a_whole_file(tmp_path: Path) -> None:
     replace(part, final)
     assert final.read_text() == "new"
     assert not part.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "socket"])
+def test_only_regular_files_are_adopted_published_and_opened(storage: Storage, tmp_path: Path, kind: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    job_id = adopted(storage)
+    result = storage.take_work(job_id, 1) / "result.mp4"
+    match kind:
+        case "link":
+            result.symlink_to(secret)
+        case "dangling link":
+            result.symlink_to(tmp_path / "nothing")
+        case "pipe":
+            os.mkfifo(result)
+        case "folder":
+            result.mkdir()
+        case _:
+            os.mknod(result, stat.S_IFSOCK | 0o600)
+    with pytest.raises(JobFailed, match="no regular file"):
+        storage.publish(result, job_id)
+    with pytest.raises(JobFailed, match="no regular file"):
+        storage.adopt(result, new_id())
+    with pytest.raises(JobFailed, match="no regular file"):
+        open_regular(result)
+    assert not storage.result_path(job_id).exists()
+
+
+def test_a_folder_that_is_a_link_opens_no_file(storage: Storage, tmp_path: Path) -> None:
+    job_id = adopted(storage)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "result.mp4").write_bytes(b"secret")
+    with open_regular(storage.input_path(job_id)) as file:
+        assert file.read() == b"video"
+    storage.remove(job_id)
+    storage.job_dir(job_id).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JobFailed, match="no regular file"):
+        open_regular(storage.result_path(job_id))

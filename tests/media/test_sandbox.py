@@ -98,7 +98,7 @@ import socket, sys
 from pathlib import Path
 from media.jailed.lockdown import limit_memory, lock_down
 limit_memory(2**31)
-lock_down(writes_below=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+lock_down(writes=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
 def refused(action):
     try:
         action()
@@ -119,7 +119,8 @@ def test_the_jail_holds(tmp_path: Path, writable: bool) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = JAIL.replace("PORT", str(server.getsockname()[1]))
-        arguments = [str(tmp_path)] if writable else []
+        (tmp_path / "new").touch()
+        arguments = [str(tmp_path / "new")] if writable else []
         environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
         run = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment
@@ -129,7 +130,7 @@ def test_the_jail_holds(tmp_path: Path, writable: bool) -> None:
     assert outside != "allowed"
     assert network != "allowed"
     assert memory == "MemoryError"
-    assert reading == "allowed"
+    assert reading != "allowed"
     assert not Path("/tmp/skipvsr-outside").exists() or Path("/tmp/skipvsr-outside").stat().st_size == 0
 
 
@@ -153,7 +154,8 @@ def test_muxing_reports_each_segment_and_the_rewriting(tmp_path: Path, clip: Pat
     done = upscale(clip, tmp_path, chunk=2)
     out = tmp_path / "again.mp4"
     request = MuxRequest(tuple(done.segments), clip, out, done.spec)
-    with Sandbox(request, DEFAULT_LIMITS, writes_below=tmp_path) as child:
+    out.touch()
+    with Sandbox(request, DEFAULT_LIMITS, reads=(*done.segments, clip), writes=out) as child:
         messages = list(child.messages())
     assert messages[:12] == [MuxProgress(rewriting=False)] * 12
     assert messages[-2:] == [MuxProgress(rewriting=True), Muxed(warnings=())]
@@ -162,7 +164,7 @@ def test_muxing_reports_each_segment_and_the_rewriting(tmp_path: Path, clip: Pat
 
 
 def test_patience_can_be_extended(clip: Path) -> None:
-    with Sandbox(ProbeRequest(clip, "mp4"), Limits(max_decoder_seconds=0.001)) as child:
+    with Sandbox(ProbeRequest(clip, "mp4"), Limits(max_decoder_seconds=0.001), reads=(clip,)) as child:
         child.patience = 60.0
         assert any(isinstance(message, Probed) for message in child.messages())
 
@@ -180,7 +182,7 @@ def test_the_child_does_without_numpy(tmp_path: Path, clip: Path, module: str, m
     monkeypatch.setattr(process, "_CHILD", _end_with_77_if_imported(module))
 
     def probe_file() -> None:
-        with Sandbox(ProbeRequest(clip, "mp4"), DEFAULT_LIMITS) as child:
+        with Sandbox(ProbeRequest(clip, "mp4"), DEFAULT_LIMITS, reads=(clip,)) as child:
             assert [type(message) for message in child.messages()] == [Probed]
 
     def read_file() -> None:

@@ -60,3 +60,12 @@ def times_of(path: Path) -> list[float]:
     """Timestamp of each frame in seconds."""
     with av.open(str(path)) as container:
         return [round(float(frame.time or 0), 4) for frame in container.decode(video=0)]
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write one uint8 [H, W, 3] picture as PNG."""
+    with av.open(str(path), "w", format="image2") as container:
+        video = container.add_stream("png", options={"update": "1"})
+        video.height, video.width, video.pix_fmt = image.shape[0], image.shape[1], "rgb24"
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(video.encode(None))

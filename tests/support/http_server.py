@@ -17,6 +17,7 @@ from jobs.presence import WorkerInfo
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from service.http.app import create_app
+from service.http.connections import server_config
 from service.operations import Operations
 from tests.support.processes import wait_until
 
@@ -68,9 +69,7 @@ class Service:
 def serving(settings: Settings) -> Iterator[Service]:
     """Run the service on a free port during the block."""
     app = create_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2, ws="none")
-    )
+    server = uvicorn.Server(server_config(app, settings, port=0, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

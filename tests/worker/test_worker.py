@@ -48,7 +48,7 @@ def _wait_for_files(storage: Storage, job_id: str, *names: str) -> None:
     """Wait until a finished job has only these files; the worker removes checkpoints after the release."""
 
     def only_these() -> bool:
-        return sorted(path.name for path in storage.job_dir(job_id).iterdir()) == sorted(names)
+        return {path.name for path in storage.job_dir(job_id).iterdir()} == {*names, "job.json"}
 
     wait_until(only_these, 10, f"job {job_id} has other files than {names}")
 
@@ -279,6 +279,8 @@ def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, 
                 return str(answer.read().decode())
 
         wait_until(lambda: 'skipvsr_job_seconds_count{model="tiny",outcome="done"} 1.0' in page(), 5, page())
+        with pytest.raises(ConnectionRefusedError):  # 127.0.0.2: only a server on all addresses answers
+            socket.create_connection(("127.0.0.2", port), 5)
         assert 'skipvsr_frames_total{model="tiny"} 40.0' in page()
         assert 'skipvsr_job_skip_ratio_count{model="tiny"} 1.0' in page()
         assert 'skipvsr_stage_seconds_count{stage="decode"}' in page()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 
 from jobs.errors import StoreUnavailable
-from service.http.dependencies import MetricsDep, OperationsDep
-from service.http.responses import Health, Readiness, problems
+from media.jail import LAYERS
+from service.http.auth import has_key, known_name
+from service.http.dependencies import JailDep, MetricsDep, OperationsDep
+from service.http.responses import Component, Health, Readiness, problems
 
 router = APIRouter(tags=["service"])
 
@@ -29,21 +32,32 @@ async def healthz() -> Health:
     return Health(version=version("skipvsr"))
 
 
-@router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", summary="Check that jobs can be processed", responses=problems(503))
-def readyz(operations: OperationsDep) -> Readiness:
-    """Return the live workers, or 503 if Redis does not answer or no worker is alive."""
+@router.head("/readyz", include_in_schema=False, dependencies=[Depends(known_name)])
+@router.get(
+    "/readyz",
+    summary="Check that jobs can be processed",
+    responses=problems(403, 503),
+    dependencies=[Depends(known_name)],
+)
+def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, Depends(has_key)]) -> Readiness:
+    """Return the live workers, or 503 if Redis does not answer or no worker is alive.
+
+    Without the server's API key, the workers have no name, host name, process id and job.
+    """
     workers = operations.workers()
     if not workers:
         raise NoWorker("no worker is alive: start a worker with `skipvsr worker`")
-    return Readiness(workers=workers)
+    hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "job": None}
+    components = [Component(name=f"jail: {layer}", status="missing" if layer in jail else "ok") for layer in LAYERS]
+    return Readiness(workers=[worker.model_copy(update=hidden) for worker in workers], components=components)
 
 
 @router.get(
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=PlainTextResponse,
-    responses={200: {"description": "Prometheus text format, or OpenMetrics on request."}, **problems()},
+    responses={200: {"description": "Prometheus text format, or OpenMetrics on request."}, **problems(403)},
+    dependencies=[Depends(known_name)],
 )
 def metrics(request: Request, metrics: MetricsDep) -> PlainTextResponse:
     """Return metrics of queue, workers, uploads and requests. Each worker has its own endpoint.

@@ -22,7 +22,7 @@ _FORM: dict[str, Any] = {
         "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}}},
     }
 }
-_IDEMPOTENCY_KEY = "Unique text per video. Repeating a request with the same key within a day returns the same job."
+_IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same key within a day returns the same job."
 
 
 def upscale_form_schema() -> dict[str, Any]:
@@ -46,7 +46,15 @@ def upscale_form_schema() -> dict[str, Any]:
     summary="Upscale a video",
     response_description="The job is queued. Poll the address in `Location`.",
     responses={
-        202: {"headers": {"Location": {"description": "The job's address.", "schema": {"type": "string"}}}},
+        202: {
+            "headers": {
+                "Location": {"description": "The job's address.", "schema": {"type": "string"}},
+                "Idempotency-Replayed": {
+                    "description": "`true` if the job is that of an earlier request with the same `Idempotency-Key`.",
+                    "schema": {"type": "string"},
+                },
+            }
+        },
         **problems(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
     },
 )
@@ -57,7 +65,10 @@ async def upscale(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_IDEMPOTENCY_KEY)] = None,
 ) -> JobDocument:
     """Send a video in the form field `file`, and options in further fields. The file is streamed to disk."""
-    document = JobDocument.of(await uploads.receive(request, idempotency_key))
+    job, replayed = await uploads.receive(request, idempotency_key)
+    document = JobDocument.of(job)
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = document.links.self
     return document
 

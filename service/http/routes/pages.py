@@ -8,8 +8,11 @@ import re
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse, Response
+
+from service.http.auth import COOKIE, known_name, read_token, require_key, same_site
+from service.http.dependencies import SettingsDep
 
 router = APIRouter(include_in_schema=False)
 _FOLDER = Path(__file__).parents[1] / "static"
@@ -20,6 +23,14 @@ _FOLDER = Path(__file__).parents[1] / "static"
 async def index() -> HTMLResponse:
     """Return the web interface: upload, progress, comparison, download."""
     return _page("index.html")
+
+
+@router.post("/session", dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)])
+def session(settings: SettingsDep) -> Response:
+    """Set the page's read-only cookie for a request with the API key."""
+    response = Response(status_code=204)
+    response.set_cookie(COOKIE, read_token(settings), httponly=True, samesite="strict")
+    return response
 
 
 @router.get("/docs")

@@ -60,6 +60,24 @@ def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
     wait_until(lambda: not alive(server), 10, f"process {server} is still there")
 
 
+def test_nobody_gets_in_without_the_password(data_dir: Path) -> None:
+    """Attack: a program with access to the socket, but not to the file, asks for a job."""
+    with EmbeddedRedis(data_dir / "redis") as server:
+        assert server.process is not None
+        for url in (f"unix://{server.socket}", f"unix://:guess@{server.socket}"):
+            with redis.Redis.from_url(url) as stranger, pytest.raises(redis.AuthenticationError):
+                stranger.rpush("rq:queue:skipvsr-normal", "hostile")
+        secret = redis.connection.parse_url(server.url)["password"]
+        assert len(secret) == 64
+        for name in ("password", "redis.conf"):
+            assert (data_dir / "redis" / name).stat().st_mode & 0o777 == 0o600
+        assert secret.encode() not in Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
+    with EmbeddedRedis(data_dir / "redis") as again:
+        assert again.url == server.url
+    with EmbeddedRedis(data_dir / "other") as other:
+        assert secret not in other.url
+
+
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     journal = tmp_path / "appendonlydir"
     journal.mkdir()

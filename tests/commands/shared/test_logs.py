@@ -23,6 +23,16 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: no" in second["exception"]
 
 
+def test_json_leaves_no_character_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(Settings(log_format="json"))
+    evil = "caf\u00e9 \x1b[2J \x9b2J \u202e4pm \u2066 \u2028 \u200f"
+    logging.getLogger("some.module").info(evil, extra={"path": evil})
+    text = capsys.readouterr().err.removesuffix("\n")
+    assert all(c.isprintable() for c in text), ascii(text)
+    assert "caf\u00e9" in text
+    assert (json.loads(text)["message"], json.loads(text)["path"]) == (evil, evil)
+
+
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_a_jobs_lines_have_its_id(capsys: pytest.CaptureFixture[str], form: str) -> None:
     set_up(Settings(log_format=form))

@@ -142,6 +142,19 @@ def test_bfloat16_stays_near_float32(flow: str) -> None:
     assert mse < 0.5
 
 
+def test_the_network_given_stays_as_it_is() -> None:
+    network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light")).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    model = Upscaler("any", network, "any", torch.device("cpu"), torch.bfloat16)
+    assert model.network.dtype == torch.bfloat16
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(
+        tensor.dtype == before[name].dtype and tensor.equal(before[name])
+        for name, tensor in network.state_dict().items()
+    )
+
+
 def test_groups_cover_the_stream_once() -> None:
     for total in range(12):
         for chunk in (1, 3, 5):

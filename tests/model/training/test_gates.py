@@ -230,6 +230,12 @@ def test_the_engine_runs_the_adapted_weights_behind_gates_and_the_others_without
     assert not np.array_equal(behind, plain)
 
 
+def test_the_old_name_of_the_error_budget_is_read(fitted: Path, tmp_path: Path) -> None:
+    text = (fitted / "config.toml").read_text()
+    (tmp_path / "old.toml").write_text(text.replace("error_budget = ", "confidence = "))
+    assert TrainConfig.load(tmp_path / "old.toml") == TrainConfig.load(fitted / "config.toml")
+
+
 def test_gates_of_other_weights_are_refused(fitted: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_network(BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)), other)

@@ -19,7 +19,7 @@ from model.training import cache
 from model.training.config import ConfigError, DataConfig, TrainConfig
 from model.training.data import Sampler
 from model.training.prepare import Codec, Frames, prepare
-from tests.support.clips import make_scenes
+from tests.support.clips import make_scenes, write_png
 
 CODEC = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264, dataset.mpeg)
 SMALL = {"min_side": 64, "segment": 8, "segments_per_clip": 3, "photo_clips": 2, "photo_frames": 4, "photo_size": 64}
@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> DataConfig:
     make_scenes(tmp_path / "val/c.mp4", frames=3, cuts=(), width=64, height=64)
     for i in range(2):
         picture = np.random.default_rng(i).integers(0, 255, (12, 12, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-        dataset.write_png(tmp_path / f"photos/{i}.png", picture)
+        write_png(tmp_path / f"photos/{i}.png", picture)
     return DataConfig(
         clips=[tmp_path / "videos"], photos=[tmp_path / "photos"], val=[tmp_path / "val"], uploads=1, **SMALL
     )
@@ -76,22 +76,22 @@ def test_folders_of_pictures_are_clips_too(data: DataConfig, tmp_path: Path) -> 
     for folder in ("videos", "val"):
         (tmp_path / folder / "000").mkdir()
         for number, frame in enumerate(dataset.decode(tmp_path / "videos/a.mp4")):
-            dataset.write_png(tmp_path / folder / "000" / f"{number:03d}.png", frame)
+            write_png(tmp_path / folder / "000" / f"{number:03d}.png", frame)
     said = pack(data, tmp_path / "cache")
     assert "packed 000: 3 segments" in said
     assert "packed 000 for validation" in said
     assert pack(data, tmp_path / "cache") == []
-    dataset.write_png(tmp_path / "videos/000/005.png", np.zeros((80, 96, 3), np.uint8))
-    with pytest.raises(ConfigError, match="not in the data folders as they are now"):
+    write_png(tmp_path / "videos/000/005.png", np.zeros((80, 96, 3), np.uint8))
+    with pytest.raises(ConfigError, match="absent from the data folders"):
         pack(data, tmp_path / "cache")
 
 
 def test_what_is_too_short_is_said_and_what_is_odd_is_named(data: DataConfig, tmp_path: Path) -> None:
     make_scenes(tmp_path / "videos/short.mp4", frames=5, cuts=(), width=96, height=80)
-    assert "short.mp4 is left out: it has no 8 frames without a cut" in pack(data, tmp_path / "cache")
+    assert "skipped short.mp4: no 8 frames in a row without a scene cut" in pack(data, tmp_path / "cache")
     (tmp_path / "videos/odd").mkdir()
     for number, width in enumerate((96, 80)):
-        dataset.write_png(tmp_path / f"videos/odd/{number}.png", np.zeros((80, width, 3), np.uint8))
+        write_png(tmp_path / f"videos/odd/{number}.png", np.zeros((80, width, 3), np.uint8))
     with pytest.raises(ConfigError, match="odd: frame 1 has 80x80 pixels, the first one 96x80"):
         pack(data, tmp_path / "cache")
 
@@ -216,7 +216,7 @@ def test_of_two_that_pack_one_cache_one_waits_and_finds_it_packed(data: DataConf
     for thread in threads:
         thread.join()
     waited, packed = sorted(said, key=len)
-    assert waited == [f"waits for another process that packs {tmp_path / 'cache'}"]
+    assert waited == [f"waiting for another process to finish packing {tmp_path / 'cache'}"]
     assert len(packed) == 5
     assert len(decoded) == 2 * 2 + 2 * 2 + 1
 
@@ -237,7 +237,7 @@ def test_a_cache_that_was_packed_otherwise_is_refused(data, tmp_path, change, se
     with pytest.raises(ConfigError) as error:
         pack(data.model_copy(update=change), tmp_path / "cache", seed)
     assert message in str(error.value)
-    assert str(error.value).endswith("name another --cache, or delete that one")
+    assert str(error.value).endswith("use another --cache, or delete this cache")
     assert "\n" not in str(error.value)
     assert contents(tmp_path / "cache") == before
     assert pack(data.model_copy(update={"seed": 2}), tmp_path / "cache", seed=99) == []
@@ -246,14 +246,14 @@ def test_a_cache_that_was_packed_otherwise_is_refused(data, tmp_path, change, se
 def test_a_cache_of_files_that_are_gone_is_refused(data: DataConfig, tmp_path: Path) -> None:
     pack(data, tmp_path / "cache")
     (data.clips[0] / "b.mp4").unlink()
-    with pytest.raises(ConfigError, match=r"holds b\.mp4-[0-9a-f]{16}, not in the data folders as they are now: name"):
+    with pytest.raises(ConfigError, match=r"holds b\.mp4-[0-9a-f]{16}, absent from the data folders: use"):
         pack(data, tmp_path / "cache")
 
 
 def test_a_cache_of_an_earlier_version_is_refused(data: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "cache/clips").mkdir(parents=True)
     np.save(tmp_path / "cache/clips/a.0.hr.npy", np.zeros((4, 64, 64, 3), np.uint8))
-    with pytest.raises(ConfigError, match="was packed by an earlier version, which didn't say with what: name another"):
+    with pytest.raises(ConfigError, match="an earlier version, without a record of its settings: use another"):
         pack(data, tmp_path / "cache")
 
 

@@ -18,6 +18,7 @@ from service.http.responses import JobDocument
 from service.names import harmless_name
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
+from tests.support.media import open_files
 from tests.support.processes import wait_until
 
 
@@ -101,6 +102,14 @@ def test_repeated_idempotency_key_makes_one_job(service: Service, clip: Path, tm
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] == second.json()["id"]
     assert second.headers["location"] == first.headers["location"]
+    assert ("idempotency-replayed" in first.headers, second.headers["idempotency-replayed"]) == (False, "true")
+    other = make_clip(tmp_path / "other.mp4", frames=3)
+    for answer in (service.post(other), service.post(clip, crf="30")):
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/key-reused")
+    assert service.post(clip, crf="").headers["idempotency-replayed"] == "true"
+    files = service.files()
+    assert service.post(clip, nonsense="1").status_code == 400
+    assert service.files() == files
     service.client.headers["Idempotency-Key"] = "holiday-2"
     reservation = service.operations.reserve_key("holiday-2")
     assert isinstance(reservation, Reservation)
@@ -391,3 +400,36 @@ def test_job_document_is_the_job_plus_links(service: Service, clip: Path) -> Non
     assert document == stored
     assert set(document) == set(Job.model_fields)
     assert links["pause"] == f"/jobs/{document['id']}/pause"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("name", ["result", "input"])
+def test_a_link_in_place_of_a_file_is_not_served(
+    service: Service, clip: Path, tmp_path: Path, name: str, method: str
+) -> None:
+    job_id = service.post(clip).json()["id"]
+    service.finish(job_id, b"the result")
+    storage = service.operations.storage
+    path = storage.result_path(job_id) if name == "result" else storage.input_path(job_id)
+    (tmp_path / "secret").write_bytes(b"secret of the machine")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    for headers in ({}, {"Range": "bytes=0-3"}):
+        answer = service.client.request(method, f"/jobs/{job_id}/{name}", headers=headers)
+        assert answer.status_code == 500
+        assert b"secret" not in answer.content
+        if method == "GET":
+            assert "no regular file" in answer.json()["detail"]
+
+
+def test_downloads_close_their_files(service: Service, clip: Path) -> None:
+    job_id = service.post(clip).json()["id"]
+    service.finish(job_id, bytes(100_000))
+    where = f"/jobs/{job_id}/result"
+    assert len(service.client.get(where).content) == 100_000
+    files = open_files()
+    for _ in range(5):
+        assert service.client.head(where).status_code == 200
+        assert service.client.get(where, headers={"Range": "bytes=1-5"}).content == bytes(5)
+        assert service.client.get(where, headers={"Range": "bytes=200000-"}).status_code == 416
+    wait_until(lambda: open_files() <= files, 5, "a download left a file open")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,50 @@ def test_many_uploads_at_once(service: Service, tmp_path: Path) -> None:
         connection.close()
     assert len(service.client.get("/jobs").json()["jobs"]) == len(clips)
     assert len(service.files()) == len(clips)
+
+
+def test_announced_sizes_lock_nobody_out(settings: Settings, tmp_path: Path) -> None:
+    """Uploads that announce more than the disk has, but send nothing, reserve next to nothing."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    with serving(settings.model_copy(update={"max_uploads": 12})) as service, ExitStack() as stack:
+        storage = service.operations.storage
+        storage.min_free = storage.free() - (200 << 20)  # 200 MiB for uploads
+        for _ in range(11):
+            connection = stack.enter_context(connect(service))
+            connection.sendall(head(100 << 20) + OPENING)
+        wait_until(lambda: len(service.files()) == 11, 10, "the uploads did not begin")
+        assert service.post(clip).status_code == 202
+        with connect(service) as connection:
+            connection.sendall(head(300 << 20) + OPENING)
+            assert answer_of(connection)[0] == 507, "more than there is"
+
+
+def test_uploads_at_the_same_time_are_limited(settings: Settings, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    with serving(settings.model_copy(update={"max_uploads": 2})) as service:
+        with connect(service) as first, connect(service) as second:
+            for connection in (first, second):
+                connection.sendall(head(1 << 20) + OPENING)
+            wait_until(lambda: len(service.files()) == 2, 5, "the uploads did not begin")
+            answer = service.post(clip)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+            assert answer.json()["type"] == "/problems/too-many-uploads"
+            assert "SKIPVSR_MAX_UPLOADS" in answer.json()["detail"]
+        wait_until(lambda: service.files() == [], 5, "the cut-off uploads are still there")
+        assert service.post(clip).status_code == 202
+
+
+def test_slow_uploads_are_cut_off(settings: Settings) -> None:
+    """A byte now and then is data, but too little."""
+    limits = {"upload_idle_seconds": 0.5, "upload_min_rate": 10_000.0}
+    with serving(settings.model_copy(update=limits)) as service, connect(service) as connection:
+        connection.sendall(head(1 << 30) + OPENING)
+        started = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() < started + 3:
+                connection.sendall(b"a")
+                time.sleep(0.05)
+        status, problem = answer_of(connection)
+        assert (status, problem["type"]) == (408, "/problems/upload-stalled")
+        assert "SKIPVSR_UPLOAD_MIN_RATE" in str(problem["detail"])
+        wait_until(lambda: service.files() == [], 5, "the upload is still there")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +15,9 @@ from pydantic import SecretStr
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
+from media import jail
+from media.jail import LAYERS, missing_layers
+from media.sandbox import process
 from service.http.app import create_app
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -38,6 +43,19 @@ def test_ready_when_a_worker_is_alive(service: Service) -> None:
     answer = service.client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["workers"][0]["name"] == worker.name
+    assert {part["name"]: part["status"] for part in answer.json()["components"]} == {
+        f"jail: {layer}": "missing" if layer in missing_layers() else "ok" for layer in LAYERS
+    }
+
+
+def test_readyz_shows_an_incomplete_jail(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_CHILD", ("-c", "pass"))
+    jail._logged_layers.cache_clear()
+    with serving(settings) as service:
+        service.announce_worker()
+        components = service.client.get("/readyz").json()["components"]
+    jail._logged_layers.cache_clear()
+    assert components == [{"name": f"jail: {layer}", "status": "missing"} for layer in LAYERS]
 
 
 def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
@@ -53,7 +71,7 @@ def test_redis_outage(settings: Settings, tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert service.client.get("/healthz").status_code == 200
-        assert len(service.files()) == 1
+        assert sorted(path.name for path in service.files()) == ["input", "job.json"]
 
 
 @pytest.mark.parametrize(
@@ -102,15 +120,24 @@ def test_api_key(settings: Settings, tmp_path: Path) -> None:
             {"Authorization": "Bearer wrong"},
             {"X-API-Key": "s3cret"},
             {"Authorization": "Basic czNjcmV0IGtleQ=="},
-            {"Cookie": "skipvsr_key=wrong"},
+            {"Cookie": "skipvsr_read=wrong"},
+            {"Cookie": "skipvsr_read=s3cr%C3%A9t%20key"},
         ]
         for headers in wrong:
             assert client.get("/jobs", headers=headers).status_code == 401, headers
+        session = client.post("/session", headers={"X-API-Key": "s3crét key".encode()})  # type: ignore[arg-type]
+        assert client.post("/session", headers={"X-API-Key": "wrong"}).status_code == 401
+        cookie = session.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        client.cookies.clear()
+        token = cookie.partition(";")[0]
+        assert "s3cr" not in token
         right: list[dict[str, bytes]] = [
             {"Authorization": "Bearer s3crét key".encode()},
             {"X-API-Key": "s3crét key".encode()},
             {"X-API-Key": "s3crét key".encode("latin-1")},
-            {"Cookie": b"skipvsr_key=s3cr%C3%A9t%20key"},
+            {"Cookie": token.encode()},
         ]
         for given in right:
             assert client.get("/jobs", headers=given).status_code == 200, given  # type: ignore[arg-type]
@@ -120,6 +147,53 @@ def test_api_key(settings: Settings, tmp_path: Path) -> None:
         assert service.files() == []
 
 
+def test_strangers_learn_nothing_about_the_workers(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"api_key": SecretStr("secret")})) as service:
+        worker = service.announce_worker()
+        (shown,) = service.client.get("/readyz").json()["workers"]
+        assert (shown["name"], shown["host"], shown["pid"], shown["job"]) == ("", "", 0, None)
+        assert shown["device"] == worker.device
+        (shown,) = service.client.get("/readyz", headers={"X-API-Key": "secret"}).json()["workers"]
+        assert (shown["name"], shown["host"], shown["pid"]) == (worker.name, worker.host, worker.pid)
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/jobs"])
+def test_unknown_host_names_read_nothing(service: Service, path: str) -> None:
+    service.announce_worker()
+    assert service.client.get(path, headers={"Host": "evil.test"}).status_code == 403
+    assert service.client.get(path).status_code == 200
+
+
+def test_a_download_survives_the_removal_of_its_job(service: Service, tmp_path: Path) -> None:
+    job_id = service.post(make_clip(tmp_path / "clip.mp4", frames=2)).json()["id"]
+    service.finish(job_id, bytes(8 << 20))
+    for headers in ({}, {"Range": "bytes=0-"}, {"Range": "bytes=0-3000000,5000000-8000000"}):
+        with service.client.stream("GET", f"/jobs/{job_id}/result", headers=headers) as answer:
+            chunks = answer.iter_raw(1000)
+            size = len(next(chunks))
+            if len(headers.get("Range", "")) > 9:
+                service.operations.remove(job_id)
+            assert size + sum(map(len, chunks)) == int(answer.headers["content-length"])
+
+
+def test_a_file_that_vanishes_before_its_download_is_gone(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = service.post(make_clip(tmp_path / "clip.mp4", frames=2)).json()["id"]
+    service.finish(job_id, b"result")
+    path = service.operations.storage.result_path(job_id)
+    opened = os.open
+
+    def late(name: Any, *given: Any, **more: Any) -> int:
+        if name in (path, path.name):
+            path.unlink()
+        return opened(name, *given, **more)
+
+    monkeypatch.setattr(os, "open", late)
+    answer = service.client.get(f"/jobs/{job_id}/result")
+    assert (answer.status_code, answer.json()["type"]) == (410, "/problems/gone")
+
+
 def test_other_web_sites_cannot_post(service: Service, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=2)
     service.client.headers["Sec-Fetch-Site"] = "cross-site"
@@ -127,6 +201,35 @@ def test_other_web_sites_cannot_post(service: Service, tmp_path: Path) -> None:
     assert service.client.get("/jobs").status_code == 200
     service.client.headers["Sec-Fetch-Site"] = "same-origin"
     assert service.post(clip).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://nas.lan:8000", "nas.lan:8000", 404),
+        ("http://NAS.lan", "nas.lan", 404),
+        ("https://nas.lan", "nas.lan:443", 404),
+        ("https://video.example", "10.0.0.1:8000", 404),  # a proxy that does not pass the Host header
+        ("http://evil.test", "nas.lan:8000", 403),
+        ("http://evil.test:8000", "nas.lan:8000", 403),
+        ("http://nas.lan:9000", "nas.lan:8000", 403),
+        ("http://nas.lan.evil.test", "nas.lan", 403),
+        ("null", "nas.lan:8000", 403),
+        ("null", "null", 403),
+        ("", "nas.lan:8000", 403),
+        ("file://", "nas.lan:8000", 403),
+    ],
+)
+def test_requests_with_a_foreign_origin_change_nothing(settings: Settings, origin: str, host: str, status: int) -> None:
+    """Over plain HTTP, browsers send Origin but no Sec-Fetch-Site."""
+    with serving(settings.model_copy(update={"http_names": "video.example"})) as service:
+        headers = {"Origin": origin, "Host": host}
+        for method, path in [("POST", "/jobs/0123456789abcdef/cancel"), ("DELETE", "/jobs/0123456789abcdef")]:
+            answer = service.client.request(method, path, headers=headers)
+            assert answer.status_code == status, answer.text
+        upload = service.client.post("/upscale", headers=headers)
+        assert upload.status_code == (403 if status == 403 else 400)
+        assert service.client.get("/jobs", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -207,3 +207,17 @@ def test_messages_have_every_field_of_the_documents() -> None:
         (StreamFacts, pb.StreamFacts, set()),
     ):
         assert set(model.model_fields) - left_out == {field.name for field in message.DESCRIPTOR.fields}
+
+
+def test_a_link_in_place_of_the_result_is_not_served(
+    client: StreamClient, operations: Operations, tmp_path: Path
+) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    job = client.jobs.CreateJob(upload(data), timeout=30).job
+    finish(operations, job.id, b"the result")
+    path = operations.storage.result_path(job.id)
+    (tmp_path / "secret").write_bytes(b"secret of the machine")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(grpc.RpcError, match="no regular file"):
+        list(client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id), timeout=10))

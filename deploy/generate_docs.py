@@ -1,7 +1,7 @@
-"""Write the documentation that follows from the code: `make docs`.
+"""Generate documentation from the code: `make docs`.
 
-`.env.example` and `docs/configuration.md` follow from `jobs.settings` and are committed; a test compares them.
-`docs/modules.md` follows from the modules' docstrings; the site's build writes it, and git ignores it.
+`.env.example` and `docs/configuration.md` come from `jobs.settings`; both are committed, and a test compares them.
+`docs/modules.md` comes from docstrings; `make site` writes the page, and git ignores it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGES = ("commands", "service", "worker", "pipeline", "jobs", "media", "model
 
 _ENV_HEAD = """\
 # Settings of SkipVSR. Copy this file to `.env` and uncomment lines to change them. Environment variables win.
-# In containers, a file in SKIPVSR_SECRETS_DIR named like the variable in lower case works too.
+# Files work too: a file in a folder of SKIPVSR_SECRETS_DIR, named like the variable in lower case.
 """
 _ENV_COMPOSE = """
 # Read by docker-compose.yml only:
@@ -34,6 +34,8 @@ _ENV_COMPOSE = """
 # Ports of Prometheus and Grafana on this machine.
 #PROMETHEUS_PORT=9090
 #GRAFANA_PORT=3000
+# Password of Grafana's administrator at its first start. Empty: a random password.
+#GRAFANA_ADMIN_PASSWORD=
 """
 _CONFIGURATION_HEAD = """\
 # Configuration
@@ -43,11 +45,13 @@ _CONFIGURATION_HEAD = """\
 Each setting is an environment variable, or a line of `.env` in the folder where `skipvsr` starts.
 An environment variable wins over `.env`. Copy `.env.example` to begin.
 
-In containers, secrets may be files: a file in `SKIPVSR_SECRETS_DIR`, named like the variable in lower case.
+Secrets may be files: a file in a folder of `SKIPVSR_SECRETS_DIR`, named like the variable in lower case. A colon
+separates several folders. `skipvsr up` stores the password of its Redis in the data folder, in a file that only this
+user can read. In containers, Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
 An empty value means unset. Unknown values end the command with one line before any work begins.
 """
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))
-"""Sections of the configuration page by prefix; every other setting stands under "General"."""
+"""Sections of the configuration page by prefix. All other settings are under "General"."""
 
 
 def env_example() -> str:
@@ -57,7 +61,7 @@ def env_example() -> str:
 
 
 def configuration_page() -> str:
-    """Return the text of `docs/configuration.md`: one table of settings a section."""
+    """Return the text of `docs/configuration.md`: one table of settings per section."""
     sections: dict[str, list[str]] = {"General": [], **{title: [] for title, _ in _GROUPS}}
     for name, field in _fields():
         title = next((title for title, prefix in _GROUPS if name.startswith(prefix)), "General")

@@ -1,0 +1,111 @@
+"""Job documents beside the job's files: `<data_dir>/jobs/<id>/job.json`.
+
+Redis holds the jobs. The records list the jobs again after a loss of Redis: a flushed server, a lost volume or a wrong
+address. A deletion removes the folder first, so no deleted job returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from jobs.errors import NotFound
+from jobs.schema import STORED, Job, JobState
+from jobs.storage import Storage, sync_file
+from jobs.store import JobStore
+
+log = logging.getLogger(__name__)
+
+_NAME: Final = "job.json"
+_MAX_BYTES: Final = 1 << 20
+_WAITING: Final = (JobState.QUEUED, JobState.RUNNING)
+
+
+def keep(storage: Storage, job: Job, *, through: Path | None = None, replace: bool = True) -> bool:
+    """Write the record of a job atomically; return False if the record could not be written.
+
+    Args:
+        storage: the files.
+        job: the document.
+        through: the working folder of a worker. A worker that has lost the folder cannot write the record.
+        replace: whether to replace an existing record.
+    """
+    folder = storage.job_dir(job.id)
+    part = (through or folder) / f".{_NAME}-{secrets.token_hex(4)}"
+    try:
+        with part.open("x") as file:
+            file.write(job.model_dump_json())
+        sync_file(part)
+        if replace:
+            part.replace(folder / _NAME)
+        else:
+            os.link(part, folder / _NAME)  # fails if the record exists
+            part.unlink()
+        sync_file(folder)
+    except FileNotFoundError:  # the job has just been removed, or another worker has taken the job over
+        return False
+    except FileExistsError:
+        part.unlink(missing_ok=True)
+        return False
+    except OSError as error:
+        log.warning("cannot write the record of job %s: %s", job.id, error.strerror, extra={"job_id": job.id})
+        part.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def read(storage: Storage, job_id: str) -> Job | None:
+    """Read the record of a job; None without a usable record."""
+    try:
+        fd = os.open(storage.job_dir(job_id) / _NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (NotFound, OSError):
+        return None
+    with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        text = file.read(_MAX_BYTES + 1)
+    try:
+        job = Job.model_validate_json(text, context=STORED) if len(text) <= _MAX_BYTES else None
+    except ValidationError:
+        job = None
+    return job if job is not None and job.id == job_id else None
+
+
+def follow(storage: Storage, jobs: Iterable[Job]) -> None:
+    """Write the records of jobs with another state, or without a record.
+
+    The record of a finished job stays: a worker may have published a result after Redis listed the jobs.
+    """
+    for job in jobs:
+        if not storage.job_dir(job.id).exists():
+            continue
+        known = read(storage, job.id)
+        if known is None or (known.state is not job.state and known.state is not JobState.DONE):
+            keep(storage, job)
+
+
+def restore(store: JobStore, storage: Storage) -> list[str]:
+    """Store and queue the jobs that only the disk knows; return their ids. Raises StoreUnavailable.
+
+    A job that was running continues from its last checkpoint.
+    """
+    known = store.ids()  # before the folders: a job deleted meanwhile is still known here
+    restored = []
+    for job_id in sorted(storage.folders().keys() - known):
+        job = read(storage, job_id)
+        if job is None:
+            continue
+        if job.state in _WAITING:
+            job = job.model_copy(update={"state": JobState.QUEUED})
+        if store.restore(job):
+            restored.append(job_id)
+    if restored:
+        log.warning("Redis did not know %d jobs of the data folder; the jobs are listed again", len(restored))
+    return restored

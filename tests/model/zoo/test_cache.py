@@ -1,0 +1,60 @@
+"""The model cache: changed files are reloaded, and the least recently used model is evicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.engine.upscaler import model_cache
+from model.errors import BadWeights, UnknownModel
+from model.network.basicvsr import NetworkConfig
+from model.zoo.cache import ModelCache
+from model.zoo.models import fingerprint
+from tests.support.user_models import fit_estimator, truncate, write_model
+
+
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_changed_files_are_reloaded(capacity: int | None, weights_folder: Path, tmp_path: Path) -> None:
+    deep = NetworkConfig(8, 2, "light", "light", coupled=True)
+    path = write_model(weights_folder, config=deep)
+    models = model_cache(weights_folder, default="tiny", device="cpu", precision="fp32", threads=1, capacity=capacity)
+    first = models.get("mine")
+    assert models.get("mine") is first
+    write_model(weights_folder, seed=1, config=deep)
+    second = models.get("mine")
+    assert second is not first
+    assert second.fingerprint.startswith(fingerprint("mine", path))
+    assert second.identity("fast") != first.identity("fast")
+    fit_estimator(weights_folder, tmp_path)
+    third = models.get("mine")
+    assert third.estimator is not None
+    assert third.identity("off") == second.identity("off")
+    assert models.get("mine") is third
+    truncate(path)
+    with pytest.raises(BadWeights, match="damaged"):
+        models.get("mine")
+    assert models.get("tiny").name == "tiny"
+    path.unlink()
+    with pytest.raises(UnknownModel):
+        models.get("mine")
+    write_model(weights_folder, config=deep)
+    assert models.get("mine").fingerprint == first.fingerprint
+
+
+def test_a_full_cache_evicts_the_least_recently_used_model(tmp_path: Path) -> None:
+    loaded: list[str] = []
+    evicted: list[str] = []
+
+    def load(name: str) -> str:
+        loaded.append(name)
+        return name
+
+    for name in ("one", "two"):
+        write_model(tmp_path, name)
+    models = ModelCache(tmp_path, load, default="tiny", capacity=2, on_evict=lambda: evicted.append(loaded[-1]))
+    for name in ("one", "auto", "one", "two", "one", "tiny"):
+        assert models.get(name) == ("tiny" if name == "auto" else name)
+    assert loaded == ["one", "tiny", "two", "tiny"]
+    assert len(evicted) == 2
+    assert {"one", "two", "tiny", "small"} <= set(models.names())
