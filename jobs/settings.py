@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         description="Maximum number of concurrent gRPC streams; the server rejects further streams with "
         "RESOURCE_EXHAUSTED.",
     )
+    grpc_max_watchers: Annotated[int, Field(ge=1)] = Field(
+        256,
+        description="Maximum number of gRPC calls that watch a job; the server rejects further calls with "
+        "RESOURCE_EXHAUSTED.",
+    )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
         description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
