@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         description="Maximum number of concurrent gRPC streams; the server rejects further streams with "
         "RESOURCE_EXHAUSTED.",
     )
+    grpc_max_watchers: Annotated[int, Field(ge=1)] = Field(
+        256,
+        description="Maximum number of gRPC calls that watch a job; the server rejects further calls with "
+        "RESOURCE_EXHAUSTED.",
+    )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
         description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
@@ -92,6 +97,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Number format of the network; auto: bf16 if the device supports bf16, else fp32."
+    )
+    max_model_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Maximum memory in bytes for a chunk in the network; longer chunks of jobs and gRPC streams are "
+        "shortened. 0: 70 % of the memory that the GPU, or the system and the control group, have free.",
     )
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Number of CPU threads for the network; 0: one thread per core."

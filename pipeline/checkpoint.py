@@ -54,6 +54,7 @@ class Manifest(BaseModel):
     """Progress of a job at a checkpoint."""
 
     identity: Identity
+    chunk: int | None = Field(None, description="Frames per chunk, if memory allowed fewer than the options ask for.")
     segments: int = Field(0, description="Number of finished chunks, and of segments.")
     frames: int = Field(0, description="Number of frames in the segments.")
     read_to: int | None = Field(None, description="PTS of the last decoded frame; decoding resumes after it.")
@@ -142,6 +143,14 @@ class Checkpoints:
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != state_path.name or manifest.complete:
                 old.unlink()
+
+
+def shortened_chunk(folder: Path) -> int | None:
+    """Frames per chunk of a job whose chunks were shortened to the memory; None for other jobs."""
+    try:
+        return Manifest.model_validate_json((folder / _MANIFEST).read_bytes()).chunk
+    except (OSError, ValidationError):
+        return None
 
 
 def sha256_of(path: Path) -> str:

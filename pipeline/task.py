@@ -20,6 +20,8 @@ class UpscaleTask:
     limits: Limits = DEFAULT_LIMITS
     chunk: int | None = None
     """Frames per chunk, instead of the options' chunk if the memory is too small for the latter."""
+    max_model_bytes: int = 0
+    """Maximum memory of a chunk in the network; 0: a part of the free memory."""
     encoder: str = "software"
     """software, nvenc, vaapi or auto."""
 

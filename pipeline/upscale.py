@@ -15,12 +15,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 
 from jobs.storage import Fenced
 from media.assemble import assemble
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
+from model.engine.budget import longest_chunk, needed_bytes
 from model.engine.state import RecurrentState
 from model.engine.upscaler import Upscaler
 from pipeline.accounting import ProgressCounter, after_chunk, stage_seconds
@@ -78,7 +80,29 @@ class _Run:
         self._manifest, self._state, unused = self._checkpoints.load(identity)
         if unused:
             self._manifest.warnings.append(unused)
+        self._fit_chunk()
         self._progress = ProgressCounter(self._info.video.frames, self._manifest.frames)
+
+    def _fit_chunk(self) -> None:
+        """Shorten the chunks to the memory there is. A resumed job keeps its chunks, and so the bytes of its result."""
+        task, video = self._task, self._info.video
+        if self._manifest.segments == 0 and task.chunk is None:
+            lookahead, wanted = task.options.lookahead, task.options.chunk
+            sample_bytes = 2 if video.bit_depth > 8 else 1
+            budget = task.max_model_bytes
+            pixels = video.width * video.height
+            fits = max(
+                1, longest_chunk(self._model, pixels, wanted, lookahead, sample_bytes=sample_bytes, budget=budget)
+            )
+            if fits < wanted:
+                self._manifest.chunk = fits
+                needed = needed_bytes(self._model, pixels, wanted + lookahead, sample_bytes=sample_bytes)
+                self._manifest.warnings.append(
+                    f"Chunks of {wanted} frames need about {needed / 1e9:.1f} GB of memory, and the worker has less "
+                    f"(SKIPVSR_MAX_MODEL_BYTES): the job uses chunks of {fits} frames."
+                )
+        shorter = [chunk for chunk in (task.chunk, self._manifest.chunk) if chunk]
+        self._task = replace(task, chunk=min(shorter, default=None))
 
     def events(self) -> Generator[Event]:
         """Run, and yield the events."""

@@ -24,6 +24,7 @@ from model.engine.memory import free_memory
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
 from model.zoo.cache import ModelCache
+from pipeline.checkpoint import shortened_chunk
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
 from pipeline.source import media_limits, stream_facts
 from pipeline.task import UpscaleTask
@@ -130,6 +131,7 @@ class Runner:
                 job.options,
                 self._limits,
                 encoder=self._settings.encoder,
+                max_model_bytes=self._settings.max_model_bytes,
             )
             if attempt.is_first:
                 self._metrics.queue_seconds.observe(attempt.queue_seconds)
@@ -151,7 +153,7 @@ class Runner:
             if not out_of_memory(error):
                 raise
         # Outside of the except block, because the exception refers to the objects that fill the memory.
-        chunk = max(1, task.options.chunk // 4)
+        chunk = max(1, min(task.options.chunk, shortened_chunk(task.folder) or task.options.chunk) // 4)
         attempt.log.warning("out of memory; trying chunks of %d frames", chunk)
         attempt.warnings.append(f"The device ran out of memory: the job used chunks of {chunk} frames.")
         free_memory()

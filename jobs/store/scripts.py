@@ -3,13 +3,15 @@
 Fields of a job's hash besides the document's: `token` (fencing token of the owner), `beat` (number of heartbeats),
 `request` (a user's request to the running job), `ticket` (id of the RQ ticket), `queued_at` (Unix time in seconds),
 `died_at` and `died_there` (frames done at the last worker death, and the number of deaths at that frame).
+
+Changes of a job and its removal also work when Redis is full (`allow-oom`, Redis 7), because users free memory by them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-TRANSITION: Final = """
+TRANSITION: Final = """#!lua flags=allow-oom
 -- KEYS[1]: the job's hash
 -- ARGV: 1 key prefix, 2 job id
 --       conditions: 3 states (',a,b,'), 4 token, 5 heartbeats ('' = any)
@@ -49,7 +51,7 @@ end
 return {'ok', redis.call('HGET', job, 'request') or ''}
 """
 
-FORGET: Final = """
+FORGET: Final = """#!lua flags=allow-oom
 -- Removes a finished job. KEYS[1]: the job's hash; ARGV: key prefix, job id.
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then return 0 end

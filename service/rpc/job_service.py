@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from grpc import StatusCode
+
 from jobs.errors import InvalidRequest
 from jobs.incoming import Incoming
 from jobs.schema import Job
@@ -19,7 +21,7 @@ from service.admission import Admissions, oversized, stalled
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
 from service.rpc import messages
-from service.rpc.errors import reported, stopping
+from service.rpc.errors import StatusError, reported, stopping
 from skipvsr.v1 import upscaler_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class JobService:
 
     def __init__(self, settings: Settings, operations: Operations, admissions: Admissions) -> None:
         self._settings, self._operations, self._admissions = settings, operations, admissions
+        self._watchers = 0
         self.stopping = asyncio.Event()
         """Set at shutdown. Clients that watch a job then get UNAVAILABLE with RetryInfo."""
 
@@ -64,7 +67,7 @@ class JobService:
             )
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
-        async with reported(context, "WatchJob"):
+        async with reported(context, "WatchJob"), self._watching():
             shown: Job | None = None
             while True:
                 job = await asyncio.to_thread(self._operations.get, request.job_id)
@@ -110,6 +113,19 @@ class JobService:
             )
             while data := await asyncio.to_thread(file.read, _DOWNLOAD_CHUNK_BYTES):
                 yield pb.DownloadResultResponse(data=data)
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Count a watcher during the block. Raises StatusError if there are too many."""
+        most = self._settings.grpc_max_watchers
+        if self._watchers >= most:
+            message = f"the server has reached its limit of {most} watchers (SKIPVSR_GRPC_MAX_WATCHERS); use GetJob"
+            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, message, reason="TOO_MANY_WATCHERS", retry_after=5)
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
 
     async def _create(self, requests: AsyncIterator[pb.CreateJobRequest]) -> Job:
         first = await self._next(requests)

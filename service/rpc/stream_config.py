@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final, TypeVar
 
@@ -60,8 +60,11 @@ class StreamConfig:
     model: str
     """Name of a model, never `auto`."""
     routing: str
-    chunk: int
+    chunk: int = field(compare=False)
+    """Frames that are upscaled together: those asked for, or as many as fit into the memory."""
     lookahead: int
+    wanted_chunk: int
+    """Frames that the client asked for. A client that resumes sends the same number, whatever fits now."""
 
     @property
     def latency_frames(self) -> int:
@@ -113,6 +116,7 @@ def resolve(config: pb.StreamConfig, settings: Settings, default_model: str) -> 
         model=default_model if config.model in ("", "auto") else config.model,
         routing=_routing(config),
         chunk=_between(config.chunk or 1, 1, MOST_CHUNK, "config.chunk"),
+        wanted_chunk=config.chunk or 1,
         lookahead=_between(config.lookahead, 0, MOST_LOOKAHEAD, "config.lookahead"),
     )
 

@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from grpc import StatusCode
 
 from jobs.settings import Settings
+from model.engine.budget import longest_chunk, needed_bytes
 from model.engine.upscaler import Upscaler
 from model.zoo.cache import ModelCache
 from service.rpc.codec_runner import CodecRunner
@@ -20,7 +22,7 @@ from service.rpc.live_stream import LiveStream
 from service.rpc.scheduler import Scheduler
 from service.rpc.session import Session
 from service.rpc.session_registry import SessionRegistry
-from service.rpc.stream_config import resolve
+from service.rpc.stream_config import StreamConfig, resolve
 from service.rpc.wire import StreamMessage
 from skipvsr.v1 import upscaler_pb2 as pb
 
@@ -47,7 +49,7 @@ class UpscalerService:
             if resume:
                 session = await self._sessions.resume(config, resume.session_token)
             else:
-                session = self._sessions.open(config)
+                session = self._sessions.open(self._fitting(config, model))
             finished = False
             begun = time.monotonic()
             try:
@@ -96,6 +98,24 @@ class UpscalerService:
         if not isinstance(first, pb.StreamRequest) or not first.HasField("config"):
             raise invalid("message", "the first message must be the config")
         return first.config
+
+    def _fitting(self, config: StreamConfig, model: Upscaler) -> StreamConfig:
+        """Shorten the chunk to the memory there is. Raises StatusError if not even one frame fits."""
+        pixels = config.source.width * config.source.height
+        budget = self._settings.max_model_bytes
+        fits = longest_chunk(model, pixels, config.chunk, config.lookahead, budget=budget)
+        if fits >= 1:
+            return replace(config, chunk=fits)
+        needed = needed_bytes(model, pixels, 1 + config.lookahead)
+        size = f"{config.source.width}x{config.source.height}"
+        raise StatusError(
+            StatusCode.RESOURCE_EXHAUSTED,
+            f"{size} with a look-ahead of {config.lookahead} needs about {needed / 1e6:,.0f} MB of memory, and the "
+            "server has less (SKIPVSR_MAX_MODEL_BYTES); use less look-ahead or smaller frames",
+            reason="OUT_OF_MEMORY",
+            field="config.lookahead",
+            retry_after=5,
+        )
 
     def _accepted(self, session: Session, model: Upscaler, live: LiveStream) -> pb.StreamAccepted:
         config = session.config

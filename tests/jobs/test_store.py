@@ -313,3 +313,21 @@ def test_an_announcement_expires(redis: Redis) -> None:
     assert [worker.name for worker in presence.workers()] == ["w"]
     presence.leave("w")
     assert presence.workers() == []
+
+
+def test_a_full_redis_still_pauses_cancels_and_deletes(store: JobStore, redis: Redis) -> None:
+    waiting, running, other, finished = (queued(store) for _ in range(4))
+    assert store.claim(running, "w") is not None
+    assert store.request_cancel(finished) is JobState.CANCELLED
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailable):
+            queued(store)
+        assert store.request_pause(waiting) is JobState.PAUSED
+        assert store.request_cancel(waiting) is JobState.CANCELLED
+        assert store.request_cancel(running) is JobState.RUNNING
+        assert store.request_cancel(other) is JobState.CANCELLED
+        assert store.forget(finished)
+        assert {job.id for job in store.list()} == {waiting, running, other}
+    finally:
+        redis.config_set("maxmemory", 0)

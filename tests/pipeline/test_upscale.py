@@ -15,6 +15,7 @@ from jobs.schema import JobOptions
 from jobs.storage import Fenced
 from media.errors import UnsupportedFile
 from media.probe import probe
+from model.engine.budget import needed_bytes
 from model.engine.upscaler import Upscaler, load_model
 from pipeline.checkpoint import Checkpoints
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
@@ -263,3 +264,19 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["0"]
+
+
+def test_long_chunks_are_shortened_and_stay_so(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    """A job resumes with the chunks it started with, on a worker with more memory, to the same bytes."""
+    budget = needed_bytes(model, 32 * 24, 3 + 2)
+    small = replace(task(clip, tmp_path / "whole", chunk=24), max_model_bytes=budget)
+    whole = finish(upscale(small, model))
+    assert any("uses chunks of 3 frames" in warning for warning in whole.warnings)
+    again = replace(task(clip, tmp_path / "again", chunk=24), max_model_bytes=budget)
+    events = upscale(again, model)
+    for event in events:
+        if isinstance(event, ChunkDone):
+            assert event.frames == 3
+            break
+    events.close()
+    assert finish(upscale(replace(again, max_model_bytes=0), model)).path.read_bytes() == whole.path.read_bytes()

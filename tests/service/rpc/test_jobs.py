@@ -22,7 +22,11 @@ from tests.support.rpc_server import RpcServer, details, rpc_server
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
-    settings = {"SKIPVSR_MAX_UPLOAD_BYTES": "200000", "SKIPVSR_UPLOAD_IDLE_SECONDS": "2"}
+    settings = {
+        "SKIPVSR_MAX_UPLOAD_BYTES": "200000",
+        "SKIPVSR_UPLOAD_IDLE_SECONDS": "2",
+        "SKIPVSR_GRPC_MAX_WATCHERS": "3",
+    }
     with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
         yield running
 
@@ -221,3 +225,17 @@ def test_a_link_in_place_of_the_result_is_not_served(
     path.symlink_to(tmp_path / "secret")
     with pytest.raises(grpc.RpcError, match="no regular file"):
         list(client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job.id), timeout=10))
+
+
+def test_watchers_are_limited(client: StreamClient, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4").read_bytes()
+    request = pb.WatchJobRequest(job_id=client.jobs.CreateJob(upload(clip)).job.id)
+    calls = [client.jobs.WatchJob(request) for _ in range(3)]
+    for call in calls:
+        assert next(call).job.state == pb.JOB_STATE_QUEUED
+    with pytest.raises(grpc.RpcError) as error:
+        next(client.jobs.WatchJob(request))
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details(error.value)["ErrorInfo"].reason == "TOO_MANY_WATCHERS"
+    for call in calls:
+        call.cancel()
