@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     max_probe_bytes: Annotated[int, Field(ge=4096)] = Field(
         16 * 1024**2, description="Maximum number of bytes that the probe reads to identify a file."
     )
+    max_probe_memory_bytes: Annotated[int, Field(ge=64 * 1024**2)] = Field(
+        512 * 1024**2,
+        description="Maximum memory (address space) in bytes of the process that identifies a file. Each server "
+        "process identifies four files at the same time.",
+    )
     max_decoder_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum memory (address space) of the decoder process in bytes."
     )

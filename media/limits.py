@@ -29,8 +29,10 @@ class Limits:
     """Streams (video, audio, subtitles, …) of the file."""
     max_probe_bytes: int = 16 * 2**20
     """Bytes that libav may read to detect the file's format."""
+    max_probe_memory_bytes: int = 512 * 2**20
+    """Address space of the child process that inspects a file."""
     max_decoder_bytes: int = 4 * 2**30
-    """Address space of the child process."""
+    """Address space of the child process that decodes or joins."""
     max_decoder_seconds: float = 60.0
     """Seconds, of CPU and of waiting, until the child process must deliver its next frame."""
 
@@ -61,6 +63,7 @@ _UNITS: Final = {
     "max_frames": "frames",
     "max_streams": "streams",
     "max_probe_bytes": "bytes",
+    "max_probe_memory_bytes": "bytes",
     "max_decoder_bytes": "bytes",
     "max_decoder_seconds": "seconds",
 }

@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from pydantic import ValidationError
 
 from jobs.errors import InvalidRequest, TooLarge, UploadStalled
@@ -16,6 +18,9 @@ from jobs.settings import Settings
 from media.probe import probe
 from media.spec import output_spec
 from pipeline.source import media_limits, stream_facts, user_errors
+
+_PROBES: Final = 4
+"""Files probed at the same time. Each probe runs in its own process."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,22 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )
     return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
+
+
+class Admissions:
+    """Admits uploads of a server process: HTTP and gRPC share one object where one process serves both.
+
+    A hostile file can make its probe use all the memory and time that the settings allow. Four files are probed at the
+    same time; others wait, without a thread.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._probes = CapacityLimiter(_PROBES)
+
+    async def admit(self, path: Path, options: JobOptions) -> Admission:
+        """Run the function `admit` when a place is free."""
+        return await anyio.to_thread.run_sync(admit, path, options, self._settings, limiter=self._probes)
 
 
 def oversized(limit: int) -> TooLarge:

@@ -44,6 +44,7 @@ _UNLIMITED: Final = Limits(
     max_duration_seconds=2**62,
     max_frames=2**62,
     max_streams=2**16,
+    max_probe_memory_bytes=2**32,
 )
 """Limits for probing our own results; the settings limit only uploads."""
 

@@ -43,7 +43,7 @@ def main() -> None:
     """Serve one request."""
     envelope = _read_envelope()
     limits = envelope.limits
-    limit_memory(limits.max_decoder_bytes)
+    limit_memory(getattr(limits, _memory_setting(envelope.request)))
     allow_cpu(limits.max_decoder_seconds)
     try:
         serve = _service(envelope.request, limits)
@@ -51,7 +51,7 @@ def main() -> None:
         for message in serve(missing):
             _send(message)
     except (MediaError, MemoryError, ImportError, OSError) as error:
-        _send(_failure(error, limits))
+        _send(_failure(error, limits, _memory_setting(envelope.request)))
 
 
 def _read_envelope() -> Envelope:
@@ -135,7 +135,11 @@ def _with_cpu_for_each(items: Iterable[T], seconds: float) -> Iterator[T]:
         yield item
 
 
-def _failure(error: Exception, limits: Limits) -> Failed:
+def _memory_setting(request: Request) -> str:
+    return "max_probe_memory_bytes" if isinstance(request, ProbeRequest) else "max_decoder_bytes"
+
+
+def _failure(error: Exception, limits: Limits, memory: str) -> Failed:
     match error:
         case OverLimit():
             return Failed("OverLimit", str(error), setting=error.setting)
@@ -143,10 +147,10 @@ def _failure(error: Exception, limits: Limits) -> Failed:
             return Failed(type(error).__name__, str(error))
         case MemoryError() | ImportError():  # without memory, the loader of shared libraries raises ImportError
             text = (
-                f"Reading the video needs more than {limits.max_decoder_bytes} bytes of memory "
-                "(SKIPVSR_MAX_DECODER_BYTES)."
+                f"Reading the video needs more than {getattr(limits, memory)} bytes of memory "
+                f"(SKIPVSR_{memory.upper()})."
             )
-            return Failed("OverLimit", text, setting="max_decoder_bytes")
+            return Failed("OverLimit", text, setting=memory)
         case _:
             number = error.errno if isinstance(error, OSError) else None
             return Failed("OSError", os.strerror(number or 0), errno=number)

@@ -40,6 +40,7 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
     with open_untrusted(path, limits) as container:
         stream = video_stream(container)
         _check_size(stream.width, stream.height, limits)
+        limits.check("max_frames", stream.frames, "the video")  # as the header promises; 0: unknown
         frame, location = decode_first_frame(container, stream)
         _check_size(frame.width, frame.height, limits)
         video, warnings = video_info(stream, frame, location)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from jobs.schema import Problem
 from jobs.settings import Settings
 from media.jail import checked_jail
+from service.admission import Admissions
 from service.http import problems
 from service.http.api_metrics import ApiMetrics
 from service.http.middleware import RequestMiddleware
@@ -19,8 +19,6 @@ from service.http.routes import health, jobs, pages
 from service.http.upload import Uploads
 from service.operations import Operations
 
-_PROBES = 4
-"""Uploads probed at the same time. Each probe runs in its own process."""
 _UNTRACED = ("/healthz", "/readyz", "/metrics")
 """Paths that are polled every few seconds. Tracing them would bury the other spans."""
 _DESCRIPTION = """
@@ -50,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     operations = Operations.from_settings(settings)
     metrics = ApiMetrics(operations)
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
-    app.state.uploads = Uploads(operations, settings, metrics, CapacityLimiter(_PROBES))
+    app.state.uploads = Uploads(operations, settings, metrics, Admissions(settings))
     app.include_router(jobs.router)
     app.include_router(health.router)
     app.include_router(pages.router)

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 
-import anyio.to_thread
-from anyio import CapacityLimiter
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -21,7 +19,7 @@ from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
-from service.admission import Pace, admit, options_from_text
+from service.admission import Admissions, Pace, options_from_text
 from service.http import form
 from service.http.api_metrics import ApiMetrics
 from service.operations import Operations
@@ -48,11 +46,9 @@ class _Fingerprint:
 class Uploads:
     """Turns upload requests into jobs."""
 
-    def __init__(
-        self, operations: Operations, settings: Settings, metrics: ApiMetrics, probes: CapacityLimiter
-    ) -> None:
-        """`probes` limits how many files are probed at the same time; each probe runs in its own process."""
-        self._operations, self._settings, self._metrics, self._probes = operations, settings, metrics, probes
+    def __init__(self, operations: Operations, settings: Settings, metrics: ApiMetrics, admissions: Admissions) -> None:
+        self._operations, self._settings, self._metrics = operations, settings, metrics
+        self._admissions = admissions
 
     async def receive(self, request: Request, key: str | None) -> tuple[Job, bool]:
         """Queue a job for the request's video, or find the job that the idempotency key belongs to.
@@ -133,9 +129,7 @@ class Uploads:
             await run_in_threadpool(incoming.close)
             options = options_from_text(received.fields)
             await run_in_threadpool(operations.check_model, options.model)
-            admission = await anyio.to_thread.run_sync(
-                admit, incoming.path, options, self._settings, limiter=self._probes
-            )
+            admission = await self._admissions.admit(incoming.path, options)
             if reservation and isinstance(upload, _Fingerprint):
                 reservation = replace(reservation, fingerprint=upload.of(options))
             job = await run_in_threadpool(operations.submit, incoming.path, received.filename, admission, reservation)

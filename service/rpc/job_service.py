@@ -15,7 +15,7 @@ from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
 from jobs.storage import open_regular
-from service.admission import admit, oversized, stalled
+from service.admission import Admissions, oversized, stalled
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
 from service.rpc import messages
@@ -33,8 +33,8 @@ _PAGE_TOKEN: Final = re.compile(r"[0-9]{1,9}")
 class JobService:
     """RPCs of jobs. upscaler.proto documents their behaviour."""
 
-    def __init__(self, settings: Settings, operations: Operations) -> None:
-        self._settings, self._operations = settings, operations
+    def __init__(self, settings: Settings, operations: Operations, admissions: Admissions) -> None:
+        self._settings, self._operations, self._admissions = settings, operations, admissions
         self.stopping = asyncio.Event()
         """Set at shutdown. Clients that watch a job then get UNAVAILABLE with RetryInfo."""
 
@@ -128,7 +128,7 @@ class JobService:
             await asyncio.to_thread(incoming.close)
             if config.HasField("size_bytes") and size != config.size_bytes:
                 raise InvalidRequest(f"only {size:,} of {config.size_bytes:,} bytes arrived: the upload was cut off")
-            admission = await asyncio.to_thread(admit, incoming.path, options, self._settings)
+            admission = await self._admissions.admit(incoming.path, options)
             return await asyncio.to_thread(
                 self._operations.submit, incoming.path, harmless_name(config.filename), admission
             )

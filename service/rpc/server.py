@@ -22,6 +22,7 @@ from model.device import resolve_device, set_threads
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
 from service import api_key
+from service.admission import Admissions
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
@@ -76,7 +77,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
-    jobs = JobService(settings, Operations.from_settings(settings))
+    jobs = JobService(settings, Operations.from_settings(settings), Admissions(settings))
     checks = health.aio.HealthServicer()
     server = _server(settings)
     wire.register(upscaler, server)

@@ -56,7 +56,7 @@ def test_a_wrong_extension_does_not_matter(tmp_path: Path, clip: Path) -> None:
         (Limits(max_duration_seconds=0.5), "max_duration_seconds"),
         (Limits(max_frames=10), "max_frames"),
         (Limits(max_streams=0), "max_streams"),
-        (Limits(max_decoder_bytes=64 * 2**20), "max_decoder_bytes"),
+        (Limits(max_probe_memory_bytes=64 * 2**20), "max_probe_memory_bytes"),
     ],
 )
 def test_every_limit_names_its_setting(clip: Path, limits: Limits, setting: str) -> None:
@@ -66,7 +66,7 @@ def test_every_limit_names_its_setting(clip: Path, limits: Limits, setting: str)
         assert refused.value.setting == setting
         assert f"SKIPVSR_{setting.upper()}" in str(refused.value)
     else:
-        assert setting == "max_decoder_bytes"
+        assert setting == "max_probe_memory_bytes"
 
 
 def test_frames_are_counted_where_the_header_lies(tmp_path: Path) -> None:
@@ -103,6 +103,18 @@ def test_a_million_frames_of_nothing(tmp_path: Path) -> None:
     million_frames(tmp_path / "clip.mp4")
     with pytest.raises(MediaError):
         probe(tmp_path / "clip.mp4")
+
+
+def test_promised_frames_take_little_memory(tmp_path: Path) -> None:
+    """A file of 3 kB that promises forty million frames; libav reserves an index entry for each of them."""
+    bomb = tmp_path / "clip.mp4"
+    million_frames(bomb, 40_000_000)
+    assert bomb.stat().st_size < 10_000
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    with pytest.raises(OverLimit, match="40000000 frames; the limit is 1000000"):
+        probe(bomb)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert after == before or after < 400_000
 
 
 def test_forty_streams(tmp_path: Path) -> None:

@@ -111,12 +111,12 @@ def _each(data: bytearray, random: np.random.Generator, change: Callable[[int, i
     return data
 
 
-def million_frames(path: Path) -> None:
-    """A clip of three frames whose header claims a million and one."""
+def million_frames(path: Path, frames: int = 1_000_001) -> None:
+    """A clip of three frames whose header claims a million and one, or another number."""
     data = bytearray(write_video(path, frames=3).read_bytes())
     stts, stsz = data.index(b"stts"), data.index(b"stsz")
-    struct.pack_into(">III", data, stts + 8, 1, 1_000_001, 512)
-    struct.pack_into(">II", data, stsz + 8, 1, 1_000_001)
+    struct.pack_into(">III", data, stts + 8, 1, frames, 1)
+    struct.pack_into(">II", data, stsz + 8, 1, frames)
     path.write_bytes(data)
 
 

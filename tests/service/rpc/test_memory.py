@@ -11,6 +11,10 @@ import grpc
 import pytest
 
 from commands.shared.embedded_redis import EmbeddedRedis
+from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr.v1 import upscaler_pb2_grpc
+from tests.support.hostile import million_frames
+from tests.support.processes import children
 from tests.support.rpc_server import RpcServer, rpc_server
 
 KEY = (("x-api-key", "s3cret"),)
@@ -112,3 +116,37 @@ def test_calls_answer_while_others_never_send_their_message(server: RpcServer) -
             for ended in waiting:
                 ended.cancel()
         hold.set()
+
+
+def test_uploads_share_four_probes(server: RpcServer, tmp_path: Path) -> None:
+    million_frames(tmp_path / "bomb.mp4", 40_000_000)
+    bomb = (tmp_path / "bomb.mp4").read_bytes()
+    statuses: list[str] = []
+    latencies: list[float] = []
+
+    def upload(stub: upscaler_pb2_grpc.JobServiceStub) -> None:
+        parts = [
+            pb.CreateJobRequest(config=pb.UploadConfig(filename="bomb.mp4")),
+            pb.CreateJobRequest(chunk=pb.UploadChunk(data=bomb)),
+        ]
+        try:
+            stub.CreateJob(iter(parts), metadata=KEY, timeout=60)
+            statuses.append("OK")
+        except grpc.RpcError as error:
+            statuses.append(error.code().name)
+
+    with grpc.insecure_channel(server.address) as channel:
+        stub = upscaler_pb2_grpc.JobServiceStub(channel)
+        threads = [threading.Thread(target=upload, args=(stub,)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        most = 0
+        while any(thread.is_alive() for thread in threads):
+            most = max(most, len(children(server.process.pid)))
+            begun = time.monotonic()
+            stub.ListJobs(pb.ListJobsRequest(), metadata=KEY, timeout=20)
+            latencies.append(time.monotonic() - begun)
+            time.sleep(0.02)
+    print(f"{most} probes; ListJobs took up to {max(latencies):.3f} s")
+    assert statuses == ["INVALID_ARGUMENT"] * 12
+    assert 1 <= most <= 4
