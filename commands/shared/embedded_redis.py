@@ -77,7 +77,8 @@ class EmbeddedRedis:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The server inherits the lock, and the lock is free once the server has ended.
-            self.process = spawn(self._command(), pass_fds=[lock])
+            env = {name: value for name, value in os.environ.items() if not name.startswith("SKIPVSR_")}  # no API key
+            self.process = spawn(self._command(), env=env, pass_fds=[lock])
         except BlockingIOError:
             raise CommandError(
                 f"another `skipvsr up` is using {self.folder.parent}; stop it, or choose another folder "
