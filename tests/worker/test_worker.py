@@ -250,8 +250,8 @@ def test_an_idle_worker_stops_and_a_worker_without_its_model_fails(quick: Settin
         assert worker.wait(10) == 0, worker.log
     lost = Worker(quick.model_copy(update={"model": "nonsense"}), tmp_path / "lost.log")
     assert lost.wait(60) == 1
-    assert len(lost.log.strip().splitlines()) == 1, lost.log
-    assert "nonsense" in lost.log
+    (line,) = [line for line in lost.log.splitlines() if " INFO " not in line]
+    assert "nonsense" in line
 
 
 def test_a_job_without_files_fails(
@@ -321,4 +321,5 @@ def test_tickets_never_choose_the_function(redis: Redis) -> None:
         stopping=lambda: False,
     )
     worker.work(burst=True, logging_level="WARNING")
-    assert ran == ["some job"]
+    assert ran == []
+    assert queue.get_job_ids() == []
