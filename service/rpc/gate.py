@@ -76,9 +76,12 @@ class Gate:
         except TimeoutError:
             if self._seconds is not None:
                 raise Late() from None
-            oldest = next(iter(self._receiving))
-            del self._receiving[oldest]
-            oldest.set_result(None)
+            oldest = next(iter(self._receiving), None)
+            if oldest is None:  # the places were given to calls that begin to receive in this moment
+                await self._free.acquire()
+            else:
+                del self._receiving[oldest]
+                oldest.set_result(None)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._receiving[mine] = None
         try:
