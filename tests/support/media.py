@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,7 +199,8 @@ def children() -> list[str]:
     """Process ids of this process's decoders."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        found += (task / "children").read_text().split()
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            found += (task / "children").read_text().split()
     return [pid for pid in found if _is_reader(pid)]
 
 

@@ -48,6 +48,8 @@ def test_a_killed_workers_job_is_finished_by_another(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
     witness = tmp_path / "witness"
+    # A busy machine can stop the monitor for a second; half of this time makes the monitor start its observation anew.
+    quick = quick.model_copy(update={"worker_lost_seconds": 4.0})
     with crew(quick, tmp_path, 2, ("-m", "tests.support.witness"), WITNESS=str(witness)) as workers:
         whole_id = submit(store, storage, clip)
         wait_for(store, whole_id)
@@ -60,8 +62,8 @@ def test_a_killed_workers_job_is_finished_by_another(
         waiting_ids = [submit(store, storage, clip) for _ in range(8)]
         victim.kill()
         killed = time.monotonic()
-        wait_until(lambda: store.get(job_id).deaths == 1, 10, "the death was not detected")
-        assert time.monotonic() - killed < 6, "longer than SKIPVSR_WORKER_LOST_SECONDS and a few heartbeats"
+        wait_until(lambda: store.get(job_id).deaths == 1, 30, "the death was not detected")
+        assert time.monotonic() - killed < 10, "longer than SKIPVSR_WORKER_LOST_SECONDS and a few heartbeats"
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 1)
         started = [wait_for(store, waiting_id).started_at for waiting_id in waiting_ids]

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from media import dataset
 from model.training import cache
 from model.training.checkpoint import read_log
 from model.zoo.models import load_file
-from tests.support.clips import make_scenes
+from tests.support.clips import make_scenes, write_png
 
 CONFIG = """
 flow_steps = 1
@@ -58,7 +57,7 @@ def test_two_processes_pack_an_empty_cache_and_train_as_one(tmp_path: Path) -> N
     for i in range(3):
         make_scenes(tmp_path / f"videos/{i}.mp4", frames=24, cuts=(), width=112, height=96)
         picture = np.random.default_rng(i).integers(0, 255, (14, 14, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-        dataset.write_png(tmp_path / f"photos/{i}.png", picture)
+        write_png(tmp_path / f"photos/{i}.png", picture)
     done = torchrun(tmp_path, steps=4)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
