@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from jobs.secret_files import SecretFiles
 
 
 class Settings(BaseSettings):
@@ -241,6 +243,19 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(
         None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the files that variables name (`SKIPVSR_API_KEY_FILE`) to pydantic's sources; the first source wins."""
+        env_files, dotenv_files = (SecretFiles(settings_cls, source) for source in (env_settings, dotenv_settings))
+        return init_settings, env_settings, env_files, dotenv_settings, dotenv_files, file_secret_settings
 
     @property
     def weights(self) -> Path:
