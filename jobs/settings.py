@@ -218,6 +218,11 @@ class Settings(BaseSettings):
     history_ttl_hours: Annotated[float, Field(ge=0)] = Field(
         720.0, description="Hours after the end of a job before its document is removed."
     )
+    history_jobs: Annotated[int, Field(ge=0)] = Field(
+        10_000,
+        description="Maximum number of finished jobs; the oldest are removed first, with their files. Their documents "
+        "never take more than half of Redis' maxmemory. 0: no maximum number.",
+    )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds between two searches for expired files and orphaned folders."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from redis import Redis
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
@@ -33,7 +35,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis
 
 @pytest.fixture
 def client(server: RpcServer, redis_url: str) -> Iterator[StreamClient]:
-    """A client of the server, with an empty Redis."""
+    """A client of the server, with no jobs: the server would list those again that lie in its data folder."""
+    shutil.rmtree(server.data_dir / "jobs", ignore_errors=True)
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
     with server.client() as connected:
         yield connected
 
