@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     upload_min_rate: Annotated[float, Field(ge=0)] = Field(
         16384.0,
         description="Minimum rate of an upload in bytes per second, on average after upload_idle_seconds; the API ends "
-        "slower uploads with status 408. 0: no minimum.",
+        "slower uploads with status 408, the gRPC server with DEADLINE_EXCEEDED. 0: no minimum.",
     )
     max_uploads: Annotated[int, Field(ge=1)] = Field(
         16,
