@@ -137,6 +137,8 @@ def _add_video(
     stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # some codecs' headers lack it
     # Matroska stores the rate as the duration of each frame. Without a constant rate, there is none.
     stream.codec_context.framerate = spec.frame_rate if timing.is_constant else Fraction(0)
+    if spec.codec == "hevc" and spec.container in ("mp4", "mov"):
+        stream.codec_context.codec_tag = "hvc1"  # Apple's players do not play libav's default, hev1
     stream.metadata.update(copied_tags(original.metadata))
     stream.disposition = original.disposition
     if spec.display_matrix is not None:
