@@ -27,7 +27,7 @@ _ENV_COMPOSE = """
 # Read by docker-compose.yml only:
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
 #TORCH_INDEX=
-# File with the API key. User 10001 must be able to read the file.
+# File with the administrator's API key. User 10001 must be able to read the file.
 #SKIPVSR_API_KEY_FILE=./deploy/no-key
 # Memory limit of each worker and of the gRPC server.
 #SKIPVSR_WORKER_MEMORY=8g

@@ -96,6 +96,8 @@ class Session:
     stop: asyncio.Future[StatusError]
     """Set by the registry to end the current connection with this error."""
     metrics: StreamMetrics
+    owner: str = ""
+    """Id of the API key that may resume the stream."""
     snapshots: deque[Snapshot] = field(default_factory=lambda: deque([Snapshot()]))
     totals: StreamTotals = field(default_factory=StreamTotals)
     released: asyncio.Event = field(default_factory=asyncio.Event)

@@ -46,21 +46,21 @@ class SessionRegistry:
         """Number of connected streams."""
         return len(self._active)
 
-    def open(self, config: StreamConfig) -> Session:
-        """Create a session for a new stream. Raises StatusError if the server is full or stopping."""
+    def open(self, config: StreamConfig, owner: str = "") -> Session:
+        """Create a session for a new stream of an API key. Raises StatusError if the server is full or stopping."""
         self._check_capacity()
         token = secrets.token_urlsafe(24) if config.resumable else ""
         stop = asyncio.get_running_loop().create_future()
-        session = Session(config, token, stop, self.metrics)
+        session = Session(config, token, stop, self.metrics, owner)
         self._active.add(session)
         return session
 
-    async def resume(self, config: StreamConfig, token: str) -> Session:
-        """Reconnect a session. Raises StatusError if it is unknown, has expired, or has another config."""
+    async def resume(self, config: StreamConfig, token: str, owner: str = "") -> Session:
+        """Reconnect a key's session. Raises StatusError if it is unknown, has expired, or has another config."""
         for session in list(self._active):
-            if token and secrets.compare_digest(session.token, token):
+            if token and secrets.compare_digest(session.token, token) and session.owner == owner:
                 await self._disconnect(session)
-        parked = self._matching(config, token)
+        parked = self._matching(config, token, owner)
         self._check_capacity()
         del self._parked[token]
         if parked.expiry is not None:
@@ -110,9 +110,9 @@ class SessionRegistry:
                 retry_after=5,
             )
 
-    def _matching(self, config: StreamConfig, token: str) -> Session:
+    def _matching(self, config: StreamConfig, token: str, owner: str) -> Session:
         session = self._parked.get(token)
-        if session is None:
+        if session is None or session.owner != owner:
             raise StatusError(
                 StatusCode.FAILED_PRECONDITION,
                 f"the session is unknown: sessions expire {self._ttl:g} s after a disconnection "
