@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,10 +18,12 @@ from jobs.settings import Settings
 from model.engine.budget import longest_chunk, needed_bytes
 from model.engine.upscaler import Upscaler
 from model.zoo.cache import ModelCache
+from service.operations import Operations
+from service.rpc import call
 from service.rpc.codec_runner import CodecRunner
 from service.rpc.errors import StatusError, invalid, reported
 from service.rpc.inference import largest_batch
-from service.rpc.live_stream import LiveStream
+from service.rpc.live_stream import LiveStream, Permission
 from service.rpc.scheduler import Scheduler
 from service.rpc.session import Session
 from service.rpc.session_registry import SessionRegistry
@@ -36,29 +39,41 @@ class UpscalerService:
     """RPCs of live streams. upscaler.proto documents their behaviour."""
 
     def __init__(
-        self, settings: Settings, models: ModelCache[Upscaler], scheduler: Scheduler, sessions: SessionRegistry
+        self,
+        settings: Settings,
+        models: ModelCache[Upscaler],
+        scheduler: Scheduler,
+        sessions: SessionRegistry,
+        operations: Operations,
     ) -> None:
         self._settings, self._models, self._scheduler, self._sessions = settings, models, scheduler, sessions
+        self._operations = operations
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
         self._runner = CodecRunner(self._executor)
 
     async def Stream(self, requests: AsyncIterator[StreamMessage], context: Any) -> None:
-        async with reported(context, "Stream") as extra:
+        async with reported(context, "Stream") as extra, AsyncExitStack() as stack:
+            caller = call.caller()
             message = await self._first_message(requests)
             config = resolve(message, self._settings, self._models.default)
             model = await asyncio.to_thread(self._models.get, config.model)
             resume = message.resume if message.HasField("resume") else None
             last_received = resume.last_received if resume and resume.HasField("last_received") else None
+            counted = self._operations.for_caller(caller).stream(resumed=resume is not None)
+            meter = await asyncio.to_thread(counted.__enter__)
+            stack.push_async_exit(lambda *error: asyncio.to_thread(counted.__exit__, *error))
             if resume:
-                session = await self._sessions.resume(config, resume.session_token)
+                session = await self._sessions.resume(config, resume.session_token, caller.key_id)
             else:
-                session = self._sessions.open(self._fitting(config, model), partial(self._cost, model))
+                session = self._sessions.open(self._fitting(config, model), partial(self._cost, model), caller.key_id)
             finished = False
             begun = time.monotonic()
             try:
                 if resume:
                     session.rewind(last_received)
-                live = LiveStream(session, model, self._scheduler, self._runner, self._settings)
+                allowed = Permission(caller.confirm, meter)
+                live = LiveStream(session, model, self._scheduler, self._runner, self._settings, allowed)
+                call.entry().write(StatusCode.OK.name)
                 await context.write(pb.StreamResponse(config=self._accepted(session, model, live)))
                 await live.run(requests, context, last_received)
                 await context.write(pb.StreamResponse(summary=_summary(session)))
