@@ -27,7 +27,6 @@ from media.sandbox.protocol import (
     JailRequest,
     LiveRequest,
     Message,
-    MuxProgress,
     MuxRequest,
     Probed,
     ProbeRequest,
@@ -109,7 +108,7 @@ def _decoding(request: DecodeRequest, limits: Limits) -> Service:
         )
         frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
         yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
-        yield Decoded(decoder.damage)
+        yield Decoded(decoder.ledger)
 
     return serve
 
@@ -118,12 +117,7 @@ def _muxing(request: MuxRequest, limits: Limits) -> Service:
     from media.jailed.mux import mux
 
     def serve(_: tuple[str, ...]) -> Iterator[Message]:
-        for message in mux(request, limits):
-            rewriting = isinstance(message, MuxProgress) and message.rewriting
-            allow_cpu(
-                limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds
-            )
-            yield message
+        yield from _with_cpu_for_each(mux(request, limits), limits.max_decoder_seconds)
 
     return serve
 
