@@ -14,6 +14,7 @@ from media.color.pixel_formats import bit_depth, is_transparent
 from media.color.tags import resolved
 from media.demux.side_data import display_matrix, side_data, unsupported_side_data
 from media.errors import UnusableVideo
+from media.orientation import pixel_shape
 from media.types import Color, ColorRange, VideoInfo
 
 _INTERLACED_ORDERS: Final = range(2, 6)
@@ -48,7 +49,7 @@ def video_info(stream: VideoStream, frame: VideoFrame, chroma_location: str) -> 
         frame_rate=_frame_rate(stream),
         time_base=stream.time_base,
         duration_seconds=seconds(stream.duration, stream.time_base),
-        sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+        sample_aspect_ratio=pixel_shape(stream.sample_aspect_ratio or Fraction(1), display_matrix(frame)),
         color=_color(frame, chroma_location),
         rotation=-int(frame.rotation) % 360,
         display_matrix=display_matrix(frame),
