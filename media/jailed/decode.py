@@ -23,6 +23,7 @@ from media.demux.discontinuities import Discontinuities
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.seeking import InexactSeek, frames_up_to, seek_keyframe
 from media.demux.side_data import unsupported_side_data
+from media.demux.track_header import track_header
 from media.errors import UnusableVideo
 from media.jailed.frame_clock import FrameClock
 from media.jailed.rgb import RgbConverter
@@ -85,7 +86,7 @@ class Decoder:
                 raise UnusableVideo("The video track has no time base.")
             # With one thread, error concealment is the same on every run, and a resumed job gives the same bytes.
             stream.codec_context.thread_count = 1
-            convert = RgbConverter(self.limits, self.damage)
+            convert = RgbConverter(self.limits, self.damage, track_header(self.path, container, stream).crop)
             clock = FrameClock(stream, self.damage, last=seek_to)
             keyframe = None if seek_to is None else seek_keyframe(container, stream, seek_to)
             decoded = self._decoded(self._packets(container, stream, keyframe), stream)
