@@ -23,6 +23,8 @@ from media.demux.timestamps import movie_timescale, reorder_depth
 from media.errors import MediaError
 from media.jailed.segments import SegmentPackets, presentation_times, timestamp_shift
 from media.jailed.track_packets import track_packets
+from media.ledger import Ledger
+from media.ledger import warnings as ledger_warnings
 from media.limits import Limits
 from media.sandbox.protocol import Muxed, MuxProgress, MuxRequest
 from media.tracks.attachments import add_attachments, add_covers, is_cover
@@ -41,7 +43,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
         UnsupportedFile, OverLimit: the source can't be opened.
         OSError: the disk is full.
     """
-    spec, warnings = request.spec, list[str]()
+    spec, warnings, ledger = request.spec, list[str](), Ledger()
     with ExitStack() as stack:
         source = stack.enter_context(open_untrusted(request.source, limits))
         template = stack.enter_context(_template(request.segments[0], spec))
@@ -59,7 +61,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             last_duration = partial(frame_duration, request.source, limits=limits)
             packets = heapq.merge(
                 SegmentPackets(request.segments, video, spec, depth, last_duration, warnings),
-                track_packets(source, tracks, warnings),
+                track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
             pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
@@ -77,7 +79,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             raise MediaError(
                 f"The result can't be written as {spec.container} ({reason.lower()}). Choose another container."
             ) from e
-    yield Muxed(tuple(warnings))
+    yield Muxed((*warnings, *ledger_warnings(ledger)), ledger)
 
 
 class _Pause:

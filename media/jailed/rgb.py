@@ -10,8 +10,9 @@ from media.color.crop import Crop, Cropper
 from media.color.pixel_formats import bit_depth, rgb_format
 from media.color.tags import resolved
 from media.color.yuv import to_rgb
+from media.ledger import TrackLedger
 from media.limits import Limits
-from media.types import Color, ColorRange, Damage
+from media.types import Color, ColorRange
 
 
 class RgbConverter:
@@ -19,12 +20,12 @@ class RgbConverter:
 
     Args:
         limits: bound of the frame size.
-        damage: counts frames that are scaled.
+        track: counts frames that are scaled.
         crop: the part of the frames that is shown. None: all of it.
     """
 
-    def __init__(self, limits: Limits, damage: Damage, crop: Crop | None) -> None:
-        self._limits, self._damage = limits, damage
+    def __init__(self, limits: Limits, track: TrackLedger, crop: Crop | None) -> None:
+        self._limits, self._track = limits, track
         self._reformatter = VideoReformatter()
         self._last_reformatter = VideoReformatter()
         self._on_white = WhiteGround()
@@ -38,7 +39,7 @@ class RgbConverter:
         if self._size is None:
             self._size = frame.width, frame.height
             self._format = rgb_format(bit_depth(frame.format.name))
-        self._damage.resized += (frame.width, frame.height) != self._size
+        self._track.resized += (frame.width, frame.height) != self._size
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         """Convert an observed frame to rgb24 or rgb48le, scaled to the first frame's size."""
@@ -60,5 +61,5 @@ class RgbConverter:
         frame = to_rgb(frame, color, self._reformatter, size=size, pixel_format=planar_format(self._format))
         if is_transparent(frame):
             frame = self._on_white(frame)
-            self._damage.dropped_metadata = (*dict.fromkeys((*self._damage.dropped_metadata, FLATTENED)),)
+            self._track.dropped_metadata = (*dict.fromkeys((*self._track.dropped_metadata, FLATTENED)),)
         return to_rgb(frame, color, self._last_reformatter, pixel_format=self._format)
