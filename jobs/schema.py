@@ -70,7 +70,9 @@ class JobOptions(BaseModel):
         json_schema_extra={"enum": list(_ROUTINGS)},
     )
     codec: Literal["auto", "h264", "hevc", "av1"] = Field(
-        "auto", description="Codec of the output: h264, hevc or av1; auto: av1 in webm, h264 in all other containers."
+        "auto",
+        description="Codec of the output: h264, hevc or av1; auto: av1 in webm, hevc for a source of more "
+        "than 8 bits per sample, h264 otherwise.",
     )
     container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
         "auto",

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         description="Maximum number of concurrent gRPC streams; the server rejects further streams with "
         "RESOURCE_EXHAUSTED.",
     )
+    grpc_memory_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Maximum memory in bytes, as estimated, of all gRPC streams together. A stream beyond it gets a "
+        "shorter chunk, or RESOURCE_EXHAUSTED. 0: 70 % of the memory that the GPU, or the system and the control "
+        "group, have free when the server starts.",
+    )
     grpc_max_watchers: Annotated[int, Field(ge=1)] = Field(
         256,
         description="Maximum number of gRPC calls that watch a job; the server rejects further calls with "

@@ -38,8 +38,6 @@ def assemble(
     with Sandbox(request, limits, reads=(*parts, source), writes=out) as process:
         for message in process.messages():
             match message:
-                case MuxProgress(rewriting=True):  # libav moves all frames to put MP4's index before them
-                    process.patience = limits.seconds_to_rewrite(out.stat().st_size)
                 case MuxProgress():
                     continue
                 case Muxed():

@@ -7,9 +7,6 @@ from typing import Final
 
 from media.errors import OverLimit
 
-_SLOWEST_DISK: Final = 5e6
-"""Bytes a second."""
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -35,10 +32,6 @@ class Limits:
     """Address space of the child process that decodes or joins."""
     max_decoder_seconds: float = 60.0
     """Seconds, of CPU and of waiting, until the child process must deliver its next frame."""
-
-    def seconds_to_rewrite(self, size: int) -> float:
-        """Seconds allowed for reading and writing a file of `size` bytes once without progress reports."""
-        return self.max_decoder_seconds + size / _SLOWEST_DISK
 
     def check(self, name: str, value: float, subject: str) -> None:
         """Raise `OverLimit` if `value` is above the limit `name`.

@@ -125,6 +125,9 @@ class OutputSpec:
     display_matrix: tuple[int, ...] | None
     mastering_display: bytes | None
     content_light: tuple[int, int] | None
+    flip: str = ""
+    """How the pixels are mirrored before they are encoded, for containers that hold no mirrored display: horizontal,
+    vertical, or "" for not at all."""
     container: str = "mp4"
     warnings: tuple[str, ...] = ()
     """Differences between the source's picture and the output's."""

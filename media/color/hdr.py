@@ -6,13 +6,13 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
+
+from media.boxes import read_outer_box
 
 _Point = tuple[Fraction, Fraction]
-_PARENTS: Final = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-"""Boxes of an MP4 file around the sample entry, from the outside in."""
-_SAMPLE_ENTRY_BYTES: Final = 8 + 78
-"""Box header and fields of a VisualSampleEntry, before its inner boxes."""
+_PARENTS: Final = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+"""Boxes around the sample entry, from the outside in."""
 
 
 @dataclass(frozen=True)
@@ -66,45 +66,12 @@ def header_with_boxes(segment: Path, boxes: bytes) -> bytes:
         ValueError: not an MP4 file with one video track.
     """
     with segment.open("rb") as file:
-        head, movie = _outer_box(file, b"ftyp"), bytearray(_outer_box(file, b"moov"))
-    at, end = 0, len(movie)
-    grown = []
-    for name in _PARENTS:
-        at, end = _find_box(movie, name, at, end)
-        grown.append(at)
-        at += 16 if name == b"stsd" else 8
-    grown.append(at)  # the first sample entry
-    if at + _SAMPLE_ENTRY_BYTES > end:
-        raise ValueError(f"{segment.name} has no sample entry")
-    insert = at + int.from_bytes(movie[at : at + 4], "big")
-    movie[insert:insert] = boxes
-    for place in grown:
-        struct.pack_into(">I", movie, place, struct.unpack_from(">I", movie, place)[0] + len(boxes))
-    return head + bytes(movie)
-
-
-def _outer_box(file: BinaryIO, name: bytes) -> bytes:
-    """The first box of a name at the outermost level."""
-    file.seek(0)
-    while len(head := file.read(8)) == 8:
-        size = int.from_bytes(head[:4], "big")
-        skip = size - 8
-        if size == 1:
-            skip = int.from_bytes(file.read(8), "big") - 16
-        if head[4:] == name:
-            return head + file.read(skip)
-        file.seek(skip, 1)
-    raise ValueError(f"no box {name.decode()}")
-
-
-def _find_box(data: bytearray, name: bytes, at: int, end: int) -> tuple[int, int]:
-    """Start and end of the first box of a name between two offsets."""
-    while at + 8 <= end:
-        size = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == name:
-            return at, at + size
-        at += max(size, 8)
-    raise ValueError(f"no box {name.decode()}")
+        head, movie = read_outer_box(file, b"ftyp"), read_outer_box(file, b"moov")
+    entries = movie.find(*_PARENTS)
+    if entries is None or not entries.inner:
+        raise ValueError(f"{segment.name} has no video track")
+    entries.inner[0].fields += boxes
+    return bytes(head) + bytes(movie)
 
 
 def _clamped(value: int, bits: int) -> int:

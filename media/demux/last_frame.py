@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import av
+from av.video.stream import VideoStream
 
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.seeking import InexactSeek, seek_keyframe
 from media.limits import Limits
+
+_CUT_BY_EDITS: Final = "mov,mp4,m4a,3gp,3g2,mj2"
+"""Containers whose edit list ends the track, maybe inside its last frame. A packet's duration is the distance to the
+next packet in coding order."""
 
 
 def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
@@ -23,8 +29,19 @@ def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
         try:
             for packet in chain([seek_keyframe(container, stream, pts)], container.demux(stream)):
                 if packet.pts == pts:
-                    seconds = (packet.duration or 0) * packet.time_base
-                    return packet.duration if 0 < seconds <= limits.max_duration_seconds else None
+                    durations = (_until_end(stream, pts), packet.duration)
+                    return next((d for d in durations if _is_plausible(d, stream, limits)), None)
         except (InexactSeek, av.error.FFmpegError):
             pass
     return None
+
+
+def _until_end(stream: VideoStream, pts: int) -> int | None:
+    """Units from `pts` to the end of a track with an end of its own."""
+    if stream.container.format.name != _CUT_BY_EDITS or stream.duration is None or stream.start_time is None:
+        return None
+    return stream.start_time + stream.duration - pts
+
+
+def _is_plausible(duration: int | None, stream: VideoStream, limits: Limits) -> bool:
+    return 0 < (duration or 0) * (stream.time_base or 0) <= limits.max_duration_seconds

@@ -88,7 +88,7 @@ class SegmentWriter:
         spec = self.spec
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"not an RGB frame: {rgb.dtype} {rgb.shape}")
-        contiguous: Pixels = np.ascontiguousarray(rgb)  # type: ignore[assignment]  # the dtype was checked above
+        contiguous: Pixels = np.ascontiguousarray(_flipped(rgb, spec.flip))  # type: ignore[assignment]  # the dtype was checked above
         frame = VideoFrame.from_numpy_buffer(contiguous, "rgb24" if rgb.dtype == np.uint8 else "rgb48le")
         if (frame.width, frame.height) != (spec.width, spec.height):
             frame = self._downscaler.reformat(frame, spec.width, spec.height, interpolation=DOWNSCALE, threads=1)
@@ -147,3 +147,9 @@ class SegmentWriter:
             self.close()
         else:
             self._abandon()
+
+
+def _flipped(rgb: Pixels, flip: str) -> Pixels:
+    if flip == "horizontal":
+        return rgb[:, ::-1]
+    return rgb[::-1] if flip == "vertical" else rgb

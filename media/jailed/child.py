@@ -27,7 +27,6 @@ from media.sandbox.protocol import (
     JailRequest,
     LiveRequest,
     Message,
-    MuxProgress,
     MuxRequest,
     Probed,
     ProbeRequest,
@@ -118,12 +117,7 @@ def _muxing(request: MuxRequest, limits: Limits) -> Service:
     from media.jailed.mux import mux
 
     def serve(_: tuple[str, ...]) -> Iterator[Message]:
-        for message in mux(request, limits):
-            rewriting = isinstance(message, MuxProgress) and message.rewriting
-            allow_cpu(
-                limits.seconds_to_rewrite(request.out.stat().st_size) if rewriting else limits.max_decoder_seconds
-            )
-            yield message
+        yield from _with_cpu_for_each(mux(request, limits), limits.max_decoder_seconds)
 
     return serve
 

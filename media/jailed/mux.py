@@ -8,7 +8,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,15 +19,17 @@ from av.video.stream import VideoStream
 from media.color.hdr import hdr_boxes, header_with_boxes, mastering_display
 from media.demux.last_frame import frame_duration
 from media.demux.opening import open_untrusted, video_stream
-from media.demux.timestamps import movie_timescale, reorder_depth
+from media.demux.timestamps import movie_timescale
 from media.errors import MediaError
-from media.jailed.segments import SegmentPackets, presentation_times, timestamp_shift
+from media.jailed.mp4_header import Mp4Header, finish
+from media.jailed.segments import SegmentPackets, segment_times, timestamp_shift
+from media.jailed.timing import Timing
 from media.jailed.track_packets import track_packets
 from media.ledger import Ledger
 from media.ledger import warnings as ledger_warnings
 from media.limits import Limits
 from media.sandbox.protocol import Muxed, MuxProgress, MuxRequest
-from media.tracks.attachments import add_attachments, add_covers, is_cover
+from media.tracks.attachments import add_attachments, add_covers
 from media.tracks.passthrough import add_track, is_passed_through
 from media.tracks.tags import copied_tags
 from media.tracks.track import Track
@@ -49,18 +51,18 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
         template = stack.enter_context(_template(request.segments[0], spec))
         target = stack.enter_context(_open_output(request, source))
         try:
-            depth = 0
+            timing = Timing(spec.frame_rate, spec.time_base)
             for path in request.segments:
-                depth = max(depth, reorder_depth(presentation_times(path)))
-                yield MuxProgress(rewriting=False)
-            video = _add_video(target, template.streams.video[0], video_stream(source), spec)
+                timing.add(segment_times(path, spec.time_base))
+                yield MuxProgress()
+            video = _add_video(target, template.streams.video[0], video_stream(source), spec, timing)
             tracks = dict(_add_tracks(target, source, spec.container, warnings))
             add_covers(target, spec.container, source)
             target.metadata.update(copied_tags(source.metadata))
             target.set_chapters(source.chapters())
-            last_duration = partial(frame_duration, request.source, limits=limits)
+            last_duration = frame_duration(request.source, timing.last, limits)
             packets = heapq.merge(
-                SegmentPackets(request.segments, video, spec, depth, last_duration, warnings),
+                SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
                 track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
@@ -69,9 +71,11 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
                 if packet is not None:
                     target.mux_one(packet)
                 if pause.is_over():
-                    yield MuxProgress(rewriting=False)
-            yield MuxProgress(rewriting=True)
+                    yield MuxProgress()
             target.close()
+            if spec.container in ("mp4", "mov"):
+                header = _mp4_header(spec, source)
+                yield from (MuxProgress() for _ in finish(request.out, header))
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
                 raise OSError(errno.ENOSPC, "the disk is full") from e
@@ -113,11 +117,7 @@ def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer
 
 def _mp4_options(spec: OutputSpec, source: InputContainer) -> dict[str, str]:
     rates = [s.codec_context.sample_rate for s in source.streams.audio if s.codec_context]
-    # libav writes either arbitrary tags, or iTunes' tags and covers.
-    covers = spec.container == "mp4" and any(map(is_cover, source.streams))
-    tags = "" if covers else "+use_metadata_tags"
     return {
-        "movflags": f"+faststart{tags}",
         "video_track_timescale": str(spec.time_base.denominator),
         "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
     }
@@ -131,15 +131,28 @@ def _template(segment: Path, spec: OutputSpec) -> InputContainer:
     return opened
 
 
-def _add_video(target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec) -> VideoStream:
+def _add_video(
+    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, timing: Timing
+) -> VideoStream:
     stream = target.add_stream_from_template(template, opaque=True)
     stream.time_base = spec.time_base
     stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # some codecs' headers lack it
+    # Matroska stores the rate as the duration of each frame. Without a constant rate, there is none.
+    stream.codec_context.framerate = spec.frame_rate if timing.is_constant else Fraction(0)
+    if spec.codec == "hevc" and spec.container in ("mp4", "mov"):
+        stream.codec_context.codec_tag = "hvc1"  # Apple's players do not play libav's default, hev1
     stream.metadata.update(copied_tags(original.metadata))
     stream.disposition = original.disposition
     if spec.display_matrix is not None:
         stream.set_display_matrix(spec.display_matrix)
     return stream
+
+
+def _mp4_header(spec: OutputSpec, source: InputContainer) -> Mp4Header:
+    quicktime = spec.container == "mov"
+    # QuickTime's track header has the stored width.
+    shape = Fraction(1) if quicktime else spec.sample_aspect_ratio
+    return Mp4Header(quicktime=quicktime, sample_aspect_ratio=shape, tags=copied_tags(source.metadata))
 
 
 def _add_tracks(

@@ -19,6 +19,7 @@ from media.demux.track_header import TrackHeader
 from media.errors import UnusableVideo
 from media.jailed.first_frame import FirstFrame
 from media.jailed.header_checks import check_dolby_vision, header_warnings
+from media.orientation import pixel_shape
 from media.types import Color, ColorRange, VideoInfo
 
 _INTERLACED_ORDERS: Final = range(2, 6)
@@ -52,7 +53,7 @@ def video_info(stream: VideoStream, first: FirstFrame, header: TrackHeader) -> t
         frame_rate=_frame_rate(stream),
         time_base=stream.time_base,
         duration_seconds=seconds(stream.duration, stream.time_base),
-        sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+        sample_aspect_ratio=pixel_shape(stream.sample_aspect_ratio or Fraction(1), display_matrix(frame)),
         color=_color(frame, first.chroma_location),
         rotation=-int(frame.rotation) % 360,
         display_matrix=display_matrix(frame),

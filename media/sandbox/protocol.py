@@ -123,9 +123,6 @@ class Decoded(NamedTuple):
 class MuxProgress(NamedTuple):
     """Proof of progress."""
 
-    rewriting: bool
-    """Whether the next step reads and writes the whole result without reporting progress."""
-
 
 class Muxed(NamedTuple):
     """The result is complete."""

@@ -20,6 +20,7 @@ from jobs.recovery import Recovery
 from jobs.settings import Settings
 from media.jail import checked_jail
 from model.device import resolve_device, set_threads
+from model.engine.budget import usable_bytes
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
 from service import api_key
@@ -71,6 +72,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if device.type == "cpu" else None)
     sessions = SessionRegistry(
         most=settings.grpc_max_streams,
+        memory=settings.grpc_memory_bytes or usable_bytes(device),
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
         device=device,

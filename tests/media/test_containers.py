@@ -182,7 +182,7 @@ def test_hdr10_is_in_the_container_too(tmp_path: Path, codec: str, container: st
 def test_hdr_boxes_need_a_video(tmp_path: Path) -> None:
     broken = tmp_path / "x.mp4"
     broken.write_bytes(b"\0\0\0\x08ftyp\0\0\0\x08moov")
-    with pytest.raises(ValueError, match="no box trak"):
+    with pytest.raises(ValueError, match="no video track"):
         header_with_boxes(broken, b"")
     assert mastering_display(None) is None
     assert mastering_display(bytes(88)) is None

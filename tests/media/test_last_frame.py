@@ -46,7 +46,7 @@ def test_the_last_frame_is_shown_as_long_as_in_the_source(
     assert probe(result.path).duration_seconds == 8
     if container != "mkv":
         with av.open(str(result.path)) as opened:
-            assert max(p.dts + p.duration for p in opened.demux(video=0) if p.size) == 8000  # type: ignore[operator]
+            assert sum(packet.duration or 0 for packet in opened.demux(video=0)) == 8000
 
 
 def test_transport_streams_have_no_frame_durations(tmp_path: Path) -> None:

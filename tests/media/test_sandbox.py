@@ -149,7 +149,7 @@ def test_readers_side_by_side(clip: Path) -> None:
     assert counts == [24, 24, 24]
 
 
-def test_muxing_reports_each_segment_and_the_rewriting(tmp_path: Path, clip: Path) -> None:
+def test_muxing_reports_each_segment_and_each_step_of_the_rewriting(tmp_path: Path, clip: Path) -> None:
     """Thousands of segments, and rewriting a large MP4 at its end, take longer than the limit for one frame."""
     done = upscale(clip, tmp_path, chunk=2)
     out = tmp_path / "again.mp4"
@@ -157,10 +157,9 @@ def test_muxing_reports_each_segment_and_the_rewriting(tmp_path: Path, clip: Pat
     out.touch()
     with Sandbox(request, DEFAULT_LIMITS, reads=(*done.segments, clip), writes=out) as child:
         messages = list(child.messages())
-    assert messages[:12] == [MuxProgress(rewriting=False)] * 12
-    assert messages[-2:] == [MuxProgress(rewriting=True), Muxed((), Ledger())]
+    assert messages[:12] == [MuxProgress()] * 12
+    assert messages[-2:] == [MuxProgress(), Muxed((), Ledger())]
     assert out.read_bytes() == done.path.read_bytes()
-    assert DEFAULT_LIMITS.seconds_to_rewrite(4 * 10**9) > 500
 
 
 def test_patience_can_be_extended(clip: Path) -> None:
@@ -224,7 +223,7 @@ def test_a_line_that_is_no_message_is_refused(line: bytes) -> None:
         FrameFormat(64, 48, 1, Fraction(1001, 30000)),
         Decoded(Ledger((TrackLedger(missing={Missing.CUT_OFF: 2}, dropped_metadata=("a", "b")),))),
         Failed("OverLimit", "too large", setting="max_pixels"),
-        MuxProgress(rewriting=True),
+        MuxProgress(),
     ],
 )
 def test_a_message_survives_its_line(message: Message) -> None:
