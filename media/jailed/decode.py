@@ -22,6 +22,7 @@ from media.demux.display_times import DisplayTimes
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.seeking import InexactSeek, frames_up_to, seek_keyframe
 from media.demux.side_data import unsupported_side_data
+from media.demux.track_header import track_header
 from media.errors import UnusableVideo
 from media.jailed.pictures import PictureCount
 from media.jailed.rgb import RgbConverter
@@ -93,7 +94,7 @@ class Decoder:
             # With one thread, error concealment is the same on every run, and a resumed job gives the same bytes.
             stream.codec_context.thread_count = 1
             stream.codec_context.copy_opaque = True  # each frame knows the number of its packet
-            convert = RgbConverter(self.limits, self.track)
+            convert = RgbConverter(self.limits, self.track, track_header(self.path, container, stream).crop)
             self._pictures = PictureCount(stream)
             self._times = DisplayTimes[VideoFrame](
                 stream.time_base,

@@ -17,12 +17,15 @@ from av.packet import Packet
 from av.stream import DataStream, Disposition, Stream
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS, check_animation
 from media.demux.discontinuities import Discontinuities, has_clock
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
 from media.demux.rate import is_usual, nominal_rate
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
+from media.demux.track_header import track_header
 from media.jailed.first_frame import decode_first_frame, readable_packets
+from media.jailed.header_checks import check_encryption
 from media.jailed.losses import predict_losses
 from media.jailed.video_info import seconds, video_info
 from media.limits import Limits
@@ -45,12 +48,18 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         stream = video_stream(container)
         _check_size(stream.width, stream.height, limits)
         limits.check("max_frames", stream.frames, "the video")  # as the header promises; 0: unknown
-        frame, location = decode_first_frame(container, stream)
-        _check_size(frame.width, frame.height, limits)
-        video, warnings = video_info(stream, frame, location)
+        header = track_header(path, container, stream)
+        check_encryption(header)
+        first = decode_first_frame(container, stream)
+        _check_size(first.frame.width, first.frame.height, limits)
+        if header.crop and header.crop.of != (first.frame.width, first.frame.height):
+            header = replace(header, crop=None)
+        video, warnings = video_info(stream, first, header)
         if not is_usual(video.frame_rate):
             times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
             video = replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
+        if video.codec in ANIMATIONS:
+            warnings += check_animation(path, video.codec, stream.frames)
         video, duration = _with_duration(video, container, path, limits)
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
