@@ -15,6 +15,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
+from media.tracks.copied_sound import LAYOUTS_BY_COUNT
 from media.tracks.resampling import FormatFollowingResampler
 from media.tracks.track import Track
 from media.tracks.trial import can_begin
@@ -23,7 +24,6 @@ _CODECS: Final = {"mp4": "aac", "mov": "aac", "mkv": "aac", "webm": "libopus"}
 """Container → encoder."""
 _COMMON_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad", "7.1(wide)": "7.1"}
 """Rarely accepted layouts → universally accepted layouts with other surround positions."""
-_LAYOUTS_BY_COUNT: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _OPUS_RATE: Final = 48000
 
 
@@ -73,7 +73,7 @@ def add_transcoded(target: OutputContainer, kind: str, stream: AudioStream) -> T
 def _layout(context: AudioCodecContext) -> str:
     layout = context.layout.name
     if layout.endswith("channels"):  # AVI and others store the number of channels, not their positions
-        return _LAYOUTS_BY_COUNT.get(context.channels, "stereo")
+        return LAYOUTS_BY_COUNT.get(context.channels, "stereo")
     return _COMMON_LAYOUTS.get(layout, layout)
 
 
