@@ -10,7 +10,6 @@ network `tiny`. libav reads all facts.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,14 +21,12 @@ from typing import Any, Final
 import av
 import numpy as np
 
+from benchmarks.footage.facts import TrackFacts, file_facts
+from benchmarks.footage.job import run_job, tiny
 from jobs.schema import JobOptions
 from media.color.hdr import mastering_display
 from media.probe import probe
-from media.tracks.subtitles import plain_text
-from model.engine.upscaler import load_model
-from pipeline.events import Finished
 from pipeline.task import UpscaleTask
-from pipeline.upscale import upscale
 
 UNIT: Final = Fraction(1, 90000)
 TIMES: Final = tuple(90 * ms for ms in (80, 120, 127, 210, 211, 480, 513, 547, 980, 981, 1014, 1400, 1433, 1467, 1990))
@@ -129,41 +126,26 @@ def describe(path: Path) -> dict[str, str]:
         "mastering display": "none" if display is None else ", ".join(_numbers(display)),
         "MaxCLL, MaxFALL": str(video.content_light),
     }
-    with av.open(str(path)) as container:
-        times = [Fraction(f.pts * f.time_base) for f in container.decode(video=0)]  # type: ignore[operator]
-        facts["frames"] = str(len(times))
-        facts["every frame's time (ms)"] = " ".join(f"{float(1000 * time):g}" for time in times)
-        facts["chapters"] = "; ".join(
-            f"{float(c['start'] * c['time_base']):g}–{float(c['end'] * c['time_base']):g} s {c['metadata']['title']}"
-            for c in container.chapters()
-            if c["time_base"]
-        )
-        tags = {name.lower(): value for name, value in container.metadata.items()}
-        facts["tags"] = "; ".join(f"{name}: {tags.get(name)}" for name in ("title", "artist", "comment"))
-        kinds = [(stream.type, stream.index) for stream in container.streams if stream.type in ("audio", "subtitle")]
-    for number, (kind, index) in enumerate(kinds):
-        facts |= {f"track {number + 1}, {name}": value for name, value in _track(path, kind, index, times[0])}
+    whole = file_facts(path, decode=True)
+    times = whole.picture.times if whole.picture else []
+    facts["frames"] = str(len(times))
+    facts["every frame's time (ms)"] = " ".join(f"{float(1000 * time):g}" for time in times)
+    facts["chapters"] = "; ".join(whole.chapters)
+    facts["tags"] = "; ".join(f"{name}: {whole.tags.get(name)}" for name in ("title", "artist", "comment"))
+    others = [track for track in whole.tracks if track.kind in ("audio", "subtitle")]
+    for number, track in enumerate(others):
+        facts |= {f"track {number + 1}, {name}": value for name, value in _track(track, times[0])}
     return facts
 
 
-def _track(path: Path, kind: str, index: int, first_picture: Fraction) -> Iterator[tuple[str, str]]:
-    with av.open(str(path)) as container:
-        stream = container.streams[index]
-        context = stream.codec_context
-        default = bool(stream.disposition & av.stream.Disposition.default)
-        comment = bool(stream.disposition & av.stream.Disposition.comment)
-        yield "codec and language", f"{kind} {context.codec.canonical_name}, {stream.metadata.get('language')}"
-        yield "dispositions", ", ".join(["default"] * default + ["comment"] * comment) or "none"
-        packets = [p for p in container.demux(stream) if p.size and p.pts is not None]
-        if kind == "audio":
-            data = hashlib.sha256(b"".join(bytes(p) for p in packets)).hexdigest()[:16]
-            yield "packets", f"{len(packets)}, SHA-256 {data}…"
-            offset = packets[0].pts * packets[0].time_base - first_picture  # type: ignore[operator]
-            yield "offset to the picture (ms)", f"{float(1000 * offset):.3f}"
-        else:
-            name = context.codec.canonical_name
-            lines = [(float(p.pts * p.time_base), plain_text(name, bytes(p))) for p in packets]  # type: ignore[operator]
-            yield "lines", "; ".join(f"{start:g} s {words!r}" for start, words in lines if words)
+def _track(track: TrackFacts, first_picture: Fraction) -> Iterator[tuple[str, str]]:
+    yield "codec and language", f"{track.kind} {track.codec}, {track.language}"
+    yield "dispositions", ", ".join(name for name in track.dispositions if name in ("default", "comment")) or "none"
+    if track.kind == "audio":
+        yield "packets", f"{track.packets}, SHA-256 {track.sha256}…"
+        yield "offset to the picture (ms)", f"{float(1000 * ((track.first or 0) - first_picture)):.3f}"
+    else:
+        yield "lines", "; ".join(track.lines)
 
 
 def _numbers(display: Any) -> Iterator[str]:
@@ -198,14 +180,12 @@ def compare(before: dict[str, str], after: dict[str, str], *, container: str, co
 def run(folder: Path, *, container: str = "mp4", codec: str = "hevc", scale: int = 4) -> tuple[list[Fact], list[str]]:
     """Make the source and upscale it. Returns the facts and the job's warnings."""
     source = make_source(folder / "source.mp4")
-    model = load_model("tiny", weights_dir=folder, device="cpu", precision="fp32", threads=1)
     options = JobOptions.model_validate(
         {"model": "tiny", "chunk": 4, "lookahead": 2, "codec": codec, "container": container, "scale": scale}
     )
     work = folder / "work"
     work.mkdir()
-    *_, last = upscale(UpscaleTask(source, work, options), model)
-    assert isinstance(last, Finished)
+    last, _ = run_job(UpscaleTask(source, work, options), tiny())
     facts = compare(describe(source), describe(last.path), container=container, codec=codec, scale=scale)
     return facts, last.warnings
 

@@ -13,8 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
+from benchmarks.footage.facts import file_facts
 from media.assemble import assemble
 from media.encode.segment import SegmentWriter
 from media.errors import MediaError
@@ -64,11 +63,9 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
 
 def _verdict(out: Path, times: list[int], spec: OutputSpec) -> str:
     """Whether the result's timestamps are the source's, and the number of its audio tracks."""
-    with av.open(str(out)) as container:
-        stream = next(s for s in container.streams.video if s.width == spec.width)
-        frames = container.decode(stream)
-        seen = [frame.pts * frame.time_base for frame in frames if frame.pts is not None and frame.time_base]
-        audio = len(container.streams.audio)
+    facts = file_facts(out, decode=True)
+    seen = facts.picture.times if facts.picture else []
+    audio = sum(track.kind == "audio" for track in facts.tracks)
     expected = [pts * spec.time_base for pts in times]
     return f"{'all timestamps kept' if seen == expected else 'TIMESTAMPS DIFFER'}, {audio} audio"
 

@@ -21,14 +21,18 @@ PACKAGES = ("commands", "service", "worker", "pipeline", "jobs", "media", "model
 
 _ENV_HEAD = """\
 # Settings of SkipVSR. Copy this file to `.env` and uncomment lines to change them. Environment variables win.
-# Files work too: a file in a folder of SKIPVSR_SECRETS_DIR, named like the variable in lower case.
+# Files work too: SKIPVSR_API_KEY_FILE and SKIPVSR_REDIS_URL_FILE name a file with the value, and a folder of
+# SKIPVSR_SECRETS_DIR holds files named like the variable in lower case.
 """
 _ENV_COMPOSE = """
+# File with the API key, instead of SKIPVSR_API_KEY. With docker-compose.yml, user 10001 must be able to read the file.
+#SKIPVSR_API_KEY_FILE=
+# File with the URL of Redis, instead of SKIPVSR_REDIS_URL.
+#SKIPVSR_REDIS_URL_FILE=
+
 # Read by docker-compose.yml only:
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
 #TORCH_INDEX=
-# File with the API key. User 10001 must be able to read the file.
-#SKIPVSR_API_KEY_FILE=./deploy/no-key
 # Memory limit of each worker and of the gRPC server.
 #SKIPVSR_WORKER_MEMORY=8g
 # Ports of Prometheus and Grafana on this machine.
@@ -45,9 +49,12 @@ _CONFIGURATION_HEAD = """\
 Each setting is an environment variable, or a line of `.env` in the folder where `skipvsr` starts.
 An environment variable wins over `.env`. Copy `.env.example` to begin.
 
-Secrets may be files: a file in a folder of `SKIPVSR_SECRETS_DIR`, named like the variable in lower case. A colon
-separates several folders. `skipvsr up` stores the password of its Redis in the data folder, in a file that only this
-user can read. In containers, Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
+Secrets may be files. `SKIPVSR_API_KEY_FILE` and `SKIPVSR_REDIS_URL_FILE` name a file with the value. A folder of
+`SKIPVSR_SECRETS_DIR` holds files named like the variable in lower case; a colon separates several folders. A named file
+or folder that cannot be read ends the command with one line.
+
+`skipvsr up` stores the password of its Redis in the data folder, in a file that only this user can read. In containers,
+Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
 An empty value means unset. Unknown values end the command with one line before any work begins.
 """
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))

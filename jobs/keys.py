@@ -3,6 +3,7 @@
 skipvsr:job:<id>        hash: one job
 skipvsr:jobs            sorted set: job ids by creation time
 skipvsr:state:<state>   set: ids of the jobs in one state
+skipvsr:complete        string: Redis knows all jobs of the data folder (`jobs.recovery`)
 skipvsr:fence           counter: the last fencing token
 skipvsr:tickets         counter: the last ticket number
 skipvsr:workers         set: names of workers
@@ -18,6 +19,7 @@ from jobs.schema import JobState
 
 PREFIX: Final = "skipvsr:"
 JOBS: Final = f"{PREFIX}jobs"
+COMPLETE: Final = f"{PREFIX}complete"
 FENCE: Final = f"{PREFIX}fence"
 TICKETS: Final = f"{PREFIX}tickets"
 WORKERS: Final = f"{PREFIX}workers"

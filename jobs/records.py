@@ -11,13 +11,14 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.errors import NotFound
-from jobs.schema import STORED, Job, JobState
+from jobs.errors import JobFailed, NotFound
+from jobs.schema import STORED, Job, JobOptions, JobState, Problem
 from jobs.storage import Storage, sync_file
 from jobs.store import JobStore
 
@@ -94,18 +95,48 @@ def follow(storage: Storage, jobs: Iterable[Job]) -> None:
 def restore(store: JobStore, storage: Storage) -> list[str]:
     """Store and queue the jobs that only the disk knows; return their ids. Raises StoreUnavailable.
 
-    A job that was running continues from its last checkpoint.
+    A job that was running continues from its last checkpoint. A job without its upload fails with the reason. A folder
+    with a result but without a record becomes a finished job with a warning.
     """
     known = store.ids()  # before the folders: a job deleted meanwhile is still known here
     restored = []
     for job_id in sorted(storage.folders().keys() - known):
         job = read(storage, job_id)
-        if job is None:
-            continue
-        if job.state in _WAITING:
-            job = job.model_copy(update={"state": JobState.QUEUED})
-        if store.restore(job):
+        job = _rebuilt(storage, job_id) if job is None else _continued(storage, job)
+        if job is not None and store.restore(job):
             restored.append(job_id)
     if restored:
         log.warning("Redis did not know %d jobs of the data folder; the jobs are listed again", len(restored))
     return restored
+
+
+def _continued(storage: Storage, job: Job) -> Job:
+    """The job as Redis gets it: waiting jobs are queued, or fail without their upload."""
+    if job.state not in (*_WAITING, JobState.PAUSED):
+        return job
+    if storage.input_path(job.id).exists():
+        return job.model_copy(update={"state": JobState.QUEUED if job.state in _WAITING else job.state})
+    error = JobFailed("Redis and the uploaded file were lost while the job was waiting; upload the video again.")
+    failed = {"state": JobState.FAILED, "error": Problem.from_error(error), "finished_at": datetime.now(UTC)}
+    return job.model_copy(update={**failed, "files_removed": True})
+
+
+def _rebuilt(storage: Storage, job_id: str) -> Job | None:
+    """A document for a folder without a usable record; None without a result."""
+    try:
+        found = storage.result_path(job_id).lstat()
+    except (NotFound, OSError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    finished = datetime.fromtimestamp(found.st_mtime, UTC)
+    lost = "Redis lost this job, and its record is missing: name, options and measurements are unknown."
+    return Job(
+        id=job_id,
+        state=JobState.DONE,
+        filename="unknown",
+        options=JobOptions(),
+        created_at=finished,
+        finished_at=finished,
+        warnings=[lost],
+    )

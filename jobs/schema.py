@@ -146,7 +146,8 @@ class JobMetrics(BaseModel):
     )
     cuts: list[int] = Field(
         default_factory=list,
-        description="First frame of each new scene, counted from 0. A scene cut resets the network's state.",
+        description="First frame of each of the first 10,000 new scenes, counted from 0. A scene cut resets the "
+        "network's state.",
     )
     skip_ratio: float = Field(
         0.0,

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from jobs.secret_files import SecretFiles
 
 
 class Settings(BaseSettings):
@@ -46,6 +48,12 @@ class Settings(BaseSettings):
         8,
         description="Maximum number of concurrent gRPC streams; the server rejects further streams with "
         "RESOURCE_EXHAUSTED.",
+    )
+    grpc_memory_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Maximum memory in bytes, as estimated, of all gRPC streams together. A stream beyond it gets a "
+        "shorter chunk, or RESOURCE_EXHAUSTED. 0: 70 % of the memory that the GPU, or the system and the control "
+        "group, have free when the server starts.",
     )
     grpc_max_watchers: Annotated[int, Field(ge=1)] = Field(
         256,
@@ -158,7 +166,7 @@ class Settings(BaseSettings):
     upload_min_rate: Annotated[float, Field(ge=0)] = Field(
         16384.0,
         description="Minimum rate of an upload in bytes per second, on average after upload_idle_seconds; the API ends "
-        "slower uploads with status 408. 0: no minimum.",
+        "slower uploads with status 408, the gRPC server with DEADLINE_EXCEEDED. 0: no minimum.",
     )
     max_uploads: Annotated[int, Field(ge=1)] = Field(
         16,
@@ -216,6 +224,11 @@ class Settings(BaseSettings):
     history_ttl_hours: Annotated[float, Field(ge=0)] = Field(
         720.0, description="Hours after the end of a job before its document is removed."
     )
+    history_jobs: Annotated[int, Field(ge=0)] = Field(
+        10_000,
+        description="Maximum number of finished jobs; the oldest are removed first, with their files. Their documents "
+        "never take more than half of Redis' maxmemory. 0: no maximum number.",
+    )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds between two searches for expired files and orphaned folders."
     )
@@ -241,6 +254,19 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(
         None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the files that variables name (`SKIPVSR_API_KEY_FILE`) to pydantic's sources; the first source wins."""
+        env_files, dotenv_files = (SecretFiles(settings_cls, source) for source in (env_settings, dotenv_settings))
+        return init_settings, env_settings, env_files, dotenv_settings, dotenv_files, file_secret_settings
 
     @property
     def weights(self) -> Path:

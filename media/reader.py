@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.color.pixels import Pixels
+from media.ledger import Ledger, TrackLedger, warnings
 from media.limits import DEFAULT_LIMITS, Limits
 from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import SLOTS, Decoded, DecodeRequest, FrameFormat, FrameReady, FrameSkipped
-from media.types import Damage
 
 __all__ = ["Frame", "Pixels", "VideoReader"]
 
@@ -42,7 +42,7 @@ class VideoReader:
     """Iterator over the frames of a file's video track in display order. A context manager.
 
     A child process decodes a few frames ahead, with limits on memory, time, files and network. Frames arrive through
-    shared memory. Timestamps are strictly increasing. After the last frame, `damage` lists the faults.
+    shared memory. Timestamps are strictly increasing. After the last frame, `ledger` lists the losses.
 
     Create and iterate in the same thread: the child ends with this thread, and can't outlive a killed worker.
 
@@ -70,8 +70,8 @@ class VideoReader:
     ) -> None:
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        self.damage = Damage()
-        """Faults of the video; complete after the last frame."""
+        self.ledger = Ledger()
+        """What was read, decoded and lost; complete after the last frame."""
         self._limits = limits
         self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         path = path.absolute()
@@ -79,9 +79,14 @@ class VideoReader:
         self._process = Sandbox(request, limits, reads=(path,), share=(self._memory,))
 
     @property
+    def video(self) -> TrackLedger:
+        """The ledger's entries of the video; complete after the last frame."""
+        return self.ledger.tracks[0] if self.ledger.tracks else TrackLedger()
+
+    @property
     def warnings(self) -> tuple[str, ...]:
-        """`damage` as sentences."""
-        return self.damage.warnings()
+        """`ledger` as sentences."""
+        return warnings(self.ledger)
 
     def __iter__(self) -> Iterator[Frame]:
         slots: NDArray[Any] | None = None
@@ -98,8 +103,8 @@ class VideoReader:
                     self._process.send(b".")
                 case FrameSkipped():
                     continue
-                case Decoded(damage):
-                    self.damage = damage
+                case Decoded(ledger):
+                    self.ledger = ledger
                 case _:
                     raise invalid_message()
 

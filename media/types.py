@@ -104,53 +104,6 @@ def counted(number: int, singular: str, plural: str = "") -> str:
     return f"1 {singular}" if number == 1 else f"{number} {plural or singular + 's'}"
 
 
-@dataclass
-class Damage:
-    """Faults that the decoder found and worked around."""
-
-    frames: int = 0
-    """Frames delivered so far."""
-    concealed: int = 0
-    """Corrupt frames that libav repaired by error concealment."""
-    lost: int = 0
-    """Packets that could not be decoded."""
-    repaired_pts: int = 0
-    """Frames with a missing or non-monotonic timestamp, which was replaced."""
-    restarts: int = 0
-    """Times at which the timestamps started over."""
-    discontinuities: int = 0
-    """Times at which the timestamps jumped ahead."""
-    resized: int = 0
-    """Frames that were scaled to the size of the first one."""
-    truncated: bool = False
-    """The container ends early."""
-    dropped_metadata: tuple[str, ...] = ()
-    """Warnings about metadata of frames that the result can't hold. Not a fault."""
-
-    @property
-    def none(self) -> bool:
-        """Whether the decoder found no fault."""
-        retimed = self.repaired_pts or self.restarts or self.discontinuities
-        return not (self.concealed or self.lost or retimed or self.resized or self.truncated)
-
-    def warnings(self) -> tuple[str, ...]:
-        """One sentence for each kind of fault, and for each kind of dropped metadata."""
-        resized = counted(self.resized, "frame was", "frames were")
-        sentences = (
-            (self.concealed, f"{counted(self.concealed, 'damaged frame was', 'damaged frames were')} concealed."),
-            (self.lost, f"{counted(self.lost, 'packet')} of the video could not be decoded; frames are missing."),
-            (
-                self.repaired_pts,
-                f"{counted(self.repaired_pts, 'frame')} had no usable timestamp and received a new one.",
-            ),
-            (self.restarts, "The video's timestamps start over; the later part follows the earlier part."),
-            (self.discontinuities, "The file's timestamps jump ahead; the gap was removed."),
-            (self.resized, f"The frame size changes; {resized} scaled to the size of the first frame."),
-            (self.truncated, "The file is truncated; the rest of the video is missing."),
-        )
-        return (*(sentence for count, sentence in sentences if count), *self.dropped_metadata)
-
-
 @dataclass(frozen=True)
 class OutputSpec:
     """The output's video stream and container. All segments of a job share one."""

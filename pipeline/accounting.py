@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from jobs.schema import JobMetrics, Progress
-from pipeline.checkpoint import CHUNKS_REMEMBERED, Manifest
+from pipeline.checkpoint import CHUNKS_REMEMBERED, CUTS_REMEMBERED, Manifest
 from pipeline.stages import ComputedChunk
 
 STAGES = ("decode", "model", "encode")
@@ -29,7 +29,7 @@ def after_chunk(
         "units_skipped": before.units_skipped + sum(report.units_left_out for report in result.reports),
         "units_reused": before.units_reused + sum(report.units_reused for report in result.reports),
         "dense_seconds": before.dense_seconds + result.dense_seconds,
-        "cuts": [*before.cuts, *(before.frames + cut for cut in result.scene_cuts)],
+        "cuts": [*before.cuts, *(before.frames + cut for cut in result.scene_cuts)][:CUTS_REMEMBERED],
     }
     manifest = before.model_copy(
         update={

@@ -25,6 +25,8 @@ _MANIFEST: Final = "manifest.json"
 _VERSION: Final = 2
 CHUNKS_REMEMBERED: Final = 1000
 """Maximum number of chunk times in the metrics."""
+CUTS_REMEMBERED: Final = 10_000
+"""Maximum number of scene cuts in the metrics, which every report of a worker carries to Redis."""
 
 
 class Identity(BaseModel):

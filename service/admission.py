@@ -124,9 +124,4 @@ class Pace:
                 f"the upload is slower than {self._rate:,.0f} bytes per second (SKIPVSR_UPLOAD_MIN_RATE): send the "
                 "file again over a faster connection"
             )
-        return stalled(self._idle)
-
-
-def stalled(seconds: float) -> UploadStalled:
-    """Create the error for an upload without data for this time."""
-    return UploadStalled(f"no data arrived for {seconds:g} s (SKIPVSR_UPLOAD_IDLE_SECONDS): send the file again")
+        return UploadStalled(f"no data arrived for {self._idle:g} s (SKIPVSR_UPLOAD_IDLE_SECONDS): send the file again")

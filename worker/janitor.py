@@ -3,7 +3,7 @@
 The wall clock decides the expiry, because retention times are days. The monotonic clock decides about orphans: this
 process must have seen a folder unchanged for a while. So a wall clock that jumps never makes an upload seem abandoned.
 
-Redis may lose the jobs. Then the janitor restores the jobs from the records beside their files (`jobs.records`).
+Redis may lose the jobs. Then the janitor restores the jobs from the records beside their files (`jobs.recovery`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from jobs import records
 from jobs.errors import StoreUnavailable
+from jobs.recovery import Recovery
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -27,8 +28,10 @@ log = logging.getLogger(__name__)
 
 _SETTLE_TIME = timedelta(seconds=30)
 """Time that a worker has to clean up after a finished job; later the janitor does."""
-_LOSS_SECONDS = 10.0
-"""Seconds between two looks whether Redis has lost all jobs."""
+_LOSS_SECONDS = 2.0
+"""Seconds between two looks whether Redis has lost jobs."""
+_HISTORY_SHARE = 0.5
+"""Part of Redis' maximum memory that documents of finished jobs may take."""
 
 
 class Janitor:
@@ -53,6 +56,7 @@ class Janitor:
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
         self._now, self._clock = now, clock
+        self._recovery = Recovery(store, storage)
         self._unchanged_since: dict[Path, tuple[float, float]] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
@@ -72,11 +76,10 @@ class Janitor:
         while not self._ended.wait(wait):
             wait = min(self._settings.janitor_seconds, _LOSS_SECONDS)
             try:
-                if not any(self._store.counts().values()):
-                    records.restore(self._store, self._storage)
                 if self._clock() >= due:
                     due = self._clock() + self._settings.janitor_seconds
                     self.clean()
+                self._recovery.check()
             except StoreUnavailable:
                 continue
             except OSError as error:
@@ -87,15 +90,37 @@ class Janitor:
     def clean(self) -> list[str]:
         """Clean up once; return descriptions of the removed files. Raises StoreUnavailable, OSError."""
         removed = []
-        records.restore(self._store, self._storage)
+        complete = self._restore()
         jobs = self._store.list(limit=1_000_000)
         records.follow(self._storage, jobs)
+        surplus = self._surplus(jobs)
         for job in jobs:
-            removed += self._expire(job)
-        removed += self._remove_orphans()
+            removed += self._forget(job) if job.id in surplus else self._expire(job)
+        removed += self._remove_orphans() if complete else []
         for line in removed:
             log.info("removed %s", line)
         return removed
+
+    def _restore(self) -> bool:
+        """List lost jobs again; return False if Redis accepts no jobs. A full Redis still needs the cleanup."""
+        try:
+            records.restore(self._store, self._storage)
+        except StoreUnavailable as error:
+            log.warning("cannot list lost jobs again: %s", error)
+            return False
+        return True
+
+    def _surplus(self, jobs: list[Job]) -> set[str]:
+        """Ids of the oldest finished jobs beyond the limits of the history."""
+        most, room = self._settings.history_jobs or len(jobs), _HISTORY_SHARE * self._store.max_memory()
+        finished = [job for job in jobs if job.state.final]
+        finished.sort(key=lambda job: job.finished_at or job.created_at, reverse=True)
+        surplus, size = set(), 0
+        for number, job in enumerate(finished, 1):
+            size += len(job.model_dump_json())
+            if number > most or 0 < room < size:
+                surplus.add(job.id)
+        return surplus
 
     def _expire(self, job: Job) -> list[str]:
         """Remove everything of a finished job with an expired retention time; return descriptions."""

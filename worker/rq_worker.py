@@ -22,7 +22,7 @@ from rq.utils import now
 
 from jobs import tickets
 from jobs.tickets import SERIALIZER
-from worker.runner_ticket import ticket_class
+from worker.runner_ticket import drop, ticket_class
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ class WarmWorker(SimpleWorker):
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
-            except UnicodeDecodeError:
-                log.warning("dropped a ticket that SkipVSR did not write: its id is no text")
+            except UnicodeDecodeError as error:
+                drop(self.connection, error.object, "malformed id")
 
     def handle_job_success(
         self, job: Ticket, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as Ticket
 
@@ -43,11 +44,16 @@ def ticket_class(run: Callable[[str], None]) -> type[Ticket]:
 
         @classmethod
         def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Ticket:
-            """Fetch our ticket; no ticket exists for a malformed id, which RQ would not survive."""
+            """Fetch our ticket. Removes a ticket with a malformed id or no fields, which RQ would not survive."""
+            assert connection is not None, "RQ passes the connection of its queue"
             if not _ID.fullmatch(id):
-                log.warning("dropped a ticket that SkipVSR did not write: %.80r (malformed id)", id)
+                drop(connection, id.encode(), "malformed id")
                 raise NoSuchJobError("malformed id")
-            return super().fetch(id, connection=connection, serializer=serializer)
+            try:
+                return super().fetch(id, connection=connection, serializer=serializer)
+            except ResponseError as error:  # the key holds no hash
+                drop(connection, id.encode(), str(error))
+                raise NoSuchJobError("no hash") from None
 
         def restore(self, raw_data: Mapping[Any, Any]) -> None:
             """Load our ticket. Removes any other ticket, and raises RQ's error for a ticket that does not exist."""
@@ -55,11 +61,16 @@ def ticket_class(run: Callable[[str], None]) -> type[Ticket]:
                 _check(self.id, raw_data)
                 super().restore(raw_data)
             except Exception as error:  # a hostile ticket may fail in any way
-                log.warning("dropped a ticket that SkipVSR did not write: %.80r (%s)", self.id, error)
-                self.connection.delete(self.key)
+                drop(self.connection, self.id.encode(), str(error))
                 raise NoSuchJobError(f"not our ticket: {error}") from None
 
     return RunnerTicket
+
+
+def drop(redis: Redis, ticket_id: bytes, reason: str) -> None:
+    """Remove a ticket that is not ours."""
+    log.warning("dropped a ticket that SkipVSR did not write: %.80r (%s)", ticket_id, reason)
+    redis.delete(Ticket.redis_job_namespace_prefix.encode() + ticket_id)
 
 
 def _check(ticket_id: str, raw: Mapping[Any, Any]) -> None:

@@ -141,13 +141,15 @@ MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 def read_settings() -> Settings:
     """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError, or
-    CommandError if a folder does not exist.
+    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError,
+    InvalidRequest if a secret cannot be read, or CommandError if a folder does not exist.
     """
+    from jobs.secret_files import check_folder
     from jobs.settings import Settings
 
     folders = [Path(folder) for folder in os.environ.get("SKIPVSR_SECRETS_DIR", "").split(os.pathsep) if folder]
     for folder in folders:
         if not folder.is_dir():
             raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
+        check_folder(folder, Settings.model_fields)
     return Settings(_secrets_dir=folders or None)

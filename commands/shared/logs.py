@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from jobs.settings import Settings
 
 _PROBES = ("/healthz", "/readyz", "/metrics")
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-_TERMINAL = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-"""Characters that steer terminals or the direction of text; JSON leaves all but the C0 controls as they are."""
 
 
 class _Json(logging.Formatter):
@@ -28,8 +25,24 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        text = json.dumps(document, default=str, ensure_ascii=False)
-        return _TERMINAL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return escaped(json.dumps(document, default=str, ensure_ascii=False))
+
+
+class _Text(logging.Formatter):
+    """One line for each record. The lines of a traceback are indented, so that none looks like a record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def escaped(text: str) -> str:
+    """Replace each character that steers a terminal or the direction of text by its escape sequence in JSON."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _not_a_probe(record: logging.LogRecord) -> bool:
@@ -43,7 +56,7 @@ def set_up(settings: Settings) -> None:
     if settings.log_format == "json":
         handler.setFormatter(_Json())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Text("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(_not_a_probe)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for library in ("httpx", "rq", "uvicorn"):

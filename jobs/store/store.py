@@ -116,6 +116,11 @@ class JobStore:
                 pipe.scard(state_key(state))
             return dict(zip(JobState, pipe.execute(), strict=True))
 
+    def max_memory(self) -> int:
+        """Maximum memory of Redis in bytes (`maxmemory`); 0: no maximum."""
+        with unavailable():
+            return int(self.redis.info("memory").get("maxmemory", 0))
+
     def longest_wait(self) -> float:
         """Seconds since the longest waiting job was queued; 0 if no job is queued."""
         queued = sorted(self.ids(JobState.QUEUED))

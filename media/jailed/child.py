@@ -108,7 +108,7 @@ def _decoding(request: DecodeRequest, limits: Limits) -> Service:
         )
         frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
         yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
-        yield Decoded(decoder.damage)
+        yield Decoded(decoder.ledger)
 
     return serve
 

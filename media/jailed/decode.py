@@ -1,7 +1,7 @@
 """Decoding a file to RGB frames with monotonic timestamps.
 
 A chain of generators: packets → decoded frames → skip to the start → deinterlaced → timestamps → RGB. Each records
-the faults that it finds in `Damage`.
+the losses that it finds in the ledger.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from media.demux.side_data import unsupported_side_data
 from media.errors import UnusableVideo
 from media.jailed.frame_clock import FrameClock
 from media.jailed.rgb import RgbConverter
+from media.ledger import Ledger, Missing, TrackLedger
 from media.limits import Limits
-from media.types import Damage
 
 _DAMAGE_ALLOWED: Final = 0.5
 """A video with a larger fraction of damaged frames is refused."""
@@ -60,8 +60,14 @@ class Decoder:
         self, path: Path, limits: Limits, *, start_after_pts: int | None = None, frames_before: int | None = None
     ) -> None:
         self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
-        self.damage = Damage()
+        self.track = TrackLedger()
+        """What was read, decoded and lost of the video."""
         self._frames_before = frames_before
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of the video alone."""
+        return Ledger((self.track,))
 
     def frames(self) -> Iterator[DecodedFrame]:
         """Yield the frames in display order, with strictly increasing pts.
@@ -73,7 +79,7 @@ class Decoder:
             try:
                 yield from self._frames(seek_to=self.start_after_pts)
             except InexactSeek:
-                self.damage = Damage()  # so far, only skipped frames were yielded
+                self.track = TrackLedger()  # so far, only skipped frames were yielded
             else:
                 return
         yield from self._frames(seek_to=None)
@@ -81,27 +87,28 @@ class Decoder:
     def _frames(self, *, seek_to: int | None) -> Iterator[DecodedFrame]:
         with open_untrusted(self.path, self.limits) as container:
             stream = video_stream(container)
+            self.track.index = stream.index
             if not stream.time_base:
                 raise UnusableVideo("The video track has no time base.")
             # With one thread, error concealment is the same on every run, and a resumed job gives the same bytes.
             stream.codec_context.thread_count = 1
-            convert = RgbConverter(self.limits, self.damage)
-            clock = FrameClock(stream, self.damage, last=seek_to)
+            convert = RgbConverter(self.limits, self.track)
+            clock = FrameClock(stream, self.track, last=seek_to)
             keyframe = None if seek_to is None else seek_keyframe(container, stream, seek_to)
             decoded = self._decoded(self._packets(container, stream, keyframe), stream)
             if seek_to is not None and keyframe is not None:
                 yield from self._skipped(frames_up_to(seek_to, decoded, keyframe=keyframe.pts or 0), stream, convert)
             deinterlace = Deinterlacer(stream)
             for frame, pts in clock.stamped(deinterlace(decoded)):
-                self.damage.frames += 1
-                self.limits.check("max_frames", self.damage.frames, "the video")
+                self.track.written.frames += 1
+                self.limits.check("max_frames", self.track.written.frames, "the video")
                 convert.observe(frame)
                 skipped = self.start_after_pts is not None and pts <= self.start_after_pts
                 rgb = None if skipped else convert(frame)
                 # A reading that resumes must report dropped metadata again, so such frames are not clean.
-                clean = self.damage.none and not self.damage.dropped_metadata and not deinterlace.active
+                clean = self.track.flawless and not self.track.dropped_metadata and not deinterlace.active
                 yield DecodedFrame(rgb, pts, stream.time_base, clean)
-            _check_damage(self.damage)
+            _check_damage(self.track)
 
     def _packets(
         self, container: InputContainer, stream: VideoStream, keyframe: Packet[VideoStream] | None
@@ -112,25 +119,25 @@ class Decoder:
         discontinuities = Discontinuities(container)
         try:
             for packet in discontinuities.packets([stream]):
-                self.damage.discontinuities = discontinuities.count(stream)
+                self.track.jumps = discontinuities.count(stream)
                 yield packet
         except av.error.FFmpegError:
-            self.damage.truncated = True
+            self.track.breaks_off = True
             flush: Packet[VideoStream] = Packet()  # type: ignore[assignment]
             flush.stream = stream
             yield flush
 
     def _decoded(self, packets: Iterable[Packet[VideoStream]], stream: VideoStream) -> Iterator[VideoFrame]:
-        damage = self.damage
+        track = self.track
         for packet in packets:
             try:
                 for frame in stream.decode(packet):
-                    damage.concealed += frame.is_corrupt
-                    dropped = (*damage.dropped_metadata, *unsupported_side_data(frame))
-                    damage.dropped_metadata = tuple(dict.fromkeys(dropped))
+                    track.concealed += frame.is_corrupt
+                    dropped = (*track.dropped_metadata, *unsupported_side_data(frame))
+                    track.dropped_metadata = tuple(dict.fromkeys(dropped))
                     yield frame
             except av.error.FFmpegError:
-                damage.lost += 1
+                track.lose(Missing.UNDECODABLE)
 
     def _skipped(
         self, frames: Iterable[VideoFrame], stream: VideoStream, convert: RgbConverter
@@ -144,15 +151,16 @@ class Decoder:
         for frame in frames:
             convert.observe(frame)
             yield DecodedFrame(None, frame.pts or 0, stream.time_base, clean=True)
-        if self.damage.lost or self.damage.truncated:
+        if self.track.missing or self.track.breaks_off:
             raise InexactSeek
-        self.damage.concealed, self.damage.frames = 0, self._frames_before or 0
+        self.track.concealed, self.track.written.frames = 0, self._frames_before or 0
 
 
-def _check_damage(damage: Damage) -> None:
+def _check_damage(track: TrackLedger) -> None:
     """Raise `UnusableVideo` if no frame, or less than half of the frames, was readable."""
-    if damage.frames == 0:
+    if track.written.frames == 0:
         raise UnusableVideo("No frame of the video can be decoded; the file is corrupt or incomplete.")
-    broken, total = damage.concealed + damage.lost, damage.frames + damage.lost
+    lost = track.lost(Missing.UNDECODABLE)
+    broken, total = track.concealed + lost, track.written.frames + lost
     if broken > _DAMAGE_ALLOWED * total:
         raise UnusableVideo(f"{broken} of {total} frames are damaged, more than half; the file is corrupt.")

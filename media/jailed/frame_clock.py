@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from media.demux.monotonic import is_restart
-from media.types import Damage
+from media.ledger import TrackLedger
 
 _DEFAULT_RATE: Final = Fraction(25)
 
@@ -20,15 +20,15 @@ class FrameClock:
 
     Args:
         stream: the frames' stream, for time base and frame rate.
-        damage: counts restarts and replaced timestamps.
+        track: counts restarts and replaced timestamps.
         last: pts of the frame before the first one, if decoding begins in the middle.
     """
 
-    def __init__(self, stream: VideoStream, damage: Damage, *, last: int | None) -> None:
+    def __init__(self, stream: VideoStream, track: TrackLedger, *, last: int | None) -> None:
         self._time_base = stream.time_base or Fraction(1)
         rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
         self._step = max(1, round(1 / (rate * self._time_base)))
-        self._damage = damage
+        self._track = track
         self._last = last
         self._shift = 0
 
@@ -44,10 +44,10 @@ class FrameClock:
             if self._last is None or pts > self._last:
                 return pts
             if is_restart(pts, self._last, self._time_base):
-                self._damage.restarts += 1
+                self._track.restarts += 1
                 self._shift += self._last + self._step - pts
                 return self._last + self._step
-        self._damage.repaired_pts += 1
+        self._track.repaired_times += 1
         if self._last is None:
             return 0
         return self._last + (self._step if pts is None else 1)

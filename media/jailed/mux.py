@@ -25,6 +25,8 @@ from media.jailed.mp4_header import Mp4Header, finish
 from media.jailed.segments import SegmentPackets, segment_times, timestamp_shift
 from media.jailed.timing import Timing
 from media.jailed.track_packets import track_packets
+from media.ledger import Ledger
+from media.ledger import warnings as ledger_warnings
 from media.limits import Limits
 from media.sandbox.protocol import Muxed, MuxProgress, MuxRequest
 from media.tracks.attachments import add_attachments, add_covers
@@ -44,7 +46,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
         UnsupportedFile, OverLimit: the source can't be opened.
         OSError: the disk is full.
     """
-    spec, warnings = request.spec, list[str]()
+    spec, warnings, ledger = request.spec, list[str](), Ledger()
     with ExitStack() as stack:
         source = stack.enter_context(open_untrusted(request.source, limits))
         template = stack.enter_context(_template(request.segments[0], spec))
@@ -62,7 +64,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             last_duration = frame_duration(request.source, timing.last, limits)
             packets = heapq.merge(
                 SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
-                track_packets(source, tracks, warnings),
+                track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
             pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
@@ -83,7 +85,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             raise Unwritable(
                 f"The result can't be written as {spec.container} ({reason.lower()}). Choose another container."
             ) from e
-    yield Muxed(tuple(warnings))
+    yield Muxed((*warnings, *ledger_warnings(ledger)), ledger)
 
 
 class _Pause:

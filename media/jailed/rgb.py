@@ -8,8 +8,9 @@ from av.video.reformatter import VideoReformatter
 from media.color.pixel_formats import bit_depth, rgb_format
 from media.color.tags import resolved
 from media.color.yuv import to_rgb
+from media.ledger import TrackLedger
 from media.limits import Limits
-from media.types import Color, ColorRange, Damage
+from media.types import Color, ColorRange
 
 
 class RgbConverter:
@@ -17,11 +18,11 @@ class RgbConverter:
 
     Args:
         limits: bound of the frame size.
-        damage: counts frames that are scaled.
+        track: counts frames that are scaled.
     """
 
-    def __init__(self, limits: Limits, damage: Damage) -> None:
-        self._limits, self._damage = limits, damage
+    def __init__(self, limits: Limits, track: TrackLedger) -> None:
+        self._limits, self._track = limits, track
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
         self._format = ""
@@ -32,7 +33,7 @@ class RgbConverter:
         if self._size is None:
             self._size = frame.width, frame.height
             self._format = rgb_format(bit_depth(frame.format.name))
-        self._damage.resized += (frame.width, frame.height) != self._size
+        self._track.resized += (frame.width, frame.height) != self._size
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         """Convert an observed frame to rgb24 or rgb48le, scaled to the first frame's size."""

@@ -14,12 +14,12 @@ from av.stream import Stream
 from media.demux.discontinuities import Discontinuities
 from media.demux.monotonic import MonotonicTimestamps, SubtitleTimestamps
 from media.demux.opening import video_stream
+from media.ledger import Ledger, Missing
 from media.tracks.track import Track
-from media.types import counted
 
 
 def track_packets(
-    source: InputContainer, tracks: dict[int, Track], warnings: list[str]
+    source: InputContainer, tracks: dict[int, Track], ledger: Ledger
 ) -> Iterator[tuple[Fraction, Packet[Stream] | None]]:
     """Yield (position in the source in seconds, packet of the result).
 
@@ -28,7 +28,7 @@ def track_packets(
 
     Args:
         tracks: index in the source → track.
-        warnings: receives warnings about dropped packets and restarts, at the end.
+        ledger: receives what was read and dropped of each track.
     """
     if not tracks:
         return
@@ -41,7 +41,7 @@ def track_packets(
             for out in _outputs(tracks, packet, now):
                 yield now, out
             yield now, None
-    warnings += timestamps.warnings(tracks)
+    timestamps.enter(tracks, ledger)
 
 
 def _outputs(tracks: dict[int, Track], packet: Packet[Stream], now: Fraction) -> Iterator[Packet[Stream]]:
@@ -75,16 +75,13 @@ class _Timestamps:
                 self._following[index].follow(packet, shift)
             yield packet
 
-    def warnings(self, tracks: dict[int, Track]) -> Iterator[str]:
-        """Warnings about the leading tracks. `media.reader` reports on the picture."""
+    def enter(self, tracks: dict[int, Track], ledger: Ledger) -> None:
+        """Enter dropped packets and restarts of the leading tracks. `media.reader` reports on the picture."""
         for index, timestamps in self._leading.items():
-            if index not in tracks:
-                continue
-            if timestamps.dropped:
-                packets = counted(timestamps.dropped, "packet")
-                yield f"Audio track {index} loses {packets} with a repeated timestamp."
-            if timestamps.shift:
-                yield f"The timestamps of audio track {index} start over; the later part follows the earlier part."
+            if index in tracks:
+                track = ledger.track(index, "audio")
+                track.lose(Missing.REPEATED_TIME, timestamps.dropped)
+                track.restarts += bool(timestamps.shift)
 
 
 def _demuxed(source: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:

@@ -14,9 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from media.ledger import Ledger
 from media.limits import Limits
 from media.sandbox.serialization import from_plain, to_plain
-from media.types import Damage, MediaInfo, OutputSpec
+from media.types import MediaInfo, OutputSpec
 
 if TYPE_CHECKING:
     from media.coding import Coding
@@ -115,7 +116,8 @@ class FrameSkipped(NamedTuple):
 class Decoded(NamedTuple):
     """The video ended."""
 
-    damage: Damage
+    ledger: Ledger
+    """What was read and decoded of the video."""
 
 
 class MuxProgress(NamedTuple):
@@ -126,6 +128,8 @@ class Muxed(NamedTuple):
     """The result is complete."""
 
     warnings: tuple[str, ...]
+    ledger: Ledger
+    """What was read of the source's other tracks, and written to the result."""
 
 
 class PacketDone(NamedTuple):

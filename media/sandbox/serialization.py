@@ -23,6 +23,10 @@ def to_plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {to_plain(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
     return value
 
 
@@ -41,6 +45,8 @@ def _restore(kind: Any, value: Any) -> Any:
         return _restore_optional(kind, value)
     if origin is tuple:
         return _restore_tuple(get_args(kind), value)
+    if origin is dict:
+        return _restore_dict(get_args(kind), value)
     if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
         return _restore_record(cast("type[Any]", kind), value)
     return _restore_scalar(kind, value)
@@ -59,6 +65,12 @@ def _restore_tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     if kinds[-1] is Ellipsis:
         return tuple(_restore(kinds[0], item) for item in value)
     return tuple(_restore(kind, item) for kind, item in zip(kinds, value, strict=True))
+
+
+def _restore_dict(kinds: tuple[Any, ...], value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not an object")
+    return {_restore(kinds[0], key): _restore(kinds[1], item) for key, item in value.items()}
 
 
 def _restore_record(kind: type[Any], value: Any) -> Any:

@@ -38,6 +38,11 @@ def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup
     return min(_system_bytes(), *_cgroup_bytes(cgroup), 2**62)
 
 
+def usable_bytes(device: torch.device) -> int:
+    """The part of the available memory that networks may take."""
+    return int(_SHARE * available_bytes(device))
+
+
 def longest_chunk(
     model: Upscaler, pixels: int, chunk: int, lookahead: int, *, sample_bytes: int = 1, budget: int = 0
 ) -> int:
@@ -51,7 +56,7 @@ def longest_chunk(
         sample_bytes: 1 for 8-bit video, 2 for more.
         budget: bytes that a chunk may take; 0: a part of the available memory.
     """
-    allowed = budget or int(_SHARE * available_bytes(model.device))
+    allowed = budget or usable_bytes(model.device)
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
     return min(chunk, (allowed // pixels - once) // each - lookahead)
 

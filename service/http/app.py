@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 
+from jobs.recovery import Recovery
 from jobs.schema import Problem
 from jobs.settings import Settings
 from media.jail import checked_jail
@@ -43,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
+        lifespan=_recovering,
     )
     app.state.jail_missing = checked_jail(required=settings.require_jail)
     operations = Operations.from_settings(settings)
@@ -56,6 +60,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+@asynccontextmanager
+async def _recovering(app: FastAPI) -> AsyncIterator[None]:
+    """List the jobs again that Redis has lost, while the application runs."""
+    operations: Operations = app.state.operations
+    recovery = Recovery(operations.store, operations.storage)
+    recovery.start()
+    try:
+        yield
+    finally:
+        await run_in_threadpool(recovery.stop)
 
 
 def _untraced(scope: MutableMapping[str, Any]) -> bool:

@@ -41,7 +41,7 @@ class StreamInference:
     def __init__(self, model: Upscaler, config: StreamConfig, start: Snapshot, max_batch: int) -> None:
         """`max_batch`: maximum streams per batch; 0 chooses a limit by device and frame size."""
         self.model, self._config = model, config
-        self.max_batch = max_batch or _worthwhile_batch(model.device.type, config.source.width * config.source.height)
+        self.max_batch = largest_batch(model, config, max_batch)
         self._state: RecurrentState | None = start.state
         self._pending = deque(start.pending)
         self._consumed, self._answered = start.consumed, start.answered
@@ -133,5 +133,8 @@ def _run_batch(tasks: Sequence[InferenceTask]) -> list[InferenceOutcome]:
     return outcomes
 
 
-def _worthwhile_batch(device: str, pixels: int) -> int:
-    return max(1, _CPU_BATCH_PIXELS // pixels) if device == "cpu" else sys.maxsize
+def largest_batch(model: Upscaler, config: StreamConfig, max_batch: int) -> int:
+    """Return the maximum number of streams per batch: `max_batch`, or a limit by device and frame size if 0."""
+    if max_batch or model.device.type != "cpu":
+        return max_batch or sys.maxsize
+    return max(1, _CPU_BATCH_PIXELS // (config.source.width * config.source.height))

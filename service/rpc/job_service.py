@@ -17,7 +17,7 @@ from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
 from jobs.storage import open_regular
-from service.admission import Admissions, oversized, stalled
+from service.admission import Admissions, Pace, oversized
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
 from service.rpc import messages
@@ -128,7 +128,8 @@ class JobService:
             self._watchers -= 1
 
     async def _create(self, requests: AsyncIterator[pb.CreateJobRequest]) -> Job:
-        first = await self._next(requests)
+        pace = Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+        first = await _next(requests, pace)
         if first is None or first.WhichOneof("part") != "config":
             raise InvalidRequest("the first message must be the config")
         config = first.config
@@ -140,7 +141,7 @@ class JobService:
             upload = self._operations.upload(config.size_bytes)
             incoming = await asyncio.to_thread(upload.__enter__)
             stack.push_async_exit(lambda *error: asyncio.to_thread(upload.__exit__, *error))
-            size = await self._receive(requests, incoming)
+            size = await self._receive(requests, incoming, pace)
             await asyncio.to_thread(incoming.close)
             if config.HasField("size_bytes") and size != config.size_bytes:
                 raise InvalidRequest(f"only {size:,} of {config.size_bytes:,} bytes arrived: the upload was cut off")
@@ -149,8 +150,8 @@ class JobService:
                 self._operations.submit, incoming.path, harmless_name(config.filename), admission
             )
 
-    async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], target: Incoming) -> int:
-        while (request := await self._next(requests)) is not None:
+    async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], target: Incoming, pace: Pace) -> int:
+        while (request := await _next(requests, pace)) is not None:
             if request.WhichOneof("part") != "chunk":
                 raise InvalidRequest("every message after the config must be a chunk")
             self._check_bytes(target.size + len(request.chunk.data))
@@ -159,18 +160,21 @@ class JobService:
             raise InvalidRequest("the file is empty: send its bytes as chunks after the config")
         return target.size
 
-    async def _next(self, requests: AsyncIterator[pb.CreateJobRequest]) -> pb.CreateJobRequest | None:
-        seconds = self._settings.upload_idle_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                return await anext(requests, None)
-        except TimeoutError:
-            raise stalled(seconds) from None
-
     def _check_bytes(self, size: int) -> None:
         limit = self._settings.max_upload_bytes
         if size > limit:
             raise oversized(limit)
+
+
+async def _next(requests: AsyncIterator[pb.CreateJobRequest], pace: Pace) -> pb.CreateJobRequest | None:
+    """Return the next message; None at the end. Raises UploadStalled if bytes of the file arrive too slowly."""
+    try:
+        async with asyncio.timeout(pace.wait()):
+            request = await anext(requests, None)
+    except TimeoutError:
+        raise pace.error() from None
+    pace.received(len(request.chunk.data) if request is not None else 0)
+    return request
 
 
 @asynccontextmanager

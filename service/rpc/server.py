@@ -16,9 +16,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from jobs.errors import InvalidRequest
+from jobs.recovery import Recovery
 from jobs.settings import Settings
 from media.jail import checked_jail
 from model.device import resolve_device, set_threads
+from model.engine.budget import usable_bytes
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
 from service import api_key
@@ -70,6 +72,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if device.type == "cpu" else None)
     sessions = SessionRegistry(
         most=settings.grpc_max_streams,
+        memory=settings.grpc_memory_bytes or usable_bytes(device),
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
         device=device,
@@ -77,7 +80,9 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     upscaler = UpscalerService(settings, models, scheduler, sessions)
-    jobs = JobService(settings, Operations.from_settings(settings), Admissions(settings))
+    operations = Operations.from_settings(settings)
+    jobs = JobService(settings, operations, Admissions(settings))
+    recovery = Recovery(operations.store, operations.storage)
     checks = health.aio.HealthServicer()
     server = _server(settings)
     wire.register(upscaler, server)
@@ -86,6 +91,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     port = _listen(server, settings)
     scheduler.start()
+    recovery.start()
     await server.start()
     for name in ("", *_SERVICES):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -98,6 +104,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     finally:
         await server.stop(1)
         upscaler.close()
+        await asyncio.to_thread(recovery.stop)
         await asyncio.to_thread(scheduler.close)
     log.info("stopped")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field, fields
-from typing import Final
 
 from grpc import StatusCode
 from torch import Tensor
@@ -15,10 +14,8 @@ from model.routing import RoutingReport
 from service.rpc.errors import StatusError
 from service.rpc.latency import LatencyHistogram
 from service.rpc.stream_config import StreamConfig
+from service.rpc.stream_memory import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS, StreamCost
 from service.rpc.stream_metrics import StreamMetrics
-
-_MAX_SNAPSHOTS: Final = 16
-_MAX_SNAPSHOT_BYTES: Final = 256 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -96,15 +93,24 @@ class Session:
     stop: asyncio.Future[StatusError]
     """Set by the registry to end the current connection with this error."""
     metrics: StreamMetrics
+    cost: StreamCost
+    """Memory of the connected stream."""
     snapshots: deque[Snapshot] = field(default_factory=lambda: deque([Snapshot()]))
     totals: StreamTotals = field(default_factory=StreamTotals)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     expiry: asyncio.TimerHandle | None = None
 
+    @property
+    def parked_cost(self) -> StreamCost:
+        """Memory of the disconnected stream."""
+        return StreamCost(sum(snapshot.nbytes for snapshot in self.snapshots))
+
     def remember(self, snapshot: Snapshot) -> None:
-        """Add a snapshot. The oldest are dropped when their number or memory exceeds the limit."""
+        """Add a snapshot, if the stream can resume. The oldest are dropped beyond the limits of number and memory."""
+        if not self.token:
+            return
         self.snapshots.append(snapshot)
-        most = min(_MAX_SNAPSHOTS, max(1, _MAX_SNAPSHOT_BYTES // max(1, snapshot.nbytes)))
+        most = min(MAX_SNAPSHOTS, max(1, MAX_SNAPSHOT_BYTES // max(1, snapshot.nbytes)))
         while len(self.snapshots) > most:
             self.snapshots.popleft()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -14,6 +16,7 @@ from model.engine.memory import give_back
 from service.rpc.errors import StatusError, stopping
 from service.rpc.session import Session
 from service.rpc.stream_config import StreamConfig
+from service.rpc.stream_memory import StreamCost, total
 from service.rpc.stream_metrics import StreamMetrics
 
 log = logging.getLogger(__name__)
@@ -26,18 +29,25 @@ class SessionRegistry:
     """All sessions of a server. Not thread-safe: use it in the event loop's thread only."""
 
     def __init__(
-        self, *, most: int, ttl_seconds: float, drain_seconds: float, device: torch.device | None = None
+        self,
+        *,
+        most: int,
+        memory: int,
+        ttl_seconds: float,
+        drain_seconds: float,
+        device: torch.device | None = None,
     ) -> None:
         """Create a registry.
 
         Args:
             most: maximum number of connected streams, and of disconnected ones.
+            memory: maximum bytes of all streams together.
             ttl_seconds: time for which a disconnected stream can resume.
             drain_seconds: time that streams get to end by themselves at shutdown.
             device: device whose memory the metrics report.
         """
         self.metrics = StreamMetrics(lambda: len(self._active), device)
-        self._most, self._ttl, self._drain_seconds = most, ttl_seconds, drain_seconds
+        self._most, self._memory, self._ttl, self._drain_seconds = most, memory, ttl_seconds, drain_seconds
         self._active: set[Session] = set()
         self._parked: dict[str, Session] = {}
         self._draining = False
@@ -46,12 +56,24 @@ class SessionRegistry:
         """Number of connected streams."""
         return len(self._active)
 
-    def open(self, config: StreamConfig) -> Session:
-        """Create a session for a new stream. Raises StatusError if the server is full or stopping."""
+    def open(self, config: StreamConfig, cost: Callable[[StreamConfig], StreamCost]) -> Session:
+        """Create a session for a new stream, with a shorter chunk if the other streams leave too little memory.
+
+        Args:
+            config: the stream's config.
+            cost: estimates the stream's memory.
+
+        Raises StatusError if the server is full or stopping.
+        """
         self._check_capacity()
+        costs = [
+            (replace(config, chunk=chunk), cost(replace(config, chunk=chunk))) for chunk in range(config.chunk, 0, -1)
+        ]
+        self._make_room(costs[-1][1])
+        fitting, found = next(pair for pair in costs if self._fits(pair[1]))
         token = secrets.token_urlsafe(24) if config.resumable else ""
         stop = asyncio.get_running_loop().create_future()
-        session = Session(config, token, stop, self.metrics)
+        session = Session(fitting, token, stop, self.metrics, found)
         self._active.add(session)
         return session
 
@@ -62,6 +84,7 @@ class SessionRegistry:
                 await self._disconnect(session)
         parked = self._matching(config, token)
         self._check_capacity()
+        self._make_room(parked.cost, resuming=parked)
         del self._parked[token]
         if parked.expiry is not None:
             parked.expiry.cancel()
@@ -109,6 +132,28 @@ class SessionRegistry:
                 reason="TOO_MANY_STREAMS",
                 retry_after=5,
             )
+
+    def _fits(self, cost: StreamCost, resuming: Session | None = None) -> bool:
+        """Whether one more stream fits into the memory."""
+        connected = [session.cost for session in self._active]
+        parked = [session.parked_cost for session in self._parked.values() if session is not resuming]
+        return total([*connected, *parked, cost]) <= self._memory
+
+    def _make_room(self, cost: StreamCost, resuming: Session | None = None) -> None:
+        """Forget disconnected streams, the oldest first, until a stream fits. Raises StatusError if that is in vain."""
+        while not self._fits(cost, resuming):
+            oldest = next((token for token, session in self._parked.items() if session is not resuming), None)
+            if oldest is None:
+                needed = (total([cost]) + 999_999) // 1_000_000
+                raise StatusError(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"the stream needs about {needed:,} MB of memory; {len(self._active)} other streams are open, and "
+                    f"all together may take {self._memory // 1_000_000:,} MB (SKIPVSR_GRPC_MEMORY_BYTES); try again "
+                    "later, or use less look-ahead or smaller frames",
+                    reason="OUT_OF_MEMORY",
+                    retry_after=5,
+                )
+            self._forget(oldest)
 
     def _matching(self, config: StreamConfig, token: str) -> Session:
         session = self._parked.get(token)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from grpc import StatusCode
@@ -18,11 +19,13 @@ from model.engine.upscaler import Upscaler
 from model.zoo.cache import ModelCache
 from service.rpc.codec_runner import CodecRunner
 from service.rpc.errors import StatusError, invalid, reported
+from service.rpc.inference import largest_batch
 from service.rpc.live_stream import LiveStream
 from service.rpc.scheduler import Scheduler
 from service.rpc.session import Session
 from service.rpc.session_registry import SessionRegistry
 from service.rpc.stream_config import StreamConfig, resolve
+from service.rpc.stream_memory import StreamCost
 from service.rpc.wire import StreamMessage
 from skipvsr.v1 import upscaler_pb2 as pb
 
@@ -49,7 +52,7 @@ class UpscalerService:
             if resume:
                 session = await self._sessions.resume(config, resume.session_token)
             else:
-                session = self._sessions.open(self._fitting(config, model))
+                session = self._sessions.open(self._fitting(config, model), partial(self._cost, model))
             finished = False
             begun = time.monotonic()
             try:
@@ -116,6 +119,11 @@ class UpscalerService:
             field="config.lookahead",
             retry_after=5,
         )
+
+    def _cost(self, model: Upscaler, config: StreamConfig) -> StreamCost:
+        in_flight = config.max_in_flight(self._settings.grpc_in_flight)
+        batch = largest_batch(model, config, self._settings.grpc_batch)
+        return StreamCost.of(model, config, in_flight=in_flight, batch=batch)
 
     def _accepted(self, session: Session, model: Upscaler, live: LiveStream) -> pb.StreamAccepted:
         config = session.config

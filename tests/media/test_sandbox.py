@@ -15,6 +15,7 @@ import pytest
 
 from media.assemble import assemble
 from media.errors import DecoderCrashed
+from media.ledger import Ledger, Missing, TrackLedger
 from media.limits import DEFAULT_LIMITS, Limits
 from media.reader import VideoReader
 from media.sandbox import process
@@ -33,7 +34,6 @@ from media.sandbox.protocol import (
     from_line,
     to_line,
 )
-from media.types import Damage
 from tests.support.media import children, upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -158,7 +158,7 @@ def test_muxing_reports_each_segment_and_each_step_of_the_rewriting(tmp_path: Pa
     with Sandbox(request, DEFAULT_LIMITS, reads=(*done.segments, clip), writes=out) as child:
         messages = list(child.messages())
     assert messages[:12] == [MuxProgress()] * 12
-    assert messages[-2:] == [MuxProgress(), Muxed(warnings=())]
+    assert messages[-2:] == [MuxProgress(), Muxed((), Ledger())]
     assert out.read_bytes() == done.path.read_bytes()
 
 
@@ -221,7 +221,7 @@ def test_a_line_that_is_no_message_is_refused(line: bytes) -> None:
     "message",
     [
         FrameFormat(64, 48, 1, Fraction(1001, 30000)),
-        Decoded(Damage(frames=3, lost=1, dropped_metadata=("a", "b"))),
+        Decoded(Ledger((TrackLedger(missing={Missing.CUT_OFF: 2}, dropped_metadata=("a", "b")),))),
         Failed("OverLimit", "too large", setting="max_pixels"),
         MuxProgress(),
     ],

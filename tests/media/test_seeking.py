@@ -49,7 +49,7 @@ def read(path: Path, after: int | None = None, before: int | None = None) -> lis
     with VideoReader(path, start_after_pts=after, frames_before=before) as reader:
         frames = list(reader)
         assert reader.warnings == ()
-        assert reader.damage.frames == len(frames) + (before or 0)
+        assert reader.video.written.frames == len(frames) + (before or 0)
     return frames
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from jobs import records
 from jobs.errors import Gone, NotFound
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
@@ -64,6 +65,62 @@ def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
         if state is not JobState.RUNNING:
             store.release(claim, state)
     return job.id
+
+
+def test_the_oldest_finished_jobs_leave_the_history_first(
+    settings: Settings, store: JobStore, storage: Storage, times: Times
+) -> None:
+    states = [JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.DONE, JobState.DONE]
+    old, failed, cancelled, *kept = (job_in(state, store, storage) for state in states)
+    active = [job_in(state, store, storage) for state in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)]
+    Janitor(settings.model_copy(update={"history_jobs": 2}), store, storage, now=lambda: times.wall).clean()
+    assert store.ids() == {*kept, *active}
+    assert storage.folders().keys() == {*kept, *active}
+    for job_id in (old, failed, cancelled):
+        assert not store.redis.exists(f"skipvsr:job:{job_id}")
+    assert all(storage.result_path(job_id).exists() for job_id in kept)
+    Janitor(settings.model_copy(update={"history_jobs": 0}), store, storage, now=lambda: times.wall).clean()
+    assert store.ids() == {*kept, *active}
+
+
+def test_history_takes_at_most_half_of_redis(janitor: Janitor, store: JobStore, storage: Storage) -> None:
+    done = [job_in(JobState.DONE, store, storage) for _ in range(6)]
+    size = sum(len(store.get(job_id).model_dump_json()) for job_id in done[3:])
+    store.redis.config_set("maxmemory", 2 * size + 1000)  # less than Redis takes: full
+    try:
+        janitor.clean()
+        assert store.ids() == set(done[3:])
+    finally:
+        store.redis.config_set("maxmemory", 0)
+
+
+def test_a_full_redis_is_cleaned_and_loses_no_job(
+    settings: Settings, store: JobStore, storage: Storage, times: Times
+) -> None:
+    old, new, lost = (job_in(JobState.DONE, store, storage) for _ in range(3))
+    waiting = job_in(JobState.QUEUED, store, storage)
+    janitor = Janitor(
+        settings.model_copy(update={"history_jobs": 1}),
+        store, storage, now=lambda: times.wall, clock=lambda: times.monotonic,
+    )  # fmt: skip
+    records.follow(storage, store.list())
+    for job_id in (lost, waiting):
+        store.redis.zrem("skipvsr:jobs", job_id)
+        store.redis.srem("skipvsr:state:done", job_id)
+        store.redis.srem("skipvsr:state:queued", job_id)
+        store.redis.delete(f"skipvsr:job:{job_id}")
+    store.redis.config_set("maxmemory", 500_000)  # less than an empty Redis takes
+    try:
+        for _ in range(3):
+            janitor.clean()
+            times.monotonic += 7200
+        assert store.ids() == {new}, "the oldest job left the history, also while Redis accepts no job"
+        assert storage.folders().keys() == {new, lost, waiting}, "no folder counts as an orphan meanwhile"
+        assert not storage.job_dir(old).exists()
+    finally:
+        store.redis.config_set("maxmemory", 0)
+    janitor.clean()
+    assert waiting in store.ids()
 
 
 def names(storage: Storage, job_id: str) -> set[str]:

@@ -7,19 +7,25 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
+from redis import Redis
 
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs import records
-from jobs.errors import NotFound, StoreUnavailable
+from jobs.errors import Gone, NotFound, StoreUnavailable
+from jobs.recovery import Recovery
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from jobs.tickets import waiting
 from service.operations import Operations
+from tests.support.api_process import Api, api
 from tests.support.clips import make_clip
 from tests.support.crew import crew, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
+from tests.support.rpc_server import rpc_server
 from worker.janitor import Janitor
 
 
@@ -120,6 +126,72 @@ def test_results_without_a_record_stay_for_their_retention_time(
         janitor.clean()
     assert not storage.job_dir(done).exists()
     assert not storage.job_dir(damaged).exists()
+
+
+def test_a_result_without_a_record_can_be_downloaded(settings: Settings, store: JobStore, storage: Storage) -> None:
+    done, link = job_in(JobState.DONE, store, storage), job_in(JobState.DONE, store, storage)
+    (storage.job_dir(link) / "result.mp4").unlink()
+    (storage.job_dir(link) / "result.mp4").symlink_to("/etc/passwd")
+    (storage.root / "no-job").mkdir()
+    store.redis.flushall()
+    assert records.restore(store, storage) == [done]
+    job, path = Operations(store, storage).result(done)
+    assert path.read_bytes() == b"result"
+    assert "its record is missing" in job.warnings[0]
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED])
+def test_a_lost_job_without_its_upload_fails_with_the_reason(
+    store: JobStore, storage: Storage, state: JobState
+) -> None:
+    job_id = job_in(state, store, storage)
+    records.keep(storage, store.get(job_id))
+    storage.input_path(job_id).unlink()
+    store.redis.flushall()
+    assert records.restore(store, storage) == [job_id]
+    job = store.get(job_id)
+    assert (job.state, job.files_removed, waiting(store.redis)) == (JobState.FAILED, True, [])
+    assert job.error is not None
+    assert "upload the video again" in job.error.detail
+    with pytest.raises(Gone):
+        Operations(store, storage).resume(job_id)
+
+
+@pytest.mark.parametrize("server", ["api", "grpc"])
+def test_a_server_lists_lost_jobs_without_a_worker(
+    settings: Settings, store: JobStore, storage: Storage, tmp_path: Path, server: str
+) -> None:
+    """Lost before the start, and lost while the server runs and takes new jobs."""
+    ids = {state: job_in(state, store, storage) for state in STATES}
+    records.follow(storage, store.list())
+    store.redis.flushall()
+    running = (
+        api(settings)
+        if server == "api"
+        else rpc_server(tmp_path / "rpc", str(settings.redis_url), SKIPVSR_DATA_DIR=str(settings.data_dir))
+    )
+    with running as process:
+        wait_until(lambda: store.ids() == set(ids.values()), 10, "lost before the start")
+        store.redis.flushall()
+        new = job_in(JobState.QUEUED, store, storage)
+        wait_until(lambda: store.ids() == {new, *ids.values()}, 10, "lost while the server runs")
+        assert sorted(waiting(store.redis)) == sorted([new, ids[JobState.QUEUED], ids[JobState.RUNNING]])
+        if isinstance(process, Api):
+            answer = httpx.get(f"{process.url}/jobs/{ids[JobState.DONE]}/result")
+            assert (answer.status_code, answer.content) == (200, b"result")
+
+
+def test_a_restarted_redis_is_compared_with_the_disk(store: JobStore, storage: Storage, tmp_path: Path) -> None:
+    """A Redis restored from an older copy has the marker, but lacks the newest jobs."""
+    with EmbeddedRedis(tmp_path / "r") as server, Redis.from_url(server.url) as client:
+        recovery, job_id = Recovery(JobStore(client), storage), job_in(JobState.DONE, store, storage)
+        records.keep(storage, store.get(job_id))
+        assert recovery.check() == [job_id]
+        JobStore(client).forget(job_id)
+        assert recovery.check() == [], "nothing was lost"
+    with EmbeddedRedis(tmp_path / "r") as server, Redis.from_url(server.url) as client:
+        recovery._store = JobStore(client)
+        assert recovery.check() == [job_id]
 
 
 def test_nothing_is_swept_while_redis_knows_no_job(

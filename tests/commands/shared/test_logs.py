@@ -23,14 +23,24 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: no" in second["exception"]
 
 
-def test_json_leaves_no_character_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    set_up(Settings(log_format="json"))
-    evil = "caf\u00e9 \x1b[2J \x9b2J \u202e4pm \u2066 \u2028 \u200f"
-    logging.getLogger("some.module").info(evil, extra={"path": evil})
-    text = capsys.readouterr().err.removesuffix("\n")
-    assert all(c.isprintable() for c in text), ascii(text)
-    assert "caf\u00e9" in text
-    assert (json.loads(text)["message"], json.loads(text)["path"]) == (evil, evil)
+EVIL = "caf\u00e9 \x1b[2J \x9b2J \u202e4pm \u2066 \u2028 \u200f \r\n\t\x00 \ufff9 \U000e0041 \udcff"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_no_line_steers_a_terminal_or_forges_a_record(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    set_up(Settings(log_format=form))
+    log = logging.getLogger("some.module")
+    log.info(EVIL, extra={"path": EVIL})
+    log.info("path %s", EVIL)
+    log.error("failed", exc_info=ValueError(f"{EVIL}2026-01-01 00:00:00,000 ERROR forged: x"))
+    lines = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines), ascii(lines)
+    assert "caf\u00e9 \\u001b[2J \\u009b2J \\u202e4pm" in lines[0]
+    records = [line for line in lines if not line.startswith("  ")]
+    assert len(records) == 3, records
+    if form == "json":
+        assert json.loads(lines[0])["message"] == json.loads(lines[0])["path"] == EVIL
+        assert "ValueError: caf\u00e9" in json.loads(lines[2])["exception"]
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

@@ -1,16 +1,30 @@
-"""Memory of live streams: chunk and look-ahead are bounded by the memory there is."""
+"""Memory of live streams: chunk and look-ahead of one stream and of all together are bounded by the memory there is."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+import torch
 
 from commands.shared.embedded_redis import EmbeddedRedis
+from jobs.settings import Settings
 from model.engine.budget import needed_bytes
+from model.engine.state import RecurrentState
+from service.rpc.client import StreamClient
+from service.rpc.errors import StatusError
+from service.rpc.session import Session, Snapshot
+from service.rpc.session_registry import SessionRegistry
+from service.rpc.stream_config import resolve
+from service.rpc.stream_memory import StreamCost, total
 from skipvsr.v1 import upscaler_pb2 as pb
+from tests.support.processes import wait_until
 from tests.support.rpc_server import RpcServer, details, expected, noise, rpc_server, tiny
 
 PIXELS = 64 * 48
@@ -62,3 +76,140 @@ def test_too_much_lookahead_is_refused_with_numbers(server: RpcServer) -> None:
     assert "64x48 with a look-ahead of 64 needs about" in error.value.details()
     assert "SKIPVSR_MAX_MODEL_BYTES" in error.value.details()
     assert details(error.value)["ErrorInfo"].reason == "OUT_OF_MEMORY"
+
+
+# All streams together
+
+
+def stream_cost(chunk: int, lookahead: int = 0) -> StreamCost:
+    """The estimate of the server, with two frames in flight beyond the chunk."""
+    message = pb.StreamConfig(width=64, height=48, chunk=chunk, lookahead=lookahead)
+    config = resolve(message, Settings(), "tiny")
+    return StreamCost.of(tiny(), config, in_flight=config.max_in_flight(2), batch=1)
+
+
+TWO_AND_A_HALF = total([stream_cost(16), stream_cost(16), stream_cost(4)])
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, redis_url: str) -> Iterator[RpcServer]:
+    """A server with memory for two streams with chunks of 16 frames, and one of 4."""
+    settings = {
+        "SKIPVSR_GRPC_MEMORY_BYTES": str(TWO_AND_A_HALF),
+        "SKIPVSR_GRPC_IN_FLIGHT": "2",
+        "SKIPVSR_GRPC_BATCH": "1",
+        "SKIPVSR_GRPC_IDLE_SECONDS": "2",
+        "SKIPVSR_GRPC_SESSION_SECONDS": "1",
+        "SKIPVSR_UPLOAD_IDLE_SECONDS": "2",
+    }
+    with rpc_server(tmp_path, redis_url, **settings) as running:
+        yield running
+
+
+class Open:
+    """A stream that stays open until its `end`, with its accepted config."""
+
+    def __init__(self, client: StreamClient, **config: object) -> None:
+        self._over, self._last = threading.Event(), b""
+        self.call = client.upscaler.Stream(self._requests(**config), timeout=60)
+        self.accepted = next(self.call).config
+
+    def _requests(self, **config: object) -> Iterator[pb.StreamRequest]:
+        yield from requests([], **config)
+        self._over.wait(60)
+        if self._last:
+            yield pb.StreamRequest(frame=pb.InputFrame(sequence=1, data=self._last))
+
+    @property
+    def chunk(self) -> int:
+        return self.accepted.effective.chunk
+
+    def end(self, last: bytes = b"") -> None:
+        """End the stream, after a frame with these bytes if any, and wait until the server has ended the call."""
+        self._last = last
+        self._over.set()
+        list(self.call)
+
+
+def test_streams_share_the_memory(crowded: RpcServer) -> None:
+    with crowded.client() as client:
+        first, second = Open(client, chunk=16), Open(client, chunk=16)
+        third = Open(client, chunk=16)
+        assert (first.chunk, second.chunk, third.chunk) == (16, 16, 4)
+        with pytest.raises(grpc.RpcError) as error:
+            Open(client, chunk=16)
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "SKIPVSR_GRPC_MEMORY_BYTES" in error.value.details()
+        found = details(error.value)
+        assert found["ErrorInfo"].reason == "OUT_OF_MEMORY"
+        assert found["RetryInfo"].retry_delay.seconds == 5
+        first.end()
+        fourth = Open(client, chunk=16)
+        assert fourth.chunk == 16
+        for stream in (second, third, fourth):
+            stream.call.cancel()
+
+
+@pytest.mark.parametrize("way", ["end", "cancel", "error", "timeout", "lost connection"])
+def test_each_end_of_a_stream_gives_its_memory_back(crowded: RpcServer, way: str) -> None:
+    with crowded.client() as client:
+        for _ in range(3):
+            other = crowded.client()
+            streams = [Open(other, chunk=16) for _ in range(2)]
+            assert [stream.chunk for stream in streams] == [16, 16]
+            for stream in streams:
+                if way == "end":
+                    stream.end()
+                elif way == "cancel":
+                    stream.call.cancel()
+                elif way in ("error", "timeout"):  # a frame of another size, or no frame in time
+                    with pytest.raises(grpc.RpcError):
+                        stream.end(b"x") if way == "error" else list(stream.call)
+            other.close()
+            wait_until(lambda: _opens(client, 16, 2), 10, "the memory is still taken")
+
+
+def _opens(client: StreamClient, chunk: int, count: int) -> bool:
+    """Whether this number of streams gets chunks of this length."""
+    streams = []
+    try:
+        streams = [Open(client, chunk=chunk) for _ in range(count)]
+    except grpc.RpcError:
+        return False
+    finally:
+        for stream in streams:
+            stream.call.cancel()
+    return all(stream.chunk == chunk for stream in streams)
+
+
+def test_disconnected_streams_make_room_and_resume_if_there_is_room() -> None:
+    config = resolve(pb.StreamConfig(width=64, height=48), Settings(), "tiny")
+
+    def parked(registry: SessionRegistry) -> Session:
+        session = registry.open(config, lambda _: StreamCost(40))
+        session.remember(Snapshot(RecurrentState("tiny", torch.zeros(1, 1, 10, 3, dtype=torch.uint8))))  # 30 bytes
+        registry.release(session, finished=False)
+        return session
+
+    async def run() -> None:
+        registry = SessionRegistry(most=8, memory=100, ttl_seconds=60, drain_seconds=1)
+        registry.open(config, lambda _: StreamCost(40))
+        first, second = parked(registry), parked(registry)  # the second makes the first give way
+        with pytest.raises(StatusError, match="unknown"):
+            await registry.resume(config, first.token)
+        third = registry.open(config, lambda _: StreamCost(30))
+        with pytest.raises(StatusError, match="SKIPVSR_GRPC_MEMORY_BYTES"):
+            await registry.resume(config, second.token)
+        registry.release(third, finished=True)
+        assert await registry.resume(config, second.token) is second
+        with pytest.raises(StatusError, match="2 other streams are open"):
+            registry.open(config, lambda _: StreamCost(30))
+
+    asyncio.run(run())
+
+
+def test_the_network_computes_one_batch_at_a_time() -> None:
+    assert total([StreamCost(1, 10), StreamCost(2, 20), StreamCost(3, 5)]) == 6 + 20
+    assert total([StreamCost(1, 10, 2), StreamCost(2, 10, 2), StreamCost(3, 5)]) == 6 + 20
+    assert total([StreamCost(1, 10, sys.maxsize), StreamCost(2, 20, sys.maxsize)]) == 3 + 30
+    assert total([]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from redis import Redis
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
@@ -17,6 +19,7 @@ from service.operations import Operations
 from service.rpc.client import StreamClient
 from skipvsr.v1 import upscaler_pb2 as pb
 from tests.support.clips import make_clip
+from tests.support.processes import wait_until
 from tests.support.rpc_server import RpcServer, details, rpc_server
 
 
@@ -26,6 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis
         "SKIPVSR_MAX_UPLOAD_BYTES": "200000",
         "SKIPVSR_UPLOAD_IDLE_SECONDS": "2",
         "SKIPVSR_GRPC_MAX_WATCHERS": "3",
+        "SKIPVSR_MAX_UPLOADS": "3",
     }
     with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
         yield running
@@ -33,7 +37,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis
 
 @pytest.fixture
 def client(server: RpcServer, redis_url: str) -> Iterator[StreamClient]:
-    """A client of the server, with an empty Redis."""
+    """A client of the server, with no jobs: the server would list those again that lie in its data folder."""
+    shutil.rmtree(server.data_dir / "jobs", ignore_errors=True)
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
     with server.client() as connected:
         yield connected
 
@@ -169,6 +176,46 @@ def test_truncated_and_stalled_uploads(client: StreamClient, operations: Operati
     over.set()
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert not list(operations.storage.uploads.glob("*.part"))
+
+
+def test_slow_uploads_are_cut_off(client: StreamClient, operations: Operations) -> None:
+    """A client that sends a little and never pauses for long holds its place for a few seconds only."""
+
+    def slow() -> Iterator[pb.CreateJobRequest]:
+        for part in upload(bytes(60_000), 60_000):
+            yield part
+            time.sleep(0.3)
+
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as error:
+        client.jobs.CreateJob(slow(), timeout=30)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "SKIPVSR_UPLOAD_MIN_RATE" in error.value.details()
+    assert details(error.value)["ErrorInfo"].reason == "UPLOAD_STALLED"
+    assert time.monotonic() - begun < 8
+    assert not list(operations.storage.uploads.glob("*.part"))
+
+
+def test_uploads_at_the_same_time_are_limited(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    over = threading.Event()
+    clip = make_clip(tmp_path / "clip.mp4").read_bytes()
+
+    def held() -> Iterator[pb.CreateJobRequest]:
+        yield from upload(bytes(1000), 150_000)
+        over.wait(30)
+
+    calls = [client.jobs.CreateJob.future(held(), timeout=30) for _ in range(3)]
+    wait_until(lambda: len(list(operations.storage.uploads.glob("*.part"))) == 3, 10, "the uploads did not begin")
+    with pytest.raises(grpc.RpcError) as error:
+        client.jobs.CreateJob(upload(clip), timeout=30)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert details(error.value)["ErrorInfo"].reason == "TOO_MANY_UPLOADS"
+    assert "SKIPVSR_MAX_UPLOADS" in error.value.details()
+    over.set()
+    for call in calls:
+        call.cancel()
+    wait_until(lambda: not list(operations.storage.uploads.glob("*.part")), 10, "the uploads are still there")
+    assert client.jobs.CreateJob(upload(clip), timeout=30).job.id
 
 
 def test_errors_match_rest(client: StreamClient, server: RpcServer) -> None:

@@ -1,0 +1,64 @@
+"""Detection of a loss of Redis: API, gRPC server and workers then list the jobs again that only the disk knows.
+
+A flushed server, a new volume or another address lack the marker `keys.COMPLETE`. A Redis that was restarted, perhaps
+from an older copy, has another run id.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from jobs import records
+from jobs.errors import StoreUnavailable
+from jobs.keys import COMPLETE
+from jobs.storage import Storage
+from jobs.store import JobStore
+from jobs.store.connection import unavailable
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 2.0
+
+
+class Recovery:
+    """Restores lost jobs at the start of a process, and after each loss. Several processes may restore at once."""
+
+    def __init__(self, store: JobStore, storage: Storage) -> None:
+        self._store, self._storage = store, storage
+        self._run_id = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
+
+    def start(self) -> None:
+        """Check in a thread, every two seconds."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the current check."""
+        self._ended.set()
+        self._thread.join(timeout=10)
+
+    def check(self) -> list[str]:
+        """Restore the lost jobs, if Redis may have lost any; return their ids. Raises StoreUnavailable, OSError."""
+        redis = self._store.redis
+        with unavailable():
+            run_id = str(redis.info("server").get("run_id", ""))
+            if run_id == self._run_id and redis.exists(COMPLETE):
+                return []
+        restored = records.restore(self._store, self._storage)
+        with unavailable():
+            redis.set(COMPLETE, 1)
+        self._run_id = run_id
+        return restored
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._ended.wait(wait):
+            wait = _POLL_SECONDS
+            try:
+                self.check()
+            except StoreUnavailable:
+                continue
+            except Exception:  # one broken record must not end the thread
+                log.exception("cannot list lost jobs again; trying again")
