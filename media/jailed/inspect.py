@@ -123,9 +123,15 @@ def _dropped_tracks(container: InputContainer, main: VideoStream) -> list[str]:
     others = [s for s in container.streams.video if s.index != main.index]
     if any(not s.disposition & Disposition.attached_pic for s in others):
         warnings.append("Only the best video track is upscaled; the other video tracks are dropped.")
-    if any(not _holds_chapters(s, container) for s in container.streams.data):
-        warnings.append("Data tracks (time codes, telemetry) are dropped.")
+    if any(not _holds_chapters(s, container) and not _is_time_code_of(main, s) for s in container.streams.data):
+        warnings.append("Data tracks (telemetry, other metadata) are dropped.")
     return warnings
+
+
+def _is_time_code_of(main: VideoStream, stream: DataStream) -> bool:
+    """Whether the data track holds the video's time code, which the result keeps: as a track in MP4, or as a tag."""
+    time_code = stream.metadata.get("timecode")
+    return time_code is not None and time_code == main.metadata.get("timecode")
 
 
 def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:

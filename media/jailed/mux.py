@@ -20,7 +20,7 @@ from media.color.hdr import hdr_boxes, header_with_boxes, mastering_display
 from media.demux.last_frame import HELD_SECONDS, frame_duration, sound_ends
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.timestamps import movie_timescale
-from media.errors import MediaError
+from media.errors import Unwritable
 from media.jailed.mp4_header import Mp4Header, finish
 from media.jailed.segments import SegmentPackets, segment_times, timestamp_shift
 from media.jailed.timing import Timing
@@ -41,7 +41,8 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
     """Write the result, as `media.assemble.assemble` describes. Yields progress, and `Muxed` at the end.
 
     Raises:
-        MediaError: the container can't hold the segments, or they do not fit together.
+        Unwritable: the container can't hold the segments.
+        MediaError: the segments do not fit together.
         UnsupportedFile, OverLimit: the source can't be opened.
         OSError: the disk is full.
     """
@@ -79,8 +80,9 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
                 raise OSError(errno.ENOSPC, "the disk is full") from e
-            reason = (isinstance(e, av.error.FFmpegError) and e.strerror) or str(e)
-            raise MediaError(
+            # The text of libav's errors names the file on this machine.
+            reason = (e.strerror or "unknown error") if isinstance(e, av.error.FFmpegError) else str(e)
+            raise Unwritable(
                 f"The result can't be written as {spec.container} ({reason.lower()}). Choose another container."
             ) from e
     yield Muxed((*warnings, *ledger_warnings(ledger)), ledger)
