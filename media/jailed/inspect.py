@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from media.demux.discontinuities import Discontinuities, has_clock
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
+from media.demux.telecine import FILM_WARNING, film_rate, shows_film
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
 from media.jailed.first_frame import decode_first_frame, readable_packets
 from media.jailed.losses import predict_losses
@@ -28,11 +29,12 @@ from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
 _PACKETS_TO_JUDGE_TIMES: Final = 3000
 
 
-def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
+def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) -> MediaInfo:
     """Collect the facts of a file.
 
     Args:
         target: container of the result: mp4, mov, mkv, webm or auto.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
         UnsupportedFile, UnusableVideo, OverLimit: see `media.probe.probe`.
@@ -43,14 +45,17 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         limits.check("max_frames", stream.frames, "the video")  # as the header promises; 0: unknown
         frame, location = decode_first_frame(container, stream)
         _check_size(frame.width, frame.height, limits)
-        video, warnings = video_info(stream, frame, location)
+        video, warnings = video_info(stream, frame, location, fields=fields)
+        if shows_film(readable_packets(container, stream), video):
+            video = replace(video, film=True, frame_rate=film_rate(stream.codec_context.framerate))
+            warnings.append(FILM_WARNING)
         video, duration = _with_duration(video, container, path, limits)
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
         warnings += _dropped_tracks(container, stream)
         target, losses = predict_losses(container, stream, target)
         warnings += losses
-        if is_rounded(target, video.time_base) and not _in_milliseconds(path, limits):
+        if is_rounded(target, video.output_time_base) and not _in_milliseconds(path, limits):
             warnings.append(rounding_warning(target))
         return MediaInfo(
             container=container_name(container),

@@ -23,12 +23,15 @@ _MAX_DEPTH: Final = 10
 """Bits of one output sample."""
 
 
-def video_info(stream: VideoStream, frame: VideoFrame, chroma_location: str) -> tuple[VideoInfo, list[str]]:
+def video_info(
+    stream: VideoStream, frame: VideoFrame, chroma_location: str, *, fields: bool = False
+) -> tuple[VideoInfo, list[str]]:
     """Collect the facts of the stream, and warnings about changes to its picture.
 
     Args:
         frame: the first frame.
         chroma_location: libav's name of the chroma samples' location.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
         UnusableVideo: transparency, no time base, or a colour matrix that can't be converted.
@@ -56,6 +59,7 @@ def video_info(stream: VideoStream, frame: VideoFrame, chroma_location: str) -> 
         mastering_display=side.get(SideDataType.MASTERING_DISPLAY_METADATA),
         content_light=_content_light(side.get(SideDataType.CONTENT_LIGHT_LEVEL)),
         interlaced=stream.codec_context.field_order in _INTERLACED_ORDERS or frame.interlaced_frame,
+        fields=fields,
     )
     resolved(info.color, pixel_format=pixel_format, height=info.height)  # raises if the matrix can't be converted
     return info, [*_picture_warnings(info), *unsupported_side_data(frame)]
@@ -69,7 +73,8 @@ def seconds(value: int | None, time_base: Fraction) -> float | None:
 def _picture_warnings(info: VideoInfo) -> list[str]:
     warnings = []
     if info.interlaced:
-        warnings.append("The video is interlaced; it is deinterlaced (bwdif) to one frame for two fields.")
+        into = "one frame for each field" if info.fields else "one frame for two fields"
+        warnings.append(f"The video is interlaced; it is deinterlaced (bwdif) to {into}.")
     if info.bit_depth > _MAX_DEPTH:
         warnings.append(f"{info.bit_depth}-bit samples are reduced to {_MAX_DEPTH} bits.")
     return warnings
