@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from media.types import counted
+
+_WOVEN_FILM: Final = (
+    "The video is film that was woven into interlaced frames (hard telecine). Deinterlacing keeps the frame rate and "
+    "leaves a stutter; undo the telecine before (ffmpeg: fieldmatch,decimate)."
+)
 
 
 class Missing(Enum):
@@ -65,6 +71,8 @@ class TrackLedger:
     """Frames that were scaled to the size of the others."""
     breaks_off: bool = False
     """Whether the file ends before the end of the track."""
+    woven_film: bool = False
+    """Whether the pictures are film that was woven into interlaced frames (hard telecine). Not a fault."""
     dropped_metadata: tuple[str, ...] = ()
     """Warnings about metadata of frames that the result can't hold. Not a fault."""
 
@@ -133,6 +141,7 @@ def _video(track: TrackLedger) -> Iterator[tuple[object, str]]:
     yield track.repaired_times, f"{repaired} had no usable timestamp and received a new one."
     yield track.restarts, "The video's timestamps start over; the later part follows the earlier part."
     yield track.jumps, "The file's timestamps jump ahead; the gap was removed."
+    yield track.woven_film, _WOVEN_FILM
     resized = counted(track.resized, "frame was", "frames were")
     yield track.resized, f"The frame size changes; {resized} scaled to the size of the first frame."
 

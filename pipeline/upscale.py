@@ -60,7 +60,8 @@ class _Run:
     def __init__(self, task: UpscaleTask, model: Upscaler, stop: threading.Event) -> None:
         self._task, self._model, self._stop = task, model, stop
         options = task.options
-        self._info = probe(task.source, task.limits, target=options.container)
+        fields = options.deinterlace == "field"
+        self._info = probe(task.source, task.limits, target=options.container, fields=fields)
         self._spec = output_spec(
             self._info,
             scale=options.scale,
@@ -81,7 +82,7 @@ class _Run:
         if unused:
             self._manifest.warnings.append(unused)
         self._fit_chunk()
-        self._progress = ProgressCounter(self._info.video.frames, self._manifest.frames)
+        self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
 
     def _fit_chunk(self) -> None:
         """Shorten the chunks to the memory there is. A resumed job keeps its chunks, and so the bytes of its result."""

@@ -34,6 +34,8 @@ class ProbeRequest(NamedTuple):
     path: Path
     target: str
     """Container of the result: mp4, mov, mkv, webm or auto."""
+    fields: bool = False
+    """Whether each field of an interlaced frame becomes a frame."""
 
 
 class DecodeRequest(NamedTuple):
@@ -44,6 +46,8 @@ class DecodeRequest(NamedTuple):
     frames_before: int | None
     memory: int
     """File descriptor of the shared memory."""
+    fields: bool = False
+    """Whether each field of an interlaced frame becomes a frame."""
 
 
 class MuxRequest(NamedTuple):
