@@ -6,6 +6,7 @@ import errno
 import heapq
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -29,11 +30,13 @@ from media.ledger import Ledger
 from media.ledger import warnings as ledger_warnings
 from media.limits import Limits
 from media.sandbox.protocol import Muxed, MuxProgress, MuxRequest
-from media.tracks.attachments import add_attachments, add_covers
+from media.tracks.attachments import add_attachments, add_covers, is_cover
+from media.tracks.languages import extended
 from media.tracks.passthrough import add_track, is_passed_through
 from media.tracks.tags import copied_tags
 from media.tracks.track import Track
 from media.tracks.trial import MUXERS
+from media.tracks.vobsub import CODEC, Mp4Description, mp4_description
 from media.types import OutputSpec
 
 
@@ -67,15 +70,17 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
                 track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
+            written: Counter[int] = Counter()
             pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
             for _, packet in packets:
                 if packet is not None:
+                    written[packet.stream.index] += 1
                     target.mux_one(packet)
                 if pause.is_over():
                     yield MuxProgress()
+            header = _mp4_header(spec, source, tracks, _box_numbers(target, written))
             target.close()
             if spec.container in ("mp4", "mov"):
-                header = _mp4_header(spec, source)
                 yield from (MuxProgress() for _ in finish(request.out, header))
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
@@ -150,11 +155,39 @@ def _add_video(
     return stream
 
 
-def _mp4_header(spec: OutputSpec, source: InputContainer) -> Mp4Header:
+def _mp4_header(
+    spec: OutputSpec, source: InputContainer, tracks: dict[int, Track], numbers: dict[int, int]
+) -> Mp4Header:
+    """What libav's muxer leaves out.
+
+    Args:
+        tracks: index in the source → track.
+        numbers: index in the result → number of the track's box.
+    """
     quicktime = spec.container == "mov"
-    # QuickTime's track header has the stored width.
-    shape = Fraction(1) if quicktime else spec.sample_aspect_ratio
-    return Mp4Header(quicktime=quicktime, sample_aspect_ratio=shape, tags=copied_tags(source.metadata))
+    languages, vobsubs = dict[int, str](), dict[int, Mp4Description]()
+    for index, track in tracks.items():
+        stream, number = source.streams[index], numbers.get(track.target.index)
+        if number is None:
+            continue
+        if language := extended(stream.metadata.get("language")):
+            languages[number] = language
+        if track.target.codec_context.codec.canonical_name == CODEC and (found := mp4_description(source, stream)):
+            vobsubs[number] = found
+    return Mp4Header(
+        quicktime=quicktime,
+        # QuickTime's track header has the stored width.
+        sample_aspect_ratio=Fraction(1) if quicktime else spec.sample_aspect_ratio,
+        tags=copied_tags(source.metadata),
+        languages=languages,
+        vobsubs=vobsubs,
+    )
+
+
+def _box_numbers(target: OutputContainer, written: Counter[int]) -> dict[int, int]:
+    """Index of each track → number of its box. Covers and tracks without packets have none."""
+    boxed = [s.index for s in target.streams if written[s.index] and not is_cover(s)]
+    return {index: number for number, index in enumerate(boxed)}
 
 
 def _add_tracks(
