@@ -188,6 +188,9 @@ class Job(BaseModel):
     """A job document."""
 
     id: str = Field(description="Id of the job.")
+    owner: str = Field(
+        "", description="Id of the API key that created the job; empty: the administrator's key, or no key."
+    )
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
     options: JobOptions

@@ -148,7 +148,7 @@ class Storage:
     def job_dir(self, job_id: str) -> Path:
         """Folder of a job. Raises `NotFound` for a malformed id, so no path leaves the data folder."""
         if not _ID.fullmatch(job_id):
-            raise NotFound(f"There is no job {job_id!r}.")
+            raise NotFound.job(job_id)
         return self.root / job_id
 
     def input_path(self, job_id: str) -> Path:

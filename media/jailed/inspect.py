@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -12,20 +13,26 @@ from typing import Final
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import DataStream, Disposition, Stream
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS, check_animation
 from media.demux.discontinuities import Discontinuities, has_clock
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
+from media.demux.rate import is_usual, nominal_rate
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
+from media.demux.track_header import track_header
 from media.jailed.first_frame import decode_first_frame, readable_packets
+from media.jailed.header_checks import check_encryption
 from media.jailed.losses import predict_losses
 from media.jailed.video_info import seconds, video_info
 from media.limits import Limits
 from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
 
 _PACKETS_TO_JUDGE_TIMES: Final = 3000
+_PACKETS_TO_JUDGE_RATE: Final = 300
 
 
 def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
@@ -41,9 +48,18 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         stream = video_stream(container)
         _check_size(stream.width, stream.height, limits)
         limits.check("max_frames", stream.frames, "the video")  # as the header promises; 0: unknown
-        frame, location = decode_first_frame(container, stream)
-        _check_size(frame.width, frame.height, limits)
-        video, warnings = video_info(stream, frame, location)
+        header = track_header(path, container, stream)
+        check_encryption(header)
+        first = decode_first_frame(container, stream)
+        _check_size(first.frame.width, first.frame.height, limits)
+        if header.crop and header.crop.of != (first.frame.width, first.frame.height):
+            header = replace(header, crop=None)
+        video, warnings = video_info(stream, first, header)
+        if not is_usual(video.frame_rate):
+            times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
+            video = replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
+        if video.codec in ANIMATIONS:
+            warnings += check_animation(path, video.codec, stream.frames)
         video, duration = _with_duration(video, container, path, limits)
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
@@ -125,9 +141,13 @@ def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:
 
 def _in_milliseconds(path: Path, limits: Limits) -> bool:
     """Whether the first few thousand packets have timestamps of whole milliseconds."""
+    packets = _first_packets(path, limits, _PACKETS_TO_JUDGE_TIMES)
+    return all(is_whole_milliseconds(p.pts, p.time_base) for p in packets if p.pts is not None)
+
+
+def _first_packets(path: Path, limits: Limits, count: int) -> Iterator[Packet[VideoStream]]:
     with open_untrusted(path, limits) as container:
-        packets = islice(readable_packets(container, video_stream(container)), _PACKETS_TO_JUDGE_TIMES)
-        return all(is_whole_milliseconds(p.pts, p.time_base) for p in packets if p.pts is not None)
+        yield from islice(readable_packets(container, video_stream(container)), count)
 
 
 def _track_info(stream: Stream) -> TrackInfo:

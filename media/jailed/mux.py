@@ -7,7 +7,7 @@ import heapq
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from media.color.hdr import hdr_boxes, header_with_boxes, mastering_display
-from media.demux.last_frame import frame_duration
+from media.demux.last_frame import HELD_SECONDS, frame_duration, sound_ends
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.timestamps import movie_timescale
 from media.errors import Unwritable
@@ -64,14 +64,14 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             add_covers(target, spec.container, source)
             target.metadata.update(copied_tags(source.metadata))
             target.set_chapters(source.chapters())
-            last_duration = frame_duration(request.source, timing.last, limits)
+            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
+            last_duration = yield from _last_duration(request, timing.last, limits, pause)
             packets = heapq.merge(
                 SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
                 track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
             written: Counter[int] = Counter()
-            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
             for _, packet in packets:
                 if packet is not None:
                     written[packet.stream.index] += 1
@@ -106,6 +106,21 @@ class _Pause:
             return False
         self._begun = now
         return True
+
+
+def _last_duration(
+    request: MuxRequest, last: int, limits: Limits, pause: _Pause
+) -> Generator[MuxProgress, None, int | None]:
+    """Duration of the frame at `last` in the source, or until the sound ends. None: unknown."""
+    duration, unit = frame_duration(request.source, last, limits), request.spec.time_base
+    if duration is not None:
+        return duration
+    held = Fraction(0)
+    for end in sound_ends(request.source, last * unit, limits):
+        held = end - last * unit
+        if pause.is_over():
+            yield MuxProgress()
+    return round(held / unit) if held > HELD_SECONDS else None
 
 
 def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer:
