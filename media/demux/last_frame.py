@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import av
+from av.container import InputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.seeking import InexactSeek, seek_keyframe
 from media.limits import Limits
@@ -27,13 +30,20 @@ def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
     with open_untrusted(source, limits) as container:
         stream = video_stream(container)
         try:
-            for packet in chain([seek_keyframe(container, stream, pts)], container.demux(stream)):
+            for packet in _packets(container, stream, pts):
                 if packet.pts == pts:
                     durations = (_until_end(stream, pts), packet.duration)
                     return next((d for d in durations if _is_plausible(d, stream, limits)), None)
         except (InexactSeek, av.error.FFmpegError):
             pass
     return None
+
+
+def _packets(container: InputContainer, stream: VideoStream, pts: int) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets, from a keyframe before `pts` on. Raises InexactSeek."""
+    if container.format.name not in ANIMATIONS:  # short, without an index, and with a delay for each frame
+        yield seek_keyframe(container, stream, pts)
+    yield from container.demux(stream)
 
 
 def _until_end(stream: VideoStream, pts: int) -> int | None:
