@@ -139,7 +139,13 @@ def _video(track: TrackLedger) -> Iterator[tuple[object, str]]:
 
 def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
     name = f"{track.kind.capitalize()} track {track.index}"
-    repeated = track.lost(Missing.REPEATED_TIME)
+    repeated, cut = track.lost(Missing.REPEATED_TIME), track.lost(Missing.CUT_OFF)
+    no_data = track.kind == "audio" and not track.read.packets
+    yield no_data, f"{name} has no data in the file; the result lacks its sound."
+    yield (
+        cut and not no_data,
+        f"{name} lacks {counted(cut, 'packet')} of {track.promised.packets}: the file does not hold their data.",
+    )
     yield repeated, f"{name} loses {counted(repeated, 'packet')} with a repeated timestamp."
     yield (
         track.restarts,

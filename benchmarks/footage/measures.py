@@ -47,12 +47,17 @@ def sound(path: Path) -> tuple[Wave, int, float]:
 
 
 def _samples(frame: Any) -> Wave:
-    values: Wave = frame.to_ndarray()
+    name = frame.format.packed.name
+    kind = np.dtype({"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}[name])
+    channels = frame.layout.nb_channels
+    # Not to_ndarray: PyAV finds a ninth plane in planar sound of eight channels.
+    planes = frame.planes[: channels if frame.format.is_planar else 1]
+    rows = [np.frombuffer(plane, kind) for plane in planes]
+    values: Wave = np.stack([row[: frame.samples * channels // len(rows)] for row in rows])
     if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    scale = {"u8": 128, "s16": 2**15, "s32": 2**31}.get(frame.format.name.removesuffix("p"), 1)
-    shifted: Wave = values.astype(np.float64) - (128 if frame.format.name.startswith("u8") else 0)
-    return shifted / scale
+        values = values.reshape(-1, channels).T
+    scale = {"u8": 128, "s16": 2**15, "s32": 2**31, "s64": 2**63}.get(name, 1)
+    return (values.astype(np.float64) - (128 if name == "u8" else 0)) / scale
 
 
 def tone(wave: Wave, rate: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -12,6 +13,7 @@ from typing import Final
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import DataStream, Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -19,6 +21,7 @@ from media.demux.animations import ANIMATIONS, check_animation
 from media.demux.discontinuities import Discontinuities, has_clock
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
+from media.demux.rate import is_usual, nominal_rate
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
 from media.demux.track_header import track_header
 from media.jailed.first_frame import decode_first_frame, readable_packets
@@ -29,6 +32,7 @@ from media.limits import Limits
 from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
 
 _PACKETS_TO_JUDGE_TIMES: Final = 3000
+_PACKETS_TO_JUDGE_RATE: Final = 300
 
 
 def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
@@ -51,6 +55,9 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         if header.crop and header.crop.of != (first.frame.width, first.frame.height):
             header = replace(header, crop=None)
         video, warnings = video_info(stream, first, header)
+        if not is_usual(video.frame_rate):
+            times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
+            video = replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
         if video.codec in ANIMATIONS:
             warnings += check_animation(path, video.codec, stream.frames)
         video, duration = _with_duration(video, container, path, limits)
@@ -116,9 +123,15 @@ def _dropped_tracks(container: InputContainer, main: VideoStream) -> list[str]:
     others = [s for s in container.streams.video if s.index != main.index]
     if any(not s.disposition & Disposition.attached_pic for s in others):
         warnings.append("Only the best video track is upscaled; the other video tracks are dropped.")
-    if any(not _holds_chapters(s, container) for s in container.streams.data):
-        warnings.append("Data tracks (time codes, telemetry) are dropped.")
+    if any(not _holds_chapters(s, container) and not _is_time_code_of(main, s) for s in container.streams.data):
+        warnings.append("Data tracks (telemetry, other metadata) are dropped.")
     return warnings
+
+
+def _is_time_code_of(main: VideoStream, stream: DataStream) -> bool:
+    """Whether the data track holds the video's time code, which the result keeps: as a track in MP4, or as a tag."""
+    time_code = stream.metadata.get("timecode")
+    return time_code is not None and time_code == main.metadata.get("timecode")
 
 
 def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:
@@ -128,9 +141,13 @@ def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:
 
 def _in_milliseconds(path: Path, limits: Limits) -> bool:
     """Whether the first few thousand packets have timestamps of whole milliseconds."""
+    packets = _first_packets(path, limits, _PACKETS_TO_JUDGE_TIMES)
+    return all(is_whole_milliseconds(p.pts, p.time_base) for p in packets if p.pts is not None)
+
+
+def _first_packets(path: Path, limits: Limits, count: int) -> Iterator[Packet[VideoStream]]:
     with open_untrusted(path, limits) as container:
-        packets = islice(readable_packets(container, video_stream(container)), _PACKETS_TO_JUDGE_TIMES)
-        return all(is_whole_milliseconds(p.pts, p.time_base) for p in packets if p.pts is not None)
+        yield from islice(readable_packets(container, video_stream(container)), count)
 
 
 def _track_info(stream: Stream) -> TrackInfo:
