@@ -26,7 +26,7 @@ from media.demux.track_header import track_header
 from media.errors import UnusableVideo
 from media.jailed.pictures import PictureCount
 from media.jailed.rgb import RgbConverter
-from media.jailed.video_packets import VideoPackets, has_decoding_times, typical_step
+from media.jailed.video_packets import VideoPackets, display_lag, has_decoding_times, typical_step
 from media.ledger import Ledger, Missing, TrackLedger
 from media.limits import Limits
 
@@ -101,6 +101,7 @@ class Decoder:
                 typical_step(stream),
                 self.track,
                 decoding_times=has_decoding_times(container),
+                lag=display_lag(stream) if has_decoding_times(container) else 0,
                 last=seek_to,
             )
             keyframe = None if seek_to is None else seek_keyframe(container, stream, seek_to)
