@@ -18,6 +18,7 @@ from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.reading import Reading, has_sample_index, missing_samples
 from media.demux.seeking import InexactSeek, seek_keyframe
+from media.demux.webp import is_webp_animation, read_animation
 from media.limits import Limits
 
 HELD_SECONDS: Final = 0.5
@@ -35,6 +36,8 @@ def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
     """
     with open_untrusted(source, limits) as container:
         stream = video_stream(container)
+        if is_webp_animation(source) and stream.time_base:
+            return int(read_animation(source).parts[-1].milliseconds / (1000 * stream.time_base))
         try:
             for packet in _packets(container, stream, pts):
                 if packet.pts == pts:

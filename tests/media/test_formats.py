@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.codec import Codec, codecs_available
 
-from media.demux.formats import CONTAINERS, OPTIONS, REFUSED_CONTAINERS, REFUSED_VIDEO_CODECS, VIDEO_DECODERS
+from media.demux.formats import CONTAINERS, OPTIONS, REFUSED_CONTAINERS, REFUSED_VIDEO_CODECS, VIDEO_DECODERS, WEBP
 from media.demux.opening import search_log
 from media.errors import MediaError, UnsupportedFile, UnusableVideo
 from media.probe import probe
@@ -52,9 +52,9 @@ def _decodes_video(name: str) -> bool:
 
 
 def test_no_accepted_container_opens_other_files() -> None:
-    names = {part for name in CONTAINERS for part in name.split(",")}
+    names = {part for name in CONTAINERS if name != WEBP for part in name.split(",")}
     assert not names & set(" ".join(REFUSED_CONTAINERS.values()).split())
-    assert all(av.ContainerFormat(name.split(",")[0], "r").is_input for name in CONTAINERS)
+    assert all(av.ContainerFormat(name, "r").is_input for name in names)
 
 
 @pytest.mark.parametrize(
