@@ -31,6 +31,7 @@ COMMANDS: Final = {
         "api": "Run the HTTP API",
         "worker": "Run one worker",
         "grpc": "Run the gRPC server",
+        "keys": "Add, list and revoke API keys",
     },
     "Models": {
         "models": "List the models",

@@ -90,20 +90,21 @@ class Readiness:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._url = url
-        self._needs_key = settings.api_key is not None
+        self._settings = settings
         self._ready = False
         self._next_report = time.monotonic() + _REPORT_SECONDS
 
     def check(self) -> bool:
         """Ask the API until the service is ready. Returns whether the service was ever ready."""
         from commands.shared.supervisor import say
+        from service.api_key import ApiKeys
 
         if self._ready:
             return True
         reason = self._reason()
         if not reason:
             self._ready = True
-            say(greeting(self._url, needs_key=self._needs_key))
+            say(greeting(self._url, needs_key=ApiKeys(self._settings).required))
         elif time.monotonic() > self._next_report:
             self._next_report += _REPORT_SECONDS
             say(f"not ready yet: {reason}")

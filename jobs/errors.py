@@ -3,6 +3,7 @@
     SkipVsrError                    .status  .title   (RFC 9457; the service maps each class to a gRPC code)
     ├── InvalidRequest        400   invalid options
     ├── Unauthorized          401   missing or wrong API key
+    ├── Forbidden             403   the API key lacks a scope
     ├── NotFound              404   unknown job
     ├── UploadStalled         408   no data from an upload for too long
     ├── NotReady              409   the job's state does not allow the operation
@@ -12,8 +13,10 @@
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
     ├── KeyReused             422   an idempotency key that belongs to another upload
+    ├── LimitReached          429   a limit of the API key; the message names the limit
     ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
+    ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
     └── StorageFull           507   the data folder has no room
 
@@ -22,7 +25,7 @@ A message is one line: first the problem, then a remedy.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class SkipVsrError(Exception):
@@ -51,10 +54,21 @@ class Unauthorized(SkipVsrError):
     status, title = 401, "Not authorised"
 
 
+class Forbidden(SkipVsrError):
+    """The API key lacks a scope."""
+
+    status, title = 403, "Forbidden"
+
+
 class NotFound(SkipVsrError):
     """Unknown job."""
 
     status, title = 404, "Not found"
+
+    @classmethod
+    def job(cls, job_id: str) -> Self:
+        """Create the error for an unknown job, and for a job that the caller may not know."""
+        return cls(f"There is no job {job_id!r}.")
 
 
 class UploadStalled(SkipVsrError):
@@ -105,6 +119,16 @@ class KeyReused(SkipVsrError):
     status, title = 422, "Idempotency key reused"
 
 
+class LimitReached(SkipVsrError):
+    """A limit of the API key is reached."""
+
+    status, title = 429, "Limit reached"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class JobFailed(SkipVsrError):
     """The processing of the job failed."""
 
@@ -116,6 +140,12 @@ class StoreUnavailable(SkipVsrError):
 
     status, title = 503, "Store unavailable"
     retry_after = 5
+
+
+class KeysUnreadable(SkipVsrError):
+    """The list of API keys is damaged."""
+
+    status, title = 503, "API keys unreadable"
 
 
 class TooManyUploads(SkipVsrError):

@@ -60,12 +60,14 @@ class Settled:
         return self.value.partition(b" ")[2].decode()
 
 
-def reserve(redis: Redis, key: str) -> Reservation | Settled | None:
-    """Reserve a key for an upload.
+def reserve(redis: Redis, key: str, owner: str = "") -> Reservation | Settled | None:
+    """Reserve a key for an upload. Each owner, the id of an API key, has keys of its own.
 
     Returns:
         The reservation; or the key's job; or None if another upload has reserved the key.
     """
+    if owner:
+        key = f"{owner}\n{key}"  # no client's key has a line break
     reservation = Reservation(key)
     if redis.set(_name(key), reservation.value, nx=True, ex=_RESERVED_SECONDS):
         return reservation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +25,14 @@ class Incoming:
         storage: the data folder.
         path: the new file.
         announced: size in bytes; 0 if unknown.
+        count: called with the number of bytes before each write; an error of the function refuses the bytes.
     """
 
-    def __init__(self, storage: Storage, path: Path, announced: int) -> None:
+    def __init__(
+        self, storage: Storage, path: Path, announced: int, count: Callable[[int], None] | None = None
+    ) -> None:
         self.path, self.size = path, 0
-        self._storage, self._announced = storage, announced
+        self._storage, self._announced, self._count = storage, announced, count
         self._reserved = min(announced, _STEP_BYTES)
         self._lock = threading.Lock()  # a write may continue in its thread after its request has ended
         storage.check_room(announced)
@@ -44,6 +48,8 @@ class Incoming:
         with self._lock:
             if self._file.closed:
                 raise ValueError("the upload has ended")
+            if self._count is not None:
+                self._count(len(data))
             self.size += len(data)
             if self.size > self._reserved:
                 self._reserve_more()

@@ -9,6 +9,10 @@ skipvsr:tickets         counter: the last ticket number
 skipvsr:workers         set: names of workers
 skipvsr:worker:<name>   string: one worker's announcement, with a time to live
 skipvsr:once:<digest>   string: one idempotency key (`jobs.idempotency`)
+skipvsr:owner:<key id>  set: ids of the jobs of one API key
+skipvsr:slots:<key id>  sorted set: uploads and streams of one API key, by their expiry (`jobs.allowance`)
+skipvsr:rate:<key id>   sorted set: uploads of one API key in the last minute, by time in ms
+skipvsr:bytes:<key id>  hash: bytes that one API key has sent today
 """
 
 from __future__ import annotations
@@ -38,6 +42,26 @@ def state_key(state: JobState) -> str:
 def worker_key(name: str) -> str:
     """Key of a worker's announcement."""
     return f"{PREFIX}worker:{name}"
+
+
+def owner_key(owner: str) -> str:
+    """Key of the set of an API key's jobs."""
+    return f"{PREFIX}owner:{owner}"
+
+
+def slots_key(owner: str) -> str:
+    """Key of an API key's uploads and streams."""
+    return f"{PREFIX}slots:{owner}"
+
+
+def rate_key(owner: str) -> str:
+    """Key of an API key's uploads in the last minute."""
+    return f"{PREFIX}rate:{owner}"
+
+
+def bytes_key(owner: str) -> str:
+    """Key of the bytes that an API key has sent today."""
+    return f"{PREFIX}bytes:{owner}"
 
 
 def idempotency_key(digest: str) -> str:

@@ -77,7 +77,7 @@ class JobOptions(BaseModel):
     container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
         "auto",
         description="Container of the output: mp4, mkv, mov or webm; auto: mp4, or mkv if mp4 cannot hold a track, an "
-        "attachment or the styles of ASS subtitles.",
+        "attachment or the styles of ASS subtitles, or if few players play a track there.",
     )
     crf: Annotated[int, Field(ge=0, le=51)] = Field(
         18, description="Constant rate factor of the encoder. A lower value gives higher quality and a larger file."
@@ -193,6 +193,9 @@ class Job(BaseModel):
     """A job document."""
 
     id: str = Field(description="Id of the job.")
+    owner: str = Field(
+        "", description="Id of the API key that created the job; empty: the administrator's key, or no key."
+    )
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
     options: JobOptions

@@ -28,8 +28,8 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
     http_names: str = Field(
         "",
-        description="Comma-separated public host names that the HTTP API accepts if no API key is set. IP addresses "
-        "and names of local networks are always accepted.",
+        description="Comma-separated public host names that the HTTP API accepts if the service has no API keys. IP "
+        "addresses and names of local networks are always accepted.",
     )
     http_max_connections: Annotated[int, Field(ge=1)] = Field(
         512,
@@ -123,7 +123,9 @@ class Settings(BaseSettings):
 
     api_key: SecretStr | None = Field(
         None,
-        description="API key that every request must carry (`Authorization: Bearer` or `X-API-Key`); empty: no key.",
+        description="API key of the administrator (`Authorization: Bearer` or `X-API-Key`), for all jobs and without "
+        "limits; `skipvsr keys` manages further keys. Empty, and no other keys: the service is open. Clients "
+        "(`skipvsr submit`, `stream`) send this key.",
     )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."

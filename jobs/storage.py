@@ -148,7 +148,7 @@ class Storage:
     def job_dir(self, job_id: str) -> Path:
         """Folder of a job. Raises `NotFound` for a malformed id, so no path leaves the data folder."""
         if not _ID.fullmatch(job_id):
-            raise NotFound(f"There is no job {job_id!r}.")
+            raise NotFound.job(job_id)
         return self.root / job_id
 
     def input_path(self, job_id: str) -> Path:
@@ -269,9 +269,9 @@ class Storage:
                 raise Fenced(job_id) from error
         return final
 
-    def remove_work(self, job_id: str) -> None:
-        """Remove all working folders of a job."""
-        for work in self.job_dir(job_id).glob("work-*"):
+    def remove_work(self, job_id: str, token: int | None = None) -> None:
+        """Remove all working folders of a job, or only the folder of the worker with `token`."""
+        for work in self.job_dir(job_id).glob(f"work-{'*' if token is None else token}"):
             shutil.rmtree(work, ignore_errors=True)
 
     def remove(self, job_id: str) -> None:

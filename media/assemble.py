@@ -21,7 +21,8 @@ def assemble(
     it by renaming. A child process reads the source; it can write `out` only.
 
     Raises:
-        MediaError: no segments, segments of different encoders, or the container can't hold them.
+        Unwritable: the container can't hold the segments.
+        MediaError: no segments, or segments of different encoders.
         UnsupportedFile, OverLimit: the source can't be opened any more.
         DecoderCrashed: the child process died, or took too long.
         OSError: the disk is full.

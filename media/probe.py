@@ -22,7 +22,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4", f
         limits: upper bounds for the file.
         target: container of the result: mp4, mov, mkv, webm or auto. `MediaInfo.warnings` lists the losses in this
             container. auto chooses mp4, or mkv if mp4 would lose a track, an attachment or the styles of ASS
-            subtitles; `MediaInfo.target` holds the choice.
+            subtitles, or holds a track that few players play there; `MediaInfo.target` is the choice.
         fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:

@@ -59,6 +59,8 @@ class VideoInfo:
     content_light: tuple[int, int] | None = None
     """HDR10's MaxCLL and MaxFALL, in cd/m²."""
     interlaced: bool = False
+    nominal_rate: Fraction | None = None
+    """Rate of the frames that move, for the encoder's rate control. None: `frame_rate`."""
     film: bool = False
     """Whether flags say that the frames are film, shown for three and two fields in turn (soft telecine)."""
     fields: bool = False

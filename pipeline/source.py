@@ -23,12 +23,13 @@ def media_limits(settings: Settings) -> Limits:
     return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
 
 
-def stream_facts(info: MediaInfo, spec: OutputSpec | None = None) -> StreamFacts:
+def stream_facts(info: MediaInfo, spec: OutputSpec | None = None, *, frames: int | None = None) -> StreamFacts:
     """Describe a probed file for the job document.
 
     Args:
         info: the result of `media.probe.probe`.
         spec: the specification of an output file. Its container and codec names replace libav's names.
+        frames: the number of frames, if known. Not every file states it.
     """
     video = info.video
     return StreamFacts(
@@ -36,7 +37,7 @@ def stream_facts(info: MediaInfo, spec: OutputSpec | None = None) -> StreamFacts
         codec=spec.codec if spec else video.codec,
         width=video.width,
         height=video.height,
-        frames=video.frames,
+        frames=video.frames if frames is None else frames,
         frame_rate=float(video.frame_rate) if video.frame_rate else None,
         duration_seconds=info.duration_seconds,
         pixel_format=video.pixel_format,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
 from jobs import idempotency, records, tracing
+from jobs.allowance import Allowance, Meter
 from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
@@ -17,15 +18,22 @@ from jobs.settings import Settings
 from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, connect, unavailable
 from service.admission import Admission
+from service.callers import ADMINISTRATOR, Caller
 
 
 class Operations:
-    """Operations on jobs. Every method may raise StoreUnavailable; methods with a job id may raise NotFound."""
+    """Operations on jobs, for one caller.
 
-    def __init__(self, store: JobStore, storage: Storage) -> None:
+    Every method may raise StoreUnavailable; methods with a job id may raise NotFound. Jobs of other callers are
+    unknown, unless the caller is an administrator. Whoever calls a method has checked the caller's scope.
+    """
+
+    def __init__(self, store: JobStore, storage: Storage, caller: Caller = ADMINISTRATOR) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
+        self._caller = caller
+        self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -35,9 +43,15 @@ class Operations:
         store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
         return cls(store, Storage.from_settings(settings))
 
+    def for_caller(self, caller: Caller) -> Self:
+        """The same operations for another caller."""
+        return type(self)(self.store, self.storage, caller)
+
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
         """Open a temporary file for an upload. The file is removed at the end of the block unless it was submitted.
+
+        The file's name is the id of the future job.
 
         Args:
             expected: size in bytes; 0 if unknown.
@@ -45,28 +59,44 @@ class Operations:
         Raises:
             StoreUnavailable: Redis does not answer, so no job could be queued.
             StorageFull: the disk or the quota has no room, at the start or while bytes arrive.
+            LimitReached: a limit of the caller's key, at the start or while bytes arrive.
         """
         self.store.ping()
-        path = self.storage.uploads / f"{new_id()}.part"
-        try:
-            with room(self.storage.uploads):
-                self.storage.uploads.mkdir(parents=True, exist_ok=True)
-                incoming = Incoming(self.storage, path, expected)
-                try:
-                    yield incoming
-                finally:
-                    incoming.close()
-        finally:
-            path.unlink(missing_ok=True)
+        job_id = new_id()
+        path = self.storage.uploads / f"{job_id}.part"
+        with self._allowance.upload(job_id, expected) as meter:
+            try:
+                with room(self.storage.uploads):
+                    self.storage.uploads.mkdir(parents=True, exist_ok=True)
+                    incoming = Incoming(self.storage, path, expected, meter.count)
+                    try:
+                        yield incoming
+                    finally:
+                        incoming.close()
+            finally:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def repeated_upload(self, expected: int = 0) -> Iterator[Meter]:
+        """Count an upload that repeats an earlier one, and its bytes. Raises LimitReached."""
+        with self._allowance.metered(new_id(), expected) as meter:
+            yield meter
+
+    @contextmanager
+    def stream(self, *, resumed: bool) -> Iterator[Meter]:
+        """Count a live stream, and the bytes that are reported to the meter. Raises LimitReached."""
+        with self._allowance.stream(new_id(), resumed=resumed) as meter:
+            yield meter
 
     def reserve_key(self, key: str) -> tuple[Job, str] | Reservation:
         """Reserve an idempotency key, or return the job that the key belongs to, with its upload's fingerprint.
 
+        Each caller has keys of their own.
         Renew the reservation (`renew_key`) until the upload is submitted (`submit`) or abandoned (`release_key`).
         Raises NotReady if another upload with the same key is in progress.
         """
         with unavailable():
-            found = idempotency.reserve(self.store.redis, key)
+            found = idempotency.reserve(self.store.redis, key, self._caller.key_id)
         if found is None:
             raise NotReady("Another upload with this Idempotency-Key is in progress. Try again when it has finished.")
         if isinstance(found, Reservation):
@@ -89,9 +119,11 @@ class Operations:
             idempotency.release(self.store.redis, reservation)
 
     def submit(self, upload: Path, filename: str, admission: Admission, reservation: Reservation | None = None) -> Job:
-        """Queue a job for a complete upload. A reserved key points to the new job for a day."""
+        """Queue a job for the complete file of `upload`. A reserved key points to the new job for a day."""
+        self._caller.confirm()
         job = Job(
-            id=new_id(),
+            id=upload.stem,
+            owner=self._caller.key_id,
             filename=filename,
             options=admission.options,
             input=admission.facts,
@@ -99,6 +131,7 @@ class Operations:
             progress=Progress(frames_total=admission.facts.frames),
             traceparent=tracing.current(),
         )
+        self._allowance.hold(job.id)
         self.storage.adopt(upload, job.id)
         try:
             self.store.create(job, reservation)
@@ -112,16 +145,21 @@ class Operations:
 
     def get(self, job_id: str) -> Job:
         """Return a job's document."""
+        self._caller.confirm()
         self.storage.job_dir(job_id)  # raises NotFound for malformed ids
-        return self.store.get(job_id)
+        job = self.store.get(job_id)
+        if not self._caller.may_see(job.owner):
+            raise NotFound.job(job_id)
+        return job
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs, newest first."""
-        return self.store.list(state=state, limit=limit, offset=offset)
+        owner = None if self._caller.admin else self._caller.key_id
+        return self.store.list(state=state, owner=owner, limit=limit, offset=offset)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
-        self.storage.job_dir(job_id)
+        self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
         return self.store.get(job_id)
@@ -140,18 +178,22 @@ class Operations:
 
     def pause(self, job_id: str) -> Job:
         """Pause a job at the end of its chunk. Finished chunks are kept."""
-        self.storage.job_dir(job_id)
+        self.get(job_id)
         self.store.request_pause(job_id)
         return self._recorded(job_id)
 
     def resume(self, job_id: str) -> Job:
         """Queue a paused or failed job again, from its last checkpoint.
 
-        Raises NotReady in any other state, and Gone if the files of a failed job have been removed.
+        Raises NotReady in any other state, Gone if the files of a failed job have been removed, and LimitReached if the
+        caller's key has its number of jobs at a time.
         """
-        if self.get(job_id).state is JobState.FAILED:
+        state = self.get(job_id).state
+        if state is JobState.FAILED:
             self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
-        self.store.resume(job_id)
+        starts = state in (JobState.PAUSED, JobState.FAILED)
+        with self._allowance.slot(job_id) if starts else nullcontext():
+            self.store.resume(job_id)
         return self._recorded(job_id)
 
     def _recorded(self, job_id: str) -> Job:

@@ -26,9 +26,14 @@ def address(host: str, port: int) -> str:
 
 def warn_if_open(settings: Settings, host: str, server: str) -> None:
     """Log a warning if a server without an API key listens beyond this machine."""
-    if settings.api_key is None and host != "localhost" and not _is_loopback(host):
+    from service.api_key import ApiKeys
+
+    if host != "localhost" and not _is_loopback(host) and not ApiKeys(settings).required:
         log.warning(
-            "%s listens on %s without SKIPVSR_API_KEY: whoever reaches the port can use the server", server, host
+            "%s listens on %s without SKIPVSR_API_KEY, and `skipvsr keys` lists no key: whoever reaches the port can "
+            "use the server",
+            server,
+            host,
         )
 
 

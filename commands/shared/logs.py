@@ -59,5 +59,6 @@ def set_up(settings: Settings) -> None:
         handler.setFormatter(_Text("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(_not_a_probe)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("skipvsr.audit").setLevel(logging.INFO)  # the audit log has no severity
     for library in ("httpx", "rq", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -9,7 +9,9 @@ from pydantic_core import to_jsonable_python
 
 from jobs.schema import STORED, Job
 
-_PLAIN: Final = frozenset({"state", "token", "beat", "request", "ticket", "attempt", "deaths", "died_at", "died_there"})
+_PLAIN: Final = frozenset(
+    {"state", "owner", "token", "beat", "request", "ticket", "attempt", "deaths", "died_at", "died_there"}
+)
 """Fields that the Lua scripts read or increment; the hash holds these as plain text and all others as JSON."""
 _DOCUMENT: Final = frozenset(Job.model_fields)
 

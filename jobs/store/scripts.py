@@ -57,6 +57,8 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then return 0 end
 redis.call('SREM', ARGV[1] .. 'state:' .. state, ARGV[2])
 redis.call('ZREM', ARGV[1] .. 'jobs', ARGV[2])
+local owner = redis.call('HGET', KEYS[1], 'owner') or ''
+if owner ~= '' then redis.call('SREM', ARGV[1] .. 'owner:' .. owner, ARGV[2]) end
 return redis.call('DEL', KEYS[1])
 """
 
@@ -67,5 +69,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'queued_at', redis.call('TIME')[1], unpack(ARGV, 5))
 redis.call('ZADD', ARGV[1] .. 'jobs', ARGV[3], ARGV[2])
 redis.call('SADD', ARGV[1] .. 'state:' .. ARGV[4], ARGV[2])
+local owner = redis.call('HGET', KEYS[1], 'owner') or ''
+if owner ~= '' then redis.call('SADD', ARGV[1] .. 'owner:' .. owner, ARGV[2]) end
 return 1
 """

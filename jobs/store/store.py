@@ -17,7 +17,7 @@ from redis import Redis
 from jobs import idempotency, tickets
 from jobs.errors import Gone, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
-from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, state_key
+from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, owner_key, state_key
 from jobs.schema import Job, JobState, Priority, Problem
 from jobs.settings import Settings
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
@@ -67,6 +67,8 @@ class JobStore:
             pipe.hset(job_key(job.id), mapping=cast(Any, to_hash(job)))
             pipe.zadd(JOBS, {job.id: job.created_at.timestamp()})
             pipe.sadd(state_key(job.state), job.id)
+            if job.owner:
+                pipe.sadd(owner_key(job.owner), job.id)
             pipe.hset(job_key(job.id), "ticket", ticket)
             pipe.hset(job_key(job.id), "queued_at", int(job.created_at.timestamp()))
             if reservation is not None:
@@ -88,16 +90,21 @@ class JobStore:
         with unavailable():
             raw = self.redis.hgetall(job_key(job_id))
         if not raw:
-            raise _not_found(job_id)
+            raise NotFound.job(job_id)
         return from_hash(cast(dict[bytes, bytes], raw))
 
-    def list(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
-        """Jobs from the newest to the oldest, optionally of one state."""
+    def list(
+        self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[Job]:
+        """Jobs from the newest to the oldest, optionally of one state and one API key."""
         with unavailable():
             ids = [i.decode() for i in cast(Iterable[bytes], self.redis.zrevrange(JOBS, 0, -1))]
             if state is not None:
                 members = self.ids(state)
                 ids = [i for i in ids if i in members]
+            if owner is not None:
+                own = cast("set[bytes]", self.redis.smembers(owner_key(owner)))
+                ids = [i for i in ids if i.encode() in own]
             with self.redis.pipeline(transaction=False) as pipe:
                 for job_id in ids[offset : offset + limit]:
                     pipe.hgetall(job_key(job_id))
@@ -311,7 +318,7 @@ class JobStore:
         with unavailable():
             old, options = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "ticket", "options"))
             if options is None:
-                raise _not_found(job_id)
+                raise NotFound.job(job_id)
             if old is not None:
                 tickets.drop(self.redis, old.decode())
             priority = Priority(json.loads(options).get("priority", Priority.NORMAL))
@@ -360,7 +367,7 @@ class JobStore:
             answer = cast(list[bytes], self._transition(keys=[job_key(job_id)], args=transition.arguments(job_id)))
         result = TransitionResult.parse(*answer)
         if result.outcome is Outcome.MISSING:
-            raise _not_found(job_id)
+            raise NotFound.job(job_id)
         return result
 
     def _push_ticket(self, job_id: str, priority: Priority, *, front: bool, pipe: Any) -> str:
@@ -373,10 +380,6 @@ class JobStore:
             if ticket is not None:
                 tickets.drop(self.redis, ticket.decode())
             return ticket is not None
-
-
-def _not_found(job_id: str) -> NotFound:
-    return NotFound(f"There is no job {job_id!r}.")
 
 
 def _finish_time(state: JobState) -> datetime | None:

@@ -23,6 +23,7 @@ from media.demux.opening import open_untrusted, video_stream
 from media.demux.seeking import InexactSeek, frames_up_to, seek_keyframe
 from media.demux.side_data import unsupported_side_data
 from media.demux.telecine import SoftTelecine
+from media.demux.track_header import track_header
 from media.errors import UnusableVideo
 from media.jailed.pictures import PictureCount
 from media.jailed.rgb import RgbConverter
@@ -107,7 +108,7 @@ class Decoder:
             # With one thread, error concealment is the same on every run, and a resumed job gives the same bytes.
             stream.codec_context.thread_count = 1
             stream.codec_context.copy_opaque = True  # each frame knows the number of its packet
-            convert = RgbConverter(self.limits, self.track)
+            convert = RgbConverter(self.limits, self.track, track_header(self.path, container, stream).crop)
             self._pictures = PictureCount(stream)
             self._times = DisplayTimes[VideoFrame](
                 stream.time_base,

@@ -6,7 +6,7 @@ import errno
 import heapq
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -17,10 +17,10 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from media.color.hdr import hdr_boxes, header_with_boxes, mastering_display
-from media.demux.last_frame import frame_duration
+from media.demux.last_frame import HELD_SECONDS, frame_duration, sound_ends
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.timestamps import movie_timescale
-from media.errors import MediaError
+from media.errors import Unwritable
 from media.jailed.mp4_header import Mp4Header, finish
 from media.jailed.segments import SegmentPackets, segment_times, timestamp_shift
 from media.jailed.timing import Timing
@@ -41,7 +41,8 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
     """Write the result, as `media.assemble.assemble` describes. Yields progress, and `Muxed` at the end.
 
     Raises:
-        MediaError: the container can't hold the segments, or they do not fit together.
+        Unwritable: the container can't hold the segments.
+        MediaError: the segments do not fit together.
         UnsupportedFile, OverLimit: the source can't be opened.
         OSError: the disk is full.
     """
@@ -60,13 +61,13 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             add_covers(target, spec.container, source)
             target.metadata.update(copied_tags(source.metadata))
             target.set_chapters(source.chapters())
-            last_duration = frame_duration(request.source, timing.last, limits)
+            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
+            last_duration = yield from _last_duration(request, timing.last, limits, pause)
             packets = heapq.merge(
                 SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
                 track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
-            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
             for _, packet in packets:
                 if packet is not None:
                     target.mux_one(packet)
@@ -79,8 +80,9 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
                 raise OSError(errno.ENOSPC, "the disk is full") from e
-            reason = (isinstance(e, av.error.FFmpegError) and e.strerror) or str(e)
-            raise MediaError(
+            # The text of libav's errors names the file on this machine.
+            reason = (e.strerror or "unknown error") if isinstance(e, av.error.FFmpegError) else str(e)
+            raise Unwritable(
                 f"The result can't be written as {spec.container} ({reason.lower()}). Choose another container."
             ) from e
     yield Muxed((*warnings, *ledger_warnings(ledger)), ledger)
@@ -99,6 +101,22 @@ class _Pause:
             return False
         self._begun = now
         return True
+
+
+def _last_duration(
+    request: MuxRequest, last: int, limits: Limits, pause: _Pause
+) -> Generator[MuxProgress, None, int | None]:
+    """Duration of the frame at `last` in the source, or until the sound ends. None: unknown."""
+    unit = request.spec.time_base
+    duration = frame_duration(request.source, last, limits, unit)
+    if duration is not None:
+        return duration
+    held = Fraction(0)
+    for end in sound_ends(request.source, last * unit, limits):
+        held = end - last * unit
+        if pause.is_over():
+            yield MuxProgress()
+    return round(held / unit) if held > HELD_SECONDS else None
 
 
 def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer:

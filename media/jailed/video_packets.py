@@ -14,17 +14,17 @@ from av.video.stream import VideoStream
 
 from media.demux.discontinuities import has_clock
 from media.demux.promised import promised_seconds
+from media.demux.rate import DEFAULT_RATE
 from media.demux.reading import Reading, has_sample_index, missing_samples
 from media.ledger import Missing, TrackLedger
 
-_DEFAULT_RATE: Final = Fraction(25)
 _SHORTER: Final = 1.0, 0.01
 """Seconds, and fraction of the promised duration, by which headers may be wrong."""
 
 
 def typical_step(stream: VideoStream) -> int:
     """Typical distance of two frames, in units of the track's time base."""
-    rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
+    rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
     return max(1, round(1 / (rate * (stream.time_base or 1))))
 
 
@@ -81,15 +81,15 @@ class VideoPackets:
         return [self._stream, *(() if avi else streams)]  # AVI's header tells the duration of each track
 
     def _note(self, packet: Packet[Stream]) -> None:
+        if packet.size and packet.stream.index == self._stream.index:
+            self._track.read.packets += 1
+            self._first = packet.dts if self._first is None else self._first
         time = packet.dts if packet.pts is None else packet.pts
         if time is None:
             return
         self._end = max(self._end, (time + (packet.duration or 0)) * packet.time_base)
         if self._begin is None:
             self._begin = time * packet.time_base
-        if packet.stream.index == self._stream.index:
-            self._track.read.packets += 1
-            self._first = packet.dts if self._first is None else self._first
 
     def _judge(self, *, failed: bool) -> None:
         """Compare what was read with what is promised, at the end of the file."""

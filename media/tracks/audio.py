@@ -16,6 +16,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from media.tracks.continuity import Continuity
+from media.tracks.copied_sound import LAYOUTS_BY_COUNT
 from media.tracks.resampling import FormatFollowingResampler
 from media.tracks.sound_format import SoundFormat, sound_format
 from media.tracks.track import Track
@@ -27,7 +28,6 @@ _LOSSLESS: Final = {"mov": "alac", "mkv": "flac"}
 """Container → encoder of sound without losses."""
 _COMMON_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": "quad", "7.1(wide)": "7.1"}
 """Rarely accepted layouts → universally accepted layouts with other surround positions."""
-_LAYOUTS_BY_COUNT: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _OPUS_RATE: Final = 48000
 
 
@@ -106,7 +106,7 @@ def _add(target: OutputContainer, *, codec: str, rate: int, layout: str, samples
 def _layout(sound: SoundFormat, codec: str) -> str:
     if sound.layout.endswith("channels") and not codec.startswith("pcm_"):
         # AVI and others store the number of channels, not their positions.
-        return _LAYOUTS_BY_COUNT.get(sound.channels, "stereo")
+        return LAYOUTS_BY_COUNT.get(sound.channels, "stereo")
     return sound.layout if codec.startswith("pcm_") else _COMMON_LAYOUTS.get(sound.layout, sound.layout)
 
 

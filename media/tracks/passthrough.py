@@ -12,11 +12,11 @@ from av.subtitles.stream import SubtitleStream
 
 from media.tracks.attachments import becomes_attachment, is_cover
 from media.tracks.audio import add_transcoded
+from media.tracks.copied_sound import add_copied_sound, assumed_positions
 from media.tracks.quicktime import adapt_to_quicktime
 from media.tracks.subtitles import add_converted
 from media.tracks.tags import copied_tags
 from media.tracks.track import Track
-from media.tracks.trial import can_begin
 
 _REFUSED: Final = {("mov", "flac"), ("mov", "opus"), ("mov", "vorbis")}
 """Container and codec that libav's muxer claims to accept, but then refuses."""
@@ -43,6 +43,8 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
             return None
         codec = track.target.codec_context.codec.canonical_name
         warnings.append(f"{label} is converted to {codec} because {kind} can't hold it.")
+    elif layout := assumed_positions(kind, stream):
+        warnings.append(f"{label} does not say where its channels belong; {kind} labels them {layout}.")
     track.target.metadata.update(copied_tags(stream.metadata))
     track.target.disposition = stream.disposition
     if kind == "mov":
@@ -66,10 +68,9 @@ def _copied(target: OutputContainer, kind: str, stream: Stream) -> Track | None:
     if refused or stream.codec_context is None:
         return None
     try:
-        if stream.type == "audio" and not can_begin(
-            kind, lambda trial: trial.add_stream_from_template(stream, opaque=True)
-        ):
-            return None
+        if isinstance(stream, AudioStream):
+            sound = add_copied_sound(target, kind, stream)
+            return None if sound is None else Track(sound)
         return Track(target.add_stream_from_template(stream, opaque=True))
     except (ValueError, av.error.FFmpegError):
         return None

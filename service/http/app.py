@@ -15,6 +15,7 @@ from jobs.schema import Problem
 from jobs.settings import Settings
 from media.jail import checked_jail
 from service.admission import Admissions
+from service.api_key import ApiKeys
 from service.http import problems
 from service.http.api_metrics import ApiMetrics
 from service.http.middleware import RequestMiddleware
@@ -52,7 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
     operations = Operations.from_settings(settings)
     metrics = ApiMetrics(operations)
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
-    app.state.uploads = Uploads(operations, settings, metrics, Admissions(settings))
+    app.state.keys = ApiKeys(settings)
+    app.state.uploads = Uploads(settings, metrics, Admissions(settings))
     app.include_router(jobs.router)
     app.include_router(health.router)
     app.include_router(pages.router)

@@ -1,26 +1,26 @@
-"""Access control: API key, protection against DNS rebinding and cross-site requests."""
+"""Access control: API keys and scopes, protection against DNS rebinding and cross-site requests."""
 
 from __future__ import annotations
 
-import hmac
 import socket
 from functools import cache
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from jobs.errors import Unauthorized
+from jobs.errors import KeysUnreadable, Unauthorized
 from jobs.settings import Settings
-from service import api_key
-from service.http.dependencies import SettingsDep
+from service.callers import Caller, Scope
+from service.http.dependencies import KeysDep, OperationsDep, SettingsDep
+from service.operations import Operations
 
 COOKIE = "skipvsr_read"
-"""Cookie with a token derived from the API key, for the page's video and download requests, which send no headers.
+"""Cookie with a token of one API key, for the page's video and download requests, which send no headers.
 
-The token only reads, and does not reveal the key.
+The token only reads the key's own jobs, and does not reveal the key.
 """
 _SAFE = ("GET", "HEAD")
 _PORTS = {"http": ":80", "https": ":443"}
@@ -29,61 +29,74 @@ _LOCAL = (".localhost", ".local", ".localdomain", ".internal", ".lan", ".home", 
 """Suffixes that public DNS does not delegate."""
 
 _bearer = HTTPBearer(
-    auto_error=False, description="The key set by `SKIPVSR_API_KEY`. Not needed if that setting is empty."
+    auto_error=False,
+    description="A key of `skipvsr keys add`, or the administrator's key, `SKIPVSR_API_KEY`. Not needed if the server "
+    "has no keys. A key may read, submit or both, and sees its own jobs only.",
 )
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, in a separate header.")
 
 
 def require_key(
     request: Request,
-    settings: SettingsDep,
+    keys: KeysDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     header: Annotated[str | None, Depends(_header)],
-) -> None:
-    """Raise Unauthorized if the server has an API key and the request does not carry it.
+) -> Caller:
+    """The request's caller. Raises Unauthorized if the server has API keys and the request carries none of them.
 
     The cookie is accepted for GET and HEAD only: browsers also attach cookies to forms posted by other sites.
     """
-    expected = api_key.configured(settings).encode()
-    if not expected:
-        return
-    headers = [bearer.credentials if bearer else "", header or ""]
+    headers = [text for text in (bearer.credentials if bearer else "", header or "") if text]
     # Starlette decodes header bytes as Latin-1. Clients encode the key as UTF-8 (curl) or as Latin-1 (browsers).
     given = [*(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
     cookie = request.cookies.get(COOKIE, "") if request.method in _SAFE else ""
-    if not any(given) and not cookie:
+    if not given and not cookie and keys.required:
         raise Unauthorized("this server needs its API key: send Authorization: Bearer <key>, or X-API-Key: <key>")
-    if api_key.matches(expected, given) or api_key.matches(read_token(settings).encode(), [cookie.encode()]):
-        return
-    raise Unauthorized("the API key is wrong")
+    caller = keys.caller(given, cookie.encode())
+    request.state.caller = caller  # for the audit log
+    return caller
 
 
-def has_key(
+CallerDep = Annotated[Caller, Depends(require_key)]
+
+
+def needs(scope: Scope) -> Any:
+    """A dependency that raises Forbidden if the caller's key lacks a scope."""
+
+    def check(caller: CallerDep) -> None:
+        caller.require(scope)
+
+    return Depends(check)
+
+
+def jobs_of(operations: OperationsDep, caller: CallerDep) -> Operations:
+    """The operations of the request's caller."""
+    return operations.for_caller(caller)
+
+
+JobsDep = Annotated[Operations, Depends(jobs_of)]
+
+
+def is_admin(
     request: Request,
-    settings: SettingsDep,
+    keys: KeysDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     header: Annotated[str | None, Depends(_header)],
 ) -> bool:
-    """Whether `require_key` accepts the request."""
+    """Whether the request carries the key of an administrator."""
     try:
-        require_key(request, settings, bearer, header)
-    except Unauthorized:
+        return require_key(request, keys, bearer, header).admin
+    except (Unauthorized, KeysUnreadable):
         return False
-    return True
 
 
-def read_token(settings: Settings) -> str:
-    """The token of the page's cookie."""
-    return hmac.digest(api_key.configured(settings).encode(), b"skipvsr: read-only cookie", "sha256").hex()
-
-
-def known_name(request: Request, settings: SettingsDep) -> None:
+def known_name(request: Request, settings: SettingsDep, keys: KeysDep) -> None:
     """Refuse requests for unknown public host names with 403, if the server has no API key.
 
     DNS rebinding: a web site can point its own name at this machine, and browsers then treat its requests as
     same-site. IP addresses, local names and the names in `http_names` cannot be abused like this.
     """
-    if api_key.configured(settings):
+    if keys.required:
         return
     name = _host_name(request.headers.get("host", ""))
     if "." not in name or _is_address(name) or name.endswith(_LOCAL) or name in (*_names(settings), _own_name()):

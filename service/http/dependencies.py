@@ -7,6 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from jobs.settings import Settings
+from service.api_key import ApiKeys
 from service.http.api_metrics import ApiMetrics
 from service.http.upload import Uploads
 from service.operations import Operations
@@ -14,6 +15,10 @@ from service.operations import Operations
 
 def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
+
+
+def _keys(request: Request) -> ApiKeys:
+    return cast(ApiKeys, request.app.state.keys)
 
 
 def _operations(request: Request) -> Operations:
@@ -33,7 +38,9 @@ def _jail(request: Request) -> tuple[str, ...]:
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
+KeysDep = Annotated[ApiKeys, Depends(_keys)]
 OperationsDep = Annotated[Operations, Depends(_operations)]
+"""The operations of this program itself. Routes of callers take `service.http.auth.JobsDep`."""
 MetricsDep = Annotated[ApiMetrics, Depends(_metrics)]
 JailDep = Annotated[tuple[str, ...], Depends(_jail)]
 """Layers of the decoder's jail that the kernel does not enforce."""

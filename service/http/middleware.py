@@ -1,4 +1,4 @@
-"""Request middleware: request id, access log, security headers, problem documents for unhandled exceptions."""
+"""Request middleware: request id, access and audit log, security headers, answers to unhandled exceptions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import request_id as ids
+from service.audit import Entry
 from service.http.api_metrics import ApiMetrics
 from service.http.problems import problem
 
 log = logging.getLogger("service.http.access")
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
 _LOGGED_PATH = 500
 """Maximum characters of a path in the log."""
@@ -33,7 +35,13 @@ class RequestMiddleware:
         request_id = ids.request_id(Headers(scope=scope).get(ids.HEADER, ""))
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
-        status = 0
+        status, received = 0, 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -46,7 +54,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(scope, receive_counted, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
@@ -55,6 +63,8 @@ class RequestMiddleware:
             await answer(scope, receive, send_with_headers)
         finally:
             self._record(scope, status, time.perf_counter() - started)
+            if scope["method"] not in _SAFE:
+                _audit(scope, status, received)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request and write its log line."""
@@ -76,3 +86,19 @@ class RequestMiddleware:
                 "seconds": round(seconds, 4),
             },
         )
+
+
+def _audit(scope: Scope, status: int, received: int) -> None:
+    """Write the audit line of a request that may change something."""
+    state = scope["state"]
+    route = getattr(scope.get("route"), "path", quote(scope["path"]))
+    client = scope.get("client")
+    Entry(
+        scope["method"],
+        route,
+        client[0] if client else "unix",
+        state["request_id"],
+        state.get("caller"),
+        state.get("job_id") or scope.get("path_params", {}).get("job_id", ""),
+        received,
+    ).write(status)

@@ -135,7 +135,7 @@ PROBLEM_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "The request is invalid; `detail` states the reason.",
     401: "The API key is missing or wrong.",
-    403: "The request comes from another web site, or uses an unknown host name.",
+    403: "The API key lacks a scope; or the request comes from another web site, or uses an unknown host name.",
     404: "No job has this id.",
     408: "The upload stalled.",
     409: "The operation is not possible in the job's current state.",
@@ -144,8 +144,10 @@ _DESCRIPTIONS: dict[int | str, str] = {
     415: "The file type is not supported.",
     416: "The range is outside the file.",
     422: "The file is a video, but it cannot be upscaled; or the idempotency key belongs to another upload.",
+    429: "A limit of the API key is reached; `detail` names the limit. Retry after `Retry-After` seconds.",
     500: "The job failed; `detail` states the reason.",
-    503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds.",
+    503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
+    "damaged.",
     507: "The data folder is full.",
     "default": "Any other error.",
 }

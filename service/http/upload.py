@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from jobs import idempotency
 from jobs.errors import KeyReused, SkipVsrError, StoreUnavailable
 from jobs.idempotency import Reservation
-from jobs.incoming import Incoming
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
 from service.admission import Admissions, Pace, options_from_text
@@ -28,15 +27,14 @@ log = logging.getLogger(__name__)
 
 
 class _Fingerprint:
-    """Digest of an upload's file and options; passes the file's bytes on to `target`, if any."""
+    """Digest of an upload's file and options; passes each packet of the file on to `take`."""
 
-    def __init__(self, target: Incoming | None = None) -> None:
-        self._target, self._digest = target, sha256()
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take, self._digest = take, sha256()
 
     def write(self, data: bytes) -> None:
+        self._take(data)
         self._digest.update(data)
-        if self._target is not None:
-            self._target.write(data)
 
     def of(self, options: JobOptions) -> str:
         """The fingerprint of the whole file with these options."""
@@ -46,51 +44,53 @@ class _Fingerprint:
 class Uploads:
     """Turns upload requests into jobs."""
 
-    def __init__(self, operations: Operations, settings: Settings, metrics: ApiMetrics, admissions: Admissions) -> None:
-        self._operations, self._settings, self._metrics = operations, settings, metrics
-        self._admissions = admissions
+    def __init__(self, settings: Settings, metrics: ApiMetrics, admissions: Admissions) -> None:
+        self._settings, self._metrics, self._admissions = settings, metrics, admissions
 
-    async def receive(self, request: Request, key: str | None) -> tuple[Job, bool]:
+    async def receive(self, request: Request, key: str | None, operations: Operations) -> tuple[Job, bool]:
         """Queue a job for the request's video, or find the job that the idempotency key belongs to.
 
+        `operations` are those of the request's caller.
         Returns the job, and whether the request repeats an earlier one. Raises KeyReused if the key belongs to another
         file, or to other options.
         """
         with self._counted():
             if key is None:
-                return await self._create(request, None), False
-            found = await run_in_threadpool(self._operations.reserve_key, key)
+                return await self._create(request, None, operations), False
+            found = await run_in_threadpool(operations.reserve_key, key)
             if not isinstance(found, Reservation):
                 job, fingerprint = found
-                await self._compare(request, fingerprint)
+                await self._compare(request, fingerprint, operations)
                 return job, True
-            async with self._renewed(found):
-                return await self._create(request, found), False
+            async with self._renewed(found, operations):
+                return await self._create(request, found, operations), False
 
-    async def _compare(self, request: Request, fingerprint: str) -> None:
+    async def _compare(self, request: Request, fingerprint: str, operations: Operations) -> None:
         """Read a repeated upload without storing it. Raises KeyReused if the upload is another one."""
-        limit, upload = self._settings.max_upload_bytes, _Fingerprint()
-        form.announced_bytes(request, limit)
-        received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
+        limit = self._settings.max_upload_bytes
+        announced = form.announced_bytes(request, limit)
+        async with contextmanager_in_threadpool(operations.repeated_upload(announced)) as meter:
+            upload = _Fingerprint(lambda data: meter.count(len(data)))
+            received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
         if fingerprint not in ("", upload.of(options_from_text(received.fields))):
             raise KeyReused("this Idempotency-Key belongs to another file or other options: send a new key")
 
     @asynccontextmanager
-    async def _renewed(self, reservation: Reservation) -> AsyncIterator[None]:
+    async def _renewed(self, reservation: Reservation, operations: Operations) -> AsyncIterator[None]:
         """Renew a reservation during the block, and release it if the block fails."""
 
         async def renew() -> None:
             while True:
                 await asyncio.sleep(idempotency.RENEW_SECONDS)
                 with suppress(StoreUnavailable):
-                    await run_in_threadpool(self._operations.renew_key, reservation)
+                    await run_in_threadpool(operations.renew_key, reservation)
 
         renewal = asyncio.create_task(renew())
         try:
             yield
         except BaseException:
             with suppress(StoreUnavailable):  # the reservation then expires by itself
-                await run_in_threadpool(self._operations.release_key, reservation)
+                await run_in_threadpool(operations.release_key, reservation)
             raise
         finally:
             renewal.cancel()
@@ -107,9 +107,9 @@ class Uploads:
             self._metrics.rejected.labels("client-gone").inc()
             raise
 
-    async def _create(self, request: Request, reservation: Reservation | None) -> Job:
+    async def _create(self, request: Request, reservation: Reservation | None, operations: Operations) -> Job:
         """Receive a video, admit it, queue a job, and count the bytes."""
-        job, size = await self._receive(request, reservation)
+        job, size = await self._receive(request, reservation, operations)
         self._metrics.upload_bytes.inc(size)
         request_id = request.state.request_id
         extra = {"job_id": job.id, "request_id": request_id, "bytes": size}
@@ -119,12 +119,14 @@ class Uploads:
     def _pace(self) -> Pace:
         return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
 
-    async def _receive(self, request: Request, reservation: Reservation | None) -> tuple[Job, int]:
+    async def _receive(
+        self, request: Request, reservation: Reservation | None, operations: Operations
+    ) -> tuple[Job, int]:
         """Return the new job and the size of its file in bytes."""
-        operations, limit = self._operations, self._settings.max_upload_bytes
+        limit = self._settings.max_upload_bytes
         announced = form.announced_bytes(request, limit)
         async with contextmanager_in_threadpool(operations.upload(announced)) as incoming:
-            upload = _Fingerprint(incoming) if reservation else incoming
+            upload = _Fingerprint(incoming.write) if reservation else incoming
             received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
             await run_in_threadpool(incoming.close)
             options = options_from_text(received.fields)

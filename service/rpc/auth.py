@@ -1,18 +1,40 @@
-"""API key check. Metadata: `authorization: Bearer <key>` or `x-api-key: <key>`."""
+"""Access control: API keys and scopes. Metadata: `authorization: Bearer <key>` or `x-api-key: <key>`."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc import StatusCode
+from grpc.aio import AbortError
 
-from service import api_key
-from service.rpc.errors import StatusError, abort
+from jobs.errors import SkipVsrError, Unauthorized
+from service.api_key import ApiKeys
+from service.audit import Entry
+from service.callers import Caller, Scope
+from service.rpc import call
+from service.rpc.errors import StatusError, abort, to_status_error
+from skipvsr.v1 import upscaler_pb2 as pb
 
 _PUBLIC = ("/grpc.health.v1.Health/",)
 """Orchestrators check health without a key. The answer reveals only whether the server is up."""
+_ANY_KEY: Final = ("/grpc.reflection.v1alpha.ServerReflection/", "/grpc.reflection.v1.ServerReflection/")
+_RPCS: Final[dict[str, Scope | None]] = {
+    "UpscalerService/Stream": Scope.SUBMIT,
+    "UpscalerService/ListModels": None,
+    "JobService/CreateJob": Scope.SUBMIT,
+    "JobService/GetJob": Scope.READ,
+    "JobService/ListJobs": Scope.READ,
+    "JobService/WatchJob": Scope.READ,
+    "JobService/CancelJob": Scope.SUBMIT,
+    "JobService/PauseJob": Scope.SUBMIT,
+    "JobService/ResumeJob": Scope.SUBMIT,
+    "JobService/DownloadResult": Scope.READ,
+}
+"""Scope of each RPC; None: any key. The audit log names calls that need the scope `submit`."""
+SCOPES: Final = {f"/{pb.DESCRIPTOR.package}.{name}": scope for name, scope in _RPCS.items()}
 
 
 def is_public(method: str) -> bool:
@@ -21,23 +43,42 @@ def is_public(method: str) -> bool:
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Ends calls without the correct key with UNAUTHENTICATED, before any message is read."""
+    """Ends calls without a key of the right scope, before any message is read. Writes the audit log."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key.encode()
+    def __init__(self, keys: ApiKeys) -> None:
+        self._keys = keys
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Return the handler for a call: the service's own, or a refusal."""
+        """Return the handler for a call: the service's own for the caller, or a refusal."""
         handler = await continuation(handler_call_details)
-        if handler is None or is_public(handler_call_details.method):
+        method = handler_call_details.method
+        if handler is None or is_public(method):
             return handler
-        given = _keys(handler_call_details.invocation_metadata)
-        if api_key.matches(self._key, given):
-            return handler
-        return _refusal("the API key is wrong" if given else "this server needs its API key in the metadata")
+        scope = None if method.startswith(_ANY_KEY) else SCOPES.get(method, Scope.ADMIN)
+        entry = Entry("gRPC", method.rpartition("/")[2], "")
+        serve = handler.stream_stream  # `service.rpc.gate` serves every method as a stream
+        try:
+            entry.caller = self._caller(handler_call_details.invocation_metadata)
+            if scope is not None:
+                entry.caller.require(scope)
+        except SkipVsrError as error:
+            serve = _refusal(to_status_error(error))
+        audited = scope is Scope.SUBMIT
+        return grpc.stream_stream_rpc_method_handler(
+            _recorded(serve, entry, audited=audited), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _caller(self, metadata: Any) -> Caller:
+        """The caller with the key in the metadata. Raises Unauthorized, KeysUnreadable."""
+        given = _given(metadata)
+        try:
+            return self._keys.caller(given)
+        except Unauthorized as error:
+            problem = str(error) if given else "this server needs its API key in the metadata"
+            raise Unauthorized(f"{problem}: send authorization: Bearer <key>, or x-api-key: <key>") from error
 
 
-def _keys(metadata: Any) -> list[bytes]:
+def _given(metadata: Any) -> list[bytes]:
     found = []
     for name, value in metadata:
         text = value if isinstance(value, bytes) else value.encode()
@@ -48,7 +89,7 @@ def _keys(metadata: Any) -> list[bytes]:
     return found
 
 
-def _refusal(message: str) -> Any:
+def _refusal(error: StatusError) -> Any:
     """Return a handler that refuses a call of any kind.
 
     grpc receives a unary call's message before the handler runs, but a stream's messages only on request. This handler
@@ -56,7 +97,29 @@ def _refusal(message: str) -> Any:
     """
 
     async def refuse(_: Any, context: Any) -> None:
-        hint = f"{message}: send authorization: Bearer <key>, or x-api-key: <key>"
-        await abort(context, StatusError(StatusCode.UNAUTHENTICATED, hint, reason="UNAUTHORIZED"))
+        await abort(context, error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return refuse
+
+
+def _recorded(serve: Any, entry: Entry, *, audited: bool) -> Any:
+    """Return a handler that serves a call with its entry, and then writes an audited entry."""
+
+    async def recorded(requests: Any, context: Any) -> None:
+        call.begin(entry)
+        entry.remote = context.peer()
+        status = "UNKNOWN"
+        try:
+            await serve(requests, context)
+            status = StatusCode.OK.name
+        except AbortError:
+            status = getattr(context.code(), "name", status)
+            raise
+        except asyncio.CancelledError:
+            status = StatusCode.CANCELLED.name
+            raise
+        finally:
+            if audited:
+                entry.write(status)
+
+    return recorded

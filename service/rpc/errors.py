@@ -14,10 +14,13 @@ from grpc.aio import AbortError
 
 from jobs.errors import (
     Cancelled,
+    Forbidden,
     Gone,
     InvalidRequest,
     JobFailed,
     KeyReused,
+    KeysUnreadable,
+    LimitReached,
     NotFound,
     NotReady,
     SkipVsrError,
@@ -33,6 +36,7 @@ from jobs.errors import (
 from media.errors import MediaError
 from model.errors import BadWeights, DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
 from service import request_id as ids
+from service.rpc import call
 
 log = logging.getLogger(__name__)
 DOMAIN = "skipvsr"
@@ -75,6 +79,7 @@ def stopping() -> StatusError:
 _JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
     Unauthorized: StatusCode.UNAUTHENTICATED,
+    Forbidden: StatusCode.PERMISSION_DENIED,
     NotFound: StatusCode.NOT_FOUND,
     UploadStalled: StatusCode.DEADLINE_EXCEEDED,
     KeyReused: StatusCode.INVALID_ARGUMENT,
@@ -86,7 +91,9 @@ _JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
     UnusableVideo: StatusCode.INVALID_ARGUMENT,
     Cancelled: StatusCode.FAILED_PRECONDITION,
     JobFailed: StatusCode.FAILED_PRECONDITION,  # the call succeeded, but the job has no result
+    LimitReached: StatusCode.RESOURCE_EXHAUSTED,
     StoreUnavailable: StatusCode.UNAVAILABLE,
+    KeysUnreadable: StatusCode.UNAVAILABLE,
     StorageFull: StatusCode.RESOURCE_EXHAUSTED,
 }
 _MODEL_CODES: dict[type[ModelError], StatusCode] = {
@@ -155,6 +162,7 @@ async def reported(context: Any, method: str) -> AsyncIterator[dict[str, object]
     request_id = ids.request_id(metadata.get(ids.HEADER, ""))
     extra: dict[str, object] = {"request_id": request_id, "method": method}
     context.set_trailing_metadata(((ids.HEADER, request_id),))
+    call.entry().request_id = request_id
     try:
         yield extra
     except Exception as error:

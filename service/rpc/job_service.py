@@ -20,7 +20,7 @@ from jobs.storage import open_regular
 from service.admission import Admissions, Pace, oversized
 from service.names import harmless_name, media_type, result_name
 from service.operations import Operations
-from service.rpc import messages
+from service.rpc import call, messages
 from service.rpc.errors import StatusError, reported, stopping
 from skipvsr.v1 import upscaler_pb2 as pb
 
@@ -43,13 +43,14 @@ class JobService:
 
     async def CreateJob(self, requests: AsyncIterator[pb.CreateJobRequest], context: Any) -> pb.CreateJobResponse:
         async with reported(context, "CreateJob") as extra:
-            job = await self._create(requests)
+            job = await self._create(requests, self._own)
+            call.entry().job_id = job.id
             log.info("job %s: queued by request %s", job.id, extra["request_id"], extra={**extra, "job_id": job.id})
             return pb.CreateJobResponse(job=messages.job(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         async with reported(context, "GetJob"):
-            job = await asyncio.to_thread(self._operations.get, request.job_id)
+            job = await asyncio.to_thread(self._own.get, request.job_id)
             return pb.GetJobResponse(job=messages.job(job))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
@@ -60,7 +61,7 @@ class JobService:
                 raise InvalidRequest(f"page_size: {request.page_size} is above the maximum, {_MAX_PAGE}")
             size, offset = request.page_size or 50, int(request.page_token or 0)
             state = messages.state(request.state)
-            found = await asyncio.to_thread(self._operations.recent, state=state, limit=size + 1, offset=offset)
+            found = await asyncio.to_thread(self._own.recent, state=state, limit=size + 1, offset=offset)
             return pb.ListJobsResponse(
                 jobs=[messages.job(job) for job in found[:size]],
                 next_page_token=str(offset + size) if len(found) > size else "",
@@ -69,8 +70,9 @@ class JobService:
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
         async with reported(context, "WatchJob"), self._watching():
             shown: Job | None = None
+            operations = self._own
             while True:
-                job = await asyncio.to_thread(self._operations.get, request.job_id)
+                job = await asyncio.to_thread(operations.get, request.job_id)
                 if job != shown:
                     shown = job
                     yield pb.WatchJobResponse(job=messages.job(job))
@@ -85,24 +87,27 @@ class JobService:
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
         async with reported(context, "CancelJob"):
-            job = await asyncio.to_thread(self._operations.cancel, request.job_id)
+            call.entry().job_id = request.job_id
+            job = await asyncio.to_thread(self._own.cancel, request.job_id)
             return pb.CancelJobResponse(job=messages.job(job))
 
     async def PauseJob(self, request: pb.PauseJobRequest, context: Any) -> pb.PauseJobResponse:
         async with reported(context, "PauseJob"):
-            job = await asyncio.to_thread(self._operations.pause, request.job_id)
+            call.entry().job_id = request.job_id
+            job = await asyncio.to_thread(self._own.pause, request.job_id)
             return pb.PauseJobResponse(job=messages.job(job))
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Any) -> pb.ResumeJobResponse:
         async with reported(context, "ResumeJob"):
-            job = await asyncio.to_thread(self._operations.resume, request.job_id)
+            call.entry().job_id = request.job_id
+            job = await asyncio.to_thread(self._own.resume, request.job_id)
             return pb.ResumeJobResponse(job=messages.job(job))
 
     async def DownloadResult(
         self, request: pb.DownloadResultRequest, context: Any
     ) -> AsyncIterator[pb.DownloadResultResponse]:
         async with reported(context, "DownloadResult"), AsyncExitStack() as stack:
-            job, path = await asyncio.to_thread(self._operations.result, request.job_id)
+            job, path = await asyncio.to_thread(self._own.result, request.job_id)
             file = await stack.enter_async_context(_opened(path))
             size = await asyncio.to_thread(file.seek, 0, 2)
             if request.offset > size:
@@ -127,18 +132,23 @@ class JobService:
         finally:
             self._watchers -= 1
 
-    async def _create(self, requests: AsyncIterator[pb.CreateJobRequest]) -> Job:
+    @property
+    def _own(self) -> Operations:
+        """The operations of the call's caller."""
+        return self._operations.for_caller(call.caller())
+
+    async def _create(self, requests: AsyncIterator[pb.CreateJobRequest], operations: Operations) -> Job:
         pace = Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
         first = await _next(requests, pace)
         if first is None or first.WhichOneof("part") != "config":
             raise InvalidRequest("the first message must be the config")
         config = first.config
         options = messages.options(config.options)
-        await asyncio.to_thread(self._operations.check_model, options.model)
+        await asyncio.to_thread(operations.check_model, options.model)
         self._check_bytes(config.size_bytes)
         async with AsyncExitStack() as stack:
             # Entered and left in threads, because the context manager does blocking file operations.
-            upload = self._operations.upload(config.size_bytes)
+            upload = operations.upload(config.size_bytes)
             incoming = await asyncio.to_thread(upload.__enter__)
             stack.push_async_exit(lambda *error: asyncio.to_thread(upload.__exit__, *error))
             size = await self._receive(requests, incoming, pace)
@@ -146,9 +156,7 @@ class JobService:
             if config.HasField("size_bytes") and size != config.size_bytes:
                 raise InvalidRequest(f"only {size:,} of {config.size_bytes:,} bytes arrived: the upload was cut off")
             admission = await self._admissions.admit(incoming.path, options)
-            return await asyncio.to_thread(
-                self._operations.submit, incoming.path, harmless_name(config.filename), admission
-            )
+            return await asyncio.to_thread(operations.submit, incoming.path, harmless_name(config.filename), admission)
 
     async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], target: Incoming, pace: Pace) -> int:
         while (request := await _next(requests, pace)) is not None:
@@ -156,6 +164,7 @@ class JobService:
                 raise InvalidRequest("every message after the config must be a chunk")
             self._check_bytes(target.size + len(request.chunk.data))
             await asyncio.to_thread(target.write, request.chunk.data)
+            call.entry().bytes = target.size
         if not target.size:
             raise InvalidRequest("the file is empty: send its bytes as chunks after the config")
         return target.size

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from grpc import StatusCode
 
+from jobs.allowance import Meter
 from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
 from pipeline.source import media_limits
@@ -26,16 +28,40 @@ from service.rpc.scheduler import Lane, Scheduler
 from service.rpc.session import Session
 from service.rpc.stream_reader import StreamReader
 from service.rpc.stream_writer import StreamWriter
-from service.rpc.wire import StreamMessage
+from service.rpc.wire import FrameRequest, StreamMessage
+
+
+@dataclass(frozen=True)
+class Permission:
+    """What allows a stream to continue."""
+
+    confirm: Callable[[], None]
+    """Raises Unauthorized if the caller's key has been revoked or has expired."""
+    meter: Meter
+    """Counts the bytes of the frames."""
+
+    async def count(self, size: int) -> None:
+        """Count the bytes of a frame. Raises LimitReached, StoreUnavailable."""
+        if self.meter.asks(size):
+            await asyncio.to_thread(self.meter.count, size)
+        else:
+            self.meter.count(size)
 
 
 class LiveStream:
     """A stream on its current connection."""
 
     def __init__(
-        self, session: Session, model: Upscaler, scheduler: Scheduler, runner: CodecRunner, settings: Settings
+        self,
+        session: Session,
+        model: Upscaler,
+        scheduler: Scheduler,
+        runner: CodecRunner,
+        settings: Settings,
+        permission: Permission,
     ) -> None:
         self._session, self._scheduler, self._runner, self._settings = session, scheduler, runner, settings
+        self._permission = permission
         self._loop = asyncio.get_running_loop()
         self._start = session.snapshots[-1]
         self._inference = StreamInference(model, session.config, self._start, settings.grpc_batch)
@@ -50,7 +76,7 @@ class LiveStream:
         return self._session.config.max_in_flight(self._settings.grpc_in_flight)
 
     async def run(self, requests: AsyncIterator[StreamMessage], context: Any, last_received: int | None) -> None:
-        """Serve the stream until its end. Raises StatusError, ModelError or MediaError if it fails.
+        """Serve the stream until its end. Raises StatusError, SkipVsrError, ModelError or MediaError if it fails.
 
         Args:
             requests: the messages after the config.
@@ -80,6 +106,7 @@ class LiveStream:
             if writer in done:
                 return
             waiting -= done
+            self._permission.confirm()
             self._check_idle()
 
     async def _read(self, requests: AsyncIterator[StreamMessage], lane: Lane) -> None:
@@ -98,6 +125,8 @@ class LiveStream:
         try:
             async for message in requests:
                 self._last_activity = time.monotonic()
+                if isinstance(message, FrameRequest):
+                    await self._permission.count(len(message.data))
                 if await reader.read(message):
                     break
             await reader.finish()

@@ -62,6 +62,7 @@ def job(document: Job) -> pb.Job:
         metrics=pb.JobMetrics(**_set_fields(document.metrics, _METRICS)),
         warnings=document.warnings,
         files_removed=document.files_removed,
+        owner=document.owner,
     )
     if document.error is not None:
         message.error.CopyFrom(

@@ -23,8 +23,8 @@ from model.device import resolve_device, set_threads
 from model.engine.budget import usable_bytes
 from model.engine.upscaler import Upscaler, model_cache
 from model.zoo.cache import ModelCache
-from service import api_key
 from service.admission import Admissions
+from service.api_key import ApiKeys
 from service.operations import Operations
 from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
@@ -79,8 +79,8 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     )
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
-    upscaler = UpscalerService(settings, models, scheduler, sessions)
     operations = Operations.from_settings(settings)
+    upscaler = UpscalerService(settings, models, scheduler, sessions, operations)
     jobs = JobService(settings, operations, Admissions(settings))
     recovery = Recovery(operations.store, operations.storage)
     checks = health.aio.HealthServicer()
@@ -124,9 +124,7 @@ def _server(settings: Settings) -> Any:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
-    key = api_key.configured(settings)
-    keys = [KeyInterceptor(key)] if key else []
-    return grpc.aio.server(interceptors=[*keys, MessageGate()], options=options)
+    return grpc.aio.server(interceptors=[KeyInterceptor(ApiKeys(settings)), MessageGate()], options=options)
 
 
 def _listen(server: Any, settings: Settings) -> int:

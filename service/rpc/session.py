@@ -95,6 +95,8 @@ class Session:
     metrics: StreamMetrics
     cost: StreamCost
     """Memory of the connected stream."""
+    owner: str = ""
+    """Id of the API key that may resume the stream."""
     snapshots: deque[Snapshot] = field(default_factory=lambda: deque([Snapshot()]))
     totals: StreamTotals = field(default_factory=StreamTotals)
     released: asyncio.Event = field(default_factory=asyncio.Event)

@@ -56,12 +56,13 @@ class SessionRegistry:
         """Number of connected streams."""
         return len(self._active)
 
-    def open(self, config: StreamConfig, cost: Callable[[StreamConfig], StreamCost]) -> Session:
+    def open(self, config: StreamConfig, cost: Callable[[StreamConfig], StreamCost], owner: str = "") -> Session:
         """Create a session for a new stream, with a shorter chunk if the other streams leave too little memory.
 
         Args:
             config: the stream's config.
             cost: estimates the stream's memory.
+            owner: id of the API key that may resume the stream.
 
         Raises StatusError if the server is full or stopping.
         """
@@ -73,16 +74,16 @@ class SessionRegistry:
         fitting, found = next(pair for pair in costs if self._fits(pair[1]))
         token = secrets.token_urlsafe(24) if config.resumable else ""
         stop = asyncio.get_running_loop().create_future()
-        session = Session(fitting, token, stop, self.metrics, found)
+        session = Session(fitting, token, stop, self.metrics, found, owner)
         self._active.add(session)
         return session
 
-    async def resume(self, config: StreamConfig, token: str) -> Session:
-        """Reconnect a session. Raises StatusError if it is unknown, has expired, or has another config."""
+    async def resume(self, config: StreamConfig, token: str, owner: str = "") -> Session:
+        """Reconnect a key's session. Raises StatusError if it is unknown, has expired, or has another config."""
         for session in list(self._active):
-            if token and secrets.compare_digest(session.token, token):
+            if token and secrets.compare_digest(session.token, token) and session.owner == owner:
                 await self._disconnect(session)
-        parked = self._matching(config, token)
+        parked = self._matching(config, token, owner)
         self._check_capacity()
         self._make_room(parked.cost, resuming=parked)
         del self._parked[token]
@@ -155,9 +156,9 @@ class SessionRegistry:
                 )
             self._forget(oldest)
 
-    def _matching(self, config: StreamConfig, token: str) -> Session:
+    def _matching(self, config: StreamConfig, token: str, owner: str) -> Session:
         session = self._parked.get(token)
-        if session is None:
+        if session is None or session.owner != owner:
             raise StatusError(
                 StatusCode.FAILED_PRECONDITION,
                 f"the session is unknown: sessions expire {self._ttl:g} s after a disconnection "

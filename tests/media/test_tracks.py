@@ -205,3 +205,72 @@ def test_statistics_of_the_source_are_not_copied(tmp_path: Path, container: str)
 )
 def test_words_are_unpacked(codec: str, data: bytes, words: str) -> None:
     assert plain_text(codec, data) == words
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("5.1", 6), ("8 channels", 8)])
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_samples_without_positions_are_copied(tmp_path: Path, container: str, layout: str, channels: int) -> None:
+    """Matroska, AVI and MXF store the number of channels alone. MP4 needs positions, and complains at its end."""
+    source = write_clip(
+        tmp_path / "in.mkv", tone=lambda target: [(target.add_stream("pcm_s16le", rate=48000, layout=layout), 0)]
+    )
+    result = upscale(source, tmp_path, container=container)
+    (track,) = probe(result.path).audio
+    assert (track.codec, track.channels) == ("pcm_s16le", channels)
+    assert b"".join(data for _, data in packets(result.path, "audio")) == b"".join(
+        data for _, data in packets(source, "audio")
+    )
+    named = container == "mp4" and channels > 2
+    assert ["labels them" in warning for warning in result.warnings] == [True] * named
+    assert result.info.warnings == result.warnings, "the warning appears before the job starts"
+    assert probe(source, target="auto").target == ("mkv" if channels > 2 else "mp4")
+
+
+def test_what_a_container_refuses_at_its_end_is_converted(tmp_path: Path) -> None:
+    def nine_channels(target: Any, video: Any) -> None:
+        stream = target.add_stream("pcm_s16le", rate=48000, layout="9 channels")
+        packet: Any = av.Packet(bytes(9 * 2 * 4800))
+        packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 48000)
+        target.mux(packet)
+
+    source = write_clip(tmp_path / "in.mkv", prepare=nine_channels)
+    result = upscale(source, tmp_path, container="mp4")
+    assert result.info.warnings == ("Audio track 1 (pcm_s16le) is converted to aac because mp4 can't hold it.",)
+
+
+@pytest.mark.parametrize(
+    ("codec", "chosen"),
+    [
+        ("pcm_s24le", "mkv"),
+        ("pcm_f32le", "mkv"),
+        ("dts", "mkv"),
+        ("truehd", "mkv"),
+        ("pcm_s16le", "mp4"),
+        ("ac3", "mp4"),
+    ],
+)
+def test_auto_avoids_mp4_for_sound_that_few_players_find_there(tmp_path: Path, codec: str, chosen: str) -> None:
+    def announce(target: Any, video: Any) -> None:
+        target.add_mux_stream(codec, rate=48000)
+
+    if codec in ("dts", "truehd"):  # libav has no encoder for them
+        source = write_clip(tmp_path / "in.mkv", prepare=announce)
+    else:
+        source = write_clip(tmp_path / "in.mkv", tone=_sound(codec))
+    assert probe(source, target="auto").target == chosen
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_a_time_code_is_kept_and_not_said_to_be_lost(tmp_path: Path, container: str) -> None:
+    def stamp(target: Any, video: Any) -> None:
+        video.metadata["timecode"] = "01:02:03:04"
+
+    source = write_clip(tmp_path / "in.mov", prepare=stamp)
+    with av.open(str(source)) as opened:
+        assert len(opened.streams.data) == 1
+    result = upscale(source, tmp_path, container=container)
+    assert result.warnings == ()
+    with av.open(str(result.path)) as opened:
+        tags = {name.lower(): value for name, value in opened.streams.video[0].metadata.items()}
+        assert tags["timecode"] == "01:02:03:04"
+        assert len(opened.streams.data) == (container != "mkv")

@@ -31,6 +31,7 @@ def test_the_facts_of_a_result_use_the_names_of_its_specification(tmp_path: Path
     assert (facts.codec, facts.width, facts.height, facts.frames, facts.audio) == ("h264", 32, 24, 6, ["aac"])
     result = stream_facts(info, output_spec(info, codec="hevc"))
     assert (result.container, result.codec) == ("mkv", "hevc")
+    assert stream_facts(info, frames=7).frames == 7
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from jobs.tickets import waiting
+from service.callers import Caller, Scope
 from service.operations import Operations
 from tests.support.api_process import Api, api
 from tests.support.clips import make_clip
@@ -52,10 +53,10 @@ def janitor(settings: Settings, store: JobStore, storage: Storage, times: Times)
     return Janitor(settings, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
 
 
-def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
+def job_in(state: JobState, store: JobStore, storage: Storage, owner: str = "") -> str:
     """A job with its upload, and with a result if done."""
     storage.prepare()
-    job = Job(id=new_id(), filename="clip.mp4", options=JobOptions())
+    job = Job(id=new_id(), owner=owner, filename="clip.mp4", options=JobOptions())
     upload = storage.uploads / f"{job.id}.part"
     upload.write_bytes(b"video")
     storage.adopt(upload, job.id)
@@ -235,6 +236,20 @@ def test_a_deletion_that_redis_interrupts_leaves_nothing_to_restore(
     janitor.clean()
     with pytest.raises(NotFound):
         store.get(done)
+
+
+def test_restored_jobs_belong_to_their_keys(janitor: Janitor, store: JobStore, storage: Storage) -> None:
+    mine, other = (job_in(JobState.DONE, store, storage, owner) for owner in ("0123abcd", ""))
+    janitor.clean()
+    store.redis.flushall()
+    janitor.clean()
+    assert [job.id for job in store.list(owner="0123abcd")] == [mine]
+    assert store.get(other).owner == ""
+    operations = Operations(store, storage, Caller("0123abcd", scopes=frozenset({Scope.READ})))
+    with pytest.raises(NotFound):
+        operations.get(other)
+    operations.remove(mine)
+    assert store.redis.keys("skipvsr:owner:*") == []
 
 
 def test_two_janitors_restore_a_job_once(janitor: Janitor, store: JobStore, storage: Storage) -> None:

@@ -350,7 +350,7 @@ class Problem(_message.Message):
     def __init__(self, title: _Optional[str] = ..., status: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed")
+    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -369,6 +369,7 @@ class Job(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FILES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JobState
     filename: str
@@ -387,7 +388,8 @@ class Job(_message.Message):
     error: Problem
     model: str
     files_removed: bool
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ...) -> None: ...
+    owner: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("config", "chunk")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from jobs.errors import StoreUnavailable
 from media.jail import LAYERS
-from service.http.auth import has_key, known_name
+from service.http.auth import is_admin, known_name
 from service.http.dependencies import JailDep, MetricsDep, OperationsDep
 from service.http.responses import Component, Health, Readiness, problems
 
@@ -39,10 +39,10 @@ async def healthz() -> Health:
     responses=problems(403, 503),
     dependencies=[Depends(known_name)],
 )
-def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, Depends(has_key)]) -> Readiness:
+def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, Depends(is_admin)]) -> Readiness:
     """Return the live workers, or 503 if Redis does not answer or no worker is alive.
 
-    Without the server's API key, the workers have no name, host name, process id and job.
+    Without an administrator's API key, the workers have no name, host name, process id and job.
     """
     workers = operations.workers()
     if not workers:

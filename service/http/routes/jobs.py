@@ -8,8 +8,9 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from jobs.schema import JobOptions, JobState
-from service.http.auth import known_name, require_key, same_site
-from service.http.dependencies import OperationsDep, UploadsDep
+from service.callers import Scope
+from service.http.auth import JobsDep, known_name, needs, require_key, same_site
+from service.http.dependencies import UploadsDep
 from service.http.files import file_response
 from service.http.responses import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
 from service.names import MEDIA_TYPES, media_type, result_name
@@ -22,6 +23,7 @@ _FORM: dict[str, Any] = {
         "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}}},
     }
 }
+_READ, _SUBMIT = [needs(Scope.READ)], [needs(Scope.SUBMIT)]
 _IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same key within a day returns the same job."
 
 
@@ -41,6 +43,7 @@ def upscale_form_schema() -> dict[str, Any]:
 @router.post(
     "/upscale",
     status_code=202,
+    dependencies=_SUBMIT,
     response_model=JobDocument,
     openapi_extra=_FORM,
     summary="Upscale a video",
@@ -55,17 +58,19 @@ def upscale_form_schema() -> dict[str, Any]:
                 },
             }
         },
-        **problems(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
+        **problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
     },
 )
 async def upscale(
     request: Request,
     response: Response,
     uploads: UploadsDep,
+    operations: JobsDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_IDEMPOTENCY_KEY)] = None,
 ) -> JobDocument:
     """Send a video in the form field `file`, and options in further fields. The file is streamed to disk."""
-    job, replayed = await uploads.receive(request, idempotency_key)
+    job, replayed = await uploads.receive(request, idempotency_key, operations)
+    request.state.job_id = job.id  # for the audit log
     document = JobDocument.of(job)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -74,57 +79,73 @@ async def upscale(
 
 
 @router.get("/models", summary="List models", responses=problems(401, 503))
-def list_models(operations: OperationsDep) -> ModelList:
+def list_models(operations: JobsDep) -> ModelList:
     """List the models of all live workers, including user models. The option `model` accepts these names."""
     return ModelList(models=operations.models())
 
 
-@router.get("/jobs", summary="List jobs", responses=problems(400, 401, 503))
+@router.get("/jobs", summary="List jobs", dependencies=_READ, responses=problems(400, 401, 403, 503))
 def list_jobs(
-    operations: OperationsDep,
+    operations: JobsDep,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> JobList:
-    """List jobs, newest first."""
+    """List the jobs of the API key, newest first. An administrator sees the jobs of all keys."""
     found = operations.recent(state=state, limit=limit, offset=offset)
     return JobList(jobs=[JobDocument.of(job) for job in found])
 
 
-@router.get("/metrics/jobs", summary="Measurements of recent jobs", responses=problems(400, 401, 503))
+@router.get(
+    "/metrics/jobs", summary="Measurements of recent jobs", dependencies=_READ, responses=problems(400, 401, 403, 503)
+)
 def job_figures(
-    operations: OperationsDep, last: Annotated[int, Query(ge=1, le=500, description="Number of jobs.")] = 50
+    operations: JobsDep, last: Annotated[int, Query(ge=1, le=500, description="Number of jobs.")] = 50
 ) -> FiguresList:
     """Return the measurements of each recent job. `/metrics` has the totals for Prometheus."""
     return FiguresList(jobs=[JobFigures.of(job) for job in operations.recent(limit=last)])
 
 
-@router.get("/jobs/{job_id}", summary="Get a job", responses=problems(401, 404, 503))
-def get_job(job_id: str, operations: OperationsDep) -> JobDocument:
+@router.get("/jobs/{job_id}", summary="Get a job", dependencies=_READ, responses=problems(401, 403, 404, 503))
+def get_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Return state, progress and measurements of a job."""
     return JobDocument.of(operations.get(job_id))
 
 
-@router.post("/jobs/{job_id}/cancel", summary="Cancel a job", responses=problems(401, 403, 404, 409, 503))
-def cancel_job(job_id: str, operations: OperationsDep) -> JobDocument:
+@router.post(
+    "/jobs/{job_id}/cancel", summary="Cancel a job", dependencies=_SUBMIT, responses=problems(401, 403, 404, 409, 503)
+)
+def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless."""
     return JobDocument.of(operations.cancel(job_id))
 
 
-@router.delete("/jobs/{job_id}", summary="Cancel or delete a job", responses=problems(401, 403, 404, 409, 503))
-def delete_job(job_id: str, operations: OperationsDep) -> JobDocument:
+@router.delete(
+    "/jobs/{job_id}",
+    summary="Cancel or delete a job",
+    dependencies=_SUBMIT,
+    responses=problems(401, 403, 404, 409, 503),
+)
+def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Cancel an active job, or delete a finished job for good: its files and its document."""
     return JobDocument.of(operations.remove(job_id))
 
 
-@router.post("/jobs/{job_id}/pause", summary="Pause a job", responses=problems(401, 403, 404, 409, 503))
-def pause_job(job_id: str, operations: OperationsDep) -> JobDocument:
+@router.post(
+    "/jobs/{job_id}/pause", summary="Pause a job", dependencies=_SUBMIT, responses=problems(401, 403, 404, 409, 503)
+)
+def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Pause a job at the end of its chunk. Finished chunks are kept."""
     return JobDocument.of(operations.pause(job_id))
 
 
-@router.post("/jobs/{job_id}/resume", summary="Resume a job", responses=problems(401, 403, 404, 409, 410, 503))
-def resume_job(job_id: str, operations: OperationsDep) -> JobDocument:
+@router.post(
+    "/jobs/{job_id}/resume",
+    summary="Resume a job",
+    dependencies=_SUBMIT,
+    responses=problems(401, 403, 404, 409, 410, 429, 503),
+)
+def resume_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Resume a paused job from its last checkpoint, or a failed job while its files are kept."""
     return JobDocument.of(operations.resume(job_id))
 
@@ -137,27 +158,29 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-@router.head("/jobs/{job_id}/result", include_in_schema=False)
+@router.head("/jobs/{job_id}/result", include_in_schema=False, dependencies=_READ)
 @router.get(
     "/jobs/{job_id}/result",
     summary="Download the result",
+    dependencies=_READ,
     response_class=FileResponse,
-    responses={**_file_responses(*MEDIA_TYPES.values()), **problems(401, 404, 409, 410, 416, 500, 503)},
+    responses={**_file_responses(*MEDIA_TYPES.values()), **problems(401, 403, 404, 409, 410, 416, 500, 503)},
 )
-def get_result(job_id: str, request: Request, operations: OperationsDep) -> FileResponse:
+def get_result(job_id: str, request: Request, operations: JobsDep) -> FileResponse:
     """Download the upscaled video. `Range` requests let players seek and downloads resume."""
     job, path = operations.result(job_id)
     return file_response(request, path, result_name(job, path), media_type(path))
 
 
-@router.head("/jobs/{job_id}/input", include_in_schema=False)
+@router.head("/jobs/{job_id}/input", include_in_schema=False, dependencies=_READ)
 @router.get(
     "/jobs/{job_id}/input",
     summary="Download the upload",
+    dependencies=_READ,
     response_class=FileResponse,
-    responses={**_file_responses("application/octet-stream"), **problems(401, 404, 410, 416, 503)},
+    responses={**_file_responses("application/octet-stream"), **problems(401, 403, 404, 410, 416, 503)},
 )
-def get_input(job_id: str, request: Request, operations: OperationsDep) -> FileResponse:
+def get_input(job_id: str, request: Request, operations: JobsDep) -> FileResponse:
     """Download the original video while it is kept."""
     job, path = operations.input(job_id)
     # A neutral type: browsers must not interpret untrusted uploads.

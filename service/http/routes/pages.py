@@ -11,8 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse, Response
 
-from service.http.auth import COOKIE, known_name, read_token, require_key, same_site
-from service.http.dependencies import SettingsDep
+from service.http.auth import COOKIE, CallerDep, known_name, require_key, same_site
 
 router = APIRouter(include_in_schema=False)
 _FOLDER = Path(__file__).parents[1] / "static"
@@ -26,10 +25,11 @@ async def index() -> HTMLResponse:
 
 
 @router.post("/session", dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)])
-def session(settings: SettingsDep) -> Response:
-    """Set the page's read-only cookie for a request with the API key."""
+def session(caller: CallerDep) -> Response:
+    """Set the page's read-only cookie for a request with an API key."""
     response = Response(status_code=204)
-    response.set_cookie(COOKIE, read_token(settings), httponly=True, samesite="strict")
+    if caller.cookie:
+        response.set_cookie(COOKIE, caller.cookie, httponly=True, samesite="strict")
     return response
 
 

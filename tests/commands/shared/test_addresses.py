@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from commands.shared.addresses import warn_if_open
+from jobs.allowance import Limits
 from jobs.settings import Settings
+from service.key_file import KeyFile
 
 
 @pytest.mark.parametrize(
@@ -25,8 +28,14 @@ from jobs.settings import Settings
     ],
 )
 def test_a_server_that_is_open_to_others_without_a_key_warns(
-    host: str, key: str | None, warns: bool, caplog: pytest.LogCaptureFixture
+    host: str, key: str | None, warns: bool, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        warn_if_open(Settings(api_key=SecretStr(key) if key else None), host, "the API")
+        warn_if_open(Settings(data_dir=data_dir, api_key=SecretStr(key) if key else None), host, "the API")
     assert ("without SKIPVSR_API_KEY" in caplog.text) is warns
+
+
+def test_a_server_with_keys_in_its_data_folder_does_not_warn(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    KeyFile(data_dir / "keys.json").add("laptop", frozenset(), Limits())
+    warn_if_open(Settings(data_dir=data_dir), "0.0.0.0", "the API")
+    assert caplog.text == ""

@@ -1,0 +1,137 @@
+"""The file with the API keys: digests only, atomic changes, several writers, damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from jobs.allowance import Limits
+from jobs.errors import InvalidRequest, KeysUnreadable, NotFound, Unauthorized
+from jobs.settings import Settings
+from service.api_key import ApiKeys
+from service.callers import ADMINISTRATOR, ANYBODY, Scope
+from service.key_file import KeyFile, cookie_of
+from tests.support.paths import ROOT
+
+READ = frozenset({Scope.READ})
+
+
+@pytest.fixture
+def file(data_dir: Path) -> KeyFile:
+    return KeyFile(data_dir / "keys.json")
+
+
+def test_only_digests_are_stored(file: KeyFile) -> None:
+    row, text = file.add("laptop", READ, Limits(max_jobs=3))
+    stored = file.path.read_text()
+    secret = text.rpartition("_")[2]
+    assert (len(secret), text.startswith(f"svk_{row.id}_")) == (64, True)
+    assert secret not in stored
+    assert cookie_of(text.encode()) not in stored
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert file.find(text.encode()) == row
+    assert file.find_cookie(f"{row.id}.{cookie_of(text.encode())}".encode()) == row
+
+
+def test_wrong_keys_are_not_found(file: KeyFile) -> None:
+    row, text = file.add("laptop", READ, Limits())
+    other, _ = file.add("desktop", READ, Limits())
+    wrong = ["", "svk", text[:-1], text + "0", text.upper(), text.replace(row.id, other.id), f"svk_{row.id}_{'0' * 64}"]
+    digests = [row.key_sha256, f"svk_{row.id}_{row.key_sha256}", f"{row.id}.{row.cookie_sha256}", "é\x00"]
+    for given in wrong + digests:
+        assert file.find(given.encode()) is None, given
+        assert file.find_cookie(given.encode()) is None, given
+
+
+def test_many_writers_lose_no_key(file: KeyFile) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from jobs.allowance import Limits; from service.key_file import KeyFile\n"
+        "for i in range(10): KeyFile(Path(sys.argv[1])).add(f'{sys.argv[2]}-{i}', frozenset(), Limits())"
+    )
+    command = [sys.executable, "-c", code, str(file.path)]
+    writers = [subprocess.Popen([*command, str(number)], cwd=ROOT) for number in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    assert len(file.keys()) == 40
+    assert sorted(path.name for path in file.path.parent.iterdir()) == [".keys.json.lock", "keys.json"]
+
+
+def test_names(file: KeyFile) -> None:
+    first, _ = file.add("laptop", READ, Limits())
+    with pytest.raises(InvalidRequest, match="has the name 'laptop' already"):
+        file.add("laptop", READ, Limits())
+    file.revoke("laptop")
+    second, _ = file.add("laptop", READ, Limits())
+    assert file.revoke("laptop").id == second.id
+    assert file.revoke(first.id).revoked == file.revoke(first.id).revoked
+    with pytest.raises(NotFound):
+        file.revoke("laptop")
+    for name in ("", "x" * 65, "two\nlines", "\x1b[31mred", "\u202eleft", " space"):
+        with pytest.raises(InvalidRequest):
+            file.add(name, READ, Limits())
+    assert len(file.keys()) == 2
+
+
+def test_states_of_a_key(file: KeyFile, data_dir: Path) -> None:
+    keys = ApiKeys(Settings(data_dir=data_dir))
+    assert not keys.required
+    assert keys.caller([b"whatever"]) is ANYBODY
+    _, usable = file.add("usable", READ, Limits(), datetime.now(UTC) + timedelta(hours=1))
+    _, expired = file.add("expired", READ, Limits(), datetime.now(UTC))
+    caller = keys.caller([usable.encode()])
+    assert (caller.name, caller.scopes, caller.admin) == ("usable", READ, False)
+    caller.confirm()
+    with pytest.raises(Unauthorized, match="expired"):
+        keys.caller([expired.encode()])
+    file.revoke("usable")
+    for attempt in (caller.confirm, lambda: keys.caller([usable.encode()])):
+        with pytest.raises(Unauthorized, match="revoked"):
+            attempt()
+    assert keys.required
+
+
+def test_every_key_of_a_request_is_tried(file: KeyFile, data_dir: Path) -> None:
+    keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sésame")))
+    row, text = file.add("laptop", READ, Limits())
+    assert keys.caller([b"wrong", text.encode()]).key_id == row.id
+    assert keys.caller([b"wrong", "sésame".encode()]) == ADMINISTRATOR
+    for given in ([], [b""], [b"wrong"], ["sésame".encode("latin-1")]):
+        with pytest.raises(Unauthorized):
+            keys.caller(given)
+
+
+def test_a_damaged_file_is_never_overwritten(file: KeyFile) -> None:
+    file.add("laptop", READ, Limits())
+    file.path.write_text("{")
+    for attempt in (file.keys, lambda: file.revoke("laptop"), lambda: file.add("other", READ, Limits())):
+        with pytest.raises(KeysUnreadable):
+            attempt()
+    assert file.path.read_text() == "{"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_writes_for_the_owner_of_the_folder(file: KeyFile) -> None:
+    os.chown(file.path.parent, 10001, 10001)
+    file.add("laptop", READ, Limits())
+    assert file.path.stat().st_uid == 10001
+
+
+def test_a_change_within_the_same_clock_tick_is_noticed(file: KeyFile) -> None:
+    """A file of the same size and time, as after a restore from a backup."""
+    row, _ = file.add("laptop", READ, Limits())
+    assert file.keys()[row.id].name == "laptop"
+    before = file.path.stat()
+    new = file.path.with_name("new")
+    new.write_text(file.path.read_text().replace("laptop", "potlap"))
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new.replace(file.path)
+    assert file.keys()[row.id].name == "potlap"
+    assert json.loads(file.path.read_text())["version"] == 1
