@@ -160,7 +160,7 @@ class UpscalerService:
             output_height=config.target.height,
             latency_frames=config.latency_frames,
             max_in_flight=live.max_in_flight,
-            max_message_bytes=self._settings.grpc_max_message_bytes,
+            max_message_bytes=self._settings.grpc_message_bytes,
             session_token=session.token,
             resume_after=session.snapshots[-1].consumed,
             device=str(model.device),
