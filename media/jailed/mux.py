@@ -75,7 +75,7 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
                     yield MuxProgress()
             target.close()
             if spec.container in ("mp4", "mov"):
-                header = _mp4_header(spec, source)
+                header = _mp4_header(spec, source, tracks)
                 yield from (MuxProgress() for _ in finish(request.out, header))
         except (av.error.FFmpegError, ValueError) as e:
             if isinstance(e, OSError) and e.errno == errno.ENOSPC:
@@ -166,11 +166,13 @@ def _add_video(
     return stream
 
 
-def _mp4_header(spec: OutputSpec, source: InputContainer) -> Mp4Header:
+def _mp4_header(spec: OutputSpec, source: InputContainer, tracks: dict[int, Track]) -> Mp4Header:
     quicktime = spec.container == "mov"
     # QuickTime's track header has the stored width.
     shape = Fraction(1) if quicktime else spec.sample_aspect_ratio
-    return Mp4Header(quicktime=quicktime, sample_aspect_ratio=shape, tags=copied_tags(source.metadata))
+    priming = {track.target.index: track.priming for track in tracks.values() if track.priming}
+    tags = copied_tags(source.metadata)
+    return Mp4Header(quicktime=quicktime, sample_aspect_ratio=shape, tags=tags, priming=priming)
 
 
 def _add_tracks(
