@@ -17,6 +17,8 @@ _WOVEN_FILM: Final = (
     "The video is film that was woven into interlaced frames (hard telecine). Deinterlacing keeps the frame rate and "
     "leaves a stutter; undo the telecine before (ffmpeg: fieldmatch,decimate)."
 )
+_UNHEARD_SECONDS: Final = 0.2
+"""A conversion of sound may lose less: a codec's first and last samples, and rounding."""
 
 
 class Missing(Enum):
@@ -154,6 +156,13 @@ def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
     yield (
         cut and not no_data,
         f"{name} lacks {counted(cut, 'packet')} of {track.promised.packets}: the file does not hold their data.",
+    )
+    empty = track.read.packets and not track.written.packets
+    yield empty, f"{name} could not be converted; the result lacks it."
+    short = track.kind == "audio" and not empty and track.flawless and track.read.seconds - track.written.seconds
+    yield (
+        short > _UNHEARD_SECONDS,
+        f"{name} lasts {track.written.seconds:.4g} s in the result, not {track.read.seconds:.4g} s.",
     )
     yield repeated, f"{name} loses {counted(repeated, 'packet')} with a repeated timestamp."
     yield (

@@ -164,9 +164,10 @@ class _Run:
         """Join the segments, and copy the source's other tracks."""
         manifest, spec, task = self._manifest, self._spec, self._task
         out = task.folder / f"result.{spec.container}"
-        lost = assemble(self._checkpoints.segments(manifest), task.source, out, spec, limits=task.limits)
+        done = assemble(self._checkpoints.segments(manifest), task.source, out, spec, limits=task.limits)
         progress = self._progress.at(manifest.frames, complete=True)
-        return Finished(out, spec, progress, manifest.metrics, list(dict.fromkeys([*self._warnings(), *lost])))
+        warnings = list(dict.fromkeys([*self._warnings(), *done.warnings]))
+        return Finished(out, spec, progress, manifest.metrics, warnings, done.frame_rate)
 
     def _warnings(self) -> list[str]:
         return [*self._info.warnings, *self._spec.warnings, *self._manifest.warnings]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from media.boxes import Box, outer_boxes, read_outer_box
+from media.jailed.edit_lists import skip_priming
+from media.tracks.vobsub import Mp4Description
 
 _BLOCK: Final = 16 * 2**20
 """Bytes that are moved at once."""
@@ -35,6 +37,8 @@ class Mp4Header:
     priming: Mapping[int, Fraction] = field(default_factory=dict)
     """Number of a track of sound → seconds of its codec's priming, which players are to skip. libav hides the part
     before zero only."""
+    vobsubs: Mapping[int, Mp4Description] = field(default_factory=dict)
+    """Number of a track with VobSub subtitles → its description."""
 
 
 def finish(path: Path, header: Mp4Header) -> Iterator[None]:
@@ -62,50 +66,35 @@ def finish(path: Path, header: Mp4Header) -> Iterator[None]:
 
 def _complete(movie: Box, header: Mp4Header) -> None:
     tracks = [box for box in movie.inner if box.name == b"trak"]
-    if header.sample_aspect_ratio != 1 and (shape := tracks[0].find(b"tkhd")):
-        width, height = struct.unpack(">2I", shape.fields[-8:])
-        shown = round(width * header.sample_aspect_ratio)
-        struct.pack_into(">2I", shape.fields, len(shape.fields) - 8, min(shown, _LARGEST), height)
+    if header.sample_aspect_ratio != 1:
+        width, height = struct.unpack(">2I", _track_header(tracks[0]).fields[-8:])
+        _set_size(tracks[0], min(round(width * header.sample_aspect_ratio), _LARGEST), height)
+    for number, description in header.vobsubs.items():
+        width, height = description.plane
+        _set_size(tracks[number], width << 16, height << 16)
+        if entries := tracks[number].find(b"mdia", b"minf", b"stbl", b"stsd"):
+            entries.inner = [description.sample_entry]
     for number, language in header.languages.items():
         if media := tracks[number].find(b"mdia"):
             name = Box(b"elng", bytearray(4) + language.encode() + b"\0")
             media.inner.insert(1, name)  # after the media header
     for number, seconds in header.priming.items():
-        _skip_priming(movie, tracks[number], seconds)
+        skip_priming(movie, tracks[number], seconds)
     if header.tags:
         movie.inner.append(_tags(header.tags, quicktime=header.quicktime))
 
 
-def _skip_priming(movie: Box, track: Box, seconds: Fraction) -> None:
-    """Begin a track behind its priming, at the same time of the movie. Tracks with several edits stay."""
-    times, media = movie.find(b"mvhd"), track.find(b"mdia", b"mdhd")
-    edits = next((box for box in track.inner if box.name == b"edts"), None)
-    if times is None or media is None or edits is None:
-        return
-    entries = _edits(bytes(edits.fields[8:]))
-    if [start for _, start in entries[:-1]] not in ([], [-1]) or not entries:
-        return
-    of_movie, of_media = _time_scale(times), _time_scale(media)
-    empty, (duration, start) = entries[0][0] if len(entries) == 2 else 0, entries[-1]
-    hidden = seconds - Fraction(start, of_media)
-    if hidden > 0:
-        by = round(hidden * of_movie)
-        entries = [(empty + by, -1), (max(0, duration - by), round(seconds * of_media))]
-        data = struct.pack(">II", 1 << 24, len(entries)) + b"".join(struct.pack(">qqI", *e, 1 << 16) for e in entries)
-        edits.fields = bytearray(bytes(Box(b"elst", bytearray(data))))
+def _track_header(track: Box) -> Box:
+    header = track.find(b"tkhd")
+    if header is None:
+        raise ValueError("a track has no header")
+    return header
 
 
-def _edits(fields: bytes) -> list[tuple[int, int]]:
-    """(duration, start) of each entry of an edit list."""
-    wide, (count,) = fields[0] == 1, struct.unpack_from(">I", fields, 4)
-    form = ">qq4x" if wide else ">Ii4x"
-    size = struct.calcsize(form)
-    return [struct.unpack_from(form, fields, 8 + size * number) for number in range(count)]
-
-
-def _time_scale(header: Box) -> int:
-    """Units a second of a movie's or a track's header."""
-    return int(struct.unpack_from(">I", header.fields, 20 if header.fields[0] else 12)[0])
+def _set_size(track: Box, width: int, height: int) -> None:
+    """Set a track's shown size, in 1/65536 pixels."""
+    fields = _track_header(track).fields
+    struct.pack_into(">2I", fields, len(fields) - 8, width, height)
 
 
 def _tags(tags: Mapping[str, str], *, quicktime: bool) -> Box:

@@ -134,6 +134,8 @@ class Muxed(NamedTuple):
     warnings: tuple[str, ...]
     ledger: Ledger
     """What was read of the source's other tracks, and written to the result."""
+    frame_rate: Fraction | None
+    """Average frames a second of the result. None: it has no length."""
 
 
 class PacketDone(NamedTuple):

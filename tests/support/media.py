@@ -150,7 +150,7 @@ def upscale(
                     writer.write(frame.rgb.repeat(4, 0).repeat(4, 1), frame.pts)
                     times.append(frame.pts)
     out = folder / f"result.{info.target}"
-    lost = assemble(segments, source, out, spec, limits=limits)
+    lost = assemble(segments, source, out, spec, limits=limits).warnings
     return Upscaled(
         out,
         info,
