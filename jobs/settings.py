@@ -129,6 +129,10 @@ class Settings(BaseSettings):
         "limits; `skipvsr keys` manages further keys. Empty, and no other keys: the service is open. Clients "
         "(`skipvsr submit`, `stream`) send this key.",
     )
+    require_api_key: bool = Field(
+        False,
+        description="true: the service is closed even while no API key exists, for example without its data folder.",
+    )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."
     )

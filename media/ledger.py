@@ -17,6 +17,7 @@ _WOVEN_FILM: Final = (
     "The video is film that was woven into interlaced frames (hard telecine). Deinterlacing keeps the frame rate and "
     "leaves a stutter; undo the telecine before (ffmpeg: fieldmatch,decimate)."
 )
+
 _UNHEARD_SECONDS: Final = 0.2
 """A conversion of sound may lose less: a codec's first and last samples, and rounding."""
 

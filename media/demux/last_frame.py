@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS
 from media.demux.discontinuities import CLOCK_RATE, has_clock, start_time
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import open_untrusted, video_stream
@@ -40,7 +40,7 @@ def frame_duration(source: Path, pts: int, limits: Limits, unit: Fraction | None
         units = stream.time_base / unit if unit and stream.time_base else Fraction(1)
         frame, second_field = divmod(Fraction(pts) / units, 1)[0], units != 1
         try:
-            for packet in chain([seek_keyframe(container, stream, frame)], container.demux(stream)):
+            for packet in _packets(container, stream, frame):
                 if packet.pts is None or not _shows(packet, frame, second_field=second_field):
                     continue
                 durations = (_until_end(container, stream, packet), packet.duration)
@@ -55,6 +55,13 @@ def _shows(packet: Packet[VideoStream], time: int, *, second_field: bool) -> boo
     """Whether a packet's frame begins at a time, or has its second field there."""
     after = time - (packet.pts or 0)
     return after == 0 or (second_field and 0 < after < (packet.duration or 0))
+
+
+def _packets(container: InputContainer, stream: VideoStream, pts: int) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets, from a keyframe before `pts` on. Raises InexactSeek."""
+    if container.format.name not in ANIMATIONS:  # short, without an index, and with a delay for each frame
+        yield seek_keyframe(container, stream, pts)
+    yield from container.demux(stream)
 
 
 def _until_end(container: InputContainer, stream: VideoStream, packet: Packet[VideoStream]) -> int | None:

@@ -27,7 +27,7 @@ from media.demux.track_header import track_header
 from media.errors import UnusableVideo
 from media.jailed.pictures import PictureCount
 from media.jailed.rgb import RgbConverter
-from media.jailed.video_packets import VideoPackets, has_decoding_times, typical_step
+from media.jailed.video_packets import VideoPackets, display_lag, has_decoding_times, typical_step
 from media.ledger import Ledger, Missing, TrackLedger
 from media.limits import Limits
 
@@ -115,6 +115,7 @@ class Decoder:
                 typical_step(stream),
                 self.track,
                 decoding_times=has_decoding_times(container),
+                lag=display_lag(stream) if has_decoding_times(container) else 0,
                 last=seek_to,
             )
             self._film = SoftTelecine(stream.time_base, mpeg2=stream.codec_context.name == "mpeg2video")

@@ -34,6 +34,9 @@ def video_info(
     """Collect the facts of the stream, and warnings about changes to its picture.
 
     Args:
+        stream: the video track.
+        first: the first frame.
+        header: facts of the track that only the container's header holds.
         fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
