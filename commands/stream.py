@@ -104,7 +104,7 @@ def _file(source: Path, target: Path, options: StreamOptions, settings: Settings
         segment, result = Path(folder) / "segment.mp4", Path(folder) / "result.mp4"
         stream = _stream(reader, (info.video.width, info.video.height), spec, segment, options, settings)
         _print_summary(stream, target)
-        for warning in assemble([segment], source, result, spec, limits=limits):
+        for warning in assemble([segment], source, result, spec, limits=limits).warnings:
             print(f"note: {warning}")
         result.replace(target)
 

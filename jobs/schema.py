@@ -82,6 +82,11 @@ class JobOptions(BaseModel):
     crf: Annotated[int, Field(ge=0, le=51)] = Field(
         18, description="Constant rate factor of the encoder. A lower value gives higher quality and a larger file."
     )
+    deinterlace: Literal["frame", "field"] = Field(
+        "frame",
+        description="Frames made of interlaced video: frame: one frame for two fields; field: one frame for each "
+        "field, at twice the frame rate.",
+    )
     priority: Priority = Field(Priority.NORMAL, description="Queue of the job: high, normal or low.")
 
     @field_validator("routing")

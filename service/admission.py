@@ -64,7 +64,7 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
     """
     allowed = media_limits(settings)
     with user_errors():
-        info = probe(path, allowed, target=options.container)
+        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field")
         spec = output_spec(
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS
 from media.demux.discontinuities import CLOCK_RATE, has_clock, start_time
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import open_untrusted, video_stream
@@ -36,13 +36,20 @@ def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
     with open_untrusted(source, limits) as container:
         stream = video_stream(container)
         try:
-            for packet in chain([seek_keyframe(container, stream, pts)], container.demux(stream)):
+            for packet in _packets(container, stream, pts):
                 if packet.pts == pts:
                     durations = (_until_end(container, stream, packet), packet.duration)
                     return next((d for d in durations if _is_plausible(d, stream, limits)), None)
         except (InexactSeek, av.error.FFmpegError):
             pass
     return None
+
+
+def _packets(container: InputContainer, stream: VideoStream, pts: int) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets, from a keyframe before `pts` on. Raises InexactSeek."""
+    if container.format.name not in ANIMATIONS:  # short, without an index, and with a delay for each frame
+        yield seek_keyframe(container, stream, pts)
+    yield from container.demux(stream)
 
 
 def _until_end(container: InputContainer, stream: VideoStream, packet: Packet[VideoStream]) -> int | None:

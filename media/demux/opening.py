@@ -47,7 +47,7 @@ def open_untrusted(path: Path, limits: Limits) -> Iterator[InputContainer]:
 
 def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
     """The sentence about a file that libav did not open."""
-    found = _search_log(f"file:{path}", options, _PROBED)
+    found = search_log(f"file:{path}", options, _PROBED)
     if found is None:
         return f"The file is not an accepted video format, or its header is corrupt ({reason.lower()})."
     if found in CONTAINERS:
@@ -55,7 +55,7 @@ def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
     return f"Files of type {found} ({av.ContainerFormat(found.split(',')[0], 'r').long_name}) are not accepted."
 
 
-def _search_log(url: str, options: dict[str, str], pattern: str) -> str | None:
+def search_log(url: str, options: dict[str, str], pattern: str) -> str | None:
     """Open a file once more, and return the pattern's group in libav's log.
 
     Changes libav's log level for a moment. Use only in a process with a single task.
@@ -92,7 +92,7 @@ def video_stream(container: InputContainer) -> VideoStream:
 def _codec(container: InputContainer, stream: VideoStream) -> str:
     """Name of the stream's codec, or its four letters in the container if libav does not know the codec."""
     known = stream.codec_context.codec.canonical_name if stream.codec_context else None
-    return known or _search_log(container.name, OPTIONS, _UNKNOWN_CODEC.format(stream.index)) or "unknown"
+    return known or search_log(container.name, OPTIONS, _UNKNOWN_CODEC.format(stream.index)) or "unknown"
 
 
 def container_name(container: InputContainer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -123,7 +124,9 @@ class SegmentWriter:
 
     def _stamped(self) -> Iterator[av.Packet[VideoStream]]:
         times = [self._times[packet.pts or 0] for packet in self._packets]
-        step = max(1, round(1 / (self.spec.frame_rate * self.spec.time_base)))
+        # A longer step would make the decoding times begin so early that the track ends before its last frames.
+        nominal = 1 / (self.spec.frame_rate * self.spec.time_base)
+        step = max(1, min([round(nominal), *(b - a for a, b in pairwise(self._times))]))
         for packet, pts, dts in zip(
             self._packets, times, decoding_times(times, reorder_depth(times), step=step), strict=True
         ):

@@ -22,6 +22,7 @@ from media.demux.discontinuities import Discontinuities, has_clock
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
 from media.demux.rate import is_usual, nominal_rate
+from media.demux.telecine import FILM_WARNING, film_rate, shows_film
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
 from media.demux.track_header import track_header
 from media.jailed.first_frame import decode_first_frame, readable_packets
@@ -35,11 +36,12 @@ _PACKETS_TO_JUDGE_TIMES: Final = 3000
 _PACKETS_TO_JUDGE_RATE: Final = 300
 
 
-def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
+def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) -> MediaInfo:
     """Collect the facts of a file.
 
     Args:
         target: container of the result: mp4, mov, mkv, webm or auto.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
         UnsupportedFile, UnusableVideo, OverLimit: see `media.probe.probe`.
@@ -54,7 +56,10 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         _check_size(first.frame.width, first.frame.height, limits)
         if header.crop and header.crop.of != (first.frame.width, first.frame.height):
             header = replace(header, crop=None)
-        video, warnings = video_info(stream, first, header)
+        video, warnings = video_info(stream, first, header, fields=fields)
+        if shows_film(readable_packets(container, stream), video):
+            video = replace(video, film=True, frame_rate=film_rate(stream.codec_context.framerate))
+            warnings.append(FILM_WARNING)
         if not is_usual(video.frame_rate):
             times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
             video = replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
@@ -66,7 +71,7 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         warnings += _dropped_tracks(container, stream)
         target, losses = predict_losses(container, stream, target)
         warnings += losses
-        if is_rounded(target, video.time_base) and not _in_milliseconds(path, limits):
+        if is_rounded(target, video.output_time_base) and not _in_milliseconds(path, limits):
             warnings.append(rounding_warning(target))
         return MediaInfo(
             container=container_name(container),

@@ -33,6 +33,15 @@ def has_decoding_times(container: InputContainer) -> bool:
     return container.format.name in ("avi", "asf")
 
 
+def display_lag(stream: VideoStream) -> int:
+    """Frames between decoding and showing, in containers with decoding times only.
+
+    Players show reordered H.264 and HEVC a frame after they decode it. MPEG-4 in AVI is packed so that none lags.
+    """
+    context = stream.codec_context
+    return int(context.codec.canonical_name in ("h264", "hevc") and context.reorder_depth > 0)
+
+
 class VideoPackets:
     """Iterable of the video's packets up to the end of the file, and an empty packet at the end.
 
