@@ -75,6 +75,8 @@ def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
     if found in CONTAINERS:
         kind = CONTAINERS[found].title.split(",")[0]
         return f"The file looks like {kind}, but its header is corrupt ({reason.lower()})."
+    if found.endswith("_pipe"):
+        return f"The file is a single picture ({found.removesuffix('_pipe').upper()}), not a video."
     return f"Files of type {found} ({av.ContainerFormat(found.split(',')[0], 'r').long_name}) are not accepted."
 
 
