@@ -119,7 +119,10 @@ class Settings(BaseSettings):
         description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: this "
         "hardware encoder if it works, else software; auto: the first encoder that works.",
     )
-    model: str = Field("auto", description="Model of jobs without a model option; auto: small.")
+    model: str = Field(
+        "auto",
+        description="Model of jobs without a model option; auto: small.",
+    )
 
     api_key: SecretStr | None = Field(
         None,

@@ -63,7 +63,7 @@ class _Run:
         self._info = probe(task.source, task.limits, target=options.container)
         self._spec = output_spec(
             self._info,
-            scale=options.scale,
+            scale=options.scale or model.scale,
             height=options.height,
             codec=options.codec,
             crf=options.crf,
