@@ -56,7 +56,7 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
                 break
         warnings = [*info.warnings, *reader.warnings]
     out = folder / "result.mp4"
-    warnings += assemble(segments, source, out, spec)
+    warnings += assemble(segments, source, out, spec).warnings
     facts = f"{counted(len(times), 'frame')} {spec.width}×{spec.height}, {_verdict(out, times, spec)}."
     return " ".join([facts, *warnings])
 

@@ -110,7 +110,7 @@ def _file(source: Path, target: Path, options: StreamOptions, settings: Settings
         size = info.video.width, info.video.height
         stream, spec = _stream(reader, size, lambda scale: spec_at(scale=scale), segment, options, settings)
         _print_summary(stream, target)
-        for warning in assemble([segment], source, result, spec, limits=limits):
+        for warning in assemble([segment], source, result, spec, limits=limits).warnings:
             print(f"note: {warning}")
         result.replace(target)
 

@@ -78,7 +78,10 @@ def run(
     with _checkpoints(folder, resume), contextlib.ExitStack() as stack:
         skips = None
         if skipmap is not None:
-            skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits, model.config.fold))
+            fields, fold = options.deinterlace == "field", model.config.fold
+            skips = stack.enter_context(
+                SkipMap(source, folder, skipmap, map_container, limits, fields=fields, fold=fold)
+            )
         document = _upscale(task, model, target, skips)
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n")

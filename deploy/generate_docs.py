@@ -1,6 +1,7 @@
 """Generate documentation from the code: `make docs`.
 
 `.env.example` and `docs/configuration.md` come from `jobs.settings`; both are committed, and a test compares them.
+`docs/formats.md` comes from `media.demux.formats`, and is committed and compared, too.
 `docs/modules.md` comes from docstrings; `make site` writes the page, and git ignores it.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from jobs.settings import Settings
+from media.demux.formats import CONTAINERS, REFUSED_CONTAINERS, REFUSED_VIDEO_CODECS, VIDEO_CODECS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("commands", "service", "worker", "pipeline", "jobs", "media", "model", "weights", "benchmarks")
@@ -57,6 +59,17 @@ or folder that cannot be read ends the command with one line.
 Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
 An empty value means unset. Unknown values end the command with one line before any work begins.
 """
+_FORMATS_HEAD = """\
+# Formats
+
+<!-- Written by `make docs` from media/demux/formats.py. Do not edit by hand. -->
+
+The content of a file decides; the ending of its name does not matter. A process without access to other files and to
+the network reads all of these formats. Formats on no list are refused by name.
+
+Transparent parts of GIF and APNG animations are shown on white, and the job says so. Refused are other videos with
+transparent pixels, encrypted videos, and Dolby Vision profile 5, whose colours only Dolby Vision players can show.
+"""
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))
 """Sections of the configuration page by prefix. All other settings are under "General"."""
 
@@ -79,6 +92,29 @@ def configuration_page() -> str:
         for title, rows in sections.items()
     ]
     return _CONFIGURATION_HEAD + "".join(tables)
+
+
+def formats_page() -> str:
+    """Return the text of `docs/formats.md`: what is read, and what is not."""
+    titles: dict[str, list[str]] = {}
+    for libav, container in CONTAINERS.items():
+        titles.setdefault(container.title, []).append(f"`{libav}`")
+    parts = (
+        ("Containers", "container | libav's name", [f"{title} | {' '.join(names)}" for title, names in titles.items()]),
+        ("Video codecs", "codecs | libav's decoders", _coded_rows(VIDEO_CODECS)),
+        ("Containers that are refused because they", "reason | libav's names", _coded_rows(REFUSED_CONTAINERS)),
+        ("Video decoders that are refused because they", "reason | libav's names", _coded_rows(REFUSED_VIDEO_CODECS)),
+    )
+    tables = (f"\n## {title}\n\n| {head} |\n|---|---|\n{_table(rows)}" for title, head, rows in parts)
+    return _FORMATS_HEAD + "".join(tables)
+
+
+def _coded_rows(names: dict[str, str]) -> list[str]:
+    return [f"{title} | {' '.join(f'`{name}`' for name in value.split())}" for title, value in names.items()]
+
+
+def _table(rows: list[str]) -> str:
+    return "".join(f"| {row} |\n" for row in rows)
 
 
 def modules_page(root: Path = ROOT) -> str:
@@ -124,6 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) != ["site"]:
         (ROOT / ".env.example").write_text(env_example())
         (ROOT / "docs" / "configuration.md").write_text(configuration_page())
+        (ROOT / "docs" / "formats.md").write_text(formats_page())
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from jobs.errors import LimitReached, StoreUnavailable
+from jobs.errors import LimitReached, StoreUnavailable, TooLarge
 from jobs.keys import bytes_key, owner_key, rate_key, slots_key, state_key
 from jobs.schema import JobState
 from jobs.store.connection import unavailable
@@ -134,7 +134,7 @@ class Allowance:
 
     @contextmanager
     def metered(self, name: str, announced: int, *, holds: bool = False, starts: bool = True) -> Iterator[Meter]:
-        """Count an upload with a unique name, and the bytes that are reported to the meter.
+        """Count an upload with a unique name, and the bytes that are reported to the meter. Raises TooLarge, too.
 
         Args:
             name: the future job, or any unique name.
@@ -142,6 +142,9 @@ class Allowance:
             holds: whether the meter renews the job's slot.
             starts: whether the upload counts as an upload of this minute.
         """
+        most = self.limits.bytes_per_day
+        if most is not None and announced > most:
+            raise TooLarge(f"the upload is larger than the {most:,} bytes that this API key may send in a day")
         self.grant(announced, 0)
         if starts and self.limits.uploads_per_minute is not None:
             self._count_upload(name, self.limits.uploads_per_minute)

@@ -79,10 +79,15 @@ class JobOptions(BaseModel):
     container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
         "auto",
         description="Container of the output: mp4, mkv, mov or webm; auto: mp4, or mkv if mp4 cannot hold a track, an "
-        "attachment or the styles of ASS subtitles.",
+        "attachment or the styles of ASS subtitles, or if few players play a track there.",
     )
     crf: Annotated[int, Field(ge=0, le=51)] = Field(
         18, description="Constant rate factor of the encoder. A lower value gives higher quality and a larger file."
+    )
+    deinterlace: Literal["frame", "field"] = Field(
+        "frame",
+        description="Frames made of interlaced video: frame: one frame for two fields; field: one frame for each "
+        "field, at twice the frame rate.",
     )
     priority: Priority = Field(Priority.NORMAL, description="Queue of the job: high, normal or low.")
 

@@ -70,8 +70,10 @@ class Settings(BaseSettings):
         description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
         "The automatic maximum is all streams on a GPU, and a total of 57,600 pixels on a CPU.",
     )
-    grpc_max_message_bytes: Annotated[int, Field(ge=65536, le=2**31 - 1)] = Field(
-        64 * 1024**2, description="Maximum size of a gRPC message in bytes."
+    grpc_max_message_bytes: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
+        0,
+        description="Maximum size of a gRPC message in bytes, such as a frame or a chunk of an upload. 0: eight bytes "
+        "for each pixel of the largest frame (SKIPVSR_MAX_PIXELS), and at least 1 MiB.",
     )
     grpc_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
@@ -129,6 +131,10 @@ class Settings(BaseSettings):
         description="API key of the administrator (`Authorization: Bearer` or `X-API-Key`), for all jobs and without "
         "limits; `skipvsr keys` manages further keys. Empty, and no other keys: the service is open. Clients "
         "(`skipvsr submit`, `stream`) send this key.",
+    )
+    require_api_key: bool = Field(
+        False,
+        description="true: the service is closed even while no API key exists, for example without its data folder.",
     )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."
@@ -272,6 +278,11 @@ class Settings(BaseSettings):
         """Add the files that variables name (`SKIPVSR_API_KEY_FILE`) to pydantic's sources; the first source wins."""
         env_files, dotenv_files = (SecretFiles(settings_cls, source) for source in (env_settings, dotenv_settings))
         return init_settings, env_settings, env_files, dotenv_settings, dotenv_files, file_secret_settings
+
+    @property
+    def grpc_message_bytes(self) -> int:
+        """Maximum size of a gRPC message: `grpc_max_message_bytes`, or enough for a frame of 16-bit RGBA."""
+        return self.grpc_max_message_bytes or min(max(2**20, 8 * self.max_pixels), 2**30)
 
     @property
     def weights(self) -> Path:

@@ -269,9 +269,9 @@ class Storage:
                 raise Fenced(job_id) from error
         return final
 
-    def remove_work(self, job_id: str) -> None:
-        """Remove all working folders of a job."""
-        for work in self.job_dir(job_id).glob("work-*"):
+    def remove_work(self, job_id: str, token: int | None = None) -> None:
+        """Remove all working folders of a job, or only the folder of the worker with `token`."""
+        for work in self.job_dir(job_id).glob(f"work-{'*' if token is None else token}"):
             shutil.rmtree(work, ignore_errors=True)
 
     def remove(self, job_id: str) -> None:

@@ -3,6 +3,7 @@
 MediaError              base
 ├── UnsupportedFile     not an accepted container or codec          (HTTP 415)
 ├── NoJail              this machine can't confine the child process
+├── Unwritable          the container can't hold the result         (HTTP 422)
 ├── OverLimit           above a limit; `.setting` names the setting (HTTP 413)
 └── UnusableVideo       an accepted format that can't be upscaled   (HTTP 422)
     └── DecoderCrashed  the child process died, hung, or sent invalid messages
@@ -21,6 +22,10 @@ class UnsupportedFile(MediaError):
 
 class NoJail(MediaError):
     """The kernel does not enforce all layers of the child's jail."""
+
+
+class Unwritable(MediaError):
+    """The container can't hold the result."""
 
 
 class OverLimit(MediaError):

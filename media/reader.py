@@ -52,6 +52,7 @@ class VideoReader:
             reading from the start.
         frames_before: number of the skipped frames, if the last of them was `clean`. The reader then seeks to the
             nearest keyframe, in containers where seeking is exact, instead of decoding from the start.
+        fields: whether each field of an interlaced frame becomes a frame. Otherwise two fields become one frame.
         limits: bounds of size, frames, memory and time.
 
     Raises:
@@ -66,6 +67,7 @@ class VideoReader:
         *,
         start_after_pts: int | None = None,
         frames_before: int | None = None,
+        fields: bool = False,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if not path.is_file():
@@ -75,7 +77,7 @@ class VideoReader:
         self._limits = limits
         self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         path = path.absolute()
-        request = DecodeRequest(path, start_after_pts, frames_before, self._memory)
+        request = DecodeRequest(path, start_after_pts, frames_before, self._memory, fields)
         self._process = Sandbox(request, limits, reads=(path,), share=(self._memory,))
 
     @property

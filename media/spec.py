@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Final, NamedTuple
 
 from media.color.tags import resolved
+from media.demux.rate import DEFAULT_RATE
 from media.encode.hardware import choose
 from media.errors import OverLimit, UnusableVideo
 from media.limits import DEFAULT_LIMITS, Limits
@@ -66,8 +67,8 @@ def output_spec(
         encoder=encoder.name,
         crf=crf,
         pixel_format=encoder.pixel_format,
-        frame_rate=video.frame_rate or Fraction(25),
-        time_base=video.time_base,
+        frame_rate=(video.nominal_rate or video.frame_rate or DEFAULT_RATE) * video.frames_of_each,
+        time_base=video.output_time_base,
         sample_aspect_ratio=shape,
         color=resolved(video.color, pixel_format=video.pixel_format, height=video.height),
         display_matrix=display.matrix,

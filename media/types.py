@@ -59,6 +59,27 @@ class VideoInfo:
     content_light: tuple[int, int] | None = None
     """HDR10's MaxCLL and MaxFALL, in cd/m²."""
     interlaced: bool = False
+    nominal_rate: Fraction | None = None
+    """Rate of the frames that move, for the encoder's rate control. None: `frame_rate`."""
+    film: bool = False
+    """Whether flags say that the frames are film, shown for three and two fields in turn (soft telecine)."""
+    fields: bool = False
+    """Whether each field of an interlaced frame is to become a frame of the result."""
+
+    @property
+    def frames_of_each(self) -> int:
+        """Frames of the result for each frame of the source."""
+        return 2 if self.fields and self.interlaced else 1
+
+    @property
+    def output_frames(self) -> int | None:
+        """Expected number of frames of the result. None if unknown."""
+        return None if self.frames is None else self.frames * self.frames_of_each
+
+    @property
+    def output_time_base(self) -> Fraction:
+        """Seconds of one unit of the frames' pts: a second field is shown halfway to the next frame."""
+        return self.time_base / 2 if self.fields else self.time_base
 
 
 @dataclass(frozen=True)

@@ -48,16 +48,25 @@ class SkipMap:
         out: the file of the skip map, created at the end.
         container: the container of `out`.
         limits: limits on the source.
+        fields: whether each field of an interlaced frame is a frame.
         fold: `NetworkConfig.fold` of the network.
     """
 
     def __init__(
-        self, source: Path, folder: Path, out: Path, container: str, limits: Limits = DEFAULT_LIMITS, fold: int = 1
+        self,
+        source: Path,
+        folder: Path,
+        out: Path,
+        container: str,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        fields: bool = False,
+        fold: int = 1,
     ) -> None:
         self._side = TILE * fold
         self._source, self._folder, self._out, self._limits = source, folder, out.absolute(), limits
-        self._spec = output_spec(probe(source, limits, target=container), scale=1, limits=limits)
-        self._reader = VideoReader(source, limits=limits)
+        self._spec = output_spec(probe(source, limits, target=container, fields=fields), scale=1, limits=limits)
+        self._reader = VideoReader(source, fields=fields, limits=limits)
         self._frames = iter(self._reader)
         self._segments: list[Path] = []
 

@@ -55,7 +55,13 @@ class DecodeStage:
     def __iter__(self) -> Iterator[Frame]:
         task, done = self._task, self._manifest
         before = done.frames + len(done.pending) if done.clean else None
-        with VideoReader(task.source, start_after_pts=done.read_to, frames_before=before, limits=task.limits) as reader:
+        with VideoReader(
+            task.source,
+            start_after_pts=done.read_to,
+            frames_before=before,
+            fields=task.options.deinterlace == "field",
+            limits=task.limits,
+        ) as reader:
             frames = iter(reader)
             while True:
                 started = time.perf_counter()

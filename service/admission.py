@@ -65,7 +65,7 @@ def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None
     """
     allowed = media_limits(settings)
     with user_errors():
-        info = probe(path, allowed, target=options.container)
+        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field")
         spec = output_spec(
             info,
             scale=options.scale or scale,

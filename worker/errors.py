@@ -11,7 +11,7 @@ from rq.timeouts import JobTimeoutException
 
 from jobs.errors import JobFailed, SkipVsrError, StorageFull
 from jobs.storage import NO_ROOM
-from media.errors import MediaError
+from media.errors import DecoderCrashed, MediaError, UnsupportedFile, UnusableVideo, Unwritable
 from model.errors import DeviceError, MissingWeights, ModelError, UnknownModel
 from pipeline import source
 
@@ -38,9 +38,19 @@ def user_error(error: BaseException, data_dir: Path) -> SkipVsrError:
             return JobFailed(f"The worker that claimed the job lacks the model: {error}")
         case ModelError():
             return JobFailed(str(error))
+        case OSError() if error.strerror:  # the whole text names files of this machine
+            return JobFailed(f"Unexpected {type(error).__name__}: {error.strerror}")
         case _:
             detail = str(error).splitlines()[0] if str(error) else "no details"
             return JobFailed(f"Unexpected {type(error).__name__}: {detail}")
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether the job would fail again in the same way, so that its finished chunks are of no use.
+
+    Other limits, another worker or a later attempt may help after any other error.
+    """
+    return isinstance(error, UnsupportedFile | UnusableVideo | Unwritable) and not isinstance(error, DecoderCrashed)
 
 
 def no_room(error: BaseException) -> str | None:

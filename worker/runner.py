@@ -30,7 +30,7 @@ from pipeline.source import media_limits, stream_facts
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from worker.attempt import Attempt
-from worker.errors import out_of_memory, user_error
+from worker.errors import is_final, out_of_memory, user_error
 from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
 from worker.lease import STATE_AFTER, Lease, StopReason
@@ -211,7 +211,12 @@ class Runner:
             "model": model.name,
             "progress": finished.progress,
             "metrics": attempt.metrics(finished.metrics),
-            "output": stream_facts(probe(path, _UNLIMITED), finished.spec),
+            "output": stream_facts(
+                probe(path, _UNLIMITED),
+                finished.spec,
+                frames=finished.progress.frames_done,
+                frame_rate=finished.frame_rate,
+            ),
             "warnings": [*finished.warnings, *attempt.warnings],
             "error": None,
             "finished_at": datetime.now(UTC),
@@ -254,6 +259,8 @@ class Runner:
         else:
             job_log.error("%s", shown, exc_info=error)
         state = JobState.PAUSED if isinstance(shown, StorageFull) else JobState.FAILED
+        if is_final(error):
+            self._storage.remove_work(lease.claim.job_id, lease.claim.token)
         now = self._release(lease, state, {**lease.take_fields(), "error": Problem.from_error(shown)})
         if now is JobState.CANCELLED:
             self._storage.remove(lease.claim.job_id)

@@ -1,6 +1,6 @@
 """A table of files as people have them: outcome, warnings, frames, rates, offset, tags, lengths, differences.
 
-    python -m benchmarks.footage DIR [--only 'made_*'] [--kinds R2 R4] [--json FILE] [--md FILE]
+    python -m benchmarks.footage DIR [--only 'made_*'] [--kinds R2 R4] [--before FILE] [--json FILE] [--md FILE]
 
 Each file of the folder passes the pipeline as a job does: the jail, the network `tiny` at scale 2, encoder and muxer.
 Pictures above 60,000 pixels bypass the network. Each file has its own process and a time limit. Files named in
@@ -10,6 +10,7 @@ Pictures above 60,000 pixels bypass the network. Each file has its own process a
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -69,29 +70,52 @@ def row(outcome: Outcome) -> str:
         "; ".join(differences(outcome.source, outcome.result)),
         " ".join(outcome.warnings),
     ]
-    return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+    return _line(cells)
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Lines of the table of right values, kind by kind."""
+def verdict_table(verdicts: Sequence[Verdict], before: Path | None) -> Iterator[str]:
+    """Lines of the table of right values, kind by kind.
+
+    Args:
+        before: JSON of an earlier run, to compare with.
+    """
+    earlier = [] if before is None else json.loads(before.read_text())["values"]
+    old = {_key(value): value for value in earlier}
     titles = kinds()
-    yield "| kind | file | value | today | right | |"
-    yield "|---|---|---|---|---|---|"
+    yield "| kind | file | value | before | today | right | |"
+    yield "|---|---|---|---|---|---|---|"
     for verdict in sorted(verdicts, key=lambda verdict: list(titles).index(verdict.check.kind)):
-        check = verdict.check
+        check, was = verdict.check, old.get(_key(verdict.as_plain()), {})
         options = "".join(f" ({value})" for value in check.options.values())
         mark = "right" if verdict.right else "WRONG"
-        found = str(verdict.found) if len(str(verdict.found)) < 120 else f"{str(verdict.found)[:117]}…"
-        cells = [check.kind, check.file + options, check.value, found, check.right, mark]
-        yield "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+        mark += " (before: right)" if was.get("right") and not verdict.right else ""
+        found = [_short(was["found"]) if was else "", _short(verdict.found)]
+        yield _line([check.kind, check.file + options, check.value, *found, check.right, mark])
     yield ""
-    yield "| kind | right | title |"
-    yield "|---|---|---|"
+    yield "| kind | right before | right today | title |"
+    yield "|---|---|---|---|"
     for kind, title in titles.items():
-        these = [verdict.right for verdict in verdicts if verdict.check.kind == kind]
+        these = [verdict for verdict in verdicts if verdict.check.kind == kind]
         if these:
-            yield f"| {kind} | {sum(these)} of {len(these)} | {title} |"
-    yield f"| all | {sum(v.right for v in verdicts)} of {len(verdicts)} | |"
+            yield f"| {kind} | {_count(these, old)} | {sum(v.right for v in these)} of {len(these)} | {title} |"
+    yield f"| all | {_count(verdicts, old)} | {sum(v.right for v in verdicts)} of {len(verdicts)} | |"
+
+
+def _key(value: dict[str, Any]) -> str:
+    return json.dumps([value[name] for name in ("kind", "file", "options", "value", "right_value")])
+
+
+def _count(verdicts: Sequence[Verdict], old: dict[str, dict[str, Any]]) -> str:
+    values = [old[key] for key in map(_key, (v.as_plain() for v in verdicts)) if key in old]
+    return f"{sum(value['right'] for value in values)} of {len(values)}" if old else ""
+
+
+def _short(value: Any) -> str:
+    return str(value) if len(str(value)) < 120 else f"{str(value)[:117]}…"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
 
 
 def main() -> int:
@@ -103,6 +127,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="only files with such names")
     parser.add_argument("--kinds", nargs="+", default=[], metavar="KIND", help="only files and checks of these kinds")
     parser.add_argument("--seconds", type=float, default=600, help="limit of each file")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="JSON of an earlier run, to compare values with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all facts and verdicts")
     parser.add_argument("--md", type=Path, metavar="FILE", help="write the tables")
     arguments = parser.parse_args()
@@ -117,7 +142,7 @@ def main() -> int:
         print(lines[-1], flush=True)
     plain = {outcome.name: outcome for outcome, _ in ran if not outcome.options}
     verdicts = [judge(check, outcome, plain) for outcome, these in ran for check in these]
-    table = ["", *verdict_table(verdicts)] if verdicts else []
+    table = ["", *verdict_table(verdicts, arguments.before)] if verdicts else []
     print("\n".join(table))
     _write(arguments.json, arguments.md, [outcome for outcome, _ in ran], verdicts, [*lines, *table])
     return 0 if all(verdict.right for verdict in verdicts) else 1

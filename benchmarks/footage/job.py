@@ -31,7 +31,7 @@ from pipeline.upscale import upscale
 
 _UNLIMITED: Final = Limits(max_pixels=2**62, max_output_pixels=2**62)
 _NETWORK_PIXELS: Final = 60_000
-"""Larger pictures bypass the network: their pixels reach the encoder as they are, and the encoder's scaler enlarges."""
+"""Larger pictures bypass the network `tiny`. Their pixels reach the encoder as they are, and its scaler enlarges."""
 _CHUNK: Final = 8
 _NO_WEIGHTS: Final = Path(__file__).parent
 """`tiny` needs no weights file."""
@@ -83,10 +83,8 @@ def tiny() -> Upscaler:
     return load_model("tiny", weights_dir=_NO_WEIGHTS, device="cpu", precision="fp32", threads=1)
 
 
-def network(pixels: int) -> Upscaler:
-    """The network `tiny`, or none for frames of many pixels."""
-    if pixels <= _NETWORK_PIXELS:
-        return tiny()
+def no_network() -> Upscaler:
+    """An upscaler without a network."""
     plain, fingerprint = load_network("tiny", _NO_WEIGHTS)
     return PlainUpscaler("none", plain, fingerprint, torch.device("cpu"), torch.float32)
 
@@ -148,17 +146,21 @@ def _run(source: Path, options: Mapping[str, Any], measures: list[str]) -> Outco
 
 
 def _upscale(outcome: Outcome, source: Path, folder: Path, measures: list[str]) -> None:
-    chosen = JobOptions.model_validate(
-        {"model": "tiny", "scale": 2, "chunk": _CHUNK, "lookahead": 2, "container": "auto", **outcome.options}
-    )
+    given = {name: value for name, value in outcome.options.items() if name != "network"}
+    chosen = JobOptions.model_validate({"model": "tiny", "scale": 2, "chunk": _CHUNK, "lookahead": 2, **given})
     info = probe(source, target=chosen.container)
     outcome.state = "failed"
-    finished, outcome.before_start = run_job(
-        UpscaleTask(source, folder, chosen), network(info.video.width * info.video.height)
-    )
+    pixels = info.video.width * info.video.height
+    bare = pixels > _NETWORK_PIXELS or outcome.options.get("network") == "none"
+    finished, outcome.before_start = run_job(UpscaleTask(source, folder, chosen), no_network() if bare else tiny())
     outcome.warnings = finished.warnings
     outcome.state = "done"
     outcome.result = as_plain(file_facts(finished.path, decode=False))
     outcome.result["container_name"] = finished.spec.container
-    outcome.document = stream_facts(probe(finished.path, _UNLIMITED), finished.spec).model_dump()
+    outcome.document = stream_facts(
+        probe(finished.path, _UNLIMITED),
+        finished.spec,
+        frames=finished.progress.frames_done,
+        frame_rate=finished.frame_rate,
+    ).model_dump()
     outcome.measures = {name: measured(name, source, finished.path) for name in measures}

@@ -5,17 +5,21 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Final
 
+from av.error import FFmpegError
 from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from media.color.pixel_formats import bit_depth, is_rgb
 from media.color.tags import swscale_matrix, tag
+from media.errors import UnusableVideo
 from media.types import Color, ColorRange
 
 # Beside the encoder, accurate rounding and full chroma resolution cost no measurable time.
 QUALITY: Final = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 DOWNSCALE: Final = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_GREY: Final = ("gray", *(f"gray{bits}{order}" for bits in (9, 10, 12, 14, 16) for order in ("le", "be")))
+_BIG_ENDIAN: Final = ("rgb555be", "bgr555be", "rgb565be", "bgr565be")
 
 
 def to_rgb(
@@ -35,6 +39,7 @@ def to_rgb(
         pixel_format: rgb24 or rgb48le.
     """
     width, height = size or (frame.width, frame.height)
+    frame = _understood(frame)
     matrix = None if is_rgb(frame.format.name) else swscale_matrix(color.matrix)
     return reformatter.reformat(
         frame,
@@ -48,6 +53,36 @@ def to_rgb(
         interpolation=QUALITY,
         threads=1,
     )
+
+
+def _understood(frame: VideoFrame) -> VideoFrame:
+    """The frame in a format that swscale reads right.
+
+    swscale takes every grey sample for full range, and reads 15 and 16 bits of a pixel in this machine's byte order.
+    """
+    name = frame.format.name
+    if name in _GREY and frame.color_range == ColorRange.LIMITED:
+        full = int(ColorRange.FULL)
+        coded = name.replace("gray", "yuv444p")
+        return VideoReformatter().reformat(frame, format=coded, src_color_range=full, dst_color_range=full)
+    if name in _BIG_ENDIAN:
+        swapped = VideoFrame(frame.width, frame.height, name.replace("be", "le"))
+        for plane, target in zip(frame.planes, swapped.planes, strict=True):
+            data = bytearray(plane)
+            data[::2], data[1::2] = data[1::2], data[::2]
+            target.update(bytes(data))
+        return swapped
+    return frame
+
+
+def check_convertible(pixel_format: str) -> None:
+    """Raise UnusableVideo if frames of this format can't be converted to RGB."""
+    if pixel_format.startswith("bayer_"):
+        raise UnusableVideo("The video holds the raw samples of a camera's sensor. Develop the video first.")
+    try:
+        VideoReformatter().reformat(VideoFrame(16, 16, pixel_format), format="rgb24")
+    except (FFmpegError, ValueError) as error:
+        raise UnusableVideo(f"The pixel format {pixel_format} of the video can't be converted.") from error
 
 
 class RgbToYuv:

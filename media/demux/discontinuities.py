@@ -21,8 +21,10 @@ S = TypeVar("S", bound=Stream)
 _CLOCKED: Final = ("mpegts", "mpeg")
 """Containers with a clock's timestamps, which MPEG requires every 0.7 seconds.
 In other containers, a long gap is a picture with a long duration."""
-_JUMP: Final = 60 * 90_000
-"""A gap of more than a minute is a discontinuity. Both containers count in 1/90000 seconds."""
+CLOCK_RATE: Final = 90_000
+"""Units a second of both containers."""
+_JUMP: Final = 60 * CLOCK_RATE
+"""A gap of more than a minute is a discontinuity."""
 
 
 def has_clock(container: InputContainer) -> bool:
@@ -72,7 +74,7 @@ class Discontinuities:
         if not has_clock(self._container):
             yield from cast("Iterator[Packet[S]]", self._container.demux(wanted))
             return
-        self._start = _start_time(self._container)
+        self._start = start_time(self._container)
         indices = {stream.index for stream in wanted}
         observed = [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
         for packet in self._container.demux(observed):
@@ -124,7 +126,7 @@ def _next_timeline(position: _Position, time: int) -> _Timeline:
     return _Timeline(timeline.offset + gap, timeline.discontinuities + 1)
 
 
-def _start_time(container: InputContainer) -> int:
+def start_time(container: InputContainer) -> int:
     """Start time of the video's programme. Other programmes of the same recording can have other clocks."""
     starts = [s.start_time for s in container.streams if s.type in ("video", "audio") and s.start_time is not None]
     video = video_stream(container).start_time

@@ -1,9 +1,10 @@
-"""Opening untrusted files: the containers, codecs and protocols that libav may use."""
+"""Opening untrusted files, with the containers and codecs of `media.demux.formats` only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,58 +13,18 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from media.demux.formats import CONTAINERS, OPTIONS, VIDEO_DECODERS
 from media.errors import UnsupportedFile, UnusableVideo
 from media.limits import Limits
 
-# Only demuxers that read one file. Playlists (hls, concat, dash, sdp), text art (tty), image sequences and virtual
-# devices (lavfi) would open other files or connections that the file names.
-CONTAINERS: Final = {
-    "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
-    "matroska,webm": "mkv",
-    "avi": "avi",
-    "flv": "flv",
-    "mpegts": "ts",
-    "mpeg": "mpg",
-    "mpegvideo": "mpg",
-    "m4v": "m4v",
-    "ogg": "ogg",
-    "asf": "wmv",
-    "mxf": "mxf",
-    "ivf": "ivf",
-    "h264": "h264",
-    "hevc": "hevc",
-    "obu": "obu",
-    "yuv4mpegpipe": "y4m",
-    "nut": "nut",
-}
-"""libav's names of the accepted containers → short names."""
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-VIDEO_CODECS: Final = _names("""
-    h264 hevc av1 libdav1d vp8 vp9 mpeg1video mpeg2video mpeg4 msmpeg4v2 msmpeg4v3 msmpeg4 h263 h263i flv theora mjpeg
-    prores dnxhd dvvideo ffv1 huffyuv ffvhuff utvideo rawvideo v210 qtrle png wmv1 wmv2 wmv3 vc1
-""")
-AUDIO_CODECS: Final = _names("""
-    aac aac_latm mp3 mp3float mp2 mp2float mp1 mp1float ac3 eac3 dca truehd mlp opus libopus vorbis flac alac wavpack
-    tta wmav1 wmav2 wmapro amrnb amrwb adpcm_ms adpcm_ima_wav adpcm_ima_qt pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16le
-    pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_bluray
-""")
-SUBTITLE_CODECS: Final = _names("mov_text subrip srt ass ssa webvtt text dvdsub dvbsub pgssub")
-
-_OPTIONS: Final = {
-    "protocol_whitelist": "file",
-    "format_whitelist": ",".join(part for name in CONTAINERS for part in name.split(",")),
-    "codec_whitelist": ",".join(sorted(VIDEO_CODECS | AUDIO_CODECS | SUBTITLE_CODECS)),
-}
+_PROBED: Final = r"^Format (\S+) probed with"
+"""A line of libav's log. For a guess by the file's name, libav writes another line."""
+_UNKNOWN_CODEC: Final = r"stream {} \(Video: none \((\S+) / 0x"
 
 
 @contextmanager
 def open_untrusted(path: Path, limits: Limits) -> Iterator[InputContainer]:
-    """Open `path` with the allow-lists of this module.
+    """Open `path` with the allow-lists of `media.demux.formats`.
 
     Raises:
         UnsupportedFile: not a media file, or not an accepted container.
@@ -73,18 +34,40 @@ def open_untrusted(path: Path, limits: Limits) -> Iterator[InputContainer]:
     if size == 0:
         raise UnsupportedFile("The file is empty.")
     limits.check("max_upload_bytes", size, "the file")
-    options = _OPTIONS | {"probesize": str(limits.max_probe_bytes), "max_streams": str(limits.max_streams + 1)}
+    options = OPTIONS | {"probesize": str(limits.max_probe_bytes), "max_streams": str(limits.max_streams + 1)}
     try:
         # With the prefix "file:", libav does not read a name such as "http:…" or "concat:…" as a protocol.
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except av.error.FFmpegError as e:
-        reason = (e.strerror or "unreadable").lower()
-        raise UnsupportedFile(f"The file is not an accepted video format, or its header is corrupt ({reason}).") from e
+        raise UnsupportedFile(_refusal(path, options, e.strerror or "unreadable")) from e
     with container:
-        if container.format.name not in CONTAINERS:
-            raise UnsupportedFile(f"Files of type {container.format.name} are not accepted.")
         limits.check("max_streams", len(container.streams), "the file")
         yield container
+
+
+def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
+    """The sentence about a file that libav did not open."""
+    found = search_log(f"file:{path}", options, _PROBED)
+    if found is None:
+        return f"The file is not an accepted video format, or its header is corrupt ({reason.lower()})."
+    if found in CONTAINERS:
+        kind = CONTAINERS[found].title.split(",")[0]
+        return f"The file looks like {kind}, but its header is corrupt ({reason.lower()})."
+    return f"Files of type {found} ({av.ContainerFormat(found.split(',')[0], 'r').long_name}) are not accepted."
+
+
+def search_log(url: str, options: dict[str, str], pattern: str) -> str | None:
+    """Open a file once more, and return the pattern's group in libav's log.
+
+    Changes libav's log level for a moment. Use only in a process with a single task.
+    """
+    av.logging.set_level(av.logging.DEBUG)
+    try:
+        with av.logging.Capture(local=True) as lines, suppress(av.error.FFmpegError), av.open(url, options=options):
+            pass
+    finally:
+        av.logging.set_level(None)
+    return next((found[1] for _, _, line in lines if (found := re.search(pattern, line))), None)
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -99,14 +82,20 @@ def video_stream(container: InputContainer) -> VideoStream:
     stream = next((s for s in candidates if not s.disposition & Disposition.attached_pic), None)
     if stream is None:
         raise UnusableVideo("The file has no video track" + (", only sound." if container.streams.audio else "."))
-    if stream.codec_context is None or stream.codec_context.name not in VIDEO_CODECS:
-        name = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
+    if stream.codec_context is None or stream.codec_context.name not in VIDEO_DECODERS:
         raise UnsupportedFile(
-            f"The video codec {name} is not accepted. Convert the video to H.264, HEVC, AV1 or VP9 first."
+            f"The video codec {_codec(container, stream)} is not accepted. "
+            "Convert the video to H.264, HEVC, AV1 or VP9 first."
         )
     return stream
 
 
+def _codec(container: InputContainer, stream: VideoStream) -> str:
+    """Name of the stream's codec, or its four letters in the container if libav does not know the codec."""
+    known = stream.codec_context.codec.canonical_name if stream.codec_context else None
+    return known or search_log(container.name, OPTIONS, _UNKNOWN_CODEC.format(stream.index)) or "unknown"
+
+
 def container_name(container: InputContainer) -> str:
     """Short name: mp4, mkv, avi, …"""
-    return CONTAINERS.get(container.format.name, container.format.name)
+    return CONTAINERS[container.format.name].short

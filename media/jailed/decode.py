@@ -1,6 +1,6 @@
 """Decoding a file to RGB frames with monotonic timestamps.
 
-A chain of generators: packets → decoded frames → skip to the start → deinterlaced → timestamps → RGB. Each records
+A chain of generators: packets → decoded frames → skip to the start → timestamps → deinterlaced → RGB. Each records
 the losses that it finds in the ledger.
 """
 
@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Final
 
 import av
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from media.demux.deinterlace import Deinterlacer
-from media.demux.discontinuities import Discontinuities
+from media.demux.display_times import DisplayTimes
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.seeking import InexactSeek, frames_up_to, seek_keyframe
 from media.demux.side_data import unsupported_side_data
+from media.demux.telecine import SoftTelecine
+from media.demux.track_header import track_header
 from media.errors import UnusableVideo
-from media.jailed.frame_clock import FrameClock
+from media.jailed.pictures import PictureCount
 from media.jailed.rgb import RgbConverter
+from media.jailed.video_packets import VideoPackets, display_lag, has_decoding_times, typical_step
 from media.ledger import Ledger, Missing, TrackLedger
 from media.limits import Limits
 
@@ -54,12 +56,21 @@ class Decoder:
         start_after_pts: skip the frames up to and including this timestamp.
         frames_before: number of the skipped frames, if an earlier reading found the last of them `clean`. Decoding
             then begins at the nearest keyframe. None: decoding begins at the start of the file.
+        fields: whether each field of an interlaced frame becomes a frame. Times then count in halves of the track's
+            time base.
     """
 
     def __init__(
-        self, path: Path, limits: Limits, *, start_after_pts: int | None = None, frames_before: int | None = None
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        start_after_pts: int | None = None,
+        frames_before: int | None = None,
+        fields: bool = False,
     ) -> None:
         self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
+        self._fields = fields
         self.track = TrackLedger()
         """What was read, decoded and lost of the video."""
         self._frames_before = frames_before
@@ -77,12 +88,16 @@ class Decoder:
         """
         if self.start_after_pts is not None and self._frames_before is not None:
             try:
-                yield from self._frames(seek_to=self.start_after_pts)
+                yield from self._frames(seek_to=self._of_track(self.start_after_pts))
             except InexactSeek:
                 self.track = TrackLedger()  # so far, only skipped frames were yielded
             else:
                 return
         yield from self._frames(seek_to=None)
+
+    def _of_track(self, pts: int) -> int:
+        """A time in units of the track's time base."""
+        return pts // 2 if self._fields else pts
 
     def _frames(self, *, seek_to: int | None) -> Iterator[DecodedFrame]:
         with open_untrusted(self.path, self.limits) as container:
@@ -92,52 +107,82 @@ class Decoder:
                 raise UnusableVideo("The video track has no time base.")
             # With one thread, error concealment is the same on every run, and a resumed job gives the same bytes.
             stream.codec_context.thread_count = 1
-            convert = RgbConverter(self.limits, self.track)
-            clock = FrameClock(stream, self.track, last=seek_to)
+            stream.codec_context.copy_opaque = True  # each frame knows the number of its packet
+            convert = RgbConverter(self.limits, self.track, track_header(self.path, container, stream).crop)
+            self._pictures = PictureCount(stream)
+            self._times = DisplayTimes[VideoFrame](
+                stream.time_base,
+                typical_step(stream),
+                self.track,
+                decoding_times=has_decoding_times(container),
+                lag=display_lag(stream) if has_decoding_times(container) else 0,
+                last=seek_to,
+            )
+            self._film = SoftTelecine(stream.time_base, mpeg2=stream.codec_context.name == "mpeg2video")
             keyframe = None if seek_to is None else seek_keyframe(container, stream, seek_to)
-            decoded = self._decoded(self._packets(container, stream, keyframe), stream)
+            decoded = self._decoded(VideoPackets(container, stream, self.path, self.track, keyframe), stream)
             if seek_to is not None and keyframe is not None:
                 yield from self._skipped(frames_up_to(seek_to, decoded, keyframe=keyframe.pts or 0), stream, convert)
-            deinterlace = Deinterlacer(stream)
-            for frame, pts in clock.stamped(deinterlace(decoded)):
+            deinterlace = Deinterlacer(stream, fields=self._fields)
+            for frame in deinterlace(self._film(self._stamped(decoded, stream))):
+                pts = frame.pts or 0
                 self.track.written.frames += 1
                 self.limits.check("max_frames", self.track.written.frames, "the video")
                 convert.observe(frame)
                 skipped = self.start_after_pts is not None and pts <= self.start_after_pts
                 rgb = None if skipped else convert(frame)
-                # A reading that resumes must report dropped metadata again, so such frames are not clean.
-                clean = self.track.flawless and not self.track.dropped_metadata and not deinterlace.active
-                yield DecodedFrame(rgb, pts, stream.time_base, clean)
-            _check_damage(self.track)
-
-    def _packets(
-        self, container: InputContainer, stream: VideoStream, keyframe: Packet[VideoStream] | None
-    ) -> Iterator[Packet[VideoStream]]:
-        """Yield the stream's packets, from `keyframe` on if there is one, and an empty packet at the end."""
-        if keyframe is not None:
-            yield keyframe
-        discontinuities = Discontinuities(container)
-        try:
-            for packet in discontinuities.packets([stream]):
-                self.track.jumps = discontinuities.count(stream)
-                yield packet
-        except av.error.FFmpegError:
-            self.track.breaks_off = True
-            flush: Packet[VideoStream] = Packet()  # type: ignore[assignment]
-            flush.stream = stream
-            yield flush
+                clean = self._clean(self._of_track(pts)) and not deinterlace.active
+                yield DecodedFrame(rgb, pts, deinterlace.time_base, clean)
+            self.track.woven_film = deinterlace.telecine.found
+            self._close(stream)
 
     def _decoded(self, packets: Iterable[Packet[VideoStream]], stream: VideoStream) -> Iterator[VideoFrame]:
-        track = self.track
+        track, pictures = self.track, self._pictures
         for packet in packets:
+            number = None
+            if packet.size:
+                number = self._times.coded(packet.pts, packet.dts)
+                packet.opaque = (number,)  # PyAV keeps one reference for each object, so the object must be new
+                pictures.sent(number, packet)
+                self._film.sent(packet)
+            elif packet.dts is not None:
+                continue  # an empty sample repeats the last picture; a decoder would take it for the end
             try:
                 for frame in stream.decode(packet):
+                    pictures.received(_number(frame), frame)
                     track.concealed += frame.is_corrupt
                     dropped = (*track.dropped_metadata, *unsupported_side_data(frame))
                     track.dropped_metadata = tuple(dict.fromkeys(dropped))
                     yield frame
             except av.error.FFmpegError:
+                if number is not None:
+                    pictures.failed(number)
                 track.lose(Missing.UNDECODABLE)
+
+    def _stamped(self, frames: Iterable[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
+        """Yield the frames with their display times as pts."""
+        for frame in frames:
+            depth = stream.codec_context.reorder_depth
+            yield from self._with_times(self._times.shown(frame, _number(frame), frame.pts, depth))
+        yield from self._with_times(self._times.rest())
+
+    def _with_times(self, frames: Iterable[tuple[VideoFrame, int]]) -> Iterator[VideoFrame]:
+        for frame, pts in frames:
+            frame.pts = pts
+            yield frame
+
+    def _clean(self, pts: int) -> bool:
+        """Whether nothing was lost or changed up to the frame at `pts`."""
+        # A reading that resumes must report dropped metadata again, so such frames are not clean.
+        unchanged = self._times.exact and not self.track.dropped_metadata and not self._film.active
+        return unchanged and self.track.flawless and not self._pictures.any_before(pts)
+
+    def _close(self, stream: VideoStream) -> None:
+        """Enter what is missing. Raises `UnusableVideo` if more than half is."""
+        track = self.track
+        track.lose(Missing.NO_KEYFRAME, self._pictures.missing())
+        track.read.frames = track.written.frames + track.lost(Missing.UNDECODABLE) + track.lost(Missing.NO_KEYFRAME)
+        _check_damage(track)
 
     def _skipped(
         self, frames: Iterable[VideoFrame], stream: VideoStream, convert: RgbConverter
@@ -153,14 +198,22 @@ class Decoder:
             yield DecodedFrame(None, frame.pts or 0, stream.time_base, clean=True)
         if self.track.missing or self.track.breaks_off:
             raise InexactSeek
+        self._pictures.begin_after(self._of_track(self.start_after_pts or 0))
         self.track.concealed, self.track.written.frames = 0, self._frames_before or 0
+
+
+def _number(frame: VideoFrame) -> int | None:
+    """Number of the packet that a frame was decoded from."""
+    return frame.opaque[0] if isinstance(frame.opaque, tuple) else None
 
 
 def _check_damage(track: TrackLedger) -> None:
     """Raise `UnusableVideo` if no frame, or less than half of the frames, was readable."""
+    total = track.read.frames
     if track.written.frames == 0:
         raise UnusableVideo("No frame of the video can be decoded; the file is corrupt or incomplete.")
-    lost = track.lost(Missing.UNDECODABLE)
-    broken, total = track.concealed + lost, track.written.frames + lost
+    broken = track.concealed + total - track.written.frames
     if broken > _DAMAGE_ALLOWED * total:
-        raise UnusableVideo(f"{broken} of {total} frames are damaged, more than half; the file is corrupt.")
+        raise UnusableVideo(
+            f"{broken} of {total} frames are damaged or missing, more than half; the file is corrupt or a fragment."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -12,27 +13,35 @@ from typing import Final
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import DataStream, Disposition, Stream
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS, check_animation
 from media.demux.discontinuities import Discontinuities, has_clock
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
+from media.demux.rate import is_usual, nominal_rate
+from media.demux.telecine import FILM_WARNING, film_rate, shows_film
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
+from media.demux.track_header import track_header
 from media.jailed.first_frame import decode_first_frame, readable_packets
+from media.jailed.header_checks import check_encryption
 from media.jailed.losses import predict_losses
 from media.jailed.video_info import seconds, video_info
 from media.limits import Limits
 from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
 
 _PACKETS_TO_JUDGE_TIMES: Final = 3000
+_PACKETS_TO_JUDGE_RATE: Final = 300
 
 
-def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
+def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) -> MediaInfo:
     """Collect the facts of a file.
 
     Args:
         target: container of the result: mp4, mov, mkv, webm or auto.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
         UnsupportedFile, UnusableVideo, OverLimit: see `media.probe.probe`.
@@ -41,16 +50,24 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
         stream = video_stream(container)
         _check_size(stream.width, stream.height, limits)
         limits.check("max_frames", stream.frames, "the video")  # as the header promises; 0: unknown
-        frame, location = decode_first_frame(container, stream)
-        _check_size(frame.width, frame.height, limits)
-        video, warnings = video_info(stream, frame, location)
+        header = track_header(path, container, stream)
+        check_encryption(header)
+        first = decode_first_frame(container, stream)
+        _check_size(first.frame.width, first.frame.height, limits)
+        if header.crop and header.crop.of != (first.frame.width, first.frame.height):
+            header = replace(header, crop=None)
+        video, warnings = video_info(stream, first, header, fields=fields)
+        video = _with_rate(video, container, path, limits)
+        warnings += [FILM_WARNING] if video.film else []
+        if video.codec in ANIMATIONS:
+            warnings += check_animation(path, video.codec, stream.frames)
         video, duration = _with_duration(video, container, path, limits)
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
         warnings += _dropped_tracks(container, stream)
         target, losses = predict_losses(container, stream, target)
         warnings += losses
-        if is_rounded(target, video.time_base) and not _in_milliseconds(path, limits):
+        if is_rounded(target, video.output_time_base) and not _in_milliseconds(path, limits):
             warnings.append(rounding_warning(target))
         return MediaInfo(
             container=container_name(container),
@@ -70,6 +87,17 @@ def inspect(path: Path, limits: Limits, target: str) -> MediaInfo:
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     limits.check("max_pixels", width * height, f"the video ({width}×{height})")
+
+
+def _with_rate(video: VideoInfo, container: InputContainer, path: Path, limits: Limits) -> VideoInfo:
+    """The video's facts, with the rate of film or of the frames that move."""
+    stream = video_stream(container)
+    if shows_film(readable_packets(container, stream), video):
+        return replace(video, film=True, frame_rate=film_rate(stream.codec_context.framerate))
+    if is_usual(video.frame_rate):
+        return video
+    times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
+    return replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
 
 
 def _with_duration(
@@ -107,9 +135,15 @@ def _dropped_tracks(container: InputContainer, main: VideoStream) -> list[str]:
     others = [s for s in container.streams.video if s.index != main.index]
     if any(not s.disposition & Disposition.attached_pic for s in others):
         warnings.append("Only the best video track is upscaled; the other video tracks are dropped.")
-    if any(not _holds_chapters(s, container) for s in container.streams.data):
-        warnings.append("Data tracks (time codes, telemetry) are dropped.")
+    if any(not _holds_chapters(s, container) and not _is_time_code_of(main, s) for s in container.streams.data):
+        warnings.append("Data tracks (telemetry, other metadata) are dropped.")
     return warnings
+
+
+def _is_time_code_of(main: VideoStream, stream: DataStream) -> bool:
+    """Whether the data track holds the video's time code, which the result keeps: as a track in MP4, or as a tag."""
+    time_code = stream.metadata.get("timecode")
+    return time_code is not None and time_code == main.metadata.get("timecode")
 
 
 def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:
@@ -119,9 +153,13 @@ def _holds_chapters(stream: DataStream, container: InputContainer) -> bool:
 
 def _in_milliseconds(path: Path, limits: Limits) -> bool:
     """Whether the first few thousand packets have timestamps of whole milliseconds."""
+    packets = _first_packets(path, limits, _PACKETS_TO_JUDGE_TIMES)
+    return all(is_whole_milliseconds(p.pts, p.time_base) for p in packets if p.pts is not None)
+
+
+def _first_packets(path: Path, limits: Limits, count: int) -> Iterator[Packet[VideoStream]]:
     with open_untrusted(path, limits) as container:
-        packets = islice(readable_packets(container, video_stream(container)), _PACKETS_TO_JUDGE_TIMES)
-        return all(is_whole_milliseconds(p.pts, p.time_base) for p in packets if p.pts is not None)
+        yield from islice(readable_packets(container, video_stream(container)), count)
 
 
 def _track_info(stream: Stream) -> TrackInfo:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from media.color.alpha import FLATTENED, WhiteGround, has_alpha, is_transparent, planar_format
+from media.color.crop import Crop, Cropper
 from media.color.pixel_formats import bit_depth, rgb_format
 from media.color.tags import resolved
 from media.color.yuv import to_rgb
@@ -19,11 +21,15 @@ class RgbConverter:
     Args:
         limits: bound of the frame size.
         track: counts frames that are scaled.
+        crop: the part of the frames that is shown. None: all of it.
     """
 
-    def __init__(self, limits: Limits, track: TrackLedger) -> None:
+    def __init__(self, limits: Limits, track: TrackLedger, crop: Crop | None) -> None:
         self._limits, self._track = limits, track
         self._reformatter = VideoReformatter()
+        self._last_reformatter = VideoReformatter()
+        self._on_white = WhiteGround()
+        self._crop = Cropper(crop) if crop else None
         self._size: tuple[int, int] | None = None
         self._format = ""
 
@@ -43,4 +49,17 @@ class RgbConverter:
             pixel_format=frame.format.name,
             height=self._size[1],
         )
-        return to_rgb(frame, color, self._reformatter, size=self._size, pixel_format=self._format)
+        if self._crop is None:
+            return self._converted(frame, color, self._size)
+        shown = self._crop.coarse(frame)
+        size = self._size if shown is frame else (shown.width, shown.height)
+        return self._crop.fine(self._converted(shown, color, size))
+
+    def _converted(self, frame: VideoFrame, color: Color, size: tuple[int, int]) -> VideoFrame:
+        if not has_alpha(frame.format.name):
+            return to_rgb(frame, color, self._reformatter, size=size, pixel_format=self._format)
+        frame = to_rgb(frame, color, self._reformatter, size=size, pixel_format=planar_format(self._format))
+        if is_transparent(frame):
+            frame = self._on_white(frame)
+            self._track.dropped_metadata = (*dict.fromkeys((*self._track.dropped_metadata, FLATTENED)),)
+        return to_rgb(frame, color, self._last_reformatter, pixel_format=self._format)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from fractions import Fraction
 
-import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from media.demux.discontinuities import Discontinuities
 from media.demux.monotonic import MonotonicTimestamps, SubtitleTimestamps
 from media.demux.opening import video_stream
-from media.ledger import Ledger, Missing
+from media.demux.reading import Reading, has_sample_index
+from media.ledger import Ledger, Missing, TrackLedger
 from media.tracks.track import Track
 
 
@@ -33,22 +31,46 @@ def track_packets(
     if not tracks:
         return
     timestamps = _Timestamps(source, [source.streams[index] for index in tracks])
+    entries = {index: ledger.track(index, source.streams[index].type) for index in tracks}
     now = Fraction(0)
-    with suppress(av.error.FFmpegError):
-        for packet in timestamps.monotonic(_demuxed(source, timestamps.streams)):
-            if packet.dts is not None:
-                now = max(now, packet.dts * packet.time_base)
-            for out in _outputs(tracks, packet, now):
-                yield now, out
-            yield now, None
-    timestamps.enter(tracks, ledger)
+    for packet in timestamps.monotonic(_noted(Reading(source, timestamps.streams), entries)):
+        if packet.dts is not None:
+            now = max(now, packet.dts * packet.time_base)
+        for index, out in _outputs(tracks, packet, now):
+            entries[index].written.packets += 1
+            yield now, out
+        yield now, None
+    timestamps.enter(entries)
+    for index, track in entries.items():
+        if has_sample_index(source):
+            track.promised.packets = len(source.streams[index].index_entries)
+            track.lose(Missing.CUT_OFF, track.promised.packets - track.read.packets)
 
 
-def _outputs(tracks: dict[int, Track], packet: Packet[Stream], now: Fraction) -> Iterator[Packet[Stream]]:
-    for track in tracks.values():
-        yield from track.until(now)
-    if packet.stream.index in tracks:
-        yield from tracks[packet.stream.index].packets(packet)
+def _noted(packets: Iterable[Packet[Stream]], entries: dict[int, TrackLedger]) -> Iterator[Packet[Stream]]:
+    """Yield the packets, and enter what was read of each track."""
+    begins: dict[int, Fraction] = {}
+    for packet in packets:
+        index, time = packet.stream.index, packet.dts if packet.pts is None else packet.pts
+        if index in entries and packet.size:
+            read = entries[index].read
+            read.packets += 1
+            if time is not None:
+                end = (time + (packet.duration or 0)) * packet.time_base
+                begins.setdefault(index, time * packet.time_base)
+                read.seconds = max(read.seconds, float(end - begins[index]))
+        yield packet
+
+
+def _outputs(tracks: dict[int, Track], packet: Packet[Stream], now: Fraction) -> Iterator[tuple[int, Packet[Stream]]]:
+    """Yield (index of the track in the source, packet of the result)."""
+    for index, track in tracks.items():
+        for out in track.until(now):
+            yield index, out
+    index = packet.stream.index
+    if index in tracks:
+        for out in tracks[index].packets(packet):
+            yield index, out
 
 
 class _Timestamps:
@@ -75,21 +97,9 @@ class _Timestamps:
                 self._following[index].follow(packet, shift)
             yield packet
 
-    def enter(self, tracks: dict[int, Track], ledger: Ledger) -> None:
+    def enter(self, entries: dict[int, TrackLedger]) -> None:
         """Enter dropped packets and restarts of the leading tracks. `media.reader` reports on the picture."""
         for index, timestamps in self._leading.items():
-            if index in tracks:
-                track = ledger.track(index, "audio")
-                track.lose(Missing.REPEATED_TIME, timestamps.dropped)
-                track.restarts += bool(timestamps.shift)
-
-
-def _demuxed(source: InputContainer, streams: list[Stream]) -> Iterator[Packet[Stream]]:
-    """Yield the streams' packets up to the first error, and an empty packet at the end of each stream."""
-    try:
-        yield from Discontinuities(source).packets(streams)
-    except av.error.FFmpegError:
-        for stream in streams:
-            flush: Packet[Stream] = Packet()
-            flush.stream = stream
-            yield flush
+            if index in entries:
+                entries[index].lose(Missing.REPEATED_TIME, timestamps.dropped)
+                entries[index].restarts += bool(timestamps.shift)

@@ -6,14 +6,19 @@ import struct
 from fractions import Fraction
 from typing import Final
 
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from media.color.pixel_formats import bit_depth, is_transparent
+from media.color.alpha import FLATTENED, is_transparent
+from media.color.pixel_formats import bit_depth
 from media.color.tags import resolved
+from media.color.yuv import check_convertible
+from media.demux.animations import ANIMATIONS
 from media.demux.side_data import display_matrix, side_data, unsupported_side_data
+from media.demux.track_header import TrackHeader
 from media.errors import UnusableVideo
+from media.jailed.first_frame import FirstFrame
+from media.jailed.header_checks import check_dolby_vision, header_warnings
 from media.orientation import pixel_shape
 from media.types import Color, ColorRange, VideoInfo
 
@@ -23,26 +28,33 @@ _MAX_DEPTH: Final = 10
 """Bits of one output sample."""
 
 
-def video_info(stream: VideoStream, frame: VideoFrame, chroma_location: str) -> tuple[VideoInfo, list[str]]:
+def video_info(
+    stream: VideoStream, first: FirstFrame, header: TrackHeader, *, fields: bool = False
+) -> tuple[VideoInfo, list[str]]:
     """Collect the facts of the stream, and warnings about changes to its picture.
 
     Args:
-        frame: the first frame.
-        chroma_location: libav's name of the chroma samples' location.
+        stream: the video track.
+        first: the first frame.
+        header: facts of the track that only the container's header holds.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
-        UnusableVideo: transparency, no time base, or a colour matrix that can't be converted.
+        UnusableVideo: transparency, no time base, or colours that can't be converted.
     """
-    if is_transparent(frame) or stream.metadata.get("alpha_mode") == "1":
+    frame, codec = first.frame, stream.codec_context.codec.canonical_name
+    transparent = first.has_alpha or is_transparent(frame)
+    if transparent and codec not in ANIMATIONS:
         raise UnusableVideo("The video has transparency (an alpha channel), which would be lost. Flatten it first.")
     if not stream.time_base:
         raise UnusableVideo("The video track has no time base.")
+    check_dolby_vision(header.dolby_vision, side_data(frame).get("DOVI_METADATA"))
     side, pixel_format = side_data(frame), frame.format.name
     info = VideoInfo(
         index=stream.index,
-        codec=stream.codec_context.codec.canonical_name,
-        width=frame.width,
-        height=frame.height,
+        codec=codec,
+        width=header.crop.width if header.crop else frame.width,
+        height=header.crop.height if header.crop else frame.height,
         pixel_format=pixel_format,
         bit_depth=bit_depth(pixel_format),
         frames=stream.frames or None,
@@ -50,15 +62,18 @@ def video_info(stream: VideoStream, frame: VideoFrame, chroma_location: str) -> 
         time_base=stream.time_base,
         duration_seconds=seconds(stream.duration, stream.time_base),
         sample_aspect_ratio=pixel_shape(stream.sample_aspect_ratio or Fraction(1), display_matrix(frame)),
-        color=_color(frame, chroma_location),
+        color=_color(frame, first.chroma_location),
         rotation=-int(frame.rotation) % 360,
         display_matrix=display_matrix(frame),
-        mastering_display=side.get(SideDataType.MASTERING_DISPLAY_METADATA),
-        content_light=_content_light(side.get(SideDataType.CONTENT_LIGHT_LEVEL)),
+        mastering_display=side.get("MASTERING_DISPLAY_METADATA"),
+        content_light=_content_light(side.get("CONTENT_LIGHT_LEVEL")),
         interlaced=stream.codec_context.field_order in _INTERLACED_ORDERS or frame.interlaced_frame,
+        fields=fields,
     )
     resolved(info.color, pixel_format=pixel_format, height=info.height)  # raises if the matrix can't be converted
-    return info, [*_picture_warnings(info), *unsupported_side_data(frame)]
+    check_convertible(pixel_format)
+    warnings = [*_picture_warnings(info), *header_warnings(header, stream), *unsupported_side_data(frame)]
+    return info, [*dict.fromkeys(warnings), *([FLATTENED] if transparent else [])]
 
 
 def seconds(value: int | None, time_base: Fraction) -> float | None:
@@ -69,7 +84,8 @@ def seconds(value: int | None, time_base: Fraction) -> float | None:
 def _picture_warnings(info: VideoInfo) -> list[str]:
     warnings = []
     if info.interlaced:
-        warnings.append("The video is interlaced; it is deinterlaced (bwdif) to one frame for two fields.")
+        into = "one frame for each field" if info.fields else "one frame for two fields"
+        warnings.append(f"The video is interlaced; it is deinterlaced (bwdif) to {into}.")
     if info.bit_depth > _MAX_DEPTH:
         warnings.append(f"{info.bit_depth}-bit samples are reduced to {_MAX_DEPTH} bits.")
     return warnings

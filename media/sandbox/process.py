@@ -27,7 +27,13 @@ _LINE_LIMIT: Final = 16 * 2**20
 """Bytes."""
 _ERRORS: Final = {
     kind.__name__: kind
-    for kind in (errors.UnsupportedFile, errors.UnusableVideo, errors.DecoderCrashed, errors.MediaError)
+    for kind in (
+        errors.UnsupportedFile,
+        errors.UnusableVideo,
+        errors.DecoderCrashed,
+        errors.Unwritable,
+        errors.MediaError,
+    )
 }
 _INVALID: Final = "The decoder sent invalid data; the file is probably malicious or corrupt."
 

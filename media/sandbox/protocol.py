@@ -34,6 +34,8 @@ class ProbeRequest(NamedTuple):
     path: Path
     target: str
     """Container of the result: mp4, mov, mkv, webm or auto."""
+    fields: bool = False
+    """Whether each field of an interlaced frame becomes a frame."""
 
 
 class DecodeRequest(NamedTuple):
@@ -44,6 +46,8 @@ class DecodeRequest(NamedTuple):
     frames_before: int | None
     memory: int
     """File descriptor of the shared memory."""
+    fields: bool = False
+    """Whether each field of an interlaced frame becomes a frame."""
 
 
 class MuxRequest(NamedTuple):
@@ -130,6 +134,8 @@ class Muxed(NamedTuple):
     warnings: tuple[str, ...]
     ledger: Ledger
     """What was read of the source's other tracks, and written to the result."""
+    frame_rate: Fraction | None
+    """Average frames a second of the result. None: it has no length."""
 
 
 class PacketDone(NamedTuple):

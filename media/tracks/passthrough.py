@@ -6,17 +6,19 @@ from typing import Final
 
 import av
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 
+from media.tracks import vobsub
 from media.tracks.attachments import becomes_attachment, is_cover
 from media.tracks.audio import add_transcoded
+from media.tracks.copied_sound import add_copied_sound, assumed_positions
+from media.tracks.languages import adapt_language
 from media.tracks.quicktime import adapt_to_quicktime
 from media.tracks.subtitles import add_converted
 from media.tracks.tags import copied_tags
 from media.tracks.track import Track
-from media.tracks.trial import can_begin
 
 _REFUSED: Final = {("mov", "flac"), ("mov", "opus"), ("mov", "vorbis")}
 """Container and codec that libav's muxer claims to accept, but then refuses."""
@@ -43,8 +45,12 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
             return None
         codec = track.target.codec_context.codec.canonical_name
         warnings.append(f"{label} is converted to {codec} because {kind} can't hold it.")
+    elif layout := assumed_positions(kind, stream):
+        warnings.append(f"{label} does not say where its channels belong; {kind} labels them {layout}.")
     track.target.metadata.update(copied_tags(stream.metadata))
     track.target.disposition = stream.disposition
+    if kind in ("mp4", "mov"):
+        adapt_language(track.target, kind, label, warnings)
     if kind == "mov":
         adapt_to_quicktime(track.target, label, warnings)
     return track
@@ -66,11 +72,13 @@ def _copied(target: OutputContainer, kind: str, stream: Stream) -> Track | None:
     if refused or stream.codec_context is None:
         return None
     try:
-        if stream.type == "audio" and not can_begin(
-            kind, lambda trial: trial.add_stream_from_template(stream, opaque=True)
-        ):
-            return None
-        return Track(target.add_stream_from_template(stream, opaque=True))
+        if isinstance(stream, AudioStream):
+            sound = add_copied_sound(target, kind, stream)
+            return None if sound is None else Track(sound)
+        copy = target.add_stream_from_template(stream, opaque=True)
+        if _codec_name(stream) == vobsub.CODEC and isinstance(stream.container, InputContainer):
+            copy.codec_context.extradata = vobsub.header(stream.container, stream)
+        return Track(copy)
     except (ValueError, av.error.FFmpegError):
         return None
 

@@ -163,8 +163,9 @@ class JobService:
         while (request := await _next(requests, pace)) is not None:
             if request.WhichOneof("part") != "chunk":
                 raise InvalidRequest("every message after the config must be a chunk")
-            self._check_bytes(target.size + len(request.chunk.data))
-            await asyncio.to_thread(target.write, request.chunk.data)
+            data = request.chunk.data  # each access copies the bytes
+            self._check_bytes(target.size + len(data))
+            await asyncio.to_thread(target.write, data)
             call.entry().bytes = target.size
         if not target.size:
             raise InvalidRequest("the file is empty: send its bytes as chunks after the config")
@@ -183,7 +184,7 @@ async def _next(requests: AsyncIterator[pb.CreateJobRequest], pace: Pace) -> pb.
             request = await anext(requests, None)
     except TimeoutError:
         raise pace.error() from None
-    pace.received(len(request.chunk.data) if request is not None else 0)
+    pace.received(request.ByteSize() if request is not None else 0)
     return request
 
 

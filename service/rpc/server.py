@@ -112,7 +112,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
 def _server(settings: Settings) -> Any:
     keepalive = round(1000 * settings.grpc_keepalive_seconds)
     options = [
-        ("grpc.max_receive_message_length", settings.grpc_max_message_bytes + _MESSAGE_MARGIN),
+        ("grpc.max_receive_message_length", settings.grpc_message_bytes + _MESSAGE_MARGIN),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", keepalive),
         ("grpc.keepalive_timeout_ms", keepalive // 2),

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from grpc import StatusCode
 
+from jobs.allowance import Meter
 from jobs.settings import Settings
 from model.engine.budget import longest_chunk, needed_bytes
 from model.engine.upscaler import Upscaler
@@ -52,43 +53,54 @@ class UpscalerService:
         self._runner = CodecRunner(self._executor)
 
     async def Stream(self, requests: AsyncIterator[StreamMessage], context: Any) -> None:
-        async with reported(context, "Stream") as extra, AsyncExitStack() as stack:
-            caller = call.caller()
+        # The stream's place among its key's jobs is free before the session can be resumed, and needs the place again.
+        async with reported(context, "Stream") as extra, AsyncExitStack() as sessions, AsyncExitStack() as places:
             message = await self._first_message(requests)
             config = await asyncio.to_thread(self._resolved, message)
             model = await asyncio.to_thread(self._models.get, config.model)
             resume = message.resume if message.HasField("resume") else None
-            last_received = resume.last_received if resume and resume.HasField("last_received") else None
-            counted = self._operations.for_caller(caller).stream(resumed=resume is not None)
-            meter = await asyncio.to_thread(counted.__enter__)
-            stack.push_async_exit(lambda *error: asyncio.to_thread(counted.__exit__, *error))
+            owner = call.caller().key_id
             if resume:
-                session = await self._sessions.resume(config, resume.session_token, caller.key_id)
+                session = await self._sessions.resume(config, resume.session_token, owner)
             else:
-                session = self._sessions.open(self._fitting(config, model), partial(self._cost, model), caller.key_id)
-            finished = False
-            begun = time.monotonic()
-            try:
-                if resume:
-                    session.rewind(last_received)
-                allowed = Permission(caller.confirm, meter)
-                live = LiveStream(session, model, self._scheduler, self._runner, self._settings, allowed)
-                call.entry().write(StatusCode.OK.name)
-                await context.write(pb.StreamResponse(config=self._accepted(session, model, live)))
-                await live.run(requests, context, last_received)
-                await context.write(pb.StreamResponse(summary=_summary(session)))
-                finished = True
-            finally:
-                self._sessions.release(session, finished=finished)
-                log.info(
-                    "stream of %dx%d: %d frames, %s after %.1f s",
-                    config.source.width,
-                    config.source.height,
-                    session.totals.frames,
-                    "ended" if finished else "interrupted",
-                    time.monotonic() - begun,
-                    extra=extra,
-                )
+                meter = await places.enter_async_context(self._counted(resumed=False))
+                session = self._sessions.open(self._fitting(config, model), partial(self._cost, model), owner)
+            finished, begun = False, time.monotonic()
+            sessions.callback(lambda: self._end(session, extra, finished=finished, begun=begun))
+            last_received = None
+            if resume:
+                meter = await places.enter_async_context(self._counted(resumed=True))
+                last_received = resume.last_received if resume.HasField("last_received") else None
+                session.rewind(last_received)
+            permission = Permission(call.caller().confirm, meter)
+            live = LiveStream(session, model, self._scheduler, self._runner, self._settings, permission)
+            call.entry().write(StatusCode.OK.name)
+            await context.write(pb.StreamResponse(config=self._accepted(session, model, live)))
+            await live.run(requests, context, last_received)
+            await context.write(pb.StreamResponse(summary=_summary(session)))
+            finished = True
+
+    @asynccontextmanager
+    async def _counted(self, *, resumed: bool) -> AsyncIterator[Meter]:
+        """Count a stream of the caller during the block. Raises LimitReached."""
+        stream = self._operations.for_caller(call.caller()).stream(resumed=resumed)
+        meter = await asyncio.to_thread(stream.__enter__)
+        try:
+            yield meter
+        finally:
+            await asyncio.to_thread(stream.__exit__, None, None, None)
+
+    def _end(self, session: Session, extra: dict[str, object], *, finished: bool, begun: float) -> None:
+        self._sessions.release(session, finished=finished)
+        log.info(
+            "stream of %dx%d: %d frames, %s after %.1f s",
+            session.config.source.width,
+            session.config.source.height,
+            session.totals.frames,
+            "ended" if finished else "interrupted",
+            time.monotonic() - begun,
+            extra=extra,
+        )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         async with reported(context, "ListModels"):
@@ -153,7 +165,7 @@ class UpscalerService:
             output_height=config.target.height,
             latency_frames=config.latency_frames,
             max_in_flight=live.max_in_flight,
-            max_message_bytes=self._settings.grpc_max_message_bytes,
+            max_message_bytes=self._settings.grpc_message_bytes,
             session_token=session.token,
             resume_after=session.snapshots[-1].consumed,
             device=str(model.device),

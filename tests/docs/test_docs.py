@@ -11,7 +11,7 @@ import click
 import pytest
 
 import cli
-from deploy.generate_docs import configuration_page, env_example, modules_page
+from deploy.generate_docs import configuration_page, env_example, formats_page, modules_page
 from jobs.settings import Settings
 from model.routing import PRESETS, Preset
 from tests.support.paths import ROOT
@@ -40,6 +40,7 @@ COMMANDS = sorted({line for page in [*TOP_PAGES, *PAGES] for line in shell_lines
 def test_generated_pages_are_up_to_date() -> None:
     assert (ROOT / ".env.example").read_text() == env_example(), "run `make docs`"
     assert (DOCS / "configuration.md").read_text() == configuration_page(), "run `make docs`"
+    assert (DOCS / "formats.md").read_text() == formats_page(), "run `make docs`"
 
 
 def test_every_setting_is_on_the_configuration_page() -> None:

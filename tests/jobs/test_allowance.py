@@ -11,7 +11,7 @@ from redis import Redis
 
 from jobs import allowance
 from jobs.allowance import Allowance, Limits
-from jobs.errors import LimitReached, StoreUnavailable
+from jobs.errors import LimitReached, StoreUnavailable, TooLarge
 from jobs.keys import bytes_key, rate_key, slots_key
 from jobs.store import connect
 
@@ -95,6 +95,8 @@ def test_bytes_are_never_exceeded_and_the_rest_is_given_back(redis: Redis) -> No
         pass
     assert error.value.retry_after is not None
     assert 0 < error.value.retry_after <= 86400
+    with pytest.raises(TooLarge, match="20,000,000 bytes"), key.metered("never", 20_000_001):
+        pass
     redis.hset(bytes_key(OWNER), "day", "1")  # yesterday's count
     assert send(10) == 10_000_000
     assert 0 < redis.ttl(bytes_key(OWNER)) <= 86400

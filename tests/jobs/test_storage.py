@@ -65,8 +65,11 @@ def test_only_the_owner_of_the_working_folder_publishes(storage: Storage) -> Non
     assert not storage.result_path(job_id).exists()
     (new / "result.mp4").write_bytes(b"new")
     assert storage.publish(new / "result.mp4", job_id).read_bytes() == b"new"
-    storage.remove_work(job_id)
+    storage.remove_work(job_id, 1)
+    assert new.exists(), "the folder belongs to another worker"
+    storage.remove_work(job_id, 2)
     assert not new.exists()
+    storage.remove_work(job_id)
 
 
 def test_the_result_keeps_the_suffix_of_its_container(storage: Storage) -> None:

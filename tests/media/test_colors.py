@@ -9,8 +9,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.format import VideoFormat
+from av.video.reformatter import VideoReformatter
 
+from media.color.pixels import pixels
+from media.color.tags import resolved
+from media.color.yuv import to_rgb
 from media.probe import probe
+from media.reader import VideoReader
+from media.types import Color
 from tests.support.media import upscale
 
 MATRICES = {"601": (6, 6, 6, (0.299, 0.114)), "709": (1, 1, 1, (0.2126, 0.0722)), "2020": (9, 14, 9, (0.2627, 0.0593))}
@@ -115,3 +122,40 @@ def test_chroma_location_survives(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     assert probe(source).video.color.chroma_location == "topleft"
     assert probe(upscale(source, tmp_path).path).video.color.chroma_location == "topleft"
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "gray10le", "gray12le", "gray16le"])
+@pytest.mark.parametrize(("tag", "black", "white"), [(0, 0, 255), (1, 16, 235), (2, 0, 255)])
+def test_grey_samples_follow_their_range(tmp_path: Path, pixel_format: str, tag: int, black: int, white: int) -> None:
+    """Grey without a tag is of full range, as libav reads it."""
+    bits = VideoFormat(pixel_format, 16, 16).components[0].bits
+    path = tmp_path / "in.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.color_range = 32, 32, pixel_format, tag
+        frame = av.VideoFrame(32, 32, pixel_format)
+        plane = frame.planes[0]
+        rows = np.full(
+            (32, plane.line_size // (1 if bits == 8 else 2)), black << (bits - 8), f"u{1 if bits == 8 else 2}"
+        )
+        rows[:, 16:] = (white << (bits - 8)) + ((1 << (bits - 8)) - 1) * (white == 255)
+        plane.update(rows.tobytes())
+        frame.color_range, frame.pts, frame.time_base = tag, 0, Fraction(1, 25)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        rgb = next(iter(reader)).rgb
+    top = np.iinfo(rgb.dtype).max
+    assert (rgb[:, :16] <= top / 250).all()
+    assert (rgb[:, 16:] >= top * 0.996).all()
+    assert (rgb.max(-1) == rgb.min(-1)).all()
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "red"), [("rgb555be", 0x7C00), ("bgr555be", 0x1F), ("rgb565be", 0xF800), ("bgr565be", 0x1F)]
+)
+def test_big_endian_pixels_keep_their_colours(pixel_format: str, red: int) -> None:
+    frame = av.VideoFrame(16, 16, pixel_format)
+    frame.planes[0].update(red.to_bytes(2, "big") * (frame.planes[0].buffer_size // 2))
+    rgb = pixels(to_rgb(frame, resolved(Color(), pixel_format=pixel_format, height=16), VideoReformatter()))
+    assert (rgb == (255, 0, 0)).all()

@@ -11,8 +11,10 @@ import av
 import numpy as np
 import pytest
 
+from media.boxes import read_outer_box
 from media.probe import probe
 from media.tracks.cue_merger import Cue, CueMerger
+from media.tracks.languages import three_letters
 from media.tracks.subtitles import plain_text
 from tests.support.media import packets, upscale, with_subtitles, write_clip
 
@@ -51,7 +53,7 @@ def test_other_sound_is_converted_and_reported(tmp_path: Path, codec: str) -> No
     [
         ("ac3", 48000, "5.1(side)", "webm", ("opus", 48000, 6)),  # a layout that libopus refuses
         ("libmp3lame", 11025, "mono", "mp4", ("aac", 11025, 1)),  # a rate at which mp4 refuses mp3
-        ("flac", 192000, "stereo", "mov", ("aac", 96000, 2)),  # a rate that aac does not know
+        ("flac", 192000, "stereo", "mov", ("alac", 192000, 2)),  # a codec that mov refuses: no loss of samples
     ],
 )
 def test_sound_that_the_muxer_refuses_late_is_converted(
@@ -205,3 +207,130 @@ def test_statistics_of_the_source_are_not_copied(tmp_path: Path, container: str)
 )
 def test_words_are_unpacked(codec: str, data: bytes, words: str) -> None:
     assert plain_text(codec, data) == words
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("5.1", 6), ("8 channels", 8)])
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_samples_without_positions_are_copied(tmp_path: Path, container: str, layout: str, channels: int) -> None:
+    """Matroska, AVI and MXF store the number of channels alone. MP4 needs positions, and complains at its end."""
+    source = write_clip(
+        tmp_path / "in.mkv", tone=lambda target: [(target.add_stream("pcm_s16le", rate=48000, layout=layout), 0)]
+    )
+    result = upscale(source, tmp_path, container=container)
+    (track,) = probe(result.path).audio
+    assert (track.codec, track.channels) == ("pcm_s16le", channels)
+    assert b"".join(data for _, data in packets(result.path, "audio")) == b"".join(
+        data for _, data in packets(source, "audio")
+    )
+    named = container == "mp4" and channels > 2
+    assert ["labels them" in warning for warning in result.warnings] == [True] * named
+    assert result.info.warnings == result.warnings, "the warning appears before the job starts"
+    assert probe(source, target="auto").target == ("mkv" if channels > 2 else "mp4")
+
+
+def test_what_a_container_refuses_at_its_end_is_converted(tmp_path: Path) -> None:
+    def nine_channels(target: Any, video: Any) -> None:
+        stream = target.add_stream("pcm_s16le", rate=48000, layout="9 channels")
+        packet: Any = av.Packet(bytes(9 * 2 * 4800))
+        packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 48000)
+        target.mux(packet)
+
+    source = write_clip(tmp_path / "in.mkv", prepare=nine_channels)
+    result = upscale(source, tmp_path, container="mp4")
+    assert result.info.warnings == ("Audio track 1 (pcm_s16le) is converted to aac because mp4 can't hold it.",)
+
+
+@pytest.mark.parametrize(
+    ("codec", "chosen"),
+    [
+        ("pcm_s24le", "mkv"),
+        ("pcm_f32le", "mkv"),
+        ("dts", "mkv"),
+        ("truehd", "mkv"),
+        ("pcm_s16le", "mp4"),
+        ("ac3", "mp4"),
+    ],
+)
+def test_auto_avoids_mp4_for_sound_that_few_players_find_there(tmp_path: Path, codec: str, chosen: str) -> None:
+    def announce(target: Any, video: Any) -> None:
+        target.add_mux_stream(codec, rate=48000)
+
+    if codec in ("dts", "truehd"):  # libav has no encoder for them
+        source = write_clip(tmp_path / "in.mkv", prepare=announce)
+    else:
+        source = write_clip(tmp_path / "in.mkv", tone=_sound(codec))
+    assert probe(source, target="auto").target == chosen
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+def test_a_time_code_is_kept_and_not_said_to_be_lost(tmp_path: Path, container: str) -> None:
+    def stamp(target: Any, video: Any) -> None:
+        video.metadata["timecode"] = "01:02:03:04"
+
+    source = write_clip(tmp_path / "in.mov", prepare=stamp)
+    with av.open(str(source)) as opened:
+        assert len(opened.streams.data) == 1
+    result = upscale(source, tmp_path, container=container)
+    assert result.warnings == ()
+    with av.open(str(result.path)) as opened:
+        tags = {name.lower(): value for name, value in opened.streams.video[0].metadata.items()}
+        assert tags["timecode"] == "01:02:03:04"
+        assert len(opened.streams.data) == (container != "mkv")
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "extended"),
+    [
+        ("es", "spa", None),
+        ("en-US", "eng", b"en-US"),
+        ("pt_BR", "por", b"pt-BR"),
+        ("fra", "fra", None),
+        ("und", None, None),
+    ],
+)
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+def test_languages_get_three_letters(
+    tmp_path: Path, container: str, language: str, code: str | None, extended: bytes | None
+) -> None:
+    def say(target: Any, video: Any) -> None:
+        target.streams.audio[0].metadata["language"] = language
+
+    source = write_clip(tmp_path / "in.mkv", tone=_sound("aac"), prepare=say)
+    result = upscale(source, tmp_path, container=container)
+    assert result.warnings == ()
+    (track,) = probe(result.path).audio
+    assert track.language in (code, "und" if code is None else code)
+    with result.path.open("rb") as file:
+        tracks = [box for box in read_outer_box(file, b"moov").inner if box.name == b"trak"]
+    names = [box.find(b"mdia", b"elng") for box in tracks]
+    assert [bytes(name.fields[4:-1]) for name in names if name] == ([extended] if extended else [])
+    assert names[0] is None, "only the sound has the language"
+
+
+def test_a_language_without_a_code_is_named(tmp_path: Path) -> None:
+    def say(target: Any, video: Any) -> None:
+        target.streams.audio[0].metadata["language"] = "Klingon"
+
+    source = write_clip(tmp_path / "in.mkv", tone=_sound("aac"), prepare=say)
+    (warning,) = upscale(source, tmp_path, container="mp4").warnings
+    assert warning == "Audio track 1 (aac) loses its language (Klingon) because mp4 can't hold it."
+    result = upscale(source, tmp_path, container="mkv")
+    assert result.warnings == ()
+    assert probe(result.path).audio[0].language == "Klingon"
+
+
+def test_language_codes() -> None:
+    assert [three_letters(tag) for tag in ("de", "DE", "zh-Hant-TW", "jpn", "xx", "english", "")] == [
+        *("deu", "deu", "zho", "jpn"),
+        *(None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "webm"])
+@pytest.mark.parametrize("codec", ["subrip", "ass"])
+def test_a_text_ends_at_its_first_zero_byte(tmp_path: Path, container: str, codec: str) -> None:
+    source = with_subtitles(tmp_path / "in.mkv", font=False, codec=codec, lines=[(40, 200, "Words\0\x01 rubbish")])
+    result = upscale(source, tmp_path, container=container)
+    kind = {"webm": "webvtt"}.get(container, "mov_text")
+    said = [plain_text(kind, data) for _, data in packets(result.path, "subtitles")]
+    assert [text for text in said if text] == ["Words"]

@@ -87,6 +87,7 @@ def test_jobs_finish_and_leave_nothing_behind(
         webm = wait_for(store, webm_id)
         assert webm.output is not None
         assert (webm.output.container, webm.output.codec, webm.output.audio) == ("webm", "av1", ["opus"])
+        assert webm.output.frames == 40, "WebM does not state the number"
         _wait_for_files(storage, webm_id, "input", "result.webm")
         assert any("converted to opus" in warning for warning in webm.warnings)
 
@@ -94,6 +95,7 @@ def test_jobs_finish_and_leave_nothing_behind(
         assert failed.state is JobState.FAILED
         assert failed.error is not None
         assert failed.error.status in (415, 422)
+        _wait_for_files(storage, broken_id, "input")
         failed = wait_for(store, unknown_id)
         assert failed.error is not None
         assert "no-such-model" in failed.error.detail

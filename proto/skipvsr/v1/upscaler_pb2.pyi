@@ -254,7 +254,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
 class JobOptions(_message.Message):
-    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container")
+    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container", "deinterlace")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +265,7 @@ class JobOptions(_message.Message):
     CRF_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    DEINTERLACE_FIELD_NUMBER: _ClassVar[int]
     model: str
     scale: int
     height: int
@@ -275,7 +276,8 @@ class JobOptions(_message.Message):
     crf: int
     priority: str
     container: str
-    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ...) -> None: ...
+    deinterlace: str
+    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ..., deinterlace: _Optional[str] = ...) -> None: ...
 
 class StreamFacts(_message.Message):
     __slots__ = ("container", "codec", "width", "height", "frames", "frame_rate", "duration_seconds", "pixel_format", "bit_depth", "size_bytes", "audio", "subtitles")

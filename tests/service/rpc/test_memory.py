@@ -25,7 +25,9 @@ MESSAGE = bytes(58 * 2**20)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
-    with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, SKIPVSR_API_KEY="s3cret") as running:
+    """A server that takes larger messages than by default."""
+    large = {"SKIPVSR_API_KEY": "s3cret", "SKIPVSR_GRPC_MAX_MESSAGE_BYTES": str(64 * 2**20)}
+    with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **large) as running:
         yield running
 
 
@@ -78,6 +80,43 @@ def test_parallel_large_messages_cost_no_memory(
     grown = peak(server) - before
     print(f"{method} {statuses}: {before} MB, {grown} MB more")
     assert grown < growth
+
+
+def test_parallel_large_chunks_of_uploads_cost_little_memory(tmp_path: Path, redis_url: str) -> None:
+    """Sixteen uploads at a time, with chunks as large as the server takes, and larger ones."""
+    with rpc_server(tmp_path, redis_url, SKIPVSR_API_KEY="s3cret") as server:
+        before = peak(server)
+        assert set(uploads(server, bytes(58 * 2**20))) == {"RESOURCE_EXHAUSTED"}
+        refused = peak(server) - before
+        assert set(uploads(server, bytes(16 * 10**6))) == {"INVALID_ARGUMENT"}
+        grown = peak(server) - before
+    print(f"{before} MB; {refused} MB more for chunks of 58 MiB, {grown} MB more for chunks of 16 MB")
+    assert refused < 100
+    assert grown < 600
+
+
+def uploads(server: RpcServer, data: bytes) -> list[str]:
+    """Upload a file of one chunk with each of many parallel calls. Returns the statuses."""
+    statuses: list[str] = []
+
+    def upload() -> None:
+        parts = [
+            pb.CreateJobRequest(config=pb.UploadConfig(filename="a.mp4")),
+            pb.CreateJobRequest(chunk=pb.UploadChunk(data=data)),
+        ]
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+        with grpc.insecure_channel(server.address, options) as channel:
+            try:
+                upscaler_pb2_grpc.JobServiceStub(channel).CreateJob(iter(parts), metadata=KEY, timeout=60)
+            except grpc.RpcError as error:
+                statuses.append(error.code().name)
+
+    threads = [threading.Thread(target=upload) for _ in range(CALLS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statuses
 
 
 def test_health_answers_while_others_never_send_their_message(server: RpcServer) -> None:

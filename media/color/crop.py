@@ -1,0 +1,80 @@
+"""Cropping of frames to the part that players show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+_GRID: Final = 4
+"""Pixels of one chroma sample at most."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of the decoded picture that players show."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    of: tuple[int, int]
+    """Size of the decoded picture to which these numbers apply."""
+
+
+class Cropper:
+    """Cuts frames in two steps: at whole chroma samples before the conversion to RGB, and exactly afterwards.
+
+    Chroma from outside would otherwise bleed into the picture during the conversion.
+    """
+
+    def __init__(self, crop: Crop) -> None:
+        self._of = crop.of
+        left, top = crop.left // _GRID * _GRID, crop.top // _GRID * _GRID
+        right, bottom = (_up(crop.left + crop.width, crop.of[0]), _up(crop.top + crop.height, crop.of[1]))
+        self._coarse = _Cut(left, top, right - left, bottom - top)
+        self._fine = _Cut(crop.left - left, crop.top - top, crop.width, crop.height)
+        self._whole = _Cut(crop.left, crop.top, crop.width, crop.height)
+
+    def coarse(self, frame: VideoFrame) -> VideoFrame:
+        """The part of a decoded frame that holds all shown pixels. Frames of another size stay whole."""
+        return self._coarse(frame) if (frame.width, frame.height) == self._of else frame
+
+    def fine(self, rgb: VideoFrame) -> VideoFrame:
+        """The shown part of a converted frame, whole or after the first step."""
+        return (self._whole if (rgb.width, rgb.height) == self._of else self._fine)(rgb)
+
+
+def _up(end: int, most: int) -> int:
+    return min(-(-end // _GRID) * _GRID, most)
+
+
+class _Cut:
+    """Cuts one rectangle from frames of one size and format."""
+
+    def __init__(self, left: int, top: int, width: int, height: int) -> None:
+        self._left, self._top, self._width, self._height = left, top, width, height
+        self._graph: Graph | None = None
+        self._format = ""
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        if (frame.width, frame.height) == (self._width, self._height):
+            return frame
+        if self._graph is None or frame.format.name != self._format:
+            self._graph, self._format = self._new_graph(frame), frame.format.name
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+    def _new_graph(self, frame: VideoFrame) -> Graph:
+        graph = Graph()
+        graph.threads = 1
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+        )
+        cut = graph.add("crop", f"{self._width}:{self._height}:{self._left}:{self._top}")
+        graph.link_nodes(source, cut, graph.add("buffersink"))
+        graph.configure()
+        return graph
