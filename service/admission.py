@@ -30,6 +30,8 @@ class Admission:
     options: JobOptions
     facts: StreamFacts
     warnings: list[str]
+    frames: int | None
+    """Expected number of frames of the result."""
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
@@ -68,7 +70,7 @@ def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
         spec = output_spec(
             info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
         )
-    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
+    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames)
 
 
 class Admissions:
