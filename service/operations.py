@@ -128,7 +128,7 @@ class Operations:
             options=admission.options,
             input=admission.facts,
             warnings=admission.warnings,
-            progress=Progress(frames_total=admission.facts.frames),
+            progress=Progress(frames_total=admission.frames),
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
