@@ -150,5 +150,7 @@ class OutputSpec:
     """How the pixels are mirrored before they are encoded, for containers that hold no mirrored display: horizontal,
     vertical, or "" for not at all."""
     container: str = "mp4"
+    encoder_rate: Fraction | None = None
+    """Frame rate for the encoder's rate control. None: `frame_rate`."""
     warnings: tuple[str, ...] = ()
     """Differences between the source's picture and the output's."""
