@@ -32,6 +32,15 @@ class Color:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """Size and shape of all frames that a reader delivers, although parts of the video differ."""
+
+    width: int
+    height: int
+    sample_aspect_ratio: Fraction = Fraction(1)
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """The video stream to upscale. Sizes are coded sizes, before rotation."""
 
@@ -80,6 +89,11 @@ class VideoInfo:
     def output_time_base(self) -> Fraction:
         """Seconds of one unit of the frames' pts: a second field is shown halfway to the next frame."""
         return self.time_base / 2 if self.fields else self.time_base
+
+    @property
+    def canvas(self) -> Canvas:
+        """Size and shape of the frames that the network receives."""
+        return Canvas(self.width, self.height, self.sample_aspect_ratio)
 
 
 @dataclass(frozen=True)
