@@ -51,7 +51,8 @@ def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
     if found is None:
         return f"The file is not an accepted video format, or its header is corrupt ({reason.lower()})."
     if found in CONTAINERS:
-        return f"The file looks like {CONTAINERS[found].title}, but its header is corrupt ({reason.lower()})."
+        kind = CONTAINERS[found].title.split(",")[0]
+        return f"The file looks like {kind}, but its header is corrupt ({reason.lower()})."
     return f"Files of type {found} ({av.ContainerFormat(found.split(',')[0], 'r').long_name}) are not accepted."
 
 

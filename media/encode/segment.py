@@ -109,7 +109,8 @@ class SegmentWriter:
             if not self.frames:
                 raise MediaError("A segment needs at least one frame.")
             self._packets += self._stream.encode(None)
-            if (begins := min(self._times)) < 0:  # readers of MP4 cut off frames before zero
+            if begins := min(self._times):
+                # Readers of MP4 cut off frames before zero, and lose a later start if decoding times are below zero.
                 self._container.metadata[SHIFT_TAG] = str(begins)
                 self._times = [time - begins for time in self._times]
             for packet in self._stamped():

@@ -58,12 +58,8 @@ def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) ->
         if header.crop and header.crop.of != (first.frame.width, first.frame.height):
             header = replace(header, crop=None)
         video, warnings = video_info(stream, first, header, fields=fields)
-        if shows_film(readable_packets(container, stream), video):
-            video = replace(video, film=True, frame_rate=film_rate(stream.codec_context.framerate))
-            warnings.append(FILM_WARNING)
-        if not is_usual(video.frame_rate):
-            times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
-            video = replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
+        video = _with_rate(video, container, path, limits)
+        warnings += [FILM_WARNING] if video.film else []
         if video.codec in ANIMATIONS:
             warnings += check_animation(path, video.codec, stream.frames)
         video, duration = _with_duration(video, container, path, limits)
@@ -95,6 +91,17 @@ def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) ->
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     limits.check("max_pixels", width * height, f"the video ({width}×{height})")
+
+
+def _with_rate(video: VideoInfo, container: InputContainer, path: Path, limits: Limits) -> VideoInfo:
+    """The video's facts, with the rate of film or of the frames that move."""
+    stream = video_stream(container)
+    if shows_film(readable_packets(container, stream), video):
+        return replace(video, film=True, frame_rate=film_rate(stream.codec_context.framerate))
+    if is_usual(video.frame_rate):
+        return video
+    times = [p.pts for p in _first_packets(path, limits, _PACKETS_TO_JUDGE_RATE) if p.pts is not None]
+    return replace(video, nominal_rate=nominal_rate(video.frame_rate, times, video.time_base))
 
 
 def _with_duration(

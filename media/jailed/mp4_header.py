@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from media.boxes import Box, outer_boxes, read_outer_box
+from media.jailed.edit_lists import skip_priming
 from media.tracks.vobsub import Mp4Description
 
 _BLOCK: Final = 16 * 2**20
@@ -33,6 +34,9 @@ class Mp4Header:
     """All tags of the file. libav writes either the known ones in iTunes' form, or all in QuickTime's."""
     languages: Mapping[int, str] = field(default_factory=dict)
     """Number of a track → its language by BCP 47, where the three letters of the media header say less."""
+    priming: Mapping[int, Fraction] = field(default_factory=dict)
+    """Number of a track of sound → seconds of its codec's priming, which players are to skip. libav hides the part
+    before zero only."""
     vobsubs: Mapping[int, Mp4Description] = field(default_factory=dict)
     """Number of a track with VobSub subtitles → its description."""
 
@@ -74,6 +78,8 @@ def _complete(movie: Box, header: Mp4Header) -> None:
         if media := tracks[number].find(b"mdia"):
             name = Box(b"elng", bytearray(4) + language.encode() + b"\0")
             media.inner.insert(1, name)  # after the media header
+    for number, seconds in header.priming.items():
+        skip_priming(movie, tracks[number], seconds)
     if header.tags:
         movie.inner.append(_tags(header.tags, quicktime=header.quicktime))
 

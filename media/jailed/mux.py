@@ -119,7 +119,8 @@ def _last_duration(
     request: MuxRequest, last: int, limits: Limits, pause: _Pause
 ) -> Generator[MuxProgress, None, int | None]:
     """Duration of the frame at `last` in the source, or until the sound ends. None: unknown."""
-    duration, unit = frame_duration(request.source, last, limits), request.spec.time_base
+    unit = request.spec.time_base
+    duration = frame_duration(request.source, last, limits, unit)
     if duration is not None:
         return duration
     held = Fraction(0)
@@ -187,11 +188,12 @@ def _mp4_header(
         numbers: index in the result → number of the track's box.
     """
     quicktime = spec.container == "mov"
-    languages, vobsubs = dict[int, str](), dict[int, Mp4Description]()
+    languages, vobsubs, priming = dict[int, str](), dict[int, Mp4Description](), dict[int, Fraction]()
     for index, track in tracks.items():
         stream, number = source.streams[index], numbers.get(track.target.index)
         if number is None:
             continue
+        priming[number] = track.priming
         if language := extended(stream.metadata.get("language")):
             languages[number] = language
         if track.target.codec_context.codec.canonical_name == CODEC and (found := mp4_description(source, stream)):
@@ -203,6 +205,7 @@ def _mp4_header(
         tags=copied_tags(source.metadata),
         languages=languages,
         vobsubs=vobsubs,
+        priming=priming,
     )
 
 

@@ -39,6 +39,13 @@ class TranscodedAudio(Track):
     encoder: AudioStream
     _resampler: FormatFollowingResampler
     _continuity: Continuity = field(default_factory=Continuity)
+    _starts: list[Fraction] = field(default_factory=list)
+    """Times in seconds of the first frame into the encoder, and of the first packet out."""
+
+    @property
+    def priming(self) -> Fraction:
+        """Seconds by which the first packet precedes the first frame."""
+        return max(Fraction(0), self._starts[0] - self._starts[1]) if len(self._starts) == 2 else Fraction(0)
 
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Decode, resample and encode one packet."""
@@ -60,8 +67,13 @@ class TranscodedAudio(Track):
                 yield from self._encoded(resampled)
 
     def _encoded(self, frame: AudioFrame | None) -> list[Packet[Stream]]:
+        if frame is not None and not self._starts:
+            self._starts.append((frame.pts or 0) * (frame.time_base or Fraction(0)))
         try:
-            return list(self.encoder.encode(frame))
+            packets = list(self.encoder.encode(frame))
+            if packets and len(self._starts) == 1:
+                self._starts.append((packets[0].pts or 0) * packets[0].time_base)
+            return packets
         except (ValueError, av.error.FFmpegError):
             return []
 

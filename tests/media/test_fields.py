@@ -88,6 +88,10 @@ def test_progressive_video_keeps_its_frames_and_times(tmp_path: Path) -> None:
     assert output_spec(info).frame_rate == output_spec(probe(source)).frame_rate
     result = upscale(source, tmp_path, fields=True)
     assert shown(result.path) == shown(source)
+    ends = [
+        facts.picture.end for facts in (file_facts(p, decode=False) for p in (source, result.path)) if facts.picture
+    ]
+    assert ends[0] == ends[1]
     with VideoReader(source, fields=True) as reader:
         every = list(reader)
     assert every[4].clean

@@ -65,7 +65,7 @@ def test_no_accepted_container_opens_other_files() -> None:
         ("list.m3u8", b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\na.ts\n", "not an accepted video format"),
         ("list.ffconcat", b"ffconcat version 1.0\nfile 'a.mp4'\n", r"type concat .* are not accepted"),
         ("art.xbin", b"XBIN\x1a" + bytes(4000), "not an accepted video format"),
-        ("broken.mkv", b"\x1aE\xdf\xa3\x8bB\x82\x88matroska" + bytes(40), "looks like Matroska, WebM, but its header"),
+        ("broken.mkv", b"\x1aE\xdf\xa3\x8bB\x82\x88matroska" + bytes(40), "looks like Matroska, but its header"),
     ],
 )
 def test_refused_containers_are_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from benchmarks.footage.facts import file_facts
 from benchmarks.footage.measures import sound, tone
 from media.tracks.continuity import Continuity
 from media.tracks.sound_format import SoundFormat
@@ -137,6 +138,9 @@ def test_leading_frames_without_a_time_begin_with_their_packet(tmp_path: Path, c
     unit = Fraction(1024, 8000)
     assert max(b - a for a, b in itertools.pairwise(times)) <= unit + Fraction(1, 500)
     assert abs(times[0] + unit - (begins - picture)) < Fraction(2, 100), "the codec's priming comes first"
+    heard = file_facts(result.path, decode=False).heard_offset
+    assert heard is not None
+    assert abs(heard - (begins - picture)) < Fraction(2, 100), "and players skip the priming"
     assert abs(times[-1] - last) < Fraction(3, 10)
 
 
