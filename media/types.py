@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
+from typing import NamedTuple
 
 
 class ColorRange(IntEnum):
@@ -31,8 +32,7 @@ class Color:
     """libav's name: left, center, topleft, …"""
 
 
-@dataclass(frozen=True)
-class Canvas:
+class Canvas(NamedTuple):
     """Size and shape of all frames that a reader delivers, although parts of the video differ."""
 
     width: int
