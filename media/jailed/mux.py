@@ -60,13 +60,14 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
             for path in request.segments:
                 timing.add(segment_times(path, spec.time_base))
                 yield MuxProgress()
-            video = _add_video(target, template.streams.video[0], video_stream(source), spec, timing)
+            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
+            last_duration = yield from _last_duration(request, timing.last, limits, pause)
+            rate = timing.average_rate(last_duration)
+            video = _add_video(target, template.streams.video[0], video_stream(source), spec, rate)
             tracks = dict(_add_tracks(target, source, spec.container, warnings))
             add_covers(target, spec.container, source)
             target.metadata.update(copied_tags(source.metadata))
             target.set_chapters(source.chapters())
-            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
-            last_duration = yield from _last_duration(request, timing.last, limits, pause)
             packets = heapq.merge(
                 SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
                 track_packets(source, tracks, ledger),
@@ -115,10 +116,8 @@ class _Pause:
         return True
 
 
-def _last_duration(
-    request: MuxRequest, last: int, limits: Limits, pause: _Pause
-) -> Generator[MuxProgress, None, int | None]:
-    """Duration of the frame at `last` in the source, or until the sound ends. None: unknown."""
+def _last_duration(request: MuxRequest, last: int, limits: Limits, pause: _Pause) -> Generator[MuxProgress, None, int]:
+    """Duration of the frame at `last` in the source, or until the sound ends, or of a frame at the nominal rate."""
     duration, unit = frame_duration(request.source, last, limits), request.spec.time_base
     if duration is not None:
         return duration
@@ -127,7 +126,9 @@ def _last_duration(
         held = end - last * unit
         if pause.is_over():
             yield MuxProgress()
-    return round(held / unit) if held > HELD_SECONDS else None
+    if held > HELD_SECONDS:
+        return round(held / unit)
+    return max(1, round(1 / (request.spec.frame_rate * unit)))
 
 
 def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer:
@@ -161,13 +162,12 @@ def _template(segment: Path, spec: OutputSpec) -> InputContainer:
 
 
 def _add_video(
-    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, timing: Timing
+    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, rate: Fraction
 ) -> VideoStream:
     stream = target.add_stream_from_template(template, opaque=True)
     stream.time_base = spec.time_base
     stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # some codecs' headers lack it
-    # Matroska stores the rate as the duration of each frame. Without a constant rate, there is none.
-    stream.codec_context.framerate = spec.frame_rate if timing.is_constant else Fraction(0)
+    stream.codec_context.framerate = rate  # Matroska stores the rate as the frames' usual duration
     if spec.codec == "hevc" and spec.container in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not play libav's default, hev1
     stream.metadata.update(copied_tags(original.metadata))

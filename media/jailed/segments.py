@@ -53,7 +53,7 @@ class SegmentPackets:
         stream: the result's stream.
         spec: the output.
         timing: the times of all segments.
-        last_duration: the source's duration of the last frame, if known.
+        last_duration: the duration of the last frame.
         warnings: receives a warning if the container rounds timestamps.
 
     Raises:
@@ -66,12 +66,11 @@ class SegmentPackets:
         stream: VideoStream,
         spec: OutputSpec,
         timing: Timing,
-        last_duration: int | None,
+        last_duration: int,
         warnings: list[str],
     ) -> None:
         self._paths, self._stream, self._spec, self._timing = segments, stream, spec, timing
-        self._warnings = warnings
-        self._last_duration = last_duration or max(1, round(1 / (spec.frame_rate * spec.time_base)))
+        self._last_duration, self._warnings = last_duration, warnings
         self._may_round = is_rounded(spec.container, spec.time_base)
 
     def __iter__(self) -> Iterator[tuple[Fraction, Packet[VideoStream]]]:

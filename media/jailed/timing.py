@@ -53,6 +53,13 @@ class Timing:
         """Time of the last frame."""
         return self.latest[-1]
 
+    def average_rate(self, last_duration: int) -> Fraction:
+        """Frames a second, from the first frame to the end of the last one."""
+        if self.is_constant:
+            return self.frame_rate
+        units = self.last + last_duration - self.starts[0]
+        return (self.frames / (units * self.time_base)).limit_denominator(100_000)
+
     @property
     def lead(self) -> list[int]:
         """Decoding times of the first frames: as many as frames are reordered, before the first frame's time.
