@@ -23,7 +23,7 @@ from media.demux.timestamps import movie_timescale
 from media.errors import Unwritable
 from media.jailed.mp4_header import Mp4Header, finish
 from media.jailed.segments import SegmentPackets, segment_times, timestamp_shift
-from media.jailed.timing import Timing
+from media.jailed.timing import End, Timing
 from media.jailed.track_packets import track_packets
 from media.jailed.verify import Promise, Verification
 from media.jailed.written import Written
@@ -54,7 +54,6 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
     with ExitStack() as stack:
         source = stack.enter_context(open_untrusted(request.source, limits))
         template = stack.enter_context(_template(request.segments[0], spec))
-        target = stack.enter_context(_open_output(request, source))
         try:
             timing = Timing(spec.frame_rate, spec.time_base)
             for path in request.segments:
@@ -62,14 +61,15 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
                 yield MuxProgress()
             pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
             last_duration = yield from _last_duration(request, timing.last, limits, pause)
-            rate = timing.average_rate(last_duration)
-            video = _add_video(target, template.streams.video[0], video_stream(source), spec, rate)
+            end = timing.end(last_duration)
+            target = stack.enter_context(_open_output(request, source, end.finer))
+            video = _add_video(target, template.streams.video[0], video_stream(source), spec, end)
             tracks = dict(_add_tracks(target, source, spec.container, warnings))
             add_covers(target, spec.container, source)
             target.metadata.update(copied_tags(source.metadata))
             target.set_chapters(source.chapters())
             packets = heapq.merge(
-                SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
+                SegmentPackets(request.segments, video, spec, timing, end, warnings),
                 track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
@@ -131,11 +131,11 @@ def _last_duration(request: MuxRequest, last: int, limits: Limits, pause: _Pause
     return max(1, round(1 / (request.spec.frame_rate * unit)))
 
 
-def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer:
+def _open_output(request: MuxRequest, source: InputContainer, finer: int) -> OutputContainer:
     spec, below_zero = request.spec, timestamp_shift(request.segments[0]) < 0
     options = {"fflags": "+bitexact"}
     if spec.container in ("mp4", "mov"):
-        options |= _mp4_options(spec, source)
+        options |= _mp4_options(spec.time_base.denominator * finer, source)
         if below_zero and "mp4" not in source.format.name:
             # No edit list of the source hides the frames before zero.
             options["avoid_negative_ts"] = "make_zero"
@@ -145,11 +145,11 @@ def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer
     return av.open(str(request.out), "w", format=MUXERS[spec.container], container_options=options)
 
 
-def _mp4_options(spec: OutputSpec, source: InputContainer) -> dict[str, str]:
+def _mp4_options(units: int, source: InputContainer) -> dict[str, str]:
     rates = [s.codec_context.sample_rate for s in source.streams.audio if s.codec_context]
     return {
-        "video_track_timescale": str(spec.time_base.denominator),
-        "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
+        "video_track_timescale": str(units),
+        "movie_timescale": str(movie_timescale(units, *(r for r in rates if r))),
     }
 
 
@@ -162,12 +162,12 @@ def _template(segment: Path, spec: OutputSpec) -> InputContainer:
 
 
 def _add_video(
-    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, rate: Fraction
+    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, end: End
 ) -> VideoStream:
     stream = target.add_stream_from_template(template, opaque=True)
-    stream.time_base = spec.time_base
+    stream.time_base = spec.time_base / end.finer
     stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # some codecs' headers lack it
-    stream.codec_context.framerate = rate  # Matroska stores the rate as the frames' usual duration
+    stream.codec_context.framerate = end.rate  # Matroska stores the rate as the frames' usual duration
     if spec.codec == "hevc" and spec.container in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not play libav's default, hev1
     stream.metadata.update(copied_tags(original.metadata))

@@ -83,6 +83,24 @@ def test_a_constant_frame_rate_stays_constant(
     assert shown(result.path) == shown(source)
 
 
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60)])
+@pytest.mark.parametrize("frames", [13, 14, 15])
+def test_times_rounded_by_matroska_give_the_exact_rate(tmp_path: Path, rate: Fraction, frames: int) -> None:
+    def prepare(target: Any, video: Any) -> None:
+        video.codec_context.framerate = rate
+
+    unit = Fraction(1, 120_000)
+    times = [int(n / rate / unit) for n in range(frames)]
+    source = write_clip(tmp_path / "in.mkv", times=times, unit=unit, prepare=prepare)
+    assert probe(source).video.time_base == Fraction(1, 1000)
+    result = upscale(source, tmp_path, container="mp4")
+    assert shown(result.path) == shown(source), "the times themselves are the source's"
+    with av.open(str(result.path)) as opened:
+        assert opened.streams.video[0].average_rate == rate
+    assert _edits(result.path)[1] == frames / rate
+    assert result.warnings == ()
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 5, 24])
 @pytest.mark.parametrize("last", [1, 9, 400])
 def test_all_durations_of_a_variable_rate_are_kept(tmp_path: Path, chunk: int, last: int) -> None:
