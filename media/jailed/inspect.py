@@ -30,6 +30,7 @@ from media.demux.webp import read_animation
 from media.jailed.first_frame import decode_first_frame, readable_packets
 from media.jailed.header_checks import check_encryption
 from media.jailed.losses import predict_losses
+from media.jailed.other_sizes import with_largest_size
 from media.jailed.video_info import seconds, video_info
 from media.limits import Limits
 from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
@@ -65,6 +66,9 @@ def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) ->
         video = _with_rate(video, container, path, limits)
         warnings += [FILM_WARNING] if video.film else []
         video, duration = _with_duration(video, container, path, limits)
+        if header.crop is None:
+            video, changes = with_largest_size(video, container, stream, limits)
+            warnings += changes
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
         warnings += _dropped_tracks(container, stream)
