@@ -87,8 +87,8 @@ def search_log(url: str, options: dict[str, str], pattern: str) -> str | None:
     """
     av.logging.set_level(av.logging.DEBUG)
     try:
-        with av.logging.Capture(local=True) as lines, suppress(av.error.FFmpegError), av.open(url, options=options):
-            pass
+        with av.logging.Capture(local=True) as lines, suppress(av.error.FFmpegError):
+            av.open(url, options=options, metadata_errors="replace").close()
     finally:
         av.logging.set_level(None)
     return next((found[1] for _, _, line in lines if (found := re.search(pattern, line))), None)

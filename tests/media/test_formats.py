@@ -82,6 +82,19 @@ def test_refused_codecs_are_named(tmp_path: Path) -> None:
         probe(clip)
 
 
+def test_an_unknown_codec_beside_a_broken_tag_is_named(tmp_path: Path) -> None:
+    """A title that is no UTF-8."""
+    clip = write_clip(
+        tmp_path / "clip.avi",
+        codec="mjpeg",
+        pixel_format="yuvj420p",
+        prepare=lambda container, _: container.metadata.update({"title": "titled"}),
+    )
+    clip.write_bytes(clip.read_bytes().replace(b"MJPG", b"QxQy").replace(b"titled", b"q\xf4tled"))
+    with pytest.raises(UnsupportedFile, match="codec QxQy is not accepted"):
+        probe(clip)
+
+
 def test_a_single_picture_is_no_animation(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.gif", codec="gif", pixel_format="bgr8", times=[0], width=64, height=48)
     with pytest.raises(UnusableVideo, match="GIF is a single picture"):
