@@ -146,7 +146,7 @@ def _video(track: TrackLedger) -> Iterator[tuple[object, str]]:
     yield track.jumps, "The file's timestamps jump ahead; the gap was removed."
     yield track.woven_film, _WOVEN_FILM
     resized = counted(track.resized, "frame was", "frames were")
-    yield track.resized, f"The frame size changes; {resized} scaled to the size of the first frame."
+    yield track.resized, f"The frame size changes; {resized} scaled to fit the others."
 
 
 def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:

@@ -224,6 +224,11 @@ def test_limits_name_their_setting(settings: Settings, clip: Path) -> None:
         assert (answer.status_code, answer.json()["type"]) == (413, "/problems/too-large")
         assert "SKIPVSR_MAX_OUTPUT_PIXELS" in answer.json()["detail"]
         assert service.post(clip, height="16").status_code == 202
+    with serving(settings.model_copy(update={"max_output_pixels": 64 * 48})) as service:  # twice 32x24
+        service.announce_worker(double=2, tiny=4)
+        assert service.post(clip, model="double").status_code == 202
+        assert service.post(clip, model="tiny").status_code == 413
+        assert service.post(clip).status_code == 413
     with serving(settings.model_copy(update={"quota_gb": 1e-9})) as service:
         answer = service.post(clip)
         assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-full")
