@@ -155,7 +155,7 @@ class Decoder:
                 for frame in stream.decode(packet):
                     pictures.received(_number(frame), frame)
                     track.concealed += frame.is_corrupt
-                    dropped = (*track.dropped_metadata, *unsupported_side_data(frame))
+                    dropped = (*track.dropped_metadata, *unsupported_side_data(frame, packet))
                     track.dropped_metadata = tuple(dict.fromkeys(dropped))
                     yield frame
             except av.error.FFmpegError:
