@@ -83,7 +83,7 @@ def test_names(file: KeyFile) -> None:
 def test_states_of_a_key(file: KeyFile, data_dir: Path) -> None:
     keys = ApiKeys(Settings(data_dir=data_dir))
     assert not keys.required
-    assert keys.caller([b"whatever"]) is ANYBODY
+    assert keys.caller([b"whatever"]) == ANYBODY
     _, usable = file.add("usable", READ, Limits(), datetime.now(UTC) + timedelta(hours=1))
     _, expired = file.add("expired", READ, Limits(), datetime.now(UTC))
     caller = keys.caller([usable.encode()])
@@ -113,6 +113,33 @@ def test_every_key_of_a_request_is_tried(file: KeyFile, data_dir: Path) -> None:
     for given in ([], [b""], [b"wrong"], ["sésame".encode("latin-1")]):
         with pytest.raises(Unauthorized):
             keys.caller(given)
+
+
+def test_two_valid_keys_in_a_request_are_refused(file: KeyFile, data_dir: Path) -> None:
+    """Otherwise the server and a proxy before it might see different callers."""
+    keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sesame")))
+    texts = [file.add(name, READ, Limits())[1].encode() for name in ("laptop", "phone")]
+    assert keys.caller([texts[0], texts[0]]).name == "laptop"
+    for given in (texts, texts[::-1], [b"sesame", texts[0]]):
+        with pytest.raises(Unauthorized, match="two different"):
+            keys.caller(given)
+
+
+def test_the_first_key_ends_what_anybody_began(file: KeyFile, data_dir: Path) -> None:
+    anybody = ApiKeys(Settings(data_dir=data_dir)).caller([])
+    anybody.confirm()
+    file.add("laptop", READ, Limits())
+    with pytest.raises(Unauthorized, match="needs an API key now"):
+        anybody.confirm()
+
+
+def test_the_administrators_key_works_with_a_damaged_file(file: KeyFile, data_dir: Path) -> None:
+    keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sésame")))
+    text = file.add("laptop", READ, Limits())[1].encode()
+    file.path.write_text("{")
+    assert keys.caller(["sésame".encode("latin-1"), "sésame".encode()]).admin
+    with pytest.raises(KeysUnreadable):
+        keys.caller([text])
 
 
 def test_a_damaged_file_is_never_overwritten(file: KeyFile) -> None:

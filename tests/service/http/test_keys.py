@@ -244,6 +244,22 @@ def test_the_cookie_belongs_to_its_key(service: Service, keys: Keys, clip: Path)
     assert service.client.get("/jobs", headers={"Cookie": cookies["own"]}).status_code == 401
 
 
+def test_contradicting_keys_are_refused(service: Service, keys: Keys) -> None:
+    own, other = keys.text("own"), keys.text("other")
+    cookie = {"Cookie": ask(service, "POST", "/session", own).headers["set-cookie"].partition(";")[0]}
+    service.client.cookies.clear()
+
+    def status(*headers: tuple[str, str]) -> int:
+        return service.client.get("/jobs", headers=list(headers)).status_code
+
+    assert status(("X-API-Key", own), ("Authorization", f"Bearer {own}")) == 200
+    assert status(("X-API-Key", own), ("Authorization", "Bearer another program's key")) == 200
+    assert status(("X-API-Key", own), ("Authorization", f"Bearer {other}")) == 401
+    assert status(("Authorization", f"Bearer {own}"), ("Authorization", f"Bearer {other}")) == 401
+    assert status(("X-API-Key", "wrong"), *cookie.items()) == 401, "the cookie stands in for a wrong key"
+    assert status(("Authorization", "Bearer another program's key"), *cookie.items()) == 200
+
+
 def limited(keys: Keys, **limits: int) -> str:
     """Text of a new key with these limits."""
     return keys.file.add("limited", OWN_SCOPES, Limits(**limits))[1]
