@@ -81,7 +81,7 @@ class SessionRegistry:
     async def resume(self, config: StreamConfig, token: str, owner: str = "") -> Session:
         """Reconnect a key's session. Raises StatusError if it is unknown, has expired, or has another config."""
         for session in list(self._active):
-            if token and secrets.compare_digest(session.token, token) and session.owner == owner:
+            if token and secrets.compare_digest(session.token.encode(), token.encode()) and session.owner == owner:
                 await self._disconnect(session)
         parked = self._matching(config, token, owner)
         self._check_capacity()
