@@ -208,6 +208,29 @@ def test_disconnected_streams_make_room_and_resume_if_there_is_room() -> None:
     asyncio.run(run())
 
 
+def test_a_key_pushes_out_its_own_disconnected_streams_first() -> None:
+    config = resolve(pb.StreamConfig(width=64, height=48), Settings(), "tiny")
+
+    async def run() -> None:
+        registry = SessionRegistry(most=3, memory=100, ttl_seconds=60, drain_seconds=1)
+
+        def parked(owner: str) -> Session:
+            session = registry.open(config, lambda _: StreamCost(1), owner)
+            session.remember(Snapshot(RecurrentState("tiny", torch.zeros(1, 1, 10, 3, dtype=torch.uint8))))  # 30 bytes
+            registry.release(session, finished=False)
+            return session
+
+        quiet = parked("quiet")
+        busy = [parked("busy") for _ in range(5)]
+        registry.open(config, lambda _: StreamCost(40), "new")  # room for two disconnected streams
+        for gone in busy[:-1]:
+            with pytest.raises(StatusError, match="unknown"):
+                await registry.resume(config, gone.token, "busy")
+        assert await registry.resume(config, quiet.token, "quiet") is quiet
+
+    asyncio.run(run())
+
+
 def test_the_network_computes_one_batch_at_a_time() -> None:
     assert total([StreamCost(1, 10), StreamCost(2, 20), StreamCost(3, 5)]) == 6 + 20
     assert total([StreamCost(1, 10, 2), StreamCost(2, 10, 2), StreamCost(3, 5)]) == 6 + 20
