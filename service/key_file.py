@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jobs.allowance import Limits
 from jobs.errors import InvalidRequest, KeysUnreadable, NotFound
@@ -55,9 +55,9 @@ class StoredKey(BaseModel):
     max_jobs: _Count | None = None
     uploads_per_minute: _Count | None = None
     bytes_per_day: _Count | None = None
-    created: datetime
-    expires: datetime | None = None
-    revoked: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+    revoked: AwareDatetime | None = None
 
     @field_validator("name")
     @classmethod

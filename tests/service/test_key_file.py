@@ -133,6 +133,16 @@ def test_the_first_key_ends_what_anybody_began(file: KeyFile, data_dir: Path) ->
         anybody.confirm()
 
 
+def test_a_date_without_a_time_zone_damages_the_file(file: KeyFile, data_dir: Path) -> None:
+    """Nobody knows when such a key expires, and comparing the date would end every request with status 500."""
+    text = file.add("laptop", READ, Limits(), datetime.now(UTC) + timedelta(days=1))[1].encode()
+    document = json.loads(file.path.read_text())
+    document["keys"][0]["expires"] = "2030-01-01T00:00:00"
+    file.path.write_text(json.dumps(document))
+    with pytest.raises(KeysUnreadable):
+        ApiKeys(Settings(data_dir=data_dir)).caller([text])
+
+
 def test_the_administrators_key_works_with_a_damaged_file(file: KeyFile, data_dir: Path) -> None:
     keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sésame")))
     text = file.add("laptop", READ, Limits())[1].encode()
