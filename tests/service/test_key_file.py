@@ -143,6 +143,38 @@ def test_a_date_without_a_time_zone_damages_the_file(file: KeyFile, data_dir: Pa
         ApiKeys(Settings(data_dir=data_dir)).caller([text])
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "device", "huge"])
+def test_what_is_no_file_of_keys_closes_the_server_at_once(
+    file: KeyFile, data_dir: Path, kind: str, tmp_path: Path
+) -> None:
+    match kind:
+        case "pipe":
+            os.mkfifo(file.path)
+        case "folder":
+            file.path.mkdir()
+        case "dangling link":
+            file.path.symlink_to(tmp_path / "not mounted")
+        case "device":
+            file.path.symlink_to("/dev/zero")
+        case _:
+            with file.path.open("wb") as target:
+                target.truncate(1 << 40)
+    keys = ApiKeys(Settings(data_dir=data_dir))
+    assert keys.required
+    with pytest.raises(KeysUnreadable):
+        keys.caller([f"svk_00000000_{'0' * 64}".encode()])
+    with pytest.raises(KeysUnreadable):
+        file.add("laptop", READ, Limits())
+
+
+def test_the_log_names_the_damage_without_the_files_content(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
+    file.path.write_text('{"keys": [{"id": "s3cret"}], "version": 1}')
+    with pytest.raises(KeysUnreadable):
+        file.keys()
+    assert "keys.0.id: String should match" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
 def test_the_administrators_key_works_with_a_damaged_file(file: KeyFile, data_dir: Path) -> None:
     keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sésame")))
     text = file.add("laptop", READ, Limits())[1].encode()
