@@ -25,7 +25,8 @@ from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups, load_model
 from model.quality import PEAK, luma
 from model.routing import Preset
-from model.zoo.models import load_network
+from model.training.degrade import SCALE
+from model.zoo.models import card, load_network
 
 DENSE = "off"
 REFERENCE = "reference-fp32"
@@ -43,9 +44,9 @@ class Options:
     frames: int | None = None
     """Number of first frames of each clip; None: all."""
     native: bool = False
-    """Upscale the clip itself, without ground truth; by default, the clip is the ground truth of its quarter."""
+    """Upscale the clip itself, without ground truth; by default, the clip is the ground truth of a reduced clip."""
     degrade: str = "bi"
-    """How the quarter is made (`benchmarks.quality.degraded`)."""
+    """How the reduced clip is made (`benchmarks.quality.degraded`)."""
     rounds: int = 3
     chunk: int = 24
     lookahead: int = 4
@@ -116,20 +117,24 @@ class Contender:
 
 def measure(clips: Sequence[Path], options: Options, weights_dir: Path) -> Iterator[list[ModelRow]]:
     """The rows of each clip. Raises ModelError, and ValueError if a clip cannot be decoded."""
+    scales = {card(name, weights_dir).scale for name in options.models}
+    if len(scales) > 1 and not options.native:
+        raise ValueError("the models enlarge by different scales: compare them on the clips themselves, with --native")
+    scale = scales.pop()
     entrants = [entrant for name in options.models for entrant in _entrants(name, options, weights_dir)]
     for path in clips:
         frames = read_clip(path, options.frames)
-        lr, gt = (frames, None) if options.native else reduced(frames, options.degrade)
+        lr, gt = (frames, None) if options.native else reduced(frames, options.degrade, scale)
         del frames
         contenders = [Contender(model, routing, forward) for model, routing, forward in entrants]
         _race(contenders, lr, gt, options)
         yield _rows(path.stem if path.is_file() else path.name, lr, contenders, native=options.native)
 
 
-def reduced(frames: Frames, how: str = "bi") -> tuple[Frames, Frames]:
-    """(LR, ground truth): the clip cropped to multiples of four, and its quarter. Raises ValueError."""
-    gt: Frames = cropped(frames).astype(np.uint8, copy=False)
-    return degraded(gt, how), gt
+def reduced(frames: Frames, how: str = "bi", scale: int = SCALE) -> tuple[Frames, Frames]:
+    """(LR, ground truth): the clip cropped to multiples of the scale, and the reduced clip. Raises ValueError."""
+    gt: Frames = cropped(frames, scale).astype(np.uint8, copy=False)
+    return degraded(gt, how, scale), gt
 
 
 Entrant = tuple[str, str, Callable[[Frames, RecurrentState | None, bool], ChunkResult]]

@@ -2,7 +2,7 @@
 
 The crop is the square with the largest error of bicubic, not the best square of a model.
 
-python -m benchmarks.pictures CLIPS --out FILE.png [--models NAME …] [--degrade HOW] [--frames N]
+python -m benchmarks.pictures CLIPS --out FILE.png [--models NAME …] [--degrade HOW] [--scale N] [--frames N]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["small", "basicvsr-reds"])
     parser.add_argument("--degrade", default="bi")
+    parser.add_argument("--scale", type=int, default=4, help="enlargement of the models")
     parser.add_argument("--frames", type=int, default=7, help="frames of each clip; the picture shows the middle frame")
     parser.add_argument("--crop", type=int, default=112, help="side of the crop, in HR pixels")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
@@ -40,10 +41,10 @@ def main() -> None:
     models = [load_model(name, weights_dir=args.weights) for name in args.models]
     rows: list[tuple[str, list[tuple[str, Tensor]]]] = []
     for path in dataset.clips(args.clips):
-        hr = cropped(dataset.clip(path, args.frames))
-        low, at = degraded(hr, args.degrade), len(hr) // 2
+        hr = cropped(dataset.clip(path, args.frames), args.scale)
+        low, at = degraded(hr, args.degrade, args.scale), len(hr) // 2
         truth = _planar(hr[at])
-        shown = [("bicubic", degrade.to_uint8(degrade.bicubic_up(_planar(low[at]))))]
+        shown = [("bicubic", degrade.to_uint8(degrade.bicubic_up(_planar(low[at]), args.scale)))]
         for name, model in zip(args.models, models, strict=True):
             shown.append((name, _planar(model.forward(low, None, lookahead=0, last=True).frames[at])))
         y, x = _worst(shown[0][1], truth, args.crop)

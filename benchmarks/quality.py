@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Final, cast
@@ -20,7 +21,7 @@ from model.routing import RoutingReport
 from model.training import degrade
 
 _SMALLEST: Final = 12
-"""Fewest HR rows and columns: the window of SSIM has 11, and sizes are multiples of 4."""
+"""Fewest HR rows and columns: the window of SSIM has 11, and sizes are multiples of the scale."""
 _QUALITIES: Final = {"h264": (0, 51), **dict.fromkeys(dataset.MPEG, (1, 31))}
 """Range of the quality parameter of each codec."""
 CHUNK, LOOKAHEAD = 24, 4
@@ -46,56 +47,58 @@ class Quality:
     speedup: float
 
 
-def degraded(hr: Frames, how: str) -> Frames:
-    """LR frames [T, h, w, 3] of ground truth [T, H, W, 3], by `bi`, `bd`, or BI and a codec (`h264:CRF`).
+def degraded(hr: Frames, how: str, scale: int = degrade.SCALE) -> Frames:
+    """LR frames [T, H / scale, W / scale, 3] of ground truth, by `bi`, `bd`, or BI and a codec (`h264:CRF`).
 
     Raises ValueError for another `how`.
     """
     name, _, quality = how.partition(":")
     if how in degrade.CLEAN:
-        return _each(hr, degrade.CLEAN[how])
+        return _each(hr, partial(degrade.CLEAN[how], scale=scale))
     least, most = _QUALITIES.get(name, (0, -1))
     if not quality.isdecimal() or not least <= int(quality) <= most:
         raise ValueError(
             f"--degrade {how}: must be bi, bd, h264:CRF with a CRF of 0 to 51, mpeg4:Q or mpeg2:Q with a Q of 1 to 31"
         )
-    lr = _each(hr, degrade.bi).astype(np.uint8)
+    lr = _each(hr, partial(degrade.bi, scale=scale)).astype(np.uint8)
     return dataset.h264(lr, int(quality), "medium") if name == "h264" else dataset.mpeg(lr, name, int(quality))
 
 
-def cropped(hr: Frames) -> Frames:
+def cropped(hr: Frames, scale: int = degrade.SCALE) -> Frames:
     """Ground truth [T, H, W, 3] without the last rows and columns that make H or W no multiple of the scale."""
-    h, w = (side // degrade.SCALE * degrade.SCALE for side in hr.shape[1:3])
+    h, w = (side // scale * scale for side in hr.shape[1:3])
     return cast(Frames, np.ascontiguousarray(hr[:, :h, :w]))
 
 
 def evaluate(
-    upscaler: Upscaler, gt: Path, lr: Path | None, how: str, routing: str, frames: int | None
+    upscaler: Upscaler, gt: Path, lr: Path | None, how: str, routing: str, frames: int | None, scale: int | None = None
 ) -> Iterator[Quality]:
     """Figures of each clip in the folder `gt`, with LR clips from the folder `lr`, or made by `how`.
 
-    `frames` limits the frames of a clip. Raises ValueError for unusable clips, and ModelError.
+    `frames` limits the frames of a clip. `scale` is the enlargement, by default that of the model; output of another
+    size is resized as in a job. Raises ValueError for unusable clips, and ModelError.
     """
+    scale = scale or upscaler.scale
     for path in dataset.clips(gt):
         whole = dataset.clip(path, frames)
         if min(whole.shape[1:3]) < _SMALLEST:
             raise ValueError(f"{path.name}: {_size(whole)} is too small; the least is {_SMALLEST}x{_SMALLEST}")
-        hr = cropped(whole)
-        low = degraded(hr, how) if lr is None else dataset.clip(_same_name(path, lr), frames)
-        if (low.shape[0], low.shape[1] * degrade.SCALE, low.shape[2] * degrade.SCALE) != hr.shape[:3]:
-            raise ValueError(f"{path.name}: LR of {_size(low)} is not a quarter of the ground truth, {_size(hr)}")
+        hr = cropped(whole, scale)
+        low = degraded(hr, how, scale) if lr is None else dataset.clip(_same_name(path, lr), frames)
+        if (low.shape[0], low.shape[1] * scale, low.shape[2] * scale) != hr.shape[:3]:
+            raise ValueError(f"{path.name}: LR of {_size(low)} is not 1/{scale} of the ground truth, {_size(hr)}")
         yield score(upscaler, _name(path), hr, low, routing)
 
 
 def score(upscaler: Upscaler, name: str, hr: Frames, lr: Frames, routing: str) -> Quality:
-    """Upscale `lr` [T, h, w, 3] chunk by chunk, and compare the result with `hr` [T, 4 h, 4 w, 3]."""
+    """Upscale `lr` [T, h, w, 3] chunk by chunk, and compare the result, resized if need be, with `hr` [T, H, W, 3]."""
     for each in dict.fromkeys(["off", routing]):  # warm-up
         upscaler.forward(lr[:3], None, lookahead=LOOKAHEAD, last=True, routing=each)
     dense_ms, _, dense = _upscale(upscaler, lr, "off")
     ms, skipped, frames = (dense_ms, 0.0, dense) if routing == "off" else _upscale(upscaler, lr, routing)
-    out, gt, low = _planar(frames), _planar(hr), _planar(lr)
+    out, gt, low = _resized(_planar(frames), hr.shape), _planar(hr), _planar(lr)
     pairs = list(zip(out, gt, strict=True))
-    bicubic = [degrade.to_uint8(degrade.bicubic_up(frame)) for frame in low]
+    bicubic = [degrade.to_uint8(degrade.resize(frame, *hr.shape[1:3])) for frame in low]
     changes = [metrics.flicker(out[i - 1], out[i], gt[i - 1], gt[i]) for i in range(1, len(gt))]
     return Quality(
         clip=name,
@@ -140,6 +143,13 @@ def _upscale(upscaler: Upscaler, lr: Frames, routing: str) -> tuple[float, float
     ms = 1000 * fmean(r.seconds for r in reports)
     frames: Frames = np.concatenate(done).astype(np.uint8, copy=False)
     return ms, skip_ratio(reports), frames
+
+
+def _resized(frames: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`frames` [T, 3, H, W] in the size of `shape` [T, H', W', 3], by antialiased bicubic interpolation."""
+    if frames.shape[-2:] == shape[1:3]:
+        return frames
+    return torch.stack([degrade.to_uint8(degrade.resize(frame, *shape[1:3])) for frame in frames])
 
 
 def _planar(frames: Frames) -> Tensor:

@@ -37,13 +37,30 @@ if TYPE_CHECKING:
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
 @option("--routing", type=click.Choice(ROUTINGS), default="off", help="Work to skip")
 @option("--frames", type=COUNT, metavar="N", help="First N frames of each clip; default: all")
+@option("--scale", type=click.IntRange(min=2), metavar="N", help="Enlargement; default: that of the model")
 @option("--json", type=FILE, metavar="FILE", help="Write the rows as JSON, after each clip")
 def command(
-    gt: Path, lr: Path | None, degrade: str, model: str, routing: str, frames: int | None, json: Path | None
+    gt: Path,
+    lr: Path | None,
+    degrade: str,
+    model: str,
+    routing: str,
+    frames: int | None,
+    scale: int | None,
+    json: Path | None,
 ) -> int:
     """Measure the quality of a model: PSNR, SSIM, flicker."""
-    weights_dir = read_settings().weights
-    return run(gt, lr=lr, how=degrade, model=model, routing=routing, frames=frames, out=json, weights_dir=weights_dir)
+    return run(
+        gt,
+        lr=lr,
+        how=degrade,
+        model=model,
+        routing=routing,
+        frames=frames,
+        scale=scale,
+        out=json,
+        weights_dir=read_settings().weights,
+    )
 
 
 def run(
@@ -56,10 +73,12 @@ def run(
     frames: int | None,
     out: Path | None,
     weights_dir: Path,
+    scale: int | None = None,
 ) -> int:
     """Measure `model` on the clips in `gt`; print a row for each clip, and write the rows to `out`.
 
-    LR clips come from the folder `lr`, or are made by `how`. Raises CommandError, ModelError and OSError.
+    LR clips come from the folder `lr`, or are made by `how`. `scale` is the enlargement; default: that of the model.
+    Raises CommandError, ModelError and OSError.
     """
     from benchmarks.quality import evaluate
     from commands.shared.naming import check_names
@@ -72,7 +91,7 @@ def run(
     upscaler = load_model(model, weights_dir=weights_dir)
     rows: list[Quality] = []
     try:
-        for row in evaluate(upscaler, gt, lr, how, routing, frames):
+        for row in evaluate(upscaler, gt, lr, how, routing, frames, scale):
             rows.append(row)
             print(_text(row), flush=True)
             if out is not None:  # after each clip: a later error keeps the finished rows

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +34,7 @@ _STATUS_SECONDS: Final = 0.5
 @option("--address", metavar="HOST:PORT", help="Server; default: the local `skipvsr grpc`")
 @option("--ca", type=FILE, metavar="FILE", help="Use TLS; certificate authority (PEM)")
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
+@option("--scale", type=click.Choice(["2", "4"]), help="Enlargement; default: that of the model")
 @option("--routing", type=click.Choice(ROUTINGS), default="balanced", help="Work to skip")
 @option("--lookahead", type=int, default=0, metavar="N", help="Frames of delay; more is sharper")
 @option("--chunk", type=int, default=1, metavar="N", help="Frames per chunk")
@@ -55,6 +58,8 @@ class StreamOptions:
     ca: Path | None
     """Certificate authority (PEM) of a server with TLS; None: plain text."""
     model: str
+    scale: str | None
+    """Enlargement; None: that of the model."""
     routing: str
     lookahead: int
     """Frames of delay."""
@@ -96,15 +101,16 @@ def _file(source: Path, target: Path, options: StreamOptions, settings: Settings
 
     limits = media_limits(settings)
     info = probe(source, limits)
-    spec = output_spec(info, codec=options.codec, crf=options.crf, limits=limits)
+    spec_at = partial(output_spec, info, codec=options.codec, crf=options.crf, limits=limits)
     with (
         tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder,
-        VideoReader(source, limits=limits) as reader,
+        VideoReader(source, canvas=info.video.canvas, limits=limits) as reader,
     ):
         segment, result = Path(folder) / "segment.mp4", Path(folder) / "result.mp4"
-        stream = _stream(reader, (info.video.width, info.video.height), spec, segment, options, settings)
+        size = info.video.width, info.video.height
+        stream, spec = _stream(reader, size, lambda scale: spec_at(scale=scale), segment, options, settings)
         _print_summary(stream, target)
-        for warning in assemble([segment], source, result, spec, limits=limits):
+        for warning in assemble([segment], source, result, spec, limits=limits).warnings:
             print(f"note: {warning}")
         result.replace(target)
 
@@ -114,27 +120,40 @@ def _live(source: str, target: Path, options: StreamOptions, settings: Settings)
 
     with LiveSource(source) as camera:
         spec = camera.output(codec=options.codec, crf=options.crf)
-        stream = _stream(camera, (camera.width, camera.height), spec, target, options, settings)
+        width, height = camera.width, camera.height
+        stream, _ = _stream(
+            camera,
+            (width, height),
+            lambda scale: replace(spec, width=scale * width, height=scale * height),
+            target,
+            options,
+            settings,
+        )
     _print_summary(stream, target)
 
 
 def _stream(
     frames: Iterable[Frame],
     size: tuple[int, int],
-    spec: OutputSpec,
+    spec_at: Callable[[int], OutputSpec],
     path: Path,
     options: StreamOptions,
     settings: Settings,
-) -> Stream:
-    """Send frames of `size` (width, height), and encode the answers into `path`. ^C keeps the answers so far."""
+) -> tuple[Stream, OutputSpec]:
+    """Send frames of `size` (width, height), and encode the answers into `path`. ^C keeps the answers so far.
+
+    `spec_at` makes the output for a scale, which the server tells. Returns the stream and the output.
+    """
     import grpc
 
     from media.encode.segment import SegmentWriter
+    from media.spec import DEFAULT_SCALE
     from service.rpc.client import StreamClient
     from skipvsr.v1 import upscaler_pb2 as pb
 
     key = settings.api_key.get_secret_value() if settings.api_key else None
     credentials = grpc.ssl_channel_credentials(options.ca.read_bytes()) if options.ca else None
+    spec = spec_at(int(options.scale or DEFAULT_SCALE))
     rate = spec.frame_rate.limit_denominator(1001)
     with ExitStack() as stack:
         client = stack.enter_context(StreamClient(options.server, api_key=key, credentials=credentials))
@@ -143,22 +162,27 @@ def _stream(
             width=size[0],
             height=size[1],
             model=options.model,
+            scale=int(options.scale or 0),
             routing=options.routing,
             lookahead=options.lookahead,
             chunk=options.chunk,
             frame_rate=pb.FrameRate(numerator=rate.numerator, denominator=rate.denominator),
         )
         stack.enter_context(stream)
+        answers = _with_status_line(stream)
+        first = next(answers, None)
+        if stream.accepted is not None:
+            spec = spec_at(stream.accepted.output_width // size[0])
         writer = stack.enter_context(SegmentWriter(path, spec))
         try:
-            for answer in _with_status_line(stream):
+            for answer in answers if first is None else chain([first], answers):
                 assert answer.rgb is not None
                 writer.write(answer.rgb, answer.pts)
         except KeyboardInterrupt:
             stream.cancel()
             if not writer.frames:
                 raise
-    return stream
+    return stream, spec
 
 
 def _eight_bits(frame: Frame) -> Any:

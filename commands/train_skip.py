@@ -98,7 +98,7 @@ def run(
         estimator = _loaded(heads_of, model, fingerprint, network)
         how += f" --heads-of {heads_of.name}"
     estimator.ready(upscaler.device, upscaler.dtype)
-    clips = _clips(data, frames, clean)
+    clips = _clips(data, frames, clean, upscaler.scale)
     _say(f"{len(clips)} clips of up to {frames} frames")
     with torch.inference_mode():
         if heads_of is None:
@@ -131,10 +131,10 @@ def _loaded(path: Path, model: str, fingerprint: str, network: Any) -> Estimator
     return estimator
 
 
-def _clips(data: Path, frames: int, clean: str) -> list[Clip]:
+def _clips(data: Path, frames: int, clean: str, scale: int) -> list[Clip]:
     """The windows of all videos. Raises CommandError if a video cannot be decoded, or none is large enough."""
     try:
-        clips = list(windows(data, frames, clean))
+        clips = list(windows(data, frames, clean, scale))
     except ValueError as error:
         raise CommandError(str(error)) from error
     if not clips:
@@ -142,7 +142,7 @@ def _clips(data: Path, frames: int, clean: str) -> list[Clip]:
     return clips
 
 
-def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[Clip]:
+def windows(data: Path, frames: int, clean: str = "bi", scale: int = 4) -> Iterator[Clip]:
     """A training clip of each video in a folder: HR frames as decoded, LR frames by `degrade.CLEAN[clean]`."""
     import numpy as np
 
@@ -157,7 +157,7 @@ def windows(data: Path, frames: int, clean: str = "bi") -> Iterator[Clip]:
             _say(f"skipped {path.name}: {video.shape[2]}x{video.shape[1]} pixels are too few")
         else:
             hr = _window(video[-frames:].astype(np.uint8, copy=False), zlib.crc32(path.stem.encode()))
-            yield Clip(path.stem, each(hr, degrade.CLEAN[clean]), hr)
+            yield Clip(path.stem, each(hr, partial(degrade.CLEAN[clean], scale=scale)), hr)
 
 
 def _window(hr: Frames, seed: int) -> Frames:

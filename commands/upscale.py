@@ -62,6 +62,7 @@ def run(
         raise CommandError(f"there is no file {source}")
     map_container = container_of(skipmap) if skipmap is not None else ""
     check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
+    limits = media_limits(settings)
     model = load_model(
         options.model if options.model != "auto" else settings.model,
         weights_dir=settings.weights,
@@ -72,13 +73,15 @@ def run(
     folder = beside(target, ".skipvsr")
     if skipmap is not None and (folder / "manifest.json").exists():  # checkpoints do not store what was skipped
         raise CommandError(f"found an interrupted run: finish the run without --skipmap, or delete {folder}")
-    limits = media_limits(settings)
     task = UpscaleTask(source, folder, options, limits, encoder=settings.encoder)
     resume = "the same command" if skipmap is None else "the same command without --skipmap"
     with _checkpoints(folder, resume), contextlib.ExitStack() as stack:
         skips = None
         if skipmap is not None:
-            skips = stack.enter_context(SkipMap(source, folder, skipmap, map_container, limits))
+            fields, fold = options.deinterlace == "field", model.config.fold
+            skips = stack.enter_context(
+                SkipMap(source, folder, skipmap, map_container, limits, fields=fields, fold=fold)
+            )
         document = _upscale(task, model, target, skips)
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n")

@@ -22,6 +22,7 @@ class WorkerInfo(BaseModel):
     device: str = Field(description="Name of the worker's compute device.")
     model: str = Field(description="Name of the model that the worker keeps in memory.")
     models: list[str] = Field(default_factory=list, description="Names of the models in the worker's weights folder.")
+    scales: dict[str, int] = Field(default_factory=dict, description="Enlargement of each of these models.")
     job: str | None = Field(None, description="Id of the current job; null for an idle worker.")
     jail_missing: list[str] = Field(
         default_factory=list,

@@ -51,7 +51,9 @@ class JobOptions(BaseModel):
         "auto", description="Name of a model (`skipvsr models` lists all models); auto: the server's default."
     )
     scale: Literal[2, 3, 4] | None = Field(
-        None, description="Scale factor of width and height; 4 if neither `scale` nor `height` is given."
+        None,
+        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model, "
+        "4 for the default.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
         None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."
@@ -81,6 +83,11 @@ class JobOptions(BaseModel):
     )
     crf: Annotated[int, Field(ge=0, le=51)] = Field(
         18, description="Constant rate factor of the encoder. A lower value gives higher quality and a larger file."
+    )
+    deinterlace: Literal["frame", "field"] = Field(
+        "frame",
+        description="Frames made of interlaced video: frame: one frame for two fields; field: one frame for each "
+        "field, at twice the frame rate.",
     )
     priority: Priority = Field(Priority.NORMAL, description="Queue of the job: high, normal or low.")
 

@@ -131,13 +131,20 @@ class Settings(BaseSettings):
         description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: this "
         "hardware encoder if it works, else software; auto: the first encoder that works.",
     )
-    model: str = Field("auto", description="Model of jobs without a model option; auto: small.")
+    model: str = Field(
+        "auto",
+        description="Model of jobs without a model option; auto: small.",
+    )
 
     api_key: SecretStr | None = Field(
         None,
         description="API key of the administrator (`Authorization: Bearer` or `X-API-Key`), for all jobs and without "
         "limits; `skipvsr keys` manages further keys. Empty, and no other keys: the service is open. Clients "
         "(`skipvsr submit`, `stream`) send this key.",
+    )
+    require_api_key: bool = Field(
+        False,
+        description="true: the service is closed even while no API key exists, for example without its data folder.",
     )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 from media.errors import MediaError
 from media.limits import DEFAULT_LIMITS, Limits
@@ -12,16 +14,26 @@ from media.sandbox.protocol import Muxed, MuxProgress, MuxRequest
 from media.spec import OutputSpec
 
 
+class Assembled(NamedTuple):
+    """A complete result."""
+
+    warnings: tuple[str, ...]
+    """What the source, or the result, lacks."""
+    frame_rate: Fraction | None
+    """Average frames a second, from the first frame to the end of the last one."""
+
+
 def assemble(
     segments: Sequence[Path], source: Path, out: Path, spec: OutputSpec, *, limits: Limits = DEFAULT_LIMITS
-) -> tuple[str, ...]:
-    """Join the segments, and add sound, subtitles, chapters and metadata of `source`. Returns warnings about losses.
+) -> Assembled:
+    """Join the segments, and add sound, subtitles, chapters and metadata of `source`.
 
-    Every frame keeps its pts; decoding timestamps are computed over all segments. `out` is written in place: publish
-    it by renaming. A child process reads the source; it can write `out` only.
+    Every frame keeps its pts; decoding timestamps are computed over all segments. The result is read again and compared
+    with what was written. `out` is written in place: publish it by renaming. A child process reads the source; it can
+    write `out` only.
 
     Raises:
-        Unwritable: the container can't hold the segments.
+        Unwritable: the container can't hold the segments, or the result lacks more than half of the frames.
         MediaError: no segments, or segments of different encoders.
         UnsupportedFile, OverLimit: the source can't be opened any more.
         DecoderCrashed: the child process died, or took too long.
@@ -35,16 +47,16 @@ def assemble(
     out.unlink(missing_ok=True)
     out.touch(exist_ok=False)  # the child may write this file, and create no other
     request = MuxRequest(parts, source, out, spec)
-    warnings: tuple[str, ...] | None = None
+    assembled: Assembled | None = None
     with Sandbox(request, limits, reads=(*parts, source), writes=out) as process:
         for message in process.messages():
             match message:
                 case MuxProgress():
                     continue
-                case Muxed():
-                    warnings = message.warnings
+                case Muxed(warnings, _, frame_rate):
+                    assembled = Assembled(warnings, frame_rate)
                 case _:
                     raise invalid_message()
-    if warnings is None:
+    if assembled is None:
         raise MediaError("The process that writes the result ended early.")
-    return warnings
+    return assembled

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from media.types import counted
+
+_WOVEN_FILM: Final = (
+    "The video is film that was woven into interlaced frames (hard telecine). Deinterlacing keeps the frame rate and "
+    "leaves a stutter; undo the telecine before (ffmpeg: fieldmatch,decimate)."
+)
+
+_UNHEARD_SECONDS: Final = 0.2
+"""A conversion of sound may lose less: a codec's first and last samples, and rounding."""
 
 
 class Missing(Enum):
@@ -65,6 +74,8 @@ class TrackLedger:
     """Frames that were scaled to the size of the others."""
     breaks_off: bool = False
     """Whether the file ends before the end of the track."""
+    woven_film: bool = False
+    """Whether the pictures are film that was woven into interlaced frames (hard telecine). Not a fault."""
     dropped_metadata: tuple[str, ...] = ()
     """Warnings about metadata of frames that the result can't hold. Not a fault."""
 
@@ -133,8 +144,9 @@ def _video(track: TrackLedger) -> Iterator[tuple[object, str]]:
     yield track.repaired_times, f"{repaired} had no usable timestamp and received a new one."
     yield track.restarts, "The video's timestamps start over; the later part follows the earlier part."
     yield track.jumps, "The file's timestamps jump ahead; the gap was removed."
+    yield track.woven_film, _WOVEN_FILM
     resized = counted(track.resized, "frame was", "frames were")
-    yield track.resized, f"The frame size changes; {resized} scaled to the size of the first frame."
+    yield track.resized, f"The frame size changes; {resized} scaled to fit the others."
 
 
 def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
@@ -146,7 +158,19 @@ def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
         cut and not no_data,
         f"{name} lacks {counted(cut, 'packet')} of {track.promised.packets}: the file does not hold their data.",
     )
+    empty = track.read.packets and not track.written.packets
+    yield empty, f"{name} could not be converted; the result lacks it."
+    short = track.kind == "audio" and not empty and track.flawless and track.read.seconds - track.written.seconds
+    yield (
+        short > _UNHEARD_SECONDS,
+        f"{name} lasts {track.written.seconds:.4g} s in the result, not {track.read.seconds:.4g} s.",
+    )
     yield repeated, f"{name} loses {counted(repeated, 'packet')} with a repeated timestamp."
+    silent = track.lost(Missing.UNDECODABLE)
+    yield (
+        silent,
+        f"{counted(silent, 'packet')} of {name[0].lower()}{name[1:]} could not be decoded; silence replaces them.",
+    )
     yield (
         track.restarts,
         f"The timestamps of {track.kind} track {track.index} start over; the later part follows the earlier part.",

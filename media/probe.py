@@ -14,7 +14,7 @@ from media.types import AudioInfo, Color, ColorRange, MediaInfo, TrackInfo, Vide
 __all__ = ["AudioInfo", "Color", "ColorRange", "Limits", "MediaInfo", "TrackInfo", "VideoInfo", "probe"]
 
 
-def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -> MediaInfo:
+def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4", fields: bool = False) -> MediaInfo:
     """Inspect a file in a child process, with limits on memory, time, files and network.
 
     Args:
@@ -23,6 +23,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -
         target: container of the result: mp4, mov, mkv, webm or auto. `MediaInfo.warnings` lists the losses in this
             container. auto chooses mp4, or mkv if mp4 would lose a track, an attachment or the styles of ASS
             subtitles, or holds a track that few players play there; `MediaInfo.target` is the choice.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
         FileNotFoundError: no such file.
@@ -34,7 +35,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS, *, target: str = "mp4") -
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     path = path.absolute()
-    with Sandbox(ProbeRequest(path, target), limits, reads=(path,)) as process:
+    with Sandbox(ProbeRequest(path, target, fields), limits, reads=(path,)) as process:
         for message in process.messages():
             if isinstance(message, Probed):
                 return message.info

@@ -14,7 +14,7 @@ from model.errors import ModelError
 
 @dataclass(frozen=True)
 class Preset:
-    """Numbers of the router. Levels are 0 to 255; pixels are LR pixels."""
+    """Numbers of the router. Levels are 0 to 255; pixels are feature pixels, which at x4 are LR pixels."""
 
     mask: bool = True
     """Reuse tiles that did not change since their last computation."""
@@ -29,12 +29,12 @@ class Preset:
     reach: int = 1
     """Quarters (4 pixels) around a small moving detail that also count as changed, as the network sees them."""
     halo: int = 2
-    """LR pixels around a crop that are computed and discarded."""
+    """Pixels around a crop that are computed and discarded."""
     refresh: int = 1000
     """Most frames between two computations of a tile, changed or not. Shorter periods make the network's drift on still
     pictures visible."""
     overhead: int = 1300
-    """Crop overhead: fixed cost of one more crop, in LR pixels of dense work (`model.mask.crop_cost`). Frames smaller
+    """Crop overhead: fixed cost of one more crop, in pixels of dense work (`model.mask.crop_cost`). Frames smaller
     than three times this number run densely."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame runs densely."""
@@ -53,7 +53,7 @@ PRESETS = {
 }
 _KINDS: dict[type[float], str] = {bool: "true or false", int: "a whole number", float: "a number"}
 TILE = 8
-"""Side of a tile in LR pixels."""
+"""Side of a tile in feature pixels (`model.network.folding`)."""
 
 
 def preset(name: str, **changes: float) -> Preset:

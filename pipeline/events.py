@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from jobs.schema import JobMetrics, Progress
@@ -56,6 +57,8 @@ class Finished:
     progress: Progress
     metrics: JobMetrics
     warnings: list[str]
+    frame_rate: Fraction | None
+    """Average frames a second of the result. None: it has no length."""
 
 
 Event = Started | ChunkDone | Stopped | Finished

@@ -22,15 +22,15 @@ _HOT = np.array([1.0, 0.35, 0.0], np.float32)
 _TINT, _DARK = 0.45, 0.5
 
 
-def shade(rgb: Pixels, left_out: NDArray[np.float32]) -> Pixels:
+def shade(rgb: Pixels, left_out: NDArray[np.float32], side: int = TILE) -> Pixels:
     """Tint a frame [H, W, 3] by its share of skipped units per tile [rows, columns]; the dtype stays the same.
 
-    Raises ValueError if the shapes do not fit.
+    `side` is the side of a tile in pixels of the frame. Raises ValueError if the shapes do not fit.
     """
     h, w = rgb.shape[:2]
-    if left_out.shape != (-(-h // TILE), -(-w // TILE)):
+    if left_out.shape != (-(-h // side), -(-w // side)):
         raise ValueError(f"a map of {left_out.shape} tiles does not fit a frame of {w}x{h}")
-    share = np.repeat(np.repeat(left_out, TILE, 0), TILE, 1)[:h, :w, None]
+    share = np.repeat(np.repeat(left_out, side, 0), side, 1)[:h, :w, None]
     peak = float(np.iinfo(rgb.dtype).max)
     computed = rgb * (1 - _TINT) + _HOT * (peak * _TINT)
     return (computed + (rgb * _DARK - computed) * share).astype(rgb.dtype)  # type: ignore[no-any-return]
@@ -48,12 +48,26 @@ class SkipMap:
         out: the file of the skip map, created at the end.
         container: the container of `out`.
         limits: limits on the source.
+        fields: whether each field of an interlaced frame is a frame.
+        fold: `NetworkConfig.fold` of the network.
     """
 
-    def __init__(self, source: Path, folder: Path, out: Path, container: str, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        source: Path,
+        folder: Path,
+        out: Path,
+        container: str,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        fields: bool = False,
+        fold: int = 1,
+    ) -> None:
+        self._side = TILE * fold
         self._source, self._folder, self._out, self._limits = source, folder, out.absolute(), limits
-        self._spec = output_spec(probe(source, limits, target=container), scale=1, limits=limits)
-        self._reader = VideoReader(source, limits=limits)
+        info = probe(source, limits, target=container, fields=fields)
+        self._spec = output_spec(info, scale=1, limits=limits)
+        self._reader = VideoReader(source, canvas=info.video.canvas, fields=fields, limits=limits)
         self._frames = iter(self._reader)
         self._segments: list[Path] = []
 
@@ -72,7 +86,7 @@ class SkipMap:
         with SegmentWriter(segment, self._spec) as writer:
             for report in reports:
                 frame = next(self._frames)
-                writer.write(shade(frame.rgb, report.left_out), frame.pts)
+                writer.write(shade(frame.rgb, report.left_out, self._side), frame.pts)
         self._segments.append(segment)
 
     def finish(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from fractions import Fraction
 
 from jobs.errors import SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.schema import StreamFacts
@@ -23,22 +24,29 @@ def media_limits(settings: Settings) -> Limits:
     return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
 
 
-def stream_facts(info: MediaInfo, spec: OutputSpec | None = None, *, frames: int | None = None) -> StreamFacts:
+def stream_facts(
+    info: MediaInfo,
+    spec: OutputSpec | None = None,
+    *,
+    frames: int | None = None,
+    frame_rate: Fraction | None = None,
+) -> StreamFacts:
     """Describe a probed file for the job document.
 
     Args:
         info: the result of `media.probe.probe`.
         spec: the specification of an output file. Its container and codec names replace libav's names.
         frames: the number of frames, if known. Not every file states it.
+        frame_rate: the average frame rate, if known.
     """
-    video = info.video
+    video, rate = info.video, frame_rate or info.video.frame_rate
     return StreamFacts(
         container=spec.container if spec else info.container,
         codec=spec.codec if spec else video.codec,
         width=video.width,
         height=video.height,
         frames=video.frames if frames is None else frames,
-        frame_rate=float(video.frame_rate) if video.frame_rate else None,
+        frame_rate=float(rate) if rate else None,
         duration_seconds=info.duration_seconds,
         pixel_format=video.pixel_format,
         bit_depth=video.bit_depth,

@@ -60,10 +60,11 @@ class _Run:
     def __init__(self, task: UpscaleTask, model: Upscaler, stop: threading.Event) -> None:
         self._task, self._model, self._stop = task, model, stop
         options = task.options
-        self._info = probe(task.source, task.limits, target=options.container)
+        fields = options.deinterlace == "field"
+        self._info = probe(task.source, task.limits, target=options.container, fields=fields)
         self._spec = output_spec(
             self._info,
-            scale=options.scale,
+            scale=options.scale or model.scale,
             height=options.height,
             codec=options.codec,
             crf=options.crf,
@@ -81,7 +82,7 @@ class _Run:
         if unused:
             self._manifest.warnings.append(unused)
         self._fit_chunk()
-        self._progress = ProgressCounter(self._info.video.frames, self._manifest.frames)
+        self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
 
     def _fit_chunk(self) -> None:
         """Shorten the chunks to the memory there is. A resumed job keeps its chunks, and so the bytes of its result."""
@@ -120,7 +121,7 @@ class _Run:
     def _chunks(self) -> Generator[ChunkDone]:
         """Decode, upscale and encode chunk by chunk."""
         task = self._task
-        decoder = DecodeStage(task, self._manifest)
+        decoder = DecodeStage(task, self._manifest, self._info.video.canvas)
         frames = Prefetcher(decoder, depth=max(2, task.frames_per_chunk), name="decode")
         chunks = Prefetcher(
             run_model(frames, self._model, self._take_state(), self._manifest.pending, task, self._stop),
@@ -163,9 +164,10 @@ class _Run:
         """Join the segments, and copy the source's other tracks."""
         manifest, spec, task = self._manifest, self._spec, self._task
         out = task.folder / f"result.{spec.container}"
-        lost = assemble(self._checkpoints.segments(manifest), task.source, out, spec, limits=task.limits)
+        done = assemble(self._checkpoints.segments(manifest), task.source, out, spec, limits=task.limits)
         progress = self._progress.at(manifest.frames, complete=True)
-        return Finished(out, spec, progress, manifest.metrics, list(dict.fromkeys([*self._warnings(), *lost])))
+        warnings = list(dict.fromkeys([*self._warnings(), *done.warnings]))
+        return Finished(out, spec, progress, manifest.metrics, warnings, done.frame_rate)
 
     def _warnings(self) -> list[str]:
         return [*self._info.warnings, *self._spec.warnings, *self._manifest.warnings]

@@ -30,6 +30,8 @@ class Admission:
     options: JobOptions
     facts: StreamFacts
     warnings: list[str]
+    frames: int | None
+    """Expected number of frames of the result."""
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
@@ -57,18 +59,24 @@ def one_line(findings: Sequence[Any]) -> str:
     return "; ".join(dict.fromkeys(parts))
 
 
-def admit(path: Path, options: JobOptions, settings: Settings) -> Admission:
+def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None = None) -> Admission:
     """Probe a file without decoding it, and check that the job is possible within the limits.
 
+    `scale` is the enlargement of the job's model; None: unknown.
     Raises UnsupportedMedia, UnusableVideo or TooLarge. TooLarge names the setting of the limit.
     """
     allowed = media_limits(settings)
     with user_errors():
-        info = probe(path, allowed, target=options.container)
+        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field")
         spec = output_spec(
-            info, scale=options.scale, height=options.height, codec=options.codec, crf=options.crf, limits=allowed
+            info,
+            scale=options.scale or scale,
+            height=options.height,
+            codec=options.codec,
+            crf=options.crf,
+            limits=allowed,
         )
-    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
+    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames)
 
 
 class Admissions:
@@ -82,9 +90,9 @@ class Admissions:
         self._settings = settings
         self._probes = CapacityLimiter(_PROBES)
 
-    async def admit(self, path: Path, options: JobOptions) -> Admission:
+    async def admit(self, path: Path, options: JobOptions, scale: int | None) -> Admission:
         """Run the function `admit` when a place is free."""
-        return await anyio.to_thread.run_sync(admit, path, options, self._settings, limiter=self._probes)
+        return await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, limiter=self._probes)
 
 
 def oversized(limit: int) -> TooLarge:

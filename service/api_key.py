@@ -24,13 +24,14 @@ class ApiKeys:
 
     def __init__(self, settings: Settings) -> None:
         self._admin = settings.api_key.get_secret_value().encode() if settings.api_key else b""
+        self._always = settings.require_api_key
         self._file = KeyFile.of(settings)
 
     @property
     def required(self) -> bool:
         """Whether requests need a key. A file without usable keys, or a damaged file, keeps the server closed."""
         try:
-            return bool(self._admin or self._file.keys())
+            return bool(self._always or self._admin or self._file.keys())
         except KeysUnreadable:
             return True
 

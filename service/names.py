@@ -15,6 +15,8 @@ MEDIA_TYPES = {
 }
 _MAX_NAME = 120
 _MAX_SUFFIX = 12
+_USUAL_SCALE = 4
+"""Scale in a name, for documents without sizes."""
 
 
 def harmless_name(name: str) -> str:
@@ -31,8 +33,13 @@ def harmless_name(name: str) -> str:
 def result_name(job: Job, path: Path) -> str:
     """Name a result for download: upload's stem, size and suffix, e.g. `clip-x4.mp4` or `clip-720p.mkv`."""
     stem = Path(job.filename).stem or "video"
-    size = f"{job.options.height}p" if job.options.height else f"x{job.options.scale or 4}"
+    size = f"{job.options.height}p" if job.options.height else f"x{job.options.scale or _enlargement(job)}"
     return f"{stem}-{size}{path.suffix}"
+
+
+def _enlargement(job: Job) -> int:
+    """Return the enlargement of a finished job without a wanted size: that of its model."""
+    return round(job.output.height / job.input.height) if job.input and job.output else _USUAL_SCALE
 
 
 def media_type(path: Path) -> str:

@@ -128,7 +128,7 @@ class Operations:
             options=admission.options,
             input=admission.facts,
             warnings=admission.warnings,
-            progress=Progress(frames_total=admission.facts.frames),
+            progress=Progress(frames_total=admission.frames),
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
@@ -238,6 +238,14 @@ class Operations:
         known = self.models()
         if name != "auto" and known and name not in known:
             raise InvalidRequest(f"no worker has the model {name[:80]!r}; available: auto, {', '.join(known)}")
+
+    def scale_of(self, model: str) -> int | None:
+        """Return the scale of a model, or of the workers' default for `auto`; None if no live worker has the model."""
+        for worker in self.workers():
+            scale = worker.scales.get(worker.model if model == "auto" else model)
+            if scale is not None:
+                return scale
+        return None
 
     @staticmethod
     def _existing(path: Path, kind: str, setting: str) -> Path:

@@ -38,7 +38,7 @@ class Heartbeat:
         settings: the settings.
         connection: a Redis client that no other thread uses.
         info: the worker's announcement.
-        models: returns the current model names; the set of user models can change at any time.
+        models: returns the scale of each current model by name; the set of user models can change at any time.
         on_lost: called with the number of workers found dead.
     """
 
@@ -48,7 +48,7 @@ class Heartbeat:
         connection: Redis,
         info: WorkerInfo,
         *,
-        models: Callable[[], list[str]],
+        models: Callable[[], dict[str, int]],
         on_lost: Callable[[int], None],
     ) -> None:
         self._settings = settings
@@ -147,7 +147,8 @@ class Heartbeat:
 
     def _beat(self, lease: Lease | None) -> None:
         job_id = lease.claim.job_id if lease is not None else None
-        info = self._info.model_copy(update={"job": job_id, "models": self._models()})
+        scales = self._models()
+        info = self._info.model_copy(update={"job": job_id, "models": list(scales), "scales": scales})
         self._presence.announce(info, self._settings.worker_lost_seconds)
         if lease is not None:
             self._renew(lease)

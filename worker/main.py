@@ -95,11 +95,12 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         device=str(warm.device),
         model=warm.name,
         models=models.names(),
+        scales=models.scales(),
         jail_missing=list(jail_missing),
         started_at=datetime.now(UTC),
     )
     heartbeat = Heartbeat(
-        settings, connect(url, timeout=3.0, attempts=1), info, models=models.names, on_lost=metrics.lost.inc
+        settings, connect(url, timeout=3.0, attempts=1), info, models=models.scales, on_lost=metrics.lost.inc
     )
     heartbeat.start()
     janitor = Janitor(settings, JobStore(connect(url)), storage)

@@ -211,7 +211,12 @@ class Runner:
             "model": model.name,
             "progress": finished.progress,
             "metrics": attempt.metrics(finished.metrics),
-            "output": stream_facts(probe(path, _UNLIMITED), finished.spec, frames=finished.progress.frames_done),
+            "output": stream_facts(
+                probe(path, _UNLIMITED),
+                finished.spec,
+                frames=finished.progress.frames_done,
+                frame_rate=finished.frame_rate,
+            ),
             "warnings": [*finished.warnings, *attempt.warnings],
             "error": None,
             "finished_at": datetime.now(UTC),

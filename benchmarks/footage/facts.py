@@ -194,8 +194,15 @@ def _picture(container: InputContainer, stream: Any, path: Path, packets: list[_
         nominal_rate=str(stream.base_rate) if stream.base_rate else None,
         bytes=sum(len(packet.data) for packet in packets),
         times=times,
-        end=max(ends, default=None),
+        end=_end_of_track(container, stream) or max(ends, default=None),
     )
+
+
+def _end_of_track(container: InputContainer, stream: Any) -> Fraction | None:
+    """End in seconds in MP4, whose packets have the distance to the next one in coding order as duration."""
+    if "mp4" not in container.format.name or None in (stream.start_time, stream.duration):
+        return None
+    return Fraction((stream.start_time + stream.duration) * stream.time_base)
 
 
 def _display_matrix(frame: Any) -> list[int] | None:

@@ -157,5 +157,10 @@ def _upscale(outcome: Outcome, source: Path, folder: Path, measures: list[str]) 
     outcome.state = "done"
     outcome.result = as_plain(file_facts(finished.path, decode=False))
     outcome.result["container_name"] = finished.spec.container
-    outcome.document = stream_facts(probe(finished.path, _UNLIMITED), finished.spec).model_dump()
+    outcome.document = stream_facts(
+        probe(finished.path, _UNLIMITED),
+        finished.spec,
+        frames=finished.progress.frames_done,
+        frame_rate=finished.frame_rate,
+    ).model_dump()
     outcome.measures = {name: measured(name, source, finished.path) for name in measures}

@@ -94,8 +94,9 @@ def _flash_to_beep(_: Path, result: Path) -> float:
 
 
 def _red(_: Path, result: Path) -> float:
-    """Largest share of red pixels in a frame."""
-    return max(float(((p[..., 0] > 180) & (p[..., 1] < 70) & (p[..., 2] < 70)).mean()) for _, p in pictures(result))
+    """Largest share of lines in a frame that are red from end to end."""
+    red = ((p[..., 0] > 180) & (p[..., 1] < 70) & (p[..., 2] < 70) for _, p in pictures(result))
+    return max(float((picture.mean(axis=1) > 0.9).mean()) for picture in red)
 
 
 def _chroma_error(_: Path, result: Path) -> float:
@@ -140,7 +141,7 @@ _MEASURES: Final[dict[str, Callable[[Path, Path], Any]]] = {
     "sound_seconds": _sound_seconds,
     "samples_equal": _samples_equal,
     "flash_to_beep_ms": _flash_to_beep,
-    "red_share": _red,
+    "red_lines": _red,
     "color_of_grey": _chroma_error,
     "white_shape": _white_shape,
     "patch_error": _patches,

@@ -22,6 +22,7 @@ HELP: Final = {
     "codec": "Video codec",
     "container": "File format; default: suffix of OUT",
     "crf": "Quality; lower is better",
+    "deinterlace": "Frames of interlaced video",
     "priority": "Queue of the job",
 }
 """One line for each field, shorter than the API's description."""

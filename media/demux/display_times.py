@@ -18,10 +18,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from media.demux.monotonic import is_restart
 from media.ledger import TrackLedger
@@ -36,8 +35,7 @@ _REMEMBERED: Final = 512
 """Packets whose times are kept for frames that the decoder still holds."""
 
 
-@dataclass
-class _Waiting(Generic[F]):
+class _Waiting(NamedTuple, Generic[F]):
     """A decoded frame without a display time."""
 
     frame: F
@@ -54,6 +52,7 @@ class DisplayTimes(Generic[F]):
         step: typical distance of two frames.
         track: counts replaced times and restarts.
         decoding_times: whether the container holds decoding times only, as AVI does.
+        lag: number of frames between decoding and showing the first frame, if the times are decoding times.
         last: time of the frame before the first one, if decoding begins in the middle.
     """
 
@@ -64,11 +63,12 @@ class DisplayTimes(Generic[F]):
         track: TrackLedger,
         *,
         decoding_times: bool = False,
+        lag: int = 0,
         last: int | None = None,
     ) -> None:
         self._time_base, self._step, self._track = time_base, step, track
         self._coded = CodedTimes(by_dts=decoding_times)
-        self._sorting = _Sorting(self._coded)
+        self._sorting = _Sorting(self._coded, lag)
         self._only_decoding_times = decoding_times
         self._waiting: list[_Waiting[F]] = []
         self._last = last
@@ -100,12 +100,27 @@ class DisplayTimes(Generic[F]):
             yield self._settled()
 
     def _settled(self) -> tuple[F, int]:
+        if self._is_right():
+            head = self._waiting.pop(0)
+            self._last = (head.pts or 0) + self._shift
+            return head.frame, self._last
         times = self._candidates()
         head = self._waiting.pop(0)
         self._sorting.settled()
         self._last = self._time(times)
         self.exact = self.exact and not self._sorting.active
         return head.frame, self._last
+
+    def _is_right(self) -> bool:
+        """Whether the times increase: the usual case, without a second look."""
+        if self._only_decoding_times or self._sorting.active:
+            return False
+        before = None if self._last is None else self._last - self._shift
+        for waiting in self._waiting[: _LOOKAHEAD + 1]:
+            if waiting.pts is None or (before is not None and waiting.pts <= before):
+                return False
+            before = waiting.pts
+        return True
 
     def _candidates(self) -> list[int | None]:
         """The waiting frames' times before repair: their own, or sorted decoding times."""
@@ -127,11 +142,7 @@ class DisplayTimes(Generic[F]):
             return True
         # Frames before may have had decoding times, and these may lack a reordered frame.
         suspicious = self._sorting.active or any(b < a for a, b in pairwise(known))
-        return (
-            suspicious
-            and bool(numbers)
-            and self._coded.increase(min(numbers) - _DEEPEST, max(numbers), self._time_base)
-        )
+        return suspicious and bool(numbers) and self._coded.increase(min(numbers) - _DEEPEST, max(numbers))
 
     def _time(self, times: Sequence[int | None]) -> int:
         """Time of the first of some frames, after `self._last`."""
@@ -190,15 +201,15 @@ class CodedTimes:
         beyond = max(0, number - self._count + 1)
         pts, dts = self._times.get(number - beyond, (None, None))
         time = dts if self._by_dts or pts is None else pts
-        return None if time is None else time + beyond * (self._step() if beyond else 0)
+        return None if time is None else time + beyond * (self.step() if beyond else 0)
 
-    def increase(self, first: int, last: int, time_base: Fraction) -> bool:
-        """Whether the times increase from packet `first` to packet `last`, or start over."""
+    def increase(self, first: int, last: int) -> bool:
+        """Whether the times increase from packet `first` to packet `last`."""
         times = [self._times[number][0] for number in range(first, last + 1) if number in self._times]
         known = [time for time in times if time is not None]
-        return all(b >= a or is_restart(b, a, time_base) for a, b in pairwise(known))
+        return all(a <= b for a, b in pairwise(known))
 
-    def _step(self) -> int:
+    def step(self) -> int:
         """Median distance of the last packets."""
         times = [self.time(number) for number in range(self._count - _DEEPEST, self._count)]
         steps = sorted(b - a for a, b in pairwise(times) if a is not None and b is not None)
@@ -209,17 +220,19 @@ class _Sorting:
     """Display times from decoding times.
 
     An encoder delays the n-th decoding time by its reorder depth, so that the n-th frame in display order is due when
-    the packet `depth` places later is decoded. The first frame is due at the first packet's time.
+    the packet `depth` places later is decoded. The first frame is due at the first packet's time, and `lag` frames
+    later if players show it so.
     """
 
-    def __init__(self, coded: CodedTimes) -> None:
-        self._coded = coded
+    def __init__(self, coded: CodedTimes, lag: int) -> None:
+        self._coded, self._lag = coded, lag
         self.active = False
         self._pending: list[int] = []
         self._ahead: list[tuple[int, int]] = []
         self._depth = 0
         self._first = 0
         self._start: list[int | None] = []
+        self._offset: int | None = None
 
     def begin(self, numbers: Sequence[int]) -> None:
         """Begin with the packets of the frames that wait."""
@@ -247,7 +260,9 @@ class _Sorting:
         while len(self._start) <= self._depth:
             self._start.append(self._coded.time(self._first + len(self._start)))
         first, due = self._start[0], self._start[self._depth]
-        delay = 0 if first is None or due is None else due - first
+        if self._offset is None:
+            self._offset = self._lag * self._coded.step() if self._lag else 0
+        delay = -self._offset if first is None or due is None else due - first - self._offset
         times = (self._coded.time(number + self._depth) for number in self._pending[:count])
         return [None if time is None else time - delay for time in times]
 

@@ -18,6 +18,9 @@ class Container:
     title: str
 
 
+WEBP: Final = "webp"
+"""The only container that libav does not read: `media.demux.webp` does."""
+
 CONTAINERS: Final = {
     "mov,mp4,m4a,3gp,3g2,mj2": Container("mp4", "MP4, QuickTime, 3GP, Motion JPEG 2000, AVIF sequences"),
     "matroska,webm": Container("mkv", "Matroska, WebM"),
@@ -30,6 +33,7 @@ CONTAINERS: Final = {
     "swf": Container("swf", "Shockwave Flash with embedded video"),
     "gif": Container("gif", "GIF animation"),
     "apng": Container("apng", "APNG animation"),
+    WEBP: Container("webp", "WebP animation"),
     "mpegts": Container("ts", "MPEG transport stream, M2TS, AVCHD"),
     "mpeg": Container("mpg", "MPEG program stream, VOB"),
     "mpegvideo": Container("mpg", "MPEG-1 and MPEG-2, bare stream"),
@@ -131,7 +135,7 @@ CONTAINERS: Final = {
     "xmv": Container("xmv", "Microsoft XMV (games)"),
     "yop": Container("yop", "Psygnosis YOP (games)"),
 }
-"""libav's names of the accepted demuxers. Each of them reads one file."""
+"""Accepted demuxers by libav's names. Each of them reads one file."""
 
 REFUSED_CONTAINERS: Final = {
     "open other files or connections that the file names": (
@@ -227,7 +231,7 @@ VIDEO_DECODERS: Final = frozenset(" ".join(VIDEO_CODECS.values()).split())
 
 OPTIONS: Final = {
     "protocol_whitelist": "file",
-    "format_whitelist": ",".join(CONTAINERS),
+    "format_whitelist": ",".join(name for name in CONTAINERS if name != WEBP),
     "codec_whitelist": ",".join(sorted({*VIDEO_DECODERS, *AUDIO_CODECS.split(), *SUBTITLE_CODECS.split()})),
 }
 """libav's options for opening a file."""

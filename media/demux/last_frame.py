@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +12,13 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from media.demux.animations import ANIMATIONS
 from media.demux.discontinuities import CLOCK_RATE, has_clock, start_time
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.reading import Reading, has_sample_index, missing_samples
 from media.demux.seeking import InexactSeek, seek_keyframe
+from media.demux.webp import is_webp_animation, read_animation
 from media.limits import Limits
 
 HELD_SECONDS: Final = 0.5
@@ -27,22 +28,43 @@ _REORDERED: Final = 16
 """Most packets that follow the last frame's packet in coding order."""
 
 
-def frame_duration(source: Path, pts: int, limits: Limits) -> int | None:
-    """Duration of the source's frame at `pts`, in units of the track's time base.
+def frame_duration(source: Path, pts: int, limits: Limits, unit: Fraction | None = None) -> int | None:
+    """Duration of the source's frame at `pts`, in units of the track's time base, or of `unit` seconds.
+
+    With a finer `unit`, `pts` may be the time of the frame's second field: the field's duration is the rest.
 
     None if the source has no plausible duration. Containers without an index have only libav's guesses; a duration
     above `max_duration_seconds` is an error of the file.
     """
     with open_untrusted(source, limits) as container:
         stream = video_stream(container)
+        units = stream.time_base / unit if unit and stream.time_base else Fraction(1)
+        frame, second_field = divmod(Fraction(pts) / units, 1)[0], units != 1
+        if is_webp_animation(source) and stream.time_base:
+            return int(read_animation(source).parts[-1].milliseconds / (1000 * stream.time_base))
         try:
-            for packet in chain([seek_keyframe(container, stream, pts)], container.demux(stream)):
-                if packet.pts == pts:
-                    durations = (_until_end(container, stream, packet), packet.duration)
-                    return next((d for d in durations if _is_plausible(d, stream, limits)), None)
+            for packet in _packets(container, stream, frame):
+                if packet.pts is None or not _shows(packet, frame, second_field=second_field):
+                    continue
+                durations = (_until_end(container, stream, packet), packet.duration)
+                whole = next((d for d in durations if _is_plausible(d, stream, limits)), None)
+                return None if whole is None else round((packet.pts + whole) * units) - pts
         except (InexactSeek, av.error.FFmpegError):
             pass
     return None
+
+
+def _shows(packet: Packet[VideoStream], time: int, *, second_field: bool) -> bool:
+    """Whether a packet's frame begins at a time, or has its second field there."""
+    after = time - (packet.pts or 0)
+    return after == 0 or (second_field and 0 < after < (packet.duration or 0))
+
+
+def _packets(container: InputContainer, stream: VideoStream, pts: int) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets, from a keyframe before `pts` on. Raises InexactSeek."""
+    if container.format.name not in ANIMATIONS:  # short, without an index, and with a delay for each frame
+        yield seek_keyframe(container, stream, pts)
+    yield from container.demux(stream)
 
 
 def _until_end(container: InputContainer, stream: VideoStream, packet: Packet[VideoStream]) -> int | None:

@@ -8,7 +8,7 @@ from math import lcm
 from typing import Final
 
 SHIFT_TAG: Final = "comment"
-"""Metadata tag of a segment file: an amount to add to its timestamps. Written if they would be negative."""
+"""Metadata tag of a segment file: an amount to add to its timestamps, which begin at zero."""
 _ROUNDED: Final = "{} stores times in milliseconds; the frames' timestamps are rounded by up to half a millisecond."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,7 +58,7 @@ class SegmentWriter:
         )
         try:
             self._stream: VideoStream = self._container.add_stream(  # type: ignore[assignment]
-                spec.encoder, spec.frame_rate, hwaccel=accelerator(spec.encoder)
+                spec.encoder, spec.encoder_rate or spec.frame_rate, hwaccel=accelerator(spec.encoder)
             )
             configure(self._stream, spec)
         except (av.error.FFmpegError, ValueError, LookupError) as e:
@@ -108,7 +109,8 @@ class SegmentWriter:
             if not self.frames:
                 raise MediaError("A segment needs at least one frame.")
             self._packets += self._stream.encode(None)
-            if (begins := min(self._times)) < 0:  # readers of MP4 cut off frames before zero
+            if begins := min(self._times):
+                # Readers of MP4 cut off frames before zero, and lose a later start if decoding times are below zero.
                 self._container.metadata[SHIFT_TAG] = str(begins)
                 self._times = [time - begins for time in self._times]
             for packet in self._stamped():
@@ -123,7 +125,9 @@ class SegmentWriter:
 
     def _stamped(self) -> Iterator[av.Packet[VideoStream]]:
         times = [self._times[packet.pts or 0] for packet in self._packets]
-        step = max(1, round(1 / (self.spec.frame_rate * self.spec.time_base)))
+        # A longer step would make the decoding times begin so early that the track ends before its last frames.
+        nominal = 1 / (self.spec.frame_rate * self.spec.time_base)
+        step = max(1, min([round(nominal), *(b - a for a, b in pairwise(self._times))]))
         for packet, pts, dts in zip(
             self._packets, times, decoding_times(times, reorder_depth(times), step=step), strict=True
         ):

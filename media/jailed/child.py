@@ -93,7 +93,7 @@ def _probing(request: ProbeRequest, limits: Limits) -> Service:
     from media.jailed.inspect import inspect
 
     def serve(_: tuple[str, ...]) -> Iterator[Message]:
-        yield Probed(inspect(request.path, limits, request.target))
+        yield Probed(inspect(request.path, limits, request.target, fields=request.fields))
 
     return serve
 
@@ -104,7 +104,12 @@ def _decoding(request: DecodeRequest, limits: Limits) -> Service:
 
     def serve(_: tuple[str, ...]) -> Iterator[Message]:
         decoder = Decoder(
-            request.path, limits, start_after_pts=request.start_after_pts, frames_before=request.frames_before
+            request.path,
+            limits,
+            start_after_pts=request.start_after_pts,
+            frames_before=request.frames_before,
+            fields=request.fields,
+            canvas=request.canvas,
         )
         frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
         yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))

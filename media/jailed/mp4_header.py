@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from media.boxes import Box, outer_boxes, read_outer_box
+from media.jailed.edit_lists import skip_priming
+from media.tracks.vobsub import Mp4Description
 
 _BLOCK: Final = 16 * 2**20
 """Bytes that are moved at once."""
@@ -32,6 +34,11 @@ class Mp4Header:
     """All tags of the file. libav writes either the known ones in iTunes' form, or all in QuickTime's."""
     languages: Mapping[int, str] = field(default_factory=dict)
     """Number of a track → its language by BCP 47, where the three letters of the media header say less."""
+    priming: Mapping[int, Fraction] = field(default_factory=dict)
+    """Number of a track of sound → seconds of its codec's priming, which players are to skip. libav hides the part
+    before zero only."""
+    vobsubs: Mapping[int, Mp4Description] = field(default_factory=dict)
+    """Number of a track with VobSub subtitles → its description."""
 
 
 def finish(path: Path, header: Mp4Header) -> Iterator[None]:
@@ -59,16 +66,35 @@ def finish(path: Path, header: Mp4Header) -> Iterator[None]:
 
 def _complete(movie: Box, header: Mp4Header) -> None:
     tracks = [box for box in movie.inner if box.name == b"trak"]
-    if header.sample_aspect_ratio != 1 and (shape := tracks[0].find(b"tkhd")):
-        width, height = struct.unpack(">2I", shape.fields[-8:])
-        shown = round(width * header.sample_aspect_ratio)
-        struct.pack_into(">2I", shape.fields, len(shape.fields) - 8, min(shown, _LARGEST), height)
+    if header.sample_aspect_ratio != 1:
+        width, height = struct.unpack(">2I", _track_header(tracks[0]).fields[-8:])
+        _set_size(tracks[0], min(round(width * header.sample_aspect_ratio), _LARGEST), height)
+    for number, description in header.vobsubs.items():
+        width, height = description.plane
+        _set_size(tracks[number], width << 16, height << 16)
+        if entries := tracks[number].find(b"mdia", b"minf", b"stbl", b"stsd"):
+            entries.inner = [description.sample_entry]
     for number, language in header.languages.items():
         if media := tracks[number].find(b"mdia"):
             name = Box(b"elng", bytearray(4) + language.encode() + b"\0")
             media.inner.insert(1, name)  # after the media header
+    for number, seconds in header.priming.items():
+        skip_priming(movie, tracks[number], seconds)
     if header.tags:
         movie.inner.append(_tags(header.tags, quicktime=header.quicktime))
+
+
+def _track_header(track: Box) -> Box:
+    header = track.find(b"tkhd")
+    if header is None:
+        raise ValueError("a track has no header")
+    return header
+
+
+def _set_size(track: Box, width: int, height: int) -> None:
+    """Set a track's shown size, in 1/65536 pixels."""
+    fields = _track_header(track).fields
+    struct.pack_into(">2I", fields, len(fields) - 8, width, height)
 
 
 def _tags(tags: Mapping[str, str], *, quicktime: bool) -> Box:

@@ -14,6 +14,7 @@ from media.color.pixel_formats import bit_depth
 from media.color.tags import resolved
 from media.color.yuv import check_convertible
 from media.demux.animations import ANIMATIONS
+from media.demux.opening import video_codec
 from media.demux.side_data import display_matrix, side_data, unsupported_side_data
 from media.demux.track_header import TrackHeader
 from media.errors import UnusableVideo
@@ -28,13 +29,21 @@ _MAX_DEPTH: Final = 10
 """Bits of one output sample."""
 
 
-def video_info(stream: VideoStream, first: FirstFrame, header: TrackHeader) -> tuple[VideoInfo, list[str]]:
+def video_info(
+    stream: VideoStream, first: FirstFrame, header: TrackHeader, *, fields: bool = False
+) -> tuple[VideoInfo, list[str]]:
     """Collect the facts of the stream, and warnings about changes to its picture.
+
+    Args:
+        stream: the video track.
+        first: the first frame.
+        header: facts of the track that only the container's header holds.
+        fields: whether each field of an interlaced frame is to become a frame.
 
     Raises:
         UnusableVideo: transparency, no time base, or colours that can't be converted.
     """
-    frame, codec = first.frame, stream.codec_context.codec.canonical_name
+    frame, codec = first.frame, video_codec(stream)
     transparent = first.has_alpha or is_transparent(frame)
     if transparent and codec not in ANIMATIONS:
         raise UnusableVideo("The video has transparency (an alpha channel), which would be lost. Flatten it first.")
@@ -60,6 +69,7 @@ def video_info(stream: VideoStream, first: FirstFrame, header: TrackHeader) -> t
         mastering_display=side.get("MASTERING_DISPLAY_METADATA"),
         content_light=_content_light(side.get("CONTENT_LIGHT_LEVEL")),
         interlaced=stream.codec_context.field_order in _INTERLACED_ORDERS or frame.interlaced_frame,
+        fields=fields,
     )
     resolved(info.color, pixel_format=pixel_format, height=info.height)  # raises if the matrix can't be converted
     check_convertible(pixel_format)
@@ -75,7 +85,8 @@ def seconds(value: int | None, time_base: Fraction) -> float | None:
 def _picture_warnings(info: VideoInfo) -> list[str]:
     warnings = []
     if info.interlaced:
-        warnings.append("The video is interlaced; it is deinterlaced (bwdif) to one frame for two fields.")
+        into = "one frame for each field" if info.fields else "one frame for two fields"
+        warnings.append(f"The video is interlaced; it is deinterlaced (bwdif) to {into}.")
     if info.bit_depth > _MAX_DEPTH:
         warnings.append(f"{info.bit_depth}-bit samples are reduced to {_MAX_DEPTH} bits.")
     return warnings

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from media.ledger import Ledger
 from media.limits import Limits
 from media.sandbox.serialization import from_plain, to_plain
-from media.types import MediaInfo, OutputSpec
+from media.types import Canvas, MediaInfo, OutputSpec
 
 if TYPE_CHECKING:
     from media.coding import Coding
@@ -34,6 +34,8 @@ class ProbeRequest(NamedTuple):
     path: Path
     target: str
     """Container of the result: mp4, mov, mkv, webm or auto."""
+    fields: bool = False
+    """Whether each field of an interlaced frame becomes a frame."""
 
 
 class DecodeRequest(NamedTuple):
@@ -44,6 +46,10 @@ class DecodeRequest(NamedTuple):
     frames_before: int | None
     memory: int
     """File descriptor of the shared memory."""
+    fields: bool = False
+    """Whether each field of an interlaced frame becomes a frame."""
+    canvas: Canvas | None = None
+    """Size of all frames. None: the first frame's."""
 
 
 class MuxRequest(NamedTuple):
@@ -130,6 +136,8 @@ class Muxed(NamedTuple):
     warnings: tuple[str, ...]
     ledger: Ledger
     """What was read of the source's other tracks, and written to the result."""
+    frame_rate: Fraction | None
+    """Average frames a second of the result. None: it has no length."""
 
 
 class PacketDone(NamedTuple):

@@ -6,13 +6,15 @@ from typing import Final
 
 import av
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 
+from media.tracks import vobsub
 from media.tracks.attachments import becomes_attachment, is_cover
 from media.tracks.audio import add_transcoded
 from media.tracks.copied_sound import add_copied_sound, assumed_positions
+from media.tracks.languages import adapt_language
 from media.tracks.quicktime import adapt_to_quicktime
 from media.tracks.subtitles import add_converted
 from media.tracks.tags import copied_tags
@@ -47,6 +49,8 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
         warnings.append(f"{label} does not say where its channels belong; {kind} labels them {layout}.")
     track.target.metadata.update(copied_tags(stream.metadata))
     track.target.disposition = stream.disposition
+    if kind in ("mp4", "mov"):
+        adapt_language(track.target, kind, label, warnings)
     if kind == "mov":
         adapt_to_quicktime(track.target, label, warnings)
     return track
@@ -71,7 +75,10 @@ def _copied(target: OutputContainer, kind: str, stream: Stream) -> Track | None:
         if isinstance(stream, AudioStream):
             sound = add_copied_sound(target, kind, stream)
             return None if sound is None else Track(sound)
-        return Track(target.add_stream_from_template(stream, opaque=True))
+        copy = target.add_stream_from_template(stream, opaque=True)
+        if _codec_name(stream) == vobsub.CODEC and isinstance(stream.container, InputContainer):
+            copy.codec_context.extradata = vobsub.header(stream.container, stream)
+        return Track(copy)
     except (ValueError, av.error.FFmpegError):
         return None
 

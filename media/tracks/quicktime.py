@@ -41,6 +41,7 @@ def adapt_to_quicktime(track: Stream, label: str, warnings: list[str]) -> None:
         track.metadata["language"] = language
     elif language != "und":
         warnings.append(f"{label} loses its language ({language}) because mov can't hold it.")
+        del track.metadata["language"]
     if marks := track.disposition & ~(Disposition.default | Disposition.attached_pic):
         names = ", ".join(str(mark.name) for mark in Disposition if mark & marks)
         warnings.append(f"{label} loses its disposition ({names}) because mov can't hold it.")

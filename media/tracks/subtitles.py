@@ -103,11 +103,11 @@ def add_converted(target: OutputContainer, kind: str, stream: SubtitleStream, co
 
 
 def plain_text(codec: str, data: bytes) -> str:
-    """The text of one subtitle packet, without its codec's framing and markup."""
+    """The text of one subtitle packet, without its codec's framing and markup, and up to the first zero byte."""
     if codec == "mov_text":
         size = int.from_bytes(data[:2], "big")
-        return data[2 : 2 + size].decode("utf-8", "replace")
-    text = data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\0\n")
+        return data[2 : 2 + size].partition(b"\0")[0].decode("utf-8", "replace")
+    text = data.partition(b"\0")[0].decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\n")
     if codec in ("ass", "ssa"):
         text = text.split(",", 8)[-1]
         text = re.sub(r"\{[^}]*\\p[1-9][^}]*\}.*?(?=\{[^}]*\\p0|$)", "", text, flags=re.DOTALL)  # drawings

@@ -8,7 +8,7 @@ from typing import Final
 
 _NOT_COPIED: Final = re.compile(
     # Facts of the source's encoding, and mkvmerge's statistics (with a language suffix if tags have one).
-    r"major_brand|minor_version|compatible_brands|encoder|vendor_id"
+    r"major_brand|minor_version|compatible_brands|encoder|encoding_tool|vendor_id"
     r"|(bps|duration|number_of_frames|number_of_bytes|_statistics_.*)(-.*)?",
     re.IGNORECASE,
 )

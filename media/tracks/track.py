@@ -21,6 +21,16 @@ class Track:
         """Whether the result lacks something of the track that a person would miss."""
         return False
 
+    @property
+    def priming(self) -> Fraction:
+        """Seconds at the beginning that a codec adds and players are to skip. Known after the first packet."""
+        return Fraction(0)
+
+    @property
+    def undecodable(self) -> int:
+        """Packets of the source that a conversion could not decode."""
+        return 0
+
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Packets that result from one packet. The empty packet at the end flushes the track."""
         if packet.size:

@@ -16,6 +16,7 @@ from model.engine.state import RecurrentState
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan, dense_plan
 from model.network.basicvsr import BasicVSR
+from model.network.folding import fold_frames
 from model.routing import RoutingReport
 
 
@@ -75,8 +76,10 @@ class Accounting:
     def run_dense(self, frames: Tensor, emit: int, before: RecurrentState | None) -> float:
         """Run the dense network over frames [T, H, W, 3] and return the computing time in seconds."""
         begun = self._clock.computing()
-        plan, previous = dense_plan(frames, emit), PreviousFrame.of([before]) if before else None
-        run_chunk(self._network, [normalised(frame) for frame in frames], plan, previous, frames.dtype)
+        fold = self._network.fold
+        folded, previous = fold_frames(frames, fold), PreviousFrame.of([before], fold) if before else None
+        plan = dense_plan(folded, emit)
+        run_chunk(self._network, [normalised(frame) for frame in folded], plan, previous, frames.dtype)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return self._clock.computing() - begun

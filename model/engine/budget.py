@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import torch
 
 from model.engine.upscaler import Upscaler
+from model.network.folding import STRIDE
 
 _SHARE: Final = 0.7
 """Part of the available memory that a chunk may take."""
@@ -26,9 +28,9 @@ def bytes_per_pixel(model: Upscaler, *, sample_bytes: int = 1) -> tuple[int, int
     12,300.
     """
     config, item = model.config, model.dtype.itemsize
-    features = config.channels * item
-    once = 5 * config.scale**2 * features if config.tail == "full" else 8 * features
-    return once, _OUTPUTS * 3 * config.scale**2 * sample_bytes + features + _OTHER_BYTES
+    features = config.channels * item / config.fold**2
+    once = math.ceil((5 * STRIDE**2 if config.tail == "full" else 8) * features)
+    return once, _OUTPUTS * 3 * config.scale**2 * sample_bytes + math.ceil(features) + _OTHER_BYTES
 
 
 def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup")) -> int:

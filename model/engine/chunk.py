@@ -35,6 +35,8 @@ class Scene:
 
     frames: Tensor
     """[T, H, W, 3]; the first `emit` are emitted."""
+    folded: Tensor
+    """The frames, folded (`model.network.folding`): [T, h, w, 3 f f]."""
     emit: int
     before: RecurrentState
     """State before the first frame."""
@@ -64,7 +66,7 @@ class Chunk:
     def batch_key(self) -> object:
         """Equal for chunks that can share a batch; None for a chunk that must run alone."""
         shape, dtype = self.stored.shape, self.stored.dtype
-        dense = all(is_dense(scene.plan, *shape[1:3]) and not scene.gates for scene in self.scenes)
+        dense = all(is_dense(scene.plan, *scene.folded.shape[1:3]) and not scene.gates for scene in self.scenes)
         steps = tuple((len(scene.frames), scene.emit, scene.before.last is None) for scene in self.scenes)
         return (shape, dtype, steps) if steps and dense else None
 

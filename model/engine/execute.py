@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.engine.region_flow import RegionFlow, chunk_flows
@@ -20,14 +19,15 @@ from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
 from model.network.flow import FeatureTable
+from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
 from model.network.propagation import propagate
 
 TAIL_HALO = 2
-"""LR pixels that the upsampler's four 3x3 convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
+"""Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
 TAIL_PIXELS = 8192
-"""Approximate LR pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system each time,
-which costs a third of the tail's time (measured at 320x180)."""
+"""Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
+each time, which costs a third of the tail's time (measured at 320x180)."""
 Step = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction | None], Tensor]
 """(crop, features of the neighbouring frame, flow, gated trunk) -> features of the crop."""
 
@@ -37,17 +37,17 @@ class PreviousFrame:
     """The frame before a chunk, for B streams."""
 
     lr: Tensor
-    """[B, 3, H, W] in [0, 1]."""
+    """[B, 3 f f, H, W] in [0, 1]."""
     feat: Tensor
     """[B, C, H, W] forward features."""
     hr: Sequence[Tensor]
-    """[s H, s W, 3] integers, one for each stream."""
+    """[4 H, 4 W, 3] integers, one for each stream."""
 
     @classmethod
-    def of(cls, states: Sequence[RecurrentState]) -> PreviousFrame | None:
+    def of(cls, states: Sequence[RecurrentState], fold: int) -> PreviousFrame | None:
         """Return the last frames of states; None at the start of a scene. Either all states have one, or none."""
         known = [(s.last, s.feat, s.hr) for s in states]
-        lasts = [normalised(last) for last, _, _ in known if last is not None]
+        lasts = [normalised(fold_frames(last, fold)) for last, _, _ in known if last is not None]
         feats = [feat[None].contiguous(memory_format=torch.channels_last) for _, feat, _ in known if feat is not None]
         return cls(batched(lasts), batched(feats), [hr for _, _, hr in known if hr is not None]) if lasts else None
 
@@ -62,8 +62,8 @@ def run_chunk(
 ) -> tuple[list[Tensor], Tensor]:
     """Upscale the emitted frames of a chunk; crops pass the gates of `skipper`, if given.
 
-    `frames` are [B, 3, H, W] float32 in [0, 1] of B independent streams, look-ahead included. More than one stream
-    needs a plan that `is_dense`, and no skipper. Returns the HR frames [T', s H, s W, 3] of each stream, integers of
+    `frames` are [B, 3 f f, H, W] float32 in [0, 1] of B independent streams, look-ahead included. More than one stream
+    needs a plan that `is_dense`, and no skipper. Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of
     `dtype`, and the forward features [B, C, H, W] at the last emitted frame.
     """
     run = _ChunkRun(net, frames, plan, previous, dtype, skipper)
@@ -88,9 +88,9 @@ class _ChunkRun:
         self._to_next, self._to_previous = chunk_flows(net, frames, plan, previous.lr if previous else None)
         self._pixels = [net.pixels(frame) for frame in frames]  # once, not once per branch and crop
         self._count, _, self._h, self._w = frames[0].shape
-        size = len(plan.forward), self._h * net.scale, self._w * net.scale, 3
+        size = len(plan.forward), self._h * STRIDE, self._w * STRIDE, 3
         self.hr = [torch.empty(size, dtype=dtype, device=frames[0].device) for _ in range(self._count)]
-        """[T', s H, s W, 3] of each stream."""
+        """[T', 4 H, 4 W, 3] of each stream."""
 
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
@@ -123,13 +123,13 @@ class _ChunkRun:
             return
         assert back is not None
         assert feat is not None
-        padded = F.pad(self._frames[index], (1, 1, 1, 1), mode="replicate")
+        around = padded(self._frames[index], self._net.fold)
         for rectangle in rectangles:
             parts: Sequence[Rectangle] = (rectangle,)
             if self._skipper:
-                parts = self._skipper.tail(index, padded, back, feat, rectangle, out[0])
+                parts = self._skipper.tail(index, around, back, feat, rectangle, out[0])
             for band in (band for part in parts for band in _bands(part, self._count)):
-                _reconstruct(self._net, padded, back, feat, band, out)
+                _reconstruct(self._net, around, back, feat, band, out)
 
     def _branch(
         self,
@@ -153,7 +153,7 @@ class _ChunkRun:
         return _pasted(feat, rectangles, crops, self._h, self._w)
 
     def _reuse_hr(self, index: int, out: Tensor) -> None:
-        """Copy the HR frame before into `out` [s H, s W, 3], if any."""
+        """Copy the HR frame before into `out` [4 H, 4 W, 3], if any."""
         if index:
             out.copy_(self.hr[0][index - 1])
         elif self._previous:
@@ -163,14 +163,14 @@ class _ChunkRun:
 def _reconstruct(
     net: BasicVSR, lr: Tensor, back: Tensor, feat: Tensor, rectangle: Rectangle, out: Sequence[Tensor]
 ) -> None:
-    """Write the HR pixels of a rectangle into each `out` [s H, s W, 3]. `lr` has one pixel around the frame."""
+    """Write the HR pixels of a rectangle into each `out` [4 H, 4 W, 3]. `lr` has one feature pixel around the frame."""
     h, w = feat.shape[-2:]
     outer = rectangle.grown(TAIL_HALO if net.config.tail == "full" else 1, h, w)
     residual = net.residual(_cut(back, outer), _cut(feat, outer))
     inner = rectangle.within(outer).scaled(residual.shape[-1] // outer.width)
     residual = _cut(residual, inner)
     around = lr[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
-    hr = rectangle.scaled(net.scale)
+    hr = rectangle.scaled(STRIDE)
     for index, frame in enumerate(out):
         write_pixels(frame[hr.rows, hr.columns], around[index : index + 1], residual[index : index + 1])
 
@@ -181,7 +181,7 @@ def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:
 
 
 def normalised(frame: Tensor) -> Tensor:
-    """Convert [H, W, 3] integers to [1, 3, H, W] float32 in [0, 1], channels last in memory."""
+    """Convert [H, W, C] integers to [1, C, H, W] float32 in [0, 1], channels last in memory."""
     peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
     return frame[None].float().div_(peak).permute(0, 3, 1, 2)
 

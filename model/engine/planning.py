@@ -18,6 +18,7 @@ from model.gates.estimator import Estimator
 from model.gates.skipping import make_skipper
 from model.mask.plan import plan_chunk
 from model.network.basicvsr import BasicVSR
+from model.network.folding import fold_frames
 from model.routing import Preset
 
 
@@ -73,11 +74,12 @@ class Planner:
             if start >= emit:
                 break  # a scene of look-ahead frames only: a later chunk plans that scene
             frames, due = stored[start:end], min(end, emit) - start
+            folded = fold_frames(frames, self._network.fold)
             state = before if start not in cuts else self._fresh(stored)  # only the first scene can begin without a cut
             index = 0 if state.index is None else int(state.index)
-            gates = make_skipper(self._network, self._estimator, numbers, frames)
-            plan = plan_chunk(frames, due, state.reference, index, numbers)
-            scenes.append(Scene(frames, due, state, index, plan, gates))
+            gates = make_skipper(self._network, self._estimator, numbers, folded)
+            plan = plan_chunk(folded, due, state.reference, index, numbers)
+            scenes.append(Scene(frames, folded, due, state, index, plan, gates))
         return scenes
 
     def _fresh(self, stored: Tensor) -> RecurrentState:

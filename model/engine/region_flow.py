@@ -13,8 +13,8 @@ from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR
 
 FLOW_MARGIN, FLOW_GRID = 16, 32
-"""LR pixels that a flow region is larger on each side, and the multiple that it is aligned to: the coarsest pixel of
-the flow pyramid."""
+"""Feature pixels that a flow region is larger on each side, and the multiple that it is aligned to: the coarsest pixel
+of the flow pyramid."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def chunk_flows(
 ) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
 
-    `frames` are [B, 3, H, W]; `previous` [B, 3, H, W] is the frame before. Both directions of a pair of frames share
-    a batch: at the coarse levels of the pyramid a call costs more than the pixels.
+    `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
+    share a batch: at the coarse levels of the pyramid a call costs more than the pixels.
     """
     emit, (count, _, h, w) = len(plan.forward), frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)

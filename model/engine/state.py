@@ -20,7 +20,8 @@ _VERSION = "1"
 class RecurrentState:
     """State of one stream between two chunks: a frozen value, never stored on a module.
 
-    H x W is the LR size, s the scale. Frames are RGB in the number format of the stream, uint8 or uint16.
+    H x W is the LR size, h x w the same in feature pixels (`model.network.folding`). Frames are RGB in the number
+    format of the stream, uint8 or uint16.
     """
 
     model: str
@@ -30,11 +31,11 @@ class RecurrentState:
     last: Tensor | None = None
     """[H, W, 3] last emitted LR frame, to which `feat` belongs. None at the start and after a scene cut."""
     feat: Tensor | None = None
-    """[C, H, W] forward features at `last`, in the network's number format."""
+    """[C, h, w] forward features at `last`, in the network's number format."""
     hr: Tensor | None = None
-    """[s H, s W, 3] HR frame of `last`; unchanged tiles are copied from here."""
+    """[4 h, 4 w, 3] HR frame of `last`; unchanged tiles are copied from here."""
     reference: Tensor | None = None
-    """[H, W, 3] LR frame at the last computation of each tile, for the inter-frame mask."""
+    """[h, w, 3 f f] folded frame at the last computation of each tile, for the inter-frame mask."""
     index: Tensor | None = None
     """[] int64, number of frames emitted since the start of the scene; schedules refreshes."""
 

@@ -175,16 +175,17 @@ class Upscaler:
 
     def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
         """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
+        _, h, w, _ = chunk.stored.shape
         if not parts:
-            _, h, w, _ = chunk.stored.shape
-            parts = [chunk.stored.new_empty(0, h * self.scale, w * self.scale, 3)]
-        return (torch.cat(parts) if len(parts) > 1 else parts[0]).cpu().numpy()
+            return chunk.stored.new_empty(0, h * self.scale, w * self.scale, 3).cpu().numpy()
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return whole[:, : h * self.scale, : w * self.scale].contiguous().cpu().numpy()
 
     def _scenes(self, scenes: Sequence[Scene]) -> list[tuple[Tensor, RecurrentState]]:
         """Return the HR frames of each scene and the state after the scene. Several scenes run as a batch."""
         first = scenes[0]
-        lr = [batched([normalised(scene.frames[i]) for scene in scenes]) for i in range(len(first.frames))]
-        previous = PreviousFrame.of([scene.before for scene in scenes])
+        lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
+        previous = PreviousFrame.of([scene.before for scene in scenes], self.network.fold)
         network = first.gates.network if first.gates else self.network
         upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates)
         after = [
@@ -211,7 +212,12 @@ def _attempt(work: Callable[[A], T], given: A) -> T | Exception:
 
 
 def load_model(
-    name: str, *, weights_dir: Path, device: str = "auto", precision: str = "auto", threads: int = 0
+    name: str,
+    *,
+    weights_dir: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
 ) -> Upscaler:
     """Load a model by name (`auto`: the default model) onto a device. Raises ModelError."""
     where = resolve_device(device)

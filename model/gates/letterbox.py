@@ -39,7 +39,7 @@ class LetterboxEdges:
 
 
 def letterbox_edges(frames: Tensor) -> list[LetterboxEdges | None]:
-    """Find the edges in each frame of [T, H, W, 3] integers; None for a frame without bars or dark all over.
+    """Find the edges in each folded frame of [T, H, W, 3 f f] integers; None without bars, or for a dark frame.
 
     The result for a frame depends on no other frame, so that chunk borders do not matter.
     """

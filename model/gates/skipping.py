@@ -29,6 +29,7 @@ from model.gates.letterbox import LetterboxEdges, letterbox_edges
 from model.gates.traversal import run_gated
 from model.mask.rectangles import Cost, Mask, Rectangle, segments
 from model.network.basicvsr import BasicVSR, Blocks, Branch, TrunkFunction
+from model.network.folding import STRIDE
 from model.network.output import write_pixels
 from model.routing import TILE, Preset
 
@@ -102,9 +103,10 @@ class Skipper:
     ) -> tuple[Rectangle, ...]:
         """Return the parts of a rectangle that need the upsampler; write the surrogate's pixels everywhere in `out`.
 
-        `frame` is the number of the frame in the chunk. `padded` [1, 3, H + 2, W + 2] is the LR frame with one pixel
-        around, `back` and `feat` [1, C, H, W] its features, `out` [s H, s W, 3] its HR pixels. Returns the whole
-        rectangle, and writes nothing, if the preset has no budget for the upsampler or the parts would save too little.
+        `frame` is the number of the frame in the chunk. `padded` [1, 3 f f, H + 2, W + 2] is the folded frame with one
+        feature pixel around, `back` and `feat` [1, C, H, W] its features, `out` [4 H, 4 W, 3] its HR pixels. Returns
+        the whole rectangle, and writes nothing, if the preset has no budget for the upsampler or the parts would save
+        too little.
         """
         gate = self.estimator.tail_gate
         if gate is None or self.preset.tail_error_budget <= 0:
@@ -120,7 +122,7 @@ class Skipper:
         if spent > self.preset.dense_above * rectangle.area:
             return (rectangle,)
         around = padded[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
-        hr = rectangle.scaled(self.network.scale)
+        hr = rectangle.scaled(STRIDE)
         write_pixels(out[hr.rows, hr.columns], around, change)
         return tuple(part.moved(rectangle.y0, rectangle.x0) for part in parts)
 
@@ -157,7 +159,7 @@ def _price(gate: Gate, x: Tensor, change: Tensor, error_budget: float) -> Tensor
 
 
 def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, frames: Tensor) -> Skipper | None:
-    """Return a skipper for the frames [T, H, W, 3] of a chunk, integers; None if nothing is to be skipped.
+    """Return a skipper for the folded frames [T, H, W, 3 f f] of a chunk; None if nothing is to be skipped.
 
     None without an estimator, if the preset has no budget for the estimator's gates, and for frames so small that they
     run densely.

@@ -3,6 +3,9 @@
 Codec noise changes sign from pixel to pixel and nearly cancels in the mean over a quarter of a tile. Slow motion does
 not cancel. The threshold on means is therefore lower than the threshold on pixels.
 
+For a network with a fold (`model.network.folding`), tiles consist of feature pixels. Every LR pixel counts, so that a
+change within a feature pixel is not lost in a mean.
+
 The planner compares every frame of a job in both branches. It first reorders each frame by position within a tile.
 Every measure is then a sum over leading dimensions instead of a pooling. On a CPU these few calls run well on one core;
 small parallel calls would wait for a core that an encoder occupies.
@@ -19,7 +22,7 @@ from model.mask.rectangles import Mask, dilate
 from model.routing import TILE, Preset
 
 QUARTER = TILE // 2
-"""Side of a quarter of a tile in pixels."""
+"""Side of a quarter of a tile in feature pixels."""
 _YCC = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 """Luma and colour differences of RGB (ITU-R BT.601)."""
 
@@ -34,15 +37,15 @@ class Grid:
     """Weights for one frame size that turn sums over tiles into means, for partial tiles too."""
 
     per_pixel: Tensor
-    """[4, 1, h, w] inverse of the pixel count of each quarter of each tile; 0 for empty quarters."""
+    """[4, 1, h, w] inverse of the count of LR pixels in each quarter of each tile; 0 for empty quarters."""
     per_quarter: Tensor
     """[h, w] inverse of the number of non-empty quarters of each tile."""
 
     @classmethod
     def of(cls, frame: Tensor) -> Grid:
-        """Build the grid for the size of a frame [H, W, 3]."""
-        height, width = frame.shape[:2]
-        pixels = _by_place(frame.new_ones(height, width, 1, dtype=torch.float32)).sum(0)  # [4, 1, h, w]
+        """Build the grid for the size of a folded frame [H, W, 3 f f]."""
+        height, width, channels = frame.shape
+        pixels = _by_place(frame.new_ones(height, width, channels // 3, dtype=torch.float32)).sum((0, 2))[:, None]
         quarters = (pixels > 0).sum((0, 1))
         return cls(torch.where(pixels > 0, 1 / pixels, 0), 1 / quarters)
 
@@ -52,15 +55,15 @@ class Picture:
     """Pixels in the form that `changed` compares: a frame, or the last computed version of each tile."""
 
     planes: Tensor
-    """[16, 4, 3, h, w] luma and colour differences, levels of 255: pixel in quarter, quarter, plane, tile."""
+    """[16 f f, 4, 3, h, w] luma and colour differences, levels of 255: pixel in quarter, quarter, plane, tile."""
     means: Tensor
     """[4, h, w] mean luma of each quarter."""
 
     @classmethod
     def of(cls, frame: Tensor, grid: Grid) -> Picture:
-        """Convert a frame [H, W, 3] of integers."""
+        """Convert a folded frame [H, W, 3 f f] of integers."""
         peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
-        rgb = _by_place(frame).float()
+        rgb = _pixels(_by_place(frame)).float()
         mix = rgb.new_tensor(_YCC) * (255.0 / peak)
         planes = (mix @ rgb.flatten(3)).view(rgb.shape)
         return cls(planes, (planes[:, :, :1].sum(0) * grid.per_pixel)[:, 0])
@@ -97,7 +100,7 @@ def changed(now: Picture, seen: Picture, grid: Grid, preset: Preset) -> Mask:
 
 
 def _by_place(frame: Tensor) -> Tensor:
-    """Reorder [H, W, C] to [16, 4, C, h, w]: pixel in quarter, quarter in tile, channel, tile; 0 outside the frame."""
+    """Reorder [H, W, C] to [16, 4, C, h, w]: place in quarter, quarter in tile, channel, tile; 0 outside the frame."""
     height, width, channels = frame.shape
     h, w = tiles_of(height, width)
     whole = frame
@@ -106,3 +109,12 @@ def _by_place(frame: Tensor) -> Tensor:
         whole[:height, :width] = frame
     split = whole.view(h, 2, QUARTER, w, 2, QUARTER, channels)
     return split.permute(2, 5, 1, 4, 6, 0, 3).reshape(QUARTER * QUARTER, 4, channels, h, w)
+
+
+def _pixels(places: Tensor) -> Tensor:
+    """Separate the LR pixels of each feature pixel: [16, 4, 3 f f, h, w] -> [16 f f, 4, 3, h, w]."""
+    if places.shape[2] == 3:
+        return places
+    place, quarter, channels, h, w = places.shape
+    split = places.view(place, quarter, 3, channels // 3, h, w).permute(0, 3, 1, 2, 4, 5)
+    return split.reshape(-1, quarter, 3, h, w)

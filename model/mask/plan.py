@@ -35,7 +35,7 @@ class ChunkPlan:
     forward: list[Rectangles]
     """Rectangles of each emitted frame, also for its HR output."""
     reference: Tensor
-    """[H, W, 3] after the chunk: the LR frame at each tile's last computation in the forward branch."""
+    """[H, W, 3 f f] after the chunk: the folded frame at each tile's last computation in the forward branch."""
     tiles: tuple[int, int]
     """Number of tiles in a column and in a row."""
     halo: int = 0
@@ -47,7 +47,7 @@ class ChunkPlan:
 
 
 def dense_plan(frames: Tensor, emit: int) -> ChunkPlan:
-    """Plan to compute everything: `frames` [T, H, W, 3], of which the first `emit` are emitted."""
+    """Plan to compute everything: folded `frames` [T, H, W, 3 f f], of which the first `emit` are emitted."""
     count, h, w = frames.shape[:3]
     full = (Rectangle(0, 0, h, w),)
     return ChunkPlan([full] * count, [full] * emit, frames[emit - 1], tiles_of(h, w))
@@ -56,8 +56,9 @@ def dense_plan(frames: Tensor, emit: int) -> ChunkPlan:
 def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, preset: Preset) -> ChunkPlan:
     """Plan a chunk under a preset.
 
-    `frames` [T, H, W, 3] are integers; the first `emit` are emitted. `reference` [H, W, 3] is `ChunkPlan.reference` of
-    the chunk before, None at the start of a scene. `index` counts the frames since the start of the scene.
+    `frames` [T, H, W, 3 f f] are folded integers; the first `emit` are emitted. `reference` [H, W, 3 f f] is
+    `ChunkPlan.reference` of the chunk before, None at the start of a scene. `index` counts the frames since the start
+    of the scene.
     """
     h, w = frames.shape[1:3]
     if not preset.mask or h * w < 3 * preset.overhead:
@@ -66,7 +67,7 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
 
 
 class _Planner:
-    """Plans one chunk [T, H, W, 3] under a preset."""
+    """Plans one folded chunk [T, H, W, 3 f f] under a preset."""
 
     def __init__(self, frames: Tensor, preset: Preset) -> None:
         self._frames, self._preset = frames, preset

@@ -8,8 +8,12 @@ The network consists of *steps*: `flow`, `backward_step`, `forward_step`, `recon
 steps and carries the recurrent state from chunk to chunk. `forward` runs the steps over a whole clip, for training and
 as the reference. Parameter names are those of BasicSR.
 
-Shapes: B batch, T frames, C channels, H x W the LR size in pixels, s the scale. Images are RGB in [0, 1]. Flow is in LR
-pixels, channel 0 horizontal, channel 1 vertical: `warp(x, flow)[y, x] = x[y + flow_y, x + flow_x]`.
+Features are a quarter of the HR frame's height and width for every scale. A network for x2 therefore works on the
+*folded* frame (`model.network.folding`): f x f LR pixels become the channels of one *feature pixel*. For x4, f is 1.
+
+Shapes: B batch, T frames, C channels, H x W the LR size in feature pixels, s the scale, f the fold. Images are RGB in
+[0, 1]. Flow is in feature pixels, channel 0 horizontal, channel 1 vertical: `warp(x, flow)[y, x] = x[y + flow_y, x +
+flow_x]`.
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ from torch import Tensor, nn
 
 from model.network import propagation
 from model.network.flow import FeatureTable, LightFlow, SpyNet, warp
+from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
 
 DEFAULT_SCALE: Final = 4
 """Enlargement of a network whose checkpoint names none."""
-SCALES: Final = (4,)
+SCALES: Final = (2, 4)
 """Enlargements that a network can have."""
 Branch = Literal["backward", "forward"]
 TrunkFunction = Callable[[Tensor], Tensor]
@@ -51,6 +56,11 @@ class NetworkConfig:
     """Feed the backward features to the forward trunk, as IconVSR does; no fusion layer is needed then."""
     scale: int = DEFAULT_SCALE
     """Enlargement of height and width."""
+
+    @property
+    def fold(self) -> int:
+        """Side of a feature pixel in LR pixels."""
+        return STRIDE // self.scale
 
 
 class ResidualBlock(nn.Module):
@@ -126,8 +136,9 @@ class BasicVSR(nn.Module):
             raise ValueError(f"scale {config.scale!r} is not supported; use {', '.join(map(str, SCALES))}")
         c = config.channels
         self.spynet: SpyNet | LightFlow = SpyNet() if config.flow == "spynet" else LightFlow()
-        self.backward_trunk = Trunk(3 + c, c, config.blocks)
-        self.forward_trunk = Trunk(3 + (2 * c if config.coupled else c), c, config.blocks)
+        pixels = 3 * config.fold**2
+        self.backward_trunk = Trunk(pixels + c, c, config.blocks)
+        self.forward_trunk = Trunk(pixels + (2 * c if config.coupled else c), c, config.blocks)
         if not config.coupled:
             self.fusion = nn.Conv2d(2 * c, c, 1)
         if config.tail == "full":
@@ -136,12 +147,17 @@ class BasicVSR(nn.Module):
             self.conv_hr = nn.Conv2d(64, 64, 3, 1, 1)
             self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
         else:
-            self.conv_last = nn.Conv2d(c, 3 * config.scale**2, 3, 1, 1)
+            self.conv_last = nn.Conv2d(c, 3 * STRIDE**2, 3, 1, 1)
 
     @property
     def scale(self) -> int:
         """Enlargement of height and width."""
         return self.config.scale
+
+    @property
+    def fold(self) -> int:
+        """Side of a feature pixel in LR pixels."""
+        return self.config.fold
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,11 +169,13 @@ class BasicVSR(nn.Module):
         return self.backward_trunk if branch == "backward" else self.forward_trunk
 
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """Estimate the flow that warps `supp` onto `ref`: [B, 3, H, W] twice -> [B, 2, H, W], float32."""
+        """Estimate the flow that warps `supp` onto `ref`: [B, 3 f f, H, W] twice -> [B, 2, H, W], float32."""
+        if isinstance(self.spynet, SpyNet):
+            ref, supp = means(ref), means(supp)
         return self.spynet(ref, supp)  # type: ignore[no-any-return]
 
     def pixels(self, lr: Tensor) -> Tensor:
-        """Prepare a frame [B, 3, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
+        """Prepare a frame [B, 3 f f, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
         return with_remainder(lr, self.dtype) if self.dtype == torch.bfloat16 else lr
 
     def backward_step(
@@ -170,10 +188,10 @@ class BasicVSR(nn.Module):
     ) -> Tensor:
         """Compute the backward features of one frame, or of a region: [B, C, h, w].
 
-        `lr` [B, 3, h, w], or its `pixels`, is the region whose top left pixel (y, x) is `origin`. `feat` [B, C, H, W]
-        are the features of the whole next frame, `flow` [B, 2, h, w] the flow of the region towards that frame. Both
-        are None at the last frame. The convolutions pad with zeros at the edges of the region, as at those of the
-        frame. `trunk` replaces the trunk of the branch (`model.gates.skipping`).
+        `lr` [B, 3 f f, h, w], or its `pixels`, is the region whose top left feature pixel (y, x) is `origin`. `feat`
+        [B, C, H, W] are the features of the whole next frame, `flow` [B, 2, h, w] the flow of the region towards that
+        frame. Both are None at the last frame. The convolutions pad with zeros at the edges of the region, as at those
+        of the frame. `trunk` replaces the trunk of the branch (`model.gates.skipping`).
         """
         run: TrunkFunction = trunk or self.backward_trunk
         return run(self._stacked(lr, self._aligned(lr, feat, flow, origin)))
@@ -197,25 +215,29 @@ class BasicVSR(nn.Module):
         return run(self._stacked(lr, back, aligned) if self.config.coupled else self._stacked(lr, aligned))
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
-        """Reconstruct the HR frame [B, 3, s H, s W], float32, from the features of both branches at one frame.
+        """Reconstruct the HR frame [B, 3, 4 H, 4 W], float32, from the features of both branches at one frame.
 
         The network computes a residual to the enlarged LR frame. The sum is float32 for every number format of the
         network: near 1, a step of bfloat16 is half a level of 255.
         """
-        base = F.interpolate(lr.float(), scale_factor=self.scale, mode="bilinear", align_corners=False)
         x = self._fused(back, feat)
         light = self.config.tail == "light"
-        residual = F.pixel_shuffle(self.conv_last(x), self.scale) if light else self._upsampled(x)
-        return base + residual.float()
+        residual = F.pixel_shuffle(self.conv_last(x), STRIDE) if light else self._upsampled(x)
+        return self.enlarged(lr) + residual.float()
+
+    def enlarged(self, lr: Tensor) -> Tensor:
+        """Enlarge a folded frame bilinearly: [B, 3 f f, H, W] -> [B, 3, 4 H, 4 W], float32."""
+        whole = unfold(lr.float(), self.fold)
+        return F.interpolate(whole, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
     def residual(self, back: Tensor, feat: Tensor) -> Tensor:
         """Compute the residual that `reconstruct` adds to the enlarged LR frame, for `model.network.output`.
 
-        Inference only. [B, 3, s H, s W], or from a light tail [B, 3 s s, H, W]: the sub-pixels of each LR pixel by row,
+        Inference only. [B, 3, 4 H, 4 W], or from a light tail [B, 48, H, W]: HR pixels of each feature pixel by row,
         column and colour.
         """
         x = self._fused(back, feat)
-        return convolve_sorted(self.conv_last, x, self.scale) if self.config.tail == "light" else self._upsampled(x)
+        return convolve_sorted(self.conv_last, x, STRIDE) if self.config.tail == "light" else self._upsampled(x)
 
     def coarse(self, back: Tensor, feat: Tensor) -> Tensor:
         """Run the first stage of a full tail, before its pixel shuffle: [B, 4 C, h, w]."""
@@ -249,18 +271,23 @@ class BasicVSR(nn.Module):
         return whole.permute(0, 3, 1, 2)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale whole clips: [B, T, 3, H, W] -> [B, T, 3, s H, s W]. Both branches see every frame."""
-        return self.propagate(lr, *self.flows(lr))
+        """Upscale whole clips of h x w pixels: [B, T, 3, h, w] -> [B, T, 3, s h, s w]. Both branches see all frames."""
+        folded = fold(lr, self.fold)
+        return self.cropped(self.propagate(folded, *self.flows(folded)), lr)
+
+    def cropped(self, hr: Tensor, lr: Tensor) -> Tensor:
+        """Remove the rows and columns of HR frames that folding added to the LR frames [..., 3, h, w]."""
+        return hr[..., : self.scale * lr.shape[-2], : self.scale * lr.shape[-1]]
 
     def flows(self, lr: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Estimate the flow of a clip [B, T, 3, H, W] from each frame to the next, and from the next to each frame.
+        """Estimate the flow of a folded clip [B, T, 3 f f, H, W] from each frame to the next, and back.
 
         Two tensors [B, T - 1, 2, H, W], float32; None for a clip of one frame.
         """
         b, t, _, h, w = lr.shape
         if t == 1:
             return None, None
-        older, newer = lr[:, :-1].reshape(-1, 3, h, w), lr[:, 1:].reshape(-1, 3, h, w)
+        older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
         return self.flow(older, newer).view(b, t - 1, 2, h, w), self.flow(newer, older).view(b, t - 1, 2, h, w)
 
     def propagate(
@@ -271,10 +298,11 @@ class BasicVSR(nn.Module):
         trunks: tuple[TrunkFunction, TrunkFunction] | None = None,
         margin: int = 0,
     ) -> Tensor:
-        """Upscale a clip with the given flow (see `flows`); `trunks` (backward, forward) replace the network's own.
+        """Upscale a folded clip with the given flow (see `flows`).
 
+        `trunks` (backward, forward) replace the network's own.
         The first and last `margin` frames only warm up the branches: they are not reconstructed and pass no gradient.
-        Returns [B, T - 2 margin, 3, s H, s W].
+        Returns [B, T - 2 margin, 3, 4 H, 4 W].
         """
         clip = _WholeClip(self, lr, to_next, to_prev, trunks or (self.backward_trunk, self.forward_trunk), margin)
         propagation.propagate(clip, lr.shape[1], lr.shape[1] - margin)
@@ -294,7 +322,7 @@ class _WholeClip:
         margin: int,
     ) -> None:
         self.frames: list[Tensor] = []
-        """[B, 3, s H, s W] each."""
+        """[B, 3, 4 H, 4 W] each."""
         self._network, self._lr, self._to_next, self._to_prev = network, lr, to_next, to_prev
         self._backward_trunk, self._forward_trunk = trunks
         self._last = lr.shape[1] - 1

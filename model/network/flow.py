@@ -189,7 +189,7 @@ class LightFlow(nn.Module):
         self.levels = nn.ModuleList(LightLevel(width) for _ in range(levels))
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
-        """Estimate the flow from `ref` to `supp`: [B, 3, H, W] twice in [0, 1] -> [B, 2, H, W] in pixels, float32."""
+        """Estimate the flow from `ref` to `supp`: [B, any, H, W] twice in [0, 1] -> [B, 2, H, W] in pixels, float32."""
         h, w = ref.shape[-2:]
         pyramid = [torch.stack([ref.float().mean(dim=1), supp.float().mean(dim=1)], dim=1)]
         for _ in self.levels:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.basicvsr import BasicVSR
+from model.network.folding import fold
 
 
 @torch.inference_mode()
@@ -36,8 +37,8 @@ def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     try:
-        frame = torch.zeros(1, 3, height, width, device="meta")
-        back = torch.zeros(1, network.config.channels, height, width, dtype=network.dtype, device="meta")
+        frame = fold(torch.zeros(1, 3, height, width, device="meta"), network.fold)
+        back = torch.zeros(1, network.config.channels, *frame.shape[-2:], dtype=network.dtype, device="meta")
         flow = network.flow(frame, frame)
         network.flow(frame, frame)
         back = network.backward_step(frame, back, flow)

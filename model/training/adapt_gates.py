@@ -23,6 +23,7 @@ from model.gates.estimator import TRUNKS, Estimator, Gate, load_estimator
 from model.gates.skipping import cells_to_run
 from model.gates.traversal import run_gated
 from model.network.basicvsr import BasicVSR, Blocks, Branch, TrunkFunction
+from model.network.folding import fold
 from model.training.config import ConfigError, GateSection
 from model.training.objective import charbonnier, clip_flows, flow_loss
 
@@ -69,10 +70,11 @@ class GatedClip(nn.Module):
         return self.estimator.adapted
 
     def forward(self, lr: Tensor) -> Tensor:
-        return self.propagate(lr, *self.network.flows(lr))
+        folded = fold(lr, self.network.fold)
+        return self.network.cropped(self.propagate(folded, *self.network.flows(folded)), lr)
 
     def propagate(self, lr: Tensor, to_next: Tensor | None, to_prev: Tensor | None, margin: int = 0) -> Tensor:
-        """Upscale a clip with the given flow and margin, as `BasicVSR.propagate` does."""
+        """Upscale a folded clip with the given flow and margin, as `BasicVSR.propagate` does."""
         self.skipped, self.features = [], []
         trunks = partial(self._trunk, "backward"), partial(self._trunk, "forward")
         return self.network.propagate(lr, to_next, to_prev, trunks, margin)
@@ -106,20 +108,22 @@ class GatedObjective(nn.Module):
 
     def forward(self, lr: Tensor, hr: Tensor, _: bool = False) -> tuple[Tensor, Tensor]:
         """Return (loss, photometric term) of LR [B, T, 3, h, w] and HR [B, T, 3, s h, s w] in [0, 1]."""
-        margin = self.section.margin
+        margin, network = self.section.margin, self.clip.network
         step = _Step(self.clip, margin)
-        frames, to_next, to_prev = functional_call(step, self._weights(step), (lr,))
-        photometric_term = flow_loss(lr, to_next, to_prev)
-        frames, share = frames.float(), self.section.distil
+        folded = fold(lr, network.fold)
+        frames, to_next, to_prev = functional_call(step, self._weights(step), (folded,))
+        photometric_term = flow_loss(folded, to_next, to_prev)
+        frames, share = network.cropped(frames, lr).float(), self.section.distil
         loss = charbonnier(frames, hr[:, margin : hr.shape[1] - margin]) * (1 - share)
         if self.section.align or share:
             same = self.clip.estimator.parts == TRUNKS  # only the trunks differ: the twin has the same flow
-            dense, drift = self._compare_with_twin(lr, (to_next, to_prev) if same else None)
-            loss = loss + share * charbonnier(frames, dense.float()) + self.section.align * drift
+            dense, drift = self._compare_with_twin(folded, (to_next, to_prev) if same else None)
+            dense = network.cropped(dense, lr).float()
+            loss = loss + share * charbonnier(frames, dense) + self.section.align * drift
         self.clip.skipped, self.clip.features = [], []
         return loss, photometric_term
 
-    def _compare_with_twin(self, lr: Tensor, flows: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _compare_with_twin(self, folded: Tensor, flows: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Return the twin's frames, and the squared distance of the features over the energy of the twin's features."""
         twin, wanted = self._twin[0], list[Tensor]()
 
@@ -129,7 +133,7 @@ class GatedObjective(nn.Module):
 
         with torch.no_grad():
             trunks = partial(recorded, twin.backward_trunk), partial(recorded, twin.forward_trunk)
-            dense = twin.propagate(lr, *(flows or twin.flows(lr)), trunks, self.section.margin)
+            dense = twin.propagate(folded, *(flows or twin.flows(folded)), trunks, self.section.margin)
         pairs = [(a.float(), b.float()) for a, b in zip(self.clip.features, wanted, strict=True) if a.requires_grad]
         return dense, torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
 
@@ -142,7 +146,7 @@ class GatedObjective(nn.Module):
 
 
 class _Step(nn.Module):
-    """The frames of a clip, and the flow used for them."""
+    """The frames of a folded clip, and the flow used for them."""
 
     def __init__(self, clip: GatedClip, margin: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """The packed cache: HR frames and degraded LR versions of each segment as memory-mapped .npy files.
 
-Layout: `FOLDER/KIND/SOURCE/N.hr.npy` uint8 [T, H, W, 3], and `N.VERSION.npy` uint8 [T, H/4, W/4, 3]. KIND is `clips`,
-`photos` or `val`; SOURCE a packed file; N the segment's number; VERSION is `bi`, or `up0`, `up1`, ... for compressed
-versions. A source is written as `.SOURCE.part` and renamed when complete. `FOLDER/packed.json` records seed and
-settings of the packing.
+Layout: `FOLDER/KIND/SOURCE/N.hr.npy` uint8 [T, H, W, 3], and `N.VERSION.npy` uint8 [T, H/s, W/s, 3] at scale s. KIND
+is `clips`, `photos` or `val`; SOURCE a packed file; N the segment's number; VERSION is `bi`, or `up0`, `up1`, ... for
+compressed versions. A source is written as `.SOURCE.part` and renamed when complete. `FOLDER/packed.json` records seed
+and settings of the packing.
 """
 
 from __future__ import annotations
@@ -38,9 +38,15 @@ class Segment:
 
     source: str
     shape: tuple[int, ...]
-    """Shape of the LR frames: [T, H/4, W/4, 3]."""
+    """Shape of the LR frames: [T, H/s, W/s, 3]."""
     files: Mapping[str, Path]
     """Files by version; `hr` is the ground truth."""
+
+    @property
+    def scale(self) -> int:
+        """HR size over LR size."""
+        height: int = self.frames("hr").shape[1]
+        return height // self.shape[1]
 
     @property
     def versions(self) -> list[str]:

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.engine.execute import normalised
 from model.gates.estimator import Estimator, Gate
 from model.gates.traversal import run_gated
 from model.network.basicvsr import BasicVSR, Blocks, Branch
+from model.network.folding import STRIDE, fold_frames
 from model.network.propagation import propagate
 from model.routing import TILE
 
@@ -41,7 +41,7 @@ class ClipFeatures:
     entry: dict[Key, list[Tensor]] = field(default_factory=dict)
     """[1, in, H, W] input of the group behind the gate."""
     exit: dict[Key, list[Tensor]] = field(default_factory=dict)
-    """[1, C, H, W] output of the group; for the upsampler its residual by sub-pixels [1, 3 s s, H, W]."""
+    """[1, C, H, W] output of the group; for the upsampler the residual of each pixel's HR pixels [1, 48, H, W]."""
     images: list[Tensor] = field(default_factory=list)
     """[3, s H, s W], levels of 255, not rounded."""
     skipped: dict[Key, list[Tensor]] = field(default_factory=dict)
@@ -65,7 +65,8 @@ class ClipRunner:
     def __init__(self, network: BasicVSR, estimator: Estimator, clip: Clip) -> None:
         self.network, self.estimator = network, estimator
         device = next(network.parameters()).device
-        self.frames = [normalised(torch.from_numpy(np.ascontiguousarray(f)).to(device)) for f in clip.lr]
+        lr = (torch.from_numpy(np.ascontiguousarray(f)).to(device) for f in clip.lr)
+        self.frames = [normalised(fold_frames(f, network.fold)) for f in lr]
         self.truth = [torch.from_numpy(np.ascontiguousarray(f)).to(device).permute(2, 0, 1).float() for f in clip.hr]
         self.to_next: list[Tensor | None] = [None] * len(self.frames)
         self.to_previous: list[Tensor | None] = [None] * len(self.frames)
@@ -118,12 +119,12 @@ class _RuledRun:
         if gate is not None:
             x = network.coarse(back, feat)
             change = gate.change(x)
-            enlarged = F.interpolate(lr.float(), scale_factor=network.scale, mode="bilinear", align_corners=False)
+            enlarged = network.enlarged(lr)
             skip = self._rule(TAIL, x, change)
-            self.features.record(TAIL, x, sub_pixels(image - enlarged, network.scale), skip)
+            self.features.record(TAIL, x, sub_pixels(image - enlarged, STRIDE), skip)
             if skip is not None:
-                wide = pixels(skip, image, TILE * network.scale)
-                image = torch.where(wide, enlarged + shuffled(change.float(), network.scale), image)
+                wide = pixels(skip, image, TILE * STRIDE)
+                image = torch.where(wide, enlarged + shuffled(change.float(), STRIDE), image)
         self.features.images.append(image[0].mul(255).clamp(0, 255))
 
     def _trunk(self, branch: Branch, rule: SkipRule, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ModelError
-from model.network.basicvsr import NetworkConfig
+from model.network.basicvsr import DEFAULT_SCALE, SCALES, NetworkConfig
 
 
 class ConfigError(ModelError):
@@ -30,6 +30,8 @@ class DataConfig(_Section):
     """Folders of pictures; each picture is turned into moving clips."""
     val: list[Path] = []
     """Folders of validation clips, used at full size and never trained on. Checkpoints are chosen by them."""
+    scale: int = DEFAULT_SCALE
+    """HR size over LR size, and the network's scale."""
     seed: int | None = None
     """Seed of the packing; default: the run's seed. With a fixed seed, runs of different seeds share a cache."""
     shrink: tuple[float, float] = (1.5, 2.0)
@@ -77,10 +79,6 @@ class NetworkSection(_Section):
     flow: Literal["spynet", "light"] = "light"
     tail: Literal["full", "light"] = "light"
     coupled: bool = True
-
-    def network_config(self) -> NetworkConfig:
-        """Convert to `NetworkConfig`."""
-        return NetworkConfig(**self.model_dump())
 
 
 class GateSection(_Section):
@@ -154,6 +152,8 @@ class TrainConfig(_Section):
     def _has_data(self) -> TrainConfig:
         if not self.data.clips and not self.data.photos:
             raise ValueError("data: name at least one folder in clips or photos")
+        if self.data.scale not in SCALES:
+            raise ValueError(f"data.scale: must be one of {', '.join(map(str, SCALES))}")
         if self.clean_share < 1 and not self.data.uploads:
             raise ValueError("clean_share: below 1 needs data.uploads >= 1")
         if self.gates and (self.init is None or self.flow_steps):
@@ -165,6 +165,11 @@ class TrainConfig(_Section):
         if longest > min(self.data.segment, self.data.photo_frames):
             raise ValueError(f"stages: {longest} frames are more than a packed segment holds")
         return self
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """Hyperparameters of the network, with the scale of the data."""
+        return NetworkConfig(**self.network.model_dump(), scale=self.data.scale)
 
     @property
     def steps(self) -> int:

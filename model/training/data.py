@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from model.training import cache, degrade
 from model.training.config import ConfigError, Stage, TrainConfig
-from model.training.degrade import SCALE
 from model.training.prepare import each
 
 Frames = npt.NDArray[np.uint8]
@@ -43,7 +43,7 @@ class Sampler:
         self.sources = _by_source(clips), _by_source(photos)
 
     def batch(self, step: int, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Return LR and HR of one step: uint8 [B, T, p, p, 3] and [B, T, 4 p, 4 p, 3]."""
+        """Return LR and HR of one step: uint8 [B, T, p, p, 3] and [B, T, s p, s p, 3]."""
         rng = np.random.default_rng([self.config.seed, self.rank, step])
         pairs = [self._item(stage, rng) for _ in range(stage.batch)]
         return torch.from_numpy(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs]))
@@ -60,13 +60,14 @@ class Sampler:
         y, x = max(places, key=lambda place: _detail(lr[start, place[0] : place[0] + p, place[1] : place[1] + p]))
         times = slice(start, start + stage.frames)
         low = lr[times, y : y + p, x : x + p]
-        y, x, p = y * SCALE, x * SCALE, p * SCALE
+        scale = self.config.data.scale
+        y, x, p = y * scale, x * scale, p * scale
         high = segment.frames("hr")[times, y : y + p, x : x + p]
         barred = clean and self.config.bars and rng.random() < self.config.bars
         if barred:
             high = _with_bar(high, rng)
         if barred or (clean and self.config.clean != "bi"):
-            low = each(high, degrade.CLEAN[self.config.clean])
+            low = each(high, partial(degrade.CLEAN[self.config.clean], scale=scale))
         for axis in range(3):  # time, rows, columns
             if rng.random() < 0.5:
                 low, high = np.flip(low, axis), np.flip(high, axis)

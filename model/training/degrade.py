@@ -1,8 +1,9 @@
-"""The papers' degradations from HR to LR by a factor of four: BI and BD.
+"""The papers' degradations from HR to LR by a scale: BI and BD.
 
-BI is MATLAB's `imresize(x, 1/scale, 'bicubic')`: Keys' cubic (a = -0.5), stretched by the factor for antialiasing,
-with weights normalised per output pixel and symmetric padding. BD is BasicVSR's `BD_degradation.m`: a Gaussian of sigma
-1.6 with a 12 x 12 kernel centred on each 4 x 4 block, sampled at every fourth pixel, with replicated borders.
+BI is MATLAB's `imresize(x, 1/scale, 'bicubic')`: Keys' cubic (a = -0.5), stretched by the scale for antialiasing,
+with weights normalised per output pixel and symmetric padding. BD at scale 4 is BasicVSR's `BD_degradation.m`: a
+Gaussian of sigma 1.6 with a 12 x 12 kernel centred on each 4 x 4 block, sampled at every fourth pixel, with replicated
+borders. At another scale the blur is the same in LR pixels.
 Both are separable and linear: one weight matrix per axis, `out = R @ x @ C.T`.
 
 Images are [..., H, W] of any type convertible to float32. Colour must not be the last axis.
@@ -10,9 +11,9 @@ Images are [..., H, W] of any type convertible to float32. Colour must not be th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,14 @@ import torch
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
-SCALE = 4
+SCALE: Final = 4
+"""The papers' scale."""
+
+
+class Degradation(Protocol):
+    """A degradation without compression: images [..., H, W] -> [..., H / scale, W / scale]."""
+
+    def __call__(self, x: Tensor, scale: int = SCALE) -> Tensor: ...
 
 
 def _cubic(x: FloatArray) -> FloatArray:
@@ -55,12 +63,14 @@ def bicubic_weights(length: int, out_length: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)  # a photograph's matrix takes tens of MB
-def blur_weights(length: int, sigma: float = 1.6, taps: int = 12) -> Tensor:
-    """Return the weights of BD along one axis: [length // 4, length], float32; rows sum to one.
+def blur_weights(length: int, sigma: float = 1.6, scale: int = SCALE) -> Tensor:
+    """Return the weights of BD along one axis: [length // scale, length], float32; rows sum to one.
 
-    Row i is a Gaussian centred on 4 i + 1.5, the middle of its block of four.
+    Row i is a Gaussian centred on the middle of its block of `scale` pixels, at scale 4 on 4 i + 1.5. `sigma` is that
+    of scale 4.
     """
-    centre = np.arange(length // SCALE) * SCALE + (SCALE - 1) / 2
+    centre = np.arange(length // scale) * scale + (scale - 1) / 2
+    sigma, taps = sigma * scale / SCALE, 3 * scale
     offsets = np.arange(taps) - (taps - 1) / 2
     kernel = np.exp(-(offsets**2) / (2 * sigma**2))
     index = np.round(centre[:, None] + offsets).astype(np.int64)
@@ -83,37 +93,37 @@ def resize(x: Tensor, h: int, w: int) -> Tensor:
     return _separable(x, bicubic_weights(x.shape[-2], h), bicubic_weights(x.shape[-1], w))
 
 
-def bi(x: Tensor) -> Tensor:
-    """Apply BI: [..., H, W] -> [..., H / 4, W / 4].
+def bi(x: Tensor, scale: int = SCALE) -> Tensor:
+    """Apply BI: [..., H, W] -> [..., H / scale, W / scale].
 
-    Raises ValueError if H or W is not a multiple of 4.
+    Raises ValueError if H or W is not a multiple of the scale.
     """
-    h, w = _divisible(x)
-    return resize(x, h // SCALE, w // SCALE)
+    h, w = _divisible(x, scale)
+    return resize(x, h // scale, w // scale)
 
 
-def bd(x: Tensor, sigma: float = 1.6) -> Tensor:
-    """Apply BD: [..., H, W] -> [..., H / 4, W / 4].
+def bd(x: Tensor, scale: int = SCALE, sigma: float = 1.6) -> Tensor:
+    """Apply BD: [..., H, W] -> [..., H / scale, W / scale]; `sigma` is that of scale 4.
 
-    Raises ValueError if H or W is not a multiple of 4.
+    Raises ValueError if H or W is not a multiple of the scale.
     """
-    h, w = _divisible(x)
-    return _separable(x, blur_weights(h, sigma), blur_weights(w, sigma))
+    h, w = _divisible(x, scale)
+    return _separable(x, blur_weights(h, sigma, scale), blur_weights(w, sigma, scale))
 
 
-CLEAN: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {"bi": bi, "bd": bd}
+CLEAN: Final[Mapping[str, Degradation]] = {"bi": bi, "bd": bd}
 """Degradations without compression, by name."""
 
 
-def bicubic_up(x: Tensor) -> Tensor:
-    """Enlarge like MATLAB's imresize(x, 4), the bicubic baseline: [..., H, W] -> [..., 4 H, 4 W]."""
-    return resize(x, x.shape[-2] * SCALE, x.shape[-1] * SCALE)
+def bicubic_up(x: Tensor, scale: int = SCALE) -> Tensor:
+    """Enlarge like MATLAB's imresize(x, scale), the bicubic baseline: [..., H, W] -> [..., scale H, scale W]."""
+    return resize(x, x.shape[-2] * scale, x.shape[-1] * scale)
 
 
-def _divisible(x: Tensor) -> tuple[int, int]:
+def _divisible(x: Tensor, scale: int) -> tuple[int, int]:
     h, w = x.shape[-2:]
-    if h % SCALE or w % SCALE:
-        raise ValueError(f"{w}x{h} is not divisible by {SCALE}: crop it first")
+    if h % scale or w % scale:
+        raise ValueError(f"{w}x{h} is not divisible by {scale}: crop it first")
     return h, w
 
 

@@ -172,7 +172,7 @@ class Trainer:
 
 
 def _initial(config: TrainConfig) -> BasicVSR:
-    wanted = config.network.network_config()
+    wanted = config.network_config
     if config.init is None:
         return BasicVSR(wanted)
     try:

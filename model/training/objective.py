@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from model.network.basicvsr import BasicVSR
 from model.network.flow import warp
+from model.network.folding import fold, means
 
 
 def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -43,14 +44,15 @@ def photometric(ref: Tensor, supp: Tensor, flow: Tensor) -> Tensor:
 
 
 def flow_loss(lr: Tensor, to_next: Tensor, to_prev: Tensor) -> Tensor:
-    """Return the mean photometric term of both directions of flow [B, T - 1, 2, H, W] in a clip [B, T, 3, H, W]."""
+    """Return the mean photometric term of both directions of flow [B, T - 1, 2, H, W] in a folded clip."""
+    lr = means(lr)
     older, newer = lr[:, :-1].flatten(0, 1), lr[:, 1:].flatten(0, 1)
     total = photometric(older, newer, to_next.flatten(0, 1)) + photometric(newer, older, to_prev.flatten(0, 1))
     return total / 2
 
 
 def clip_flows(network: BasicVSR, lr: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the flow of a clip of at least two frames, as `BasicVSR.flows` does."""
+    """Return the flow of a folded clip of at least two frames, as `BasicVSR.flows` does."""
     to_next, to_prev = network.flows(lr)
     assert to_next is not None
     assert to_prev is not None
@@ -58,7 +60,7 @@ def clip_flows(network: BasicVSR, lr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Clip(nn.Module):
-    """The frames of a clip, and the flow used for them."""
+    """The frames of a folded clip, and the flow used for them."""
 
     def __init__(self, network: BasicVSR) -> None:
         super().__init__()
@@ -86,9 +88,13 @@ class Objective(nn.Module):
 
         With `flow_only` the frame loss is zero.
         """
-        frames, to_next, to_prev = functional_call(self.clip, self._weights(), (lr, flow_only))
-        flow_term = flow_loss(lr, to_next, to_prev)
-        loss = self.loss(frames.float(), hr) if frames is not None else torch.zeros_like(flow_term)
+        network = self.clip.network
+        folded = fold(lr, network.fold)
+        frames, to_next, to_prev = functional_call(self.clip, self._weights(), (folded, flow_only))
+        flow_term = flow_loss(folded, to_next, to_prev)
+        if frames is None:
+            return torch.zeros_like(flow_term), flow_term
+        loss = self.loss(network.cropped(frames, lr).float(), hr)
         return loss, flow_term
 
     def _weights(self) -> dict[str, Tensor]:

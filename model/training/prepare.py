@@ -12,6 +12,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -205,13 +206,16 @@ def each(frames: Frames, how: Callable[[Tensor], Tensor]) -> Frames:
 
 
 def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> Frames:
-    """Imitate an upload: HR [T, H, W, 3] -> LR [T, H / 4, W / 4, 3].
+    """Imitate an upload: HR [T, H, W, 3] -> LR [T, H / s, W / s, 3] at scale s.
 
     Applies BI or a random blur, sometimes light noise, then H.264 or an older codec.
     """
     draw = rng.random()
     sigma = rng.uniform(0.8, 1.6)
-    lr = each(hr, degrade.bi if draw < 0.7 else lambda x: degrade.bd(x, sigma)).astype(np.float32)
+    how = partial(degrade.bi, scale=config.scale)
+    if draw >= 0.7:
+        how = partial(degrade.bd, scale=config.scale, sigma=sigma)
+    lr = each(hr, how).astype(np.float32)
     if rng.random() < 0.4:
         lr += rng.normal(0, rng.uniform(0.5, 3.0), lr.shape).astype(np.float32)
     frames = np.clip(lr + 0.5, 0, 255).astype(np.uint8)
@@ -224,7 +228,7 @@ def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generato
 
 def _packed(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> tuple[Frames, dict[str, Frames]]:
     """Return HR unchanged, and its LR versions by name."""
-    lr = {"bi": each(hr, degrade.bi)}
+    lr = {"bi": each(hr, partial(degrade.bi, scale=config.scale))}
     for i in range(config.uploads):
         lr[f"up{i}"] = upload(hr, config, codec, rng)
     return hr, lr
@@ -245,5 +249,5 @@ def _pack_val(path: Path, config: DataConfig, write: cache.Write, codec: Codec) 
         if len(frames) == config.val_frames:
             break
     hr = _shrunk(frames, 1.0)
-    bi = each(hr, degrade.bi)
+    bi = each(hr, partial(degrade.bi, scale=config.scale))
     write(0, hr, {"bi": bi, "up0": codec.h264(bi, config.val_crf, "medium")})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -43,7 +44,7 @@ def bicubic(folder: Path, clean: str = "bi") -> dict[str, float]:
     for segment in cache.read(folder, "val"):
         for version, low in _versions(segment, clean):
             lr = torch.from_numpy(low.copy()).permute(0, 3, 1, 2)
-            frames = torch.stack([degrade.to_uint8(degrade.bicubic_up(frame)) for frame in lr])
+            frames = torch.stack([degrade.to_uint8(degrade.bicubic_up(frame, segment.scale)) for frame in lr])
             sums.setdefault(f"psnr_{version}", []).append(_clip_psnr(frames, segment))
     return {name: fmean(values) for name, values in sums.items()}
 
@@ -52,7 +53,7 @@ def _versions(segment: cache.Segment, clean: str) -> Iterator[tuple[str, cache.F
     """Yield the LR versions of a clip by name. The cache holds the clean version `bi`; others are computed here."""
     for version in segment.versions:
         if version == "bi" != clean:
-            yield clean, each(segment.frames("hr"), degrade.CLEAN[clean])
+            yield clean, each(segment.frames("hr"), partial(degrade.CLEAN[clean], scale=segment.scale))
         else:
             yield version, segment.frames(version)
 

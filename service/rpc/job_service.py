@@ -170,7 +170,8 @@ class JobService:
             await asyncio.to_thread(incoming.close)
             if config.HasField("size_bytes") and size != config.size_bytes:
                 raise InvalidRequest(f"only {size:,} of {config.size_bytes:,} bytes arrived: the upload was cut off")
-            admission = await self._admissions.admit(incoming.path, options)
+            scale = await asyncio.to_thread(operations.scale_of, options.model)
+            admission = await self._admissions.admit(incoming.path, options, scale)
             return await asyncio.to_thread(operations.submit, incoming.path, harmless_name(config.filename), admission)
 
     async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], target: Incoming, pace: Pace) -> int:

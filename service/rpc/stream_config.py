@@ -11,7 +11,6 @@ from jobs.settings import Settings
 from media.errors import MediaError
 from media.live.codecs import Coding, Format
 from media.types import UNSPECIFIED, ColorRange
-from model.network.basicvsr import DEFAULT_SCALE as SCALE
 from model.routing import PRESETS
 from service.rpc.errors import invalid
 from skipvsr.v1 import upscaler_pb2 as pb
@@ -59,6 +58,8 @@ class StreamConfig:
     target: Coding
     model: str
     """Name of a model, never `auto`."""
+    scale: int
+    """Enlargement of the model."""
     routing: str
     chunk: int = field(compare=False)
     """Frames that are upscaled together: those asked for, or as many as fit into the memory."""
@@ -99,21 +100,28 @@ class StreamConfig:
                 numerator=self.source.frame_rate.numerator, denominator=self.source.frame_rate.denominator
             ),
             model=self.model,
+            scale=self.scale,
             routing=self.routing,
             lookahead=self.lookahead,
             chunk=self.chunk,
         )
 
 
-def resolve(config: pb.StreamConfig, settings: Settings, default_model: str) -> StreamConfig:
-    """Resolve a client's config. Raises StatusError (INVALID_ARGUMENT) that names the wrong field."""
-    _check_size(config, settings)
+def resolve(config: pb.StreamConfig, settings: Settings, model: str, scale: int) -> StreamConfig:
+    """Resolve a client's config. Raises StatusError (INVALID_ARGUMENT) that names the wrong field.
+
+    `model` is the name of the stream's model, never `auto`, and `scale` its enlargement.
+    """
+    if config.scale not in (0, scale):
+        raise invalid("config.scale", f"{model} enlarges by {scale}, not by {config.scale}; leave out model or scale")
+    _check_size(config, settings, scale)
     rate = _rate(config)
-    source, target = _source(config, rate), _target(config, rate)
+    source, target = _source(config, rate), _target(config, rate, scale)
     return StreamConfig(
         source=_with_color(source),
         target=_with_color(_with_matrix_of(source, target)),
-        model=default_model if config.model in ("", "auto") else config.model,
+        model=model,
+        scale=scale,
         routing=_routing(config),
         chunk=_between(config.chunk or 1, 1, MOST_CHUNK, "config.chunk"),
         wanted_chunk=config.chunk or 1,
@@ -132,12 +140,12 @@ def _source(config: pb.StreamConfig, rate: Fraction) -> Coding:
     )
 
 
-def _target(config: pb.StreamConfig, rate: Fraction) -> Coding:
+def _target(config: pb.StreamConfig, rate: Fraction, scale: int) -> Coding:
     crf = config.output.crf if config.output.HasField("crf") else 20
     return Coding(
         format=_known(_FORMATS, config.output.format, "config.output.format"),
-        width=config.width * SCALE,
-        height=config.height * SCALE,
+        width=config.width * scale,
+        height=config.height * scale,
         matrix=_known(_MATRICES, config.output.matrix, "config.output.matrix"),
         range=_known(_RANGE_CODES, config.output.range, "config.output.range"),
         quality=_between(config.output.quality or 90, 1, 100, "config.output.quality"),
@@ -153,7 +161,7 @@ def _routing(config: pb.StreamConfig) -> str:
     return routing
 
 
-def _check_size(config: pb.StreamConfig, settings: Settings) -> None:
+def _check_size(config: pb.StreamConfig, settings: Settings, scale: int) -> None:
     size = f"{config.width}x{config.height}"
     for name, value in (("width", config.width), ("height", config.height)):
         if value < LEAST_SIDE:
@@ -161,7 +169,7 @@ def _check_size(config: pb.StreamConfig, settings: Settings) -> None:
     pixels = config.width * config.height
     limits = (
         ("input frames", pixels, settings.max_pixels, "SKIPVSR_MAX_PIXELS"),
-        ("output frames", pixels * SCALE**2, settings.max_output_pixels, "SKIPVSR_MAX_OUTPUT_PIXELS"),
+        ("output frames", pixels * scale**2, settings.max_output_pixels, "SKIPVSR_MAX_OUTPUT_PIXELS"),
     )
     for frames, count, limit, setting in limits:
         if count > limit:

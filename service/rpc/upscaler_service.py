@@ -56,7 +56,7 @@ class UpscalerService:
         # The stream's place among its key's jobs is free before the session can be resumed, and needs the place again.
         async with reported(context, "Stream") as extra, AsyncExitStack() as sessions, AsyncExitStack() as places:
             message = await self._first_message(requests)
-            config = resolve(message, self._settings, self._models.default)
+            config = await asyncio.to_thread(self._resolved, message)
             model = await asyncio.to_thread(self._models.get, config.model)
             resume = message.resume if message.HasField("resume") else None
             owner = call.caller().key_id
@@ -106,6 +106,11 @@ class UpscalerService:
         async with reported(context, "ListModels"):
             models = [pb.Model(name=card.name, description=card.description) for card in self._models.present()]
             return pb.ListModelsResponse(models=models, default_model=self._models.default)
+
+    def _resolved(self, message: pb.StreamConfig) -> StreamConfig:
+        """Choose the stream's model, and resolve the config. Raises StatusError, and ModelError for unknown models."""
+        name = self._models.resolved(message.model or "auto")
+        return resolve(message, self._settings, name, self._models.scale(name))
 
     def close(self) -> None:
         """Shut down the codec threads."""

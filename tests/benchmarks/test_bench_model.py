@@ -53,6 +53,8 @@ def test_rows_of_a_clip(tmp_path: Path) -> None:
 
 
 def test_lr_is_the_quarter_of_what_is_divisible() -> None:
+    lr, gt = reduced(WATER[:2, :50, :66], scale=2)
+    assert (lr.shape, gt.shape) == ((2, 25, 33, 3), (2, 50, 66, 3))
     lr, gt = reduced(WATER[:2, :50, :66])
     assert (lr.shape, gt.shape) == ((2, 12, 16, 3), (2, 48, 64, 3))
     compressed, same = reduced(WATER[:2, :50, :66], "h264:40")

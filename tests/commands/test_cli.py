@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from media.reader import VideoReader
 from media.spec import output_spec
 from tests.support.clips import make_clip
 from tests.support.paths import ROOT
+from tests.support.user_models import TINY, write_model
 
 EXAMPLE = ROOT / "examples" / "clip.mp4"
 
@@ -138,6 +140,17 @@ def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert document["metrics"]["model_seconds"] > 0
     assert sum(chunk["frames"] for chunk in document["chunks"]) == 150
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.mp4", "report.json"]
+
+
+def test_without_a_size_the_scale_is_that_of_the_model(tmp_path: Path, data_dir: Path) -> None:
+    source, out = make_clip(tmp_path / "in.mp4", frames=4, width=66, height=50), tmp_path / "o.mkv"
+    skipmap = tmp_path / "map.mkv"
+    write_model(data_dir / "weights", "double", config=replace(TINY, scale=2))
+    command = ["upscale", source, out, "--model", "double", "--skipmap", skipmap]
+    assert cli.main([str(word) for word in command]) == 0
+    assert (probe(out).video.width, probe(out).video.height) == (132, 100)
+    with VideoReader(skipmap) as shown:
+        assert len(list(shown)) == 4
 
 
 def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:

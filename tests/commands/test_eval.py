@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -15,12 +17,14 @@ import pytest
 
 import cli
 from benchmarks import quality
+from commands.shared.command_line import read_settings
 from media import dataset
 from media.dataset import Frames
 from model import quality as metrics
 from model.engine.upscaler import Upscaler, load_model
 from model.training import degrade
 from tests.support.clips import make_clip, write_png
+from tests.support.user_models import TINY, write_model
 
 COUNT, HEIGHT, WIDTH = 6, 64, 96
 
@@ -57,7 +61,8 @@ def put(folder: Path, name: str, frames: Frames) -> None:
 
 
 def evaluated(*argv: object) -> dict[str, Any]:
-    assert cli.main(["eval", *map(str, argv), "--model", "tiny", "--json", "out.json"]) == 0
+    model = [] if "--model" in argv else ["--model", "tiny"]
+    assert cli.main(["eval", *map(str, argv), *model, "--json", "out.json"]) == 0
     return json.loads(Path("out.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -122,6 +127,21 @@ def test_videos_are_clips_too_cropped_to_a_multiple_of_four(model: Upscaler, tmp
     hr = dataset.clip(tmp_path / "gt" / "stripes.mp4", 5)[:, :48, :64]
     assert (row["clip"], row["frames"]) == ("stripes", 5)
     assert row["psnr_y"] == pytest.approx(psnr_y(upscaled(model, reduced(hr)), hr), abs=1e-6)
+
+
+def test_other_scales_are_measured_on_lr_of_their_size(model: Upscaler, tmp_path: Path) -> None:
+    hr = moving(5)[:, :-2, :-2]  # no multiple of four
+    put(tmp_path / "gt", "one", hr)
+    write_model(read_settings().weights, "double", config=replace(TINY, scale=2))
+    double = load_model("double", weights_dir=read_settings().weights, device="cpu")
+    lr = reduced(hr, partial(degrade.bi, scale=2))
+    (row,) = evaluated("--gt", "gt", "--model", "double")["rows"]
+    assert row["psnr_y"] == pytest.approx(psnr_y(upscaled(double, lr), hr), abs=1e-6)
+    bicubic = quality._each(lr, partial(degrade.bicubic_up, scale=2))
+    assert row["bicubic_psnr_y"] == pytest.approx(psnr_y(bicubic, hr), abs=1e-6)
+    (row,) = evaluated("--gt", "gt", "--scale", 2)["rows"]  # a network for x4, whose output is halved
+    halved = quality._each(upscaled(model, lr), lambda x: degrade.resize(x, *hr.shape[1:3]))
+    assert row["psnr_y"] == pytest.approx(psnr_y(halved, hr), abs=1e-6)
 
 
 def test_lr_may_be_given(model: Upscaler, tmp_path: Path) -> None:
@@ -192,11 +212,11 @@ def test_an_error_in_a_later_clip_does_not_lose_the_earlier_ones(tmp_path: Path)
         (["--gt", "gt", "--lr", "empty"], "empty: holds no clip named one"),
         (
             ["--gt", "gt", "--lr", "wide"],
-            "one: LR of 6 frames of 25x16 is not a quarter of the ground truth, 6 frames of 96x64",
+            "one: LR of 6 frames of 25x16 is not 1/4 of the ground truth, 6 frames of 96x64",
         ),
         (
             ["--gt", "gt", "--lr", "short"],
-            "one: LR of 4 frames of 24x16 is not a quarter of the ground truth, 6 frames of 96x64",
+            "one: LR of 4 frames of 24x16 is not 1/4 of the ground truth, 6 frames of 96x64",
         ),
         (["--gt", "gt", "--degrade", "h264:52"], "must be bi, bd, h264:CRF with a CRF of 0 to 51, mpeg4:Q or"),
         (["--gt", "gt", "--degrade", "mpeg2:0"], "mpeg4:Q or mpeg2:Q with a Q of 1 to 31"),

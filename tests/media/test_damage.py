@@ -12,6 +12,7 @@ from media.errors import MediaError, UnusableVideo
 from media.limits import Limits
 from media.probe import probe
 from media.reader import VideoReader
+from tests.support.fuzz_corpus import corpus, plain
 from tests.support.hostile import CORRUPT_PNG, MUTATIONS, png, png_video, truncated, with_flipped_bits
 from tests.support.media import as_ts, upscale, write_clip
 
@@ -69,19 +70,14 @@ def test_missing_and_decreasing_timestamps_are_replaced(tmp_path: Path) -> None:
     assert len(upscale(raw, tmp_path).times) == 12
 
 
-def fuzz(folder: Path, seed: int, seconds: float, most: int) -> dict[str, int]:
-    """Mutate small clips of several containers, and read them. Returns outcome → count.
+def fuzz(folder: Path, seeds: list[Path], seed: int, seconds: float, most: int) -> dict[str, int]:
+    """Mutate the files `seeds`, and read them. Returns outcome → count.
 
     Only MediaError is an accepted error. `seed` and the mutation's number reproduce a case.
     """
-    seeds = [
-        write_clip(folder / "a.mp4", times=range(6)),
-        write_clip(folder / "b.mkv", times=range(6), codec="mpeg4"),
-        write_clip(folder / "c.avi", times=range(6), codec="mjpeg", pixel_format="yuvj420p"),
-        write_clip(folder / "d.ts", times=range(6), codec="mpeg2video", container_format="mpegts"),
-    ]
     outcomes: dict[str, int] = {}
     begun, number = time.monotonic(), 0
+    limits = Limits(max_decoder_seconds=10, max_frames=500)
     while number < most and time.monotonic() - begun < seconds:
         random = np.random.default_rng([seed, number])
         source = seeds[number % len(seeds)]
@@ -89,8 +85,8 @@ def fuzz(folder: Path, seed: int, seconds: float, most: int) -> dict[str, int]:
         path = folder / f"fuzz{source.suffix}"
         path.write_bytes(mutate(bytearray(source.read_bytes()), random))
         try:
-            probe(path, Limits(max_decoder_seconds=10))
-            with VideoReader(path, limits=Limits(max_decoder_seconds=10, max_frames=500)) as reader:
+            probe(path, limits)
+            with VideoReader(path, limits=limits) as reader:
                 list(reader)
             outcome = "done"
         except MediaError as error:
@@ -119,7 +115,7 @@ def test_flipped_bits(tmp_path: Path, count: int) -> None:
 
 
 def test_fuzz(tmp_path: Path) -> None:
-    outcomes = fuzz(tmp_path, seed=5, seconds=120, most=40)
+    outcomes = fuzz(tmp_path, list(plain(tmp_path)), seed=5, seconds=120, most=40)
     assert sum(outcomes.values()) >= 8
     assert outcomes.get("done", 0) > 0
 
@@ -127,6 +123,7 @@ def test_fuzz(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fuzz_long(tmp_path: Path) -> None:
-    outcomes = fuzz(tmp_path, seed=6, seconds=600, most=1_000_000)
+    """Every accepted container and decoder that the corpus reaches."""
+    outcomes = fuzz(tmp_path, corpus(tmp_path), seed=6, seconds=600, most=1_000_000)
     print(outcomes)
     assert sum(outcomes.values()) >= 80

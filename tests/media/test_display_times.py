@@ -20,6 +20,8 @@ from media.ledger import TrackLedger
 from media.limits import DEFAULT_LIMITS
 from tests.support.media import stripes
 
+quick: Final = settings(max_examples=60, deadline=None)
+
 STEP: Final = 40
 UNIT: Final = Fraction(1, 1000)
 
@@ -71,6 +73,7 @@ structures = st.lists(st.tuples(st.integers(0, 7), st.booleans()), min_size=1, m
 steps = st.lists(st.integers(1, 3000), min_size=1, max_size=60)
 
 
+@quick
 @given(structures, steps, st.integers(-5000, 5000))
 def test_right_times_stay(structure: list[tuple[int, bool]], gaps: list[int], begin: int) -> None:
     display = list(accumulate([begin, *gaps]))
@@ -82,6 +85,7 @@ def test_right_times_stay(structure: list[tuple[int, bool]], gaps: list[int], be
     assert exact
 
 
+@quick
 @given(structures, st.integers(20, 80), st.sampled_from([1, 33, STEP]), st.booleans(), st.integers(0, 100))
 def test_decoding_times_become_even(
     structure: list[tuple[int, bool]], count: int, step: int, avi: bool, begin: int
@@ -96,6 +100,7 @@ def test_decoding_times_become_even(
     assert track.repaired_times == 0
 
 
+@quick
 @given(structures, st.integers(20, 60), st.data())
 def test_one_wrong_time_is_filled_between_its_neighbours(
     structure: list[tuple[int, bool]], count: int, data: st.DataObject
@@ -113,6 +118,7 @@ def test_one_wrong_time_is_filled_between_its_neighbours(
     assert track.restarts == 0
 
 
+@quick
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**6), 10**6)), max_size=60), structures, st.booleans())
 def test_any_times_become_increasing_ones(
     values: list[int | None], structure: list[tuple[int, bool]], avi: bool
@@ -122,6 +128,7 @@ def test_any_times_become_increasing_ones(
     assert all(a < b for a, b in pairwise(times))
 
 
+@quick
 @given(structures, st.integers(12, 40), st.integers(12, 40))
 def test_times_that_start_over_follow_the_earlier_ones(
     structure: list[tuple[int, bool]], first: int, second: int
@@ -188,7 +195,7 @@ def write(path: Path, codec: str, options: dict[str, str], base: Fraction, *, dr
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(codec=st.sampled_from(CODECS), base=st.sampled_from(BASES), drop_pts=st.booleans())
 def test_every_container_gives_even_times(
     tmp_path: Path, suffix: str, codec: tuple[str, dict[str, str]], base: Fraction, drop_pts: bool
@@ -210,4 +217,5 @@ def test_every_container_gives_even_times(
     if not drop_pts and suffix in ("mp4", "mov", "mkv"):
         assert abs(offset) <= unit
     if suffix in ("avi", "wmv"):
-        assert offset == 0
+        reordered = codec[0] == "libx264" and codec[1]["bf"] != "0"
+        assert abs(offset - (times[1] - times[0] if reordered else 0)) <= unit

@@ -6,6 +6,7 @@ import os
 import random
 import struct
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 import numpy as np
 import pytest
 
+from media.assemble import assemble
 from media.demux.timestamps import decoding_times, movie_timescale, reorder_depth
 from media.encode.segment import SegmentWriter
 from media.errors import MediaError, OverLimit, UnusableVideo
@@ -34,6 +36,24 @@ def test_every_frame_of_a_vfr_clip_keeps_its_time(tmp_path: Path, unit: Fraction
     result = upscale(source, tmp_path)
     assert shown(result.path) == shown(source) == [t * 7 * unit for t in VFR]
     assert result.warnings == ()
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 8])
+def test_frames_much_closer_than_the_nominal_rate_says_keep_their_times(tmp_path: Path, chunk: int) -> None:
+    """A wrong remux squeezed the pictures to 600 a second. Equal pictures become B-frames that refer to B-frames."""
+    times = [0, 2, 3, 5, 7, 8, 10, 12, 13, 15, 17, 18, 20, 22, 23, 25]
+    source = write_clip(tmp_path / "in.mp4", times=times, unit=Fraction(1, 1000))
+    info = probe(source)
+    spec = output_spec(replace(info, video=replace(info.video, frame_rate=Fraction(25))), scale=2)
+    segments = []
+    for start in range(0, 16, chunk):
+        segments.append(tmp_path / f"{start:02}.mp4")
+        with SegmentWriter(segments[-1], spec) as writer:
+            for index in range(start, min(start + chunk, 16)):
+                writer.write(stripes(0, 64, 48), times[index])
+    out = tmp_path / "result.mp4"
+    assert assemble(segments, source, out, spec).warnings == ()
+    assert shown(out) == [Fraction(time, 1000) for time in times]
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "mov"])

@@ -11,8 +11,10 @@ import av
 import numpy as np
 import pytest
 
+from media.boxes import read_outer_box
 from media.probe import probe
 from media.tracks.cue_merger import Cue, CueMerger
+from media.tracks.languages import three_letters
 from media.tracks.subtitles import plain_text
 from tests.support.media import packets, upscale, with_subtitles, write_clip
 
@@ -274,3 +276,61 @@ def test_a_time_code_is_kept_and_not_said_to_be_lost(tmp_path: Path, container: 
         tags = {name.lower(): value for name, value in opened.streams.video[0].metadata.items()}
         assert tags["timecode"] == "01:02:03:04"
         assert len(opened.streams.data) == (container != "mkv")
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "extended"),
+    [
+        ("es", "spa", None),
+        ("en-US", "eng", b"en-US"),
+        ("pt_BR", "por", b"pt-BR"),
+        ("fra", "fra", None),
+        ("und", None, None),
+    ],
+)
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+def test_languages_get_three_letters(
+    tmp_path: Path, container: str, language: str, code: str | None, extended: bytes | None
+) -> None:
+    def say(target: Any, video: Any) -> None:
+        target.streams.audio[0].metadata["language"] = language
+
+    source = write_clip(tmp_path / "in.mkv", tone=_sound("aac"), prepare=say)
+    result = upscale(source, tmp_path, container=container)
+    assert result.warnings == ()
+    (track,) = probe(result.path).audio
+    assert track.language in (code, "und" if code is None else code)
+    with result.path.open("rb") as file:
+        tracks = [box for box in read_outer_box(file, b"moov").inner if box.name == b"trak"]
+    names = [box.find(b"mdia", b"elng") for box in tracks]
+    assert [bytes(name.fields[4:-1]) for name in names if name] == ([extended] if extended else [])
+    assert names[0] is None, "only the sound has the language"
+
+
+def test_a_language_without_a_code_is_named(tmp_path: Path) -> None:
+    def say(target: Any, video: Any) -> None:
+        target.streams.audio[0].metadata["language"] = "Klingon"
+
+    source = write_clip(tmp_path / "in.mkv", tone=_sound("aac"), prepare=say)
+    (warning,) = upscale(source, tmp_path, container="mp4").warnings
+    assert warning == "Audio track 1 (aac) loses its language (Klingon) because mp4 can't hold it."
+    result = upscale(source, tmp_path, container="mkv")
+    assert result.warnings == ()
+    assert probe(result.path).audio[0].language == "Klingon"
+
+
+def test_language_codes() -> None:
+    assert [three_letters(tag) for tag in ("de", "DE", "zh-Hant-TW", "jpn", "xx", "english", "")] == [
+        *("deu", "deu", "zho", "jpn"),
+        *(None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "webm"])
+@pytest.mark.parametrize("codec", ["subrip", "ass"])
+def test_a_text_ends_at_its_first_zero_byte(tmp_path: Path, container: str, codec: str) -> None:
+    source = with_subtitles(tmp_path / "in.mkv", font=False, codec=codec, lines=[(40, 200, "Words\0\x01 rubbish")])
+    result = upscale(source, tmp_path, container=container)
+    kind = {"webm": "webvtt"}.get(container, "mov_text")
+    said = [plain_text(kind, data) for _, data in packets(result.path, "subtitles")]
+    assert [text for text in said if text] == ["Words"]

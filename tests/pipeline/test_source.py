@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_the_facts_of_a_result_use_the_names_of_its_specification(tmp_path: Path
     assert (facts.codec, facts.width, facts.height, facts.frames, facts.audio) == ("h264", 32, 24, 6, ["aac"])
     result = stream_facts(info, output_spec(info, codec="hevc"))
     assert (result.container, result.codec) == ("mkv", "hevc")
-    assert stream_facts(info, frames=7).frames == 7
+    assert (stream_facts(info, frames=7).frames, stream_facts(info, frame_rate=Fraction(5, 2)).frame_rate) == (7, 2.5)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes, times_of
+from tests.support.fields import interlaced_clip
+from tests.support.user_models import TINY, write_model
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,20 @@ def test_other_sizes(
 def test_a_resumed_run_is_byte_identical(
     clip: Path, model: Upscaler, tmp_path: Path, stops: tuple[int, ...], lookahead: int
 ) -> None:
+    _compare_with_a_resumed_run(clip, model, tmp_path, stops, lookahead)
+
+
+def test_a_resumed_run_of_a_network_for_two_is_byte_identical(tmp_path: Path) -> None:
+    write_model(tmp_path, "double", config=replace(TINY, scale=2))
+    double = load_model("double", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
+    odd = make_clip(tmp_path / "odd.mp4", frames=14, width=34, height=26)
+    whole = _compare_with_a_resumed_run(odd, double, tmp_path, (1, 2), 2)
+    assert (probe(whole).video.width, probe(whole).video.height) == (68, 52)
+
+
+def _compare_with_a_resumed_run(
+    clip: Path, model: Upscaler, tmp_path: Path, stops: tuple[int, ...], lookahead: int
+) -> Path:
     """Closing the generator after the n-th chunk leaves the same files as a kill between two chunks."""
     whole = finish(upscale(task(clip, tmp_path / "whole", lookahead=lookahead), model)).path.read_bytes()
     parts = task(clip, tmp_path / "parts", lookahead=lookahead)
@@ -93,6 +109,7 @@ def test_a_resumed_run_is_byte_identical(
     assert isinstance(resumed[-1], Finished)
     assert resumed[-1].path.read_bytes() == whole
     assert not (parts.folder / "segment-000099.mp4.partial").exists()
+    return resumed[-1].path
 
 
 def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) -> None:
@@ -280,3 +297,22 @@ def test_long_chunks_are_shortened_and_stay_so(clip: Path, model: Upscaler, tmp_
             break
     events.close()
     assert finish(upscale(replace(again, max_model_bytes=0), model)).path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_frame_of_each_field_resumes_byte_for_byte(model: Upscaler, tmp_path: Path) -> None:
+    clip = interlaced_clip(tmp_path / "clip.mp4", 9, sound=True)
+    started, *_, whole = upscale(task(clip, tmp_path / "whole", deinterlace="field"), model)
+    assert isinstance(started, Started)
+    assert started.progress.frames_total == 18
+    assert started.spec.frame_rate == 50
+    assert isinstance(whole, Finished)
+    assert whole.progress.frames_done == 18
+    assert times_of(whole.path) == pytest.approx([n / 50 for n in range(18)])
+    parts = task(clip, tmp_path / "parts", deinterlace="field")
+    for stop in (1, 3):
+        events = upscale(parts, model)
+        for event in events:
+            if isinstance(event, ChunkDone) and event.number == stop - 1:
+                break
+        events.close()
+    assert finish(upscale(parts, model)).path.read_bytes() == whole.path.read_bytes()

@@ -98,6 +98,13 @@ def test_states_of_a_key(file: KeyFile, data_dir: Path) -> None:
     assert keys.required
 
 
+def test_a_service_may_demand_a_key_before_any_exists(data_dir: Path) -> None:
+    keys = ApiKeys(Settings(data_dir=data_dir / "not mounted", require_api_key=True))
+    for given in ([], [b"whatever"]):
+        with pytest.raises(Unauthorized):
+            keys.caller(given)
+
+
 def test_every_key_of_a_request_is_tried(file: KeyFile, data_dir: Path) -> None:
     keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sésame")))
     row, text = file.add("laptop", READ, Limits())

@@ -25,7 +25,7 @@ def write_video(path: Path, *, frames: int = 24, codec: str = "libx264", faststa
     with av.open(str(path), "w", container_options={"movflags": "+faststart"} if faststart else {}) as container:
         video: Any = container.add_stream(codec, rate=25, options={"g": "8"})
         video.width, video.height = 64, 48
-        video.pix_fmt = {"mjpeg": "yuvj420p", "zmbv": "bgr0"}.get(codec, "yuv420p")
+        video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         y, x = np.mgrid[0:48, 0:64]
         for index in range(frames):
             wave = (127 + 100 * np.sin((x + 2 * y + 3 * index) / 5)).astype(np.uint8)
@@ -171,7 +171,9 @@ def write_all(folder: Path) -> None:
     million_frames(folder / "a million frames.mp4")
     many_streams(folder / "forty streams.mkv")
     sound_only(folder / "sound only.mp4")
-    write_video(folder / "codec that is not accepted.avi", codec="zmbv")
+    unknown = folder / "codec that is not accepted.avi"
+    write_video(unknown, codec="mjpeg")
+    unknown.write_bytes(unknown.read_bytes().replace(b"MJPG", b"QxQy"))
 
 
 if __name__ == "__main__":

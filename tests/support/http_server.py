@@ -47,14 +47,15 @@ class Service:
         assert self.operations.store.release(claim, state)
         return self.operations.get(job_id)
 
-    def announce_worker(self) -> WorkerInfo:
+    def announce_worker(self, **scales: int) -> WorkerInfo:
         worker = WorkerInfo(
             name="test-worker",
             host="here",
             pid=1,
             device="cpu",
             model="tiny",
-            models=["small", "tiny"],
+            models=["small", "tiny", *scales],
+            scales=scales,
             started_at=datetime.now(UTC),
         )
         self.operations.presence.announce(worker, ttl=60)

@@ -133,14 +133,15 @@ def upscale(
     scale: int = 2,
     codec: str = "auto",
     container: str = "mp4",
+    fields: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Upscaled:
     """Upscale as the worker does. Repeated pixels replace the network."""
-    info = probe(source, limits, target=container)
+    info = probe(source, limits, target=container, fields=fields)
     spec = output_spec(info, scale=scale, codec=codec, limits=limits)
     segments: list[Path] = []
     times: list[int] = []
-    with VideoReader(source, limits=limits) as reader:
+    with VideoReader(source, canvas=info.video.canvas, fields=fields, limits=limits) as reader:
         frames = iter(reader)
         while group := [frame for _, frame in zip(range(chunk), frames, strict=False)]:
             segments.append(folder / f"{len(segments):03d}.mp4")
@@ -149,7 +150,7 @@ def upscale(
                     writer.write(frame.rgb.repeat(4, 0).repeat(4, 1), frame.pts)
                     times.append(frame.pts)
     out = folder / f"result.{info.target}"
-    lost = assemble(segments, source, out, spec, limits=limits)
+    lost = assemble(segments, source, out, spec, limits=limits).warnings
     return Upscaled(
         out,
         info,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.schema import JobState
@@ -12,7 +13,7 @@ from service.operations import Operations
 from tests.support.clips import make_clip
 from tests.support.crew import crew, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
-from tests.support.user_models import write_model
+from tests.support.user_models import TINY, write_model
 
 
 def test_a_worker_serves_new_replaced_and_removed_files(
@@ -44,6 +45,23 @@ def test_a_worker_serves_new_replaced_and_removed_files(
         wait_until(lambda: "mine" not in operations.models(), 5, "mine is still there")
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE
         assert worker.log.count("Bad.safetensors is not used") == 1
+
+
+def test_the_size_follows_from_the_model(
+    settings: Settings, store: JobStore, storage: Storage, weights_folder: Path, tmp_path: Path
+) -> None:
+    quick = settings.model_copy(update={"heartbeat_seconds": 0.1, "min_free_gb": 0.0, "weights_dir": weights_folder})
+    operations = Operations.from_settings(quick)
+    write_model(weights_folder, "double", config=replace(TINY, scale=2))
+    clip = make_clip(tmp_path / "clip.mp4", frames=4, width=34, height=26)
+    with crew(quick, tmp_path):
+        wait_until(lambda: "double" in operations.models(), 20, "the worker is not there")
+        assert [operations.scale_of(name) for name in ("double", "small", "auto", "none")] == [2, 4, 4, None]
+        for options, height in (({}, 52), ({"scale": 4}, 104), ({"height": 60}, 60)):
+            job = wait_for(store, submit(store, storage, clip, model="double", **options))
+            assert (job.state, job.model) == (JobState.DONE, "double")
+            assert job.output is not None
+            assert job.output.height == height
 
 
 def test_a_replaced_model_restarts_a_paused_job(

@@ -118,7 +118,7 @@ class FrameRate(_message.Message):
     def __init__(self, numerator: _Optional[int] = ..., denominator: _Optional[int] = ...) -> None: ...
 
 class StreamConfig(_message.Message):
-    __slots__ = ("width", "height", "input", "output", "frame_rate", "model", "routing", "lookahead", "chunk", "resume")
+    __slots__ = ("width", "height", "input", "output", "frame_rate", "model", "routing", "lookahead", "chunk", "resume", "scale")
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,7 @@ class StreamConfig(_message.Message):
     LOOKAHEAD_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
     width: int
     height: int
     input: InputFormat
@@ -139,7 +140,8 @@ class StreamConfig(_message.Message):
     lookahead: int
     chunk: int
     resume: Resume
-    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., input: _Optional[_Union[InputFormat, _Mapping]] = ..., output: _Optional[_Union[OutputFormat, _Mapping]] = ..., frame_rate: _Optional[_Union[FrameRate, _Mapping]] = ..., model: _Optional[str] = ..., routing: _Optional[str] = ..., lookahead: _Optional[int] = ..., chunk: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+    scale: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., input: _Optional[_Union[InputFormat, _Mapping]] = ..., output: _Optional[_Union[OutputFormat, _Mapping]] = ..., frame_rate: _Optional[_Union[FrameRate, _Mapping]] = ..., model: _Optional[str] = ..., routing: _Optional[str] = ..., lookahead: _Optional[int] = ..., chunk: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., scale: _Optional[int] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("session_token", "last_received")
@@ -252,7 +254,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
 class JobOptions(_message.Message):
-    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container")
+    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container", "deinterlace")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +265,7 @@ class JobOptions(_message.Message):
     CRF_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    DEINTERLACE_FIELD_NUMBER: _ClassVar[int]
     model: str
     scale: int
     height: int
@@ -273,7 +276,8 @@ class JobOptions(_message.Message):
     crf: int
     priority: str
     container: str
-    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ...) -> None: ...
+    deinterlace: str
+    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ..., deinterlace: _Optional[str] = ...) -> None: ...
 
 class StreamFacts(_message.Message):
     __slots__ = ("container", "codec", "width", "height", "frames", "frame_rate", "duration_seconds", "pixel_format", "bit_depth", "size_bytes", "audio", "subtitles")

@@ -59,6 +59,32 @@ def test_chunks_equal_the_whole_with_full_lookahead(chunk: int, coupled: bool) -
     assert np.abs(out.astype(int) - whole(model, WATER)).max() <= 1  # a rounding tie may fall either way
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("tail", ["light", "full"])
+@pytest.mark.parametrize("size", [(32, 64), (31, 63), (33, 64), (9, 8)])
+def test_a_network_for_two_works_on_folded_frames_of_any_size(size: tuple[int, int], tail: str, dtype: type) -> None:
+    model = upscaler(scale=2, tail=tail, coupled=tail == "light", flow="light")
+    frames = np.pad(WATER, ((0, 0), (0, 1), (0, 0), (0, 0)), mode="edge")[:5, : size[0], : size[1]]
+    expected = whole(model, frames)
+    assert expected.shape == (5, 2 * size[0], 2 * size[1], 3)
+    unit = np.iinfo(dtype).max // 255
+    for chunk in (1, 2, 5):
+        out = stream(model, frames.astype(dtype) * unit, chunk, lookahead=5)
+        assert out.flags.c_contiguous
+        assert np.abs(out / unit - expected).max() <= 1
+
+
+def test_the_state_of_a_network_for_two_survives_the_disk(tmp_path: Path) -> None:
+    model, frames = upscaler(torch.bfloat16, scale=2), WATER[:, :31, :63]
+    state = model.forward(frames[:5], None, lookahead=2, last=False).state
+    state.save(tmp_path / "state")
+    loaded = RecurrentState.load(tmp_path / "state")
+    a, b = (model.forward(frames[5:], before, lookahead=2, last=True) for before in (state, loaded))
+    assert np.array_equal(a.frames, b.frames)
+    with pytest.raises(StateMismatch, match="63x31 uint8 frames and continues with 62x31"):
+        model.forward(frames[:, :, :62], loaded, lookahead=2, last=True)
+
+
 @pytest.mark.parametrize(("chunk", "lookahead"), [(1, 0), (2, 1), (3, 3), (4, 2)])
 def test_each_chunk_equals_the_whole_of_what_it_may_see(chunk: int, lookahead: int) -> None:
     """The forward branch loses nothing: a chunk is what a clip that ends with its look-ahead would have there."""

@@ -66,8 +66,22 @@ def test_bd_is_a_gaussian_centred_on_the_block_with_replicated_border():
 
 
 @pytest.mark.parametrize("how", [degrade.bi, degrade.bd, degrade.bicubic_up])
-def test_a_flat_picture_stays_flat(how):
-    assert torch.allclose(how(torch.full((3, 16, 24), 77.0)), torch.tensor(77.0), atol=1e-3)
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_flat_picture_stays_flat(how, scale):
+    assert torch.allclose(how(torch.full((3, 16, 24), 77.0), scale=scale), torch.tensor(77.0), atol=1e-3)
+
+
+@pytest.mark.parametrize("how", [degrade.bi, degrade.bd])
+def test_lr_of_scale_two_lies_on_the_middles_of_its_blocks(how):
+    ramp = torch.arange(32.0).expand(16, 32)
+    assert torch.allclose(how(ramp, scale=2)[4, 4:-4], torch.arange(16)[4:-4] * 2 + 0.5, atol=1e-4)
+
+
+def test_the_blur_is_the_same_in_lr_pixels():
+    two, four = (degrade.blur_weights(16 * scale, scale=scale)[8] for scale in (2, 4))
+    assert (len(two.nonzero()), len(four.nonzero())) == (6, 12)
+    per_lr_pixel = [weights.reshape(16, -1).sum(1) for weights in (two, four)]
+    assert torch.allclose(*per_lr_pixel, atol=0.03)
 
 
 def test_rounding_is_matlabs():
@@ -77,3 +91,5 @@ def test_rounding_is_matlabs():
 def test_a_size_that_four_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="30x16 is not divisible by 4"):
         degrade.bi(torch.zeros(3, 16, 30))
+    with pytest.raises(ValueError, match="31x16 is not divisible by 2"):
+        degrade.bd(torch.zeros(3, 16, 31), scale=2)

@@ -15,6 +15,7 @@ import torch
 
 from model.training.checkpoint import read_log
 from model.training.config import ConfigError, TrainConfig
+from model.training.data import Sampler
 from model.training.loop import Trainer, run
 from model.zoo.models import load_file
 from tests.support.squares import pack_squares, run_config
@@ -56,6 +57,21 @@ def test_a_run_learns_and_leaves_weights_that_load(straight):
     assert (straight / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize("clean", ["bi", "bd"])
+def test_a_network_for_two_learns_from_halved_frames(clean, tmp_path):
+    pack_squares(tmp_path / "cache", scale=2)
+    top = f'seed = 3\nclean = "{clean}"\nwarmup = 2\nlog_every = 2\nval_every = 10'
+    (tmp_path / "config.toml").write_text(run_config(top, steps=20, batch=2, frames=3, scale=2))
+    config = TrainConfig.load(tmp_path / "config.toml")
+    lr, hr = Sampler(tmp_path / "cache", config).batch(0, config.stages[0])
+    assert (lr.shape, hr.shape) == ((2, 3, 16, 16, 3), (2, 3, 32, 32, 3))
+    run(config, tmp_path / "cache", tmp_path / "out", lambda line: None)
+    rows = curve(tmp_path / "out")
+    assert np.mean([row["loss"] for row in rows[-3:]]) < np.mean([row["loss"] for row in rows[:3]])
+    assert f"psnr_{clean}" in rows[-1]
+    assert load_file(tmp_path / "out/last.safetensors").scale == 2
+
+
 def test_the_same_seed_gives_the_same_run(packed, straight, tmp_path):
     run(TrainConfig.load(packed / "config.toml"), packed, tmp_path, lambda line: None)
     assert curve(tmp_path) == curve(straight)
@@ -88,7 +104,6 @@ def test_a_killed_run_goes_on_with_the_same_curve(packed, straight, tmp_path):
 
 
 def test_a_batch_is_aligned_and_depends_on_its_step_alone(packed):
-    from model.training.data import Sampler
 
     config = TrainConfig.load(packed / "config.toml")
     sampler = Sampler(packed, config)
@@ -104,7 +119,6 @@ def test_a_batch_is_aligned_and_depends_on_its_step_alone(packed):
 @pytest.mark.parametrize("clean", ["bi", "bd"])
 def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed, clean):
     from model.training import degrade
-    from model.training.data import Sampler
     from model.training.prepare import each
 
     config = TrainConfig.load(packed / "config.toml").model_copy(update={"bars": 1.0, "clean": clean})
@@ -119,7 +133,6 @@ def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed, clean):
 
 def test_clean_frames_may_be_blurred_and_decimated_instead(packed, tmp_path):
     from model.training import degrade
-    from model.training.data import Sampler
     from model.training.prepare import each
 
     config = TrainConfig.load(packed / "config.toml").model_copy(update={"clean": "bd", "flow_steps": 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from model.errors import BadWeights, UnknownModel
 from model.network.basicvsr import NetworkConfig
 from model.zoo.cache import ModelCache
 from model.zoo.models import fingerprint
-from tests.support.user_models import fit_estimator, truncate, write_model
+from tests.support.user_models import TINY, fit_estimator, truncate, write_model
 
 
 @pytest.mark.parametrize("capacity", [None, 2])
@@ -58,3 +59,13 @@ def test_a_full_cache_evicts_the_least_recently_used_model(tmp_path: Path) -> No
     assert loaded == ["one", "tiny", "two", "tiny"]
     assert len(evicted) == 2
     assert {"one", "two", "tiny", "small"} <= set(models.names())
+
+
+def test_scales_are_known_without_loading(tmp_path: Path) -> None:
+    write_model(tmp_path, "double", config=replace(TINY, scale=2))
+    models = ModelCache(tmp_path, str)
+    assert [models.resolved(name) for name in ("auto", "double")] == ["small", "double"]
+    assert ModelCache(tmp_path, str, default="tiny").resolved("auto") == "tiny"
+    assert models.scale("double") == 2
+    scales = models.scales()
+    assert (scales["double"], scales["small"]) == (2, 4)

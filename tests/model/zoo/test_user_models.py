@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,20 @@ def test_the_scale_comes_from_the_checkpoint(tmp_path: Path) -> None:
         load_file(path)
 
 
-@pytest.mark.parametrize("config", [TINY, NetworkConfig(8, 2), NetworkConfig(8, 2, "light", "full")])
+def test_cards_know_the_scale_of_their_model(tmp_path: Path) -> None:
+    write_model(tmp_path, "double", config=replace(TINY, scale=2))
+    write_model(tmp_path, "mine")
+    known = {entry.name: entry for entry in cards(tmp_path)}
+    assert known["double"].description == "user model, 8 channels x 1 block, x2"
+    for name in ("double", "mine", "tiny", "small", "small-clean"):
+        assert load_network(name, tmp_path)[0].scale == known[name].scale
+    assert known["double"].scale == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, NetworkConfig(8, 2), NetworkConfig(8, 2, "light", "full"), NetworkConfig(8, 1, "light", "light", True, 2)],
+)
 def test_shapes_are_known_without_weights(config: NetworkConfig) -> None:
     before = torch.get_rng_state()
     shapes = _shapes.__wrapped__(config)
@@ -116,4 +130,4 @@ def test_an_estimator_file_belongs_to_the_model_of_its_name(
 def test_the_fine_tuning_configuration_matches_its_initial_weights() -> None:
     config = TrainConfig.load(ROOT / "model/training/configs/finetune.toml")
     assert config.init is not None
-    assert load_file(ROOT / config.init).config == config.network.network_config()
+    assert load_file(ROOT / config.init).config == config.network_config

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from jobs.schema import JobState, Progress
 from jobs.settings import Settings
+from tests.support.api_keys import job_of, make_keys
 from tests.support.browser import Page, browsing, chromium
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -160,6 +161,30 @@ def test_page_asks_for_the_api_key(settings: Settings, page: Page, tmp_path: Pat
         click_button(page, "Compare")
         page.wait("document.querySelector('.after').readyState >= 2")  # the video's request carries a read-only cookie
         assert page.run("document.cookie") == "", "scripts can read the cookie"
+
+
+def test_page_with_a_users_key(settings: Settings, page: Page, tmp_path: Path) -> None:
+    """The page shows and plays own jobs only, and says what the key may not do."""
+    keys = make_keys(settings.data_dir)
+    clip = make_clip(tmp_path / "clip.mp4", frames=4)
+    with serving(settings) as service:
+        store, storage = service.operations.store, service.operations.storage
+        own, _ = (job_of(keys.ids[kind], JobState.QUEUED, store, storage, clip) for kind in ("read", "own"))
+        service.finish(own, clip.read_bytes())
+        page.open(service.url)
+        page.wait("!document.querySelector('#key').hidden")
+        page.run(f"document.querySelector('[name=key]').value = {keys.text('read')!r}")
+        click_button(page, "Unlock")
+        page.wait(says(".job .badge", "done"))
+        assert page.run("document.querySelectorAll('.job').length") == 1
+        click_button(page, "Compare")
+        page.wait("document.querySelector('.after').readyState >= 2")
+        page.choose_file("#drop input", clip)
+        page.click("#start")
+        page.wait(says("#upload .error", "lacks the scope submit"))
+        keys.file.revoke("read")
+        page.run("refresh()")
+        page.wait("!document.querySelector('#key').hidden && document.querySelector('#upload').hidden")
 
 
 def test_description_page(service: Service, page: Page) -> None:

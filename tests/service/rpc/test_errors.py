@@ -61,6 +61,8 @@ def failure(server: RpcServer, *requests: pb.StreamRequest, timeout: float | Non
         ([config(width=2**32 - 1, height=2**32 - 1)], "config.width", "SKIPVSR_MAX_PIXELS"),
         ([config(routing="warp")], "config.routing", "off, balanced, fast"),
         ([config(lookahead=65)], "config.lookahead", "between 0 and 64"),
+        ([config(scale=2)], "config.scale", "tiny enlarges by 4, not by 2"),
+        ([config(scale=3)], "config.scale", "not by 3"),
         ([config(chunk=1000)], "config.chunk", "between 1 and 64"),
         ([config(input=pb.InputFormat(format=99))], "config.input.format", "99"),  # type: ignore[arg-type]
         ([config(), frame(data=FRAME[:-1])], "frame.data", "2,303 bytes; 32x24 RGB24 has 2,304"),

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -14,11 +15,12 @@ import pytest
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from media.live.codecs import Coding, Format, decoder, encoder
-from model.engine.upscaler import Upscaler
+from model.engine.upscaler import Upscaler, load_model
 from service.rpc.client import StreamClient
 from skipvsr.v1 import upscaler_pb2 as pb
 from tests.support.processes import wait_until
 from tests.support.rpc_server import RpcServer, details, expected, noise, rpc_server, tiny
+from tests.support.user_models import TINY, write_model
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,21 @@ def test_stream_equals_the_pipeline_bit_for_bit(
     assert stream.accepted.effective.model == "tiny"
     assert stream.summary.frames == 11
     assert 0 < stream.summary.latency_p50_milliseconds <= stream.summary.latency_p99_milliseconds
+
+
+@pytest.mark.parametrize("scale", [0, 2])
+def test_a_model_for_two_doubles_frames(client: StreamClient, server: RpcServer, scale: int) -> None:
+    folder = server.data_dir / "weights"
+    write_model(folder, "double", config=replace(TINY, scale=2))
+    double = load_model("double", weights_dir=folder, device="cpu", precision="fp32", threads=1)
+    frames = noise(5, width=31, height=23)
+    with client.stream(frames, width=31, height=23, model="double", scale=scale, lookahead=1, routing="off") as stream:
+        answers = [answer.rgb for answer in stream]
+    assert stream.accepted is not None
+    assert (stream.accepted.output_width, stream.accepted.output_height) == (62, 46)
+    assert stream.accepted.effective.scale == 2
+    wanted = expected(double, frames, chunk=1, lookahead=1)
+    assert all(np.array_equal(a, b) for a, b in zip(answers, wanted, strict=True))
 
 
 @pytest.mark.parametrize("format_", [Format.YUV420P, Format.NV12, Format.JPEG, Format.PNG, Format.H264, Format.HEVC])
