@@ -247,8 +247,8 @@ class Settings(BaseSettings):
     )
     history_jobs: Annotated[int, Field(ge=0)] = Field(
         10_000,
-        description="Maximum number of finished jobs; the oldest are removed first, with their files. Their documents "
-        "never take more than half of Redis' maxmemory. 0: no maximum number.",
+        description="Maximum number of finished jobs; the oldest of the API key with the most jobs are removed first, "
+        "with their files. Their documents never take more than half of Redis' maxmemory. 0: no maximum number.",
     )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds between two searches for expired files and orphaned folders."

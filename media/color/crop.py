@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 from av.filter import Graph
 from av.video.frame import VideoFrame
@@ -13,8 +12,7 @@ _GRID: Final = 4
 """Pixels of one chroma sample at most."""
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """The part of the decoded picture that players show."""
 
     left: int

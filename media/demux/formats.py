@@ -5,12 +5,10 @@ This module holds the only list. `docs/formats.md` is generated from the titles 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(NamedTuple):
     """One demuxer."""
 
     short: str

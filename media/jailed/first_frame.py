@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -21,8 +20,7 @@ _ATTEMPTS: Final = 300
 """Packets to decode before the search gives up: from the start, and again from the first keyframe."""
 
 
-@dataclass(frozen=True)
-class FirstFrame:
+class FirstFrame(NamedTuple):
     """The first frame of a stream, and what its packets say."""
 
     frame: VideoFrame

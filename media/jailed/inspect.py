@@ -58,7 +58,7 @@ def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) ->
         first = decode_first_frame(container, stream)
         _check_size(first.frame.width, first.frame.height, limits)
         if header.crop and header.crop.of != (first.frame.width, first.frame.height):
-            header = replace(header, crop=None)
+            header = header._replace(crop=None)
         video, warnings = video_info(stream, first, header, fields=fields)
         if container_name(container) in ANIMATIONS:
             video, about_animation = _animation(video, path, container_name(container))

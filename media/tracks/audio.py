@@ -31,15 +31,15 @@ _COMMON_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": 
 _OPUS_RATE: Final = 48000
 
 
-@dataclass
 class _Observed:
     """Facts of a conversion so far."""
 
-    frame: Fraction | None = None
-    """Time in seconds of the first frame into the encoder."""
-    packet: Fraction | None = None
-    """Time in seconds of the encoder's first packet."""
-    undecodable: int = 0
+    def __init__(self) -> None:
+        self.frame: Fraction | None = None
+        """Time in seconds of the first frame into the encoder."""
+        self.packet: Fraction | None = None
+        """Time in seconds of the encoder's first packet."""
+        self.undecodable = 0
 
 
 @dataclass(frozen=True)
