@@ -44,7 +44,7 @@ def upscale(source: Path, folder: Path, *, scale: int, chunk: int = 24, most: in
     spec = output_spec(info, scale=scale)
     segments: list[Path] = []
     times: list[int] = []
-    with VideoReader(source) as reader:
+    with VideoReader(source, canvas=info.video.canvas) as reader:
         frames = iter(reader)
         while group := [frame for _, frame in zip(range(chunk), frames, strict=False)]:
             segments.append(folder / f"{len(segments):05d}.mp4")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from service.key_file import KeyFile, StoredKey
 
 _SCOPES: Final = ("read", "submit", "admin")
+_MOST_DAYS: Final = 36_500
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -51,7 +52,7 @@ def command() -> None:
 @option("--max-jobs", type=COUNT, metavar="N", help="Jobs, uploads and live streams at a time")
 @option("--uploads-per-minute", type=COUNT, metavar="N", help="Uploads and live streams that start in a minute")
 @option("--bytes-per-day", type=_Size(), metavar="SIZE", help="Bytes sent in a day (UTC), e.g. 2GB")
-@option("--days", type=COUNT, metavar="N", help="Days until the key expires; default: never")
+@option("--days", type=click.IntRange(1, _MOST_DAYS), metavar="N", help="Days until the key expires; default: never")
 def add(name: str, scopes: Sequence[str], days: int | None, **limits: int | None) -> int:
     """Create a key and print the key once."""
     from jobs.allowance import Limits

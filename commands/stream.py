@@ -104,7 +104,7 @@ def _file(source: Path, target: Path, options: StreamOptions, settings: Settings
     spec_at = partial(output_spec, info, codec=options.codec, crf=options.crf, limits=limits)
     with (
         tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder,
-        VideoReader(source, limits=limits) as reader,
+        VideoReader(source, canvas=info.video.canvas, limits=limits) as reader,
     ):
         segment, result = Path(folder) / "segment.mp4", Path(folder) / "result.mp4"
         size = info.video.width, info.video.height

@@ -67,8 +67,8 @@ _FORMATS_HEAD = """\
 The content of a file decides; the ending of its name does not matter. A process without access to other files and to
 the network reads all of these formats. Formats on no list are refused by name.
 
-Transparent parts of GIF and APNG animations are shown on white, and the job says so. Refused are other videos with
-transparent pixels, encrypted videos, and Dolby Vision profile 5, whose colours only Dolby Vision players can show.
+Transparent parts of GIF, APNG and WebP animations are shown on white, and the job says so. Refused are other videos
+with transparent pixels, encrypted videos, and Dolby Vision profile 5, whose colours only Dolby Vision players can show.
 """
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))
 """Sections of the configuration page by prefix. All other settings are under "General"."""

@@ -35,10 +35,11 @@ _STEP_BYTES: Final = 8 << 20
 
 _SLOT: Final = """
 -- KEYS: the key's slots, its jobs, queued jobs, running jobs. ARGV: limit, job id, seconds of life.
--- Takes or renews a slot. Returns 0 if the limit is reached.
+-- Takes or renews a slot; a queued or running job has its place already. Returns 0 if the limit is reached.
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then
+local mine = redis.call('SISMEMBER', KEYS[3], ARGV[2]) + redis.call('SISMEMBER', KEYS[4], ARGV[2])
+if mine == 0 and not redis.call('ZSCORE', KEYS[1], ARGV[2]) then
   local count = redis.call('SINTERCARD', 2, KEYS[2], KEYS[3]) + redis.call('SINTERCARD', 2, KEYS[2], KEYS[4])
   for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     local active = redis.call('SISMEMBER', KEYS[3], id) + redis.call('SISMEMBER', KEYS[4], id)

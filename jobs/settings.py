@@ -60,6 +60,16 @@ class Settings(BaseSettings):
         description="Maximum number of gRPC calls that watch a job; the server rejects further calls with "
         "RESOURCE_EXHAUSTED.",
     )
+    grpc_max_downloads: Annotated[int, Field(ge=1)] = Field(
+        64,
+        description="Maximum number of concurrent downloads of results over gRPC; the server rejects further downloads "
+        "with RESOURCE_EXHAUSTED.",
+    )
+    grpc_max_connections: Annotated[int, Field(ge=1)] = Field(
+        8192,
+        description="Maximum number of open gRPC connections; the server closes further connections at once. The limit "
+        "of open files can lower this number.",
+    )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
         description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
@@ -78,7 +88,7 @@ class Settings(BaseSettings):
     grpc_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
         description="Seconds without a frame from the client, or without the client reading an answer, before a gRPC "
-        "stream ends.",
+        "stream ends. A connection without a call is closed after the same time.",
     )
     grpc_session_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
@@ -185,7 +195,7 @@ class Settings(BaseSettings):
         "further uploads with status 503.",
     )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="Seconds without the client reading before the API ends a download."
+        60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
     )
 
     weights_dir: Path | None = Field(
@@ -237,8 +247,8 @@ class Settings(BaseSettings):
     )
     history_jobs: Annotated[int, Field(ge=0)] = Field(
         10_000,
-        description="Maximum number of finished jobs; the oldest are removed first, with their files. Their documents "
-        "never take more than half of Redis' maxmemory. 0: no maximum number.",
+        description="Maximum number of finished jobs; the oldest of the API key with the most jobs are removed first, "
+        "with their files. Their documents never take more than half of Redis' maxmemory. 0: no maximum number.",
     )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds between two searches for expired files and orphaned folders."

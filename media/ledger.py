@@ -146,7 +146,7 @@ def _video(track: TrackLedger) -> Iterator[tuple[object, str]]:
     yield track.jumps, "The file's timestamps jump ahead; the gap was removed."
     yield track.woven_film, _WOVEN_FILM
     resized = counted(track.resized, "frame was", "frames were")
-    yield track.resized, f"The frame size changes; {resized} scaled to the size of the first frame."
+    yield track.resized, f"The frame size changes; {resized} scaled to fit the others."
 
 
 def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
@@ -166,6 +166,11 @@ def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
         f"{name} lasts {track.written.seconds:.4g} s in the result, not {track.read.seconds:.4g} s.",
     )
     yield repeated, f"{name} loses {counted(repeated, 'packet')} with a repeated timestamp."
+    silent = track.lost(Missing.UNDECODABLE)
+    yield (
+        silent,
+        f"{counted(silent, 'packet')} of {name[0].lower()}{name[1:]} could not be decoded; silence replaces them.",
+    )
     yield (
         track.restarts,
         f"The timestamps of {track.kind} track {track.index} start over; the later part follows the earlier part.",

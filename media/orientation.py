@@ -6,10 +6,9 @@ numbers have 16 fractional bits, u, v and w have 30.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import atan2, degrees, hypot
-from typing import Final
+from typing import Final, NamedTuple
 
 _ONE: Final = 1 << 16
 _SKEW: Final = 0.01
@@ -18,8 +17,7 @@ _SKEW: Final = 0.01
 Matrix = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Orientation:
+class Orientation(NamedTuple):
     """A display matrix in the parts that Matroska can hold."""
 
     matrix: Matrix

@@ -21,6 +21,7 @@ from media.ledger import Ledger, TrackLedger, warnings
 from media.limits import DEFAULT_LIMITS, Limits
 from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import SLOTS, Decoded, DecodeRequest, FrameFormat, FrameReady, FrameSkipped
+from media.types import Canvas
 
 __all__ = ["Frame", "Pixels", "VideoReader"]
 
@@ -52,6 +53,7 @@ class VideoReader:
             reading from the start.
         frames_before: number of the skipped frames, if the last of them was `clean`. The reader then seeks to the
             nearest keyframe, in containers where seeking is exact, instead of decoding from the start.
+        canvas: size and shape of all frames, `VideoInfo.canvas`; by default the first frame's.
         fields: whether each field of an interlaced frame becomes a frame. Otherwise two fields become one frame.
         limits: bounds of size, frames, memory and time.
 
@@ -67,6 +69,7 @@ class VideoReader:
         *,
         start_after_pts: int | None = None,
         frames_before: int | None = None,
+        canvas: Canvas | None = None,
         fields: bool = False,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -77,7 +80,7 @@ class VideoReader:
         self._limits = limits
         self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         path = path.absolute()
-        request = DecodeRequest(path, start_after_pts, frames_before, self._memory, fields)
+        request = DecodeRequest(path, start_after_pts, frames_before, self._memory, fields, canvas)
         self._process = Sandbox(request, limits, reads=(path,), share=(self._memory,))
 
     @property

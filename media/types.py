@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
+from typing import NamedTuple
 
 
 class ColorRange(IntEnum):
@@ -29,6 +30,14 @@ class Color:
     range: ColorRange = ColorRange.UNSPECIFIED
     chroma_location: str = "unspecified"
     """libav's name: left, center, topleft, …"""
+
+
+class Canvas(NamedTuple):
+    """Size and shape of all frames that a reader delivers, although parts of the video differ."""
+
+    width: int
+    height: int
+    sample_aspect_ratio: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,11 @@ class VideoInfo:
     def output_time_base(self) -> Fraction:
         """Seconds of one unit of the frames' pts: a second field is shown halfway to the next frame."""
         return self.time_base / 2 if self.fields else self.time_base
+
+    @property
+    def canvas(self) -> Canvas:
+        """Size and shape of the frames that the network receives."""
+        return Canvas(self.width, self.height, self.sample_aspect_ratio)
 
 
 @dataclass(frozen=True)
@@ -150,5 +164,7 @@ class OutputSpec:
     """How the pixels are mirrored before they are encoded, for containers that hold no mirrored display: horizontal,
     vertical, or "" for not at all."""
     container: str = "mp4"
+    encoder_rate: Fraction | None = None
+    """Frame rate for the encoder's rate control. None: `frame_rate`."""
     warnings: tuple[str, ...] = ()
     """Differences between the source's picture and the output's."""

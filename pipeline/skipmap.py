@@ -65,8 +65,9 @@ class SkipMap:
     ) -> None:
         self._side = TILE * fold
         self._source, self._folder, self._out, self._limits = source, folder, out.absolute(), limits
-        self._spec = output_spec(probe(source, limits, target=container, fields=fields), scale=1, limits=limits)
-        self._reader = VideoReader(source, fields=fields, limits=limits)
+        info = probe(source, limits, target=container, fields=fields)
+        self._spec = output_spec(info, scale=1, limits=limits)
+        self._reader = VideoReader(source, canvas=info.video.canvas, fields=fields, limits=limits)
         self._frames = iter(self._reader)
         self._segments: list[Path] = []
 

@@ -14,6 +14,7 @@ import numpy as np
 from media.encode.segment import SegmentWriter
 from media.reader import Frame, VideoReader
 from media.spec import OutputSpec
+from media.types import Canvas
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler, groups
 from pipeline.checkpoint import Checkpoints, Manifest
@@ -44,10 +45,11 @@ class DecodeStage:
     Args:
         task: the video.
         manifest: the checkpoint.
+        canvas: size and shape of all frames; by default the first frame's.
     """
 
-    def __init__(self, task: UpscaleTask, manifest: Manifest) -> None:
-        self._task, self._manifest = task, manifest
+    def __init__(self, task: UpscaleTask, manifest: Manifest, canvas: Canvas | None = None) -> None:
+        self._task, self._manifest, self._canvas = task, manifest, canvas
         self._seconds = self._taken = 0.0
         self.warnings: tuple[str, ...] = ()
         """Warnings of the decoder, complete after the last frame."""
@@ -59,6 +61,7 @@ class DecodeStage:
             task.source,
             start_after_pts=done.read_to,
             frames_before=before,
+            canvas=self._canvas,
             fields=task.options.deinterlace == "field",
             limits=task.limits,
         ) as reader:

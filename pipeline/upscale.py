@@ -121,7 +121,7 @@ class _Run:
     def _chunks(self) -> Generator[ChunkDone]:
         """Decode, upscale and encode chunk by chunk."""
         task = self._task
-        decoder = DecodeStage(task, self._manifest)
+        decoder = DecodeStage(task, self._manifest, self._info.video.canvas)
         frames = Prefetcher(decoder, depth=max(2, task.frames_per_chunk), name="decode")
         chunks = Prefetcher(
             run_model(frames, self._model, self._take_state(), self._manifest.pending, task, self._stop),

@@ -30,6 +30,8 @@ class Admission:
     options: JobOptions
     facts: StreamFacts
     warnings: list[str]
+    frames: int | None
+    """Expected number of frames of the result."""
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
@@ -74,7 +76,7 @@ def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None
             crf=options.crf,
             limits=allowed,
         )
-    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings])
+    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames)
 
 
 class Admissions:

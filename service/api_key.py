@@ -7,7 +7,7 @@ the server is open to everybody.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +17,17 @@ from service.callers import ADMINISTRATOR, ANYBODY, Caller
 from service.key_file import KeyFile, StoredKey, cookie_of
 
 WRONG = "the API key is wrong"
+
+
+def given_keys(headers: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    """The keys in headers with lower-case names, or in gRPC metadata."""
+    found = []
+    for name, value in headers:
+        if name == "x-api-key":
+            found.append(value.strip())
+        elif name == "authorization" and value[:7].lower() == b"bearer ":
+            found.append(value[7:].strip())
+    return [key for key in found if key]
 
 
 class ApiKeys:
@@ -36,26 +47,43 @@ class ApiKeys:
             return True
 
     def caller(self, given: Sequence[bytes], cookie: bytes = b"") -> Caller:
-        """The caller with one of the keys `given`, or with the cookie.
+        """The caller with the one valid key among `given`; without any, the caller with the cookie.
 
         The time of the comparison reveals nothing about a key. Raises Unauthorized, or KeysUnreadable.
         """
         if not self.required:
-            return ANYBODY
-        if self._is_admin(given, cookie):
-            return replace(ADMINISTRATOR, cookie=cookie_of(self._admin))
-        for key in given:
-            if row := self._file.find(key):
-                return self._checked(row, f"{row.id}.{cookie_of(key)}")
-        if row := self._file.find_cookie(cookie):
-            return self._checked(row, cookie.decode())
-        raise Unauthorized(WRONG)
+            return replace(ANYBODY, confirm=self._confirm_open)
+        found = {"": self._administrator()} if self._is_admin(given) else {}
+        try:
+            found |= {row.id: self._checked(row, f"{row.id}.{cookie_of(key)}") for key, row in self._rows(given)}
+        except KeysUnreadable:
+            if not found:
+                raise
+        if len(found) > 1:
+            raise Unauthorized("the request carries two different API keys: send one key")
+        caller = next(iter(found.values()), None) or self._with_cookie(cookie)
+        if caller is None:
+            raise Unauthorized(WRONG)
+        return caller
 
-    def _is_admin(self, given: Sequence[bytes], cookie: bytes) -> bool:
-        if not self._admin:
-            return False
-        matches = [hmac.compare_digest(key, self._admin) for key in given]
-        return any([*matches, hmac.compare_digest(cookie, cookie_of(self._admin).encode())])
+    def _is_admin(self, given: Sequence[bytes]) -> bool:
+        return bool(self._admin) and any(hmac.compare_digest(key, self._admin) for key in given)
+
+    def _rows(self, given: Sequence[bytes]) -> list[tuple[bytes, StoredKey]]:
+        return [(key, row) for key in given if (row := self._file.find(key))]
+
+    def _with_cookie(self, cookie: bytes) -> Caller | None:
+        if self._admin and hmac.compare_digest(cookie, cookie_of(self._admin).encode()):
+            return self._administrator()
+        row = self._file.find_cookie(cookie)
+        return self._checked(row, cookie.decode()) if row else None
+
+    def _administrator(self) -> Caller:
+        return replace(ADMINISTRATOR, cookie=cookie_of(self._admin))
+
+    def _confirm_open(self) -> None:
+        if self.required:
+            raise Unauthorized("this server needs an API key now: ask the server's administrator for a key")
 
     def _checked(self, row: StoredKey, cookie: str) -> Caller:
         """The caller with this row's key. Raises Unauthorized if the key is no longer usable."""

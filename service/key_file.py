@@ -17,13 +17,14 @@ import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jobs.allowance import Limits
 from jobs.errors import InvalidRequest, KeysUnreadable, NotFound
@@ -34,6 +35,7 @@ from service.callers import Scope
 log = logging.getLogger(__name__)
 
 _NAME: Final = "keys.json"
+_MAX_BYTES: Final = 16 << 20
 _KEY: Final = re.compile(r"svk_([0-9a-f]{8})_[0-9a-f]{64}")
 _COOKIE: Final = re.compile(r"([0-9a-f]{8})\.[0-9a-f]{64}")
 _COOKIE_LABEL: Final = b"skipvsr: read-only cookie"
@@ -55,9 +57,9 @@ class StoredKey(BaseModel):
     max_jobs: _Count | None = None
     uploads_per_minute: _Count | None = None
     bytes_per_day: _Count | None = None
-    created: datetime
-    expires: datetime | None = None
-    revoked: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+    revoked: AwareDatetime | None = None
 
     @field_validator("name")
     @classmethod
@@ -187,7 +189,7 @@ class KeyFile:
         try:
             found = self.path.stat()
         except FileNotFoundError:
-            return None
+            return (0,) if self.path.is_symlink() else None  # a link to a file that is not mounted: not readable
         except OSError as error:
             return (-(error.errno or 1),)
         return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
@@ -204,13 +206,23 @@ class KeyFile:
         except OSError as error:
             reason = str(error.strerror)
         except ValueError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = _reason(error)
         log.error("cannot read the API keys in %s: %s", self.path, reason)
         return stamp, None
 
     def _parsed(self) -> dict[str, StoredKey]:
         """Read the file. Raises OSError, ValueError."""
-        return {row.id: row for row in _Document.model_validate_json(self.path.read_bytes()).keys}
+        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ValueError("not a regular file")
+            with open(fd, "rb", closefd=False) as file:
+                text = file.read(_MAX_BYTES + 1)
+        finally:
+            os.close(fd)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
+        return {row.id: row for row in _Document.model_validate_json(text).keys}
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, StoredKey]]:
@@ -224,6 +236,8 @@ class KeyFile:
                 keys = self._parsed() if self._stamp() is not None else {}
             except ValueError as error:
                 raise KeysUnreadable(f"{self.path} is damaged: restore the file from a backup") from error
+            except OSError as error:
+                raise KeysUnreadable(f"{self.path} cannot be read: {error.strerror}") from error
             yield keys
             self._write(_Document(keys=list(keys.values())))
         finally:
@@ -250,6 +264,13 @@ def _give_to_owner_of(folder: Path, *files: Path) -> None:
         found = folder.stat()
         for file in files:
             os.chown(file, found.st_uid, found.st_gid)
+
+
+def _reason(error: ValueError) -> str:
+    """Why the file is damaged, without its content."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+    return str(error)
 
 
 def _sha256(data: bytes) -> str:

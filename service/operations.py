@@ -128,7 +128,7 @@ class Operations:
             options=admission.options,
             input=admission.facts,
             warnings=admission.warnings,
-            progress=Progress(frames_total=admission.facts.frames),
+            progress=Progress(frames_total=admission.frames),
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
@@ -191,8 +191,8 @@ class Operations:
         state = self.get(job_id).state
         if state is JobState.FAILED:
             self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
-        starts = state in (JobState.PAUSED, JobState.FAILED)
-        with self._allowance.slot(job_id) if starts else nullcontext():
+        never = state in (JobState.DONE, JobState.CANCELLED)  # a running job may be paused in this moment
+        with nullcontext() if never else self._allowance.slot(job_id):
             self.store.resume(job_id)
         return self._recorded(job_id)
 

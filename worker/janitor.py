@@ -12,8 +12,10 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from jobs import records
@@ -111,10 +113,12 @@ class Janitor:
         return True
 
     def _surplus(self, jobs: list[Job]) -> set[str]:
-        """Ids of the oldest finished jobs beyond the limits of the history."""
+        """Ids of the finished jobs beyond the limits of the history: the oldest jobs of the keys with the most jobs."""
         most, room = self._settings.history_jobs or len(jobs), _HISTORY_SHARE * self._store.max_memory()
         finished = [job for job in jobs if job.state.final]
         finished.sort(key=lambda job: job.finished_at or job.created_at, reverse=True)
+        ranks: defaultdict[str, Iterator[int]] = defaultdict(count)
+        finished.sort(key=lambda job: next(ranks[job.owner]))  # the newest job of each key, then the second newest, …
         surplus, size = set(), 0
         for number, job in enumerate(finished, 1):
             size += len(job.model_dump_json())

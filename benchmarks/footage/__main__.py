@@ -129,6 +129,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600, help="limit of each file")
     parser.add_argument("--before", type=Path, metavar="FILE", help="JSON of an earlier run, to compare values with")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all facts and verdicts")
+    parser.add_argument("--brief", action="store_true", help="leave the facts of source and result out of the JSON")
     parser.add_argument("--md", type=Path, metavar="FILE", help="write the tables")
     arguments = parser.parse_args()
     ran: list[tuple[Outcome, list[Check]]] = []
@@ -144,25 +145,19 @@ def main() -> int:
     verdicts = [judge(check, outcome, plain) for outcome, these in ran for check in these]
     table = ["", *verdict_table(verdicts, arguments.before)] if verdicts else []
     print("\n".join(table))
-    _write(arguments.json, arguments.md, [outcome for outcome, _ in ran], verdicts, [*lines, *table])
+    if arguments.md is not None:
+        arguments.md.write_text("\n".join([*lines, *table]) + "\n")
+    if arguments.json is not None:
+        rows = [_plain(outcome, brief=arguments.brief) for outcome, _ in ran]
+        values = [verdict.as_plain() for verdict in verdicts]
+        write_json(arguments.json, {"machine": machine(torch.device("cpu")), "files": rows, "values": values})
     return 0 if all(verdict.right for verdict in verdicts) else 1
 
 
-def _write(
-    json_file: Path | None, md: Path | None, outcomes: list[Outcome], verdicts: list[Verdict], lines: list[str]
-) -> None:
-    if md is not None:
-        md.write_text("\n".join(lines) + "\n")
-    if json_file is not None:
-        rows: list[dict[str, Any]] = [
-            outcome.as_plain() | {"differences": differences(outcome.source, outcome.result)} for outcome in outcomes
-        ]
-        content: dict[str, object] = {
-            "machine": machine(torch.device("cpu")),
-            "files": rows,
-            "values": [verdict.as_plain() for verdict in verdicts],
-        }
-        write_json(json_file, content)
+def _plain(outcome: Outcome, *, brief: bool) -> dict[str, Any]:
+    row = outcome.as_plain() | {"differences": differences(outcome.source, outcome.result)}
+    left_out = ("source", "result", "document", "words") if brief else ()
+    return {name: value for name, value in row.items() if name not in left_out}
 
 
 if __name__ == "__main__":

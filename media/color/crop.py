@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 from av.filter import Graph
 from av.video.frame import VideoFrame
@@ -13,8 +12,7 @@ _GRID: Final = 4
 """Pixels of one chroma sample at most."""
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """The part of the decoded picture that players show."""
 
     left: int
@@ -39,13 +37,21 @@ class Cropper:
         self._fine = _Cut(crop.left - left, crop.top - top, crop.width, crop.height)
         self._whole = _Cut(crop.left, crop.top, crop.width, crop.height)
 
+    def applies(self, frame: VideoFrame) -> bool:
+        """Whether the frame has the size to which the crop belongs. Frames of another size stay whole."""
+        return (frame.width, frame.height) == self._of
+
+    def shown(self, frame: VideoFrame) -> tuple[int, int]:
+        """Size of the shown part of a frame."""
+        return self._whole.size if self.applies(frame) else (frame.width, frame.height)
+
     def coarse(self, frame: VideoFrame) -> VideoFrame:
         """The part of a decoded frame that holds all shown pixels. Frames of another size stay whole."""
-        return self._coarse(frame) if (frame.width, frame.height) == self._of else frame
+        return self._coarse(frame) if self.applies(frame) else frame
 
     def fine(self, rgb: VideoFrame) -> VideoFrame:
         """The shown part of a converted frame, whole or after the first step."""
-        return (self._whole if (rgb.width, rgb.height) == self._of else self._fine)(rgb)
+        return (self._whole if self.applies(rgb) else self._fine)(rgb)
 
 
 def _up(end: int, most: int) -> int:
@@ -57,6 +63,7 @@ class _Cut:
 
     def __init__(self, left: int, top: int, width: int, height: int) -> None:
         self._left, self._top, self._width, self._height = left, top, width, height
+        self.size = width, height
         self._graph: Graph | None = None
         self._format = ""
 

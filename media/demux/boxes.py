@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 _TABLES: Final = ("mdia", "minf", "stbl", "stsd")
 """Boxes of a track around its sample entries, from the outside in."""
@@ -18,8 +17,7 @@ _DEPTH: Final = 4
 """Levels of boxes inside a sample entry."""
 
 
-@dataclass(frozen=True)
-class SampleEntry:
+class SampleEntry(NamedTuple):
     """First entry of a video track's sample description."""
 
     name: str

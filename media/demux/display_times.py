@@ -18,10 +18,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from media.demux.monotonic import is_restart
 from media.ledger import TrackLedger
@@ -36,8 +35,7 @@ _REMEMBERED: Final = 512
 """Packets whose times are kept for frames that the decoder still holds."""
 
 
-@dataclass
-class _Waiting(Generic[F]):
+class _Waiting(NamedTuple, Generic[F]):
     """A decoded frame without a display time."""
 
     frame: F
@@ -102,12 +100,27 @@ class DisplayTimes(Generic[F]):
             yield self._settled()
 
     def _settled(self) -> tuple[F, int]:
+        if self._is_right():
+            head = self._waiting.pop(0)
+            self._last = (head.pts or 0) + self._shift
+            return head.frame, self._last
         times = self._candidates()
         head = self._waiting.pop(0)
         self._sorting.settled()
         self._last = self._time(times)
         self.exact = self.exact and not self._sorting.active
         return head.frame, self._last
+
+    def _is_right(self) -> bool:
+        """Whether the times increase: the usual case, without a second look."""
+        if self._only_decoding_times or self._sorting.active:
+            return False
+        before = None if self._last is None else self._last - self._shift
+        for waiting in self._waiting[: _LOOKAHEAD + 1]:
+            if waiting.pts is None or (before is not None and waiting.pts <= before):
+                return False
+            before = waiting.pts
+        return True
 
     def _candidates(self) -> list[int | None]:
         """The waiting frames' times before repair: their own, or sorted decoding times."""

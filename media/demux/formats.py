@@ -5,18 +5,19 @@ This module holds the only list. `docs/formats.md` is generated from the titles 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(NamedTuple):
     """One demuxer."""
 
     short: str
     """Short name in facts of a file: mp4, mkv, avi, …"""
     title: str
 
+
+WEBP: Final = "webp"
+"""The only container that libav does not read: `media.demux.webp` does."""
 
 CONTAINERS: Final = {
     "mov,mp4,m4a,3gp,3g2,mj2": Container("mp4", "MP4, QuickTime, 3GP, Motion JPEG 2000, AVIF sequences"),
@@ -30,6 +31,7 @@ CONTAINERS: Final = {
     "swf": Container("swf", "Shockwave Flash with embedded video"),
     "gif": Container("gif", "GIF animation"),
     "apng": Container("apng", "APNG animation"),
+    WEBP: Container("webp", "WebP animation"),
     "mpegts": Container("ts", "MPEG transport stream, M2TS, AVCHD"),
     "mpeg": Container("mpg", "MPEG program stream, VOB"),
     "mpegvideo": Container("mpg", "MPEG-1 and MPEG-2, bare stream"),
@@ -131,7 +133,7 @@ CONTAINERS: Final = {
     "xmv": Container("xmv", "Microsoft XMV (games)"),
     "yop": Container("yop", "Psygnosis YOP (games)"),
 }
-"""libav's names of the accepted demuxers. Each of them reads one file."""
+"""Accepted demuxers by libav's names. Each of them reads one file."""
 
 REFUSED_CONTAINERS: Final = {
     "open other files or connections that the file names": (
@@ -227,7 +229,7 @@ VIDEO_DECODERS: Final = frozenset(" ".join(VIDEO_CODECS.values()).split())
 
 OPTIONS: Final = {
     "protocol_whitelist": "file",
-    "format_whitelist": ",".join(CONTAINERS),
+    "format_whitelist": ",".join(name for name in CONTAINERS if name != WEBP),
     "codec_whitelist": ",".join(sorted({*VIDEO_DECODERS, *AUDIO_CODECS.split(), *SUBTITLE_CODECS.split()})),
 }
 """libav's options for opening a file."""

@@ -18,6 +18,7 @@ from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import open_untrusted, video_stream
 from media.demux.reading import Reading, has_sample_index, missing_samples
 from media.demux.seeking import InexactSeek, seek_keyframe
+from media.demux.webp import is_webp_animation, read_animation
 from media.limits import Limits
 
 HELD_SECONDS: Final = 0.5
@@ -39,6 +40,8 @@ def frame_duration(source: Path, pts: int, limits: Limits, unit: Fraction | None
         stream = video_stream(container)
         units = stream.time_base / unit if unit and stream.time_base else Fraction(1)
         frame, second_field = divmod(Fraction(pts) / units, 1)[0], units != 1
+        if is_webp_animation(source) and stream.time_base:
+            return int(read_animation(source).parts[-1].milliseconds / (1000 * stream.time_base))
         try:
             for packet in _packets(container, stream, frame):
                 if packet.pts is None or not _shows(packet, frame, second_field=second_field):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from media.demux.formats import CONTAINERS, OPTIONS, VIDEO_DECODERS
+from media.demux.formats import CONTAINERS, OPTIONS, VIDEO_DECODERS, WEBP
+from media.demux.webp import PictureStream, is_webp_animation, read_animation
 from media.errors import UnsupportedFile, UnusableVideo
 from media.limits import Limits
 
@@ -34,6 +35,10 @@ def open_untrusted(path: Path, limits: Limits) -> Iterator[InputContainer]:
     if size == 0:
         raise UnsupportedFile("The file is empty.")
     limits.check("max_upload_bytes", size, "the file")
+    if is_webp_animation(path):
+        with _webp(path, limits) as container:
+            yield container
+        return
     options = OPTIONS | {"probesize": str(limits.max_probe_bytes), "max_streams": str(limits.max_streams + 1)}
     try:
         # With the prefix "file:", libav does not read a name such as "http:…" or "concat:…" as a protocol.
@@ -45,6 +50,23 @@ def open_untrusted(path: Path, limits: Limits) -> Iterator[InputContainer]:
         yield container
 
 
+@contextmanager
+def _webp(path: Path, limits: Limits) -> Iterator[InputContainer]:
+    animation = read_animation(path)
+    size = f"the animation ({animation.width}×{animation.height})"
+    limits.check("max_pixels", animation.width * animation.height, size)
+    limits.check("max_frames", len(animation.parts), "the animation")
+    if not animation.parts:
+        raise UnusableVideo("The animation has no pictures; the file is corrupt or incomplete.")
+    with closing(PictureStream(path, animation)) as stream:
+        try:
+            container = av.open(stream, "r", format="nut", options=OPTIONS)
+        except av.error.FFmpegError as e:
+            raise UnusableVideo("The animation's first picture can't be decoded; the file is corrupt.") from e
+        with container:
+            yield container
+
+
 def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
     """The sentence about a file that libav did not open."""
     found = search_log(f"file:{path}", options, _PROBED)
@@ -53,6 +75,8 @@ def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
     if found in CONTAINERS:
         kind = CONTAINERS[found].title.split(",")[0]
         return f"The file looks like {kind}, but its header is corrupt ({reason.lower()})."
+    if found.endswith("_pipe"):
+        return f"The file is a single picture ({found.removesuffix('_pipe').upper()}), not a video."
     return f"Files of type {found} ({av.ContainerFormat(found.split(',')[0], 'r').long_name}) are not accepted."
 
 
@@ -98,4 +122,9 @@ def _codec(container: InputContainer, stream: VideoStream) -> str:
 
 def container_name(container: InputContainer) -> str:
     """Short name: mp4, mkv, avi, …"""
-    return CONTAINERS[container.format.name].short
+    return CONTAINERS[WEBP if container.name == WEBP else container.format.name].short
+
+
+def video_codec(stream: VideoStream) -> str:
+    """libav's name of the stream's codec."""
+    return WEBP if stream.container.name == WEBP else stream.codec_context.codec.canonical_name

@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Final, cast
 
+from av.packet import Packet
 from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 _NAMES: Final = {28: "LCEVC", 29: "VIEW_ID", 32: "DYNAMIC_HDR_SMPTE_2094_APP5"}
 """libav's types that PyAV has no name for."""
@@ -23,9 +25,11 @@ _UNSUPPORTED: Final = {
     "DOVI_METADATA": "Dolby Vision metadata is dropped; the base layer is kept.",
     "AMBIENT_VIEWING_ENVIRONMENT": "The HDR metadata about the light around the screen is dropped.",
     "ICC_PROFILE": "The ICC colour profile is dropped.",
+    "ALPHA": "Transparent parts of the picture, which begin after the first frame, are shown as opaque.",
     "LCEVC": "The LCEVC enhancement layer is dropped; the base picture is kept.",
     "VIEW_ID": "The video has a picture for each eye (MV-HEVC); only the first one is kept.",
 }
+_ALPHA_ADDITION: Final = (1).to_bytes(8, "big")
 DOLBY_VISION: Final = _UNSUPPORTED["DOVI_METADATA"]
 SECOND_VIEW: Final = _UNSUPPORTED["VIEW_ID"]
 
@@ -47,9 +51,21 @@ def side_data(frame: VideoFrame) -> dict[str, bytes]:
     return {cast(SideData, data).type.name: bytes(cast(SideData, data)) for data in frame.side_data}
 
 
-def unsupported_side_data(frame: VideoFrame) -> list[str]:
-    """One warning for each kind of the frame's side data that the result can't hold."""
+def has_alpha_channel(packet: Packet[VideoStream]) -> bool:
+    """Whether the packet has WebM's alpha channel: a BlockAdditional with the number 1.
+
+    The track's AlphaMode only allows an alpha channel. Browsers' recordings have the mode, but no alpha channel.
+    """
+    if packet.stream.metadata.get("alpha_mode") != "1" or not packet.has_sidedata("matroska_block_additional"):
+        return False
+    return bytes(packet.get_sidedata("matroska_block_additional"))[:8] == _ALPHA_ADDITION
+
+
+def unsupported_side_data(frame: VideoFrame, packet: Packet[VideoStream] | None = None) -> list[str]:
+    """One warning for each kind of side data, of the frame and of its packet, that the result can't hold."""
     kinds = set(side_data(frame))
+    if packet is not None and has_alpha_channel(packet):
+        kinds.add("ALPHA")
     if "VIEW_ID" in kinds:
         kinds.discard("STEREO3D")  # describes the pair
     return list(dict.fromkeys(warning for kind, warning in _UNSUPPORTED.items() if kind in kinds))

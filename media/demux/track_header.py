@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from av.container import InputContainer
 from av.stream import Disposition
@@ -38,8 +37,7 @@ _PES: Final = rb"(?s)\x00\x00\x01\xe0..([\x80-\xbf])"
 """Start of a video packet of a program stream, up to the byte with the scrambling control."""
 
 
-@dataclass(frozen=True)
-class DolbyVision:
+class DolbyVision(NamedTuple):
     """Dolby Vision's configuration record."""
 
     profile: int
@@ -48,8 +46,7 @@ class DolbyVision:
     """What other players see in the base layer. 0: nothing of use."""
 
 
-@dataclass(frozen=True)
-class TrackHeader:
+class TrackHeader(NamedTuple):
     """What the container says about a video track."""
 
     crop: Crop | None = None

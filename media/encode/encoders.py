@@ -30,8 +30,8 @@ def configure(stream: VideoStream, spec: OutputSpec) -> None:
     context = stream.codec_context
     stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, spec.pixel_format
     stream.time_base = spec.time_base
-    context.time_base = 1 / _common_rate(spec.frame_rate)
-    context.framerate = _common_rate(spec.frame_rate)
+    context.framerate = _common_rate(spec.encoder_rate or spec.frame_rate)
+    context.time_base = 1 / context.framerate
     context.thread_count = THREADS
     context.flags |= Flags.closed_gop | Flags.bitexact
     context.sample_aspect_ratio = spec.sample_aspect_ratio

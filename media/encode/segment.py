@@ -58,7 +58,7 @@ class SegmentWriter:
         )
         try:
             self._stream: VideoStream = self._container.add_stream(  # type: ignore[assignment]
-                spec.encoder, spec.frame_rate, hwaccel=accelerator(spec.encoder)
+                spec.encoder, spec.encoder_rate or spec.frame_rate, hwaccel=accelerator(spec.encoder)
             )
             configure(self._stream, spec)
         except (av.error.FFmpegError, ValueError, LookupError) as e:

@@ -109,6 +109,7 @@ def _decoding(request: DecodeRequest, limits: Limits) -> Service:
             start_after_pts=request.start_after_pts,
             frames_before=request.frames_before,
             fields=request.fields,
+            canvas=request.canvas,
         )
         frames = _with_cpu_for_each(decoder.frames(), limits.max_decoder_seconds)
         yield from send_frames(frames, request.memory, wait_for_parent=lambda: os.read(_IN, 1))

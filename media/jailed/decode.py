@@ -30,6 +30,7 @@ from media.jailed.rgb import RgbConverter
 from media.jailed.video_packets import VideoPackets, display_lag, has_decoding_times, typical_step
 from media.ledger import Ledger, Missing, TrackLedger
 from media.limits import Limits
+from media.types import Canvas
 
 _DAMAGE_ALLOWED: Final = 0.5
 """A video with a larger fraction of damaged frames is refused."""
@@ -68,9 +69,10 @@ class Decoder:
         start_after_pts: int | None = None,
         frames_before: int | None = None,
         fields: bool = False,
+        canvas: Canvas | None = None,
     ) -> None:
         self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
-        self._fields = fields
+        self._fields, self._canvas = fields, canvas
         self.track = TrackLedger()
         """What was read, decoded and lost of the video."""
         self._frames_before = frames_before
@@ -108,7 +110,9 @@ class Decoder:
             # With one thread, error concealment is the same on every run, and a resumed job gives the same bytes.
             stream.codec_context.thread_count = 1
             stream.codec_context.copy_opaque = True  # each frame knows the number of its packet
-            convert = RgbConverter(self.limits, self.track, track_header(self.path, container, stream).crop)
+            convert = RgbConverter(
+                self.limits, self.track, track_header(self.path, container, stream).crop, self._canvas, stream
+            )
             self._pictures = PictureCount(stream)
             self._times = DisplayTimes[VideoFrame](
                 stream.time_base,
@@ -151,7 +155,7 @@ class Decoder:
                 for frame in stream.decode(packet):
                     pictures.received(_number(frame), frame)
                     track.concealed += frame.is_corrupt
-                    dropped = (*track.dropped_metadata, *unsupported_side_data(frame))
+                    dropped = (*track.dropped_metadata, *unsupported_side_data(frame, packet))
                     track.dropped_metadata = tuple(dict.fromkeys(dropped))
                     yield frame
             except av.error.FFmpegError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -13,16 +12,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from media.demux.bitstream import chroma_location
+from media.demux.side_data import has_alpha_channel
 from media.errors import UnusableVideo
 from media.jailed.header_checks import ENCRYPTED
 
 _ATTEMPTS: Final = 300
 """Packets to decode before the search gives up: from the start, and again from the first keyframe."""
-_ALPHA_ADDITION: Final = (1).to_bytes(8, "big")
 
 
-@dataclass(frozen=True)
-class FirstFrame:
+class FirstFrame(NamedTuple):
     """The first frame of a stream, and what its packets say."""
 
     frame: VideoFrame
@@ -43,7 +41,7 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
     for packet in _candidates(container, stream):
         if packet.has_sidedata("encryption_info"):
             raise UnusableVideo(ENCRYPTED)
-        has_alpha = has_alpha or _has_alpha(packet)
+        has_alpha = has_alpha or has_alpha_channel(packet)
         # Read the headers before the decoder, which may change the packet. They precede the first packet, or are in
         # keyframes.
         if packet.is_keyframe or not location:
@@ -54,16 +52,6 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
         except av.error.FFmpegError:
             continue
     raise UnusableVideo("No frame of the video can be decoded; the file is corrupt or incomplete.")
-
-
-def _has_alpha(packet: Packet[VideoStream]) -> bool:
-    """Whether the packet has WebM's alpha channel: a BlockAdditional with the number 1.
-
-    The track's AlphaMode only allows an alpha channel. Browsers' recordings have the mode, but no alpha channel.
-    """
-    if packet.stream.metadata.get("alpha_mode") != "1" or not packet.has_sidedata("matroska_block_additional"):
-        return False
-    return bytes(packet.get_sidedata("matroska_block_additional"))[:8] == _ALPHA_ADDITION
 
 
 def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

@@ -19,15 +19,18 @@ from av.video.stream import VideoStream
 
 from media.demux.animations import ANIMATIONS, check_animation
 from media.demux.discontinuities import Discontinuities, has_clock
+from media.demux.formats import WEBP
 from media.demux.monotonic import MonotonicTimestamps
 from media.demux.opening import container_name, open_untrusted, video_stream
 from media.demux.rate import is_usual, nominal_rate
 from media.demux.telecine import FILM_WARNING, film_rate, shows_film
 from media.demux.timestamps import is_rounded, is_whole_milliseconds, rounding_warning
 from media.demux.track_header import track_header
+from media.demux.webp import read_animation
 from media.jailed.first_frame import decode_first_frame, readable_packets
 from media.jailed.header_checks import check_encryption
 from media.jailed.losses import predict_losses
+from media.jailed.other_sizes import with_largest_size
 from media.jailed.video_info import seconds, video_info
 from media.limits import Limits
 from media.types import AudioInfo, MediaInfo, TrackInfo, VideoInfo
@@ -55,13 +58,17 @@ def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) ->
         first = decode_first_frame(container, stream)
         _check_size(first.frame.width, first.frame.height, limits)
         if header.crop and header.crop.of != (first.frame.width, first.frame.height):
-            header = replace(header, crop=None)
+            header = header._replace(crop=None)
         video, warnings = video_info(stream, first, header, fields=fields)
+        if container_name(container) in ANIMATIONS:
+            video, about_animation = _animation(video, path, container_name(container))
+            warnings += about_animation
         video = _with_rate(video, container, path, limits)
         warnings += [FILM_WARNING] if video.film else []
-        if video.codec in ANIMATIONS:
-            warnings += check_animation(path, video.codec, stream.frames)
         video, duration = _with_duration(video, container, path, limits)
+        if header.crop is None:
+            video, changes = with_largest_size(video, container, stream, limits)
+            warnings += changes
         if video.frames is not None:
             limits.check("max_frames", video.frames, "the video")
         warnings += _dropped_tracks(container, stream)
@@ -83,6 +90,15 @@ def inspect(path: Path, limits: Limits, target: str, *, fields: bool = False) ->
             target=target,
             warnings=tuple(warnings),
         )
+
+
+def _animation(video: VideoInfo, path: Path, kind: str) -> tuple[VideoInfo, list[str]]:
+    """The facts of an animated picture, and warnings about it."""
+    if kind == WEBP:
+        animation = read_animation(path)
+        seconds, count = Fraction(animation.times[-1], 1000), len(animation.parts)
+        video = replace(video, duration_seconds=float(seconds), frames=count, frame_rate=count / seconds)
+    return video, check_animation(path, kind, video.frames or 0)
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:

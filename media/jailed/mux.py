@@ -23,7 +23,7 @@ from media.demux.timestamps import movie_timescale
 from media.errors import Unwritable
 from media.jailed.mp4_header import Mp4Header, finish
 from media.jailed.segments import SegmentPackets, segment_times, timestamp_shift
-from media.jailed.timing import Timing
+from media.jailed.timing import End, Timing
 from media.jailed.track_packets import track_packets
 from media.jailed.verify import Promise, Verification
 from media.jailed.written import Written
@@ -54,21 +54,22 @@ def mux(request: MuxRequest, limits: Limits) -> Iterator[MuxProgress | Muxed]:
     with ExitStack() as stack:
         source = stack.enter_context(open_untrusted(request.source, limits))
         template = stack.enter_context(_template(request.segments[0], spec))
-        target = stack.enter_context(_open_output(request, source))
         try:
             timing = Timing(spec.frame_rate, spec.time_base)
             for path in request.segments:
                 timing.add(segment_times(path, spec.time_base))
                 yield MuxProgress()
-            video = _add_video(target, template.streams.video[0], video_stream(source), spec, timing)
+            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
+            last_duration = yield from _last_duration(request, timing.last, limits, pause)
+            end = timing.end(last_duration)
+            target = stack.enter_context(_open_output(request, source, end.finer))
+            video = _add_video(target, template.streams.video[0], video_stream(source), spec, end)
             tracks = dict(_add_tracks(target, source, spec.container, warnings))
             add_covers(target, spec.container, source)
             target.metadata.update(copied_tags(source.metadata))
             target.set_chapters(source.chapters())
-            pause = _Pause(min(1.0, limits.max_decoder_seconds / 4))
-            last_duration = yield from _last_duration(request, timing.last, limits, pause)
             packets = heapq.merge(
-                SegmentPackets(request.segments, video, spec, timing, last_duration, warnings),
+                SegmentPackets(request.segments, video, spec, timing, end, warnings),
                 track_packets(source, tracks, ledger),
                 key=lambda item: item[0],
             )
@@ -115,10 +116,8 @@ class _Pause:
         return True
 
 
-def _last_duration(
-    request: MuxRequest, last: int, limits: Limits, pause: _Pause
-) -> Generator[MuxProgress, None, int | None]:
-    """Duration of the frame at `last` in the source, or until the sound ends. None: unknown."""
+def _last_duration(request: MuxRequest, last: int, limits: Limits, pause: _Pause) -> Generator[MuxProgress, None, int]:
+    """Duration of the frame at `last` in the source, or until the sound ends, or of a frame at the nominal rate."""
     unit = request.spec.time_base
     duration = frame_duration(request.source, last, limits, unit)
     if duration is not None:
@@ -128,14 +127,16 @@ def _last_duration(
         held = end - last * unit
         if pause.is_over():
             yield MuxProgress()
-    return round(held / unit) if held > HELD_SECONDS else None
+    if held > HELD_SECONDS:
+        return round(held / unit)
+    return max(1, round(1 / (request.spec.frame_rate * unit)))
 
 
-def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer:
+def _open_output(request: MuxRequest, source: InputContainer, finer: int) -> OutputContainer:
     spec, below_zero = request.spec, timestamp_shift(request.segments[0]) < 0
     options = {"fflags": "+bitexact"}
     if spec.container in ("mp4", "mov"):
-        options |= _mp4_options(spec, source)
+        options |= _mp4_options(spec.time_base.denominator * finer, source)
         if below_zero and "mp4" not in source.format.name:
             # No edit list of the source hides the frames before zero.
             options["avoid_negative_ts"] = "make_zero"
@@ -145,11 +146,11 @@ def _open_output(request: MuxRequest, source: InputContainer) -> OutputContainer
     return av.open(str(request.out), "w", format=MUXERS[spec.container], container_options=options)
 
 
-def _mp4_options(spec: OutputSpec, source: InputContainer) -> dict[str, str]:
+def _mp4_options(units: int, source: InputContainer) -> dict[str, str]:
     rates = [s.codec_context.sample_rate for s in source.streams.audio if s.codec_context]
     return {
-        "video_track_timescale": str(spec.time_base.denominator),
-        "movie_timescale": str(movie_timescale(spec.time_base.denominator, *(r for r in rates if r))),
+        "video_track_timescale": str(units),
+        "movie_timescale": str(movie_timescale(units, *(r for r in rates if r))),
     }
 
 
@@ -162,13 +163,12 @@ def _template(segment: Path, spec: OutputSpec) -> InputContainer:
 
 
 def _add_video(
-    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, timing: Timing
+    target: OutputContainer, template: VideoStream, original: VideoStream, spec: OutputSpec, end: End
 ) -> VideoStream:
     stream = target.add_stream_from_template(template, opaque=True)
-    stream.time_base = spec.time_base
+    stream.time_base = spec.time_base / end.finer
     stream.codec_context.sample_aspect_ratio = spec.sample_aspect_ratio  # some codecs' headers lack it
-    # Matroska stores the rate as the duration of each frame. Without a constant rate, there is none.
-    stream.codec_context.framerate = spec.frame_rate if timing.is_constant else Fraction(0)
+    stream.codec_context.framerate = end.rate  # Matroska stores the rate as the frames' usual duration
     if spec.codec == "hevc" and spec.container in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not play libav's default, hev1
     stream.metadata.update(copied_tags(original.metadata))

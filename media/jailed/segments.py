@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from media.demux.timestamps import SHIFT_TAG, decoding_times, is_rounded, is_whole_milliseconds, rounding_warning
 from media.errors import MediaError
-from media.jailed.timing import Timing
+from media.jailed.timing import End, Timing
 from media.types import OutputSpec
 
 
@@ -53,7 +53,7 @@ class SegmentPackets:
         stream: the result's stream.
         spec: the output.
         timing: the times of all segments.
-        last_duration: the source's duration of the last frame, if known.
+        end: how the last frame ends.
         warnings: receives a warning if the container rounds timestamps.
 
     Raises:
@@ -66,19 +66,18 @@ class SegmentPackets:
         stream: VideoStream,
         spec: OutputSpec,
         timing: Timing,
-        last_duration: int | None,
+        end: End,
         warnings: list[str],
     ) -> None:
         self._paths, self._stream, self._spec, self._timing = segments, stream, spec, timing
-        self._warnings = warnings
-        self._last_duration = last_duration or max(1, round(1 / (spec.frame_rate * spec.time_base)))
+        self._end, self._warnings = end, warnings
         self._may_round = is_rounded(spec.container, spec.time_base)
 
     def __iter__(self) -> Iterator[tuple[Fraction, Packet[VideoStream]]]:
         before = self._timing.lead
         ahead = self._timing.starts[0] - min(before, default=self._timing.starts[0])
         extradata: bytes | None = None
-        ends = [*self._timing.starts[1:], self._timing.last + self._last_duration]
+        ends = [*self._timing.starts[1:], self._timing.last + 1]
         for path, end in zip(self._paths, ends, strict=True):
             segment = _read(path, self._spec.time_base)
             if extradata is not None and segment.extradata != extradata:
@@ -89,7 +88,7 @@ class SegmentPackets:
             self._warn_if_rounded(segment.times)
             self._stamp(segment, before, end)
             for packet in segment.packets:
-                yield ((packet.dts or 0) + ahead) * self._spec.time_base, packet
+                yield (packet.dts or 0) * packet.time_base + ahead * self._spec.time_base, packet
             before = [*before, *sorted(segment.times)][-max(self._timing.depth, 1) :]
 
     def _warn_if_rounded(self, times: list[int]) -> None:
@@ -102,11 +101,15 @@ class SegmentPackets:
         ordered = sorted(segment.times)
         durations = {time: after - time for time, after in pairwise([*ordered, end])}
         times = decoding_times(segment.times, self._timing.depth, before)
+        finer, unit = self._end.finer, self._spec.time_base / self._end.finer
         for packet, pts, dts in zip(segment.packets, segment.times, times, strict=True):
-            packet.dts, packet.duration, packet.stream = dts, durations[pts], self._stream
+            packet.pts, packet.dts, packet.duration = pts * finer, dts * finer, durations[pts] * finer
+            packet.time_base, packet.stream = unit, self._stream
+            if pts == self._timing.last:
+                packet.duration = self._end.last_duration
         if ordered[-1] == self._timing.last:
             # The last distance between decoding times is the last packet's duration.
-            segment.packets[-1].duration = self._last_duration
+            segment.packets[-1].duration = self._end.last_duration
 
 
 def _read(path: Path, time_base: Fraction) -> _Segment:

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 from media.demux.timestamps import reorder_depth
 
 _REMEMBERED: Final = 256
 """Latest times. No encoder reorders frames over a longer distance."""
+_FINEST: Final = 10_000
+"""Largest number of finer units in a unit."""
+
+
+class End(NamedTuple):
+    """The end of the result's picture."""
+
+    finer: int
+    """Number of the result's units in a unit of the spec's time base."""
+    last_duration: int
+    """Duration of the last frame, in the result's units."""
+    rate: Fraction
+    """Average frames a second."""
 
 
 @dataclass
@@ -52,6 +65,22 @@ class Timing:
     def last(self) -> int:
         """Time of the last frame."""
         return self.latest[-1]
+
+    def end(self, last_duration: int) -> End:
+        """How the result ends if the last frame lasts about `last_duration`.
+
+        Containers with coarse units round the times of a constant rate. The last frame's length makes up for it, in
+        finer units, so that the average rate is the nominal one.
+        """
+        step = 1 / (self.frame_rate * self.time_base)
+        if not self.is_constant or step.denominator > _FINEST or abs(last_duration - step) > 1:
+            return End(1, last_duration, self._average_rate(last_duration))
+        units = step * self.frames - (self.last - self.starts[0])
+        return End(step.denominator, int(units * step.denominator), self.frame_rate)
+
+    def _average_rate(self, last_duration: int) -> Fraction:
+        units = self.last + last_duration - self.starts[0]
+        return (self.frames / (units * self.time_base)).limit_denominator(100_000)
 
     @property
     def lead(self) -> list[int]:

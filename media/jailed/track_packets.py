@@ -42,6 +42,7 @@ def track_packets(
         yield now, None
     timestamps.enter(entries)
     for index, track in entries.items():
+        track.lose(Missing.UNDECODABLE, tracks[index].undecodable)
         if has_sample_index(source):
             track.promised.packets = len(source.streams[index].index_entries)
             track.lose(Missing.CUT_OFF, track.promised.packets - track.read.packets)

@@ -14,6 +14,7 @@ from media.color.pixel_formats import bit_depth
 from media.color.tags import resolved
 from media.color.yuv import check_convertible
 from media.demux.animations import ANIMATIONS
+from media.demux.opening import video_codec
 from media.demux.side_data import display_matrix, side_data, unsupported_side_data
 from media.demux.track_header import TrackHeader
 from media.errors import UnusableVideo
@@ -42,7 +43,7 @@ def video_info(
     Raises:
         UnusableVideo: transparency, no time base, or colours that can't be converted.
     """
-    frame, codec = first.frame, stream.codec_context.codec.canonical_name
+    frame, codec = first.frame, video_codec(stream)
     transparent = first.has_alpha or is_transparent(frame)
     if transparent and codec not in ANIMATIONS:
         raise UnusableVideo("The video has transparency (an alpha channel), which would be lost. Flatten it first.")

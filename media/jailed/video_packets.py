@@ -65,8 +65,9 @@ class VideoPackets:
         self._track, self._keyframe = track, keyframe
         self._indexed = has_sample_index(container)
         self._begin: Fraction | None = None
-        self._end = Fraction(0)
-        """Seconds: of the first packet's start, and of the last packet's end, among all tracks."""
+        """Seconds of the first packet's start."""
+        self._ends: dict[int, int] = {}
+        """Index of a track → end of its last packet, in units of its time base."""
         self._first: int | None = None
 
     def __iter__(self) -> Iterator[Packet[VideoStream]]:
@@ -96,7 +97,9 @@ class VideoPackets:
         time = packet.dts if packet.pts is None else packet.pts
         if time is None:
             return
-        self._end = max(self._end, (time + (packet.duration or 0)) * packet.time_base)
+        index, end = packet.stream.index, time + (packet.duration or 0)
+        if end > self._ends.get(index, 0):
+            self._ends[index] = end
         if self._begin is None:
             self._begin = time * packet.time_base
 
@@ -104,7 +107,9 @@ class VideoPackets:
         """Compare what was read with what is promised, at the end of the file."""
         track = self._track
         track.promised.seconds = promised_seconds(self._container, self._stream, self._path)
-        track.read.seconds = float(self._end - (self._begin or 0))
+        streams = self._container.streams
+        end = max((units * (streams[index].time_base or 0) for index, units in self._ends.items()), default=Fraction(0))
+        track.read.seconds = float(end - (self._begin or 0))
         if self._indexed:
             promised = 0 if self._first is None else missing_samples(self._stream, after=self._first - 1)
             track.promised.packets = promised
@@ -112,6 +117,6 @@ class VideoPackets:
             track.lose(Missing.CUT_OFF, promised - track.read.packets)
         else:
             absolute, relative = _SHORTER
-            missing = track.promised.seconds - float(self._end)
+            missing = track.promised.seconds - float(end)
             track.breaks_off |= missing > max(absolute, relative * track.promised.seconds)
         track.breaks_off |= failed or track.lost(Missing.CUT_OFF) > 0

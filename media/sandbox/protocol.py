@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from media.ledger import Ledger
 from media.limits import Limits
 from media.sandbox.serialization import from_plain, to_plain
-from media.types import MediaInfo, OutputSpec
+from media.types import Canvas, MediaInfo, OutputSpec
 
 if TYPE_CHECKING:
     from media.coding import Coding
@@ -48,6 +48,8 @@ class DecodeRequest(NamedTuple):
     """File descriptor of the shared memory."""
     fields: bool = False
     """Whether each field of an interlaced frame becomes a frame."""
+    canvas: Canvas | None = None
+    """Size of all frames. None: the first frame's."""
 
 
 class MuxRequest(NamedTuple):

@@ -31,6 +31,17 @@ _COMMON_LAYOUTS: Final = {"5.1(side)": "5.1", "5.0(side)": "5.0", "quad(side)": 
 _OPUS_RATE: Final = 48000
 
 
+class _Observed:
+    """Facts of a conversion so far."""
+
+    def __init__(self) -> None:
+        self.frame: Fraction | None = None
+        """Time in seconds of the first frame into the encoder."""
+        self.packet: Fraction | None = None
+        """Time in seconds of the encoder's first packet."""
+        self.undecodable = 0
+
+
 @dataclass(frozen=True)
 class TranscodedAudio(Track):
     """Sound that is decoded and encoded again. Undecodable parts become silence."""
@@ -39,13 +50,18 @@ class TranscodedAudio(Track):
     encoder: AudioStream
     _resampler: FormatFollowingResampler
     _continuity: Continuity = field(default_factory=Continuity)
-    _starts: list[Fraction] = field(default_factory=list)
-    """Times in seconds of the first frame into the encoder, and of the first packet out."""
+    _observed: _Observed = field(default_factory=_Observed)
 
     @property
     def priming(self) -> Fraction:
         """Seconds by which the first packet precedes the first frame."""
-        return max(Fraction(0), self._starts[0] - self._starts[1]) if len(self._starts) == 2 else Fraction(0)
+        frame, packet = self._observed.frame, self._observed.packet
+        return Fraction(0) if frame is None or packet is None else max(Fraction(0), frame - packet)
+
+    @property
+    def undecodable(self) -> int:
+        """Packets of the source that the decoder refused."""
+        return self._observed.undecodable
 
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Decode, resample and encode one packet."""
@@ -53,6 +69,7 @@ class TranscodedAudio(Track):
             frames = self.source.decode(packet if packet.size else None)
         except av.error.FFmpegError:
             frames = []
+            self._observed.undecodable += bool(packet.size)
         time = None if packet.pts is None else packet.pts * packet.time_base
         for frame in frames:
             yield from self._converted(frame, time)
@@ -67,12 +84,13 @@ class TranscodedAudio(Track):
                 yield from self._encoded(resampled)
 
     def _encoded(self, frame: AudioFrame | None) -> list[Packet[Stream]]:
-        if frame is not None and not self._starts:
-            self._starts.append((frame.pts or 0) * (frame.time_base or Fraction(0)))
+        observed = self._observed
+        if frame is not None and observed.frame is None:
+            observed.frame = (frame.pts or 0) * (frame.time_base or Fraction(0))
         try:
             packets = list(self.encoder.encode(frame))
-            if packets and len(self._starts) == 1:
-                self._starts.append((packets[0].pts or 0) * packets[0].time_base)
+            if packets and observed.packet is None:
+                observed.packet = (packets[0].pts or 0) * packets[0].time_base
             return packets
         except (ValueError, av.error.FFmpegError):
             return []

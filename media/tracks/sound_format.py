@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import av
 from av.audio.frame import AudioFrame
@@ -36,8 +35,7 @@ _LOSSY_SAMPLES: Final = ("pcm_alaw", "pcm_mulaw", "pcm_vidc")
 """Companded samples of 8 bits, whose decoders give 16."""
 
 
-@dataclass(frozen=True)
-class SoundFormat:
+class SoundFormat(NamedTuple):
     """Format of decoded sound."""
 
     codec: str

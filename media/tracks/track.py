@@ -26,6 +26,11 @@ class Track:
         """Seconds at the beginning that a codec adds and players are to skip. Known after the first packet."""
         return Fraction(0)
 
+    @property
+    def undecodable(self) -> int:
+        """Packets of the source that a conversion could not decode."""
+        return 0
+
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
         """Packets that result from one packet. The empty packet at the end flushes the track."""
         if packet.size:

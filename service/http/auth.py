@@ -8,11 +8,12 @@ from ipaddress import ip_address
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from jobs.errors import KeysUnreadable, Unauthorized
 from jobs.settings import Settings
+from service.api_key import given_keys
 from service.callers import Caller, Scope
 from service.http.dependencies import KeysDep, OperationsDep, SettingsDep
 from service.operations import Operations
@@ -39,17 +40,18 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same
 def require_key(
     request: Request,
     keys: KeysDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    header: Annotated[str | None, Depends(_header)],
+    _in_bearer: Annotated[object, Depends(_bearer)],
+    _in_header: Annotated[object, Depends(_header)],
 ) -> Caller:
     """The request's caller. Raises Unauthorized if the server has API keys and the request carries none of them.
 
-    The cookie is accepted for GET and HEAD only: browsers also attach cookies to forms posted by other sites.
+    The cookie is accepted for GET and HEAD only: browsers also attach cookies to forms posted by other sites. The
+    cookie of an earlier key never stands in for a wrong `X-API-Key`.
     """
-    headers = [text for text in (bearer.credentials if bearer else "", header or "") if text]
-    # Starlette decodes header bytes as Latin-1. Clients encode the key as UTF-8 (curl) or as Latin-1 (browsers).
-    given = [*(h.encode("latin-1") for h in headers), *(h.encode() for h in headers)]
-    cookie = request.cookies.get(COOKIE, "") if request.method in _SAFE else ""
+    headers = [(name.decode("latin-1"), value) for name, value in request.headers.raw]
+    # Clients encode the key as UTF-8 (curl) or as Latin-1 (browsers).
+    given = [variant for key in given_keys(headers) for variant in {key, key.decode("latin-1").encode()}]
+    cookie = request.cookies.get(COOKIE, "") if request.method in _SAFE and "x-api-key" not in request.headers else ""
     if not given and not cookie and keys.required:
         raise Unauthorized("this server needs its API key: send Authorization: Bearer <key>, or X-API-Key: <key>")
     caller = keys.caller(given, cookie.encode())
@@ -80,12 +82,12 @@ JobsDep = Annotated[Operations, Depends(jobs_of)]
 def is_admin(
     request: Request,
     keys: KeysDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    header: Annotated[str | None, Depends(_header)],
+    in_bearer: Annotated[object, Depends(_bearer)],
+    in_header: Annotated[object, Depends(_header)],
 ) -> bool:
     """Whether the request carries the key of an administrator."""
     try:
-        return require_key(request, keys, bearer, header).admin
+        return require_key(request, keys, in_bearer, in_header).admin
     except (Unauthorized, KeysUnreadable):
         return False
 

@@ -25,6 +25,9 @@ from service.http.problems import MEDIA_TYPE
 
 _HEAD_BYTES: Final = 64 * 1024
 """Maximum bytes of a request's head, and of the trailers after a chunked body."""
+_FREE_PIECES: Final = 4096
+_PIECE_BYTES: Final = 256
+"""Least average size of a body's pieces (chunks or packets) after the first `_FREE_PIECES`."""
 _STOP_SECONDS: Final = 5
 """Seconds that open connections (downloads, event streams) have to end after a stop signal."""
 _DESCRIPTORS_PER_CONNECTION: Final = 2
@@ -62,7 +65,6 @@ def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Conf
         app,
         http=cast("type[asyncio.Protocol]", partial(Connection, limits=Limits.of(settings))),
         ws="none",
-        h11_max_incomplete_event_size=_HEAD_BYTES,
         **{
             "timeout_graceful_shutdown": _STOP_SECONDS,
             "server_header": False,
@@ -73,11 +75,36 @@ def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Conf
     )
 
 
+class Requests(h11.Connection):
+    """h11's parser, with two more rules.
+
+    A body in tiny pieces is refused: each piece costs as much time as a large one. A request with two statements of
+    its length is refused: a proxy may believe the other one, and take a part of the body for another request.
+    """
+
+    _pieces = _bytes = 0
+
+    def next_event(self) -> Any:
+        """Return the next event. Raises RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _FREE_PIECES and self._bytes < _PIECE_BYTES * self._pieces:
+                raise h11.RemoteProtocolError("a body in tiny pieces")
+        return event
+
+
 class Connection(H11Protocol):
     """One connection. The connection waits if no request of its client is in progress."""
 
     def __init__(self, *args: Any, limits: Limits, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.conn = Requests(h11.SERVER, _HEAD_BYTES)
         self._limits = limits
         self._waits_since = 0.0
         self._wait: asyncio.TimerHandle | None = None

@@ -11,7 +11,7 @@ from grpc import StatusCode
 from grpc.aio import AbortError
 
 from jobs.errors import SkipVsrError, Unauthorized
-from service.api_key import ApiKeys
+from service.api_key import ApiKeys, given_keys
 from service.audit import Entry
 from service.callers import Caller, Scope
 from service.rpc import call
@@ -70,23 +70,12 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _caller(self, metadata: Any) -> Caller:
         """The caller with the key in the metadata. Raises Unauthorized, KeysUnreadable."""
-        given = _given(metadata)
+        given = given_keys((name, value if isinstance(value, bytes) else value.encode()) for name, value in metadata)
         try:
             return self._keys.caller(given)
         except Unauthorized as error:
             problem = str(error) if given else "this server needs its API key in the metadata"
             raise Unauthorized(f"{problem}: send authorization: Bearer <key>, or x-api-key: <key>") from error
-
-
-def _given(metadata: Any) -> list[bytes]:
-    found = []
-    for name, value in metadata:
-        text = value if isinstance(value, bytes) else value.encode()
-        if name == "x-api-key":
-            found.append(text)
-        elif name == "authorization" and text[:7].lower() == b"bearer ":
-            found.append(text[7:].strip())
-    return found
 
 
 def _refusal(error: StatusError) -> Any:

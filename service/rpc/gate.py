@@ -93,9 +93,14 @@ class Gate:
 
 
 class MessageGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Bounds how many calls receive a message at the same time, and the sizes of the messages."""
+    """Bounds how many calls receive a message at the same time, the sizes of the messages, and waits for readers.
 
-    def __init__(self) -> None:
+    Args:
+        read_seconds: time in which the client must read an answer of a call with several answers.
+    """
+
+    def __init__(self, read_seconds: float) -> None:
+        self._read_seconds = read_seconds
         self._public = Gate(2, 0.2, seconds=2)
         """For health checks, which need no key. A check without a place gets the health of the whole server."""
         self._calls = Gate(2, 1.0)
@@ -117,7 +122,7 @@ class MessageGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             parse = handler.request_deserializer
             messages = _Messages(context, gate, parse, large=method in _LARGE, default=default)
             try:
-                await _serve(handler, behavior, messages, context)
+                await _serve(handler, behavior, messages, context, self._read_seconds)
             except StatusError as error:
                 await abort(context, error)
 
@@ -193,7 +198,9 @@ def _behavior(handler: Any) -> Callable[[Any, Any], Any]:
     return found
 
 
-async def _serve(handler: Any, behavior: Callable[[Any, Any], Any], messages: _Messages, context: Any) -> None:
+async def _serve(
+    handler: Any, behavior: Callable[[Any, Any], Any], messages: _Messages, context: Any, read_seconds: float
+) -> None:
     request = messages if handler.request_streaming else await messages.single()
     if request is None:
         raise invalid("message", "the call ended before its message arrived")
@@ -201,8 +208,18 @@ async def _serve(handler: Any, behavior: Callable[[Any, Any], Any], messages: _M
     if hasattr(answer, "__aiter__"):
         async with aclosing(answer):
             async for response in answer:
-                await context.write(response)
+                await _write(context, response, read_seconds)
         return
     response = await answer
     if not handler.response_streaming:
         await context.write(response)
+
+
+async def _write(context: Any, response: Any, seconds: float) -> None:
+    """Write one of several answers. Raises StatusError if the client reads nothing for too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await context.write(response)
+    except TimeoutError:
+        message = f"the client read no answer for {seconds:g} s (SKIPVSR_DOWNLOAD_IDLE_SECONDS)"
+        raise StatusError(StatusCode.DEADLINE_EXCEEDED, message, reason="CLIENT_IDLE") from None

@@ -32,12 +32,40 @@ _MAX_PAGE: Final = 500
 _PAGE_TOKEN: Final = re.compile(r"[0-9]{1,9}")
 
 
+class _Places:
+    """A limited number of calls at the same time.
+
+    Args:
+        most: the limit.
+        kind: plural name of the calls, as in the name of the setting.
+        remedy: advice for further calls.
+    """
+
+    def __init__(self, most: int, kind: str, remedy: str) -> None:
+        self._most, self._kind, self._remedy = most, kind, remedy
+        self._used = 0
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Take a place during the block. Raises StatusError if there is none."""
+        if self._used >= self._most:
+            setting, reason = f"SKIPVSR_GRPC_MAX_{self._kind.upper()}", f"TOO_MANY_{self._kind.upper()}"
+            message = f"the server has reached its limit of {self._most} {self._kind} ({setting}); {self._remedy}"
+            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, message, reason=reason, retry_after=5)
+        self._used += 1
+        try:
+            yield
+        finally:
+            self._used -= 1
+
+
 class JobService:
     """RPCs of jobs. upscaler.proto documents their behaviour."""
 
     def __init__(self, settings: Settings, operations: Operations, admissions: Admissions) -> None:
         self._settings, self._operations, self._admissions = settings, operations, admissions
-        self._watchers = 0
+        self._watchers = _Places(settings.grpc_max_watchers, "watchers", "use GetJob")
+        self._downloads = _Places(settings.grpc_max_downloads, "downloads", "try again later")
         self.stopping = asyncio.Event()
         """Set at shutdown. Clients that watch a job then get UNAVAILABLE with RetryInfo."""
 
@@ -68,7 +96,7 @@ class JobService:
             )
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
-        async with reported(context, "WatchJob"), self._watching():
+        async with reported(context, "WatchJob"), self._watchers.taken():
             shown: Job | None = None
             operations = self._own
             while True:
@@ -106,7 +134,7 @@ class JobService:
     async def DownloadResult(
         self, request: pb.DownloadResultRequest, context: Any
     ) -> AsyncIterator[pb.DownloadResultResponse]:
-        async with reported(context, "DownloadResult"), AsyncExitStack() as stack:
+        async with reported(context, "DownloadResult"), self._downloads.taken(), AsyncExitStack() as stack:
             job, path = await asyncio.to_thread(self._own.result, request.job_id)
             file = await stack.enter_async_context(_opened(path))
             size = await asyncio.to_thread(file.seek, 0, 2)
@@ -118,19 +146,6 @@ class JobService:
             )
             while data := await asyncio.to_thread(file.read, _DOWNLOAD_CHUNK_BYTES):
                 yield pb.DownloadResultResponse(data=data)
-
-    @asynccontextmanager
-    async def _watching(self) -> AsyncIterator[None]:
-        """Count a watcher during the block. Raises StatusError if there are too many."""
-        most = self._settings.grpc_max_watchers
-        if self._watchers >= most:
-            message = f"the server has reached its limit of {most} watchers (SKIPVSR_GRPC_MAX_WATCHERS); use GetJob"
-            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, message, reason="TOO_MANY_WATCHERS", retry_after=5)
-        self._watchers += 1
-        try:
-            yield
-        finally:
-            self._watchers -= 1
 
     @property
     def _own(self) -> Operations:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -39,6 +40,12 @@ log = logging.getLogger(__name__)
 _SERVICES: Final = tuple(service.full_name for service in upscaler_pb2.DESCRIPTOR.services_by_name.values())
 _MESSAGE_MARGIN: Final = 64 * 1024
 """Bytes allowed in a message in addition to the frame's data."""
+_MOST_CALLS: Final = 512
+"""Calls at the same time on one connection; further calls of a client wait for a free place."""
+_HANDSHAKE_MILLISECONDS: Final = 10_000
+"""Time in which a new connection must speak HTTP/2. grpc's default is two minutes."""
+_SPARE_DESCRIPTORS: Final = 256
+"""File descriptors for Redis, uploads, downloads, probes and decoders."""
 _SWITCH_SECONDS: Final = 0.0005
 """Seconds for which the model's thread may hold the GIL against the event loop. Python's default is 5 ms."""
 
@@ -122,9 +129,23 @@ def _server(settings: Settings) -> Any:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
         # Clients also ping in bursts to measure bandwidth. The default would disconnect them.
         ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_allowed_incoming_connections", _most_connections(settings)),
+        ("grpc.max_concurrent_streams", _MOST_CALLS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
+        ("grpc.max_connection_idle_ms", round(1000 * settings.grpc_idle_seconds)),
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share the port
     ]
-    return grpc.aio.server(interceptors=[KeyInterceptor(ApiKeys(settings)), MessageGate()], options=options)
+    return grpc.aio.server(
+        interceptors=[KeyInterceptor(ApiKeys(settings)), MessageGate(settings.download_idle_seconds)], options=options
+    )
+
+
+def _most_connections(settings: Settings) -> int:
+    """The settings' number of connections, or fewer if this process may open only few files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return settings.grpc_max_connections
+    return min(settings.grpc_max_connections, max(8, files - _SPARE_DESCRIPTORS))
 
 
 def _listen(server: Any, settings: Settings) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -81,7 +82,7 @@ class SessionRegistry:
     async def resume(self, config: StreamConfig, token: str, owner: str = "") -> Session:
         """Reconnect a key's session. Raises StatusError if it is unknown, has expired, or has another config."""
         for session in list(self._active):
-            if token and secrets.compare_digest(session.token, token) and session.owner == owner:
+            if token and secrets.compare_digest(session.token.encode(), token.encode()) and session.owner == owner:
                 await self._disconnect(session)
         parked = self._matching(config, token, owner)
         self._check_capacity()
@@ -102,10 +103,10 @@ class SessionRegistry:
             give_back()
         if finished or not session.token or self._draining:
             return
-        while len(self._parked) >= self._most:  # dicts are ordered: the oldest comes first
-            self._forget(next(iter(self._parked)))
         self._parked[session.token] = session
         session.expiry = asyncio.get_running_loop().call_later(self._ttl, self._forget, session.token)
+        while len(self._parked) > self._most:
+            self._forget(self._superfluous())
 
     async def drain(self) -> None:
         """Refuse new streams, wait for connected streams to end, then end the rest with UNAVAILABLE."""
@@ -141,10 +142,10 @@ class SessionRegistry:
         return total([*connected, *parked, cost]) <= self._memory
 
     def _make_room(self, cost: StreamCost, resuming: Session | None = None) -> None:
-        """Forget disconnected streams, the oldest first, until a stream fits. Raises StatusError if that is in vain."""
+        """Forget disconnected streams until a stream fits. Raises StatusError if that is in vain."""
         while not self._fits(cost, resuming):
-            oldest = next((token for token, session in self._parked.items() if session is not resuming), None)
-            if oldest is None:
+            token = self._superfluous(resuming)
+            if token is None:
                 needed = (total([cost]) + 999_999) // 1_000_000
                 raise StatusError(
                     StatusCode.RESOURCE_EXHAUSTED,
@@ -154,7 +155,13 @@ class SessionRegistry:
                     reason="OUT_OF_MEMORY",
                     retry_after=5,
                 )
-            self._forget(oldest)
+            self._forget(token)
+
+    def _superfluous(self, resuming: Session | None = None) -> str | None:
+        """Token of the oldest disconnected stream of the key with the most: nobody pushes out all others' streams."""
+        owners = Counter(session.owner for session in self._parked.values())
+        tokens = [token for token, session in self._parked.items() if session is not resuming]  # the oldest comes first
+        return max(tokens, key=lambda token: owners[self._parked[token].owner], default=None)
 
     def _matching(self, config: StreamConfig, token: str, owner: str) -> Session:
         session = self._parked.get(token)
@@ -184,8 +191,8 @@ class SessionRegistry:
         async with asyncio.timeout(_HANDOVER_SECONDS):
             await session.released.wait()
 
-    def _forget(self, token: str) -> None:
-        session = self._parked.pop(token, None)
+    def _forget(self, token: str | None) -> None:
+        session = self._parked.pop(token, None) if token else None
         if session is not None and session.expiry is not None:
             session.expiry.cancel()
 

@@ -33,6 +33,7 @@ def test_add_prints_the_key_once(file: KeyFile, capsys: pytest.CaptureFixture[st
     status, out, said = run(f"add laptop --scopes read {limits.replace('1.5GB', '1500MB')} --days 3", capsys)
     assert (status, bool(re.fullmatch(r"svk_[0-9a-f]{8}_[0-9a-f]{64}\n", out))) == (0, True)
     assert str(file.path) in said
+    assert run("add forever --days 999999999", capsys)[0] == 2
     row = file.find(out.strip().encode())
     assert row is not None
     assert (row.name, row.scopes, row.limits) == ("laptop", (Scope.READ,), Limits(2, 5, 1_500_000_000))

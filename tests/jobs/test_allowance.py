@@ -12,7 +12,8 @@ from redis import Redis
 from jobs import allowance
 from jobs.allowance import Allowance, Limits
 from jobs.errors import LimitReached, StoreUnavailable, TooLarge
-from jobs.keys import bytes_key, rate_key, slots_key
+from jobs.keys import bytes_key, owner_key, rate_key, slots_key, state_key
+from jobs.schema import JobState
 from jobs.store import connect
 
 OWNER = "0123abcd"
@@ -45,6 +46,20 @@ def test_slots_are_freed_renewed_and_expire(redis: Redis, monkeypatch: pytest.Mo
     time.sleep(1.2)
     key.hold("c")
     assert redis.zrange(slots_key(OWNER), 0, -1) == [b"c"]
+
+
+def test_an_active_job_keeps_its_place_while_it_is_paused_and_resumed(redis: Redis) -> None:
+    """A request to resume that comes while a worker pauses the job must not exceed the limit."""
+    key = made(redis, max_jobs=1)
+    redis.sadd(owner_key(OWNER), "a")
+    redis.sadd(state_key(JobState.RUNNING), "a")
+    with key.slot("a"):
+        redis.smove(state_key(JobState.RUNNING), state_key(JobState.PAUSED), "a")
+        with pytest.raises(LimitReached):
+            key.hold("b")
+        redis.smove(state_key(JobState.PAUSED), state_key(JobState.QUEUED), "a")
+    with pytest.raises(LimitReached):
+        key.hold("b")
 
 
 def test_a_meter_renews_its_slot(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

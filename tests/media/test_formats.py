@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.codec import Codec, codecs_available
 
-from media.demux.formats import CONTAINERS, OPTIONS, REFUSED_CONTAINERS, REFUSED_VIDEO_CODECS, VIDEO_DECODERS
+from media.demux.formats import CONTAINERS, OPTIONS, REFUSED_CONTAINERS, REFUSED_VIDEO_CODECS, VIDEO_DECODERS, WEBP
 from media.demux.opening import search_log
 from media.errors import MediaError, UnsupportedFile, UnusableVideo
 from media.probe import probe
@@ -52,16 +52,16 @@ def _decodes_video(name: str) -> bool:
 
 
 def test_no_accepted_container_opens_other_files() -> None:
-    names = {part for name in CONTAINERS for part in name.split(",")}
+    names = {part for name in CONTAINERS if name != WEBP for part in name.split(",")}
     assert not names & set(" ".join(REFUSED_CONTAINERS.values()).split())
-    assert all(av.ContainerFormat(name.split(",")[0], "r").is_input for name in CONTAINERS)
+    assert all(av.ContainerFormat(name, "r").is_input for name in names)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("sound.flac", b"fLaC\0\0\0\x22" + bytes(4000), r"type flac \(raw FLAC\) are not accepted"),
-        ("still.png", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + bytes(4000), r"type png_pipe .* are not accepted"),
+        ("still.png", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + bytes(4000), r"single picture \(PNG\), not a video"),
         ("list.m3u8", b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\na.ts\n", "not an accepted video format"),
         ("list.ffconcat", b"ffconcat version 1.0\nfile 'a.mp4'\n", r"type concat .* are not accepted"),
         ("art.xbin", b"XBIN\x1a" + bytes(4000), "not an accepted video format"),

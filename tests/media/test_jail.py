@@ -58,14 +58,24 @@ def attempt(action):
     except RuntimeError as error:
         return str(error)
     return "allowed"
+def first(act, paths):
+    for path in paths:
+        try:
+            return act(path, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            refused = error
+    raise refused
 def thread():
     one = threading.Thread(target=int)
     one.start()
     one.join()
 def attack(missing):
     assert missing == (), missing
+    open_now = [fd for fd in range(3, 64) if attempt(lambda: os.fstat(fd)) == "allowed"]
     results = {name: attempt(action) for name, action in ATTEMPTS.items()}
-    results["descriptors"] = [fd for fd in range(3, 64) if attempt(lambda: os.fstat(fd)) == "allowed"]
+    results["descriptors"] = open_now
     results["environment"] = sorted(os.environ)
     yield Failed("MediaError", json.dumps(results))
 ATTEMPTS = {
@@ -108,6 +118,13 @@ ATTEMPTS = {
     "read the parent's memory": lambda: open(f"/proc/{parent}/mem", "rb"),
     "read through the parent's root": lambda: open(f"/proc/{parent}/root{other}/input"),
     "read through the parent's folder": lambda: os.listdir(f"/proc/{parent}/cwd"),
+    "write the parent's memory through its thread": lambda: open(f"/proc/{parent}/task/{parent}/mem", "r+b"),
+    "read through its own root": lambda: open(f"/proc/self/root{other}/input"),
+    "read through its thread's root": lambda: open(f"/proc/thread-self/root{other}/input"),
+    "open its input again for writing": lambda: os.open(f"/proc/self/fd/{os.open(f'{job}/input', 0)}", os.O_RDWR),
+    "open the parent's pipes": lambda: first(os.open, [f"/proc/{parent}/fd/{fd}" for fd in range(64)]),
+    "write to shared memory": lambda: open("/dev/shm/jail", "wb"),
+    "write to the terminal": lambda: open("/dev/tty", "wb"),
     "open the parent's descriptors": lambda: os.listdir(f"/proc/{parent}/fd"),
     "read its own memory map": lambda: open("/proc/self/maps"),
     "create a namespace": lambda: call(UNSHARE, 0x10000000),
@@ -124,6 +141,10 @@ _CALLS = {
             "vfork": 58, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "mount": 165, "bpf": 321,
             "userfaultfd": 323, "keyctl": 250, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438,
             "setns": 308, "sendmsg": 46, "recvmsg": 47, "perf_event_open": 298, "open_by_handle_at": 304,
+            "sendmmsg": 307, "add_key": 248, "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240, "splice": 275,
+            "fanotify_init": 300, "inotify_init1": 294, "kcmp": 312, "personality": 135, "chroot": 161,
+            "pivot_root": 155, "open_tree": 428, "process_madvise": 440, "mount_setattr": 442, "memfd_secret": 447,
+            "landlock_create_ruleset": 444, "futex_waitv": 449, "vmsplice": 278,
             "modify_ldt": 154, "execveat": 322, "tkill": 200, "rt_sigqueueinfo": 129, "timer_create": 222,
             "the x32 form of socket": 0x40000000 | 41, "an unknown call": 9999,
         },
@@ -134,6 +155,10 @@ _CALLS = {
             "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "mount": 40, "bpf": 280,
             "userfaultfd": 282, "keyctl": 219, "io_uring_setup": 425, "pidfd_open": 434, "pidfd_getfd": 438,
             "setns": 268, "sendmsg": 211, "recvmsg": 212, "perf_event_open": 241, "open_by_handle_at": 265,
+            "sendmmsg": 269, "add_key": 217, "shmget": 194, "msgget": 186, "semget": 190, "mq_open": 180, "splice": 76,
+            "fanotify_init": 262, "inotify_init1": 26, "personality": 92, "chroot": 51, "pivot_root": 41,
+            "open_tree": 428, "process_madvise": 440, "mount_setattr": 442, "memfd_secret": 447,
+            "landlock_create_ruleset": 444, "futex_waitv": 449, "vmsplice": 75, "kcmp": 272,
             "execveat": 281, "tkill": 130, "rt_sigqueueinfo": 138, "timer_create": 107, "an unknown call": 9999,
         },
     },

@@ -36,12 +36,18 @@ def test_a_flawless_track_says_nothing() -> None:
         ),
         (TrackLedger(read=Amount(frames=5), written=Amount(frames=4)), "1 frame is missing."),
         (
-            TrackLedger(2, "audio", read=Amount(9), missing={Missing.REPEATED_TIME: 3}),
+            TrackLedger(2, "audio", read=Amount(9), written=Amount(6), missing={Missing.REPEATED_TIME: 3}),
             "Audio track 2 loses 3 packets with a repeated timestamp.",
+        ),
+        (
+            TrackLedger(1, "audio", read=Amount(9), written=Amount(8), missing={Missing.UNDECODABLE: 2}),
+            "2 packets of audio track 1 could not be decoded; silence replaces them.",
         ),
         (TrackLedger(1, "audio"), "Audio track 1 has no data in the file; the result lacks its sound."),
         (
-            TrackLedger(1, "audio", promised=Amount(9), read=Amount(7), missing={Missing.CUT_OFF: 2}),
+            TrackLedger(
+                1, "audio", promised=Amount(9), read=Amount(7), written=Amount(7), missing={Missing.CUT_OFF: 2}
+            ),
             "Audio track 1 lacks 2 packets of 9: the file does not hold their data.",
         ),
     ],

@@ -12,9 +12,11 @@ import av
 import pytest
 
 from media.boxes import Box, outer_boxes, parse, read_outer_box
+from media.demux.last_frame import frame_duration
 from media.jailed import mp4_header
 from media.jailed.mp4_header import Mp4Header, finish
 from media.jailed.timing import Timing
+from media.limits import DEFAULT_LIMITS
 from media.probe import probe
 from tests.support.media import Upscaled, shown, upscale, write_clip
 
@@ -81,6 +83,24 @@ def test_a_constant_frame_rate_stays_constant(
     assert shown(result.path) == shown(source)
 
 
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60)])
+@pytest.mark.parametrize("frames", [13, 14, 15])
+def test_times_rounded_by_matroska_give_the_exact_rate(tmp_path: Path, rate: Fraction, frames: int) -> None:
+    def prepare(target: Any, video: Any) -> None:
+        video.codec_context.framerate = rate
+
+    unit = Fraction(1, 120_000)
+    times = [int(n / rate / unit) for n in range(frames)]
+    source = write_clip(tmp_path / "in.mkv", times=times, unit=unit, prepare=prepare)
+    assert probe(source).video.time_base == Fraction(1, 1000)
+    result = upscale(source, tmp_path, container="mp4")
+    assert shown(result.path) == shown(source), "the times themselves are the source's"
+    with av.open(str(result.path)) as opened:
+        assert opened.streams.video[0].average_rate == rate
+    assert _edits(result.path)[1] == frames / rate
+    assert result.warnings == ()
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 5, 24])
 @pytest.mark.parametrize("last", [1, 9, 400])
 def test_all_durations_of_a_variable_rate_are_kept(tmp_path: Path, chunk: int, last: int) -> None:
@@ -114,16 +134,14 @@ def _ending_after(source: Path, last: int) -> Path:
 
 
 @pytest.mark.parametrize("container", ["mkv", "webm"])
-@pytest.mark.parametrize(("times", "rate"), [([40 * n for n in range(13)], Fraction(25)), (VFR, None)])
-def test_matroska_states_a_rate_only_if_there_is_one(
-    tmp_path: Path, container: str, times: list[int], rate: Fraction | None
-) -> None:
+@pytest.mark.parametrize("times", [[40 * n for n in range(13)], VFR])
+def test_matroska_states_the_average_rate(tmp_path: Path, container: str, times: list[int]) -> None:
     source = write_clip(tmp_path / "in.mp4", times=times, unit=Fraction(1, 1000))
+    length = times[-1] + (frame_duration(source, times[-1], DEFAULT_LIMITS) or 0)
     data = upscale(source, tmp_path, container=container, chunk=4).path.read_bytes()
-    stated = b"\x23\xe3\x83"  # DefaultDuration
-    assert (stated in data) == (rate is not None)
-    if rate:
-        assert stated + b"\x84" + int(10**9 / rate).to_bytes(4, "big") in data
+    at = data.index(b"\x23\xe3\x83") + 4  # DefaultDuration
+    nanoseconds = int.from_bytes(data[at : at + data[at - 1] - 0x80], "big")
+    assert abs(nanoseconds - Fraction(length * 10**6, 13)) <= 1
 
 
 def test_the_shown_width_is_in_the_track_header(tmp_path: Path) -> None:

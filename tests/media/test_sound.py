@@ -144,6 +144,40 @@ def test_leading_frames_without_a_time_begin_with_their_packet(tmp_path: Path, c
     assert abs(times[-1] - last) < Fraction(3, 10)
 
 
+def test_undecodable_sound_is_named_and_silent(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.asf", "wmav2", rate=44100, hertz=(440,), video="msmpeg4v3", seconds=2, frames=50)
+    broken = tmp_path / "broken.asf"
+    with av.open(str(source)) as whole, av.open(str(broken), "w") as target:
+        streams = {s.index: target.add_stream_from_template(s, opaque=True) for s in whole.streams}
+        sounds = 0
+        for packet in whole.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == "audio":
+                sounds += 1
+                if 10 <= sounds < 20:
+                    packet = _empty_like(packet)
+            packet.stream = streams[packet.stream_index]  # type: ignore[assignment]
+            target.mux(packet)
+    result = upscale(broken, tmp_path)
+    assert any("10 packets of audio track" in w and "silence" in w for w in result.warnings), result.warnings
+    wave, rate, _ = sound(result.path)
+    assert abs(wave.shape[1] / rate - 2) < 0.15
+
+
+def _empty_like(packet: av.Packet[Any]) -> av.Packet[Any]:
+    """A packet of the same time that no decoder takes."""
+    broken: av.Packet[Any] = av.Packet(b"\0")
+    broken.pts, broken.dts, broken.time_base, broken.duration = (
+        packet.pts,
+        packet.dts,
+        packet.time_base,
+        packet.duration,
+    )
+    broken.stream = packet.stream
+    return broken
+
+
 def _frame(start: int | None, samples: int, value: int = 1000, rate: int = 8000, form: str = "s16") -> av.AudioFrame:
     data = np.full((1, samples), value, {"s16": np.int16, "u8": np.uint8}[form])
     frame = av.AudioFrame.from_ndarray(data, form, "mono")

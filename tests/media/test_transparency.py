@@ -93,3 +93,10 @@ def test_browsers_recordings_are_taken(tmp_path: Path) -> None:
 def test_webm_with_an_alpha_channel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableVideo, match="transparency"):
         probe(write_vp8(tmp_path / "in.webm", video=ALPHA_MODE, addition=b"picture"))
+
+
+def test_an_alpha_channel_that_begins_later_is_named(tmp_path: Path) -> None:
+    source = write_vp8(tmp_path / "in.webm", video=ALPHA_MODE, addition=b"picture", added_from=5)
+    result = upscale(source, tmp_path)
+    assert len(result.times) == 10
+    assert [w for w in result.warnings if "begin after the first frame" in w]

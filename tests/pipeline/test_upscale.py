@@ -23,6 +23,7 @@ from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes, times_of
+from tests.support.fields import interlaced_clip
 from tests.support.user_models import TINY, write_model
 
 
@@ -296,3 +297,22 @@ def test_long_chunks_are_shortened_and_stay_so(clip: Path, model: Upscaler, tmp_
             break
     events.close()
     assert finish(upscale(replace(again, max_model_bytes=0), model)).path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_frame_of_each_field_resumes_byte_for_byte(model: Upscaler, tmp_path: Path) -> None:
+    clip = interlaced_clip(tmp_path / "clip.mp4", 9, sound=True)
+    started, *_, whole = upscale(task(clip, tmp_path / "whole", deinterlace="field"), model)
+    assert isinstance(started, Started)
+    assert started.progress.frames_total == 18
+    assert started.spec.frame_rate == 50
+    assert isinstance(whole, Finished)
+    assert whole.progress.frames_done == 18
+    assert times_of(whole.path) == pytest.approx([n / 50 for n in range(18)])
+    parts = task(clip, tmp_path / "parts", deinterlace="field")
+    for stop in (1, 3):
+        events = upscale(parts, model)
+        for event in events:
+            if isinstance(event, ChunkDone) and event.number == stop - 1:
+                break
+        events.close()
+    assert finish(upscale(parts, model)).path.read_bytes() == whole.path.read_bytes()

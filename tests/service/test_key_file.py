@@ -83,7 +83,7 @@ def test_names(file: KeyFile) -> None:
 def test_states_of_a_key(file: KeyFile, data_dir: Path) -> None:
     keys = ApiKeys(Settings(data_dir=data_dir))
     assert not keys.required
-    assert keys.caller([b"whatever"]) is ANYBODY
+    assert keys.caller([b"whatever"]) == ANYBODY
     _, usable = file.add("usable", READ, Limits(), datetime.now(UTC) + timedelta(hours=1))
     _, expired = file.add("expired", READ, Limits(), datetime.now(UTC))
     caller = keys.caller([usable.encode()])
@@ -113,6 +113,75 @@ def test_every_key_of_a_request_is_tried(file: KeyFile, data_dir: Path) -> None:
     for given in ([], [b""], [b"wrong"], ["sésame".encode("latin-1")]):
         with pytest.raises(Unauthorized):
             keys.caller(given)
+
+
+def test_two_valid_keys_in_a_request_are_refused(file: KeyFile, data_dir: Path) -> None:
+    """Otherwise the server and a proxy before it might see different callers."""
+    keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sesame")))
+    texts = [file.add(name, READ, Limits())[1].encode() for name in ("laptop", "phone")]
+    assert keys.caller([texts[0], texts[0]]).name == "laptop"
+    for given in (texts, texts[::-1], [b"sesame", texts[0]]):
+        with pytest.raises(Unauthorized, match="two different"):
+            keys.caller(given)
+
+
+def test_the_first_key_ends_what_anybody_began(file: KeyFile, data_dir: Path) -> None:
+    anybody = ApiKeys(Settings(data_dir=data_dir)).caller([])
+    anybody.confirm()
+    file.add("laptop", READ, Limits())
+    with pytest.raises(Unauthorized, match="needs an API key now"):
+        anybody.confirm()
+
+
+def test_a_date_without_a_time_zone_damages_the_file(file: KeyFile, data_dir: Path) -> None:
+    """Nobody knows when such a key expires, and comparing the date would end every request with status 500."""
+    text = file.add("laptop", READ, Limits(), datetime.now(UTC) + timedelta(days=1))[1].encode()
+    document = json.loads(file.path.read_text())
+    document["keys"][0]["expires"] = "2030-01-01T00:00:00"
+    file.path.write_text(json.dumps(document))
+    with pytest.raises(KeysUnreadable):
+        ApiKeys(Settings(data_dir=data_dir)).caller([text])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "device", "huge"])
+def test_what_is_no_file_of_keys_closes_the_server_at_once(
+    file: KeyFile, data_dir: Path, kind: str, tmp_path: Path
+) -> None:
+    match kind:
+        case "pipe":
+            os.mkfifo(file.path)
+        case "folder":
+            file.path.mkdir()
+        case "dangling link":
+            file.path.symlink_to(tmp_path / "not mounted")
+        case "device":
+            file.path.symlink_to("/dev/zero")
+        case _:
+            with file.path.open("wb") as target:
+                target.truncate(1 << 40)
+    keys = ApiKeys(Settings(data_dir=data_dir))
+    assert keys.required
+    with pytest.raises(KeysUnreadable):
+        keys.caller([f"svk_00000000_{'0' * 64}".encode()])
+    with pytest.raises(KeysUnreadable):
+        file.add("laptop", READ, Limits())
+
+
+def test_the_log_names_the_damage_without_the_files_content(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
+    file.path.write_text('{"keys": [{"id": "s3cret"}], "version": 1}')
+    with pytest.raises(KeysUnreadable):
+        file.keys()
+    assert "keys.0.id: String should match" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_the_administrators_key_works_with_a_damaged_file(file: KeyFile, data_dir: Path) -> None:
+    keys = ApiKeys(Settings(data_dir=data_dir, api_key=SecretStr("sésame")))
+    text = file.add("laptop", READ, Limits())[1].encode()
+    file.path.write_text("{")
+    assert keys.caller(["sésame".encode("latin-1"), "sésame".encode()]).admin
+    with pytest.raises(KeysUnreadable):
+        keys.caller([text])
 
 
 def test_a_damaged_file_is_never_overwritten(file: KeyFile) -> None:

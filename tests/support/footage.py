@@ -39,6 +39,7 @@ KINDS: Final = (
     Kind("gif", "gif", "bgr8", decibels=24),
     Kind("apng", "apng", "rgb24", decibels=90),
     Kind("apng", "apng", "rgb48be", decibels=45),
+    Kind("webp", "libwebp_anim", "bgra"),
     Kind("avi", "cinepak", "rgb24"),
     Kind("mov", "cinepak", "rgb24"),
     Kind("mov", "svq1", "yuv410p"),

@@ -37,6 +37,7 @@ def write_vp8(
     video: bytes = b"",
     track: bytes = b"",
     addition: bytes = b"",
+    added_from: int = 0,
 ) -> Path:
     """Ten pictures in VP8 at 15 frames/s, without a duration, as a browser's MediaRecorder writes.
 
@@ -44,6 +45,7 @@ def write_vp8(
         video: more elements of the element Video.
         track: more elements of the track entry.
         addition: content of a BlockAdditional with number 1 in each block.
+        added_from: the first block with the addition.
     """
     head = element("1a45dfa3", number("4286", 1) + number("42f7", 1) + number("42f2", 4) + number("42f3", 8)
                    + element("4282", b"webm") + number("4287", 4) + number("4285", 2))  # fmt: skip
@@ -51,12 +53,12 @@ def write_vp8(
     video = element("e0", number("b0", WIDTH) + number("ba", HEIGHT) + video)
     track = number("d7", 1) + number("73c5", 7) + number("83", 1) + element("86", b"V_VP8") + video + track
     segment = info + element("1654ae6b", element("ae", track))
-    segment += bytes.fromhex("1f43b675") + UNKNOWN_SIZE + number("e7", 0) + _blocks(picture, addition)
+    segment += bytes.fromhex("1f43b675") + UNKNOWN_SIZE + number("e7", 0) + _blocks(picture, addition, added_from)
     path.write_bytes(head + bytes.fromhex("18538067") + UNKNOWN_SIZE + segment)
     return path
 
 
-def _blocks(picture: Callable[[int], np.ndarray[Any, np.dtype[np.uint8]]], addition: bytes) -> bytes:
+def _blocks(picture: Callable[[int], np.ndarray[Any, np.dtype[np.uint8]]], addition: bytes, added_from: int) -> bytes:
     encoder: Any = av.CodecContext.create("libvpx", "w")
     encoder.width, encoder.height, encoder.pix_fmt = WIDTH, HEIGHT, "yuv420p"
     encoder.time_base, encoder.framerate, encoder.options = Fraction(1, 15), 15, {"deadline": "realtime", "crf": "4"}
@@ -67,9 +69,9 @@ def _blocks(picture: Callable[[int], np.ndarray[Any, np.dtype[np.uint8]]], addit
         packets += encoder.encode(frame)
     packets += encoder.encode(None)
     blocks = b""
-    for packet in packets:
+    for index, packet in enumerate(packets):
         head = b"\x81" + struct.pack(">h", 1000 * packet.pts // 15)
-        if addition:
+        if addition and index >= added_from:
             more = element("75a1", element("a6", number("ee", 1) + element("a5", addition)))
             blocks += element("a0", element("a1", head + b"\0" + bytes(packet)) + more)
         else:

@@ -141,7 +141,7 @@ def upscale(
     spec = output_spec(info, scale=scale, codec=codec, limits=limits)
     segments: list[Path] = []
     times: list[int] = []
-    with VideoReader(source, fields=fields, limits=limits) as reader:
+    with VideoReader(source, canvas=info.video.canvas, fields=fields, limits=limits) as reader:
         frames = iter(reader)
         while group := [frame for _, frame in zip(range(chunk), frames, strict=False)]:
             segments.append(folder / f"{len(segments):03d}.mp4")

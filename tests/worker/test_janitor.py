@@ -50,9 +50,9 @@ def janitor(settings: Settings, store: JobStore, storage: Storage, times: Times)
     return Janitor(settings, store, storage, now=lambda: times.wall, clock=lambda: times.monotonic)
 
 
-def job_in(state: JobState, store: JobStore, storage: Storage) -> str:
+def job_in(state: JobState, store: JobStore, storage: Storage, owner: str = "") -> str:
     """A job with all kinds of files."""
-    job = Job(id=new_id(), filename="clip.mp4", options=JobOptions())
+    job = Job(id=new_id(), owner=owner, filename="clip.mp4", options=JobOptions())
     upload = storage.uploads / f"{job.id}.part"
     upload.write_bytes(b"video")
     storage.adopt(upload, job.id)
@@ -81,6 +81,16 @@ def test_the_oldest_finished_jobs_leave_the_history_first(
     assert all(storage.result_path(job_id).exists() for job_id in kept)
     Janitor(settings.model_copy(update={"history_jobs": 0}), store, storage, now=lambda: times.wall).clean()
     assert store.ids() == {*kept, *active}
+
+
+def test_many_jobs_of_one_key_push_no_job_of_another_key_out_of_the_history(
+    settings: Settings, store: JobStore, storage: Storage, times: Times
+) -> None:
+    quiet = [job_in(JobState.DONE, store, storage, "0000000a") for _ in range(2)]
+    busy = [job_in(JobState.CANCELLED, store, storage, "0000000b") for _ in range(6)]
+    Janitor(settings.model_copy(update={"history_jobs": 4}), store, storage, now=lambda: times.wall).clean()
+    assert store.ids() == {*quiet, *busy[-2:]}
+    assert all(storage.result_path(job_id).exists() for job_id in quiet)
 
 
 def test_history_takes_at_most_half_of_redis(janitor: Janitor, store: JobStore, storage: Storage) -> None:

@@ -67,6 +67,31 @@ def test_endless_input_costs_no_memory(locked: Api, opening: bytes, piece: bytes
     assert peak - before < 24
 
 
+@pytest.mark.parametrize("key", ["", "secret"])
+def test_a_body_in_tiny_pieces_is_cut_off(settings: Settings, key: str) -> None:
+    """15 MB in pieces of one byte once took the server a minute, also after a refusal, and others waited for 10 s."""
+    with api(settings, api_key=key) as server:
+        begun = time.monotonic()
+        flood(server, FORM, b"1\r\n-\r\n", 15 * MIB)
+        assert server.status() == 200
+        assert time.monotonic() - begun < 5
+        with server.connect() as connection:  # a few small pieces are fine
+            connection.sendall(FORM + b"1\r\n-\r\n" * 1000 + b"0\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401" if key else b"HTTP/1.1 400")
+
+
+def test_two_lengths_of_a_body_are_refused(locked: Api) -> None:
+    """Else a proxy that believes the other length could be made to forward a hidden request."""
+    with locked.connect() as connection:
+        connection.sendall(CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        heard = b""
+        with suppress(ConnectionError):
+            while piece := connection.recv(65536):
+                heard += piece
+    assert heard.startswith(b"HTTP/1.1 400")
+    assert heard.count(b"HTTP/1.1 ") == 1
+
+
 def test_idle_connections_lock_nobody_out(settings: Settings) -> None:
     """300 idle connections are more than the files that the process may open."""
     with api(settings, files=(64, 256)) as server, ExitStack() as stack:

@@ -16,6 +16,7 @@ from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from service.http.responses import JobDocument
 from tests.support.clips import make_clip
+from tests.support.fields import interlaced_clip
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
@@ -46,6 +47,17 @@ def test_upload_becomes_a_queued_job(service: Service, clip: Path) -> None:
     assert service.client.get(document.links.self).json() == answer.json()
     assert service.client.get("/jobs").json()["jobs"] == [answer.json()]
     assert service.client.get("/jobs", params={"state": "done"}).json() == {"jobs": []}
+
+
+def test_fields_of_interlaced_video_double_the_frames(service: Service, tmp_path: Path) -> None:
+    clip = interlaced_clip(tmp_path / "in.mp4", 9)
+    job = service.post(clip, deinterlace="field").json()
+    assert job["options"]["deinterlace"] == "field"
+    assert (job["input"]["frames"], job["progress"]["frames_total"]) == (9, 18)
+    assert any("one frame for each field" in warning for warning in job["warnings"])
+    job = service.post(clip).json()
+    assert (job["options"]["deinterlace"], job["progress"]["frames_total"]) == ("frame", 9)
+    assert service.post(clip, deinterlace="lines").status_code == 400
 
 
 def test_empty_fields_are_defaults(service: Service, clip: Path) -> None:

@@ -14,8 +14,10 @@ from fastapi.routing import iter_route_contexts
 from pydantic import SecretStr
 
 from jobs.allowance import Limits
+from jobs.errors import LimitReached
 from jobs.schema import JobState
 from jobs.settings import Settings
+from service.callers import Caller
 from service.http.app import create_app
 from service.http.auth import COOKIE
 from tests.support.api_keys import KINDS, OWN_SCOPES, Keys, job_of, make_keys
@@ -244,6 +246,22 @@ def test_the_cookie_belongs_to_its_key(service: Service, keys: Keys, clip: Path)
     assert service.client.get("/jobs", headers={"Cookie": cookies["own"]}).status_code == 401
 
 
+def test_contradicting_keys_are_refused(service: Service, keys: Keys) -> None:
+    own, other = keys.text("own"), keys.text("other")
+    cookie = {"Cookie": ask(service, "POST", "/session", own).headers["set-cookie"].partition(";")[0]}
+    service.client.cookies.clear()
+
+    def status(*headers: tuple[str, str]) -> int:
+        return service.client.get("/jobs", headers=list(headers)).status_code
+
+    assert status(("X-API-Key", own), ("Authorization", f"Bearer {own}")) == 200
+    assert status(("X-API-Key", own), ("Authorization", "Bearer another program's key")) == 200
+    assert status(("X-API-Key", own), ("Authorization", f"Bearer {other}")) == 401
+    assert status(("Authorization", f"Bearer {own}"), ("Authorization", f"Bearer {other}")) == 401
+    assert status(("X-API-Key", "wrong"), *cookie.items()) == 401, "the cookie stands in for a wrong key"
+    assert status(("Authorization", "Bearer another program's key"), *cookie.items()) == 200
+
+
 def limited(keys: Keys, **limits: int) -> str:
     """Text of a new key with these limits."""
     return keys.file.add("limited", OWN_SCOPES, Limits(**limits))[1]
@@ -283,6 +301,19 @@ def test_a_failed_upload_frees_its_place(service: Service, keys: Keys, clip: Pat
     for _ in range(3):
         assert ask(service, "POST", "/upscale", key, tmp_path / "no.mp4").status_code == 415
     assert ask(service, "POST", "/upscale", key, clip).status_code == 202
+
+
+def test_a_job_that_is_paused_in_this_moment_needs_a_place(
+    service: Service, keys: Keys, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, storage = service.operations.store, service.operations.storage
+    paused, _ = (job_of(keys.ids["own"], state, store, storage, clip) for state in (JobState.PAUSED, JobState.QUEUED))
+    own = service.operations.for_caller(Caller(keys.ids["own"], scopes=OWN_SCOPES, limits=Limits(max_jobs=1)))
+    seen = own.get(paused).model_copy(update={"state": JobState.RUNNING})
+    monkeypatch.setattr(own, "get", lambda _: seen)
+    with pytest.raises(LimitReached):
+        own.resume(paused)
+    assert store.get(paused).state is JobState.PAUSED
 
 
 def test_uploads_per_minute(service: Service, keys: Keys, clip: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from jobs.allowance import Limits
 from jobs.schema import JobState, Progress
 from jobs.settings import Settings
+from service.callers import Scope
 from tests.support.api_keys import job_of, make_keys
 from tests.support.browser import Page, browsing, chromium
 from tests.support.clips import make_clip
@@ -185,6 +187,57 @@ def test_page_with_a_users_key(settings: Settings, page: Page, tmp_path: Path) -
         keys.file.revoke("read")
         page.run("refresh()")
         page.wait("!document.querySelector('#key').hidden && document.querySelector('#upload').hidden")
+        page.wait(says("#key .error", "has been revoked"))
+
+
+def unlock(page: Page, key: str) -> None:
+    page.run(f"document.querySelector('[name=key]').value = {key!r}")
+    click_button(page, "Unlock")
+    page.wait("document.querySelector('#key').hidden && !document.querySelector('#upload').hidden")
+
+
+def test_a_new_tab_asks_for_the_key_before_a_change(settings: Settings, page: Page, tmp_path: Path) -> None:
+    """The cookie shows the jobs in a new tab, but only the key uploads."""
+    keys = make_keys(settings.data_dir)
+    clip = make_clip(tmp_path / "clip.mp4", frames=4)
+    with serving(settings) as service:
+        job_of(keys.ids["own"], JobState.DONE, service.operations.store, service.operations.storage, clip)
+        page.open(service.url)
+        page.wait("!document.querySelector('#key').hidden")
+        unlock(page, keys.text("own"))
+        page.run("sessionStorage.clear()")
+        page.open(service.url)
+        page.wait(says(".job .badge", "done"))
+        page.choose_file("#drop input", clip)
+        page.click("#start")
+        page.wait("!document.querySelector('#key').hidden && document.querySelector('#upload').hidden")
+        unlock(page, keys.text("own"))
+        page.click("#start")
+        page.wait(says("#jobs", "queued"))
+
+
+def test_page_with_a_key_that_only_submits(settings: Settings, page: Page, tmp_path: Path) -> None:
+    """Each message has its place, and stays: what the key cannot see, and why an upload was refused."""
+    keys = make_keys(settings.data_dir)
+    clip = make_clip(tmp_path / "clip.mp4", frames=4)
+    key = keys.file.add("limited", frozenset({Scope.SUBMIT}), Limits(max_jobs=1))[1]
+    with serving(settings) as service:
+        page.open(service.url)
+        page.wait("!document.querySelector('#key').hidden")
+        unlock(page, key)
+        page.wait(says("#none", "lacks the scope read"))
+        page.choose_file("#drop input", clip)
+        page.click("#start")
+        page.wait(says(".job .badge", "queued"))
+        page.choose_file("#drop input", clip)
+        page.click("#start")
+        page.wait(says("#upload .error", "jobs at a time"))
+        page.run("refresh()")
+        assert page.run(says("#upload .error", "jobs at a time"))
+        click_button(page, "Change API key")
+        unlock(page, keys.text("own"))
+        page.wait(says("#none", "No jobs yet"))
+        assert page.run("document.querySelectorAll('.job').length") == 0
 
 
 def test_description_page(service: Service, page: Page) -> None:

@@ -84,7 +84,7 @@ def test_too_much_lookahead_is_refused_with_numbers(server: RpcServer) -> None:
 def stream_cost(chunk: int, lookahead: int = 0) -> StreamCost:
     """The estimate of the server, with two frames in flight beyond the chunk."""
     message = pb.StreamConfig(width=64, height=48, chunk=chunk, lookahead=lookahead)
-    config = resolve(message, Settings(), "tiny")
+    config = resolve(message, Settings(), "tiny", tiny().scale)
     return StreamCost.of(tiny(), config, in_flight=config.max_in_flight(2), batch=1)
 
 
@@ -183,7 +183,7 @@ def _opens(client: StreamClient, chunk: int, count: int) -> bool:
 
 
 def test_disconnected_streams_make_room_and_resume_if_there_is_room() -> None:
-    config = resolve(pb.StreamConfig(width=64, height=48), Settings(), "tiny")
+    config = resolve(pb.StreamConfig(width=64, height=48), Settings(), "tiny", tiny().scale)
 
     def parked(registry: SessionRegistry) -> Session:
         session = registry.open(config, lambda _: StreamCost(40))

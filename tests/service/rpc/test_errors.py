@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -183,6 +184,27 @@ def test_bursts_of_pings_are_allowed(server: RpcServer) -> None:
                 assert head[3] != goaway
                 received.read(int.from_bytes(head[:3], "big"))
                 answers += head[3] == ping
+
+
+@pytest.mark.parametrize("opening", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0\0\0\0\4\1\0\0\0\0"])
+def test_idle_connections_lock_nobody_out_for_long(tmp_path: Path, redis_url: str, opening: bytes) -> None:
+    """Connections that say nothing, and connections that make no call, are closed and make room."""
+    with rpc_server(tmp_path, redis_url, SKIPVSR_GRPC_MAX_CONNECTIONS="9", SKIPVSR_GRPC_IDLE_SECONDS="2") as server:
+        connections = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(9)]
+        for connection in connections:
+            connection.sendall(opening)
+        time.sleep(0.5)
+        with socket.create_connection(("127.0.0.1", server.port), 20) as extra:
+            assert extra.recv(1) == b"", "one connection too many is closed at once"
+        begun = time.monotonic()
+        for connection in connections:
+            with suppress(ConnectionError):
+                while connection.recv(65536):
+                    pass
+            connection.close()
+        assert time.monotonic() - begun < 15
+        with server.client() as client:
+            assert client.upscaler.ListModels(pb.ListModelsRequest(), timeout=10).models
 
 
 def test_killed_client_leaves_no_descriptors(server: RpcServer) -> None:

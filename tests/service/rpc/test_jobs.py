@@ -30,6 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis
         "SKIPVSR_UPLOAD_IDLE_SECONDS": "2",
         "SKIPVSR_GRPC_MAX_WATCHERS": "3",
         "SKIPVSR_MAX_UPLOADS": "3",
+        "SKIPVSR_GRPC_MAX_DOWNLOADS": "2",
+        "SKIPVSR_DOWNLOAD_IDLE_SECONDS": "2",
     }
     with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
         yield running
@@ -286,3 +288,29 @@ def test_watchers_are_limited(client: StreamClient, tmp_path: Path) -> None:
     assert details(error.value)["ErrorInfo"].reason == "TOO_MANY_WATCHERS"
     for call in calls:
         call.cancel()
+
+
+def test_downloads_that_are_not_read_are_limited_and_end(
+    client: StreamClient, operations: Operations, tmp_path: Path
+) -> None:
+    """600 such downloads once held 600 files and 670 MB."""
+    clip = make_clip(tmp_path / "clip.mp4").read_bytes()
+    job_id = client.jobs.CreateJob(upload(clip), timeout=30).job.id
+    finish(operations, job_id, bytes(50_000_000))
+    request = pb.DownloadResultRequest(job_id=job_id)
+    calls = [client.jobs.DownloadResult(request, timeout=60) for _ in range(2)]
+    for call in calls:
+        assert next(call).HasField("file")
+    with pytest.raises(grpc.RpcError) as error:
+        next(client.jobs.DownloadResult(request, timeout=10))
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details(error.value)["ErrorInfo"].reason == "TOO_MANY_DOWNLOADS"
+    assert "SKIPVSR_GRPC_MAX_DOWNLOADS" in error.value.details()
+    time.sleep(4)  # read nothing
+    _, *rest = client.jobs.DownloadResult(request, timeout=60)
+    assert sum(len(part.data) for part in rest) == 50_000_000
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert details(error.value)["ErrorInfo"].reason == "CLIENT_IDLE"

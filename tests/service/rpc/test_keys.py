@@ -216,6 +216,11 @@ def test_a_session_belongs_to_its_key(server: RpcServer, keys: Keys) -> None:
             list(other.upscaler.Stream(iter([pb.StreamRequest(config=config)]), timeout=10, metadata=other.metadata))
         assert details(error.value)["ErrorInfo"].reason == "SESSION_LOST"
         assert stream.is_active()
+        foreign = pb.StreamConfig(width=32, height=24, routing="off")
+        foreign.resume.session_token = "fähre"
+        with pytest.raises(grpc.RpcError) as error:
+            list(own.upscaler.Stream(iter([pb.StreamRequest(config=foreign)]), timeout=10, metadata=own.metadata))
+        assert details(error.value)["ErrorInfo"].reason == "SESSION_LOST"
         resumed = own.upscaler.Stream(iter([pb.StreamRequest(config=config)]), timeout=10, metadata=own.metadata)
         assert next(resumed).HasField("config")
         over.set()
