@@ -52,6 +52,10 @@ class DataConfig(_Section):
     """Compressed versions per segment, each with random codec, quality, blur and noise."""
     crf: tuple[int, int] = (15, 28)
     """Range of H.264's constant rate factor."""
+    blur_share: float = Field(0.3, ge=0, le=1)
+    """Share of compressed versions with a random blur instead of bicubic reduction."""
+    noise_share: float = Field(0.4, ge=0, le=1)
+    """Share of compressed versions with light noise before the codec. The ground truth has no such noise."""
     mpeg_share: float = Field(0.0, ge=0, le=1)
     """Share of compressed versions in MPEG-4 Part 2 or MPEG-2 (old files, DVDs). The rest are H.264."""
     mpeg_quantizer: tuple[int, int] = (2, 8)

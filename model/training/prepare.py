@@ -213,10 +213,10 @@ def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generato
     draw = rng.random()
     sigma = rng.uniform(0.8, 1.6)
     how = partial(degrade.bi, scale=config.scale)
-    if draw >= 0.7:
+    if draw >= 1 - config.blur_share:
         how = partial(degrade.bd, scale=config.scale, sigma=sigma)
     lr = each(hr, how).astype(np.float32)
-    if rng.random() < 0.4:
+    if rng.random() < config.noise_share:
         lr += rng.normal(0, rng.uniform(0.5, 3.0), lr.shape).astype(np.float32)
     frames = np.clip(lr + 0.5, 0, 255).astype(np.uint8)
     if config.mpeg_share and rng.random() < config.mpeg_share:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -311,3 +312,20 @@ def test_a_codec_gives_the_same_frames_twice_and_worse_ones_at_less_quality(code
     assert (first == second).all()
     errors = [np.abs(each.astype(int) - frames).mean() for each in (first, worse)]
     assert 0 < 1.3 * errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_blur_and_noise_come_as_often_as_asked(data: DataConfig, tmp_path: Path, scale: int) -> None:
+    lossless = replace(CODEC, h264=lambda frames, crf, preset: frames)
+
+    def differences(**shares: float) -> list[float]:
+        folder = tmp_path / str(shares)
+        pack(data.model_copy(update={"scale": scale, "uploads": 3, **shares}), folder, codec=lossless)
+        segments = [*cache.read(folder, "clips"), *cache.read(folder, "photos")]
+        assert all(segment.scale == scale for segment in segments)
+        pairs = [(segment.frames("bi"), segment.frames(up)) for segment in segments for up in segment.uploads]
+        return [float(np.abs(bi.astype(int) - up).mean()) for bi, up in pairs]
+
+    assert max(differences(blur_share=0.0, noise_share=0.0)) < 0.01
+    assert min(differences(blur_share=1.0, noise_share=0.0)) > 0.02
+    assert min(differences(blur_share=0.0, noise_share=1.0)) > 0.2
