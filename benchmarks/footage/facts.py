@@ -194,15 +194,19 @@ def _picture(container: InputContainer, stream: Any, path: Path, packets: list[_
         nominal_rate=str(stream.base_rate) if stream.base_rate else None,
         bytes=sum(len(packet.data) for packet in packets),
         times=times,
-        end=_end_of_track(container, stream) or max(ends, default=None),
+        end=_end_of_track(container, stream, times) or max(ends, default=None),
     )
 
 
-def _end_of_track(container: InputContainer, stream: Any) -> Fraction | None:
-    """End in seconds in MP4, whose packets have the distance to the next one in coding order as duration."""
+def _end_of_track(container: InputContainer, stream: Any, times: list[Fraction]) -> Fraction | None:
+    """End in seconds in MP4, whose packets have the distance to the next one in coding order as duration.
+
+    None in other containers, and if the header leaves out the last frame's duration.
+    """
     if "mp4" not in container.format.name or None in (stream.start_time, stream.duration):
         return None
-    return Fraction((stream.start_time + stream.duration) * stream.time_base)
+    end = Fraction((stream.start_time + stream.duration) * stream.time_base)
+    return end if times and end > max(times) else None
 
 
 def _display_matrix(frame: Any) -> list[int] | None:
