@@ -126,7 +126,7 @@ def _by_header(stream: Stream) -> _Found:
     begin = None if stream.start_time is None else stream.start_time * unit
     clock = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
     end = Fraction(clock[3]) + 60 * int(clock[2]) + 3600 * int(clock[1]) if clock else None
-    if stream.duration is not None and begin is not None:
+    if end is None and stream.duration is not None and begin is not None:  # Matroska: the file's duration
         end = begin + stream.duration * unit
     return _Found(stream.frames or None, begin, end)
 
@@ -134,7 +134,7 @@ def _by_header(stream: Stream) -> _Found:
 def _count(container: InputContainer, found: Mapping[int, _Found], *, whole: bool) -> Iterator[None]:
     """Read all packets, or only those that tell where each track begins."""
     for track in found.values():
-        track.packets = 0
+        track.packets, track.begin = 0, None  # Matroska's headers state the file's beginning, not the track's
     for packet in container.demux() if whole else islice(container.demux(), _FIRST_PACKETS):
         if packet.size:
             found[packet.stream_index].add(packet)

@@ -261,12 +261,6 @@ def test_interlaced_material_becomes_frames(tmp_path: Path) -> None:
         assert not any(frame.interlaced_frame for frame in container.decode(video=0))
 
 
-def test_transparency_is_refused(tmp_path: Path) -> None:
-    source = write_clip(tmp_path / "in.mov", codec="qtrle", pixel_format="argb")
-    with pytest.raises(UnusableVideo, match="transparency"):
-        probe(source)
-
-
 def _with_palette(path: Path, alphas: bytes) -> Path:
     """Three pictures with a palette: red on the left, green on the right, and a third, unused colour."""
 

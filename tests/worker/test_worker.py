@@ -104,7 +104,8 @@ def test_jobs_finish_and_leave_nothing_behind(
         assert worker.wait(10) == 0, worker.log
     assert "Traceback" not in worker.log
     assert Presence(store.redis).workers() == []
-    ours = {b"skipvsr:jobs", b"skipvsr:fence", b"skipvsr:tickets", b"skipvsr:state:done", b"skipvsr:state:failed"}
+    names = ("jobs", "fence", "tickets", "complete", "state:done", "state:failed")
+    ours = {f"skipvsr:{name}".encode() for name in names}
     left = {key for key in store.redis.scan_iter() if not key.startswith(b"skipvsr:job:")} - ours
     assert all(key.startswith((b"rq:worker:", b"rq:queues", b"rq:clean_")) for key in left), left
 

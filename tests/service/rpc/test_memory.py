@@ -92,7 +92,7 @@ def test_parallel_large_chunks_of_uploads_cost_little_memory(tmp_path: Path, red
         grown = peak(server) - before
     print(f"{before} MB; {refused} MB more for chunks of 58 MiB, {grown} MB more for chunks of 16 MB")
     assert refused < 100
-    assert grown < 600
+    assert grown < 800  # three copies of sixteen chunks
 
 
 def uploads(server: RpcServer, data: bytes) -> list[str]:
