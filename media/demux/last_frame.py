@@ -24,6 +24,8 @@ from media.limits import Limits
 HELD_SECONDS: Final = 0.5
 """If the sound goes on for longer after the last picture, the picture is held."""
 _STORES_DURATIONS: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_EDIT_SECONDS: Final = Fraction(1, 1000)
+"""Usual unit of edit lists, whose ends are rounded."""
 _REORDERED: Final = 16
 """Most packets that follow the last frame's packet in coding order."""
 
@@ -77,7 +79,9 @@ def _until_end(container: InputContainer, stream: VideoStream, packet: Packet[Vi
         return None
     if missing_samples(stream, after=packet.dts) > _REORDERED:
         return None
-    return stream.start_time + stream.duration - packet.pts  # type: ignore[operator]
+    left: int = stream.start_time + stream.duration - packet.pts  # type: ignore[operator]
+    is_rounded = abs(left - (packet.duration or 0)) * packet.time_base <= _EDIT_SECONDS
+    return packet.duration if is_rounded else left
 
 
 def _is_plausible(duration: int | None, stream: VideoStream, limits: Limits) -> bool:
