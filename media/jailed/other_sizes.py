@@ -20,11 +20,10 @@ from media.types import Canvas, VideoInfo
 
 _PLACES: Final = Fraction(1, 2), Fraction(9, 10)
 """Samples, as parts of the duration."""
-_ATTEMPTS: Final = 100
-"""Packets to decode for one sample."""
+_PACKETS: Final = 300
+"""Packets to read for the keyframe of one sample."""
 _RECORDED: Final = ("vp8", "vp9")
 """Codecs of browsers' recordings, which begin small and grow with the connection."""
-_FIRST_PACKETS: Final = 300
 
 
 def with_largest_size(
@@ -58,8 +57,8 @@ def _samples(container: InputContainer, stream: VideoStream, video: VideoInfo) -
     indexed = has_clock(container) or len(stream.index_entries) > 1
     duration = video.duration_seconds or float(Fraction(container.duration or 0, av.time_base))
     if not indexed or not duration or stream.time_base is None:
-        packets = islice(readable_packets(container, stream), _FIRST_PACKETS)
-        yield from _decoded(stream, (packet for packet in packets if packet.is_keyframe), video)
+        packets = islice(readable_packets(container, stream), _PACKETS)
+        yield from _keyframes(stream, packets, video)
         return
     for place in _PLACES:
         goal = (stream.start_time or 0) + round(place * Fraction(duration) / stream.time_base)
@@ -67,16 +66,18 @@ def _samples(container: InputContainer, stream: VideoStream, video: VideoInfo) -
             container.seek(goal, stream=stream)
         except av.error.FFmpegError:
             return
-        packets = islice(readable_packets(container, stream), _ATTEMPTS)
-        yield from islice(_decoded(stream, packets, video), 1)
+        packets = islice(readable_packets(container, stream), _PACKETS)
+        yield from islice(_keyframes(stream, packets, video), 1)
 
 
-def _decoded(stream: VideoStream, packets: Iterator[Packet[VideoStream]], video: VideoInfo) -> Iterator[Canvas]:
-    """Canvas of each frame of some packets that do not follow the packets before."""
-    stream.codec_context.flush_buffers()
+def _keyframes(stream: VideoStream, packets: Iterator[Packet[VideoStream]], video: VideoInfo) -> Iterator[Canvas]:
+    """Canvas of each keyframe among some packets. Each keyframe is decoded alone: a decoder waits for many packets."""
     for packet in packets:
+        if not packet.is_keyframe:
+            continue
         try:
-            for frame in stream.decode(packet):
+            stream.codec_context.flush_buffers()
+            for frame in (*stream.decode(packet), *stream.decode(None)):
                 same = (frame.width, frame.height) == (video.width, video.height)
                 shape = stream.codec_context.sample_aspect_ratio or video.sample_aspect_ratio
                 yield video.canvas if same else Canvas(frame.width, frame.height, shape)
