@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Final
 
 from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+
+from media.color.filters import filter_chain
 
 FLATTENED: Final = "Transparent parts of the picture are shown on white."
 """The warning about a video that `WhiteGround` has changed."""
@@ -59,10 +60,4 @@ class WhiteGround:
 
 def _on_white(frame: VideoFrame) -> Graph:
     """white · (1 - alpha) + color · alpha = 1 - (1 - color) · alpha: negative, times alpha, negative."""
-    graph = Graph()
-    graph.threads = 1
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
-    filters = graph.add("negate"), graph.add("premultiply", "inplace=1"), graph.add("negate"), graph.add("buffersink")
-    graph.link_nodes(source, *filters)
-    graph.configure()
-    return graph
+    return filter_chain(frame, "negate", "premultiply=inplace=1", "negate")

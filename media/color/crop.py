@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Final, NamedTuple
 
 from av.filter import Graph
 from av.video.frame import VideoFrame
+
+from media.color.filters import filter_chain
 
 _GRID: Final = 4
 """Pixels of one chroma sample at most."""
@@ -71,17 +72,7 @@ class _Cut:
         if (frame.width, frame.height) == (self._width, self._height):
             return frame
         if self._graph is None or frame.format.name != self._format:
-            self._graph, self._format = self._new_graph(frame), frame.format.name
+            place = f"{self._width}:{self._height}:{self._left}:{self._top}"
+            self._graph, self._format = filter_chain(frame, f"crop={place}"), frame.format.name
         self._graph.vpush(frame)
         return self._graph.vpull()
-
-    def _new_graph(self, frame: VideoFrame) -> Graph:
-        graph = Graph()
-        graph.threads = 1
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
-        )
-        cut = graph.add("crop", f"{self._width}:{self._height}:{self._left}:{self._top}")
-        graph.link_nodes(source, cut, graph.add("buffersink"))
-        graph.configure()
-        return graph

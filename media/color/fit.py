@@ -9,6 +9,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from media.color.filters import filter_chain
 from media.color.yuv import QUALITY
 from media.types import Canvas
 
@@ -40,14 +41,9 @@ class Fitter:
         return self._graph.vpull()
 
     def _padding(self, rgb: VideoFrame) -> Graph:
-        graph, canvas = Graph(), self._canvas
-        graph.threads = 1
-        source = graph.add_buffer(width=rgb.width, height=rgb.height, format=rgb.format, time_base=Fraction(1, 25))
+        canvas = self._canvas
         left, top = (canvas.width - rgb.width) // 2, (canvas.height - rgb.height) // 2
-        pad = graph.add("pad", f"{canvas.width}:{canvas.height}:{left}:{top}:black")
-        graph.link_nodes(source, pad, graph.add("buffersink"))
-        graph.configure()
-        return graph
+        return filter_chain(rgb, f"pad={canvas.width}:{canvas.height}:{left}:{top}:black")
 
 
 def fitting_size(width: int, height: int, shape: Fraction, canvas: Canvas) -> tuple[int, int]:

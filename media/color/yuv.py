@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Final
 
 from av.error import FFmpegError
@@ -10,6 +9,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from media.color.filters import filter_chain
 from media.color.pixel_formats import bit_depth, is_rgb
 from media.color.tags import swscale_matrix, tag
 from media.errors import UnusableVideo
@@ -129,17 +129,6 @@ class _ChromaLocation:
         if self._location in ("unspecified", "left"):
             return frame
         if self._graph is None:
-            self._graph = self._new_graph(frame)
+            self._graph = filter_chain(frame, f"setparams=chroma_location={self._location}")
         self._graph.vpush(frame)
         return self._graph.vpull()
-
-    def _new_graph(self, frame: VideoFrame) -> Graph:
-        graph = Graph()
-        graph.threads = 1
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
-        )
-        mark = graph.add("setparams", f"chroma_location={self._location}")
-        graph.link_nodes(source, mark, graph.add("buffersink"))
-        graph.configure()
-        return graph

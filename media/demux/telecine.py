@@ -13,6 +13,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from media.color.filters import filter_chain
 from media.types import VideoInfo
 
 FILM_WARNING: Final = "The video is film with soft telecine; the film frames come out evenly, at the film's rate."
@@ -135,7 +136,7 @@ class HardTelecine:
         if self._frames >= _JUDGED or self._shape not in (None, shape):
             return
         if self._graph is None:
-            self._graph, self._shape = self._new_graph(frame), shape
+            self._graph, self._shape = filter_chain(frame, "idet", time_base=self._time_base), shape
         self._graph.vpush(frame)
         while True:
             try:
@@ -146,13 +147,3 @@ class HardTelecine:
             repeated = judged.metadata.get("lavfi.idet.repeated.current_frame", "neither")
             if repeated in self._repeated:
                 self._repeated[repeated] += 1
-
-    def _new_graph(self, frame: VideoFrame) -> Graph:
-        graph = Graph()
-        graph.threads = 1
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=self._time_base
-        )
-        graph.link_nodes(source, graph.add("idet"), graph.add("buffersink"))
-        graph.configure()
-        return graph
