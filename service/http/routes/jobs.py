@@ -12,6 +12,7 @@ from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.dependencies import UploadsDep
 from service.http.files import file_response
+from service.http.openapi import BINARY
 from service.http.responses import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
 from service.names import MEDIA_TYPES, media_type, result_name
 
@@ -31,7 +32,7 @@ def upscale_form_schema() -> dict[str, Any]:
     """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobOptions."""
     schema = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
-    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "The video."}
+    file = BINARY | {"description": "The video."}
     schema |= {
         "title": "UpscaleForm",
         "required": ["file"],
@@ -151,7 +152,8 @@ def resume_job(job_id: str, operations: JobsDep) -> JobDocument:
 
 
 def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
-    content = {"content": {name: {"schema": {"type": "string", "contentMediaType": name}} for name in types}}
+    # Generators of clients look for application/octet-stream, which also is the type of a result in another container.
+    content = {"content": {name: {"schema": BINARY} for name in ("application/octet-stream", *types)}}
     return {
         200: {"description": "The file.", **content},
         206: {"description": "The requested range of the file.", **content},
@@ -178,7 +180,7 @@ def get_result(job_id: str, request: Request, operations: JobsDep) -> FileRespon
     summary="Download the upload",
     dependencies=_READ,
     response_class=FileResponse,
-    responses={**_file_responses("application/octet-stream"), **problems(401, 403, 404, 410, 416, 503)},
+    responses={**_file_responses(), **problems(401, 403, 404, 410, 416, 503)},
 )
 def get_input(job_id: str, request: Request, operations: JobsDep) -> FileResponse:
     """Download the original video while it is kept."""
