@@ -16,6 +16,7 @@ from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
+from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
 from service.http.routes import health, jobs, pages
 from service.http.upload import Uploads
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(pages.router)
     problems.install(app)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: openapi.description(app, jobs.upscale_form_schema())  # type: ignore[method-assign]
     return app

@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 from jobs.errors import InvalidRequest, SkipVsrError
 from jobs.schema import Problem
 from service.admission import one_line
+from service.http.methods import allowed
 
 MEDIA_TYPE = "application/problem+json"
 _DISCONNECTED = "the client disconnected before the upload was complete"
 _DETAILS = {
     404: "nothing exists at {path}; /docs lists all paths",
-    405: "{path} does not support {method}; /docs lists all methods",
 }
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http_exception(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _other_method(request)
         title = HTTPStatus(error.status_code).phrase
         detail = error.detail
         if detail == title:
-            detail = _DETAILS.get(error.status_code, title).format(method=request.method, path=request.url.path)
+            detail = _DETAILS.get(error.status_code, title).format(path=request.url.path)
         return problem(error.status_code, title, detail, headers=error.headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -73,3 +75,14 @@ def install(app: FastAPI) -> None:
         # The client never receives this response. It ends the request without a traceback in the log.
         log.info(_DISCONNECTED)
         return problem(400, "Bad Request", _DISCONNECTED)
+
+
+def _other_method(request: Request) -> Response:
+    """Answer a method without a route: OPTIONS lists the path's methods; any other method is an error."""
+    methods = allowed(request.scope)
+    headers = {"Allow": ", ".join(methods)}
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    others = ", ".join(method for method in methods if method != "OPTIONS")
+    detail = f"{request.url.path} does not support {request.method}, but {others}"
+    return problem(405, "Method Not Allowed", detail, headers=headers)

@@ -131,6 +131,24 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}} for key in keys}
 
 
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_VERSION_HEADERS = {
+    "ETag": _header("This version, for `If-None-Match` (304), `If-Match` (412) and `If-Range`."),
+    "Last-Modified": _header("Time of the last change, for `If-Modified-Since` and `If-Unmodified-Since`."),
+}
+FILE_HEADERS = {
+    **_VERSION_HEADERS,
+    "Content-Disposition": _header("A name for the file."),
+    "Accept-Ranges": _header("`bytes`"),
+}
+VERSIONED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": _VERSION_HEADERS},
+    304: {"description": "The client's copy is current.", "headers": _VERSION_HEADERS},
+}
+"""OpenAPI `responses` of a document with versions."""
 PROBLEM_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "The request is invalid; `detail` states the reason.",
@@ -140,6 +158,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     408: "The upload stalled.",
     409: "The operation is not possible in the job's current state.",
     410: "The file has been removed because it expired.",
+    412: "The version in `If-Match` or `If-Unmodified-Since` no longer exists.",
     413: "A limit is exceeded; `detail` names the setting.",
     415: "The file type is not supported.",
     416: "The range is outside the file.",
