@@ -18,7 +18,7 @@ from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import health, jobs, pages
+from service.http.routes import health, jobs, pages, problem_pages
 from service.http.upload import Uploads
 from service.operations import Operations
 
@@ -57,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(jobs.router)
     app.include_router(health.router)
     app.include_router(pages.router)
+    app.include_router(problem_pages.router)
     problems.install(app)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)

@@ -25,6 +25,7 @@ class PreconditionFailed(SkipVsrError):
 
     status: ClassVar[int] = 412
     title: ClassVar[str] = "Precondition failed"
+    cure: ClassVar[str] = "Read the document again, and repeat the request with its `ETag` in `If-Match`."
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from jobs.schema import Problem
+from jobs.schema import InvalidProblem, Problem
 
 BINARY: Final = {"type": "string", "format": "binary"}
 """Schema of a file, in requests and responses."""
@@ -35,6 +35,8 @@ def description(app: FastAPI, extra: dict[str, Any]) -> dict[str, Any]:
         )
         schemas = document["components"]["schemas"]
         schemas |= extra
+        problem = InvalidProblem.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+        schemas |= problem.pop("$defs") | {InvalidProblem.__name__: problem}
         schemas.setdefault(Problem.__name__, Problem.model_json_schema())
         document["components"]["schemas"] = dict(sorted(schemas.items()))
         _secure(document)

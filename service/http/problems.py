@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import InvalidRequest, SkipVsrError
-from jobs.schema import Problem
-from service.admission import one_line
+from jobs.errors import FieldError, InvalidRequest, SkipVsrError
+from jobs.schema import PROBLEMS, InvalidField, InvalidProblem, Problem
+from service.admission import invalid
 from service.http.methods import allowed
 
 MEDIA_TYPE = "application/problem+json"
@@ -25,13 +25,30 @@ _DETAILS = {
 log = logging.getLogger(__name__)
 
 
-def problem(
-    status: int, title: str, detail: str, *, kind: str | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
+def document(
+    status: int, title: str, detail: str, *, kind: str | None = None, errors: Sequence[FieldError] = ()
+) -> Problem:
     """Create a problem document. `kind` sets its type to `/problems/<kind>`; the default type is about:blank."""
-    document = Problem(type=f"/problems/{kind}" if kind else "about:blank", title=title, status=status, detail=detail)
+    found = Problem(type=f"{PROBLEMS}{kind}" if kind else "about:blank", title=title, status=status, detail=detail)
+    if status != HTTPStatus.BAD_REQUEST:
+        return found
+    fields = [InvalidField(field=error.field, detail=error.detail) for error in errors]
+    return InvalidProblem(**found.model_dump(), errors=fields)
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    kind: str | None = None,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Create the response with a problem document."""
+    content = document(status, title, detail, kind=kind, errors=errors).model_dump()
     return JSONResponse(
-        document.model_dump(), status, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", **(headers or {})}
+        content, status, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", **(headers or {})}
     )
 
 
@@ -44,7 +61,8 @@ def from_error(error: SkipVsrError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="skipvsr"'
     if error.status == HTTPStatus.REQUEST_TIMEOUT:
         headers["Connection"] = "close"  # the rest of the upload is not read
-    return problem(error.status, error.title, str(error), kind=error.kind, headers=headers)
+    errors = error.errors if isinstance(error, InvalidRequest) else ()
+    return problem(error.status, error.title, str(error), kind=error.kind, errors=errors, headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -58,7 +76,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation_error(request: Request, error: RequestValidationError) -> Response:
-        return from_error(InvalidRequest(one_line(error.errors())))
+        return from_error(invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def _http_exception(request: Request, error: HTTPException) -> Response:

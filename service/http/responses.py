@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from jobs.presence import WorkerInfo
-from jobs.schema import Job, JobMetrics, JobState, Problem
+from jobs.schema import InvalidProblem, Job, JobMetrics, JobState, Problem
 from service.http.problems import MEDIA_TYPE
 
 
@@ -38,13 +38,9 @@ class JobDocument(Job):
             result=f"{base}/result" if state is JobState.DONE else None,
             cancel=None if state.final else f"{base}/cancel",
             pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
-            resume=f"{base}/resume" if _resumable(job) else None,
+            resume=f"{base}/resume" if job.resumable else None,
         )
         return cls.model_construct(**dict(job), links=links)
-
-
-def _resumable(job: Job) -> bool:
-    return job.state is JobState.PAUSED or (job.state is JobState.FAILED and not job.files_removed)
 
 
 class JobList(BaseModel):
@@ -128,7 +124,14 @@ class Readiness(BaseModel):
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI `responses` for these statuses and for all other errors, as problem documents."""
     keys: list[int | str] = [*statuses, "default"]
-    return {key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}} for key in keys}
+    return {
+        key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": _reference(key)}}} for key in keys
+    }
+
+
+def _reference(status: int | str) -> dict[str, str]:
+    kind = InvalidProblem if status == 400 else Problem
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
 def _header(description: str) -> dict[str, Any]:
@@ -149,7 +152,6 @@ VERSIONED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is current.", "headers": _VERSION_HEADERS},
 }
 """OpenAPI `responses` of a document with versions."""
-PROBLEM_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "The request is invalid; `detail` states the reason.",
     401: "The API key is missing or wrong.",

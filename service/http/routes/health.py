@@ -23,6 +23,7 @@ class NoWorker(StoreUnavailable):
     """No worker is alive, so no job would be processed."""
 
     title = "No worker"
+    cure = "Start a worker with `skipvsr worker`, or the whole service with `skipvsr up`."
 
 
 @router.get("/healthz", summary="Check that the process is alive", responses=problems())
