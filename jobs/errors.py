@@ -18,6 +18,7 @@
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
+    ├── TooManyStreams        503   too many event streams at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy.
@@ -152,6 +153,13 @@ class TooManyUploads(SkipVsrError):
     """Too many uploads at the same time."""
 
     status, title = 503, "Too many uploads"
+    retry_after = 10
+
+
+class TooManyStreams(SkipVsrError):
+    """Too many event streams at the same time."""
+
+    status, title = 503, "Too many event streams"
     retry_after = 10
 
 

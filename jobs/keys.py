@@ -13,6 +13,10 @@ skipvsr:owner:<key id>  set: ids of the jobs of one API key
 skipvsr:slots:<key id>  sorted set: uploads and streams of one API key, by their expiry (`jobs.allowance`)
 skipvsr:rate:<key id>   sorted set: uploads of one API key in the last minute, by time in ms
 skipvsr:bytes:<key id>  hash: bytes that one API key has sent today
+skipvsr:change          counter: the number of the last change of any job (`jobs.store.changes`)
+skipvsr:changes         sorted set: job ids by the number of their last change
+skipvsr:removed         sorted set: id and owner of the last 10,000 removed jobs, by the number of their removal
+skipvsr:events          channel: changes of jobs
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ COMPLETE: Final = f"{PREFIX}complete"
 FENCE: Final = f"{PREFIX}fence"
 TICKETS: Final = f"{PREFIX}tickets"
 WORKERS: Final = f"{PREFIX}workers"
+CHANGE: Final = f"{PREFIX}change"
+CHANGES: Final = f"{PREFIX}changes"
+REMOVED: Final = f"{PREFIX}removed"
+EVENTS: Final = f"{PREFIX}events"
 
 
 def job_key(job_id: str) -> str:

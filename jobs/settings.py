@@ -37,6 +37,14 @@ class Settings(BaseSettings):
         "longest for a request; if all are at work, the API answers with status 503. The limit of open files can lower "
         "this number.",
     )
+    http_max_streams: Annotated[int, Field(ge=0)] = Field(
+        256,
+        description="Maximum number of event streams and waiting requests (`Prefer: wait`), which count beside "
+        "http_max_connections; the API rejects further streams with status 503, and further requests do not wait.",
+    )
+    http_max_key_streams: Annotated[int, Field(ge=0)] = Field(
+        64, description="Maximum number of event streams and waiting requests of one API key of `skipvsr keys`."
+    )
     http_head_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0,
         description="Seconds in which the head of an HTTP request must arrive, from the start of the connection or "

@@ -13,13 +13,15 @@ from fastapi.openapi.utils import get_openapi
 from jobs.recovery import Recovery
 from jobs.schema import Problem
 from jobs.settings import Settings
+from jobs.store.changes import Changes
 from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.http import problems
 from service.http.api_metrics import ApiMetrics
 from service.http.middleware import RequestMiddleware
-from service.http.routes import health, jobs, pages
+from service.http.routes import events, health, jobs, pages
+from service.http.streams import Streams
 from service.http.upload import Uploads
 from service.operations import Operations
 
@@ -47,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
-        lifespan=_recovering,
+        lifespan=_running,
     )
     app.state.jail_missing = checked_jail(required=settings.require_jail)
     operations = Operations.from_settings(settings)
@@ -55,7 +57,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     app.state.uploads = Uploads(settings, metrics, Admissions(settings))
+    app.state.streams = Streams(Changes(str(settings.redis_url)), settings)
     app.include_router(jobs.router)
+    app.include_router(events.router)
     app.include_router(health.router)
     app.include_router(pages.router)
     problems.install(app)
@@ -65,13 +69,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _recovering(app: FastAPI) -> AsyncIterator[None]:
-    """List the jobs again that Redis has lost, while the application runs."""
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    """List the jobs again that Redis has lost, and follow the changes of jobs, while the application runs."""
     operations: Operations = app.state.operations
     recovery = Recovery(operations.store, operations.storage)
     recovery.start()
     try:
-        yield
+        async with app.state.streams.running():
+            yield
     finally:
         await run_in_threadpool(recovery.stop)
 
