@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from jobs.errors import SkipVsrError, StoreUnavailable, TooManyStreams
-from jobs.schema import Job, JobState, Problem
+from jobs.schema import Job, Problem
 from jobs.settings import Settings
 from jobs.store.changes import Change, Changes, Document
 from service.callers import Caller
@@ -185,15 +185,6 @@ class Streams:
     def close(self, stream: Stream) -> None:
         """Forget a stream. Closing twice is harmless."""
         self._streams.discard(stream)
-
-    @contextmanager
-    def opened(self, caller: Caller, job_id: str) -> Iterator[Stream]:
-        """A stream of one job during the block. Raises TooManyStreams."""
-        stream = self.open(caller, job_id)
-        try:
-            yield stream
-        finally:
-            self.close(stream)
 
     async def events(self, stream: Stream, last_id: int | None) -> AsyncIterator[bytes]:
         """Prepare a stream's text: first the current state, then every change.
@@ -362,8 +353,3 @@ class Streams:
 def _unavailable() -> bytes:
     problem = Problem.from_error(StoreUnavailable("Redis does not answer; events follow when it does."))
     return b"event: unavailable\ndata: %b\n\n" % problem.model_dump_json().encode()
-
-
-def settled(job: Job | None) -> bool:
-    """Whether a job is final, paused or removed, so that waiting longer is pointless."""
-    return job is None or job.state.final or job.state is JobState.PAUSED

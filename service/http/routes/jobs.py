@@ -13,6 +13,7 @@ from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.dependencies import UploadsDep
 from service.http.files import file_response
 from service.http.responses import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
+from service.http.waiting import WAITS, WaitingDep, retry_after
 from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
@@ -56,6 +57,10 @@ def upscale_form_schema() -> dict[str, Any]:
                     "description": "`true` if the job is that of an earlier request with the same `Idempotency-Key`.",
                     "schema": {"type": "string"},
                 },
+                "Retry-After": {
+                    "description": "Seconds after which to ask for the job.",
+                    "schema": {"type": "string"},
+                },
             }
         },
         **problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
@@ -66,11 +71,14 @@ async def upscale(
     response: Response,
     uploads: UploadsDep,
     operations: JobsDep,
+    waiting: WaitingDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_IDEMPOTENCY_KEY)] = None,
 ) -> JobDocument:
     """Send a video in the form field `file`, and options in further fields. The file is streamed to disk."""
     job, replayed = await uploads.receive(request, idempotency_key, operations)
     request.state.job_id = job.id  # for the audit log
+    job = await waiting.settled(job)
+    response.headers["Retry-After"] = retry_after(job)
     document = JobDocument.of(job)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -106,7 +114,7 @@ def job_figures(
     return FiguresList(jobs=[JobFigures.of(job) for job in operations.recent(limit=last)])
 
 
-@router.get("/jobs/{job_id}", summary="Get a job", dependencies=_READ, responses=problems(401, 403, 404, 503))
+@router.get("/jobs/{job_id}", summary="Get a job", dependencies=[*_READ, WAITS], responses=problems(401, 403, 404, 503))
 def get_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Return state, progress and measurements of a job."""
     return JobDocument.of(operations.get(job_id))
