@@ -6,8 +6,8 @@ certificate against the host's name. Clients follow no redirect and use no proxy
 
     guard = Guard(hosts=split(settings.webhook_hosts), setting="SKIPVSR_WEBHOOK_HOSTS")
     url = guard.checked(text)                     # at submit: raises InvalidRequest
-    with client(guard, timeout) as http:          # or `async with async_client(guard, timeout)`
-        http.post(url, ...)                       # raises AddressRefused for a private address
+    async with async_client(guard, timeout) as http:
+        await http.post(url, ...)                 # raises AddressRefused for a private address
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+import anyio
 import anyio.to_thread
 import httpx
 
@@ -24,6 +25,8 @@ from jobs.errors import InvalidRequest
 
 _URL_LENGTH: Final = 2048
 _PORTS: Final = {"http": 80, "https": 443}
+_LOOK_UPS: Final = 8
+"""Names that a client resolves at the same time, each in a thread."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 Address = IPv4Address | IPv6Address
@@ -160,29 +163,16 @@ def _to(request: httpx.Request, address: str) -> httpx.Request:
     )
 
 
-class _Transport(httpx.HTTPTransport):
+class _Transport(httpx.AsyncHTTPTransport):
     def __init__(self, guard: Guard) -> None:
-        super().__init__(trust_env=False)
+        # No connection is used twice: another host at the same address would get a certificate that nobody checked.
+        super().__init__(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
         self._guard = guard
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        failure: Exception | None = None
-        for address in _resolved(self._guard, request):
-            try:
-                return super().handle_request(_to(request, address))
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                failure = error
-        raise failure or httpx.ConnectError("the host has no address", request=request)
-
-
-class _AsyncTransport(httpx.AsyncHTTPTransport):
-    def __init__(self, guard: Guard) -> None:
-        super().__init__(trust_env=False)
-        self._guard = guard
+        self._look_ups = anyio.CapacityLimiter(_LOOK_UPS)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         failure: Exception | None = None
-        for address in await anyio.to_thread.run_sync(_resolved, self._guard, request):
+        for address in await anyio.to_thread.run_sync(_resolved, self._guard, request, limiter=self._look_ups):
             try:
                 return await super().handle_async_request(_to(request, address))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -198,11 +188,6 @@ def _resolved(guard: Guard, request: httpx.Request) -> list[str]:
         raise httpx.ConnectError(message, request=request) from error
 
 
-def client(guard: Guard, timeout: httpx.Timeout) -> httpx.Client:
-    """A client whose requests the guard checks. Requests may raise AddressRefused, and the errors of httpx."""
-    return httpx.Client(transport=_Transport(guard), timeout=timeout, follow_redirects=False, trust_env=False)
-
-
 def async_client(guard: Guard, timeout: httpx.Timeout) -> httpx.AsyncClient:
     """A client whose requests the guard checks. Requests may raise AddressRefused, and the errors of httpx."""
-    return httpx.AsyncClient(transport=_AsyncTransport(guard), timeout=timeout, follow_redirects=False, trust_env=False)
+    return httpx.AsyncClient(transport=_Transport(guard), timeout=timeout, follow_redirects=False, trust_env=False)

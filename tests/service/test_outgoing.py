@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import anyio
 import httpx
 import pytest
 
 from jobs.errors import InvalidRequest
-from service.outgoing import AddressRefused, Guard, async_client, client
+from service.outgoing import AddressRefused, Guard, async_client
 
 TIMEOUT = httpx.Timeout(5)
 PUBLIC = "93.184.215.14"
 
 
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.send_header("Seen-Host", self.headers["Host"])
+        self.send_header("Seen-Port", str(self.client_address[1]))
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
 def receiver() -> Iterator[HTTPServer]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/elsewhere":
-                self.send_response(302)
-                self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/")
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.send_header("Seen-Host", self.headers["Host"])
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -41,6 +46,14 @@ def receiver() -> Iterator[HTTPServer]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def get(guard: Guard, *urls: str) -> list[httpx.Response]:
+    async def run() -> list[httpx.Response]:
+        async with async_client(guard, TIMEOUT) as http:
+            return [await http.get(url) for url in urls]
+
+    return anyio.run(run)
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *rounds: list[str]) -> list[str]:
@@ -146,8 +159,7 @@ def test_the_request_goes_to_the_address_that_was_checked(
 ) -> None:
     port = receiver.server_address[1]
     asked = answers(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])  # a second look-up would lead elsewhere
-    with client(Guard(["*"], ["127.0.0.1"], setting="X"), TIMEOUT) as http:
-        response = http.get(f"http://hooks.example.com:{port}/")
+    (response,) = get(Guard(["*"], ["127.0.0.1"], setting="X"), f"http://hooks.example.com:{port}/")
     assert response.headers["seen-host"] == f"hooks.example.com:{port}"
     assert asked == ["hooks.example.com"]
 
@@ -156,30 +168,62 @@ def test_the_next_address_is_tried_when_one_does_not_answer(
     receiver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers(monkeypatch, ["127.0.0.9", "127.0.0.1"])
-    with client(Guard(["*"], ["127.0.0.0/8"], setting="X"), TIMEOUT) as http:
-        assert http.get(f"http://hooks.example.com:{receiver.server_address[1]}/").status_code == 200
+    guard = Guard(["*"], ["127.0.0.0/8"], setting="X")
+    assert get(guard, f"http://hooks.example.com:{receiver.server_address[1]}/")[0].status_code == 200
 
 
 def test_redirects_are_not_followed_and_private_addresses_not_connected(receiver: HTTPServer) -> None:
     port = receiver.server_address[1]
-    with client(Guard(["*"], ["127.0.0.1"], setting="X"), TIMEOUT) as http:
-        assert http.get(f"http://127.0.0.1:{port}/elsewhere").status_code == 302
-    with client(Guard(["*"], setting="X"), TIMEOUT) as http, pytest.raises(AddressRefused):
-        http.get(f"http://localhost:{port}/")
-
-
-def test_the_asynchronous_client_is_guarded_too(receiver: HTTPServer) -> None:
-    port = receiver.server_address[1]
-
-    async def get(*networks: str) -> int:
-        async with async_client(Guard(["*"], networks, setting="X"), TIMEOUT) as http:
-            return (await http.get(f"http://localhost:{port}/")).status_code
-
-    assert anyio.run(get, "127.0.0.1", "::1") == 200
+    assert get(Guard(["*"], ["127.0.0.1"], setting="X"), f"http://127.0.0.1:{port}/elsewhere")[0].status_code == 302
     with pytest.raises(AddressRefused):
-        anyio.run(get)
+        get(Guard(["*"], setting="X"), f"http://localhost:{port}/")
 
 
 def test_an_unknown_name_is_a_connection_error() -> None:
-    with client(Guard(["*"], setting="X"), TIMEOUT) as http, pytest.raises(httpx.ConnectError, match="resolved"):
-        http.get("http://does-not-exist.invalid/")
+    with pytest.raises(httpx.ConnectError, match="resolved"):
+        get(Guard(["*"], setting="X"), "http://does-not-exist.invalid/")
+
+
+def test_no_connection_is_used_for_two_hosts(receiver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both hosts have one address; over TLS, the second would get a connection with the first one's certificate."""
+    answers(monkeypatch, ["127.0.0.1"])
+    hosts = [f"http://{name}.example.com:{receiver.server_address[1]}/" for name in ("a", "b")]
+    found = get(Guard(["*"], ["127.0.0.1"], setting="X"), *hosts)
+    assert len({response.headers["seen-port"] for response in found}) == 2
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("hooks.example.com", True), ("other.example.com", False)])
+def test_certificates_are_checked_against_the_name(
+    name: str, trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=hooks.example.com", "-addext", "subjectAltName=DNS:hooks.example.com"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject, *files],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("ssl.create_default_context", lambda **_: trusting(certificate))
+    answers(monkeypatch, ["127.0.0.1"])
+    url = f"https://{name}:{server.server_address[1]}/"
+    try:
+        if trusted:
+            assert get(Guard(["*"], ["127.0.0.1"], setting="X"), url)[0].status_code == 200
+        else:
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                get(Guard(["*"], ["127.0.0.1"], setting="X"), url)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certificate)
+    return context
