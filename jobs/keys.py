@@ -17,6 +17,8 @@ skipvsr:change          counter: the number of the last change of any job (`jobs
 skipvsr:changes         sorted set: job ids by the number of their last change
 skipvsr:removed         sorted set: id and owner of the last 10,000 removed jobs, by the number of their removal
 skipvsr:events          channel: changes of jobs
+skipvsr:webhooks        sorted set: webhooks to deliver, by the time of the next attempt (`jobs.store.outbox`)
+skipvsr:webhook:<id>    hash: the job's document for one webhook
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ CHANGE: Final = f"{PREFIX}change"
 CHANGES: Final = f"{PREFIX}changes"
 REMOVED: Final = f"{PREFIX}removed"
 EVENTS: Final = f"{PREFIX}events"
+WEBHOOKS: Final = f"{PREFIX}webhooks"
 
 
 def job_key(job_id: str) -> str:
@@ -75,3 +78,8 @@ def bytes_key(owner: str) -> str:
 def idempotency_key(digest: str) -> str:
     """Key of an idempotency key with this SHA-256 digest."""
     return f"{PREFIX}once:{digest}"
+
+
+def webhook_key(delivery: str) -> str:
+    """Key of the document for a webhook."""
+    return f"{PREFIX}webhook:{delivery}"

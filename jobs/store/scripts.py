@@ -28,12 +28,23 @@ local function changed(prefix, job, id)
   local number = announce(prefix, 'changed', id, redis.call('HGET', job, 'owner') or '')
   redis.call('ZADD', prefix .. 'changes', number, id)
   redis.call('HSET', job, 'changed', number)
+  return number
 end
 local function removed(prefix, id, owner)
   local number = announce(prefix, 'removed', id, owner)
   redis.call('ZREM', prefix .. 'changes', id)
   redis.call('ZADD', prefix .. 'removed', number, id .. ' ' .. owner)
   redis.call('ZREMRANGEBYRANK', prefix .. 'removed', 0, -10001)
+end
+local function notify(prefix, job, id, state, number)
+  -- Keeps the document of this moment for the job's webhook (`jobs.store.outbox`).
+  local url = redis.call('HGET', job, 'webhook') or 'null'
+  if url == 'null' or not string.find(',done,failed,cancelled,paused,', ',' .. state .. ',', 1, true) then return end
+  local delivery = id .. ':' .. state
+  local message = prefix .. 'webhook:' .. delivery
+  redis.call('COPY', job, message, 'REPLACE')
+  redis.call('HSET', message, 'message', number, 'tries', 0)
+  redis.call('ZADD', prefix .. 'webhooks', redis.call('TIME')[1], delivery)
 end
 """
 
@@ -86,7 +97,10 @@ if ARGV[8] ~= '' then redis.call('HINCRBY', job, ARGV[8], 1) end
 for i = 9, #ARGV, 2 do
   if ARGV[i] ~= 'request' or asked ~= 'cancel' then redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
 end
-if #ARGV > 8 or to ~= '' and to ~= state then changed(prefix, job, id) end
+if #ARGV > 8 or to ~= '' and to ~= state then
+  local number = changed(prefix, job, id)
+  if to ~= '' and to ~= state then notify(prefix, job, id, to, number) end
+end
 return {'ok', redis.call('HGET', job, 'request') or ''}
 """)
 
@@ -112,5 +126,39 @@ redis.call('SADD', ARGV[1] .. 'state:' .. ARGV[4], ARGV[2])
 local owner = redis.call('HGET', KEYS[1], 'owner') or ''
 if owner ~= '' then redis.call('SADD', ARGV[1] .. 'owner:' .. owner, ARGV[2]) end
 changed(ARGV[1], KEYS[1], ARGV[2])
+return 1
+""")
+
+CLAIM_WEBHOOKS: Final = """#!lua flags=allow-oom
+-- Takes due webhooks. KEYS[1]: the sorted set of webhooks; ARGV: key prefix, seconds of the claim, maximum number.
+local now = tonumber(redis.call('TIME')[1])
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
+for _, delivery in ipairs(due) do
+  redis.call('ZADD', KEYS[1], now + ARGV[2], delivery)
+  redis.call('HINCRBY', ARGV[1] .. 'webhook:' .. delivery, 'tries', 1)
+end
+return due
+"""
+
+END_WEBHOOK: Final = _announcing("""#!lua flags=allow-oom
+-- Ends an attempt. KEYS[1]: the sorted set of webhooks.
+-- ARGV: 1 key prefix, 2 delivery, 3 message, 4 seconds until the next attempt ('' = none),
+--       5 number to add to the tries, 6 job id, 7 warning for the job ('' = none)
+local hash = ARGV[1] .. 'webhook:' .. ARGV[2]
+if redis.call('HGET', hash, 'message') ~= ARGV[3] then return 0 end -- a newer message has taken the place
+if ARGV[4] ~= '' then
+  redis.call('ZADD', KEYS[1], redis.call('TIME')[1] + ARGV[4], ARGV[2])
+  redis.call('HINCRBY', hash, 'tries', ARGV[5])
+  return 1
+end
+redis.call('ZREM', KEYS[1], ARGV[2])
+redis.call('DEL', hash)
+local job = ARGV[1] .. 'job:' .. ARGV[6]
+if ARGV[7] ~= '' and redis.call('EXISTS', job) == 1 then
+  local warnings = cjson.decode(redis.call('HGET', job, 'warnings') or '[]')
+  table.insert(warnings, ARGV[7])
+  redis.call('HSET', job, 'warnings', cjson.encode(warnings))
+  changed(ARGV[1], job, ARGV[6])
+end
 return 1
 """)

@@ -14,6 +14,7 @@ from jobs.recovery import Recovery
 from jobs.schema import Problem
 from jobs.settings import Settings
 from jobs.store.changes import Changes
+from jobs.store.outbox import Outbox
 from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
@@ -23,6 +24,7 @@ from service.http.middleware import RequestMiddleware
 from service.http.routes import events, health, jobs, pages
 from service.http.streams import Streams
 from service.http.upload import Uploads
+from service.http.webhooks import Webhooks
 from service.operations import Operations
 
 _UNTRACED = ("/healthz", "/readyz", "/metrics")
@@ -57,7 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     app.state.uploads = Uploads(settings, metrics, Admissions(settings))
-    app.state.streams = Streams(Changes(str(settings.redis_url)), settings)
+    url = str(settings.redis_url)
+    app.state.streams = Streams(Changes(url), settings)
+    app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
     app.include_router(jobs.router)
     app.include_router(events.router)
     app.include_router(health.router)
@@ -70,12 +74,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
-    """List the jobs again that Redis has lost, and follow the changes of jobs, while the application runs."""
+    """While the application runs: list the jobs again that Redis has lost, follow changes, deliver webhooks."""
     operations: Operations = app.state.operations
     recovery = Recovery(operations.store, operations.storage)
     recovery.start()
     try:
-        async with app.state.streams.running():
+        async with app.state.streams.running(), app.state.webhooks.running():
             yield
     finally:
         await run_in_threadpool(recovery.stop)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from jobs.schema import JobOptions, JobState
+from jobs.schema import JobRequest, JobState
 from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.dependencies import UploadsDep
@@ -29,8 +29,8 @@ _IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same ke
 
 
 def upscale_form_schema() -> dict[str, Any]:
-    """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobOptions."""
-    schema = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobRequest."""
+    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "The video."}
     schema |= {
