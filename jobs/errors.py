@@ -19,6 +19,7 @@
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
+    ├── TooManyStreams        503   too many event streams at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy. `/problems/<kind>` shows title, docstring and cure of a class.
@@ -233,6 +234,13 @@ class TooManyUploads(SkipVsrError):
 
     status, title = 503, "Too many uploads"
     cure = "Repeat the request after `Retry-After` seconds. `SKIPVSR_MAX_UPLOADS` sets the number."
+    retry_after = 10
+
+
+class TooManyStreams(SkipVsrError):
+    """Too many event streams at the same time."""
+
+    status, title = 503, "Too many event streams"
     retry_after = 10
 
 

@@ -122,6 +122,21 @@ class JobOptions(BaseModel):
         return self
 
 
+class JobRequest(JobOptions):
+    """A request for a job: options, and wishes that do not change the result."""
+
+    webhook: str | None = Field(
+        None,
+        description="URL that gets a signed message (Standard Webhooks) when the job is done, failed, cancelled or "
+        "paused. The server must allow webhooks.",
+    )
+
+    @property
+    def job_options(self) -> JobOptions:
+        """The options alone."""
+        return JobOptions.model_construct(**{name: getattr(self, name) for name in JobOptions.model_fields})
+
+
 class StreamFacts(BaseModel):
     """Properties of a file and its streams."""
 
@@ -250,6 +265,9 @@ class Job(BaseModel):
         default_factory=list, description="Properties of the source that the result cannot keep, with reasons."
     )
     error: Problem | None = Field(None, description="Reason why the job failed or paused.")
+    webhook: str | None = Field(
+        None, description="URL that gets a message when the job is done, failed, cancelled or paused; null: none."
+    )
     traceparent: str | None = Field(None, description="Trace of the upload (W3C Trace Context); null without tracing.")
 
     @property

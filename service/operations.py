@@ -129,6 +129,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            webhook=admission.webhook,
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from jobs.schema import JobOptions, JobState
+from jobs.schema import JobRequest, JobState
 from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.conditions import check_document, conditional, document_response
@@ -24,6 +24,7 @@ from service.http.responses import (
     ModelList,
     problems,
 )
+from service.http.waiting import WAITS, WaitingDep, retry_after
 from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
@@ -48,8 +49,8 @@ _IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same ke
 
 
 def upscale_form_schema() -> dict[str, Any]:
-    """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobOptions."""
-    schema = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobRequest."""
+    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
     file = BINARY | {"description": "The video."}
     schema |= {
@@ -76,6 +77,10 @@ def upscale_form_schema() -> dict[str, Any]:
                     "description": "`true` if the job is that of an earlier request with the same `Idempotency-Key`.",
                     "schema": {"type": "string"},
                 },
+                "Retry-After": {
+                    "description": "Seconds after which to ask for the job.",
+                    "schema": {"type": "string"},
+                },
             }
         },
         **problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
@@ -86,11 +91,14 @@ async def upscale(
     response: Response,
     uploads: UploadsDep,
     operations: JobsDep,
+    waiting: WaitingDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_IDEMPOTENCY_KEY)] = None,
 ) -> JobDocument:
     """Send a video in the form field `file`, and options in further fields. The file is streamed to disk."""
     job, replayed = await uploads.receive(request, idempotency_key, operations)
     request.state.job_id = job.id  # for the audit log
+    job = await waiting.settled(job)
+    response.headers["Retry-After"] = retry_after(job)
     document = JobDocument.of(job)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -129,7 +137,7 @@ def job_figures(
 @router.get(
     "/jobs/{job_id}",
     summary="Get a job",
-    dependencies=_READ,
+    dependencies=[*_READ, WAITS],
     response_model=JobDocument,
     responses={**VERSIONED, **problems(401, 403, 404, 412, 503)},
 )

@@ -63,6 +63,10 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/upscale"): any_key(202) | {"read": 403},
     ("GET", "/jobs"): reading(of_job=False),
     ("GET", "/metrics/jobs"): reading(of_job=False),
+    ("GET", "/events"): reading(of_job=False),
+    ("HEAD", "/events"): reading(of_job=False),
+    ("GET", "/jobs/{job_id}/events"): reading(of_job=True),
+    ("HEAD", "/jobs/{job_id}/events"): reading(of_job=True),
     ("GET", "/jobs/{job_id}"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/result"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/result"): reading(of_job=True),
@@ -97,6 +101,11 @@ def service(settings: Settings, keys: Keys) -> Iterator[Service]:
 
 def ask(service: Service, method: str, path: str, key: str, clip: Path | None = None, **headers: str) -> httpx.Response:
     files = {"file": ("clip.mp4", clip.read_bytes())} if clip else None
+    if method == "GET" and path.endswith("/events"):
+        with service.client.stream(method, path, headers={"X-API-Key": key} | headers if key else headers) as answer:
+            if not answer.is_success:
+                answer.read()
+            return answer  # an event stream has no end
     return service.client.request(method, path, files=files, headers={"X-API-Key": key} | headers if key else headers)
 
 
