@@ -7,13 +7,16 @@
     ├── NotFound              404   unknown job
     ├── UploadStalled         408   no data from an upload for too long
     ├── NotReady              409   the job's state does not allow the operation
+    ├── OffsetMismatch        409   bytes for another place of a resumable upload
     ├── Cancelled             409   the job was cancelled
     ├── Gone                  410   the file was removed when its retention time ended
     ├── TooLarge              413   over a size limit; the message names the limit and its setting
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
     ├── KeyReused             422   an idempotency key that belongs to another upload
+    ├── UploadBusy            423   another request is using the resumable upload
     ├── LimitReached          429   a limit of the API key; the message names the limit
+    ├── ChecksumMismatch      460   bytes that do not match their checksum (tus)
     ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
@@ -83,6 +86,16 @@ class NotReady(SkipVsrError):
     status, title = 409, "Not possible in this state"
 
 
+class OffsetMismatch(SkipVsrError):
+    """Bytes for another place of a resumable upload."""
+
+    status, title = 409, "Offset mismatch"
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"{offset:,} bytes have arrived: send the bytes from there on, with Upload-Offset: {offset}")
+        self.offset = offset
+
+
 class Cancelled(SkipVsrError):
     """The job was cancelled."""
 
@@ -119,6 +132,13 @@ class KeyReused(SkipVsrError):
     status, title = 422, "Idempotency key reused"
 
 
+class UploadBusy(SkipVsrError):
+    """Another request is using the resumable upload."""
+
+    status, title = 423, "Upload busy"
+    retry_after = 1
+
+
 class LimitReached(SkipVsrError):
     """A limit of the API key is reached."""
 
@@ -127,6 +147,12 @@ class LimitReached(SkipVsrError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ChecksumMismatch(SkipVsrError):
+    """Bytes that do not match their checksum."""
+
+    status, title = 460, "Checksum mismatch"
 
 
 class JobFailed(SkipVsrError):

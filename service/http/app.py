@@ -19,7 +19,8 @@ from service.api_key import ApiKeys
 from service.http import problems
 from service.http.api_metrics import ApiMetrics
 from service.http.middleware import RequestMiddleware
-from service.http.routes import health, jobs, pages
+from service.http.routes import health, jobs, pages, uploads
+from service.http.tus import Tus
 from service.http.upload import Uploads
 from service.operations import Operations
 
@@ -55,10 +56,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     app.state.uploads = Uploads(settings, metrics, Admissions(settings))
+    app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
+    app.include_router(uploads.router)
+    app.include_router(uploads.public)
     app.include_router(health.router)
     app.include_router(pages.router)
     problems.install(app)
+    app.add_middleware(uploads.TusHeaders)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
