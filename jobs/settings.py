@@ -219,6 +219,14 @@ class Settings(BaseSettings):
         description="Maximum number of uploads that a server process receives at the same time; the API rejects "
         "further uploads with status 503.",
     )
+    max_open_uploads: Annotated[int, Field(ge=1)] = Field(
+        100,
+        description="Maximum number of resumable uploads that one API key may have open; the API rejects further ones "
+        "with status 429.",
+    )
+    upload_ttl_hours: Annotated[float, Field(gt=0)] = Field(
+        24.0, description="Hours after the last byte before a resumable upload without a job is removed."
+    )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
     )

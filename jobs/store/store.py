@@ -95,6 +95,11 @@ class JobStore:
             raise NotFound.job(job_id)
         return from_hash(cast(dict[bytes, bytes], raw))
 
+    def knows(self, job_id: str) -> bool:
+        """Whether a job has this id."""
+        with unavailable():
+            return bool(self.redis.exists(job_key(job_id)))
+
     def list(
         self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[Job]:
