@@ -116,7 +116,7 @@ def get_job(job_id: str, operations: JobsDep) -> JobDocument:
     "/jobs/{job_id}/cancel", summary="Cancel a job", dependencies=_SUBMIT, responses=problems(401, 403, 404, 409, 503)
 )
 def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless."""
+    """Stop a job and remove its files. A running job stops within a frame's time. Cancelling twice is harmless."""
     return JobDocument.of(operations.cancel(job_id))
 
 
@@ -135,7 +135,7 @@ def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
     "/jobs/{job_id}/pause", summary="Pause a job", dependencies=_SUBMIT, responses=problems(401, 403, 404, 409, 503)
 )
 def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Pause a job at the end of its chunk. Finished chunks are kept."""
+    """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
     return JobDocument.of(operations.pause(job_id))
 
 
