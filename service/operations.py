@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -21,6 +21,7 @@ from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, Page, Selection, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.resumable import Resumable
 
 
 class Operations:
@@ -54,6 +55,11 @@ class Operations:
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
         return type(self)(self.store, self.storage, caller, self._retention)
+
+    @property
+    def resumable(self) -> Resumable:
+        """The caller's resumable uploads."""
+        return Resumable(self.store, self.storage, self._caller, self._allowance)
 
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
@@ -137,6 +143,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            webhook=admission.webhook,
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
@@ -146,9 +153,11 @@ class Operations:
         except StoreUnavailable:
             raise  # Redis may have stored the job; if not, the janitor removes its folder
         except BaseException:
-            self.storage.remove(job.id)
+            self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
+        with suppress(StoreUnavailable, NotFound):  # the job exists, so the caller must get the document
+            return self.get(job.id)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -182,7 +191,7 @@ class Operations:
         return replace(found, jobs=[self._announced(job) for job in found.jobs])
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
+        """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
@@ -201,7 +210,7 @@ class Operations:
         return job
 
     def pause(self, job_id: str) -> Job:
-        """Pause a job at the end of its chunk. Finished chunks are kept."""
+        """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
         self.get(job_id)
         self.store.request_pause(job_id)
         return self._recorded(job_id)
