@@ -16,8 +16,8 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
 from jobs.settings import Settings
 from service.operations import Operations
-from service.rpc.client import StreamClient
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr_client.live import StreamClient
 from tests.support.clips import make_clip
 from tests.support.processes import wait_until
 from tests.support.rpc_server import RpcServer, details, rpc_server
