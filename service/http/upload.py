@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 
@@ -13,8 +12,7 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from jobs import idempotency
-from jobs.errors import KeyReused, SkipVsrError, StoreUnavailable
+from jobs.errors import KeyReused, SkipVsrError
 from jobs.idempotency import Reservation
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
@@ -22,6 +20,7 @@ from service.admission import Admissions, Pace, options_from_text
 from service.http import form
 from service.http.api_metrics import ApiMetrics
 from service.operations import Operations
+from service.repeats import fingerprint, renewed
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class _Fingerprint:
 
     def of(self, options: JobOptions) -> str:
         """The fingerprint of the whole file with these options."""
-        return sha256(self._digest.digest() + options.model_dump_json().encode()).hexdigest()
+        return fingerprint(self._digest.digest(), options)
 
 
 class Uploads:
@@ -62,7 +61,7 @@ class Uploads:
                 job, fingerprint = found
                 await self._compare(request, fingerprint, operations)
                 return job, True
-            async with self._renewed(found, operations):
+            async with renewed(found, operations):
                 return await self._create(request, found, operations), False
 
     async def _compare(self, request: Request, fingerprint: str, operations: Operations) -> None:
@@ -74,26 +73,6 @@ class Uploads:
             received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
         if fingerprint not in ("", upload.of(options_from_text(received.fields))):
             raise KeyReused("this Idempotency-Key belongs to another file or other options: send a new key")
-
-    @asynccontextmanager
-    async def _renewed(self, reservation: Reservation, operations: Operations) -> AsyncIterator[None]:
-        """Renew a reservation during the block, and release it if the block fails."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(idempotency.RENEW_SECONDS)
-                with suppress(StoreUnavailable):
-                    await run_in_threadpool(operations.renew_key, reservation)
-
-        renewal = asyncio.create_task(renew())
-        try:
-            yield
-        except BaseException:
-            with suppress(StoreUnavailable):  # the reservation then expires by itself
-                await run_in_threadpool(operations.release_key, reservation)
-            raise
-        finally:
-            renewal.cancel()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
