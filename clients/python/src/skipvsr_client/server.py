@@ -15,6 +15,8 @@ from skipvsr_client.transport import Call, Transport
 
 AWAY: Final = (502, 503, 504)
 """HTTP statuses of a starting server, of a server without Redis, and of a proxy without a server."""
+_ANOTHER_WAY: Final = "too-many-streams"
+"""Kind of error for which the client asks in another way instead of waiting."""
 _CONNECTING: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Errors before the request was sent: a repetition is safe for every request."""
 OnAway = Callable[[str], None]
@@ -142,7 +144,8 @@ class Server:
             if not response.is_error:
                 return response
             refused = await self._refused(response)
-            again = response.status_code in AWAY or (pending and lost and response.status_code == 409)
+            away = response.status_code in AWAY and refused.kind != _ANOTHER_WAY
+            again = away or (pending and lost and response.status_code == 409)
             if not (repeat and again):
                 raise refused
             await patience.wait(refused, refused.retry_after)

@@ -12,8 +12,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from skipvsr_client.activity import Activity, OnProgress, away
-from skipvsr_client.errors import ConnectionFailed, Refused, SkipVsrError
-from skipvsr_client.server import Server
+from skipvsr_client.errors import ConnectionFailed, NotFound, Refused, SkipVsrError
+from skipvsr_client.server import Patience, Server
 from skipvsr_client.transport import Body, Call
 
 _VERSION: Final = {"Tus-Resumable": "1.0.0"}
@@ -80,20 +80,23 @@ class Uploads:
         patience, furthest = self._server.patience(away(on_progress)), 0
         while offset is None or offset < file.size:
             try:
-                if offset is None:
-                    offset = await self._offset(file, upload)
-                else:
-                    offset = await self._sent(file, upload, offset, on_progress)
+                offset = await self._further(file, upload, offset, on_progress)
             except (ConnectionFailed, Refused) as error:
                 if isinstance(error, Refused) and not _transient(error):
                     raise
                 offset = None
-                await patience.wait(_interrupted(error, upload))
+                await _waited(patience, error, upload)
             else:
                 if offset > furthest:
                     patience.succeeded()
                 furthest = max(furthest, offset)
         return upload
+
+    async def _further(self, file: LocalFile, upload: str, offset: int | None, on_progress: OnProgress) -> int:
+        """Send bytes from `offset` on, or ask for the unknown offset; return the new offset."""
+        if offset is None:
+            return await self._offset(file, upload)
+        return await self._sent(file, upload, offset, on_progress)
 
     async def _created(self, file: LocalFile) -> str:
         name = b64encode(file.name.encode()).decode()
@@ -103,7 +106,15 @@ class Uploads:
 
     async def _offset(self, file: LocalFile, upload: str) -> int:
         """Number of bytes that the server has."""
-        answer = await self._server.fetch(Call("HEAD", f"/uploads/{upload}", headers=_VERSION), repeat=True)
+        try:
+            answer = await self._server.fetch(Call("HEAD", f"/uploads/{upload}", headers=_VERSION), repeat=True)
+        except NotFound as error:  # the answer to HEAD has no content, which would state the reason
+            raise NotFound(
+                f"there is no unfinished upload {upload}: it has expired, or a job has its file; upload the file anew",
+                status=error.status,
+                kind="not-found",
+                request_id=error.request_id,
+            ) from error
         length = answer.headers.get("upload-length", str(file.size))
         if length != str(file.size):
             raise SkipVsrError(
@@ -136,10 +147,14 @@ def _transient(error: Refused) -> bool:
     return error.status >= 500 or error.status in _TRANSIENT
 
 
-def _interrupted(error: ConnectionFailed | Refused, upload: str) -> ConnectionFailed:
-    interrupted = ConnectionFailed(f"{error}; the upload {upload} is unfinished, and continues with upload={upload!r}")
-    interrupted.upload = upload
-    return interrupted
+async def _waited(patience: Patience, error: SkipVsrError, upload: str) -> None:
+    """Wait after an error. Raises ConnectionFailed with the upload's id if the time is over."""
+    try:
+        await patience.wait(error)
+    except (ConnectionFailed, Refused) as last:
+        interrupted = ConnectionFailed(f"{last}; the upload is unfinished, and continues with upload={upload!r}")
+        interrupted.upload = upload
+        raise interrupted from last
 
 
 class CountedFile(io.BufferedReader):

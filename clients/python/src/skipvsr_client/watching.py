@@ -17,12 +17,18 @@ from skipvsr_client.server import Patience, Server
 from skipvsr_client.transport import Call
 
 _POLL_SECONDS: Final = 0.5
-_NO_EVENTS: Final = (404, 405, 406, 429, 501)
-"""The server sends no events, or no more at present."""
+_NO_EVENTS: Final = (404, 405, 406, 501)
+"""Statuses of a server without events; a kind of error means that the job is unknown."""
+_NO_MORE_EVENTS: Final = (429, 503)
+"""Statuses of a server that sends events to as many clients as it can."""
 
 
 class NoEvents(Exception):
-    """The server sends no events for this job."""
+    """The server sends no events: never, or not at present."""
+
+    def __init__(self, *, never: bool) -> None:
+        super().__init__()
+        self.never = never
 
 
 class Watching:
@@ -31,11 +37,7 @@ class Watching:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._events = True
-        """Whether the server has sent events, or has not been asked."""
-
-    async def get(self, job_id: str, patience: Patience | None = None) -> Job:
-        """The current document of a job."""
-        return build(Job, await self._server.json(Call("GET", f"/jobs/{job_id}"), repeat=True, patience=patience))
+        """Whether the server sends events, or has not been asked."""
 
     async def watch(
         self, job_id: str, on_progress: OnProgress = ignore, *, end: float | None = None
@@ -45,15 +47,24 @@ class Watching:
         Raises TimeoutError at the time `end` of the monotonic clock. The server is then asked, because no event comes
         without a change.
         """
-        patience = self._server.patience(away(on_progress))
+        shown: Job | None = None
+        async with aclosing(self._documents(job_id, self._server.patience(away(on_progress)), end)) as jobs:
+            async for job in jobs:
+                if job != shown:
+                    shown = job
+                    yield job
+                if job.final:
+                    return
+
+    async def _documents(self, job_id: str, patience: Patience, end: float | None) -> AsyncGenerator[Job, None]:
+        """Yield documents of a job, also without a change, by events where possible."""
         if self._events and end is None:
             try:
                 async with aclosing(self._by_events(job_id, patience)) as jobs:
                     async for job in jobs:
                         yield job
-                return
-            except NoEvents:
-                self._events = False
+            except NoEvents as error:
+                self._events = not error.never
         async with aclosing(self._by_polling(job_id, patience, end)) as jobs:
             async for job in jobs:
                 yield job
@@ -65,15 +76,14 @@ class Watching:
                 async with aclosing(self._connection(job_id, last, patience)) as jobs:
                     async for job in jobs:
                         yield job
-                        if job.final:
-                            return
                 await patience.wait(ConnectionFailed(f"{self._server.url} ended the events of job {job_id}: try again"))
             except ConnectionFailed as error:
                 await patience.wait(error)
             except Refused as error:
-                if error.status not in _NO_EVENTS or _unknown_job(error):
+                never = error.status in _NO_EVENTS and (error.kind is None or error.status != _NO_EVENTS[0])
+                if not never and error.status not in _NO_MORE_EVENTS:
                     raise
-                raise NoEvents from error
+                raise NoEvents(never=never) from error
 
     async def _connection(self, job_id: str, last: list[str], patience: Patience) -> AsyncGenerator[Job, None]:
         """Yield the jobs of one connection. `last` holds the id of the last event."""
@@ -88,25 +98,17 @@ class Watching:
                     if job is not None:
                         yield job
             except SSEError as error:  # the answer is of another type
-                raise NoEvents from error
+                raise NoEvents(never=True) from error
 
     async def _by_polling(self, job_id: str, patience: Patience, end: float | None) -> AsyncGenerator[Job, None]:
-        shown: Job | None = None
+        call = Call("GET", f"/jobs/{job_id}")
         while True:
-            job = await self.get(job_id, patience)
+            job = build(Job, await self._server.json(call, repeat=True, patience=patience))
             patience.succeeded()
-            if job != shown:
-                shown = job
-                yield job
-            if job.final:
-                return
+            yield job
             if end is not None and time.monotonic() >= end:
                 raise TimeoutError(f"job {job_id} is still {job.state}; it goes on")
             await self._server.transport.sleep(_POLL_SECONDS)
-
-
-def _unknown_job(error: Refused) -> bool:
-    return isinstance(error, NotFound) and error.kind is not None  # an unknown path has no kind
 
 
 def _job(event: str, data: str, job_id: str) -> Job | None:
