@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MODELS: Final = ("auto", "small", "small-clean", "basicvsr-reds", "basicvsr-vimeo-bi", "basicvsr-vimeo-bd")
 """Built-in models for help and completion; a user model in the weights folder is a valid name too."""
 ROUTINGS: Final = ("off", "balanced", "fast")
-FILE: Final = click.Path(path_type=Path)
-FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+FILE: Final = click.Path(path_type=Path, readable=False)
+FOLDER: Final = click.Path(path_type=Path, file_okay=False, readable=False)
 """For shell completion only: commands check paths themselves, in their own words."""
 COUNT: Final = click.IntRange(min=1)
 _FIRST_COLUMN: Final = 38

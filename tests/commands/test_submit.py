@@ -13,7 +13,8 @@ import pytest
 from commands import submit
 from commands.shared.embedded_redis import EmbeddedRedis
 from commands.shared.errors import CommandError
-from jobs.schema import JobState
+from commands.shared.files import Item, Output
+from jobs.schema import JobOptions, JobState
 from jobs.settings import Settings
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -29,10 +30,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submitted(service: Service, clip: Path, target: Path) -> Iterator[list[BaseException]]:
     """Submit a clip in a thread that ends with the block; yields the errors of the command."""
     raised: list[BaseException] = []
+    output = Output(target, None, overwrite=False, as_json=False, quiet=False)
 
     def upload() -> None:
         try:
-            submit.run(clip, target, url=service.url, api_key=None, fields={"scale": "2"})
+            submit.run([Item(clip, target, JobOptions(scale=2))], output, server=service.url)
         except CommandError as error:
             raised.append(error)
 
@@ -84,7 +86,7 @@ def test_a_paused_job_and_a_redis_that_restarts_are_waited_for(
 def test_a_server_that_stays_away_is_given_up_with_the_jobs_address(
     settings: Settings, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("commands.shared.service.PATIENCE_SECONDS", 1.0)
     with serving(settings) as service:
         submitting = submitted(service, clip, tmp_path / "out.mp4")
         raised = submitting.__enter__()
