@@ -18,6 +18,7 @@ def command() -> int:
 
     settings = read_settings().model_copy(update={"api_key": None})  # a worker answers no request
     logs.set_up(settings)
+    logs.name_data_folder(settings)
     prepare_server()
     tracing.set_up(settings, "worker")
     return work(connected(settings))

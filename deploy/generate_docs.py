@@ -149,7 +149,7 @@ def _variable(name: str) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
-    if value is None:
+    if value is None or field.default_factory is not None:
         return ""
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
 

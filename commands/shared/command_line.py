@@ -6,8 +6,9 @@ Click parses the command line: `rq` brings Click to every image, and Click impor
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -141,8 +142,9 @@ MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 def read_settings() -> Settings:
     """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError,
-    InvalidRequest if a secret cannot be read, or CommandError if a folder does not exist.
+    A colon separates several folders. A secret file has the name of its variable. Warns once of each variable that
+    looks like a setting but is none. Raises pydantic.ValidationError, InvalidRequest if a secret cannot be read, or
+    CommandError if a folder does not exist.
     """
     from jobs.secret_files import check_folder
     from jobs.settings import Settings
@@ -152,4 +154,13 @@ def read_settings() -> Settings:
         if not folder.is_dir():
             raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
         check_folder(folder, Settings.model_fields)
-    return Settings(_secrets_dir=folders or None)
+    settings = Settings(_secrets_dir=folders or None)
+    if "_SKIPVSR_COMPLETE" not in os.environ:  # a completion is no place for a warning
+        for line in Settings.unknown_variables():
+            _warn_once(line)
+    return settings
+
+
+@cache
+def _warn_once(line: str) -> None:
+    print(f"skipvsr: warning: {line}", file=sys.stderr, flush=True)
