@@ -41,6 +41,7 @@ COMMANDS: Final = {
         "worker": "Run one worker",
         "grpc": "Run the gRPC server",
         "keys": "Add, list and revoke API keys",
+        "doctor": "Check this machine and the settings",
     },
     "Models": {
         "models": "List the models",

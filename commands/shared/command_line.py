@@ -139,12 +139,12 @@ class ModelName(click.ParamType[str]):
 MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 
 
-def read_settings() -> Settings:
+def read_settings(*, warn: bool = True) -> Settings:
     """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A colon separates several folders. A secret file has the name of its variable. Warns once of each variable that
-    looks like a setting but is none. Raises pydantic.ValidationError, InvalidRequest if a secret cannot be read, or
-    CommandError if a folder does not exist.
+    A colon separates several folders. A secret file has the name of its variable. With `warn`, prints one line for
+    each variable that looks like a setting but is none, once in a process. Raises pydantic.ValidationError,
+    InvalidRequest if a secret cannot be read, or CommandError if a folder does not exist.
     """
     from jobs.secret_files import check_folder
     from jobs.settings import Settings
@@ -155,7 +155,7 @@ def read_settings() -> Settings:
             raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
         check_folder(folder, Settings.model_fields)
     settings = Settings(_secrets_dir=folders or None)
-    if "_SKIPVSR_COMPLETE" not in os.environ:  # a completion is no place for a warning
+    if warn and "_SKIPVSR_COMPLETE" not in os.environ:  # a completion is no place for a warning
         for line in Settings.unknown_variables():
             _warn_once(line)
     return settings
