@@ -119,7 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (the interpreter flushes it at exit)
         return 141
     except ImportError as error:
-        return _fail(f"this command needs {error.name}, which is not installed: pip install 'skipvsr[all]'", 1)
+        from commands.shared.extras import install_hint
+
+        name = error.name or str(error)
+        return _fail(f"this command needs {name}, which is not installed: {install_hint(name)}", 1)
     except Exception as error:
         return _expected(error)
 

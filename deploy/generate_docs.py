@@ -33,6 +33,9 @@ _ENV_COMPOSE = """
 #SKIPVSR_REDIS_URL_FILE=
 
 # Read by docker-compose.yml only:
+# Place and version of the images; -api and -worker follow the place. `docker compose build` builds, `pull` fetches them.
+#SKIPVSR_IMAGE=skipvsr
+#SKIPVSR_TAG=0.1.0
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
 #TORCH_INDEX=
 # Memory limit of each worker and of the gRPC server.

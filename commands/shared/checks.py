@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from commands.shared.errors import CommandError, explained
+from commands.shared.extras import install_hint
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "note", "problem"]
 _PARTS: Final = {
-    "torch": ("the network", "model"),
-    "fastapi": ("the HTTP API", "api"),
-    "grpc": ("the gRPC server", "grpc"),
-    "rich": ("progress bars", "cli"),
-    "httpx": ("commands about jobs on a server", "cli"),
+    "torch": "the network",
+    "fastapi": "the HTTP API",
+    "grpc": "the gRPC server",
+    "rich": "progress bars",
+    "httpx": "commands about jobs on a server",
+    "watchfiles": "prompt notice of changes in a watched folder",
 }
-"""Packages: what needs them, and the extra that installs them."""
+"""Packages that are optional, and what needs them."""
 _TEST_SIZE: Final = (640, 360)
 _GB: Final = 1e9
 
@@ -61,9 +63,9 @@ def _system(settings: Settings) -> Iterator[Finding]:
         yield Finding("system", "ok", text)
     else:
         yield Finding("system", "note", text, "only Linux enforces the limits of the process that reads videos")
-    for package, (what, extra) in _PARTS.items():
+    for package, what in _PARTS.items():
         if find_spec(package) is None:
-            yield Finding("packages", "note", f"{what} is not installed", f"pip install 'skipvsr[{extra}]'")
+            yield Finding("packages", "note", f"{package} is missing, for {what}", install_hint(package))
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:

@@ -247,7 +247,7 @@ def test_a_package_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["api"]) == 1
-    assert "this command needs uvicorn, which is not installed: pip install 'skipvsr[all]'" in capsys.readouterr().err
+    assert "this command needs uvicorn, which is not installed: pip install 'skipvsr[api]'" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command() -> None:

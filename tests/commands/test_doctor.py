@@ -133,4 +133,4 @@ def test_a_misspelt_variable_and_a_missing_package(
         "note: SKIPVSR_DEVCE is no setting and has no effect; did you mean SKIPVSR_DEVICE?; "
         "correct or remove the variable"
     ]
-    assert "note: the gRPC server is not installed; pip install 'skipvsr[grpc]'" in found["packages"]
+    assert "note: grpc is missing, for the gRPC server; pip install 'skipvsr[grpc]'" in found["packages"]
