@@ -33,7 +33,7 @@ _ENV_COMPOSE = """
 #SKIPVSR_REDIS_URL_FILE=
 
 # Read by docker-compose.yml only:
-# Place and version of the images; -api and -worker follow the place. `docker compose build` builds, `pull` fetches them.
+# Place and version of the images; -api and -worker follow the place. `docker compose build` and `pull` make them.
 #SKIPVSR_IMAGE=skipvsr
 #SKIPVSR_TAG=0.1.0
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
