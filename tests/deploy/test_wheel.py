@@ -39,9 +39,15 @@ def test_the_wheel_contains_every_module_and_data_file(files: set[str]) -> None:
     expected: set[str] = set()
     for folder in sorted(PACKAGES):
         parent = ROOT / "proto" if folder == "skipvsr" else ROOT
-        paths = (path for path in (parent / folder).rglob("*") if path.suffix in {".py", *DATA})
-        expected |= {path.relative_to(parent).as_posix() for path in paths}
+        paths = (
+            path for path in (parent / folder).rglob("*") if path.suffix in {".py", *DATA} or "static" in path.parts
+        )
+        expected |= {path.relative_to(parent).as_posix() for path in paths if path.is_file()}
     assert {"skipvsr/v1/upscaler_pb2.py", "skipvsr/v1/py.typed", "weights/small.safetensors"} <= expected
-    assert {"service/http/static/index.html", "service/http/openapi.json"} <= expected
+    assert {
+        "service/http/static/index.html",
+        "service/http/static/page/main.js",
+        "service/http/openapi.json",
+    } <= expected
     assert expected <= files, f"not in the wheel: {sorted(expected - files)}"
     assert {name for name in files if ".dist-info/" not in name} <= expected | {"cli.py"}
