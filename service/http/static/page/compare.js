@@ -41,7 +41,7 @@ export class Compare {
     this.with = el("select", {}, new Option("Original", "source"), job.links.preview && new Option("Bicubic, frame by frame", "bicubic"));
     this.cut = el("input", {type: "range", class: "cut", min: "0", max: "100", step: "any", value: "50"});
     this.seek = el("input", {type: "range", class: "seek", min: "0", max: "1", step: "any", value: "0", "aria-label": "Position"});
-    this.time = el("output", {class: "soft time"});
+    this.time = el("span", {class: "soft time"});
     this.play = tool("play", "Play", () => this.toggle());
     this.sound = tool("silent", "Sound on", () => this.turnSound());
     this.zoomed = el("output", {class: "soft zoom", "aria-label": "Zoom"});

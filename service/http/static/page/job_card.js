@@ -171,7 +171,6 @@ export class JobCard {
   close() {
     this.compare?.close();
     this.live?.close();
-    this.thumbnail.close();
   }
 }
 

@@ -22,6 +22,7 @@ export class Jobs extends EventTarget {
     this.events = null;
     this.noEvents = 0;     // when the server last had no events
     this.round = 0;
+    this.others = new Map();  // id → state of jobs that events have told of
   }
 
   show({filter = this.filter, search = this.search, offset = 0}) {
@@ -32,6 +33,7 @@ export class Jobs extends EventTarget {
   // Ask for what the page shows: running jobs first, then a page of the newest.
   async refresh() {
     clearTimeout(this.timer);
+    this.hurry = false;
     const round = ++this.round;
     try {
       const first = this.filter === "all" || this.filter === "active";
@@ -96,6 +98,8 @@ export class Jobs extends EventTarget {
   }
 
   soon() {
+    if (this.hurry) return;
+    this.hurry = true;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.refresh(), SOON);
   }
@@ -124,6 +128,7 @@ export class Jobs extends EventTarget {
 
   happened(job) {
     if (this.jobs.has(job.id)) this.update(job);
-    else this.soon();
+    else if (this.others.get(job.id) !== job.state) this.soon();  // a new job, or one that another page shows
+    this.others.set(job.id, job.state);
   }
 }

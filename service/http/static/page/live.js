@@ -38,7 +38,7 @@ export class LiveView {
       const newest = await frame(job, "result", width, null, signal);
       const [source, bicubic] = await Promise.all(["source", "bicubic"].map(view => frame(job, view, width, newest.time, signal)));
       for (const [view, {picture}] of Object.entries({source, bicubic, result: newest})) this.put(this.pictures[view], picture);
-      setText(this.time, newest.time == null ? "" : `at ${clock(newest.time)}`);
+      setText(this.time, newest.time == null ? "" : `Newest finished frame, at ${clock(newest.time)}`);
       say(this.note, "");
       this.shown = done;
     } catch (error) {

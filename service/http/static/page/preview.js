@@ -20,9 +20,9 @@ export async function frame(job, view, width, t = null, signal = null) {
 
 export class Thumbnail {
   constructor() {
-    this.picture = el("img", {alt: "", hidden: true, decoding: "async", loading: "lazy"});
-    this.picture.onload = () => { this.picture.hidden = false; };
-    this.picture.onerror = () => { this.failed = true; };
+    this.picture = el("img", {alt: "", class: "absent", decoding: "async", loading: "lazy"});
+    this.picture.onload = () => this.picture.classList.remove("absent");
+    this.picture.onerror = () => this.picture.classList.add("absent");
     this.element = el("div", {class: "thumbnail"}, icon("film"), this.picture);
     this.state = "";
     this.at = 0;
@@ -37,6 +37,4 @@ export class Thumbnail {
     this.at = Date.now();
     this.picture.src = early || state !== "running" ? address(job, state === "done" ? "result" : "source", width, 0) : address(job, "result", width) + `&n=${this.frames}`;
   }
-
-  close() {}
 }

@@ -154,7 +154,7 @@ export class QueueView {
   }
 
   updateChosen(item, row) {
-    setText(row.facts, list(bytes(item.size), item.options ? "own options" : "", prediction(item.estimate)));
+    setText(row.facts, list(`${bytes(item.size)}${prediction(item.estimate)}`, item.options ? "own options" : ""));
     say(row.error, item.refusal ? item.refusal.message : (item.estimate?.warnings || []).join(" "));
     row.error.classList.toggle("warning", !item.refusal);
   }
@@ -189,10 +189,10 @@ export class QueueView {
 
 const fingerprint = file => `${file.webkitRelativePath || file.name}/${file.size}/${file.lastModified}`;
 
-// "→ 1920×1080, about 12 min"
+// " → 1920×1080, about 12 min, 340 MB"
 function prediction(estimate) {
   if (!estimate) return "";
-  if (estimate.unknown) return estimate.unknown;
+  if (estimate.unknown) return `, ${estimate.unknown}`;
   const {output, seconds} = estimate;
-  return list(`→ ${output.width}×${output.height}${seconds != null ? `, about ${about(seconds)}` : ""}`, output.bytes ? `about ${bytes(output.bytes)}` : "");
+  return ` → ${output.width}×${output.height}${seconds != null ? `, about ${about(seconds)}` : ""}${output.bytes ? `, ${bytes(output.bytes)}` : ""}`;
 }

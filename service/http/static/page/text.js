@@ -1,7 +1,7 @@
 // Numbers, times and states in words.
 
 export const bytes = n =>
-  n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(n / 1e3))} kB`;
+  n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e8 ? `${Math.round(n / 1e6)} MB` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(n / 1e3))} kB`;
 
 // A measured time.
 export function time(seconds) {
