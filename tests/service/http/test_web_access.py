@@ -1,4 +1,4 @@
-"""The page is usable by everybody: axe finds no fault in any state, at both sizes, in both themes; nothing overflows."""
+"""The page is usable by everybody: axe finds no fault in any state, two sizes and both themes; nothing overflows."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 import {canResume, forget, send, sendWhole, submit} from "./uploads.js";
 
 const PREFIX = "skipvsr_upload_", STALE = 60e3;  // another tab's upload counts as lost after a minute of silence
-const KEPT = ["id", "name", "size", "modified", "options", "url", "sent", "seen", "tab"];
+const KEPT = ["id", "name", "size", "modified", "options", "url", "upload", "sent", "seen", "tab"];
 
 // `crypto.randomUUID` needs HTTPS, which a machine at home has not.
 const random = () => [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
@@ -91,6 +91,7 @@ export class Queue extends EventTarget {
       });
       this.running.stop = stop;
       item.upload = await done;
+      this.keep(item);
     }
     item.state = "checking";
     this.running.stop = null;
@@ -142,7 +143,7 @@ export class Queue extends EventTarget {
       let item = null;
       try { item = JSON.parse(localStorage.getItem(name)); } catch { localStorage.removeItem(name); }
       if (!item || (item.tab !== tab && Date.now() - item.seen < STALE)) continue;  // another tab's
-      this.items.push({...item, file: null, state: "lost"});
+      this.items.push({...item, file: null, state: item.upload ? "paused" : "lost"});  // a complete upload needs no file
       this.keep(this.items.at(-1));
     }
   }
