@@ -42,21 +42,18 @@ class Rights(BaseModel):
 
 
 @router.get("/")
-@router.head("/")
 async def index(request: Request) -> Response:
     """Return the web interface: upload queue, jobs, comparison."""
     return await _page("index.html", request, _POLICY | _NO_MARKUP)
 
 
 @router.get("/docs")
-@router.head("/docs")
 async def docs(request: Request) -> Response:
     """Return the API documentation: Swagger UI, which renders /openapi.json."""
     return await _page("docs.html", request, _POLICY)
 
 
 @router.get("/static/{path:path}")
-@router.head("/static/{path:path}")
 async def static(path: str, request: Request) -> Response:
     """Return a script, style sheet or icon of the pages."""
     media_type = _TYPES.get(PurePosixPath(path).suffix)

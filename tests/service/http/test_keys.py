@@ -47,20 +47,17 @@ def changing() -> dict[str, int]:
 
 TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/"): public(),
-    ("HEAD", "/"): public(),
     ("GET", "/docs"): public(),
-    ("HEAD", "/docs"): public(),
     ("GET", "/openapi.json"): public(),
     ("HEAD", "/openapi.json"): public(),
     ("GET", "/favicon.ico"): public(204),
     ("GET", "/healthz"): public(),
-    ("HEAD", "/healthz"): public(),
     ("GET", "/readyz"): public(),
-    ("HEAD", "/readyz"): public(),
     ("GET", "/metrics"): public(),
     ("GET", "/static/{path:path}"): public(),
-    ("HEAD", "/static/{path:path}"): public(),
     ("GET", "/session"): any_key(),
+    ("GET", "/problems"): public(),
+    ("GET", "/problems/{kind}"): public(),
     ("POST", "/session"): any_key(204),
     ("GET", "/models"): any_key(),
     ("POST", "/upscale"): any_key(202) | {"read": 403},
@@ -118,7 +115,7 @@ def test_every_route_with_every_kind_of_key(service: Service, keys: Keys, clip: 
     for method, route in TABLE:
         state = STATES.get(route.removeprefix("/jobs/{job_id}"), JobState.DONE)
         job_id = job_of(keys.owner(kind), state, store, storage, clip) if "{job_id}" in route else ""
-        path = route.replace("{path:path}", "icon.svg").format(job_id=job_id)
+        path = route.replace("{path:path}", "icon.svg").format(job_id=job_id, kind="gone")
         answer = ask(service, method, path, keys.text(kind), clip if route == "/upscale" else None)
         found[method, route] = answer.status_code
         if answer.status_code in PROBLEMS and method != "HEAD":
