@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from jobs.errors import SkipVsrError
 
@@ -27,6 +28,18 @@ class JobState(StrEnum):
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
+class Request(StrEnum):
+    """A user's request to a running job, until the worker has carried out the request."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+
+    @property
+    def state(self) -> JobState:
+        """State of the job after the request is carried out."""
+        return JobState.CANCELLED if self is Request.CANCEL else JobState.PAUSED
+
+
 class Priority(StrEnum):
     """Queue of a job. A worker reads the queues in the order high, normal, low."""
 
@@ -38,8 +51,15 @@ class Priority(StrEnum):
 _CODECS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
 """Codecs of the containers that do not support all codecs."""
 _ROUTINGS: Final = ("off", "balanced", "fast")
+PROBLEMS: Final = "/problems/"
+"""Path of the pages that explain each kind of error."""
 STORED: Final = "stored"
 """Validation context for stored documents, which may hold options that new requests may not use."""
+
+
+def _wrong(message: str, *fields: str) -> PydanticCustomError:
+    """An error of fields that do not fit together."""
+    return PydanticCustomError("fields", "{message}", {"message": message, "fields": fields})
 
 
 class JobOptions(BaseModel):
@@ -101,14 +121,16 @@ class JobOptions(BaseModel):
     @model_validator(mode="after")
     def _one_size(self) -> JobOptions:
         if self.scale is not None and self.height is not None:
-            raise ValueError("give either scale or height, not both")
+            raise _wrong("give either scale or height, not both", "scale", "height")
         return self
 
     @model_validator(mode="after")
     def _fits(self) -> JobOptions:
         codecs = _CODECS.get(self.container)
         if codecs is not None and self.codec not in ("auto", *codecs):
-            raise ValueError(f"{self.container} can't hold {self.codec}; it holds {' and '.join(codecs)}")
+            raise _wrong(
+                f"{self.container} can't hold {self.codec}; it holds {' and '.join(codecs)}", "container", "codec"
+            )
         return self
 
 
@@ -147,10 +169,21 @@ class StreamFacts(BaseModel):
 class Progress(BaseModel):
     """Progress of a job."""
 
-    frames_done: int = Field(0, description="Number of frames upscaled and checkpointed.")
+    frames_done: int = Field(
+        0,
+        description="Number of frames done. Frames in work count by the work that is done on them; the number never "
+        "falls while a worker processes the job.",
+    )
+    frames_saved: int = Field(
+        0, description="Number of frames upscaled and checkpointed. A paused or interrupted job continues after them."
+    )
     frames_total: int | None = Field(None, description="Number of frames in the video; null if unknown.")
-    fps: float | None = Field(None, description="Frames per second since the worker claimed the job.")
+    fps: float | None = Field(None, description="Frames per second in the worker's current attempt.")
     eta_seconds: float | None = Field(None, description="Estimated seconds until all frames are done.")
+
+    def at_checkpoint(self) -> Progress:
+        """Progress without the frames in work, which are lost."""
+        return Progress(frames_done=self.frames_saved, frames_saved=self.frames_saved, frames_total=self.frames_total)
 
 
 class JobMetrics(BaseModel):
@@ -199,7 +232,24 @@ class Problem(BaseModel):
     @classmethod
     def from_error(cls, error: SkipVsrError) -> Problem:
         """Describe an error."""
-        return cls(type=f"/problems/{error.kind}", title=error.title, status=error.status, detail=str(error))
+        return cls(type=f"{PROBLEMS}{error.kind}", title=error.title, status=error.status, detail=str(error))
+
+    def to_error(self) -> SkipVsrError:
+        """The described error."""
+        return SkipVsrError.again(self.type.removeprefix(PROBLEMS), self.detail)
+
+
+class InvalidField(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str = Field(description="Name of the field; empty: the whole request.")
+    detail: str = Field(description="The problem, in one line.")
+
+
+class InvalidProblem(Problem):
+    """The error of an invalid request (status 400)."""
+
+    errors: list[InvalidField] = Field(description="The wrong fields; empty if no single field is wrong.")
 
 
 def _now() -> datetime:
@@ -214,6 +264,11 @@ class Job(BaseModel):
         "", description="Id of the API key that created the job; empty: the administrator's key, or no key."
     )
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
+    request: Request | None = Field(
+        None,
+        description="Request of a user that the worker has not carried out yet: cancel or pause. The job is still "
+        "running, and stops within the time of one frame.",
+    )
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
     options: JobOptions
     created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
@@ -242,3 +297,10 @@ class Job(BaseModel):
         None, description="URL that gets a message when the job is done, failed, cancelled or paused; null: none."
     )
     traceparent: str | None = Field(None, description="Trace of the upload (W3C Trace Context); null without tracing.")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a resumption can help: the job is paused, or failed with its files and for a cause that may pass."""
+        if self.state is JobState.FAILED:
+            return not self.files_removed and not (self.error and self.error.to_error().permanent)
+        return self.state is JobState.PAUSED

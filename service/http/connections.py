@@ -19,9 +19,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from jobs.schema import Problem
 from jobs.settings import Settings
-from service.http.problems import MEDIA_TYPE
+from service.http.problems import MEDIA_TYPE, document
 from service.http.streams import STREAM, Stream
 
 _HEAD_BYTES: Final = 64 * 1024
@@ -204,8 +203,8 @@ class Connection(H11Protocol):
     def _refuse(self, status: HTTPStatus, detail: str, headers: str = "") -> None:
         """Send a problem document, unless a response has begun, and close the connection."""
         if self.waits or not self.cycle.response_started:
-            document = Problem(type="about:blank", title=status.phrase, status=status, detail=detail)
-            body = json.dumps(document.model_dump())
+            found = document(status, status.phrase, detail)
+            body = json.dumps(found.model_dump())
             self.transport.write(
                 f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {MEDIA_TYPE}\r\n{headers}"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
