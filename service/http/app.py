@@ -19,7 +19,7 @@ from service.api_key import ApiKeys
 from service.http import problems
 from service.http.api_metrics import ApiMetrics
 from service.http.middleware import RequestMiddleware
-from service.http.routes import health, jobs, pages
+from service.http.routes import figures, health, jobs, pages
 from service.http.upload import Uploads
 from service.operations import Operations
 
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keys = ApiKeys(settings)
     app.state.uploads = Uploads(settings, metrics, Admissions(settings))
     app.include_router(jobs.router)
+    app.include_router(figures.router)
     app.include_router(health.router)
     app.include_router(pages.router)
     problems.install(app)
