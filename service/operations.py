@@ -10,6 +10,7 @@ from typing import Self
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
 from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
@@ -234,6 +235,24 @@ class Operations:
         """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
         return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+
+    def figures(self, job_id: str) -> tuple[Job, Figures]:
+        """Return a job and the figures of its finished chunks.
+
+        Raises:
+            NotReady: no worker has begun the job.
+            Cancelled: the job was cancelled.
+            Gone: the job's files have been removed.
+        """
+        job = self.get(job_id)
+        for folder in self.storage.figures_folders(job_id):
+            if (found := Figures.read(folder)) is not None:
+                return job, found
+        if job.state is JobState.CANCELLED:
+            raise Cancelled("The job was cancelled and has no figures.")
+        if not job.state.final:
+            raise NotReady("No worker has begun the job. Ask for its figures when the job runs.")
+        raise Gone("The job has no figures: the job failed at its start, or its files have been removed.")
 
     def workers(self) -> list[WorkerInfo]:
         """Return the live workers."""

@@ -80,6 +80,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("HEAD", "/jobs/{job_id}/result"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/input"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/input"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/report"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/skipmap"): reading(of_job=True),
     ("POST", "/jobs/{job_id}/cancel"): changing(),
     ("POST", "/jobs/{job_id}/pause"): changing(),
     ("POST", "/jobs/{job_id}/resume"): changing(),
