@@ -18,13 +18,13 @@ from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
-from service import repeats
 from service.admission import Admissions, Pace, options_from_text
 from service.http import body
 from service.http.api_metrics import ApiMetrics
 from service.http.body import Received
 from service.http.packets import Sink, Target, announced_bytes
 from service.operations import Operations
+from service.repeats import fingerprint, renewed
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class _Hashed:
 
 
 def _fingerprint(received: Received, file: _Hashed | None, options: JobOptions) -> str:
-    """Digest of a request's video and options: equal requests have equal fingerprints."""
+    """Digest of a request's video and options."""
     video = file.digest() if file is not None else f"{received.upload} {received.url}".encode()
-    return repeats.fingerprint(video, options)
+    return fingerprint(video, options)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Uploads:
                 job, fingerprint = found
                 await self._compare(request, fingerprint, operations, filename)
                 return job, True
-            async with repeats.renewed(found, operations):
+            async with renewed(found, operations):
                 return await self._create(request, found, operations, filename), False
 
     async def _compare(self, request: Request, fingerprint: str, operations: Operations, filename: str | None) -> None:
