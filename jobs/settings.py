@@ -226,6 +226,14 @@ class Settings(BaseSettings):
         description="Maximum number of uploads that a server process receives at the same time; the API rejects "
         "further uploads with status 503.",
     )
+    max_open_uploads: Annotated[int, Field(ge=1)] = Field(
+        100,
+        description="Maximum number of resumable uploads that one API key may have open; the API rejects further ones "
+        "with status 429.",
+    )
+    upload_ttl_hours: Annotated[float, Field(gt=0)] = Field(
+        24.0, description="Hours after the last byte before a resumable upload without a job is removed."
+    )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
     )
@@ -244,8 +252,8 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(
         2.0,
-        description="Seconds between two heartbeats of a worker. The reply tells the worker to cancel or pause its "
-        "job.",
+        description="Seconds between two heartbeats of a worker. Progress and requests to cancel or pause the job "
+        "take one second at most.",
     )
     worker_lost_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="Seconds without a heartbeat before a worker counts as dead and its job is requeued."
@@ -255,15 +263,15 @@ class Settings(BaseSettings):
         description="Number of workers that may die in a row at the same frame of a job before the job fails.",
     )
     chunk_timeout_minutes: Annotated[float, Field(gt=0)] = Field(
-        240.0, description="Minutes without a finished chunk before a worker treats its job as hung and exits."
+        240.0, description="Minutes without a finished frame before a worker treats its job as hung and exits."
     )
     job_timeout_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
         720, description="Hours that a worker may spend on one job before the job fails."
     )
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
-        description="Seconds after SIGTERM in which a worker may finish its chunk; later the worker abandons the "
-        "chunk.",
+        description="Seconds after SIGTERM in which a worker may finish its chunk. A worker that expects to need "
+        "longer abandons the chunk at once.",
     )
     input_ttl_hours: Annotated[float, Field(ge=0)] = Field(
         24.0, description="Hours after the end of a job before its uploaded file is removed."

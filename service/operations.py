@@ -19,6 +19,7 @@ from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.resumable import Resumable
 
 
 class Operations:
@@ -46,6 +47,11 @@ class Operations:
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
         return type(self)(self.store, self.storage, caller)
+
+    @property
+    def resumable(self) -> Resumable:
+        """The caller's resumable uploads."""
+        return Resumable(self.store, self.storage, self._caller, self._allowance)
 
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
@@ -139,7 +145,7 @@ class Operations:
         except StoreUnavailable:
             raise  # Redis may have stored the job; if not, the janitor removes its folder
         except BaseException:
-            self.storage.remove(job.id)
+            self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
         return job
@@ -159,7 +165,7 @@ class Operations:
         return self.store.list(state=state, owner=owner, limit=limit, offset=offset)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
+        """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
@@ -178,7 +184,7 @@ class Operations:
         return job
 
     def pause(self, job_id: str) -> Job:
-        """Pause a job at the end of its chunk. Finished chunks are kept."""
+        """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
         self.get(job_id)
         self.store.request_pause(job_id)
         return self._recorded(job_id)

@@ -20,8 +20,9 @@ from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import events, health, jobs, pages, problem_pages
+from service.http.routes import events, health, jobs, pages, problem_pages, uploads
 from service.http.streams import Streams
+from service.http.tus import Tus
 from service.http.upload import Uploads
 from service.http.webhooks import Webhooks
 from service.operations import Operations
@@ -61,13 +62,17 @@ def create_app(settings: Settings) -> FastAPI:
     url = str(settings.redis_url)
     app.state.streams = Streams(Changes(url), settings)
     app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
+    app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
     app.include_router(events.router)
+    app.include_router(uploads.router)
+    app.include_router(uploads.public)
     app.include_router(health.router)
     app.include_router(pages.router)
     app.include_router(problem_pages.router)
     problems.install(app)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(uploads.TusHeaders)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: openapi.description(app, jobs.upscale_form_schema())  # type: ignore[method-assign]
     return app

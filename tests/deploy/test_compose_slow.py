@@ -269,9 +269,9 @@ def test_redis_restarts_while_jobs_wait(stack: Stack, tmp_path: Path) -> None:
 def test_a_killed_workers_job_goes_on(stack: Stack, still_clip: Path) -> None:
     before = stack.query("sum(skipvsr_resumes_total)").get("", 0)
     job = stack.post(still_clip, model="basicvsr-reds", chunk="4", lookahead="2")
-    until(lambda: stack.job(job)["progress"]["frames_done"] >= 4, 300, "a chunk")
+    until(lambda: stack.job(job)["progress"]["frames_saved"] >= 4, 300, "a chunk")
     docker("kill", stack.containers("worker")[0]["Id"])  # Docker leaves what was killed so, it restarts what crashed
-    at = stack.job(job)["progress"]["frames_done"]
+    at = stack.job(job)["progress"]["frames_saved"]
     stack.compose("up", "-d", "--wait", "worker")
     ended = stack.done(job)
     print(f"killed at frame {at}; attempt {ended['attempt']}")
