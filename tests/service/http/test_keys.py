@@ -54,10 +54,10 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("HEAD", "/openapi.json"): public(),
     ("GET", "/favicon.ico"): public(204),
     ("GET", "/healthz"): public(),
-    ("HEAD", "/healthz"): public(),
     ("GET", "/readyz"): public(),
-    ("HEAD", "/readyz"): public(),
     ("GET", "/metrics"): public(),
+    ("GET", "/problems"): public(),
+    ("GET", "/problems/{kind}"): public(),
     ("POST", "/session"): any_key(204),
     ("GET", "/models"): any_key(),
     ("POST", "/upscale"): any_key(202) | {"read": 403},
@@ -71,6 +71,10 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("DELETE", "/uploads/{upload_id}"): {kind: 204 if status == 200 else status for kind, status in changing().items()},
     ("GET", "/jobs"): reading(of_job=False),
     ("GET", "/metrics/jobs"): reading(of_job=False),
+    ("GET", "/events"): reading(of_job=False),
+    ("HEAD", "/events"): reading(of_job=False),
+    ("GET", "/jobs/{job_id}/events"): reading(of_job=True),
+    ("HEAD", "/jobs/{job_id}/events"): reading(of_job=True),
     ("GET", "/jobs/{job_id}"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/result"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/result"): reading(of_job=True),
@@ -115,6 +119,11 @@ def ask(service: Service, method: str, path: str, key: str, clip: Path | None = 
         content = clip.read_bytes() if clip else b""
         return service.client.request(method, path, content=content, headers={"X-API-Key": key} | TUS if key else TUS)
     files = {"file": ("clip.mp4", clip.read_bytes())} if clip else None
+    if method == "GET" and path.endswith("/events"):
+        with service.client.stream(method, path, headers={"X-API-Key": key} | headers if key else headers) as answer:
+            if not answer.is_success:
+                answer.read()
+            return answer  # an event stream has no end
     return service.client.request(method, path, files=files, headers={"X-API-Key": key} | headers if key else headers)
 
 
@@ -134,7 +143,7 @@ def test_every_route_with_every_kind_of_key(service: Service, keys: Keys, clip: 
         state = STATES.get(route.removeprefix("/jobs/{job_id}"), JobState.DONE)
         job_id = job_of(keys.owner(kind), state, store, storage, clip) if "{job_id}" in route else ""
         upload_id = upload_of(keys.owner(kind), store, storage) if "{upload_id}" in route else ""
-        path = route.replace(":path", "").format(job_id=job_id, upload_id=upload_id, filename="clip.mp4")
+        path = route.replace(":path", "").format(job_id=job_id, upload_id=upload_id, filename="clip.mp4", kind="gone")
         answer = ask(service, method, path, keys.text(kind), clip if route.startswith("/upscale") else None)
         found[method, route] = answer.status_code
         if answer.status_code in PROBLEMS and method != "HEAD":

@@ -288,6 +288,28 @@ def test_served_description_documents_errors(service: Service) -> None:
     assert references <= set(document["components"]["schemas"])
 
 
+def test_description_suits_generators_of_clients(service: Service) -> None:
+    """A request may leave fields out and never sends null; a response has all fields; no operation demands a key."""
+    document = service.client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    form = schemas["UpscaleForm"]
+    assert form["properties"]["file"] == {"type": "string", "format": "binary", "description": "The video."}
+    assert (form["properties"]["scale"]["type"], form["properties"]["scale"]["enum"]) == ("integer", [2, 3, 4])
+    assert form["properties"]["crf"]["description"].endswith("Default: 18.")
+    assert not any("default" in field or "anyOf" in field for field in form["properties"].values())
+    assert set(schemas["JobDocument"]["required"]) == set(schemas["JobDocument"]["properties"])
+    result = document["paths"]["/jobs/{job_id}/result"]["get"]["responses"]["200"]["content"]
+    assert result["application/octet-stream"] == {"schema": {"type": "string", "format": "binary"}}
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in names)
+    assert document["security"] == [{"HTTPBearer": []}, {"APIKeyHeader": []}, {}]
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/jobs"]["get"]
+    assert document["servers"][0]["url"] == "/"
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_pages_load_nothing_from_other_hosts(service: Service, path: str) -> None:
     answer = service.client.get(path)
