@@ -72,8 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(pages.router)
     app.include_router(problem_pages.router)
     problems.install(app)
-    app.add_middleware(HeadMiddleware)
     app.add_middleware(uploads.TusHeaders)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: openapi.description(app, jobs.upscale_form_schema())  # type: ignore[method-assign]
     return app
