@@ -52,8 +52,8 @@ class JobOptions(BaseModel):
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
-        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model, "
-        "4 for the default.",
+        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model (4 "
+        "for the default), or less, so that the shorter side has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
         None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."

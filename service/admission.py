@@ -70,8 +70,9 @@ def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None
         info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field")
         spec = output_spec(
             info,
-            scale=options.scale or scale,
+            scale=options.scale,
             height=options.height,
+            model_scale=scale,
             codec=options.codec,
             crf=options.crf,
             limits=allowed,

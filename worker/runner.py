@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from fractions import Fraction
 from typing import Any, Final
 
 from jobs import records, tracing
@@ -19,7 +18,7 @@ from jobs.storage import Fenced, Storage, open_regular
 from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import probe
-from media.spec import OutputSpec
+from media.spec import estimated_bytes
 from model.engine.memory import free_memory
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
@@ -288,9 +287,3 @@ class Runner:
                 lease.touch()  # a job that waits for Redis does not hang
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-
-
-def estimated_bytes(spec: OutputSpec, frames: int) -> int:
-    """Cautious estimate of the size of encoded frames: 0.2 bits per pixel at CRF 18, half as much per 6 CRF steps."""
-    bits = Fraction(2, 10) * spec.width * spec.height * frames
-    return int(bits / 8 * Fraction(2) ** round((18 - spec.crf) / 6))
