@@ -12,6 +12,7 @@
     ├── TooLarge              413   over a size limit; the message names the limit and its setting
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
+    ├── HeaderNotSent         422   the header of a video lies outside the sent ends of the file
     ├── KeyReused             422   an idempotency key that belongs to another upload
     ├── LimitReached          429   a limit of the API key; the message names the limit
     ├── JobFailed             500   the processing of the job failed
@@ -111,6 +112,12 @@ class UnusableVideo(SkipVsrError):
     """A video that cannot be upscaled."""
 
     status, title = 422, "Unusable video"
+
+
+class HeaderNotSent(SkipVsrError):
+    """The header of a video lies outside the ends of the file that were sent."""
+
+    status, title = 422, "Header not sent"
 
 
 class KeyReused(SkipVsrError):

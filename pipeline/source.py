@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
 
-from jobs.errors import SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
+from jobs.errors import HeaderNotSent, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.schema import StreamFacts
 from jobs.settings import Settings
-from media.errors import MediaError, OverLimit, UnsupportedFile
+from media.errors import HeaderElsewhere, MediaError, OverLimit, UnsupportedFile
 from media.limits import Limits
 from media.probe import MediaInfo
 from media.spec import OutputSpec
@@ -61,6 +61,8 @@ def user_error(error: MediaError) -> SkipVsrError:
     match error:
         case UnsupportedFile():
             return UnsupportedMedia(str(error))
+        case HeaderElsewhere():
+            return HeaderNotSent(str(error))
         case OverLimit():
             return TooLarge(str(error))
         case _:
