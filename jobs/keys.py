@@ -13,6 +13,7 @@ skipvsr:owner:<key id>  set: ids of the jobs of one API key
 skipvsr:slots:<key id>  sorted set: uploads and streams of one API key, by their expiry (`jobs.allowance`)
 skipvsr:rate:<key id>   sorted set: uploads of one API key in the last minute, by time in ms
 skipvsr:bytes:<key id>  hash: bytes that one API key has sent today
+skipvsr:speed:<digest>  hash: measured speeds of one kind of machine (`jobs.speed_records`)
 """
 
 from __future__ import annotations
@@ -67,3 +68,8 @@ def bytes_key(owner: str) -> str:
 def idempotency_key(digest: str) -> str:
     """Key of an idempotency key with this SHA-256 digest."""
     return f"{PREFIX}once:{digest}"
+
+
+def speed_key(digest: str) -> str:
+    """Key of the speeds of a kind of machine with this digest."""
+    return f"{PREFIX}speed:{digest}"

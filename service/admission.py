@@ -16,7 +16,7 @@ from jobs.errors import InvalidRequest, TooLarge, UploadStalled
 from jobs.schema import JobOptions, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
-from media.spec import output_spec
+from media.spec import OutputSpec, output_spec
 from pipeline.source import media_limits, stream_facts, user_errors
 
 _PROBES: Final = 4
@@ -31,7 +31,17 @@ class Admission:
     facts: StreamFacts
     warnings: list[str]
     frames: int | None
-    """Expected number of frames of the result."""
+    """Number of frames of the result, if the file states the number."""
+    spec: OutputSpec
+    """The result."""
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Number of frames of the result, as stated or by the duration; None if the file states neither."""
+        if self.frames is not None:
+            return self.frames
+        seconds = self.facts.duration_seconds
+        return round(seconds * self.spec.frame_rate) if seconds else None
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
@@ -59,15 +69,22 @@ def one_line(findings: Sequence[Any]) -> str:
     return "; ".join(dict.fromkeys(parts))
 
 
-def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None = None) -> Admission:
+def admit(
+    path: Path,
+    options: JobOptions,
+    settings: Settings,
+    scale: int | None = None,
+    hole: tuple[int, int] | None = None,
+) -> Admission:
     """Probe a file without decoding it, and check that the job is possible within the limits.
 
-    `scale` is the enlargement of the job's model; None: unknown.
-    Raises UnsupportedMedia, UnusableVideo or TooLarge. TooLarge names the setting of the limit.
+    `scale` is the enlargement of the job's model; None: unknown. `hole` is the part of the file that is unknown.
+    Raises UnsupportedMedia, UnusableVideo or TooLarge, and HeaderNotSent for a file with a hole. TooLarge names the
+    setting of the limit.
     """
     allowed = media_limits(settings)
     with user_errors():
-        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field")
+        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field", hole=hole)
         spec = output_spec(
             info,
             scale=options.scale,
@@ -77,7 +94,7 @@ def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None
             crf=options.crf,
             limits=allowed,
         )
-    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames)
+    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames, spec)
 
 
 class Admissions:
@@ -91,9 +108,11 @@ class Admissions:
         self._settings = settings
         self._probes = CapacityLimiter(_PROBES)
 
-    async def admit(self, path: Path, options: JobOptions, scale: int | None) -> Admission:
+    async def admit(
+        self, path: Path, options: JobOptions, scale: int | None, hole: tuple[int, int] | None = None
+    ) -> Admission:
         """Run the function `admit` when a place is free."""
-        return await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, limiter=self._probes)
+        return await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, hole, limiter=self._probes)
 
 
 def oversized(limit: int) -> TooLarge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.estimates import Estimates
 
 
 class Operations:
@@ -28,10 +29,17 @@ class Operations:
     unknown, unless the caller is an administrator. Whoever calls a method has checked the caller's scope.
     """
 
-    def __init__(self, store: JobStore, storage: Storage, caller: Caller = ADMINISTRATOR) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        storage: Storage,
+        caller: Caller = ADMINISTRATOR,
+        estimates: Estimates | None = None,
+    ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
+        self.estimates = estimates or Estimates(store, self.presence)
         self._caller = caller
         self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
 
@@ -45,7 +53,7 @@ class Operations:
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller)
+        return type(self)(self.store, self.storage, caller, self.estimates)
 
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
@@ -129,6 +137,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            estimate=self.estimates.of(admission),
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
@@ -141,6 +150,8 @@ class Operations:
             self.storage.remove(job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
+        with suppress(StoreUnavailable):  # the job is queued, with or without its place
+            job = self.estimates.place([job])[0]
         return job
 
     def get(self, job_id: str) -> Job:
@@ -150,12 +161,12 @@ class Operations:
         job = self.store.get(job_id)
         if not self._caller.may_see(job.owner):
             raise NotFound.job(job_id)
-        return job
+        return self.estimates.place([job])[0]
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs, newest first."""
         owner = None if self._caller.admin else self._caller.key_id
-        return self.store.list(state=state, owner=owner, limit=limit, offset=offset)
+        return self.estimates.place(self.store.list(state=state, owner=owner, limit=limit, offset=offset))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
@@ -200,7 +211,7 @@ class Operations:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
         records.follow(self.storage, [job])
-        return job
+        return self.estimates.place([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.

@@ -26,6 +26,7 @@ from model.zoo.cache import ModelCache
 from pipeline.checkpoint import shortened_chunk
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
 from pipeline.source import media_limits, stream_facts
+from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from worker.attempt import Attempt
@@ -34,6 +35,7 @@ from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
 from worker.lease import STATE_AFTER, Lease, StopReason
 from worker.metrics import WorkerMetrics
+from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Runner:
         heartbeat: the heartbeat thread.
         metrics: the worker's metrics.
         name: the worker's name in the job document.
+        speeds: keeps the measured speeds.
     """
 
     def __init__(
@@ -89,9 +92,11 @@ class Runner:
         heartbeat: Heartbeat,
         metrics: WorkerMetrics,
         name: str,
+        speeds: WorkerSpeeds,
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
         self._models, self._heartbeat, self._metrics, self._name = models, heartbeat, metrics, name
+        self._speeds = speeds
         self._limits = media_limits(settings)
 
     def run(self, job_id: str) -> None:
@@ -160,9 +165,11 @@ class Runner:
 
     def _run_pipeline(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
         """Run the pipeline and report its progress; None if the job stopped."""
+        speedometer = Speedometer(model.name, task.options, self._speeds.add)
         events = upscale(task, model, stop=attempt.lease.stop)
         try:
             for event in events:
+                speedometer.take(event)
                 self._report(event, attempt)
                 match event:
                     case Finished():
