@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from jobs.schema import JobOptions
 
 Basis = Literal["measured", "calibrated"]
 
@@ -57,6 +60,12 @@ class Work(NamedTuple):
     output_pixels: int
     extra: float = 0.0
     """Frames of look-ahead for each frame."""
+
+    @classmethod
+    def of(cls, model: str, options: JobOptions, codec: str, source: tuple[int, int], output: tuple[int, int]) -> Work:
+        """The work of a job that enlarges frames of the size `source` to the size `output`."""
+        pixels, output_pixels = source[0] * source[1], output[0] * output[1]
+        return cls(model, options.routing, codec, pixels, output_pixels, options.lookahead / options.chunk)
 
     @property
     def cell(self) -> str:

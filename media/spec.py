@@ -13,7 +13,7 @@ from media.limits import DEFAULT_LIMITS, Limits
 from media.orientation import Matrix, decomposed, scaled
 from media.types import MediaInfo, OutputSpec, VideoInfo
 
-__all__ = ["DEFAULT_SCALE", "OutputSpec", "estimated_bytes", "output_spec"]
+__all__ = ["DEFAULT_SCALE", "OutputSpec", "estimated_bytes", "expected_bytes", "output_spec"]
 
 DEFAULT_SCALE: Final = 4
 """Enlargement by a model that nobody has asked about its scale."""
@@ -107,6 +107,13 @@ def estimated_bytes(spec: OutputSpec, frames: int) -> int:
     """Cautious estimate of the size of encoded frames: 0.2 bits per pixel at CRF 18, half as much per 6 CRF steps."""
     bits = Fraction(2, 10) * spec.width * spec.height * frames
     return int(bits / 8 * Fraction(2) ** round((18 - spec.crf) / 6))
+
+
+def expected_bytes(spec: OutputSpec, frames: int, bits: float | None) -> int:
+    """Estimate of the size of a result, from measured `bits` per pixel at CRF 18; cautious without a measurement."""
+    if bits is None:
+        return estimated_bytes(spec, frames)
+    return round(bits * spec.width * spec.height * frames / 8 * 2 ** ((18 - spec.crf) / 6))
 
 
 def _best_codec(info: MediaInfo, smallest_side: int) -> str:

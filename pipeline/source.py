@@ -56,6 +56,13 @@ def stream_facts(
     )
 
 
+def expected_frames(info: MediaInfo, spec: OutputSpec) -> int | None:
+    """Number of frames of the result, as stated or by the duration; None if the file states neither."""
+    if info.video.output_frames is not None:
+        return info.video.output_frames
+    return round(info.duration_seconds * spec.frame_rate) if info.duration_seconds else None
+
+
 def user_error(error: MediaError) -> SkipVsrError:
     """Convert an error of `media` to the error that carries an HTTP status; the message stays the same."""
     match error:

@@ -8,7 +8,6 @@ from typing import Final
 
 from jobs.schema import JobOptions
 from jobs.speed import Measurement, Work
-from media.spec import OutputSpec
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
 
 _WINDOW_SECONDS: Final = 20.0
@@ -43,7 +42,9 @@ class Speedometer:
         now = self._clock()
         match event:
             case Started():
-                self._work = self._work_of(event)
+                video, spec = event.info.video, event.spec
+                source, output = (video.width, video.height), (spec.width, spec.height)
+                self._work = Work.of(self._model, self._options, spec.codec, source, output)
                 self._start, self._since, self._last = now - self._created, now, now
             case ChunkDone():
                 self._frames += event.frames
@@ -54,17 +55,6 @@ class Speedometer:
                 self._flush()
             case Finished():
                 self._flush(start=self._start + now - self._last, bits=_bits(event))
-
-    def _work_of(self, event: Started) -> Work:
-        options, video, spec = self._options, event.info.video, event.spec
-        return Work(
-            self._model,
-            options.routing,
-            spec.codec,
-            video.width * video.height,
-            spec.width * spec.height,
-            options.lookahead / options.chunk,
-        )
 
     def _flush(self, *, start: float | None = None, bits: float | None = None) -> None:
         if self._work is None or not self._frames:
@@ -78,8 +68,4 @@ def _bits(event: Finished) -> float | None:
     frames, spec = event.progress.frames_done, event.spec
     if not frames:
         return None
-    return event.path.stat().st_size * 8 / (_pixels(spec) * frames) * 2 ** ((spec.crf - 18) / 6)
-
-
-def _pixels(spec: OutputSpec) -> int:
-    return spec.width * spec.height
+    return event.path.stat().st_size * 8 / (spec.width * spec.height * frames) * 2 ** ((spec.crf - 18) / 6)

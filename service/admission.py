@@ -17,7 +17,7 @@ from jobs.schema import JobOptions, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
 from media.spec import OutputSpec, output_spec
-from pipeline.source import media_limits, stream_facts, user_errors
+from pipeline.source import expected_frames, media_limits, stream_facts, user_errors
 
 _PROBES: Final = 4
 """Files probed at the same time. Each probe runs in its own process."""
@@ -34,14 +34,8 @@ class Admission:
     """Number of frames of the result, if the file states the number."""
     spec: OutputSpec
     """The result."""
-
-    @property
-    def expected_frames(self) -> int | None:
-        """Number of frames of the result, as stated or by the duration; None if the file states neither."""
-        if self.frames is not None:
-            return self.frames
-        seconds = self.facts.duration_seconds
-        return round(seconds * self.spec.frame_rate) if seconds else None
+    expected_frames: int | None
+    """Number of frames of the result, as stated or by the duration; None if the file states neither."""
 
 
 def options_from_text(texts: Mapping[str, str]) -> JobOptions:
@@ -94,7 +88,14 @@ def admit(
             crf=options.crf,
             limits=allowed,
         )
-    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames, spec)
+    return Admission(
+        options,
+        stream_facts(info),
+        [*info.warnings, *spec.warnings],
+        info.video.output_frames,
+        spec,
+        expected_frames(info, spec),
+    )
 
 
 class Admissions:

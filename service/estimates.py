@@ -15,10 +15,10 @@ from jobs import tickets
 from jobs.keys import job_key
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Estimate, Job, JobState, Priority, QueuePlace
-from jobs.speed import Forecast, PerFrame, SpeedTable, Work
+from jobs.speed import Forecast, SpeedTable, Work
 from jobs.speed_records import RedisSpeeds
 from jobs.store import JobStore, unavailable
-from media.spec import estimated_bytes
+from media.spec import estimated_bytes, expected_bytes
 from service.admission import Admission
 
 T = TypeVar("T")
@@ -142,18 +142,19 @@ class Estimates:
         able = crew.able(options.model)
         if frames is None or not able:
             return None
-        work = work_of(admission, crew.resolved(options.model))
+        source, output = (admission.facts.width, admission.facts.height), (spec.width, spec.height)
+        work = Work.of(crew.resolved(options.model), options, spec.codec, source, output)
         tables = [crew.tables[worker.machine] for worker in able if worker.machine in crew.tables]
         found = [forecast for table in tables if (forecast := table.forecast(work, frames))]
         if not found:
             return None
-        each = [frame for table in tables if (frame := table.per_frame(work))]
+        frame = next(frame for table in tables if (frame := table.per_frame(work)))
         return Estimate(
             **_joined(found),
             width=spec.width,
             height=spec.height,
             frames=frames,
-            bytes=_bytes(admission, frames, each),
+            bytes=expected_bytes(spec, frames, frame.bits),
         )
 
     def _read_queue(self) -> _Queue:
@@ -225,13 +226,6 @@ class _Line:
         return wait
 
 
-def work_of(admission: Admission, model: str) -> Work:
-    """The kind of work of a job."""
-    options, spec, facts = admission.options, admission.spec, admission.facts
-    extra = options.lookahead / options.chunk
-    return Work(model, options.routing, spec.codec, facts.width * facts.height, spec.width * spec.height, extra)
-
-
 def _joined(found: list[Forecast]) -> dict[str, object]:
     return {
         "seconds": round(mean(forecast.seconds for forecast in found), 1),
@@ -239,13 +233,6 @@ def _joined(found: list[Forecast]) -> dict[str, object]:
         "seconds_high": round(max(forecast.high for forecast in found), 1),
         "basis": found[0].basis,
     }
-
-
-def _bytes(admission: Admission, frames: int, each: list[PerFrame]) -> int:
-    spec, bits = admission.spec, [frame.bits for frame in each if frame.bits is not None]
-    if not bits:
-        return estimated_bytes(spec, frames)
-    return round(mean(bits) * spec.width * spec.height * frames / 8 * 2 ** ((18 - spec.crf) / 6))
 
 
 def _seconds(estimate: bytes | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ def inspect_ends(path: Path, limits: Limits, target: str, *, fields: bool, hole:
             info = inspect(path, limits, target, fields=fields)
         except (CorruptHeader, NoFrames) as error:
             raise HeaderElsewhere(_ELSEWHERE) from error
+        info = replace(info, size_bytes=max(info.size_bytes, hole[1]))  # an upload in progress ends in the hole
         if not _states_length(path, limits, info, hole):
             raise HeaderElsewhere(_LENGTH)
         return info

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 
 from media.errors import HeaderElsewhere, UnsupportedFile
 from media.probe import MediaInfo, probe
+from tests.support.clips import make_noise
 
 KNOWN = 2**16
 
@@ -19,22 +17,6 @@ KNOWN = 2**16
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clips")
-
-
-def noisy(path: Path, container: str, codec: str, **options: str) -> Path:
-    """A video of noise, of several hundred kilobytes."""
-    random = np.random.default_rng(1)
-    with av.open(str(path), "w", format=container, options=options) as made:
-        video = made.add_stream(codec, rate=25, options={"b": "3M"})
-        video.width, video.height, video.pix_fmt = 96, 64, "rgb8" if codec == "gif" else "yuv420p"
-        video.gop_size = 12
-        for index in range(75):
-            rgb = random.integers(0, 255, (64, 96, 3), dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 25)
-            made.mux(video.encode(frame))
-        made.mux(video.encode(None))
-    return path
 
 
 def ends(whole: Path, head: int = KNOWN, tail: int = KNOWN, size: int = 0) -> tuple[Path, tuple[int, int]]:
@@ -71,15 +53,15 @@ def probed(ends: tuple[Path, tuple[int, int]]) -> MediaInfo:
 def test_both_ends_show_the_facts_of_the_file(
     folder: Path, name: str, container: str, codec: str, options: dict[str, str]
 ) -> None:
-    whole = noisy(folder / name, container, codec, **options)
+    whole = make_noise(folder / name, container, codec, **options)
     assert probed(ends(whole)) == probe(whole, target="auto")
 
 
 def test_a_header_that_was_not_sent_is_said_to_be_missing(folder: Path) -> None:
-    at_the_end = noisy(folder / "end.mp4", "mp4", "libx264")
+    at_the_end = make_noise(folder / "end.mp4", "mp4", "libx264")
     with pytest.raises(HeaderElsewhere, match="outside the bytes that were sent"):
         probed(ends(at_the_end, tail=64))
-    at_the_start = noisy(folder / "start.mp4", "mp4", "libx264", movflags="faststart")
+    at_the_start = make_noise(folder / "start.mp4", "mp4", "libx264", movflags="faststart")
     with pytest.raises(HeaderElsewhere, match="outside the bytes that were sent"):
         probed(ends(at_the_start, head=600))
 
@@ -91,14 +73,14 @@ def test_a_header_that_was_not_sent_is_said_to_be_missing(folder: Path) -> None:
 def test_a_length_that_no_header_states_is_not_guessed(
     folder: Path, name: str, container: str, options: dict[str, str]
 ) -> None:
-    whole = noisy(folder / name, container, "libx264", **options)
+    whole = make_noise(folder / name, container, "libx264", **options)
     with pytest.raises(HeaderElsewhere, match="length"):
         probed(ends(whole, tail=64))
 
 
 def test_an_animation_has_no_header_that_states_its_length(folder: Path) -> None:
     with pytest.raises(HeaderElsewhere, match="length"):
-        probed(ends(noisy(folder / "a.gif", "gif", "gif")))
+        probed(ends(make_noise(folder / "a.gif", "gif", "gif")))
 
 
 def test_no_video_stays_no_video(folder: Path) -> None:
@@ -110,7 +92,7 @@ def test_no_video_stays_no_video(folder: Path) -> None:
 def test_a_hole_of_gigabytes_costs_no_time(folder: Path) -> None:
     """libav searches for the next packet; it must not search a hole."""
     for name, codec in (("clip.mkv", "matroska"), ("clip.flv", "flv"), ("clip.avi", "avi")):
-        whole = noisy(folder / name, codec, "mpeg4" if codec == "avi" else "libx264")
+        whole = make_noise(folder / name, codec, "mpeg4" if codec == "avi" else "libx264")
         begun = time.monotonic()
         assert probed(ends(whole, size=3 * 10**9)).duration_seconds == pytest.approx(3, abs=0.1)
         assert time.monotonic() - begun < 10

@@ -19,6 +19,7 @@ from jobs.store import JobStore
 from service.admission import Admission, admit
 from service.operations import Operations
 from tests.support.clips import make_clip
+from tests.support.media import write_clip
 
 RATES = Rates(network={"tiny": 1e-6, "small": 1e-5}, pixels=36_864, grows=False, encode=1e-8, shared=True)
 
@@ -94,11 +95,10 @@ def test_an_estimate_of_the_calibrated_workers(
     assert both.seconds_low == one.seconds_low
 
 
-def test_a_file_that_states_only_its_duration_has_an_estimate(tmp_path: Path, admission: Admission) -> None:
-    facts = admission.facts.model_copy(update={"frames": None})
-    assert Admission(admission.options, facts, [], None, admission.spec).expected_frames == 50
-    unknown = facts.model_copy(update={"duration_seconds": None})
-    assert Admission(admission.options, unknown, [], None, admission.spec).expected_frames is None
+def test_a_file_that_states_only_its_duration_has_an_estimate(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", times=range(50))
+    admitted = admit(clip, JobOptions(), Settings())
+    assert (admitted.frames, admitted.expected_frames) == (None, 50)
 
 
 def test_a_new_job_has_its_estimate_and_place(
