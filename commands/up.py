@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 EXAMPLE: Final = Path(__file__).parents[1] / "examples" / "clip.mp4"
-_UNUSED_BY_WORKER: Final = frozenset({"SKIPVSR_API_KEY", "SKIPVSR_API_KEY_FILE"})
+_UNUSED_BY_WORKER: Final = frozenset(
+    {"SKIPVSR_API_KEY", "SKIPVSR_API_KEY_FILE", "SKIPVSR_WEBHOOK_SECRET", "SKIPVSR_WEBHOOK_SECRET_FILE"}
+)
 """Secrets of the servers. The worker opens strangers' videos, and answers no request."""
 _POLL_SECONDS: Final = 0.2
 _STOP_MARGIN_SECONDS: Final = 5.0

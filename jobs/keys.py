@@ -14,6 +14,12 @@ skipvsr:slots:<key id>  sorted set: uploads and streams of one API key, by their
 skipvsr:rate:<key id>   sorted set: uploads of one API key in the last minute, by time in ms
 skipvsr:bytes:<key id>  hash: bytes that one API key has sent today
 skipvsr:speed:<digest>  hash: measured speeds of one kind of machine (`jobs.speed_records`)
+skipvsr:change          counter: the number of the last change of any job (`jobs.store.changes`)
+skipvsr:changes         sorted set: job ids by the number of their last change
+skipvsr:removed         sorted set: id and owner of the last 10,000 removed jobs, by the number of their removal
+skipvsr:events          channel: changes of jobs
+skipvsr:webhooks        sorted set: webhooks to deliver, by the time of the next attempt (`jobs.store.outbox`)
+skipvsr:webhook:<id>    hash: the job's document for one webhook
 """
 
 from __future__ import annotations
@@ -28,6 +34,11 @@ COMPLETE: Final = f"{PREFIX}complete"
 FENCE: Final = f"{PREFIX}fence"
 TICKETS: Final = f"{PREFIX}tickets"
 WORKERS: Final = f"{PREFIX}workers"
+CHANGE: Final = f"{PREFIX}change"
+CHANGES: Final = f"{PREFIX}changes"
+REMOVED: Final = f"{PREFIX}removed"
+EVENTS: Final = f"{PREFIX}events"
+WEBHOOKS: Final = f"{PREFIX}webhooks"
 
 
 def job_key(job_id: str) -> str:
@@ -73,3 +84,8 @@ def idempotency_key(digest: str) -> str:
 def speed_key(digest: str) -> str:
     """Key of the speeds of a kind of machine with this digest."""
     return f"{PREFIX}speed:{digest}"
+
+
+def webhook_key(delivery: str) -> str:
+    """Key of the document for a webhook."""
+    return f"{PREFIX}webhook:{delivery}"

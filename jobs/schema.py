@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from jobs.errors import SkipVsrError
 from jobs.speed import Basis
@@ -39,8 +40,15 @@ class Priority(StrEnum):
 _CODECS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
 """Codecs of the containers that do not support all codecs."""
 _ROUTINGS: Final = ("off", "balanced", "fast")
+PROBLEMS: Final = "/problems/"
+"""Path of the pages that explain each kind of error."""
 STORED: Final = "stored"
 """Validation context for stored documents, which may hold options that new requests may not use."""
+
+
+def _wrong(message: str, *fields: str) -> PydanticCustomError:
+    """An error of fields that do not fit together."""
+    return PydanticCustomError("fields", "{message}", {"message": message, "fields": fields})
 
 
 class JobOptions(BaseModel):
@@ -102,15 +110,32 @@ class JobOptions(BaseModel):
     @model_validator(mode="after")
     def _one_size(self) -> JobOptions:
         if self.scale is not None and self.height is not None:
-            raise ValueError("give either scale or height, not both")
+            raise _wrong("give either scale or height, not both", "scale", "height")
         return self
 
     @model_validator(mode="after")
     def _fits(self) -> JobOptions:
         codecs = _CODECS.get(self.container)
         if codecs is not None and self.codec not in ("auto", *codecs):
-            raise ValueError(f"{self.container} can't hold {self.codec}; it holds {' and '.join(codecs)}")
+            raise _wrong(
+                f"{self.container} can't hold {self.codec}; it holds {' and '.join(codecs)}", "container", "codec"
+            )
         return self
+
+
+class JobRequest(JobOptions):
+    """A request for a job: options, and wishes that do not change the result."""
+
+    webhook: str | None = Field(
+        None,
+        description="URL that gets a signed message (Standard Webhooks) when the job is done, failed, cancelled or "
+        "paused. The server must allow webhooks.",
+    )
+
+    @property
+    def job_options(self) -> JobOptions:
+        """The options alone."""
+        return JobOptions.model_construct(**{name: getattr(self, name) for name in JobOptions.model_fields})
 
 
 class StreamFacts(BaseModel):
@@ -185,7 +210,24 @@ class Problem(BaseModel):
     @classmethod
     def from_error(cls, error: SkipVsrError) -> Problem:
         """Describe an error."""
-        return cls(type=f"/problems/{error.kind}", title=error.title, status=error.status, detail=str(error))
+        return cls(type=f"{PROBLEMS}{error.kind}", title=error.title, status=error.status, detail=str(error))
+
+    def to_error(self) -> SkipVsrError:
+        """The described error."""
+        return SkipVsrError.again(self.type.removeprefix(PROBLEMS), self.detail)
+
+
+class InvalidField(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str = Field(description="Name of the field; empty: the whole request.")
+    detail: str = Field(description="The problem, in one line.")
+
+
+class InvalidProblem(Problem):
+    """The error of an invalid request (status 400)."""
+
+    errors: list[InvalidField] = Field(description="The wrong fields; empty if no single field is wrong.")
 
 
 class Estimate(BaseModel):
@@ -249,4 +291,14 @@ class Job(BaseModel):
         default_factory=list, description="Properties of the source that the result cannot keep, with reasons."
     )
     error: Problem | None = Field(None, description="Reason why the job failed or paused.")
+    webhook: str | None = Field(
+        None, description="URL that gets a message when the job is done, failed, cancelled or paused; null: none."
+    )
     traceparent: str | None = Field(None, description="Trace of the upload (W3C Trace Context); null without tracing.")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a resumption can help: the job is paused, or failed with its files and for a cause that may pass."""
+        if self.state is JobState.FAILED:
+            return not self.files_removed and not (self.error and self.error.to_error().permanent)
+        return self.state is JobState.PAUSED

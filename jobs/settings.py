@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.secret_files import SecretFiles
@@ -36,6 +38,14 @@ class Settings(BaseSettings):
         description="Maximum number of open HTTP connections. A new connection replaces the connection that waits "
         "longest for a request; if all are at work, the API answers with status 503. The limit of open files can lower "
         "this number.",
+    )
+    http_max_streams: Annotated[int, Field(ge=0)] = Field(
+        256,
+        description="Maximum number of event streams and waiting requests (`Prefer: wait`), which count beside "
+        "http_max_connections; the API rejects further streams with status 503, and further requests do not wait.",
+    )
+    http_max_key_streams: Annotated[int, Field(ge=0)] = Field(
+        64, description="Maximum number of event streams and waiting requests of one API key of `skipvsr keys`."
     )
     http_head_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0,
@@ -146,6 +156,21 @@ class Settings(BaseSettings):
         False,
         description="true: the service is closed even while no API key exists, for example without its data folder.",
     )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Secret that signs webhooks: `whsec_` and 24 to 64 random bytes in base64. Two secrets with a "
+        "space between sign every message twice, while receivers change over. Empty: no webhooks.",
+    )
+    webhook_hosts: str = Field(
+        "*",
+        description="Comma-separated hosts to which webhooks may go; *.example.com allows all names below "
+        "example.com, and * all hosts.",
+    )
+    webhook_networks: str = Field(
+        "",
+        description="Comma-separated private networks or addresses to which webhooks may go, such as 10.0.0.0/8. "
+        "Without them, webhooks reach public addresses only.",
+    )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."
     )
@@ -193,6 +218,14 @@ class Settings(BaseSettings):
         16,
         description="Maximum number of uploads that a server process receives at the same time; the API rejects "
         "further uploads with status 503.",
+    )
+    max_open_uploads: Annotated[int, Field(ge=1)] = Field(
+        100,
+        description="Maximum number of resumable uploads that one API key may have open; the API rejects further ones "
+        "with status 429.",
+    )
+    upload_ttl_hours: Annotated[float, Field(gt=0)] = Field(
+        24.0, description="Hours after the last byte before a resumable upload without a job is removed."
     )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
@@ -275,6 +308,25 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(
         None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        for part in secret.get_secret_value().split() if secret else ():
+            try:
+                size = len(b64decode(part.removeprefix("whsec_"), validate=True))
+            except ValueError:
+                size = 0
+            if not 24 <= size <= 64:
+                raise ValueError('is no webhook secret: use echo "whsec_$(openssl rand -base64 32)"')
+        return secret
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            ip_network(part)
+        return text
 
     @classmethod
     def settings_customise_sources(

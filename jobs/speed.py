@@ -11,12 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, Field
-
-if TYPE_CHECKING:
-    from jobs.schema import JobOptions
 
 Basis = Literal["measured", "calibrated"]
 
@@ -49,6 +46,22 @@ _BAND: Final = 1.28
 """Standard deviations between the forecast and its bounds: four of five jobs end within."""
 
 
+class Options(Protocol):
+    """The options of a job (`jobs.schema.JobOptions`) that decide about its time."""
+
+    @property
+    def routing(self) -> str:
+        """How much work the network may skip."""
+
+    @property
+    def chunk(self) -> int:
+        """Frames per chunk."""
+
+    @property
+    def lookahead(self) -> int:
+        """Frames after a chunk that the network reads."""
+
+
 class Work(NamedTuple):
     """What decides about the time of a frame."""
 
@@ -62,7 +75,7 @@ class Work(NamedTuple):
     """Frames of look-ahead for each frame."""
 
     @classmethod
-    def of(cls, model: str, options: JobOptions, codec: str, source: tuple[int, int], output: tuple[int, int]) -> Work:
+    def of(cls, model: str, options: Options, codec: str, source: tuple[int, int], output: tuple[int, int]) -> Work:
         """The work of a job that enlarges frames of the size `source` to the size `output`."""
         pixels, output_pixels = source[0] * source[1], output[0] * output[1]
         return cls(model, options.routing, codec, pixels, output_pixels, options.lookahead / options.chunk)

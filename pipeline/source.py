@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
 
-from jobs.errors import HeaderNotSent, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
+import media.errors
+from jobs.errors import DecoderFailed, HeaderNotSent, JobFailed, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.schema import StreamFacts
 from jobs.settings import Settings
-from media.errors import HeaderElsewhere, MediaError, OverLimit, UnsupportedFile
+from media.errors import DecoderCrashed, HeaderElsewhere, MediaError, OverLimit, UnsupportedFile, Unwritable
 from media.limits import Limits
 from media.probe import MediaInfo
 from media.spec import OutputSpec
@@ -72,8 +73,12 @@ def user_error(error: MediaError) -> SkipVsrError:
             return HeaderNotSent(str(error))
         case OverLimit():
             return TooLarge(str(error))
-        case _:
+        case DecoderCrashed():
+            return DecoderFailed(str(error))
+        case media.errors.UnusableVideo() | Unwritable():
             return UnusableVideo(str(error))
+        case _:  # the encoder or the disk failed
+            return JobFailed(str(error))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +12,16 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from pydantic import ValidationError
 
-from jobs.errors import InvalidRequest, TooLarge, UploadStalled
-from jobs.schema import JobOptions, StreamFacts
+from jobs.errors import FieldError, InvalidRequest, TooLarge, UploadStalled
+from jobs.schema import JobOptions, JobRequest, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
 from media.spec import OutputSpec, output_spec
 from pipeline.source import expected_frames, media_limits, stream_facts, user_errors
+from service.outgoing import Guard, split
 
+_PLACES: Final = ("query", "path", "header", "body")
+"""Parts of a request, which pydantic's places of errors begin with."""
 _PROBES: Final = 4
 """Files probed at the same time. Each probe runs in its own process."""
 
@@ -36,31 +39,38 @@ class Admission:
     """The result."""
     expected_frames: int | None
     """Number of frames of the result, as stated or by the duration; None if the file states neither."""
+    webhook: str | None = None
+    """URL that gets messages about the job."""
 
 
-def options_from_text(texts: Mapping[str, str]) -> JobOptions:
-    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest with all errors."""
+def options_from_text(texts: Mapping[str, str]) -> JobRequest:
+    """Parse text fields as a request for a job. Empty fields get defaults. Raises InvalidRequest with all errors."""
     given: dict[str, object] = {name: text for name, text in texts.items() if text}
-    if unknown := sorted(given.keys() - JobOptions.model_fields.keys()):
-        known = ", ".join(JobOptions.model_fields)
-        raise InvalidRequest(f"unknown option {', '.join(name[:80] for name in unknown)}; valid options: {known}")
+    if unknown := sorted(given.keys() - JobRequest.model_fields.keys()):
+        known, names = ", ".join(JobRequest.model_fields), [name[:80] for name in unknown]
+        raise InvalidRequest(
+            f"unknown option {', '.join(names)}; valid options: {known}",
+            [FieldError(name, "unknown option") for name in names],
+        )
     scale = given.get("scale")
     if isinstance(scale, str) and scale.isdecimal():
         given["scale"] = int(scale)  # pydantic does not convert text for a Literal of numbers
     try:
-        return JobOptions.model_validate(given)
+        return JobRequest.model_validate(given)
     except ValidationError as error:
-        raise InvalidRequest(one_line(error.errors())) from error
+        raise invalid(error.errors()) from error
 
 
-def one_line(findings: Sequence[Any]) -> str:
-    """Join pydantic's errors into one line: `crf: Input should be less than or equal to 51; scale: …`."""
-    parts = []
+def invalid(findings: Sequence[Any]) -> InvalidRequest:
+    """Convert pydantic's errors to each field, and to one line: `crf: Input should be a valid integer; scale: …`."""
+    errors: dict[FieldError, None] = {}
+    lines: dict[str, None] = {}
     for finding in findings:
-        where = ".".join(str(part) for part in finding["loc"] if part not in ("query", "path", "body"))
-        message = finding["msg"].removeprefix("Value error, ")
-        parts.append(f"{where[:80]}: {message}" if where else message)
-    return "; ".join(dict.fromkeys(parts))
+        detail = finding["msg"].removeprefix("Value error, ")
+        where = ".".join(str(part) for part in finding["loc"] if part not in _PLACES)[:80]
+        lines[f"{where}: {detail}" if where else detail] = None
+        errors |= dict.fromkeys(FieldError(field, detail) for field in finding.get("ctx", {}).get("fields", [where]))
+    return InvalidRequest("; ".join(lines), list(errors))
 
 
 def admit(
@@ -112,8 +122,30 @@ class Admissions:
     async def admit(
         self, path: Path, options: JobOptions, scale: int | None, hole: tuple[int, int] | None = None
     ) -> Admission:
-        """Run the function `admit` when a place is free."""
-        return await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, hole, limiter=self._probes)
+        """Check the webhook, and run the function `admit` when a place is free. Raises InvalidRequest, too."""
+        webhook = None
+        if isinstance(options, JobRequest):
+            webhook, options = checked_webhook(options.webhook, self._settings), options.job_options
+        settings = self._settings
+        admission = await anyio.to_thread.run_sync(admit, path, options, settings, scale, hole, limiter=self._probes)
+        return replace(admission, webhook=webhook)
+
+
+def webhook_guard(settings: Settings) -> Guard:
+    """The guard of webhooks."""
+    return Guard(split(settings.webhook_hosts), split(settings.webhook_networks), setting="SKIPVSR_WEBHOOK_HOSTS")
+
+
+def checked_webhook(url: str | None, settings: Settings) -> str | None:
+    """The normal form of a webhook's URL. Raises InvalidRequest if the server does not allow the webhook."""
+    if url is None:
+        return None
+    if settings.webhook_secret is None:
+        raise InvalidRequest(
+            "this server sends no webhooks: leave the field webhook out, or ask its administrator to set "
+            "SKIPVSR_WEBHOOK_SECRET"
+        )
+    return webhook_guard(settings).checked(url)
 
 
 def oversized(limit: int) -> TooLarge:

@@ -9,7 +9,7 @@ from typing import Self
 
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
-from jobs.errors import Cancelled, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
@@ -20,6 +20,7 @@ from jobs.store import JobStore, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
 from service.estimates import Estimates
+from service.resumable import Resumable
 
 
 class Operations:
@@ -54,6 +55,11 @@ class Operations:
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
         return type(self)(self.store, self.storage, caller, self.estimates)
+
+    @property
+    def resumable(self) -> Resumable:
+        """The caller's resumable uploads."""
+        return Resumable(self.store, self.storage, self._caller, self._allowance)
 
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
@@ -138,6 +144,7 @@ class Operations:
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
             estimate=self.estimates.of(admission),
+            webhook=admission.webhook,
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
@@ -147,7 +154,7 @@ class Operations:
         except StoreUnavailable:
             raise  # Redis may have stored the job; if not, the janitor removes its folder
         except BaseException:
-            self.storage.remove(job.id)
+            self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
         with suppress(StoreUnavailable):  # the job is queued, with or without its place
@@ -196,12 +203,15 @@ class Operations:
     def resume(self, job_id: str) -> Job:
         """Queue a paused or failed job again, from its last checkpoint.
 
-        Raises NotReady in any other state, Gone if the files of a failed job have been removed, and LimitReached if the
-        caller's key has its number of jobs at a time.
+        Raises NotReady in any other state and if the job would fail again, Gone if the files of a failed job have been
+        removed, and LimitReached if the caller's key has its number of jobs at a time.
         """
-        state = self.get(job_id).state
+        job = self.get(job_id)
+        state = job.state
         if state is JobState.FAILED:
             self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
+            if job.error and not job.resumable:
+                raise NotReady(f"The job would fail again in the same way: {job.error.detail}")
         never = state in (JobState.DONE, JobState.CANCELLED)  # a running job may be paused in this moment
         with nullcontext() if never else self._allowance.slot(job_id):
             self.store.resume(job_id)
@@ -218,13 +228,13 @@ class Operations:
 
         Raises:
             NotReady: the job is waiting, running or paused.
-            JobFailed: the job failed; the message is the reason.
+            SkipVsrError: the job failed; the error is the job's own.
             Cancelled: the job was cancelled.
             Gone: the result has expired.
         """
         job = self.get(job_id)
         if job.state is JobState.FAILED:
-            raise JobFailed(job.error.detail if job.error else "The job failed.")
+            raise job.error.to_error() if job.error else JobFailed("The job failed.")
         if job.state is JobState.CANCELLED:
             raise Cancelled("The job was cancelled and has no result.")
         if job.state is not JobState.DONE:
@@ -248,7 +258,8 @@ class Operations:
         """Raise InvalidRequest if live workers exist and none of them has the model."""
         known = self.models()
         if name != "auto" and known and name not in known:
-            raise InvalidRequest(f"no worker has the model {name[:80]!r}; available: auto, {', '.join(known)}")
+            wrong = f"no worker has the model {name[:80]!r}; available: auto, {', '.join(known)}"
+            raise InvalidRequest(wrong, [FieldError("model", wrong)])
 
     def scale_of(self, model: str) -> int | None:
         """Return the scale of a model, or of the workers' default for `auto`; None if no live worker has the model."""

@@ -11,7 +11,7 @@ from rq.timeouts import JobTimeoutException
 
 from jobs.errors import JobFailed, SkipVsrError, StorageFull
 from jobs.storage import NO_ROOM
-from media.errors import DecoderCrashed, MediaError, UnsupportedFile, UnusableVideo, Unwritable
+from media.errors import MediaError
 from model.errors import DeviceError, MissingWeights, ModelError, UnknownModel
 from pipeline import source
 
@@ -50,7 +50,7 @@ def is_final(error: BaseException) -> bool:
 
     Other limits, another worker or a later attempt may help after any other error.
     """
-    return isinstance(error, UnsupportedFile | UnusableVideo | Unwritable) and not isinstance(error, DecoderCrashed)
+    return isinstance(error, MediaError) and source.user_error(error).permanent
 
 
 def no_room(error: BaseException) -> str | None:

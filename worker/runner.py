@@ -277,7 +277,8 @@ class Runner:
         if self._storage.input_path(lease.claim.job_id).exists():
             return False
         error = JobFailed("The job's files are gone from the data folder; upload the video again.")
-        return self._release(lease, JobState.FAILED, {"error": Problem.from_error(error)}) is JobState.FAILED
+        fields = {"error": Problem.from_error(error), "files_removed": True}
+        return self._release(lease, JobState.FAILED, fields) is JobState.FAILED
 
     def _release(self, lease: Lease, state: JobState, fields: dict[str, Any]) -> JobState | None:
         """Release a job in the store, and repeat the call until Redis answers.

@@ -23,7 +23,7 @@ from jobs.settings import Settings
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
 from jobs.store.hashes import from_hash, to_hash
-from jobs.store.scripts import FORGET, RESTORE, TRANSITION
+from jobs.store.scripts import CHANGED, FORGET, RESTORE, TRANSITION
 from jobs.store.transitions import Outcome, Request, Transition, TransitionResult
 
 
@@ -42,6 +42,7 @@ class JobStore:
         self.redis = redis
         self.job_timeout = job_timeout
         self._transition = redis.register_script(TRANSITION)
+        self._changed = redis.register_script(CHANGED)
         self._forget = redis.register_script(FORGET)
         self._restore = redis.register_script(RESTORE)
 
@@ -73,6 +74,7 @@ class JobStore:
             pipe.hset(job_key(job.id), "queued_at", int(job.created_at.timestamp()))
             if reservation is not None:
                 idempotency.settle(pipe, reservation, job.id)
+            self._changed(keys=[job_key(job.id)], args=[PREFIX, job.id], client=pipe)
             pipe.execute()
 
     def restore(self, job: Job) -> bool:
@@ -92,6 +94,11 @@ class JobStore:
         if not raw:
             raise NotFound.job(job_id)
         return from_hash(cast(dict[bytes, bytes], raw))
+
+    def knows(self, job_id: str) -> bool:
+        """Whether a job has this id."""
+        with unavailable():
+            return bool(self.redis.exists(job_key(job_id)))
 
     def list(
         self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.openapi.utils import get_openapi
 
 from jobs.recovery import Recovery
-from jobs.schema import Problem
 from jobs.settings import Settings
+from jobs.store.changes import Changes
+from jobs.store.outbox import Outbox
 from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
-from service.http import problems
+from service.estimating import Estimating
+from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
+from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import health, jobs, pages
+from service.http.routes import estimate, events, health, jobs, pages, problem_pages, uploads
+from service.http.streams import Streams
+from service.http.tus import Tus
 from service.http.upload import Uploads
+from service.http.webhooks import Webhooks
 from service.operations import Operations
 
 _UNTRACED = ("/healthz", "/readyz", "/metrics")
@@ -47,60 +52,49 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
-        lifespan=_recovering,
+        lifespan=_running,
     )
     app.state.jail_missing = checked_jail(required=settings.require_jail)
     operations = Operations.from_settings(settings)
     metrics = ApiMetrics(operations)
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
-    app.state.uploads = Uploads(settings, metrics, Admissions(settings))
+    admissions = Admissions(settings)
+    app.state.uploads = Uploads(settings, metrics, admissions)
+    app.state.estimating = Estimating(settings, admissions)
+    url = str(settings.redis_url)
+    app.state.streams = Streams(Changes(url), settings)
+    app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
+    app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
+    app.include_router(estimate.router)
+    app.include_router(events.router)
+    app.include_router(uploads.router)
+    app.include_router(uploads.public)
     app.include_router(health.router)
     app.include_router(pages.router)
+    app.include_router(problem_pages.router)
     problems.install(app)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(uploads.TusHeaders)
     app.add_middleware(RequestMiddleware, metrics=metrics)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    forms = jobs.upscale_form_schema() | estimate.estimate_form_schema()
+    app.openapi = lambda: openapi.description(app, forms)  # type: ignore[method-assign]
     return app
 
 
 @asynccontextmanager
-async def _recovering(app: FastAPI) -> AsyncIterator[None]:
-    """List the jobs again that Redis has lost, while the application runs."""
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    """While the application runs: list the jobs again that Redis has lost, follow changes, deliver webhooks."""
     operations: Operations = app.state.operations
     recovery = Recovery(operations.store, operations.storage)
     recovery.start()
     try:
-        yield
+        async with app.state.streams.running(), app.state.webhooks.running():
+            yield
     finally:
         await run_in_threadpool(recovery.stop)
 
 
 def _untraced(scope: MutableMapping[str, Any]) -> bool:
     return scope.get("path") in _UNTRACED
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Build the OpenAPI document once: FastAPI's own, plus the upload form and the problem document."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-        )
-        schemas = document["components"]["schemas"]
-        schemas.update(jobs.upscale_form_schema())
-        schemas[Problem.__name__] = Problem.model_json_schema()
-        document["components"]["schemas"] = dict(sorted(schemas.items()))
-        for operation in _operations(document):
-            if "security" in operation:
-                operation["security"].append({})  # servers without an API key need no credentials
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for methods in document["paths"].values():
-        yield from methods.values()

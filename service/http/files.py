@@ -1,31 +1,35 @@
-"""File downloads: byte ranges, HEAD, download names."""
+"""File downloads: byte ranges, conditions, HEAD, download names."""
 
 from __future__ import annotations
 
 import os
 import re
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
 from fastapi import Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from jobs.errors import Gone
 from jobs.storage import open_regular
+from service.http.conditions import Version, check
 
 _RANGES = re.compile(r"\s*bytes\s*=\s*(\d*-\d*)(\s*,\s*(\d*-\d*))*\s*")
+_CACHING = "private, max-age=3600"
 _MAX_DIGITS = 18
 """Digits of a byte offset. Python refuses to parse numbers of thousands of digits."""
 
 
-def file_response(request: Request, path: Path, filename: str, media_type: str) -> FileResponse:
-    """Create the response for a file.
+def file_response(request: Request, path: Path, filename: str, media_type: str) -> Response:
+    """Create the response for a file: the file, a part of the file, or 304 if the client's copy is current.
 
-    Raises Gone if the file has vanished, JobFailed if the file is a link, and 416 if the range is outside the file.
+    Raises Gone if the file has vanished, JobFailed if the file is a link, PreconditionFailed if the request demands
+    another version, and 416 if the range is outside the file.
     """
     try:
         file = open_regular(path)
@@ -34,7 +38,10 @@ def file_response(request: Request, path: Path, filename: str, media_type: str) 
     with ExitStack() as stack:
         stack.enter_context(file)
         response = _OpenFileResponse(file, filename, media_type)
-        _check_conditions(request, response)
+        version = Version(response.headers["etag"], datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
+        if not check(request, version):
+            return Response(status_code=304, headers=version.headers | {"Cache-Control": _CACHING})
+        _check_range(request, response)
         stack.pop_all()
     return response
 
@@ -48,18 +55,12 @@ class _OpenFileResponse(FileResponse):
             f"/dev/fd/{file.fileno()}",
             media_type=media_type,
             stat_result=os.fstat(file.fileno()),
-            headers={"Content-Disposition": content_disposition(filename), "Cache-Control": "private, max-age=3600"},
+            headers={"Content-Disposition": content_disposition(filename), "Cache-Control": _CACHING},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._file:
             await super().__call__(scope, receive, send)
-
-
-def _check_conditions(request: Request, response: FileResponse) -> None:
-    if request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"]):
-        # If If-Range does not match, the whole file is sent.
-        _check_range(request, int(response.headers["content-length"]))
 
 
 def content_disposition(filename: str) -> str:
@@ -69,22 +70,39 @@ def content_disposition(filename: str) -> str:
     return value if plain == filename else f"{value}; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-def _check_range(request: Request, size: int) -> None:
-    """Drop a malformed Range header (RFC 9110), or raise 416 for an unsatisfiable range.
+def _check_range(request: Request, response: FileResponse) -> None:
+    """Keep the satisfiable parts of a Range header (RFC 9110, section 14.2), or raise 416 if all lie outside the file.
 
-    Starlette answers both cases itself, but in plain text.
+    A malformed header, a HEAD request and an If-Range of another version get the whole file. Starlette answers these
+    cases itself, but in plain text.
     """
-    text = request.headers.get("range")
+    text, size = request.headers.get("range"), int(response.headers["content-length"])
     if text is None:
         return
-    if not _RANGES.fullmatch(text) or not all(map(_well_formed, _specs(text))):
-        request.scope["headers"] = [(k, v) for k, v in request.scope["headers"] if k != b"range"]
-    elif not any(_satisfiable(spec, size) for spec in _specs(text)):
+    kept = _kept(request, response, text, size)
+    request.scope["headers"] = [(key, value) for key, value in request.scope["headers"] if key != b"range"]
+    if kept:
+        request.scope["headers"].append((b"range", f"bytes={', '.join(kept)}".encode()))
+
+
+def _kept(request: Request, response: FileResponse, text: str, size: int) -> list[str]:
+    """The satisfiable parts of a Range header; nothing for the whole file."""
+    current = request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"])
+    if (
+        request.method != "GET"
+        or not current
+        or not _RANGES.fullmatch(text)
+        or not all(map(_well_formed, _specs(text)))
+    ):
+        return []
+    kept = [f"{first}-{last}" for first, last in _specs(text) if _satisfiable((first, last), size)]
+    if not kept:
         raise HTTPException(
             416,
             f"the range {text[:80]} is outside the file, which has {size} bytes",
             {"Content-Range": f"bytes */{size}"},
         )
+    return kept
 
 
 def _specs(text: str) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -12,26 +12,43 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import InvalidRequest, SkipVsrError
-from jobs.schema import Problem
-from service.admission import one_line
+from jobs.errors import FieldError, InvalidRequest, SkipVsrError
+from jobs.schema import PROBLEMS, InvalidField, InvalidProblem, Problem
+from service.admission import invalid
+from service.http.methods import allowed
 
 MEDIA_TYPE = "application/problem+json"
 _DISCONNECTED = "the client disconnected before the upload was complete"
 _DETAILS = {
     404: "nothing exists at {path}; /docs lists all paths",
-    405: "{path} does not support {method}; /docs lists all methods",
 }
 log = logging.getLogger(__name__)
 
 
-def problem(
-    status: int, title: str, detail: str, *, kind: str | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
+def document(
+    status: int, title: str, detail: str, *, kind: str | None = None, errors: Sequence[FieldError] = ()
+) -> Problem:
     """Create a problem document. `kind` sets its type to `/problems/<kind>`; the default type is about:blank."""
-    document = Problem(type=f"/problems/{kind}" if kind else "about:blank", title=title, status=status, detail=detail)
+    found = Problem(type=f"{PROBLEMS}{kind}" if kind else "about:blank", title=title, status=status, detail=detail)
+    if status != HTTPStatus.BAD_REQUEST:
+        return found
+    fields = [InvalidField(field=error.field, detail=error.detail) for error in errors]
+    return InvalidProblem(**found.model_dump(), errors=fields)
+
+
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    kind: str | None = None,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Create the response with a problem document."""
+    content = document(status, title, detail, kind=kind, errors=errors).model_dump()
     return JSONResponse(
-        document.model_dump(), status, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", **(headers or {})}
+        content, status, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store", **(headers or {})}
     )
 
 
@@ -44,7 +61,8 @@ def from_error(error: SkipVsrError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="skipvsr"'
     if error.status == HTTPStatus.REQUEST_TIMEOUT:
         headers["Connection"] = "close"  # the rest of the upload is not read
-    return problem(error.status, error.title, str(error), kind=error.kind, headers=headers)
+    errors = error.errors if isinstance(error, InvalidRequest) else ()
+    return problem(error.status, error.title, str(error), kind=error.kind, errors=errors, headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -58,14 +76,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation_error(request: Request, error: RequestValidationError) -> Response:
-        return from_error(InvalidRequest(one_line(error.errors())))
+        return from_error(invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def _http_exception(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _other_method(request)
         title = HTTPStatus(error.status_code).phrase
         detail = error.detail
         if detail == title:
-            detail = _DETAILS.get(error.status_code, title).format(method=request.method, path=request.url.path)
+            detail = _DETAILS.get(error.status_code, title).format(path=request.url.path)
         return problem(error.status_code, title, detail, headers=error.headers)
 
     @app.exception_handler(ClientDisconnect)
@@ -73,3 +93,14 @@ def install(app: FastAPI) -> None:
         # The client never receives this response. It ends the request without a traceback in the log.
         log.info(_DISCONNECTED)
         return problem(400, "Bad Request", _DISCONNECTED)
+
+
+def _other_method(request: Request) -> Response:
+    """Answer a method without a route: OPTIONS lists the path's methods; any other method is an error."""
+    methods = allowed(request.scope)
+    headers = {"Allow": ", ".join(methods)}
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    others = ", ".join(method for method in methods if method != "OPTIONS")
+    detail = f"{request.url.path} does not support {request.method}, but {others}"
+    return problem(405, "Method Not Allowed", detail, headers=headers)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from jobs.presence import WorkerInfo
-from jobs.schema import Job, JobMetrics, JobState, Problem
+from jobs.schema import InvalidProblem, Job, JobMetrics, JobState, Problem
 from service.http.problems import MEDIA_TYPE
 
 
@@ -38,13 +38,9 @@ class JobDocument(Job):
             result=f"{base}/result" if state is JobState.DONE else None,
             cancel=None if state.final else f"{base}/cancel",
             pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
-            resume=f"{base}/resume" if _resumable(job) else None,
+            resume=f"{base}/resume" if job.resumable else None,
         )
         return cls.model_construct(**dict(job), links=links)
-
-
-def _resumable(job: Job) -> bool:
-    return job.state is JobState.PAUSED or (job.state is JobState.FAILED and not job.files_removed)
 
 
 class JobList(BaseModel):
@@ -128,10 +124,34 @@ class Readiness(BaseModel):
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI `responses` for these statuses and for all other errors, as problem documents."""
     keys: list[int | str] = [*statuses, "default"]
-    return {key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": PROBLEM_REF}}} for key in keys}
+    return {
+        key: {"description": _DESCRIPTIONS[key], "content": {MEDIA_TYPE: {"schema": _reference(key)}}} for key in keys
+    }
 
 
-PROBLEM_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+def _reference(status: int | str) -> dict[str, str]:
+    kind = InvalidProblem if status == 400 else Problem
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_VERSION_HEADERS = {
+    "ETag": _header("This version, for `If-None-Match` (304), `If-Match` (412) and `If-Range`."),
+    "Last-Modified": _header("Time of the last change, for `If-Modified-Since` and `If-Unmodified-Since`."),
+}
+FILE_HEADERS = {
+    **_VERSION_HEADERS,
+    "Content-Disposition": _header("A name for the file."),
+    "Accept-Ranges": _header("`bytes`"),
+}
+VERSIONED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": _VERSION_HEADERS},
+    304: {"description": "The client's copy is current.", "headers": _VERSION_HEADERS},
+}
+"""OpenAPI `responses` of a document with versions."""
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "The request is invalid; `detail` states the reason.",
     401: "The API key is missing or wrong.",
@@ -140,11 +160,14 @@ _DESCRIPTIONS: dict[int | str, str] = {
     408: "The upload stalled.",
     409: "The operation is not possible in the job's current state.",
     410: "The file has been removed because it expired.",
+    412: "The version in `If-Match` or `If-Unmodified-Since` no longer exists, or the version of tus is not supported.",
     413: "A limit is exceeded; `detail` names the setting.",
     415: "The file type is not supported.",
     416: "The range is outside the file.",
     422: "The file is a video, but it cannot be upscaled; or the idempotency key belongs to another upload.",
+    423: "Another request is using the upload. Retry after `Retry-After` seconds.",
     429: "A limit of the API key is reached; `detail` names the limit. Retry after `Retry-After` seconds.",
+    460: "The bytes do not match their checksum. They were dropped.",
     500: "The job failed; `detail` states the reason.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
     "damaged.",

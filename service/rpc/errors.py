@@ -14,6 +14,7 @@ from grpc.aio import AbortError
 
 from jobs.errors import (
     Cancelled,
+    DecoderFailed,
     Forbidden,
     Gone,
     HeaderNotSent,
@@ -91,6 +92,7 @@ _JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
     TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients retry
     UnsupportedMedia: StatusCode.INVALID_ARGUMENT,
     UnusableVideo: StatusCode.INVALID_ARGUMENT,
+    DecoderFailed: StatusCode.INVALID_ARGUMENT,
     Cancelled: StatusCode.FAILED_PRECONDITION,
     JobFailed: StatusCode.FAILED_PRECONDITION,  # the call succeeded, but the job has no result
     LimitReached: StatusCode.RESOURCE_EXHAUSTED,

@@ -150,11 +150,14 @@ def test_own_weights_are_mounted_beside_the_images() -> None:
 
 
 def test_secrets_are_files() -> None:
-    assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == {"skipvsr_api_key"}
+    labels = {"skipvsr_api_key": "skipvsr.key-file", "skipvsr_webhook_secret": "skipvsr.webhook-file"}
+    assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == set(labels)
     for name in ("api", "grpc"):  # else a running container would keep the old file
-        assert SERVICES[name]["labels"]["skipvsr.key-file"] == COMPOSE["secrets"]["skipvsr_api_key"]["file"]
+        for secret, label in labels.items():
+            assert SERVICES[name]["labels"][label] == COMPOSE["secrets"][secret]["file"]
     assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
     assert SERVICES["worker"]["environment"]["SKIPVSR_API_KEY"] == "", "a key in .env must not reach the worker"
+    assert SERVICES["worker"]["environment"]["SKIPVSR_WEBHOOK_SECRET"] == ""
     assert (ROOT / "deploy" / "no-key").read_bytes() == b""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
+from jobs.errors import DecoderFailed, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.settings import Settings
 from media import errors
 from media.probe import probe
@@ -41,7 +41,7 @@ def test_the_facts_of_a_result_use_the_names_of_its_specification(tmp_path: Path
         (errors.UnsupportedFile("no video"), UnsupportedMedia),
         (errors.OverLimit("too many pixels", setting="max_pixels"), TooLarge),
         (errors.UnusableVideo("no frames"), UnusableVideo),
-        (errors.DecoderCrashed("the decoder crashed"), UnusableVideo),
+        (errors.DecoderCrashed("the decoder crashed"), DecoderFailed),
     ],
 )
 def test_errors_of_media_get_a_status_and_keep_their_message(

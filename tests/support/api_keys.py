@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from jobs.allowance import Limits
+from jobs.resumable import ResumableFiles
 from jobs.schema import Job, JobOptions, JobState, Progress
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
@@ -76,3 +77,8 @@ def job_of(owner: str, state: JobState, store: JobStore, storage: Storage, clip:
         storage.publish(storage.take_work(job_id, claim.token) / "result.mp4", job_id)
         assert store.release(claim, JobState.DONE)
     return job_id
+
+
+def upload_of(owner: str, store: JobStore, storage: Storage) -> str:
+    """Create a resumable upload of an owner; return its id."""
+    return ResumableFiles(storage, store.knows).create(owner, 5, "clip.mp4").id

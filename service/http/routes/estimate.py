@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from jobs.schema import JobOptions, StreamFacts
+from jobs.schema import JobRequest, StreamFacts
 from jobs.speed import Basis
 from service.admission import options_from_text
 from service.callers import Scope
@@ -79,8 +79,17 @@ class EstimateDocument(BaseModel):
         )
 
 
-def _form() -> dict[str, Any]:
-    options = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+_FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/EstimateForm"}}},
+    }
+}
+
+
+def estimate_form_schema() -> dict[str, Any]:
+    """Return the JSON schema of the form of `POST /estimate`."""
+    options = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     own = {
         "head": BINARY | {"description": f"The first bytes of the file, at most {HEAD_BYTES:,}; or the whole file."},
         "tail": BINARY | {"description": f"The last bytes of the file, at most {TAIL_BYTES:,}; none of `head`."},
@@ -88,14 +97,13 @@ def _form() -> dict[str, Any]:
         "filename": {"type": "string", "description": "Name of the file."},
         "upload": {"type": "string", "description": "Id of a resumable upload, instead of `head`, `tail` and `size`."},
     }
-    schema = {"type": "object", "properties": own | options}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    return {"EstimateForm": {"title": "EstimateForm", "type": "object", "properties": own | options}}
 
 
 @router.post(
     "/estimate",
     dependencies=[needs(Scope.SUBMIT)],
-    openapi_extra=_form(),
+    openapi_extra=_FORM,
     summary="Estimate a job",
     responses=problems(400, 401, 403, 404, 408, 410, 413, 415, 422, 503, 507),
 )

@@ -23,16 +23,15 @@ class NoWorker(StoreUnavailable):
     """No worker is alive, so no job would be processed."""
 
     title = "No worker"
+    cure = "Start a worker with `skipvsr worker`, or the whole service with `skipvsr up`."
 
 
-@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Check that the process is alive", responses=problems())
 async def healthz() -> Health:
     """Return ok while the process runs. Redis and workers are not checked."""
     return Health(version=version("skipvsr"))
 
 
-@router.head("/readyz", include_in_schema=False, dependencies=[Depends(known_name)])
 @router.get(
     "/readyz",
     summary="Check that jobs can be processed",

@@ -7,48 +7,81 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from jobs.schema import JobOptions, JobState
+from jobs.schema import JobRequest, JobState
 from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
+from service.http.conditions import check_document, conditional, document_response
 from service.http.dependencies import UploadsDep
 from service.http.files import file_response
-from service.http.responses import FiguresList, JobDocument, JobFigures, JobList, ModelList, problems
+from service.http.openapi import BINARY
+from service.http.responses import (
+    FILE_HEADERS,
+    VERSIONED,
+    FiguresList,
+    JobDocument,
+    JobFigures,
+    JobList,
+    ModelList,
+    problems,
+)
+from service.http.waiting import WAITS, WaitingDep, retry_after
 from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
+_FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The video."}
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}}},
+        "content": {
+            "multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/UpscaleRequest"}},
+            "application/octet-stream": {"schema": _FILE},
+        },
     }
 }
+
+
+def _unchanged(job_id: str, request: Request, operations: JobsDep) -> None:
+    """Raise PreconditionFailed if the request names another version of the job's document."""
+    if conditional(request):
+        check_document(request, JobDocument.of(operations.get(job_id)))
+
+
 _READ, _SUBMIT = [needs(Scope.READ)], [needs(Scope.SUBMIT)]
+_CHANGE = [*_SUBMIT, Depends(_unchanged)]
 _IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same key within a day returns the same job."
 
 
 def upscale_form_schema() -> dict[str, Any]:
-    """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobOptions."""
-    schema = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    """Return the JSON schemas of the form and the JSON document of `POST /upscale`: a video and the job's options."""
+    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
-    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "The video."}
-    schema |= {
-        "title": "UpscaleForm",
-        "required": ["file"],
-        "properties": {"file": file, **schema["properties"]},
+    source = {
+        "upload": {"type": "string", "description": "Id of a complete resumable upload, instead of a file."},
+        "filename": {"type": "string", "description": "Name of the file; empty: the name that came with the file."},
     }
-    return {"UpscaleForm": schema, **definitions}
+    form = schema | {"title": "UpscaleForm", "properties": {"file": _FILE, **source, **schema["properties"]}}
+    document = schema | {"title": "UpscaleRequest", "properties": {**source, **schema["properties"]}}
+    return {"UpscaleForm": form, "UpscaleRequest": document, **definitions}
 
 
-@router.post(
-    "/upscale",
-    status_code=202,
-    dependencies=_SUBMIT,
-    response_model=JobDocument,
-    openapi_extra=_FORM,
-    summary="Upscale a video",
-    response_description="The job is queued. Poll the address in `Location`.",
-    responses={
+def _raw_body() -> dict[str, Any]:
+    """OpenAPI of a request whose body is the file, with the name in the path and the options in the query."""
+    name = {"name": "filename", "in": "path", "required": True, "schema": {"type": "string"}}
+    options = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    return {
+        "parameters": [name, *({"name": key, "in": "query", "schema": value} for key, value in options.items())],
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _FILE}}},
+    }
+
+
+_QUEUED: dict[str, Any] = {
+    "status_code": 202,
+    "dependencies": _SUBMIT,
+    "response_model": JobDocument,
+    "response_description": "The job is queued. Poll the address in `Location`.",
+    "responses": {
         202: {
             "headers": {
                 "Location": {"description": "The job's address.", "schema": {"type": "string"}},
@@ -56,21 +89,42 @@ def upscale_form_schema() -> dict[str, Any]:
                     "description": "`true` if the job is that of an earlier request with the same `Idempotency-Key`.",
                     "schema": {"type": "string"},
                 },
+                "Retry-After": {
+                    "description": "Seconds after which to ask for the job.",
+                    "schema": {"type": "string"},
+                },
             }
         },
-        **problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
+        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 503, 507),
     },
+}
+
+
+@router.put(
+    "/upscale/{filename:path}",
+    openapi_extra=_raw_body(),
+    summary="Upscale the video in the body",
+    name="upscale_body",
+    **_QUEUED,
 )
+@router.post("/upscale", openapi_extra=_FORM, summary="Upscale a video", name="upscale", **_QUEUED)
 async def upscale(
     request: Request,
     response: Response,
     uploads: UploadsDep,
     operations: JobsDep,
+    waiting: WaitingDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_IDEMPOTENCY_KEY)] = None,
 ) -> JobDocument:
-    """Send a video in the form field `file`, and options in further fields. The file is streamed to disk."""
-    job, replayed = await uploads.receive(request, idempotency_key, operations)
+    """Send a video as the field `file` of a form or as the body, or name an upload; options are fields or parameters.
+
+    The file is streamed to disk.
+    """
+    filename = request.path_params.get("filename")
+    job, replayed = await uploads.receive(request, idempotency_key, operations, filename)
     request.state.job_id = job.id  # for the audit log
+    job = await waiting.settled(job)
+    response.headers["Retry-After"] = retry_after(job)
     document = JobDocument.of(job)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -106,14 +160,23 @@ def job_figures(
     return FiguresList(jobs=[JobFigures.of(job) for job in operations.recent(limit=last)])
 
 
-@router.get("/jobs/{job_id}", summary="Get a job", dependencies=_READ, responses=problems(401, 403, 404, 503))
-def get_job(job_id: str, operations: JobsDep) -> JobDocument:
+@router.get(
+    "/jobs/{job_id}",
+    summary="Get a job",
+    dependencies=[*_READ, WAITS],
+    response_model=JobDocument,
+    responses={**VERSIONED, **problems(401, 403, 404, 412, 503)},
+)
+def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Return state, progress and measurements of a job."""
-    return JobDocument.of(operations.get(job_id))
+    return document_response(request, JobDocument.of(operations.get(job_id)))
 
 
 @router.post(
-    "/jobs/{job_id}/cancel", summary="Cancel a job", dependencies=_SUBMIT, responses=problems(401, 403, 404, 409, 503)
+    "/jobs/{job_id}/cancel",
+    summary="Cancel a job",
+    dependencies=_CHANGE,
+    responses=problems(401, 403, 404, 409, 412, 503),
 )
 def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless."""
@@ -123,8 +186,8 @@ def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
 @router.delete(
     "/jobs/{job_id}",
     summary="Cancel or delete a job",
-    dependencies=_SUBMIT,
-    responses=problems(401, 403, 404, 409, 503),
+    dependencies=_CHANGE,
+    responses=problems(401, 403, 404, 409, 412, 503),
 )
 def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Cancel an active job, or delete a finished job for good: its files and its document."""
@@ -132,7 +195,10 @@ def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
 
 
 @router.post(
-    "/jobs/{job_id}/pause", summary="Pause a job", dependencies=_SUBMIT, responses=problems(401, 403, 404, 409, 503)
+    "/jobs/{job_id}/pause",
+    summary="Pause a job",
+    dependencies=_CHANGE,
+    responses=problems(401, 403, 404, 409, 412, 503),
 )
 def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Pause a job at the end of its chunk. Finished chunks are kept."""
@@ -142,8 +208,8 @@ def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
 @router.post(
     "/jobs/{job_id}/resume",
     summary="Resume a job",
-    dependencies=_SUBMIT,
-    responses=problems(401, 403, 404, 409, 410, 429, 503),
+    dependencies=_CHANGE,
+    responses=problems(401, 403, 404, 409, 410, 412, 429, 503),
 )
 def resume_job(job_id: str, operations: JobsDep) -> JobDocument:
     """Resume a paused job from its last checkpoint, or a failed job while its files are kept."""
@@ -151,10 +217,13 @@ def resume_job(job_id: str, operations: JobsDep) -> JobDocument:
 
 
 def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
-    content = {"content": {name: {"schema": {"type": "string", "contentMediaType": name}} for name in types}}
+    # Generators of clients look for application/octet-stream, which also is the type of a result in another container.
+    content = {"content": {name: {"schema": BINARY} for name in ("application/octet-stream", *types)}}
+    part = {"content": {**content["content"], "multipart/byteranges": {"schema": BINARY}}}
     return {
-        200: {"description": "The file.", **content},
-        206: {"description": "The requested range of the file.", **content},
+        200: {"description": "The file.", "headers": FILE_HEADERS, **content},
+        206: {"description": "The requested range of the file, or ranges.", "headers": FILE_HEADERS, **part},
+        304: VERSIONED[304],
     }
 
 
@@ -164,10 +233,10 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     summary="Download the result",
     dependencies=_READ,
     response_class=FileResponse,
-    responses={**_file_responses(*MEDIA_TYPES.values()), **problems(401, 403, 404, 409, 410, 416, 500, 503)},
+    responses={**_file_responses(*MEDIA_TYPES.values()), **problems(401, 403, 404, 409, 410, 412, 416, 500, 503)},
 )
-def get_result(job_id: str, request: Request, operations: JobsDep) -> FileResponse:
-    """Download the upscaled video. `Range` requests let players seek and downloads resume."""
+def get_result(job_id: str, request: Request, operations: JobsDep) -> Response:
+    """Download the upscaled video. `Range` requests let players seek and downloads resume (`curl -C -`)."""
     job, path = operations.result(job_id)
     return file_response(request, path, result_name(job, path), media_type(path))
 
@@ -178,9 +247,9 @@ def get_result(job_id: str, request: Request, operations: JobsDep) -> FileRespon
     summary="Download the upload",
     dependencies=_READ,
     response_class=FileResponse,
-    responses={**_file_responses("application/octet-stream"), **problems(401, 403, 404, 410, 416, 503)},
+    responses={**_file_responses(), **problems(401, 403, 404, 410, 412, 416, 503)},
 )
-def get_input(job_id: str, request: Request, operations: JobsDep) -> FileResponse:
+def get_input(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Download the original video while it is kept."""
     job, path = operations.input(job_id)
     # A neutral type: browsers must not interpret untrusted uploads.

@@ -132,5 +132,5 @@ def test_the_upload_then_has_the_same_estimate(service: Service, folder: Path) -
 
 def test_the_form_has_every_option(service: Service) -> None:
     document = service.client.get("/openapi.json").json()
-    form = document["paths"]["/estimate"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    form = document["components"]["schemas"]["EstimateForm"]
     assert form["properties"].keys() >= {*JobOptions.model_fields, "head", "tail", "size", "filename", "upload"}

@@ -280,12 +280,34 @@ def test_served_description_documents_errors(service: Service) -> None:
                 method,
             )
     form = document["components"]["schemas"]["UpscaleForm"]
-    assert form["required"] == ["file"]
-    assert {"file", "model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf"} <= set(
+    assert form["properties"]["file"]["format"] == "binary"
+    assert {"file", "upload", "model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf"} <= set(
         form["properties"]
     )
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
+
+
+def test_description_suits_generators_of_clients(service: Service) -> None:
+    """A request may leave fields out and never sends null; a response has all fields; no operation demands a key."""
+    document = service.client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    form = schemas["UpscaleForm"]
+    assert form["properties"]["file"] == {"type": "string", "format": "binary", "description": "The video."}
+    assert (form["properties"]["scale"]["type"], form["properties"]["scale"]["enum"]) == ("integer", [2, 3, 4])
+    assert form["properties"]["crf"]["description"].endswith("Default: 18.")
+    assert not any("default" in field or "anyOf" in field for field in form["properties"].values())
+    assert set(schemas["JobDocument"]["required"]) == set(schemas["JobDocument"]["properties"])
+    result = document["paths"]["/jobs/{job_id}/result"]["get"]["responses"]["200"]["content"]
+    assert result["application/octet-stream"] == {"schema": {"type": "string", "format": "binary"}}
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in names)
+    assert document["security"] == [{"HTTPBearer": []}, {"APIKeyHeader": []}, {}]
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/jobs"]["get"]
+    assert document["servers"][0]["url"] == "/"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

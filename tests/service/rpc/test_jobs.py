@@ -253,7 +253,7 @@ def test_without_redis_only_jobs_are_unavailable(tmp_path: Path) -> None:
 def test_messages_have_every_field_of_the_documents() -> None:
     """Fails if a new field of a job document is missing in upscaler.proto."""
     for model, message, left_out in (
-        (Job, pb.Job, {"traceparent"}),
+        (Job, pb.Job, {"traceparent", "webhook"}),
         (Progress, pb.Progress, set()),
         (JobMetrics, pb.JobMetrics, {"chunk_seconds"}),
         (JobOptions, pb.JobOptions, set()),
