@@ -126,7 +126,8 @@ def write(path: Path, frames: Frames) -> None:
 def _upscale(source: Path, folder: Path, model: str, routing: str) -> dict[str, Any]:
     report = folder / "report.json"
     command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, folder / "out.mp4", "--report", report]
-    subprocess.run([*command, "--model", model, "--routing", routing, "--scale", "4"], check=True, capture_output=True)
+    size = ["--scale", "4", "--overwrite"]
+    subprocess.run([*command, *size, "--model", model, "--routing", routing], check=True, capture_output=True)
     content: dict[str, Any] = json.loads(report.read_text())
     return content
 

@@ -135,6 +135,10 @@ class VideoReader:
     ) -> None:
         self.close()
 
+    def kill(self) -> None:
+        """Kill the child process. A thread that waits for a frame gets an error."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the child process, and release the shared memory."""
         self._process.close()

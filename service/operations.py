@@ -176,7 +176,7 @@ class Operations:
         return self.estimates.place(self.store.list(state=state, owner=owner, limit=limit, offset=offset))
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
+        """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
@@ -195,7 +195,7 @@ class Operations:
         return job
 
     def pause(self, job_id: str) -> Job:
-        """Pause a job at the end of its chunk. Finished chunks are kept."""
+        """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
         self.get(job_id)
         self.store.request_pause(job_id)
         return self._recorded(job_id)

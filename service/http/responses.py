@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from jobs.presence import WorkerInfo
-from jobs.schema import InvalidProblem, Job, JobMetrics, JobState, Problem
+from jobs.schema import InvalidProblem, Job, JobMetrics, JobState, Problem, Request
 from service.http.problems import MEDIA_TYPE
 
 
@@ -36,8 +36,8 @@ class JobDocument(Job):
             self=base,
             input=f"{base}/input",
             result=f"{base}/result" if state is JobState.DONE else None,
-            cancel=None if state.final else f"{base}/cancel",
-            pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
+            cancel=None if state.final or job.request is Request.CANCEL else f"{base}/cancel",
+            pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) and not job.request else None,
             resume=f"{base}/resume" if job.resumable else None,
         )
         return cls.model_construct(**dict(job), links=links)

@@ -179,7 +179,7 @@ def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless."""
+    """Stop a job and remove its files. A running job stops within a frame's time. Cancelling twice is harmless."""
     return JobDocument.of(operations.cancel(job_id))
 
 
@@ -201,7 +201,7 @@ def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Pause a job at the end of its chunk. Finished chunks are kept."""
+    """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
     return JobDocument.of(operations.pause(job_id))
 
 
