@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Self
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
 from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
@@ -21,6 +22,7 @@ from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, Page, Selection, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.estimates import Estimates
 from service.resumable import Resumable
 
 
@@ -37,10 +39,12 @@ class Operations:
         storage: Storage,
         caller: Caller = ADMINISTRATOR,
         retention: Retention | None = None,
+        estimates: Estimates | None = None,
     ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
+        self.estimates = estimates or Estimates(store, self.presence)
         self._caller, self._retention = caller, retention
         self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
 
@@ -54,7 +58,7 @@ class Operations:
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller, self._retention)
+        return type(self)(self.store, self.storage, caller, self._retention, self.estimates)
 
     @property
     def resumable(self) -> Resumable:
@@ -143,6 +147,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            estimate=self.estimates.of(admission),
             webhook=admission.webhook,
             traceparent=tracing.current(),
         )
@@ -167,11 +172,12 @@ class Operations:
         job = self.store.get(job_id)
         if not self._caller.may_see(job.owner):
             raise NotFound.job(job_id)
-        return self._announced(job)
+        return self._announced([job])[0]
 
-    def _announced(self, job: Job) -> Job:
-        """The document for callers, with what depends on the settings and the time."""
-        return self._retention.announced(job) if self._retention else job
+    def _announced(self, jobs: Sequence[Job]) -> list[Job]:
+        """The documents for callers, with what depends on the settings, the queue and the time."""
+        placed = self.estimates.place(jobs)
+        return [self._retention.announced(job) for job in placed] if self._retention else placed
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs, newest first."""
@@ -188,7 +194,7 @@ class Operations:
         """
         owner = None if self._caller.admin else self._caller.key_id
         found = self.store.page(Selection(states, owner, text), limit=limit, offset=offset)
-        return replace(found, jobs=[self._announced(job) for job in found.jobs])
+        return replace(found, jobs=self._announced(found.jobs))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
@@ -236,7 +242,7 @@ class Operations:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
         records.follow(self.storage, [job])
-        return self._announced(job)
+        return self._announced([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.
@@ -260,6 +266,24 @@ class Operations:
         """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
         return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+
+    def figures(self, job_id: str) -> tuple[Job, Figures]:
+        """Return a job and the figures of its finished chunks.
+
+        Raises:
+            NotReady: no worker has begun the job.
+            Cancelled: the job was cancelled.
+            Gone: the job's files have been removed.
+        """
+        job = self.get(job_id)
+        for folder in self.storage.figures_folders(job_id):
+            if (found := Figures.read(folder)) is not None:
+                return job, found
+        if job.state is JobState.CANCELLED:
+            raise Cancelled("The job was cancelled and has no figures.")
+        if not job.state.final:
+            raise NotReady("No worker has begun the job. Ask for its figures when the job runs.")
+        raise Gone("The job has no figures: the job failed at its start, or its files have been removed.")
 
     def workers(self) -> list[WorkerInfo]:
         """Return the live workers."""

@@ -101,7 +101,7 @@ def _simple(parameter: dict[str, Any]) -> dict[str, Any]:
     """The schema of a parameter: never null; a header is one text, even if it may come in several lines."""
     schema = _never_null(parameter["schema"])
     if parameter["in"] == "header" and schema.get("type") == "array":
-        return {key: value for key, value in schema.items() if key != "items"} | schema["items"]
+        return {**{key: value for key, value in schema.items() if key != "items"}, **schema["items"]}
     return schema
 
 
