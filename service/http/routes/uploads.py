@@ -14,6 +14,7 @@ from jobs.errors import InvalidRequest
 from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.dependencies import SettingsDep, TusDep
+from service.http.methods import allowed
 from service.http.responses import problems
 from service.http.tus import ALGORITHMS, CONTENT_TYPE, EXTENSIONS, VERSION, Status
 
@@ -75,14 +76,14 @@ _LOCATION: dict[str, Any] = {"Location": {"description": "The upload's address."
 
 @public.options(PATH, status_code=204, summary="Get the server's tus versions and extensions", responses=problems(403))
 @public.options(PATH + "/{upload_id}", status_code=204, include_in_schema=False)
-async def get_tus_abilities(settings: SettingsDep) -> Response:
+async def get_tus_abilities(request: Request, settings: SettingsDep) -> Response:
     """Return versions, extensions, checksum algorithms and the maximum size in headers."""
     headers = {
         "Tus-Version": VERSION,
         "Tus-Extension": EXTENSIONS,
         "Tus-Max-Size": str(settings.max_upload_bytes),
         "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
-        "Allow": "DELETE, HEAD, OPTIONS, PATCH, POST",
+        "Allow": ", ".join(allowed(request.scope)),
     }
     return Response(status_code=204, headers=headers)
 
