@@ -16,6 +16,7 @@ from jobs.store.outbox import Outbox
 from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
+from service.fetch import Fetcher
 from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = ApiMetrics(operations)
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
-    app.state.uploads = Uploads(settings, metrics, Admissions(settings))
+    app.state.uploads = Uploads(settings, metrics, Admissions(settings), Fetcher(settings))
     app.state.tus = Tus(settings, app.state.uploads)
     url = str(settings.redis_url)
     app.state.streams = Streams(Changes(url), settings)
