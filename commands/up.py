@@ -52,6 +52,7 @@ def run(settings: Settings) -> int:
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         url = f"http://{address(settings.http_host, listener.getsockname()[1])}"
         env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
+        say(f"data folder: {env['SKIPVSR_DATA_DIR']}")
         grpc = find_spec("grpc") is not None
         if grpc:
             with listen(settings.grpc_host, settings.grpc_port, setting="SKIPVSR_GRPC"):

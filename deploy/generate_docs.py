@@ -35,6 +35,9 @@ _ENV_COMPOSE = """
 #SKIPVSR_WEBHOOK_SECRET_FILE=
 
 # Read by docker-compose.yml only:
+# Place and version of the images; -api and -worker follow the place. `docker compose build` and `pull` make them.
+#SKIPVSR_IMAGE=skipvsr
+#SKIPVSR_TAG=0.1.0
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
 #TORCH_INDEX=
 # Memory limit of each worker and of the gRPC server.
@@ -151,7 +154,7 @@ def _variable(name: str) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
-    if value is None:
+    if value is None or field.default_factory is not None:
         return ""
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from jobs.errors import SkipVsrError
+from jobs.speed import Basis
 
 
 class JobState(StrEnum):
@@ -26,6 +27,18 @@ class JobState(StrEnum):
     def final(self) -> bool:
         """Whether the state changes only at a user's request."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class Request(StrEnum):
+    """A user's request to a running job, until the worker has carried out the request."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+
+    @property
+    def state(self) -> JobState:
+        """State of the job after the request is carried out."""
+        return JobState.CANCELLED if self is Request.CANCEL else JobState.PAUSED
 
 
 class Priority(StrEnum):
@@ -60,8 +73,8 @@ class JobOptions(BaseModel):
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
-        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model, "
-        "4 for the default.",
+        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model (4 "
+        "for the default), or less, so that the shorter side has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
         None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."
@@ -157,10 +170,21 @@ class StreamFacts(BaseModel):
 class Progress(BaseModel):
     """Progress of a job."""
 
-    frames_done: int = Field(0, description="Number of frames upscaled and checkpointed.")
+    frames_done: int = Field(
+        0,
+        description="Number of frames done. Frames in work count by the work that is done on them; the number never "
+        "falls while a worker processes the job.",
+    )
+    frames_saved: int = Field(
+        0, description="Number of frames upscaled and checkpointed. A paused or interrupted job continues after them."
+    )
     frames_total: int | None = Field(None, description="Number of frames in the video; null if unknown.")
-    fps: float | None = Field(None, description="Frames per second since the worker claimed the job.")
+    fps: float | None = Field(None, description="Frames per second in the worker's current attempt.")
     eta_seconds: float | None = Field(None, description="Estimated seconds until all frames are done.")
+
+    def at_checkpoint(self) -> Progress:
+        """Progress without the frames in work, which are lost."""
+        return Progress(frames_done=self.frames_saved, frames_saved=self.frames_saved, frames_total=self.frames_total)
 
 
 class JobMetrics(BaseModel):
@@ -229,6 +253,29 @@ class InvalidProblem(Problem):
     errors: list[InvalidField] = Field(description="The wrong fields; empty if no single field is wrong.")
 
 
+class Estimate(BaseModel):
+    """What a job was expected to take and to give, when it was submitted."""
+
+    seconds: float = Field(description="Seconds of processing, without the wait in the queue.")
+    seconds_low: float = Field(description="Lower bound: one of ten jobs takes less.")
+    seconds_high: float = Field(description="Upper bound: one of ten jobs takes more.")
+    width: int = Field(description="Width of the result in pixels.")
+    height: int = Field(description="Height of the result in pixels.")
+    frames: int = Field(description="Number of frames of the result.")
+    bytes: int = Field(description="Size of the result in bytes.")
+    basis: Basis = Field(
+        description="measured: from finished work like this job; calibrated: from other work, or from a few frames at "
+        "the worker's start."
+    )
+
+
+class QueuePlace(BaseModel):
+    """A waiting job's place in the queue."""
+
+    position: int = Field(description="1: the next job that a free worker takes.")
+    wait_seconds: float | None = Field(description="Estimated seconds until a worker takes the job; null if unknown.")
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -241,11 +288,21 @@ class Job(BaseModel):
         "", description="Id of the API key that created the job; empty: the administrator's key, or no key."
     )
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
+    request: Request | None = Field(
+        None,
+        description="Request of a user that the worker has not carried out yet: cancel or pause. The job is still "
+        "running, and stops within the time of one frame.",
+    )
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
     options: JobOptions
     created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
     started_at: datetime | None = Field(None, description="Time of the last claim by a worker.")
     finished_at: datetime | None = Field(None, description="Time when the job reached a final state.")
+    expires_at: datetime | None = Field(
+        None,
+        description="Time when the service removes the result, or the files of a failed job; null if the job is not "
+        "finished or has no files.",
+    )
     attempt: int = Field(0, description="Number of claims by workers.")
     files_removed: bool = Field(
         False, description="Whether the files of a failed job have been removed. Such a job cannot be resumed."
@@ -260,6 +317,8 @@ class Job(BaseModel):
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = Field(None, description="Properties of the uploaded file.")
     output: StreamFacts | None = Field(None, description="Properties of the result; null until the job is done.")
+    estimate: Estimate | None = Field(None, description="Expected time and result; null if unknown at submission.")
+    queue: QueuePlace | None = Field(None, description="Place in the queue, as of now; null unless the job is queued.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)
     warnings: list[str] = Field(
         default_factory=list, description="Properties of the source that the result cannot keep, with reasons."

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64decode
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from jobs.environment import unknown_variables, usual_data_dir
 from jobs.secret_files import SecretFiles
 
 
@@ -25,7 +28,11 @@ class Settings(BaseSettings):
         repr=False,  # the URL may hold a password
         description="URL of the Redis server; empty: `skipvsr up` starts a Redis.",
     )
-    data_dir: Path = Field(Path("data"), description="Folder of uploads, checkpoints, results and weights.")
+    data_dir: Path = Field(
+        default_factory=usual_data_dir,
+        description="Folder of uploads, checkpoints, results and weights. Empty: `data` in a checkout of SkipVSR, or "
+        "where that folder holds files of a service; else the user's data folder, `~/.local/share/skipvsr` on Linux.",
+    )
     http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
     http_names: str = Field(
@@ -258,8 +265,8 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(
         2.0,
-        description="Seconds between two heartbeats of a worker. The reply tells the worker to cancel or pause its "
-        "job.",
+        description="Seconds between two heartbeats of a worker. Progress and requests to cancel or pause the job "
+        "take one second at most.",
     )
     worker_lost_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="Seconds without a heartbeat before a worker counts as dead and its job is requeued."
@@ -269,15 +276,15 @@ class Settings(BaseSettings):
         description="Number of workers that may die in a row at the same frame of a job before the job fails.",
     )
     chunk_timeout_minutes: Annotated[float, Field(gt=0)] = Field(
-        240.0, description="Minutes without a finished chunk before a worker treats its job as hung and exits."
+        240.0, description="Minutes without a finished frame before a worker treats its job as hung and exits."
     )
     job_timeout_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
         720, description="Hours that a worker may spend on one job before the job fails."
     )
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
-        description="Seconds after SIGTERM in which a worker may finish its chunk; later the worker abandons the "
-        "chunk.",
+        description="Seconds after SIGTERM in which a worker may finish its chunk. A worker that expects to need "
+        "longer abandons the chunk at once.",
     )
     input_ttl_hours: Annotated[float, Field(ge=0)] = Field(
         24.0, description="Hours after the end of a job before its uploaded file is removed."
@@ -353,6 +360,13 @@ class Settings(BaseSettings):
         """Add the files that variables name (`SKIPVSR_API_KEY_FILE`) to pydantic's sources; the first source wins."""
         env_files, dotenv_files = (SecretFiles(settings_cls, source) for source in (env_settings, dotenv_settings))
         return init_settings, env_settings, env_files, dotenv_settings, dotenv_files, file_secret_settings
+
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """One line for each variable of the environment or of `.env` that looks like a setting but is none."""
+        file = cls.model_config.get("env_file")
+        lines = dotenv_values(file) if isinstance(file, str) else {}
+        return unknown_variables(cls.model_fields, os.environ, lines)
 
     @property
     def grpc_message_bytes(self) -> int:

@@ -14,13 +14,13 @@ from jobs.schema import JobOptions
 
 HELP: Final = {
     "model": f"Model: {MODEL_HELP}",
-    "scale": "Enlargement; default: 4",
+    "scale": "Enlargement; default: 4, less above 2160 lines",
     "height": "Height in pixels, instead of --scale",
     "chunk": "Frames per chunk",
     "lookahead": "Frames to look ahead",
     "routing": "Work to skip",
     "codec": "Video codec",
-    "container": "File format; default: suffix of OUT",
+    "container": "File format; default: suffix of OUT or IN",
     "crf": "Quality; lower is better",
     "deinterlace": "Frames of interlaced video",
     "priority": "Queue of the job",

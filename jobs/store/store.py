@@ -18,13 +18,15 @@ from jobs import idempotency, tickets
 from jobs.errors import Gone, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, owner_key, state_key
-from jobs.schema import Job, JobState, Priority, Problem
+from jobs.schema import Job, JobState, Priority, Problem, Request
 from jobs.settings import Settings
+from jobs.store import listing
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
 from jobs.store.hashes import from_hash, to_hash
+from jobs.store.listing import Page, Selection
 from jobs.store.scripts import CHANGED, FORGET, RESTORE, TRANSITION
-from jobs.store.transitions import Outcome, Request, Transition, TransitionResult
+from jobs.store.transitions import Outcome, Transition, TransitionResult
 
 
 class JobStore:
@@ -104,18 +106,13 @@ class JobStore:
         self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[Job]:
         """Jobs from the newest to the oldest, optionally of one state and one API key."""
+        states = () if state is None else (state,)
+        return self.page(Selection(states, owner), limit=limit, offset=offset).jobs
+
+    def page(self, selection: Selection, *, limit: int = 100, offset: int = 0) -> Page:
+        """A part of the list of jobs, with the numbers of jobs."""
         with unavailable():
-            ids = [i.decode() for i in cast(Iterable[bytes], self.redis.zrevrange(JOBS, 0, -1))]
-            if state is not None:
-                members = self.ids(state)
-                ids = [i for i in ids if i in members]
-            if owner is not None:
-                own = cast("set[bytes]", self.redis.smembers(owner_key(owner)))
-                ids = [i for i in ids if i.encode() in own]
-            with self.redis.pipeline(transaction=False) as pipe:
-                for job_id in ids[offset : offset + limit]:
-                    pipe.hgetall(job_key(job_id))
-                return [from_hash(raw) for raw in pipe.execute() if raw]
+            return listing.page(self.redis, selection, limit=limit, offset=offset)
 
     def ids(self, *states: JobState) -> set[str]:
         """Ids of the jobs in these states, or of all jobs."""
@@ -125,10 +122,8 @@ class JobStore:
 
     def counts(self) -> dict[JobState, int]:
         """Number of jobs in each state."""
-        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
-            for state in JobState:
-                pipe.scard(state_key(state))
-            return dict(zip(JobState, pipe.execute(), strict=True))
+        with unavailable():
+            return listing.count(self.redis)
 
     def max_memory(self) -> int:
         """Maximum memory of Redis in bytes (`maxmemory`); 0: no maximum."""
@@ -164,14 +159,14 @@ class JobStore:
     # Requests of users
 
     def request_cancel(self, job_id: str) -> JobState:
-        """Cancel a waiting job at once and a running job at its next chunk; return the current state.
+        """Cancel a waiting job at once and a running job within a frame's time; return the current state.
 
         A second request to cancel succeeds. Raises `NotReady` if the job is done or failed.
         """
         return self._request(job_id, Request.CANCEL, (JobState.QUEUED, JobState.PAUSED))
 
     def request_pause(self, job_id: str) -> JobState:
-        """Pause a waiting job at once and a running job at its next chunk; return the current state.
+        """Pause a waiting job at once and a running job within a frame's time; return the current state.
 
         Raises `NotReady` if the job is finished, or a user has requested to cancel the job.
         """
@@ -236,6 +231,12 @@ class JobStore:
             return HeartbeatReply(False, None)
         return HeartbeatReply(result.applied, result.request)
 
+    def request_to(self, job_id: str) -> Request | None:
+        """A user's request to a running job, if one is pending; None also for an unknown job."""
+        with unavailable():
+            request = cast("bytes | None", self.redis.hget(job_key(job_id), "request"))
+        return Request(request.decode()) if request else None
+
     def release(self, claim: Claim, state: JobState, fields: Mapping[str, Any] | None = None) -> JobState | None:
         """End a worker's claim with a new state: done, failed, cancelled, paused, or queued at the front.
 
@@ -292,7 +293,7 @@ class JobStore:
         with unavailable():
             values = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "request", "died_at", "died_there"))
         request, died_at, died_there = ((value or b"").decode() for value in values)
-        frames = job.progress.frames_done
+        frames = job.progress.frames_saved
         deaths = int(died_there or 0) + 1 if died_at == str(frames) else 1
         to, error = Request(request).state if request else JobState.QUEUED, None
         if deaths >= max_deaths and to is not JobState.CANCELLED:
@@ -305,7 +306,13 @@ class JobStore:
                 beat=beat,
                 to=to,
                 increment="deaths",
-                fields={"error": error, "finished_at": _finish_time(to), "died_at": frames, "died_there": deaths},
+                fields={
+                    "error": error,
+                    "finished_at": _finish_time(to),
+                    "died_at": frames,
+                    "died_there": deaths,
+                    "progress": job.progress.at_checkpoint(),
+                },
             ),
         )
         if result.outcome is Outcome.REQUEST_PENDING:  # a new request
@@ -394,7 +401,7 @@ def _finish_time(state: JobState) -> datetime | None:
 
 
 def _repeated_deaths(job: Job, deaths: int) -> Problem:
-    done, total = job.progress.frames_done, job.progress.frames_total or "an unknown number"
+    done, total = job.progress.frames_saved, job.progress.frames_total or "an unknown number"
     return Problem.from_error(
         JobFailed(
             f"{deaths} workers in a row died while processing this job, the last one ({job.worker}) in attempt "

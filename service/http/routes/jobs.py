@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from jobs.schema import JobRequest, JobState
 from service.callers import Scope
-from service.http.auth import JobsDep, known_name, needs, require_key, same_site
+from service.http.auth import CallerDep, JobsDep, known_name, needs, require_key, same_site
 from service.http.conditions import check_document, conditional, document_response
 from service.http.dependencies import UploadsDep
 from service.http.files import file_response
 from service.http.openapi import BINARY
 from service.http.responses import (
     FILE_HEADERS,
+    LISTED,
     VERSIONED,
     FiguresList,
     JobDocument,
     JobFigures,
     JobList,
     ModelList,
+    WorkerList,
     problems,
+    shown,
 )
 from service.http.waiting import WAITS, WaitingDep, retry_after
 from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
-_FILE: dict[str, Any] = BINARY | {"description": "The video."}
+_FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The video."}
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -54,7 +58,7 @@ _IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same ke
 
 
 def upscale_form_schema() -> dict[str, Any]:
-    """Return the JSON schemas of the form and the JSON document of `POST /upscale`: a video and a JobRequest."""
+    """Return the JSON schemas of the form and the JSON document of `POST /upscale`: a video and the job's options."""
     schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
     source = {
@@ -139,16 +143,41 @@ def list_models(operations: JobsDep) -> ModelList:
     return ModelList(models=operations.models())
 
 
-@router.get("/jobs", summary="List jobs", dependencies=_READ, responses=problems(400, 401, 403, 503))
+@router.get("/workers", summary="List workers", responses=problems(401, 503))
+def list_workers(operations: JobsDep, caller: CallerDep) -> WorkerList:
+    """List the live workers. Only an administrator sees their names, hosts, processes and jobs."""
+    return WorkerList(workers=shown(operations.workers(), trusted=caller.admin))
+
+
+@router.get(
+    "/jobs",
+    summary="List jobs",
+    dependencies=_READ,
+    response_model=JobList,
+    responses={**LISTED, **problems(400, 401, 403, 412, 503)},
+)
 def list_jobs(
+    request: Request,
     operations: JobsDep,
-    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
-) -> JobList:
+    state: Annotated[list[JobState], Query(description="Only jobs in this state; may be given several times.")] = [],  # noqa: B006
+    q: Annotated[str, Query(max_length=200, description="Only jobs whose file name contains this text.")] = "",
+    limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of jobs.")] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000, description="Number of jobs to leave out at the start.")] = 0,
+) -> Response:
     """List the jobs of the API key, newest first. An administrator sees the jobs of all keys."""
-    found = operations.recent(state=state, limit=limit, offset=offset)
-    return JobList(jobs=[JobDocument.of(job) for job in found])
+    found = operations.page(state, q, limit=limit, offset=offset)
+    following = _address(request, offset + limit) if offset + limit < found.total else None
+    jobs = [JobDocument.of(job) for job in found.jobs]
+    response = document_response(request, JobList(jobs=jobs, total=found.total, next=following, counts=found.counts))
+    if following:
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return response
+
+
+def _address(request: Request, offset: int) -> str:
+    """The request's own address with another offset."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "offset"]
+    return f"{request.url.path}?{urlencode([*kept, ('offset', offset)])}"
 
 
 @router.get(
@@ -180,7 +209,7 @@ def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless."""
+    """Stop a job and remove its files. A running job stops within a frame's time. Cancelling twice is harmless."""
     return JobDocument.of(operations.cancel(job_id))
 
 
@@ -202,7 +231,7 @@ def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Pause a job at the end of its chunk. Finished chunks are kept."""
+    """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
     return JobDocument.of(operations.pause(job_id))
 
 
