@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final, TypeVar
@@ -140,12 +140,24 @@ async def _next(requests: Requests, pace: Pace) -> pb.CreateJobRequest | None:
 
 @asynccontextmanager
 async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Enter and leave a context manager that does blocking file operations in threads."""
-    async with AsyncExitStack() as stack:
-        entered = await asyncio.to_thread(manager.__enter__)
+    """Enter and leave a context manager that does blocking file operations in threads.
 
-        async def leave(*error: Any) -> bool:
-            return bool(await asyncio.to_thread(manager.__exit__, *error))
+    What was entered is left, also if the call is cancelled twice: grpc does so, and a cancelled future whose thread has
+    not begun would never run.
+    """
+    entering = asyncio.ensure_future(asyncio.to_thread(manager.__enter__))
+    left: asyncio.Future[bool] | None = None
 
-        stack.push_async_exit(leave)
-        yield entered
+    async def leave(*error: Any) -> bool:
+        await asyncio.wait([entering])
+        return bool(entering.exception() is None and await asyncio.to_thread(manager.__exit__, *error))
+
+    try:
+        yield await asyncio.shield(entering)
+    except BaseException as error:
+        left = asyncio.ensure_future(leave(type(error), error, error.__traceback__))
+        if not await asyncio.shield(left):
+            raise
+    finally:
+        if left is None:
+            await asyncio.shield(asyncio.ensure_future(leave(None, None, None)))
