@@ -88,10 +88,12 @@ class InvalidRequest(SkipVsrError):
     status, title = 400, "Invalid request"
     cure = "Correct the fields in `errors`. `/docs` lists all options and their limits."
 
+    errors: tuple[FieldError, ...] = ()
+    """The wrong fields, if known."""
+
     def __init__(self, message: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(message)
         self.errors = tuple(errors)
-        """The wrong fields, if known."""
 
 
 class Unauthorized(SkipVsrError):
