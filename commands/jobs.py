@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from commands.shared.command_line import COUNT, Command, option
+from commands.shared.durations import duration
 from commands.shared.service import SHORT_ID, STATES, Document, activity, connected, server_options
 from commands.shared.tables import print_table
 
@@ -46,8 +47,4 @@ def _line(job: Document) -> tuple[str, ...]:
 
 
 def _age(time: str) -> str:
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()))
