@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from media.reader import Frame
     from media.spec import OutputSpec
-    from service.rpc.client import Answer, Stream
+    from skipvsr_client.live import Answer, Stream
 
 _STATUS_SECONDS: Final = 0.5
 """Between updates of the status line."""
@@ -70,10 +70,9 @@ class StreamOptions:
 
 def run(source: str, target: Path, options: StreamOptions, settings: Settings) -> int:
     """Stream `source` to `target`. Raises CommandError, MediaError."""
-    import grpc
-
     from commands.shared.naming import check_names, check_source
     from media.live.source import PIPE
+    from skipvsr_client import ConnectionFailed, Refused
 
     live = source == PIPE or source.startswith("/dev/")
     if not live:
@@ -85,11 +84,10 @@ def run(source: str, target: Path, options: StreamOptions, settings: Settings) -
             _live(source, target, options, settings)
         else:
             _file(Path(source), target, options, settings)
-    except grpc.RpcError as error:
-        code = error.code()
-        if code is grpc.StatusCode.UNAVAILABLE:
-            raise CommandError(f"no gRPC server answers at {options.server} ({error.details()})") from error
-        raise CommandError(f"the server ended the stream: {error.details()} ({code.name})") from error
+    except ConnectionFailed as error:
+        raise CommandError(str(error)) from error
+    except Refused as error:
+        raise CommandError(f"the server ended the stream: {error} ({error.title})") from error
     return 0
 
 
@@ -161,8 +159,8 @@ def _stream(
 
     from media.encode.segment import SegmentWriter
     from media.spec import DEFAULT_SCALE
-    from service.rpc.client import StreamClient
     from skipvsr.v1 import upscaler_pb2 as pb
+    from skipvsr_client.live import StreamClient
 
     key = settings.api_key.get_secret_value() if settings.api_key else None
     credentials = grpc.ssl_channel_credentials(options.ca.read_bytes()) if options.ca else None

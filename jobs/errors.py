@@ -142,6 +142,7 @@ class OffsetMismatch(SkipVsrError):
     """Bytes for another place of a resumable upload."""
 
     status, title = 409, "Offset mismatch"
+    cure = "Ask for the offset (HEAD), and send the bytes from there on. tus clients do this by themselves."
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"{offset:,} bytes have arrived: send the bytes from there on, with Upload-Offset: {offset}")
@@ -210,6 +211,7 @@ class UploadBusy(SkipVsrError):
     """Another request is using the resumable upload."""
 
     status, title = 423, "Upload busy"
+    cure = "Ask for the offset (HEAD), which also ends a request whose connection is dead, and go on there."
     retry_after = 1
 
 
@@ -228,6 +230,7 @@ class ChecksumMismatch(SkipVsrError):
     """Bytes that do not match their checksum."""
 
     status, title = 460, "Checksum mismatch"
+    cure = "Send the bytes again. If the error stays, the file changes during the upload, or a proxy changes the bytes."
 
 
 class JobFailed(SkipVsrError):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
+from jobs.figures import FILES as FIGURES
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage, open_regular
@@ -213,6 +214,9 @@ class Runner:
     def _publish(self, finished: Finished, model: Upscaler, attempt: Attempt) -> Outcome:
         job_id = attempt.job.id
         path = self._storage.publish(finished.path, job_id)
+        for name in FIGURES:
+            if (figures := finished.path.with_name(name)).exists():  # else published before the worker died
+                self._storage.publish(figures, job_id)
         fields: dict[str, Any] = {
             "model": model.name,
             "progress": finished.progress,

@@ -20,7 +20,7 @@ from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import events, health, jobs, pages, problem_pages, uploads
+from service.http.routes import events, figures, health, jobs, pages, problem_pages, uploads
 from service.http.streams import Streams
 from service.http.tus import Tus
 from service.http.upload import Uploads
@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
     app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
+    app.include_router(figures.router)
     app.include_router(events.router)
     app.include_router(uploads.router)
     app.include_router(uploads.public)
@@ -71,8 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(pages.router)
     app.include_router(problem_pages.router)
     problems.install(app)
-    app.add_middleware(HeadMiddleware)
     app.add_middleware(uploads.TusHeaders)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: openapi.description(app, jobs.upscale_form_schema())  # type: ignore[method-assign]
     return app

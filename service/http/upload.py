@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +13,7 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from jobs import idempotency
-from jobs.errors import KeyReused, SkipVsrError, StoreUnavailable
+from jobs.errors import KeyReused, SkipVsrError
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.schema import Job, JobOptions
@@ -26,6 +24,7 @@ from service.http.api_metrics import ApiMetrics
 from service.http.body import Received
 from service.http.packets import Sink, Target, announced_bytes
 from service.operations import Operations
+from service.repeats import fingerprint, renewed
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +46,9 @@ class _Hashed:
 
 
 def _fingerprint(received: Received, file: _Hashed | None, options: JobOptions) -> str:
-    """Digest of a request's video and options: equal requests have equal fingerprints."""
+    """Digest of a request's video and options."""
     video = file.digest() if file is not None else f"{received.upload} {received.url}".encode()
-    return sha256(video + options.model_dump_json().encode()).hexdigest()
+    return fingerprint(video, options)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Uploads:
                 job, fingerprint = found
                 await self._compare(request, fingerprint, operations, filename)
                 return job, True
-            async with self._renewed(found, operations):
+            async with renewed(found, operations):
                 return await self._create(request, found, operations, filename), False
 
     async def _compare(self, request: Request, fingerprint: str, operations: Operations, filename: str | None) -> None:
@@ -108,26 +107,6 @@ class Uploads:
     async def _body(self, request: Request, sink: Sink, filename: str | None) -> Received:
         limit = self._settings.max_upload_bytes
         return await body.receive(request, sink, max_file_bytes=limit, pace=self.pace(), filename=filename)
-
-    @asynccontextmanager
-    async def _renewed(self, reservation: Reservation, operations: Operations) -> AsyncIterator[None]:
-        """Renew a reservation during the block, and release it if the block fails."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(idempotency.RENEW_SECONDS)
-                with suppress(StoreUnavailable):
-                    await run_in_threadpool(operations.renew_key, reservation)
-
-        renewal = asyncio.create_task(renew())
-        try:
-            yield
-        except BaseException:
-            with suppress(StoreUnavailable):  # the reservation then expires by itself
-                await run_in_threadpool(operations.release_key, reservation)
-            raise
-        finally:
-            renewal.cancel()
 
     @contextmanager
     def counted(self) -> Iterator[None]:
