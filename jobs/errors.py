@@ -14,6 +14,7 @@
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
     │   └── DecoderFailed     422   the process that reads the video died, hung or met a limit
+    ├── HeaderNotSent         422   the header of a video lies outside the sent ends of the file
     ├── KeyReused             422   an idempotency key that belongs to another upload
     ├── UploadBusy            423   another request is using the resumable upload
     ├── LimitReached          429   a limit of the API key; the message names the limit
@@ -198,6 +199,13 @@ class DecoderFailed(UnusableVideo):
         "setting that `detail` names, then resume the job."
     )
     permanent = False
+
+
+class HeaderNotSent(SkipVsrError):
+    """The header of a video lies outside the ends of the file that were sent."""
+
+    status, title = 422, "Header not sent"
+    cure = "Upload the whole file; the estimate then comes with the job. Or send more of the end of the file."
 
 
 class KeyReused(SkipVsrError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,7 @@ from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, Page, Selection, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.estimates import Estimates
 from service.resumable import Resumable
 
 
@@ -38,10 +39,12 @@ class Operations:
         storage: Storage,
         caller: Caller = ADMINISTRATOR,
         retention: Retention | None = None,
+        estimates: Estimates | None = None,
     ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
+        self.estimates = estimates or Estimates(store, self.presence)
         self._caller, self._retention = caller, retention
         self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
 
@@ -55,7 +58,7 @@ class Operations:
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller, self._retention)
+        return type(self)(self.store, self.storage, caller, self._retention, self.estimates)
 
     @property
     def resumable(self) -> Resumable:
@@ -144,6 +147,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            estimate=self.estimates.of(admission),
             webhook=admission.webhook,
             traceparent=tracing.current(),
         )
@@ -157,6 +161,8 @@ class Operations:
             self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
+        with suppress(StoreUnavailable):  # the job is queued, with or without its place
+            job = self.estimates.place([job])[0]
         return job
 
     def get(self, job_id: str) -> Job:
@@ -166,11 +172,12 @@ class Operations:
         job = self.store.get(job_id)
         if not self._caller.may_see(job.owner):
             raise NotFound.job(job_id)
-        return self._announced(job)
+        return self._announced([job])[0]
 
-    def _announced(self, job: Job) -> Job:
-        """The document for callers, with what depends on the settings and the time."""
-        return self._retention.announced(job) if self._retention else job
+    def _announced(self, jobs: Sequence[Job]) -> list[Job]:
+        """The documents for callers, with what depends on the settings, the queue and the time."""
+        placed = self.estimates.place(jobs)
+        return [self._retention.announced(job) for job in placed] if self._retention else placed
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs, newest first."""
@@ -187,7 +194,7 @@ class Operations:
         """
         owner = None if self._caller.admin else self._caller.key_id
         found = self.store.page(Selection(states, owner, text), limit=limit, offset=offset)
-        return replace(found, jobs=[self._announced(job) for job in found.jobs])
+        return replace(found, jobs=self._announced(found.jobs))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
@@ -235,7 +242,7 @@ class Operations:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
         records.follow(self.storage, [job])
-        return self._announced(job)
+        return self._announced([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.
