@@ -11,7 +11,7 @@ import click
 
 from commands.shared.command_line import COUNT, Command, option
 from commands.shared.durations import duration
-from commands.shared.service import SHORT_ID, STATES, Document, activity, connected, server_options
+from commands.shared.service import SHORT_ID, STATES, Document, activity_of, connected, server_options
 from commands.shared.tables import print_table
 
 _TITLES: Final = ("job", "state", "done", "size", "created", "file")
@@ -43,7 +43,7 @@ def _line(job: Document) -> tuple[str, ...]:
     share = f"{done / total:.0%}" if total else str(done or "-")
     size = "→".join(f"{facts['width']}×{facts['height']}" for facts in (source, result) if facts)
     created = f"{_age(job['created_at'])} ago"
-    return job["id"][:SHORT_ID], activity(job), share, size or "-", created, escaped(job["filename"])
+    return job["id"][:SHORT_ID], activity_of(job), share, size or "-", created, escaped(job["filename"])
 
 
 def _age(time: str) -> str:

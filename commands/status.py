@@ -9,7 +9,7 @@ import click
 
 from commands.shared.command_line import Command, option
 from commands.shared.durations import duration
-from commands.shared.service import Document, JobId, activity, connected, server_options
+from commands.shared.service import Document, JobId, activity_of, connected, server_options
 
 
 @click.command(cls=Command)
@@ -32,7 +32,7 @@ def _facts(job: Document) -> Iterator[tuple[str, str]]:
     from commands.shared.logs import escaped
 
     yield "job", job["id"]
-    yield "state", activity(job)
+    yield "state", activity_of(job)
     yield "file", ", ".join([escaped(job["filename"]), *_stream(job.get("input"))])
     yield "progress", _progress(job)
     yield from _forecast(job)
