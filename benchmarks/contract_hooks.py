@@ -28,7 +28,7 @@ _FRESH: Final = ("pause_job", "cancel_job", "resume_job")
 _client = httpx.Client(base_url=_URL, timeout=60)
 
 
-@schemathesis.hook
+@schemathesis.hook  # type: ignore[untyped-decorator, unused-ignore]
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Change a generated case, unless the case is meant to be invalid."""
     if random.random() > _SHARE or _invalid(case.meta):
