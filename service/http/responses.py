@@ -214,6 +214,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     429: "A limit of the API key is reached; `detail` names the limit. Retry after `Retry-After` seconds.",
     460: "The bytes do not match their checksum. They were dropped.",
     500: "The job failed; `detail` states the reason.",
+    502: "The host of the URL did not send the video.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
     "damaged.",
     507: "The data folder is full.",

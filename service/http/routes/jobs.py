@@ -64,6 +64,7 @@ def upscale_form_schema() -> dict[str, Any]:
     definitions = schema.pop("$defs", {})
     source = {
         "upload": {"type": "string", "description": "Id of a complete resumable upload, instead of a file."},
+        "url": {"type": "string", "description": "Address of a video, instead of a file. Off by default."},
         "filename": {"type": "string", "description": "Name of the file; empty: the name that came with the file."},
     }
     form = schema | {"title": "UpscaleForm", "properties": {"file": _FILE, **source, **schema["properties"]}}
@@ -100,7 +101,7 @@ _QUEUED: dict[str, Any] = {
                 },
             }
         },
-        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 503, 507),
+        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 502, 503, 507),
     },
 }
 
