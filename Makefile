@@ -23,12 +23,12 @@ $(STAMP): FORCE
 endif
 endif
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml clients/python/pyproject.toml requirements.lock
 	@test -n '$(PYTHON)' || { echo 'Python 3.11, 3.12 or 3.13 is needed; name one with make PYTHON=…' >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo 'Installing into .venv. The first time this takes a minute or more.'
 	$(BIN)/python deploy/pytorch.py $(TORCH)
-	$(BIN)/python -m pip install --quiet --quiet -c requirements.lock -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --quiet -c requirements.lock -e clients/python -e '.[all,dev]'
 	$(BIN)/skipvsr models --fetch
 	@touch $@
 

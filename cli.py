@@ -22,9 +22,18 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "Upscale": {
-        "upscale": "Upscale a file on this machine, without a server",
-        "submit": "Upscale a file on a server and download the result",
+        "upscale": "Upscale files on this machine, without a server",
+        "submit": "Upscale files on a server and download the results",
         "stream": "Stream a file, camera or pipe through a gRPC server",
+        "watch": "Follow a job, or upscale what appears in a folder",
+    },
+    "Jobs": {
+        "jobs": "List the jobs of a server, newest first",
+        "status": "Show state, progress and result of a job",
+        "download": "Download the result of a job; an interrupted download continues",
+        "cancel": "Cancel jobs on a server; their files are removed",
+        "pause": "Pause jobs on a server; finished work is kept",
+        "resume": "Resume paused or failed jobs on a server",
     },
     "Serve": {
         "up": "Start API, gRPC server, worker and Redis; ^C stops",
@@ -32,6 +41,7 @@ COMMANDS: Final = {
         "worker": "Run one worker",
         "grpc": "Run the gRPC server",
         "keys": "Add, list and revoke API keys",
+        "doctor": "Check this machine and the settings",
     },
     "Models": {
         "models": "List the models",
@@ -98,17 +108,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: success. 1: failure. 2: wrong usage or setting. 130: ^C. 141: the reader of the output went away.
     """
+    from commands.shared import interrupts
+
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv))
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        with interrupts.twice_ends():
+            return _run(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", interrupts.STATUS)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 (the interpreter flushes it at exit)
         return 141
-    except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
     except ImportError as error:
-        return _fail(f"this command needs {error.name}, which is not installed: pip install 'skipvsr[all]'", 1)
+        from commands.shared.extras import install_hint
+
+        name = error.name or str(error)
+        return _fail(f"this command needs {name}, which is not installed: {install_hint(name)}", 1)
     except Exception as error:
         return _expected(error)
 
@@ -136,16 +150,14 @@ def _expected(error: Exception) -> int:
     """Exit status of an error whose message is written for the user. Re-raises any other error."""
     from pydantic import ValidationError
 
-    from commands.shared.errors import CommandError
-    from jobs.errors import SkipVsrError
-    from media.errors import MediaError
-    from model.errors import ModelError
+    from commands.shared.errors import explained
 
     if isinstance(error, ValidationError):
         return _fail(_first(error), 2)
-    if isinstance(error, CommandError | SkipVsrError | MediaError | ModelError):
-        return _fail(str(error), 1)
-    raise error
+    message = explained(error)
+    if message is None:
+        raise error
+    return _fail(message, 1)
 
 
 def _fail(message: str, status: int) -> int:
@@ -168,7 +180,8 @@ def _usage(error: click.UsageError) -> str:
         name = max(error.param.opts, key=len) if option else error.param.human_readable_name
         text = f"missing {name}" if isinstance(error, click.MissingParameter) else f"{name}: {error.message}"
     path = error.ctx.command_path if error.ctx else "skipvsr"
-    return f"{text[0].lower()}{text[1:].rstrip('.')} (see {path} --help)"
+    text = text if text[:2].isupper() else f"{text[:1].lower()}{text[1:]}"  # a metavar stays as it is: IN
+    return f"{text.rstrip('.')} (see {path} --help)"
 
 
 def _first(error: ValidationError) -> str:

@@ -125,7 +125,7 @@ def _write(path: Path, frames: Frames) -> None:
 def _upscale(source: Path, folder: Path, model: str, routing: str) -> dict[str, Any]:
     report = folder / "report.json"
     command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, folder / "out.mp4", "--report", report]
-    subprocess.run([*command, "--model", model, "--routing", routing], check=True, capture_output=True)
+    subprocess.run([*command, "--overwrite", "--model", model, "--routing", routing], check=True, capture_output=True)
     content: dict[str, Any] = json.loads(report.read_text())
     return content
 

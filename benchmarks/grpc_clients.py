@@ -15,7 +15,7 @@ from benchmarks.soak import resident
 _CLIENT: Final = """
 import sys, random
 import numpy as np
-from service.rpc.client import StreamClient
+from skipvsr_client.live import StreamClient
 address, seed = sys.argv[1], int(sys.argv[2])
 chance = random.Random(seed)
 while True:

@@ -29,7 +29,7 @@ from model.device import resolve_device
 from model.engine.memory import keep_freed_memory
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Request, Upscaler
-from service.rpc.client import StreamClient
+from skipvsr_client.live import StreamClient
 
 _WARM_UP: Final = 5
 _TURN: Final = 25

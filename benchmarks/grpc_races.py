@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.rpc.client import StreamClient
+from skipvsr_client.live import StreamClient
 
 ROUNDS: Final = 5
 """Rounds of alternating contenders; figures are medians."""

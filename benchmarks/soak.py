@@ -18,7 +18,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
-import grpc
 import httpx
 import numpy as np
 
@@ -26,7 +25,8 @@ from benchmarks.report import machine, one_line, write_json
 from benchmarks.service import EXAMPLE, Running, service
 from media.reader import VideoReader
 from model.device import resolve_device
-from service.rpc.client import StreamClient
+from skipvsr_client import SkipVsrError
+from skipvsr_client.live import StreamClient
 
 _SAMPLE_SECONDS = 10.0
 _STREAMS = 2
@@ -113,7 +113,7 @@ class Load:
                     for _ in client.stream(frames, width=width, height=height, chunk=2, lookahead=1):
                         self._count("frames streamed")
                 self._count("streams ended")
-            except grpc.RpcError as error:
+            except SkipVsrError as error:
                 print(error, flush=True)
                 self._count("streams failed")
 

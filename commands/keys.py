@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from commands.shared.command_line import COUNT, Group, option, read_settings
+from commands.shared.tables import print_table
 
 if TYPE_CHECKING:
     from service.key_file import KeyFile, StoredKey
@@ -80,10 +81,7 @@ def show(as_json: bool) -> int:
     if not rows:
         print("no keys: `skipvsr keys add NAME` creates a key")
         return 0
-    table = [tuple(_COLUMNS), *(tuple(_cell(row[name]) for name in _COLUMNS.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_table([tuple(_COLUMNS), *(tuple(_cell(row[name]) for name in _COLUMNS.values()) for row in rows)])
     return 0
 
 

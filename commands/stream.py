@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
     from media.reader import Frame
     from media.spec import OutputSpec
-    from service.rpc.client import Answer, Stream
+    from skipvsr_client.live import Answer, Stream
 
 _STATUS_SECONDS: Final = 0.5
 """Between updates of the status line."""
@@ -30,7 +30,7 @@ _STATUS_SECONDS: Final = 0.5
 
 @click.command(cls=Command)
 @click.argument("source", metavar="IN", help="Video file, camera (/dev/video0), or - for standard input")
-@click.argument("target", type=FILE, metavar="OUT", help="Result, an MP4 file")
+@click.argument("target", type=FILE, metavar="OUT", help="Result; .mp4, or for a file also .mkv or .mov")
 @option("--address", metavar="HOST:PORT", help="Server; default: the local `skipvsr grpc`")
 @option("--ca", type=FILE, metavar="FILE", help="Use TLS; certificate authority (PEM)")
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
@@ -70,29 +70,40 @@ class StreamOptions:
 
 def run(source: str, target: Path, options: StreamOptions, settings: Settings) -> int:
     """Stream `source` to `target`. Raises CommandError, MediaError."""
-    import grpc
-
-    from commands.shared.naming import check_names
+    from commands.shared.naming import check_names, check_source
     from media.live.source import PIPE
+    from skipvsr_client import ConnectionFailed, Refused
 
     live = source == PIPE or source.startswith("/dev/")
-    if not live and not Path(source).is_file():
-        raise CommandError(f"there is no file {source}")
+    if not live:
+        check_source(Path(source))
+    _check_container(target, live=live)
     check_names(None if live else Path(source), {"the output": target})
     try:
         if live:
             _live(source, target, options, settings)
         else:
             _file(Path(source), target, options, settings)
-    except grpc.RpcError as error:
-        code = error.code()
-        if code is grpc.StatusCode.UNAVAILABLE:
-            raise CommandError(f"no gRPC server answers at {options.server} ({error.details()})") from error
-        raise CommandError(f"the server ended the stream: {error.details()} ({code.name})") from error
+    except ConnectionFailed as error:
+        raise CommandError(str(error)) from error
+    except Refused as error:
+        raise CommandError(f"the server ended the stream: {error} ({error.title})") from error
     return 0
 
 
+def _check_container(target: Path, *, live: bool) -> None:
+    """Raise CommandError if the suffix of `target` names a container that a stream does not write."""
+    from commands.shared.naming import container_of
+
+    container = container_of(target)
+    if live and container != "mp4":
+        raise CommandError(f"a camera or pipe is written as MP4: end {target.name} in .mp4")
+    if container == "webm":
+        raise CommandError(f"streams are encoded as H.264 or HEVC, which WebM can't hold: end {target.name} in .mkv")
+
+
 def _file(source: Path, target: Path, options: StreamOptions, settings: Settings) -> None:
+    from commands.shared.naming import container_of
     from media.assemble import assemble
     from media.probe import probe
     from media.reader import VideoReader
@@ -100,13 +111,13 @@ def _file(source: Path, target: Path, options: StreamOptions, settings: Settings
     from pipeline.source import media_limits
 
     limits = media_limits(settings)
-    info = probe(source, limits)
+    info = probe(source, limits, target=container_of(target))
     spec_at = partial(output_spec, info, codec=options.codec, crf=options.crf, limits=limits)
     with (
         tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder,
         VideoReader(source, canvas=info.video.canvas, limits=limits) as reader,
     ):
-        segment, result = Path(folder) / "segment.mp4", Path(folder) / "result.mp4"
+        segment, result = Path(folder) / "segment.mp4", Path(folder) / f"result{target.suffix.lower()}"
         size = info.video.width, info.video.height
         stream, spec = _stream(reader, size, lambda scale: spec_at(scale=scale), segment, options, settings)
         _print_summary(stream, target)
@@ -148,8 +159,8 @@ def _stream(
 
     from media.encode.segment import SegmentWriter
     from media.spec import DEFAULT_SCALE
-    from service.rpc.client import StreamClient
     from skipvsr.v1 import upscaler_pb2 as pb
+    from skipvsr_client.live import StreamClient
 
     key = settings.api_key.get_secret_value() if settings.api_key else None
     credentials = grpc.ssl_channel_credentials(options.ca.read_bytes()) if options.ca else None

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 EXAMPLE: Final = Path(__file__).parents[1] / "examples" / "clip.mp4"
-_UNUSED_BY_WORKER: Final = frozenset({"SKIPVSR_API_KEY", "SKIPVSR_API_KEY_FILE"})
+_UNUSED_BY_WORKER: Final = frozenset(
+    {"SKIPVSR_API_KEY", "SKIPVSR_API_KEY_FILE", "SKIPVSR_WEBHOOK_SECRET", "SKIPVSR_WEBHOOK_SECRET_FILE"}
+)
 """Secrets of the servers. The worker opens strangers' videos, and answers no request."""
 _POLL_SECONDS: Final = 0.2
 _STOP_MARGIN_SECONDS: Final = 5.0
@@ -50,6 +52,7 @@ def run(settings: Settings) -> int:
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         url = f"http://{address(settings.http_host, listener.getsockname()[1])}"
         env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
+        say(f"data folder: {env['SKIPVSR_DATA_DIR']}")
         grpc = find_spec("grpc") is not None
         if grpc:
             with listen(settings.grpc_host, settings.grpc_port, setting="SKIPVSR_GRPC"):

@@ -16,8 +16,11 @@ def command() -> int:
     from jobs import tracing
     from worker.main import main as work
 
-    settings = read_settings().model_copy(update={"api_key": None})  # a worker answers no request
+    settings = read_settings().model_copy(
+        update={"api_key": None, "webhook_secret": None}
+    )  # a worker answers no request
     logs.set_up(settings)
+    logs.name_data_folder(settings)
     prepare_server()
     tracing.set_up(settings, "worker")
     return work(connected(settings))

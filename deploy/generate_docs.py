@@ -23,16 +23,21 @@ PACKAGES = ("commands", "service", "worker", "pipeline", "jobs", "media", "model
 
 _ENV_HEAD = """\
 # Settings of SkipVSR. Copy this file to `.env` and uncomment lines to change them. Environment variables win.
-# Files work too: SKIPVSR_API_KEY_FILE and SKIPVSR_REDIS_URL_FILE name a file with the value, and a folder of
-# SKIPVSR_SECRETS_DIR holds files named like the variable in lower case.
+# Files work too: SKIPVSR_API_KEY_FILE, SKIPVSR_REDIS_URL_FILE and SKIPVSR_WEBHOOK_SECRET_FILE name a file with the
+# value, and a folder of SKIPVSR_SECRETS_DIR holds files named like the variable in lower case.
 """
 _ENV_COMPOSE = """
 # File with the API key, instead of SKIPVSR_API_KEY. With docker-compose.yml, user 10001 must be able to read the file.
 #SKIPVSR_API_KEY_FILE=
 # File with the URL of Redis, instead of SKIPVSR_REDIS_URL.
 #SKIPVSR_REDIS_URL_FILE=
+# File with the secret of webhooks, instead of SKIPVSR_WEBHOOK_SECRET.
+#SKIPVSR_WEBHOOK_SECRET_FILE=
 
 # Read by docker-compose.yml only:
+# Place and version of the images; -api and -worker follow the place. `docker compose build` and `pull` make them.
+#SKIPVSR_IMAGE=skipvsr
+#SKIPVSR_TAG=0.1.0
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
 #TORCH_INDEX=
 # Memory limit of each worker and of the gRPC server.
@@ -51,9 +56,9 @@ _CONFIGURATION_HEAD = """\
 Each setting is an environment variable, or a line of `.env` in the folder where `skipvsr` starts.
 An environment variable wins over `.env`. Copy `.env.example` to begin.
 
-Secrets may be files. `SKIPVSR_API_KEY_FILE` and `SKIPVSR_REDIS_URL_FILE` name a file with the value. A folder of
-`SKIPVSR_SECRETS_DIR` holds files named like the variable in lower case; a colon separates several folders. A named file
-or folder that cannot be read ends the command with one line.
+Secrets may be files. `SKIPVSR_API_KEY_FILE`, `SKIPVSR_REDIS_URL_FILE` and `SKIPVSR_WEBHOOK_SECRET_FILE` name a file
+with the value. A folder of `SKIPVSR_SECRETS_DIR` holds files named like the variable in lower case; a colon separates
+several folders. A named file or folder that cannot be read ends the command with one line.
 
 `skipvsr up` stores the password of its Redis in the data folder, in a file that only this user can read. In containers,
 Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
@@ -149,7 +154,7 @@ def _variable(name: str) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
-    if value is None:
+    if value is None or field.default_factory is not None:
         return ""
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
 

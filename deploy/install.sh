@@ -1,6 +1,6 @@
 #!/bin/sh
-# install.sh EXTRAS: install the pinned dependencies of the package and of these extras into /opt/venv. The package's own
-# code is a separate layer.
+# install.sh EXTRAS: install the pinned dependencies of the package and of these extras into /opt/venv. The code of the
+# package and of its client is a separate layer.
 set -eu
 python -m venv --without-pip /opt/venv
 python - "$1" >wanted.txt <<'EOF'
@@ -8,10 +8,18 @@ import sys
 import tomllib
 from pathlib import Path
 
-project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-print(*project["dependencies"], sep="\n")
-for extra in sys.argv[1].split(","):
-    print(*project["optional-dependencies"][extra], sep="\n")
+
+def wanted(folder, extras):
+    project = tomllib.loads(Path(folder, "pyproject.toml").read_text())["project"]
+    for line in sum((project["optional-dependencies"][extra] for extra in extras), project["dependencies"]):
+        name, _, given = line.partition("==")[0].rstrip("]").partition("[")
+        if name == "skipvsr-client":
+            wanted("clients/python", filter(None, given.split(",")))
+        else:
+            print(line)
+
+
+wanted(".", sys.argv[1].split(","))
 EOF
 pip --python /opt/venv/bin/python install --quiet --no-compile -c requirements.lock -r wanted.txt
 # No container runs test suites or needs headers.

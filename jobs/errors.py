@@ -7,6 +7,7 @@
     ├── NotFound              404   unknown job
     ├── UploadStalled         408   no data from an upload for too long
     ├── NotReady              409   the job's state does not allow the operation
+    ├── OffsetMismatch        409   bytes for another place of a resumable upload
     ├── Cancelled             409   the job was cancelled
     ├── Gone                  410   the file was removed when its retention time ended
     ├── TooLarge              413   over a size limit; the message names the limit and its setting
@@ -14,11 +15,14 @@
     ├── UnusableVideo         422   a video that cannot be upscaled
     │   └── DecoderFailed     422   the process that reads the video died, hung or met a limit
     ├── KeyReused             422   an idempotency key that belongs to another upload
+    ├── UploadBusy            423   another request is using the resumable upload
     ├── LimitReached          429   a limit of the API key; the message names the limit
+    ├── ChecksumMismatch      460   bytes that do not match their checksum (tus)
     ├── JobFailed             500   the processing of the job failed
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
+    ├── TooManyStreams        503   too many event streams at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy. `/problems/<kind>` shows title, docstring and cure of a class.
@@ -134,6 +138,16 @@ class NotReady(SkipVsrError):
     cure = "Read the job's `state` and `links`: the document names the operations that are possible now."
 
 
+class OffsetMismatch(SkipVsrError):
+    """Bytes for another place of a resumable upload."""
+
+    status, title = 409, "Offset mismatch"
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"{offset:,} bytes have arrived: send the bytes from there on, with Upload-Offset: {offset}")
+        self.offset = offset
+
+
 class Cancelled(SkipVsrError):
     """The job was cancelled and has no result."""
 
@@ -192,6 +206,13 @@ class KeyReused(SkipVsrError):
     cure = "Send a new `Idempotency-Key` for a new upload."
 
 
+class UploadBusy(SkipVsrError):
+    """Another request is using the resumable upload."""
+
+    status, title = 423, "Upload busy"
+    retry_after = 1
+
+
 class LimitReached(SkipVsrError):
     """A limit of the API key is reached."""
 
@@ -201,6 +222,12 @@ class LimitReached(SkipVsrError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ChecksumMismatch(SkipVsrError):
+    """Bytes that do not match their checksum."""
+
+    status, title = 460, "Checksum mismatch"
 
 
 class JobFailed(SkipVsrError):
@@ -233,6 +260,13 @@ class TooManyUploads(SkipVsrError):
 
     status, title = 503, "Too many uploads"
     cure = "Repeat the request after `Retry-After` seconds. `SKIPVSR_MAX_UPLOADS` sets the number."
+    retry_after = 10
+
+
+class TooManyStreams(SkipVsrError):
+    """Too many event streams at the same time."""
+
+    status, title = 503, "Too many event streams"
     retry_after = 10
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -26,24 +28,30 @@ class Incoming:
         path: the new file.
         announced: size in bytes; 0 if unknown.
         count: called with the number of bytes before each write; an error of the function refuses the bytes.
+        file: the unbuffered file at `path`, which receives further bytes; None: the file is created.
     """
 
     def __init__(
-        self, storage: Storage, path: Path, announced: int, count: Callable[[int], None] | None = None
+        self,
+        storage: Storage,
+        path: Path,
+        announced: int,
+        count: Callable[[int], None] | None = None,
+        file: FileIO | None = None,
     ) -> None:
-        self.path, self.size = path, 0
+        self.path, self.size = path, 0 if file is None else file.seek(0, os.SEEK_END)
         self._storage, self._announced, self._count = storage, announced, count
-        self._reserved = min(announced, _STEP_BYTES)
+        self._reserved = min(announced, self.size + _STEP_BYTES)
         self._lock = threading.Lock()  # a write may continue in its thread after its request has ended
-        storage.check_room(announced)
+        storage.check_room(max(0, announced - self.size))
         storage.reserve(path, self._reserved)
         try:
-            self._file = path.open("xb", buffering=0)
+            self._file = path.open("xb", buffering=0) if file is None else file
         except BaseException:
             storage.end_reservation(path)
             raise
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Append bytes. Raises ValueError after `close`."""
         with self._lock:
             if self._file.closed:

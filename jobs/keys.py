@@ -13,6 +13,12 @@ skipvsr:owner:<key id>  set: ids of the jobs of one API key
 skipvsr:slots:<key id>  sorted set: uploads and streams of one API key, by their expiry (`jobs.allowance`)
 skipvsr:rate:<key id>   sorted set: uploads of one API key in the last minute, by time in ms
 skipvsr:bytes:<key id>  hash: bytes that one API key has sent today
+skipvsr:change          counter: the number of the last change of any job (`jobs.store.changes`)
+skipvsr:changes         sorted set: job ids by the number of their last change
+skipvsr:removed         sorted set: id and owner of the last 10,000 removed jobs, by the number of their removal
+skipvsr:events          channel: changes of jobs
+skipvsr:webhooks        sorted set: webhooks to deliver, by the time of the next attempt (`jobs.store.outbox`)
+skipvsr:webhook:<id>    hash: the job's document for one webhook
 """
 
 from __future__ import annotations
@@ -27,6 +33,11 @@ COMPLETE: Final = f"{PREFIX}complete"
 FENCE: Final = f"{PREFIX}fence"
 TICKETS: Final = f"{PREFIX}tickets"
 WORKERS: Final = f"{PREFIX}workers"
+CHANGE: Final = f"{PREFIX}change"
+CHANGES: Final = f"{PREFIX}changes"
+REMOVED: Final = f"{PREFIX}removed"
+EVENTS: Final = f"{PREFIX}events"
+WEBHOOKS: Final = f"{PREFIX}webhooks"
 
 
 def job_key(job_id: str) -> str:
@@ -67,3 +78,8 @@ def bytes_key(owner: str) -> str:
 def idempotency_key(digest: str) -> str:
     """Key of an idempotency key with this SHA-256 digest."""
     return f"{PREFIX}once:{digest}"
+
+
+def webhook_key(delivery: str) -> str:
+    """Key of the document for a webhook."""
+    return f"{PREFIX}webhook:{delivery}"

@@ -42,7 +42,7 @@ def keep(storage: Storage, job: Job, *, through: Path | None = None, replace: bo
     part = (through or folder) / f".{_NAME}-{secrets.token_hex(4)}"
     try:
         with part.open("x") as file:
-            file.write(job.model_dump_json())
+            file.write(job.model_dump_json(exclude={"request"}))
         sync_file(part)
         if replace:
             part.replace(folder / _NAME)

@@ -28,6 +28,18 @@ class JobState(StrEnum):
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
+class Request(StrEnum):
+    """A user's request to a running job, until the worker has carried out the request."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+
+    @property
+    def state(self) -> JobState:
+        """State of the job after the request is carried out."""
+        return JobState.CANCELLED if self is Request.CANCEL else JobState.PAUSED
+
+
 class Priority(StrEnum):
     """Queue of a job. A worker reads the queues in the order high, normal, low."""
 
@@ -122,6 +134,21 @@ class JobOptions(BaseModel):
         return self
 
 
+class JobRequest(JobOptions):
+    """A request for a job: options, and wishes that do not change the result."""
+
+    webhook: str | None = Field(
+        None,
+        description="URL that gets a signed message (Standard Webhooks) when the job is done, failed, cancelled or "
+        "paused. The server must allow webhooks.",
+    )
+
+    @property
+    def job_options(self) -> JobOptions:
+        """The options alone."""
+        return JobOptions.model_construct(**{name: getattr(self, name) for name in JobOptions.model_fields})
+
+
 class StreamFacts(BaseModel):
     """Properties of a file and its streams."""
 
@@ -142,10 +169,21 @@ class StreamFacts(BaseModel):
 class Progress(BaseModel):
     """Progress of a job."""
 
-    frames_done: int = Field(0, description="Number of frames upscaled and checkpointed.")
+    frames_done: int = Field(
+        0,
+        description="Number of frames done. Frames in work count by the work that is done on them; the number never "
+        "falls while a worker processes the job.",
+    )
+    frames_saved: int = Field(
+        0, description="Number of frames upscaled and checkpointed. A paused or interrupted job continues after them."
+    )
     frames_total: int | None = Field(None, description="Number of frames in the video; null if unknown.")
-    fps: float | None = Field(None, description="Frames per second since the worker claimed the job.")
+    fps: float | None = Field(None, description="Frames per second in the worker's current attempt.")
     eta_seconds: float | None = Field(None, description="Estimated seconds until all frames are done.")
+
+    def at_checkpoint(self) -> Progress:
+        """Progress without the frames in work, which are lost."""
+        return Progress(frames_done=self.frames_saved, frames_saved=self.frames_saved, frames_total=self.frames_total)
 
 
 class JobMetrics(BaseModel):
@@ -226,6 +264,11 @@ class Job(BaseModel):
         "", description="Id of the API key that created the job; empty: the administrator's key, or no key."
     )
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
+    request: Request | None = Field(
+        None,
+        description="Request of a user that the worker has not carried out yet: cancel or pause. The job is still "
+        "running, and stops within the time of one frame.",
+    )
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
     options: JobOptions
     created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
@@ -250,6 +293,9 @@ class Job(BaseModel):
         default_factory=list, description="Properties of the source that the result cannot keep, with reasons."
     )
     error: Problem | None = Field(None, description="Reason why the job failed or paused.")
+    webhook: str | None = Field(
+        None, description="URL that gets a message when the job is done, failed, cancelled or paused; null: none."
+    )
     traceparent: str | None = Field(None, description="Trace of the upload (W3C Trace Context); null without tracing.")
 
     @property

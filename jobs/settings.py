@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from base64 import b64decode
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from jobs.environment import unknown_variables, usual_data_dir
 from jobs.secret_files import SecretFiles
 
 
@@ -23,7 +28,11 @@ class Settings(BaseSettings):
         repr=False,  # the URL may hold a password
         description="URL of the Redis server; empty: `skipvsr up` starts a Redis.",
     )
-    data_dir: Path = Field(Path("data"), description="Folder of uploads, checkpoints, results and weights.")
+    data_dir: Path = Field(
+        default_factory=usual_data_dir,
+        description="Folder of uploads, checkpoints, results and weights. Empty: `data` in a checkout of SkipVSR, or "
+        "where that folder holds files of a service; else the user's data folder, `~/.local/share/skipvsr` on Linux.",
+    )
     http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
     http_names: str = Field(
@@ -36,6 +45,14 @@ class Settings(BaseSettings):
         description="Maximum number of open HTTP connections. A new connection replaces the connection that waits "
         "longest for a request; if all are at work, the API answers with status 503. The limit of open files can lower "
         "this number.",
+    )
+    http_max_streams: Annotated[int, Field(ge=0)] = Field(
+        256,
+        description="Maximum number of event streams and waiting requests (`Prefer: wait`), which count beside "
+        "http_max_connections; the API rejects further streams with status 503, and further requests do not wait.",
+    )
+    http_max_key_streams: Annotated[int, Field(ge=0)] = Field(
+        64, description="Maximum number of event streams and waiting requests of one API key of `skipvsr keys`."
     )
     http_head_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0,
@@ -146,6 +163,21 @@ class Settings(BaseSettings):
         False,
         description="true: the service is closed even while no API key exists, for example without its data folder.",
     )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Secret that signs webhooks: `whsec_` and 24 to 64 random bytes in base64. Two secrets with a "
+        "space between sign every message twice, while receivers change over. Empty: no webhooks.",
+    )
+    webhook_hosts: str = Field(
+        "*",
+        description="Comma-separated hosts to which webhooks may go; *.example.com allows all names below "
+        "example.com, and * all hosts.",
+    )
+    webhook_networks: str = Field(
+        "",
+        description="Comma-separated private networks or addresses to which webhooks may go, such as 10.0.0.0/8. "
+        "Without them, webhooks reach public addresses only.",
+    )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."
     )
@@ -194,6 +226,14 @@ class Settings(BaseSettings):
         description="Maximum number of uploads that a server process receives at the same time; the API rejects "
         "further uploads with status 503.",
     )
+    max_open_uploads: Annotated[int, Field(ge=1)] = Field(
+        100,
+        description="Maximum number of resumable uploads that one API key may have open; the API rejects further ones "
+        "with status 429.",
+    )
+    upload_ttl_hours: Annotated[float, Field(gt=0)] = Field(
+        24.0, description="Hours after the last byte before a resumable upload without a job is removed."
+    )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
     )
@@ -212,8 +252,8 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(
         2.0,
-        description="Seconds between two heartbeats of a worker. The reply tells the worker to cancel or pause its "
-        "job.",
+        description="Seconds between two heartbeats of a worker. Progress and requests to cancel or pause the job "
+        "take one second at most.",
     )
     worker_lost_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="Seconds without a heartbeat before a worker counts as dead and its job is requeued."
@@ -223,15 +263,15 @@ class Settings(BaseSettings):
         description="Number of workers that may die in a row at the same frame of a job before the job fails.",
     )
     chunk_timeout_minutes: Annotated[float, Field(gt=0)] = Field(
-        240.0, description="Minutes without a finished chunk before a worker treats its job as hung and exits."
+        240.0, description="Minutes without a finished frame before a worker treats its job as hung and exits."
     )
     job_timeout_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
         720, description="Hours that a worker may spend on one job before the job fails."
     )
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
-        description="Seconds after SIGTERM in which a worker may finish its chunk; later the worker abandons the "
-        "chunk.",
+        description="Seconds after SIGTERM in which a worker may finish its chunk. A worker that expects to need "
+        "longer abandons the chunk at once.",
     )
     input_ttl_hours: Annotated[float, Field(ge=0)] = Field(
         24.0, description="Hours after the end of a job before its uploaded file is removed."
@@ -276,6 +316,25 @@ class Settings(BaseSettings):
         None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        for part in secret.get_secret_value().split() if secret else ():
+            try:
+                size = len(b64decode(part.removeprefix("whsec_"), validate=True))
+            except ValueError:
+                size = 0
+            if not 24 <= size <= 64:
+                raise ValueError('is no webhook secret: use echo "whsec_$(openssl rand -base64 32)"')
+        return secret
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            ip_network(part)
+        return text
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -288,6 +347,13 @@ class Settings(BaseSettings):
         """Add the files that variables name (`SKIPVSR_API_KEY_FILE`) to pydantic's sources; the first source wins."""
         env_files, dotenv_files = (SecretFiles(settings_cls, source) for source in (env_settings, dotenv_settings))
         return init_settings, env_settings, env_files, dotenv_settings, dotenv_files, file_secret_settings
+
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """One line for each variable of the environment or of `.env` that looks like a setting but is none."""
+        file = cls.model_config.get("env_file")
+        lines = dotenv_values(file) if isinstance(file, str) else {}
+        return unknown_variables(cls.model_fields, os.environ, lines)
 
     @property
     def grpc_message_bytes(self) -> int:

@@ -1,9 +1,11 @@
 """Job files in the data folder.
 
     <data_dir>/uploads/                 uploads in progress
+    <data_dir>/resumable/               uploads over several requests (`jobs.resumable`)
     <data_dir>/jobs/<id>/input          the uploaded file
                          work-<token>/  checkpoint and segments of the worker with this fencing token
                          result.mp4     the published result (or .mkv, .mov, .webm)
+                         figures.jsonl, skipmap.bin  published with the result (`jobs.figures`)
 
 A worker takes a job over by renaming the working folder to its own token. The previous worker's paths then no longer
 exist, so its later writes and its publication fail. This fence needs no clock.
@@ -19,7 +21,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
@@ -41,6 +43,11 @@ class Fenced(Exception):
 def new_id() -> str:
     """Create a random job id of hexadecimal digits; nobody can guess the id, and it is safe in paths and URLs."""
     return secrets.token_hex(12)
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is the id of a job or an upload, and safe in a path."""
+    return _ID.fullmatch(text) is not None
 
 
 @contextmanager
@@ -114,14 +121,28 @@ class Storage:
         quota: upper limit in bytes for all job files; 0: no limit.
         min_free: bytes that must stay free on the disk.
         max_uploads: upper limit of this process's uploads at the same time; 0: no limit.
+        max_open_uploads: upper limit of one owner's resumable uploads.
+        upload_lifetime: seconds from a resumable upload's last change to its removal.
     """
 
-    def __init__(self, data_dir: Path, *, quota: int = 0, min_free: int = 0, max_uploads: int = 0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        quota: int = 0,
+        min_free: int = 0,
+        max_uploads: int = 0,
+        max_open_uploads: int = 100,
+        upload_lifetime: float = 86400.0,
+    ) -> None:
         self.root = data_dir / "jobs"
         self.uploads = data_dir / "uploads"
+        self.resumable = data_dir / "resumable"
         self.quota = quota
         self.min_free = min_free
         self.max_uploads = max_uploads
+        self.max_open_uploads = max_open_uploads
+        self.upload_lifetime = upload_lifetime
         self._reserved: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -133,12 +154,14 @@ class Storage:
             quota=int(settings.quota_gb * GB),
             min_free=int(settings.min_free_gb * GB),
             max_uploads=settings.max_uploads,
+            max_open_uploads=settings.max_open_uploads,
+            upload_lifetime=settings.upload_ttl_hours * 3600,
         )
 
     def prepare(self) -> None:
         """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
         with room(self.root):
-            for folder in (self.root, self.uploads):
+            for folder in (self.root, self.uploads, self.resumable):
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(0o700)  # also a folder of an earlier version
             probe = self.root / f".probe-{secrets.token_hex(4)}"
@@ -147,7 +170,7 @@ class Storage:
 
     def job_dir(self, job_id: str) -> Path:
         """Folder of a job. Raises `NotFound` for a malformed id, so no path leaves the data folder."""
-        if not _ID.fullmatch(job_id):
+        if not is_id(job_id):
             raise NotFound.job(job_id)
         return self.root / job_id
 
@@ -174,6 +197,12 @@ class Storage:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return folder / "input"
+
+    def give_back(self, upload: Path, job_id: str) -> None:
+        """Undo `adopt`: move the file back, and remove the job's folder."""
+        with suppress(OSError):
+            self.input_path(job_id).rename(upload)
+        self.remove(job_id)
 
     def check_room(self, expected: int) -> None:
         """Raise `StorageFull` if `expected` more bytes exceed the quota or the free space.
@@ -204,7 +233,8 @@ class Storage:
                 raise TooManyUploads(
                     f"{self.max_uploads} uploads are in progress (SKIPVSR_MAX_UPLOADS); send the file again later"
                 )
-            self.check_room(size - self._reserved.get(upload, 0))
+            # The bytes that have arrived take their room already, also without a reservation.
+            self.check_room(size - max(self._reserved.get(upload, 0), _size_of_file(upload)))
             self._reserved[upload] = size
 
     def end_reservation(self, upload: Path) -> None:
@@ -218,7 +248,7 @@ class Storage:
 
     def used(self) -> int:
         """Size of all job files and uploads in bytes."""
-        return size_of(self.root) + size_of(self.uploads)
+        return size_of(self.root) + size_of(self.uploads) + size_of(self.resumable)
 
     def free(self) -> int:
         """Free bytes on the disk of the data folder."""
@@ -257,7 +287,7 @@ class Storage:
         return sorted((int(p.name.removeprefix("work-")), p) for p in self.job_dir(job_id).glob("work-*"))
 
     def publish(self, part: Path, job_id: str) -> Path:
-        """Move `result.<suffix>` from the working folder into the job's folder; return the new path.
+        """Move a file from the working folder into the job's folder; return the new path.
 
         Raises `Fenced` if the file does not exist, and `JobFailed` if the file is no regular file.
         """
@@ -268,6 +298,10 @@ class Storage:
             except FileNotFoundError as error:
                 raise Fenced(job_id) from error
         return final
+
+    def figures_folders(self, job_id: str) -> list[Path]:
+        """Folders that may hold a job's figures: the job's folder, and the working folder with the highest token."""
+        return [self.job_dir(job_id), *(folder for _, folder in self._work(job_id)[-1:])]
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
         """Remove all working folders of a job, or only the folder of the worker with `token`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +39,19 @@ def assemble(
         DecoderCrashed: the child process died, or took too long.
         OSError: the disk is full.
     """
+    steps = assembling(segments, source, out, spec, limits=limits)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            assembled: Assembled = end.value
+            return assembled
+
+
+def assembling(
+    segments: Sequence[Path], source: Path, out: Path, spec: OutputSpec, *, limits: Limits = DEFAULT_LIMITS
+) -> Generator[None, None, Assembled]:
+    """Do the same as `assemble`, step by step: pause at least once a second. Closing the generator ends the work."""
     if not segments:
         raise MediaError("There are no segments to assemble.")
     parts, source, out = tuple(path.absolute() for path in segments), source.absolute(), out.absolute()
@@ -52,7 +65,7 @@ def assemble(
         for message in process.messages():
             match message:
                 case MuxProgress():
-                    continue
+                    yield
                 case Muxed(warnings, _, frame_rate):
                     assembled = Assembled(warnings, frame_rate)
                 case _:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from jobs.schema import JobMetrics, Progress
+from jobs.schema import JobMetrics
 from pipeline.checkpoint import CHUNKS_REMEMBERED, CUTS_REMEMBERED, Manifest
 from pipeline.stages import ComputedChunk
 
@@ -71,22 +69,7 @@ def stage_seconds(before: JobMetrics, after: JobMetrics) -> dict[str, float]:
     return {name: getattr(after, f"{name}_seconds") - getattr(before, f"{name}_seconds") for name in STAGES}
 
 
-class ProgressCounter:
-    """Progress of a run with its frame rate.
-
-    Args:
-        total: number of frames in the video, if known.
-        done: number of frames done before the run.
-    """
-
-    def __init__(self, total: int | None, done: int) -> None:
-        self._total, self._before = total, done
-        self._started = time.perf_counter()
-
-    def at(self, done: int, *, complete: bool = False) -> Progress:
-        """Progress after `done` frames; `complete` replaces an estimated total by the real one."""
-        elapsed = time.perf_counter() - self._started
-        fps = (done - self._before) / elapsed if done > self._before and elapsed > 0 else None
-        total = done if complete or (self._total is not None and self._total < done) else self._total
-        eta = (total - done) / fps if fps and total is not None else None
-        return Progress(frames_done=done, frames_total=total, fps=fps, eta_seconds=eta)
+def encoding_share(metrics: JobMetrics) -> float:
+    """Share of encoding in the work on a frame."""
+    work = metrics.model_seconds + metrics.encode_seconds
+    return metrics.encode_seconds / work if work else 0.0

@@ -1,4 +1,4 @@
-"""The output of the pipeline: `Started`, then `ChunkDone` for each chunk, then `Finished` or `Stopped`."""
+"""The output of the pipeline: `Started`, then `Working` and `ChunkDone` in turn, then `Finished` or `Stopped`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Working:
+    """Frames are in work. The event comes several times a second, also while the result is written."""
+
+    progress: Progress
+    """Progress with the frames in work."""
+    checkpoint_seconds: float | None
+    """Estimated seconds until the chunk in the network is checkpointed."""
+
+
+@dataclass(frozen=True)
 class ChunkDone:
     """A chunk is encoded and checkpointed."""
 
@@ -42,7 +52,7 @@ class ChunkDone:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The caller set `stop`. All encoded chunks are checkpointed, and the remaining chunks are not computed."""
+    """The caller set `stop` or `halt`. All encoded chunks are checkpointed; the remaining chunks are not computed."""
 
     progress: Progress
     metrics: JobMetrics
@@ -61,4 +71,4 @@ class Finished:
     """Average frames a second of the result. None: it has no length."""
 
 
-Event = Started | ChunkDone | Stopped | Finished
+Event = Started | Working | ChunkDone | Stopped | Finished

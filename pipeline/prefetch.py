@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -67,9 +67,22 @@ class Prefetcher(Generic[T]):
         return self
 
     def __next__(self) -> T:
+        return self._take(None)
+
+    def polled(self, seconds: float) -> Iterator[T | None]:
+        """Yield the items, and None after each `seconds` without an item."""
+        while True:
+            try:
+                yield self._take(seconds)
+            except Empty:
+                yield None
+            except StopIteration:
+                return
+
+    def _take(self, seconds: float | None) -> T:
         if self._exhausted:
             raise StopIteration
-        item = self._queue.get()
+        item = self._queue.get(timeout=seconds)
         if isinstance(item, _End):
             self._exhausted = True
             raise StopIteration
@@ -80,10 +93,11 @@ class Prefetcher(Generic[T]):
         return item
 
     def abandon(self) -> None:
-        """End the thread after its current item; a waiting consumer gets `Abandoned`."""
-        self._closed.set()
-        self._permits.release()
-        self._queue.put(Abandoned())
+        """End the thread after its current item; a waiting consumer gets `Abandoned`. A second call does nothing."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._permits.release()
+            self._queue.put(Abandoned())
 
     def close(self) -> None:
         """Abandon the items, and wait for the end of the thread."""

@@ -17,8 +17,10 @@ from media.spec import OutputSpec
 from media.types import Canvas
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler, groups
+from model.engine.work import Interrupted
 from pipeline.checkpoint import Checkpoints, Manifest
 from pipeline.prefetch import Abandoned, Prefetcher
+from pipeline.progress import ProgressCounter
 from pipeline.task import UpscaleTask
 
 
@@ -51,6 +53,7 @@ class DecodeStage:
     def __init__(self, task: UpscaleTask, manifest: Manifest, canvas: Canvas | None = None) -> None:
         self._task, self._manifest, self._canvas = task, manifest, canvas
         self._seconds = self._taken = 0.0
+        self._reader: VideoReader | None = None
         self.warnings: tuple[str, ...] = ()
         """Warnings of the decoder, complete after the last frame."""
 
@@ -65,6 +68,7 @@ class DecodeStage:
             fields=task.options.deinterlace == "field",
             limits=task.limits,
         ) as reader:
+            self._reader = reader
             frames = iter(reader)
             while True:
                 started = time.perf_counter()
@@ -75,11 +79,38 @@ class DecodeStage:
                 yield frame
             self.warnings = tuple(reader.warnings)
 
+    def abandon(self) -> None:
+        """End the decoder's process. A thread that waits for a frame gets an error."""
+        if self._reader is not None:
+            self._reader.kill()
+
     def take_seconds(self) -> float:
         """Seconds of decoding since the last call."""
         now = self._seconds
         new, self._taken = now - self._taken, now
         return new
+
+
+@dataclass(frozen=True)
+class Stops:
+    """How the caller ends a run before the end of the video."""
+
+    stop: threading.Event
+    """Set to end the run before the next chunk."""
+    halt: threading.Event
+    """Set to end the run between two steps of the network. The chunk in the network is dropped."""
+    closed: threading.Event = field(default_factory=threading.Event)
+    """Set when the caller takes no more events."""
+
+    @property
+    def before_chunk(self) -> bool:
+        """Whether no further chunk may begin."""
+        return self.stop.is_set() or self.at_once
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the chunk in the network may not go on."""
+        return self.halt.is_set() or self.closed.is_set()
 
 
 def run_model(
@@ -88,7 +119,8 @@ def run_model(
     state: RecurrentState | None,
     pending: list[int],
     task: UpscaleTask,
-    stop: threading.Event,
+    stops: Stops,
+    progress: ProgressCounter,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -98,30 +130,44 @@ def run_model(
         state: the state at the checkpoint; None at the start of the video.
         pending: PTS of the frames that the state holds as look-ahead.
         task: the video with its options.
-        stop: the iterator ends before the next chunk after `stop` is set.
+        stops: end the iterator early.
+        progress: follows the steps of the network.
     """
+
+    def observe(fraction: float) -> None:
+        progress.compute(fraction)
+        if stops.at_once:
+            raise Interrupted
+
     lookahead = task.options.lookahead
     times = deque(pending)
     try:
         # A state from a checkpoint already holds its look-ahead frames.
         for group, last in groups(frames, task.frames_per_chunk, 0 if state is not None else lookahead):
-            if stop.is_set() or not group:
+            if stops.before_chunk or not group:
                 return
             times.extend(frame.pts for frame in group)
             read_to, clean = group[-1].pts, group[-1].clean
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
-            result = model.forward(rgb, state, lookahead=lookahead, last=last, routing=task.options.routing)
+            progress.begin_chunk(len(times) if last else max(len(times) - lookahead, 0))
+            result = model.forward(
+                rgb, state, lookahead=lookahead, last=last, routing=task.options.routing, observer=observe
+            )
+            progress.end_chunk()
             state = None if last else result.state
             pts = [times.popleft() for _ in result.frames]
             yield ComputedChunk(result, pts, list(times), read_to, clean, last)
             del rgb, result
-    except Abandoned:
+    except (Abandoned, Interrupted):
         return
 
 
-def encode(chunk: ComputedChunk, checkpoints: Checkpoints, number: int, spec: OutputSpec) -> None:
-    """Write the segment of a chunk."""
+def encode(chunk: ComputedChunk, checkpoints: Checkpoints, number: int, spec: OutputSpec) -> Iterator[int]:
+    """Write the segment of a chunk. Yields the number of frames written after each frame or delayed packet."""
     with SegmentWriter(checkpoints.segment(number), spec) as writer:
         for rgb, pts in zip(chunk.result.frames, chunk.pts, strict=True):
             writer.write(rgb, pts)
+            yield writer.frames
+        for _ in writer.drain():
+            yield writer.frames

@@ -6,8 +6,8 @@ thread computes the next chunk, and a third thread decodes frames ahead.
     for event in upscale(task, model):
         print(event.progress)
 
-`upscale` is a generator that knows neither Redis nor HTTP. A caller that closes the generator between two events loses
-only the chunk in work.
+`upscale` is a generator that knows neither Redis nor HTTP. Events come several times a second. A caller that closes the
+generator between two events loses only the chunks in work, and waits for one step of the network at most.
 """
 
 from __future__ import annotations
@@ -15,25 +15,39 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
+from typing import Final
 
+from jobs.figures import FiguresWriter
 from jobs.storage import Fenced
-from media.assemble import assemble
+from media.assemble import Assembled, assembling
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
 from model.engine.budget import longest_chunk, needed_bytes
 from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler
-from pipeline.accounting import ProgressCounter, after_chunk, stage_seconds
+from model.engine.upscaler import ChunkResult, Upscaler
+from pipeline.accounting import after_chunk, encoding_share, stage_seconds
 from pipeline.checkpoint import Checkpoints, Identity, sha256_of
-from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
+from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
+from pipeline.figures import chunk_figures, facts, packed
 from pipeline.prefetch import Prefetcher
-from pipeline.stages import ComputedChunk, DecodeStage, encode, run_model
+from pipeline.progress import ProgressCounter
+from pipeline.stages import ComputedChunk, DecodeStage, Stops, encode, run_model
 from pipeline.task import UpscaleTask
 
+_PAUSE: Final = 0.25
+"""Seconds between two events."""
 
-def upscale(task: UpscaleTask, model: Upscaler, *, stop: threading.Event | None = None) -> Generator[Event]:
+
+def upscale(
+    task: UpscaleTask,
+    model: Upscaler,
+    *,
+    stop: threading.Event | None = None,
+    halt: threading.Event | None = None,
+) -> Generator[Event]:
     """Upscale a video, from its last checkpoint if there is one.
 
     Raises MediaError, ModelError, OSError, and `Fenced` if another worker has taken the working folder.
@@ -42,12 +56,15 @@ def upscale(task: UpscaleTask, model: Upscaler, *, stop: threading.Event | None 
         task: the video.
         model: the network.
         stop: set by the caller to stop before the next chunk.
+        halt: set by the caller to stop between two steps of the network. The chunk in the network is dropped; a
+            computed chunk is saved.
 
     Yields:
-        `Started`, then `ChunkDone` per chunk, then `Finished`; or `Stopped` if the caller sets `stop`.
+        `Started`, then `Working` and `ChunkDone` in turn, then `Finished`; or `Stopped` after `stop` or `halt`.
     """
+    stops = Stops(stop or threading.Event(), halt or threading.Event())
     try:
-        yield from _Run(task, model, stop or threading.Event()).events()
+        yield from _Run(task, model, stops).events()
     except Exception as error:
         if not task.folder.exists():
             raise Fenced(task.folder.name) from error
@@ -57,8 +74,8 @@ def upscale(task: UpscaleTask, model: Upscaler, *, stop: threading.Event | None 
 class _Run:
     """One run of the pipeline, from the last checkpoint to the end of the video."""
 
-    def __init__(self, task: UpscaleTask, model: Upscaler, stop: threading.Event) -> None:
-        self._task, self._model, self._stop = task, model, stop
+    def __init__(self, task: UpscaleTask, model: Upscaler, stops: Stops) -> None:
+        self._task, self._model, self._stops = task, model, stops
         options = task.options
         fields = options.deinterlace == "field"
         self._info = probe(task.source, task.limits, target=options.container, fields=fields)
@@ -82,6 +99,8 @@ class _Run:
         if unused:
             self._manifest.warnings.append(unused)
         self._fit_chunk()
+        self._figures = self._open_figures()
+        self._checkpointed_at = time.perf_counter()
         self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
 
     def _fit_chunk(self) -> None:
@@ -105,67 +124,120 @@ class _Run:
         shorter = [chunk for chunk in (task.chunk, self._manifest.chunk) if chunk]
         self._task = replace(task, chunk=min(shorter, default=None))
 
+    def _open_figures(self) -> FiguresWriter | None:
+        """The writer of the chunks' figures; None if no chunk is left, because the figures may be published."""
+        manifest = self._manifest
+        if manifest.complete:
+            return None
+        shared = facts(self._model, self._info, self._spec, resumed=manifest.segments > 0)
+        writer = FiguresWriter(self._task.folder, shared, manifest.segments)
+        if writer.chunks < manifest.segments:
+            lost = "The figures of the first chunks are lost: report and skip map begin later."
+            manifest.warnings = list(dict.fromkeys([*manifest.warnings, lost]))
+        return writer
+
     def events(self) -> Generator[Event]:
         """Run, and yield the events."""
-        done = self._manifest.frames
-        yield Started(self._info, self._spec, self._progress.at(done), self._manifest.segments > 0, self._warnings())
+        resumed = self._manifest.segments > 0
+        yield Started(self._info, self._spec, self._progress.at_checkpoint(), resumed, self._warnings())
         if not self._manifest.complete:
             yield from self._chunks()
-        if self._manifest.complete:
-            yield self._finish()
-        elif self._stop.is_set():
-            yield Stopped(self._progress.at(self._manifest.frames), self._manifest.metrics)
+        if self._manifest.complete and (finished := (yield from self._finish())) is not None:
+            yield finished
+        elif self._manifest.complete or self._stops.before_chunk:
+            yield Stopped(self._progress.at_checkpoint(), self._manifest.metrics)
         else:
             raise UnusableVideo("the video has no frames that can be decoded")
 
-    def _chunks(self) -> Generator[ChunkDone]:
+    def _chunks(self) -> Generator[Working | ChunkDone]:
         """Decode, upscale and encode chunk by chunk."""
         task = self._task
         decoder = DecodeStage(task, self._manifest, self._info.video.canvas)
         frames = Prefetcher(decoder, depth=max(2, task.frames_per_chunk), name="decode")
-        chunks = Prefetcher(
-            run_model(frames, self._model, self._take_state(), self._manifest.pending, task, self._stop),
-            depth=1,
-            name="model",
+        computed = run_model(
+            frames, self._model, self._take_state(), self._manifest.pending, task, self._stops, self._progress
         )
+        chunks = Prefetcher(computed, depth=1, name="model")
         with chunks, frames:  # closes the frames first, which ends the chunks
-            for chunk in chunks:
-                yield self._encode(chunk, decoder)
-                del chunk
+            try:
+                for chunk in chunks.polled(_PAUSE):
+                    if chunk is None:
+                        yield self._working()
+                    else:
+                        yield from self._encode(chunk, decoder)
+                    del chunk
+                    if self._stops.halt.is_set():
+                        frames.abandon()  # first: the decoder's death is no error then
+                        decoder.abandon()
+            finally:
+                self._stops.closed.set()
+                decoder.abandon()
 
     def _take_state(self) -> RecurrentState | None:
         """Hand the state over to the model's thread; a second reference would keep the memory for the whole run."""
         state, self._state = self._state, None
         return state
 
-    def _encode(self, chunk: ComputedChunk, decoder: DecodeStage) -> ChunkDone:
+    def _working(self) -> Working:
+        return Working(self._progress.now(), self._progress.seconds_to_checkpoint())
+
+    def _encode(self, chunk: ComputedChunk, decoder: DecodeStage) -> Generator[Working | ChunkDone]:
         """Write a chunk's segment, and commit the checkpoint after the chunk."""
         before, started = self._manifest, time.perf_counter()
-        encode(chunk, self._checkpoints, before.segments, self._spec)
-        self._manifest = after_chunk(
+        self._progress.take(len(chunk.pts))
+        shown = started
+        for written in encode(chunk, self._checkpoints, before.segments, self._spec):
+            self._progress.write(written)
+            if (now := time.perf_counter()) - shown >= _PAUSE:
+                shown = now
+                yield self._working()
+        self._manifest = manifest = after_chunk(
             before,
             chunk,
             decode_seconds=decoder.take_seconds(),
             encode_seconds=time.perf_counter() - started,
             warnings=decoder.warnings,
         )
-        self._checkpoints.commit(self._manifest, chunk.result.state)
-        return ChunkDone(
+        self._add_figures(before.frames, chunk.result)
+        self._checkpoints.commit(manifest, chunk.result.state)
+        self._progress.save(manifest.frames, encoding=encoding_share(manifest.metrics))
+        yield ChunkDone(
             before.segments,
             len(chunk.pts),
             chunk.result.seconds,
-            self._progress.at(self._manifest.frames, complete=self._manifest.complete),
-            self._manifest.metrics,
-            stage_seconds(before.metrics, self._manifest.metrics),
+            self._progress.at_checkpoint(complete=True) if manifest.complete else self._progress.now(),
+            manifest.metrics,
+            stage_seconds(before.metrics, manifest.metrics),
             chunk.result.reports,
         )
 
-    def _finish(self) -> Finished:
-        """Join the segments, and copy the source's other tracks."""
+    def _add_figures(self, first: int, result: ChunkResult) -> None:
+        """Store the figures of a chunk. A chunk that is computed again after an interruption replaces its figures."""
+        assert self._figures is not None
+        now = time.perf_counter()
+        shape, fold = self._figures.shape, self._model.config.fold
+        self._figures.add(
+            chunk_figures(first, result, now - self._checkpointed_at),
+            [packed(report, shape, fold) for report in result.reports],
+        )
+        self._checkpointed_at = now
+
+    def _finish(self) -> Generator[Working, None, Finished | None]:
+        """Join the segments, and copy the source's other tracks; return None if the caller halts the run."""
         manifest, spec, task = self._manifest, self._spec, self._task
         out = task.folder / f"result.{spec.container}"
-        done = assemble(self._checkpoints.segments(manifest), task.source, out, spec, limits=task.limits)
-        progress = self._progress.at(manifest.frames, complete=True)
+        progress = self._progress.at_checkpoint(complete=True)
+        steps = assembling(self._checkpoints.segments(manifest), task.source, out, spec, limits=task.limits)
+        with closing(steps):
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    done: Assembled = end.value
+                    break
+                if self._stops.halt.is_set():
+                    return None
+                yield Working(progress, None)
         warnings = list(dict.fromkeys([*self._warnings(), *done.warnings]))
         return Finished(out, spec, progress, manifest.metrics, warnings, done.frame_rate)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +13,12 @@ from anyio import CapacityLimiter
 from pydantic import ValidationError
 
 from jobs.errors import FieldError, InvalidRequest, TooLarge, UploadStalled
-from jobs.schema import JobOptions, StreamFacts
+from jobs.schema import JobOptions, JobRequest, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
 from media.spec import output_spec
 from pipeline.source import media_limits, stream_facts, user_errors
+from service.outgoing import Guard, split
 
 _PLACES: Final = ("query", "path", "header", "body")
 """Parts of a request, which pydantic's places of errors begin with."""
@@ -34,13 +35,15 @@ class Admission:
     warnings: list[str]
     frames: int | None
     """Expected number of frames of the result."""
+    webhook: str | None = None
+    """URL that gets messages about the job."""
 
 
-def options_from_text(texts: Mapping[str, str]) -> JobOptions:
-    """Parse text fields as job options. Empty fields get defaults. Raises InvalidRequest with all errors."""
+def options_from_text(texts: Mapping[str, str]) -> JobRequest:
+    """Parse text fields as a request for a job. Empty fields get defaults. Raises InvalidRequest with all errors."""
     given: dict[str, object] = {name: text for name, text in texts.items() if text}
-    if unknown := sorted(given.keys() - JobOptions.model_fields.keys()):
-        known, names = ", ".join(JobOptions.model_fields), [name[:80] for name in unknown]
+    if unknown := sorted(given.keys() - JobRequest.model_fields.keys()):
+        known, names = ", ".join(JobRequest.model_fields), [name[:80] for name in unknown]
         raise InvalidRequest(
             f"unknown option {', '.join(names)}; valid options: {known}",
             [FieldError(name, "unknown option") for name in names],
@@ -49,7 +52,7 @@ def options_from_text(texts: Mapping[str, str]) -> JobOptions:
     if isinstance(scale, str) and scale.isdecimal():
         given["scale"] = int(scale)  # pydantic does not convert text for a Literal of numbers
     try:
-        return JobOptions.model_validate(given)
+        return JobRequest.model_validate(given)
     except ValidationError as error:
         raise invalid(error.errors()) from error
 
@@ -98,8 +101,29 @@ class Admissions:
         self._probes = CapacityLimiter(_PROBES)
 
     async def admit(self, path: Path, options: JobOptions, scale: int | None) -> Admission:
-        """Run the function `admit` when a place is free."""
-        return await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, limiter=self._probes)
+        """Check the webhook, and run the function `admit` when a place is free. Raises InvalidRequest, too."""
+        webhook = None
+        if isinstance(options, JobRequest):
+            webhook, options = checked_webhook(options.webhook, self._settings), options.job_options
+        admission = await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, limiter=self._probes)
+        return replace(admission, webhook=webhook)
+
+
+def webhook_guard(settings: Settings) -> Guard:
+    """The guard of webhooks."""
+    return Guard(split(settings.webhook_hosts), split(settings.webhook_networks), setting="SKIPVSR_WEBHOOK_HOSTS")
+
+
+def checked_webhook(url: str | None, settings: Settings) -> str | None:
+    """The normal form of a webhook's URL. Raises InvalidRequest if the server does not allow the webhook."""
+    if url is None:
+        return None
+    if settings.webhook_secret is None:
+        raise InvalidRequest(
+            "this server sends no webhooks: leave the field webhook out, or ask its administrator to set "
+            "SKIPVSR_WEBHOOK_SECRET"
+        )
+    return webhook_guard(settings).checked(url)
 
 
 def oversized(limit: int) -> TooLarge:

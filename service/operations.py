@@ -10,6 +10,7 @@ from typing import Self
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
 from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
@@ -19,6 +20,7 @@ from jobs.storage import Storage, new_id, room
 from jobs.store import JobStore, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.resumable import Resumable
 
 
 class Operations:
@@ -46,6 +48,11 @@ class Operations:
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
         return type(self)(self.store, self.storage, caller)
+
+    @property
+    def resumable(self) -> Resumable:
+        """The caller's resumable uploads."""
+        return Resumable(self.store, self.storage, self._caller, self._allowance)
 
     @contextmanager
     def upload(self, expected: int = 0) -> Iterator[Incoming]:
@@ -129,6 +136,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            webhook=admission.webhook,
             traceparent=tracing.current(),
         )
         self._allowance.hold(job.id)
@@ -138,7 +146,7 @@ class Operations:
         except StoreUnavailable:
             raise  # Redis may have stored the job; if not, the janitor removes its folder
         except BaseException:
-            self.storage.remove(job.id)
+            self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
         return job
@@ -158,7 +166,7 @@ class Operations:
         return self.store.list(state=state, owner=owner, limit=limit, offset=offset)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job. Files of a waiting job are removed now, files of a running job at the end of its chunk."""
+        """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
@@ -177,7 +185,7 @@ class Operations:
         return job
 
     def pause(self, job_id: str) -> Job:
-        """Pause a job at the end of its chunk. Finished chunks are kept."""
+        """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
         self.get(job_id)
         self.store.request_pause(job_id)
         return self._recorded(job_id)
@@ -227,6 +235,24 @@ class Operations:
         """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
         return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+
+    def figures(self, job_id: str) -> tuple[Job, Figures]:
+        """Return a job and the figures of its finished chunks.
+
+        Raises:
+            NotReady: no worker has begun the job.
+            Cancelled: the job was cancelled.
+            Gone: the job's files have been removed.
+        """
+        job = self.get(job_id)
+        for folder in self.storage.figures_folders(job_id):
+            if (found := Figures.read(folder)) is not None:
+                return job, found
+        if job.state is JobState.CANCELLED:
+            raise Cancelled("The job was cancelled and has no figures.")
+        if not job.state.final:
+            raise NotReady("No worker has begun the job. Ask for its figures when the job runs.")
+        raise Gone("The job has no figures: the job failed at its start, or its files have been removed.")
 
     def workers(self) -> list[WorkerInfo]:
         """Return the live workers."""

@@ -6,7 +6,8 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from jobs.schema import Job, JobMetrics
+from jobs.schema import Job, JobMetrics, Progress
+from pipeline.events import Event, Finished, Stopped
 from worker.job_log import JobLog
 from worker.lease import Lease
 
@@ -25,12 +26,23 @@ class Attempt:
         self.warnings: list[str] = []
         """Warnings of the worker itself, besides those of the pipeline."""
         self._started = time.monotonic()
+        self._frames = 0
         self._seconds_before = job.metrics.processing_seconds or 0.0
         waited = (datetime.now(UTC) - job.created_at).total_seconds()
         before = job.metrics.queue_seconds
         self.is_first = before is None
         """Whether no worker has reported on the job before."""
         self.queue_seconds = max(0.0, waited) if before is None else before  # the wall clock may go back
+
+    def progress(self, event: Event) -> Progress:
+        """Progress of an event. The number of frames grows until the end, also if the pipeline starts again."""
+        progress = event.progress
+        if isinstance(event, Stopped | Finished):
+            return progress
+        if progress.frames_done > self._frames:
+            self._frames = progress.frames_done
+            self.lease.touch()
+        return progress.model_copy(update={"frames_done": self._frames})
 
     def metrics(self, measured: JobMetrics) -> JobMetrics:
         """Add the times of waiting and processing to the pipeline's measurements."""

@@ -29,10 +29,14 @@ log = logging.getLogger(__name__)
 
 _HUNG: Final = 70
 """Exit status of a process with a hung job (EX_SOFTWARE)."""
+_POLL: Final = 0.4
+"""Seconds between two looks for a user's request to the job: one small command of Redis each."""
+_PROGRESS: Final = 0.9
+"""Seconds between two heartbeats with progress, at least."""
 
 
 class Heartbeat:
-    """A thread that sends a heartbeat every `heartbeat_seconds` between `start` and `stop`.
+    """A thread that sends a heartbeat every `heartbeat_seconds` between `start` and `stop`, or sooner with progress.
 
     Args:
         settings: the settings.
@@ -82,7 +86,7 @@ class Heartbeat:
         """Send heartbeats for a claimed job during the block."""
         lease = Lease(claim, self._beat_now.set)
         if self._stop_by is not None:
-            lease.request_stop(StopReason.SHUTDOWN)
+            lease.shut_down(self._stop_by)
         self._lease = lease
         self._beat_now.set()
         try:
@@ -108,7 +112,7 @@ class Heartbeat:
         self._stop_by = time.monotonic() + self._settings.stop_grace_seconds
         lease = self._lease
         if lease is not None:
-            lease.request_stop(StopReason.SHUTDOWN)
+            lease.shut_down(self._stop_by)
 
     def exit_now(self, status: int) -> None:
         """End the process after one attempt to requeue its job; a requeued job need not wait for a death report."""
@@ -139,11 +143,33 @@ class Heartbeat:
                     log.warning("Redis is back")
                 self._redis_down = False
             self._enforce_timeouts(lease)
-            self._beat_now.wait(self._settings.heartbeat_seconds)
+            self._wait(lease)
         try:
             self._presence.leave(self._info.name)
         except StoreUnavailable:
             log.debug("could not remove the worker's announcement; it will expire")
+
+    def _wait(self, lease: Lease | None) -> None:
+        """Wait for the next heartbeat. A heartbeat with progress comes early, and one with a user's request at once."""
+        begun, most = time.monotonic(), self._settings.heartbeat_seconds
+        while (waited := time.monotonic() - begun) < most and not self._beat_now.wait(min(_POLL, most - waited)):
+            if lease is not None and (self._due(lease, begun) or self._asked(lease)):
+                return
+
+    @staticmethod
+    def _due(lease: Lease, begun: float) -> bool:
+        """Whether progress waits for longer than a moment since the last heartbeat."""
+        return lease.has_fields and time.monotonic() - begun >= _PROGRESS
+
+    def _asked(self, lease: Lease) -> bool:
+        """Whether a user has a new request to the job."""
+        if self._redis_down:
+            return False
+        try:
+            request = self._store.request_to(lease.claim.job_id)
+        except StoreUnavailable:
+            return True  # the next heartbeat tells
+        return request is not None and StopReason.of(request) > (lease.stop_reason or 0)
 
     def _beat(self, lease: Lease | None) -> None:
         job_id = lease.claim.job_id if lease is not None else None
@@ -183,5 +209,5 @@ class Heartbeat:
             log.warning("the chunk took longer than SKIPVSR_STOP_GRACE_SECONDS; abandoning the chunk")
             self.exit_now(0)
         if now - lease.active_at > self._settings.chunk_timeout_minutes * 60:
-            log.error("no chunk finished within SKIPVSR_CHUNK_TIMEOUT_MINUTES; ending the worker")
+            log.error("no frame finished within SKIPVSR_CHUNK_TIMEOUT_MINUTES; ending the worker")
             os._exit(_HUNG)  # without requeueing: the exit counts as a death, so a hanging job fails in the end

@@ -21,6 +21,7 @@ from pathlib import Path
 from jobs import records
 from jobs.errors import StoreUnavailable
 from jobs.recovery import Recovery
+from jobs.resumable import ResumableFiles
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -59,6 +60,7 @@ class Janitor:
         self._settings, self._store, self._storage = settings, store, storage
         self._now, self._clock = now, clock
         self._recovery = Recovery(store, storage)
+        self._resumable = ResumableFiles(storage, store.knows, lambda: now().timestamp())
         self._unchanged_since: dict[Path, tuple[float, float]] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
@@ -99,6 +101,7 @@ class Janitor:
         for job in jobs:
             removed += self._forget(job) if job.id in surplus else self._expire(job)
         removed += self._remove_orphans() if complete else []
+        removed += self._resumable.expire()
         for line in removed:
             log.info("removed %s", line)
         return removed

@@ -30,8 +30,13 @@ class StopReason(IntEnum):
         return cls.CANCEL if request is Request.CANCEL else cls.PAUSE
 
     @property
+    def halts_network(self) -> bool:
+        """Whether the network stops between two steps. A worker that ends finishes its chunk if there is time."""
+        return self is not StopReason.SHUTDOWN
+
+    @property
     def abandons_chunk(self) -> bool:
-        """Whether the next chunk is discarded."""
+        """Whether even a computed chunk is discarded."""
         return self in (StopReason.CANCEL, StopReason.LOST)
 
 
@@ -42,6 +47,10 @@ STATE_AFTER: Final = {
     StopReason.CANCEL: JobState.CANCELLED,
 }
 """State of a stopped job by reason; a lost job belongs to another worker."""
+
+
+_DOUBT: Final = 0.2
+"""Part by which an estimate of remaining seconds may be too high."""
 
 
 class Lease:
@@ -57,18 +66,31 @@ class Lease:
         self._wake = wake
         self.stop = threading.Event()
         """Set as soon as the job has a reason to stop."""
+        self.halt = threading.Event()
+        """Set as soon as the network must stop between two steps."""
         self.stop_reason: StopReason | None = None
+        self.stop_by: float | None = None
+        """Monotonic time at which the process ends, if the worker shuts down."""
         self.active_at = time.monotonic()
         """Monotonic time of the last sign of progress."""
         self._fields: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def update(self, fields: Mapping[str, Any]) -> None:
-        """Pass fields of the job document to the heartbeat thread, and record a sign of progress."""
-        with self._lock:
-            self._fields.update(fields)
+        """Pass fields of the job document to the heartbeat thread at once, and record a sign of progress."""
+        self.note(fields)
         self.touch()
         self._wake()
+
+    def note(self, fields: Mapping[str, Any]) -> None:
+        """Pass fields of the job document to the heartbeat thread, which stores them about once a second."""
+        with self._lock:
+            self._fields.update(fields)
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether some fields are not stored yet."""
+        return bool(self._fields)
 
     def touch(self) -> None:
         """Record a sign of progress."""
@@ -78,7 +100,19 @@ class Lease:
         """Ask the processing thread to stop. Takes no lock, because signal handlers call this method."""
         if self.stop_reason is None or reason > self.stop_reason:
             self.stop_reason = reason
+            if reason.halts_network:
+                self.halt.set()
             self.stop.set()
+
+    def shut_down(self, stop_by: float) -> None:
+        """Ask the processing thread to stop before the process ends at a monotonic time. Takes no lock, too."""
+        self.stop_by = stop_by
+        self.request_stop(StopReason.SHUTDOWN)
+
+    def expect_checkpoint(self, seconds: float) -> None:
+        """Stop the network if the worker shuts down, and the process would end before the next checkpoint."""
+        if self.stop_by is not None and time.monotonic() + seconds > self.stop_by + _DOUBT * seconds:
+            self.halt.set()
 
     def take_fields(self) -> dict[str, Any]:
         """Remove and return the fields that are not stored yet."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class WarmWorker(SimpleWorker):
-    """A SimpleWorker that stops at the next chunk, with RQ records that expire within `ttl` seconds.
+    """A SimpleWorker that stops after the chunk in work, with RQ records that expire within `ttl` seconds.
 
     Args:
         queues: names of the queues.
@@ -133,7 +133,7 @@ class WarmWorker(SimpleWorker):
 
     def handle_warm_shutdown_request(self) -> None:
         """Handle the first signal."""
-        log.info("stopping at the next chunk; a second signal stops at once")
+        log.info("stopping after the chunk in work; a second signal stops at once")
         self._on_stop()
 
     def set_shutdown_requested_date(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
+from jobs.figures import FILES as FIGURES
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage, open_regular
@@ -25,7 +26,7 @@ from model.engine.upscaler import Upscaler
 from model.errors import ModelError
 from model.zoo.cache import ModelCache
 from pipeline.checkpoint import shortened_chunk
-from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
+from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
 from pipeline.source import media_limits, stream_facts
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
@@ -161,7 +162,7 @@ class Runner:
 
     def _run_pipeline(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
         """Run the pipeline and report its progress; None if the job stopped."""
-        events = upscale(task, model, stop=attempt.lease.stop)
+        events = upscale(task, model, stop=attempt.lease.stop, halt=attempt.lease.halt)
         try:
             for event in events:
                 self._report(event, attempt)
@@ -181,20 +182,26 @@ class Runner:
 
     def _report(self, event: Event, attempt: Attempt) -> None:
         """Pass an event on to the log, the metrics, the trace and the job document."""
-        fields: dict[str, Any] = {"progress": event.progress}
-        if isinstance(event, Started):
-            attempt.log.info("resumes" if event.resumed else "starts")
-            fields["warnings"] = event.warnings
-            if event.resumed:
-                self._metrics.resumes.inc()
-        else:
-            fields["metrics"] = attempt.metrics(event.metrics)
-        if isinstance(event, ChunkDone):
-            extra = {"chunk": event.number, "frames": event.frames, "seconds": round(event.seconds, 3)}
-            attempt.log.info("chunk %d computed", event.number, extra=extra)
-            tracing.mark("chunk", number=event.number, frames=event.frames, **event.stages)
-            self._metrics.chunk(event)
-        attempt.lease.update(fields)
+        progress = {"progress": attempt.progress(event)}
+        match event:
+            case Started():
+                attempt.log.info("resumes" if event.resumed else "starts")
+                if event.resumed:
+                    self._metrics.resumes.inc()
+                attempt.lease.update({**progress, "warnings": event.warnings})
+            case Working():
+                attempt.lease.note(progress)
+                if event.checkpoint_seconds is not None:
+                    attempt.lease.expect_checkpoint(event.checkpoint_seconds)
+            case ChunkDone():
+                extra = {"chunk": event.number, "frames": event.frames, "seconds": round(event.seconds, 3)}
+                attempt.log.info("chunk %d computed", event.number, extra=extra)
+                tracing.mark("chunk", number=event.number, frames=event.frames, **event.stages)
+                self._metrics.chunk(event)
+                attempt.lease.touch()
+                attempt.lease.note({**progress, "metrics": attempt.metrics(event.metrics)})
+            case Stopped() | Finished():
+                attempt.lease.update({**progress, "metrics": attempt.metrics(event.metrics)})
 
     def _check_room(self, event: Started) -> None:
         """Raise StorageFull if the disk has no room for the remaining segments and the result."""
@@ -207,6 +214,9 @@ class Runner:
     def _publish(self, finished: Finished, model: Upscaler, attempt: Attempt) -> Outcome:
         job_id = attempt.job.id
         path = self._storage.publish(finished.path, job_id)
+        for name in FIGURES:
+            if (figures := finished.path.with_name(name)).exists():  # else published before the worker died
+                self._storage.publish(figures, job_id)
         fields: dict[str, Any] = {
             "model": model.name,
             "progress": finished.progress,

@@ -69,7 +69,9 @@ class Outcome:
 class PlainUpscaler(Upscaler):
     """An upscaler without a network: frames come out as they went in, in the same chunks."""
 
-    def forward(self, frames: Any, state: Any, *, lookahead: int, last: bool, routing: Any = "off") -> ChunkResult:
+    def forward(
+        self, frames: Any, state: Any, *, lookahead: int, last: bool, routing: Any = "off", observer: Any = None
+    ) -> ChunkResult:
         """Emit the frames that the network would emit now."""
         held = [] if state is None else [state.pending]
         every = torch.cat([*held, torch.from_numpy(frames)])

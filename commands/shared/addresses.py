@@ -26,15 +26,20 @@ def address(host: str, port: int) -> str:
 
 def warn_if_open(settings: Settings, host: str, server: str) -> None:
     """Log a warning if a server without an API key listens beyond this machine."""
-    from service.api_key import ApiKeys
-
-    if host != "localhost" and not _is_loopback(host) and not ApiKeys(settings).required:
+    if is_open(settings, host):
         log.warning(
             "%s listens on %s without SKIPVSR_API_KEY, and `skipvsr keys` lists no key: whoever reaches the port can "
             "use the server",
             server,
             host,
         )
+
+
+def is_open(settings: Settings, host: str) -> bool:
+    """Whether a server on `host` listens beyond this machine and needs no API key."""
+    from service.api_key import ApiKeys
+
+    return host != "localhost" and not _is_loopback(host) and not ApiKeys(settings).required
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,8 +6,9 @@ Click parses the command line: `rq` brings Click to every image, and Click impor
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 MODELS: Final = ("auto", "small", "small-clean", "basicvsr-reds", "basicvsr-vimeo-bi", "basicvsr-vimeo-bd")
 """Built-in models for help and completion; a user model in the weights folder is a valid name too."""
 ROUTINGS: Final = ("off", "balanced", "fast")
-FILE: Final = click.Path(path_type=Path)
-FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+FILE: Final = click.Path(path_type=Path, readable=False)
+FOLDER: Final = click.Path(path_type=Path, file_okay=False, readable=False)
 """For shell completion only: commands check paths themselves, in their own words."""
 COUNT: Final = click.IntRange(min=1)
 _FIRST_COLUMN: Final = 38
@@ -138,10 +139,11 @@ class ModelName(click.ParamType[str]):
 MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 
 
-def read_settings() -> Settings:
+def read_settings(*, warn: bool = True) -> Settings:
     """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A colon separates several folders. A secret file has the name of its variable. Raises pydantic.ValidationError,
+    A colon separates several folders. A secret file has the name of its variable. With `warn`, prints one line for
+    each variable that looks like a setting but is none, once in a process. Raises pydantic.ValidationError,
     InvalidRequest if a secret cannot be read, or CommandError if a folder does not exist.
     """
     from jobs.secret_files import check_folder
@@ -152,4 +154,13 @@ def read_settings() -> Settings:
         if not folder.is_dir():
             raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
         check_folder(folder, Settings.model_fields)
-    return Settings(_secrets_dir=folders or None)
+    settings = Settings(_secrets_dir=folders or None)
+    if warn and "_SKIPVSR_COMPLETE" not in os.environ:  # a completion is no place for a warning
+        for line in Settings.unknown_variables():
+            _warn_once(line)
+    return settings
+
+
+@cache
+def _warn_once(line: str) -> None:
+    print(f"skipvsr: warning: {line}", file=sys.stderr, flush=True)

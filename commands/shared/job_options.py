@@ -20,7 +20,7 @@ HELP: Final = {
     "lookahead": "Frames to look ahead",
     "routing": "Work to skip",
     "codec": "Video codec",
-    "container": "File format; default: suffix of OUT",
+    "container": "File format; default: suffix of OUT or IN",
     "crf": "Quality; lower is better",
     "deinterlace": "Frames of interlaced video",
     "priority": "Queue of the job",

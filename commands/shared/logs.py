@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.settings import Settings
 
+log = logging.getLogger(__name__)
 _PROBES = ("/healthz", "/readyz", "/metrics")
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -62,3 +63,8 @@ def set_up(settings: Settings) -> None:
     logging.getLogger("skipvsr.audit").setLevel(logging.INFO)  # the audit log has no severity
     for library in ("httpx", "rq", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def name_data_folder(settings: Settings) -> None:
+    """Log where this process keeps its data."""
+    log.info("data folder: %s", settings.data_dir.absolute())

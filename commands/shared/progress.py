@@ -24,23 +24,23 @@ ShowFrames = Callable[[str, int, int | None, float | None], None]
 
 
 @contextmanager
-def _progress(*columns: ProgressColumn) -> Iterator[Progress]:
+def _progress(*columns: ProgressColumn, quiet: bool) -> Iterator[Progress]:
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         yield progress
 
 
 @contextmanager
-def bytes_bar(activity: str, total: int | None) -> Iterator[Advance]:
+def bytes_bar(activity: str, total: int | None, *, quiet: bool = False) -> Iterator[Advance]:
     """A bar that counts bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with _progress(*columns) as progress:
+    with _progress(*columns, quiet=quiet) as progress:
         task = progress.add_task(activity, total=total)
         yield lambda count: progress.advance(task, count)
 
 
 @contextmanager
-def frames_bar(activity: str) -> Iterator[ShowFrames]:
+def frames_bar(activity: str, *, quiet: bool = False) -> Iterator[ShowFrames]:
     """A bar that counts frames, with the rate and the remaining time."""
     columns = (
         TextColumn("{task.description}"),
@@ -49,7 +49,7 @@ def frames_bar(activity: str) -> Iterator[ShowFrames]:
         TextColumn("{task.fields[fps]}"),
         TimeRemainingColumn(),
     )
-    with _progress(*columns) as progress:
+    with _progress(*columns, quiet=quiet) as progress:
         task = progress.add_task(activity, total=None, fps="")
 
         def show(now: str, done: int, total: int | None, fps: float | None) -> None:

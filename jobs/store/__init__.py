@@ -8,9 +8,9 @@ hashes       a job document as a Redis hash
 connection   the Redis client, and its errors
 """
 
+from jobs.schema import Request
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
 from jobs.store.store import JobStore
-from jobs.store.transitions import Request
 
 __all__ = ["Claim", "HeartbeatCount", "HeartbeatReply", "JobStore", "Request", "connect", "unavailable"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jobs.store.transitions import Request
+from jobs.schema import Request
 
 
 @dataclass(frozen=True)

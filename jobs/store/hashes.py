@@ -22,8 +22,8 @@ def encode(name: str, value: Any) -> str:
 
 
 def to_hash(job: Job) -> dict[str, str]:
-    """Fields of a job document as hash fields."""
-    return {name: encode(name, getattr(job, name)) for name in _DOCUMENT}
+    """Fields of a job document as hash fields. A request is pending at a running job only, and no job starts so."""
+    return {name: encode(name, getattr(job, name)) for name in _DOCUMENT if name != "request"}
 
 
 def from_hash(raw: dict[bytes, bytes]) -> Job:

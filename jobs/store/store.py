@@ -18,13 +18,13 @@ from jobs import idempotency, tickets
 from jobs.errors import Gone, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, owner_key, state_key
-from jobs.schema import Job, JobState, Priority, Problem
+from jobs.schema import Job, JobState, Priority, Problem, Request
 from jobs.settings import Settings
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
 from jobs.store.hashes import from_hash, to_hash
-from jobs.store.scripts import FORGET, RESTORE, TRANSITION
-from jobs.store.transitions import Outcome, Request, Transition, TransitionResult
+from jobs.store.scripts import CHANGED, FORGET, RESTORE, TRANSITION
+from jobs.store.transitions import Outcome, Transition, TransitionResult
 
 
 class JobStore:
@@ -42,6 +42,7 @@ class JobStore:
         self.redis = redis
         self.job_timeout = job_timeout
         self._transition = redis.register_script(TRANSITION)
+        self._changed = redis.register_script(CHANGED)
         self._forget = redis.register_script(FORGET)
         self._restore = redis.register_script(RESTORE)
 
@@ -73,6 +74,7 @@ class JobStore:
             pipe.hset(job_key(job.id), "queued_at", int(job.created_at.timestamp()))
             if reservation is not None:
                 idempotency.settle(pipe, reservation, job.id)
+            self._changed(keys=[job_key(job.id)], args=[PREFIX, job.id], client=pipe)
             pipe.execute()
 
     def restore(self, job: Job) -> bool:
@@ -92,6 +94,11 @@ class JobStore:
         if not raw:
             raise NotFound.job(job_id)
         return from_hash(cast(dict[bytes, bytes], raw))
+
+    def knows(self, job_id: str) -> bool:
+        """Whether a job has this id."""
+        with unavailable():
+            return bool(self.redis.exists(job_key(job_id)))
 
     def list(
         self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
@@ -157,14 +164,14 @@ class JobStore:
     # Requests of users
 
     def request_cancel(self, job_id: str) -> JobState:
-        """Cancel a waiting job at once and a running job at its next chunk; return the current state.
+        """Cancel a waiting job at once and a running job within a frame's time; return the current state.
 
         A second request to cancel succeeds. Raises `NotReady` if the job is done or failed.
         """
         return self._request(job_id, Request.CANCEL, (JobState.QUEUED, JobState.PAUSED))
 
     def request_pause(self, job_id: str) -> JobState:
-        """Pause a waiting job at once and a running job at its next chunk; return the current state.
+        """Pause a waiting job at once and a running job within a frame's time; return the current state.
 
         Raises `NotReady` if the job is finished, or a user has requested to cancel the job.
         """
@@ -229,6 +236,12 @@ class JobStore:
             return HeartbeatReply(False, None)
         return HeartbeatReply(result.applied, result.request)
 
+    def request_to(self, job_id: str) -> Request | None:
+        """A user's request to a running job, if one is pending; None also for an unknown job."""
+        with unavailable():
+            request = cast("bytes | None", self.redis.hget(job_key(job_id), "request"))
+        return Request(request.decode()) if request else None
+
     def release(self, claim: Claim, state: JobState, fields: Mapping[str, Any] | None = None) -> JobState | None:
         """End a worker's claim with a new state: done, failed, cancelled, paused, or queued at the front.
 
@@ -285,7 +298,7 @@ class JobStore:
         with unavailable():
             values = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "request", "died_at", "died_there"))
         request, died_at, died_there = ((value or b"").decode() for value in values)
-        frames = job.progress.frames_done
+        frames = job.progress.frames_saved
         deaths = int(died_there or 0) + 1 if died_at == str(frames) else 1
         to, error = Request(request).state if request else JobState.QUEUED, None
         if deaths >= max_deaths and to is not JobState.CANCELLED:
@@ -298,7 +311,13 @@ class JobStore:
                 beat=beat,
                 to=to,
                 increment="deaths",
-                fields={"error": error, "finished_at": _finish_time(to), "died_at": frames, "died_there": deaths},
+                fields={
+                    "error": error,
+                    "finished_at": _finish_time(to),
+                    "died_at": frames,
+                    "died_there": deaths,
+                    "progress": job.progress.at_checkpoint(),
+                },
             ),
         )
         if result.outcome is Outcome.REQUEST_PENDING:  # a new request
@@ -387,7 +406,7 @@ def _finish_time(state: JobState) -> datetime | None:
 
 
 def _repeated_deaths(job: Job, deaths: int) -> Problem:
-    done, total = job.progress.frames_done, job.progress.frames_total or "an unknown number"
+    done, total = job.progress.frames_saved, job.progress.frames_total or "an unknown number"
     return Problem.from_error(
         JobFailed(
             f"{deaths} workers in a row died while processing this job, the last one ({job.worker}) in attempt "

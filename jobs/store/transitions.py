@@ -8,20 +8,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from jobs.keys import PREFIX
-from jobs.schema import JobState
+from jobs.schema import JobState, Request
 from jobs.store.hashes import encode
-
-
-class Request(StrEnum):
-    """A user's request to a running job; the worker reads the request in the reply to a heartbeat."""
-
-    CANCEL = "cancel"
-    PAUSE = "pause"
-
-    @property
-    def state(self) -> JobState:
-        """State of the job after the request is carried out."""
-        return JobState.CANCELLED if self is Request.CANCEL else JobState.PAUSED
 
 
 class Outcome(StrEnum):

@@ -44,7 +44,7 @@ class SegmentWriter:
         self._times: list[int] = []
         # Compressed packets wait here until the end, when the reorder depth is known.
         self._packets: list[av.Packet[VideoStream]] = []
-        self._closed = False
+        self._drained = self._closed = False
         self._to_yuv = RgbToYuv(spec.color, spec.pixel_format)
         self._downscaler = VideoReformatter()
         units = str(spec.time_base.denominator)
@@ -95,6 +95,18 @@ class SegmentWriter:
             frame = self._downscaler.reformat(frame, spec.width, spec.height, interpolation=DOWNSCALE, threads=1)
         return self._to_yuv(frame)
 
+    def drain(self) -> Iterator[None]:
+        """Encode the delayed frames one by one before `close`, and pause after each. Raises MediaError."""
+        if not self.frames or self._drained:
+            return
+        self._drained = True
+        try:
+            for packet in self._stream.codec_context.encode_lazy(None):
+                self._packets.append(packet)
+                yield
+        except av.error.FFmpegError as e:
+            raise MediaError(f"Encoding with {self.spec.encoder} failed: {e}") from e
+
     def close(self) -> None:
         """Finish the segment, and move it to `path`.
 
@@ -108,7 +120,8 @@ class SegmentWriter:
         try:
             if not self.frames:
                 raise MediaError("A segment needs at least one frame.")
-            self._packets += self._stream.encode(None)
+            for _ in self.drain():
+                pass
             if begins := min(self._times):
                 # Readers of MP4 cut off frames before zero, and lose a later start if decoding times are below zero.
                 self._container.metadata[SHIFT_TAG] = str(begins)

@@ -32,6 +32,7 @@ _ERRORS: Final = {
         errors.UnusableVideo,
         errors.DecoderCrashed,
         errors.Unwritable,
+        errors.FrameMissing,
         errors.MediaError,
     )
 }

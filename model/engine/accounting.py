@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from model.engine.calibration import DenseTimes
 from model.engine.chunk import Chunk
 from model.engine.execute import PreviousFrame, normalised, run_chunk
 from model.engine.state import RecurrentState
+from model.engine.work import Interrupted, Observer, Work
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan, dense_plan
 from model.network.basicvsr import BasicVSR
@@ -46,17 +48,22 @@ class Accounting:
         self._network, self._device, self._clock = network, device, clock
         self._dense_times = DenseTimes()
 
-    def reports(self, chunk: Chunk, computing: NDArray[np.float64]) -> list[RoutingReport]:
-        """Return a report for each emitted frame; `computing` is the time without planning, as `Clock.both` counts."""
+    def reports(
+        self, chunk: Chunk, computing: NDArray[np.float64], observer: Observer | None = None
+    ) -> list[RoutingReport]:
+        """Return a report for each emitted frame; `computing` is the time without planning, as `Clock.both` counts.
+
+        `observer` follows the steps of the dense network.
+        """
         if not chunk.emit:
             return []
         seconds, busy = (chunk.planning + computing).tolist()
-        dense = seconds * self._dense_share(chunk, busy, float(computing[1]))
+        dense = seconds * self._dense_share(chunk, busy, float(computing[1]), observer)
         each = seconds / chunk.emit, dense / chunk.emit
         blocks = self._network.config.blocks
         return [report for scene in chunk.scenes for report in _scene_reports(scene.plan, scene.gates, blocks, *each)]
 
-    def _dense_share(self, chunk: Chunk, busy: float, network: float) -> float:
+    def _dense_share(self, chunk: Chunk, busy: float, network: float, observer: Observer | None) -> float:
         """Return the dense network's time for a chunk over the chunk's own computing time `busy`.
 
         `network` is the computing time without planning.
@@ -67,19 +74,27 @@ class Accounting:
             return 1.0
         try:
             a_frame = self._dense_times.a_frame(
-                self.run_dense, chunk.stored, chunk.emit, chunk.before, took=busy, last=chunk.last
+                partial(self.run_dense, observer=observer),
+                chunk.stored,
+                chunk.emit,
+                chunk.before,
+                took=busy,
+                last=chunk.last,
             )
-        except torch.OutOfMemoryError:  # the frames exist already: report no speedup instead of failing the job
+        except (torch.OutOfMemoryError, Interrupted):  # the frames exist already: report no speedup instead
             return 1.0
         return chunk.emit / busy * a_frame
 
-    def run_dense(self, frames: Tensor, emit: int, before: RecurrentState | None) -> float:
+    def run_dense(
+        self, frames: Tensor, emit: int, before: RecurrentState | None, *, observer: Observer | None = None
+    ) -> float:
         """Run the dense network over frames [T, H, W, 3] and return the computing time in seconds."""
         begun = self._clock.computing()
         fold = self._network.fold
         folded, previous = fold_frames(frames, fold), PreviousFrame.of([before], fold) if before else None
         plan = dense_plan(folded, emit)
-        run_chunk(self._network, [normalised(frame) for frame in folded], plan, previous, frames.dtype)
+        work = Work.finished(observer) if observer else None
+        run_chunk(self._network, [normalised(frame) for frame in folded], plan, previous, frames.dtype, work=work)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return self._clock.computing() - begun

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.engine.region_flow import RegionFlow, chunk_flows
+from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
 from model.engine.state import RecurrentState
+from model.engine.work import Work
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
@@ -59,14 +60,15 @@ def run_chunk(
     previous: PreviousFrame | None,
     dtype: torch.dtype,
     skipper: Skipper | None = None,
+    work: Work | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Upscale the emitted frames of a chunk; crops pass the gates of `skipper`, if given.
+    """Upscale the emitted frames of a chunk; crops pass the gates of `skipper`, if given. `work` counts the steps.
 
     `frames` are [B, 3 f f, H, W] float32 in [0, 1] of B independent streams, look-ahead included. More than one stream
     needs a plan that `is_dense`, and no skipper. Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of
     `dtype`, and the forward features [B, C, H, W] at the last emitted frame.
     """
-    run = _ChunkRun(net, frames, plan, previous, dtype, skipper)
+    run = _ChunkRun(net, frames, plan, previous, dtype, skipper, work)
     feat = propagate(run, len(frames), len(plan.forward), previous.feat if previous else None)
     assert feat is not None
     return run.hr, feat
@@ -83,9 +85,13 @@ class _ChunkRun:
         previous: PreviousFrame | None,
         dtype: torch.dtype,
         skipper: Skipper | None,
+        work: Work | None,
     ) -> None:
         self._net, self._frames, self._plan, self._previous, self._skipper = net, frames, plan, previous, skipper
-        self._to_next, self._to_previous = chunk_flows(net, frames, plan, previous.lr if previous else None)
+        self._work = work
+        self._to_next, self._to_previous = chunk_flows(
+            net, frames, plan, previous.lr if previous else None, self._count_flow
+        )
         self._pixels = [net.pixels(frame) for frame in frames]  # once, not once per branch and crop
         self._count, _, self._h, self._w = frames[0].shape
         size = len(plan.forward), self._h * STRIDE, self._w * STRIDE, 3
@@ -100,7 +106,10 @@ class _ChunkRun:
         ) -> Tensor:
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
-        return self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
+        feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
+        if self._work:
+            self._work.add(self._work.costs.backward * _area(self._plan.backward[index]))
+        return feat
 
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
@@ -115,6 +124,11 @@ class _ChunkRun:
         return self._branch("forward", index, self._plan.forward[index], self._to_previous[index], before, step)
 
     def output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
+        self._output(index, back, feat)
+        if self._work:
+            self._work.add(self._work.costs.forward * _area(self._plan.forward[index]))
+
+    def _output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
         rectangles = self._plan.forward[index]
         out = [stream[index] for stream in self.hr]
         if not _is_whole(rectangles, self._h, self._w):
@@ -130,6 +144,10 @@ class _ChunkRun:
                 parts = self._skipper.tail(index, around, back, feat, rectangle, out[0])
             for band in (band for part in parts for band in _bands(part, self._count)):
                 _reconstruct(self._net, around, back, feat, band, out)
+
+    def _count_flow(self, task: FlowTask) -> None:
+        if self._work:
+            self._work.add(self._work.costs.flow * task.region.area * task.directions)
 
     def _branch(
         self,
@@ -205,6 +223,10 @@ def _pasted(
     for rectangle, crop in zip(rectangles, crops, strict=True):
         pasted[..., rectangle.rows, rectangle.columns] = crop
     return pasted
+
+
+def _area(rectangles: Sequence[Rectangle]) -> int:
+    return sum(rectangle.area for rectangle in rectangles)
 
 
 def _cut(x: Tensor, rectangle: Rectangle) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,31 +30,63 @@ class RegionFlow:
         return self.flow[..., inner.rows, inner.columns]
 
 
+@dataclass(frozen=True)
+class FlowTask:
+    """The flow between frame `index` of a chunk and the next frame; index -1: the frame before the chunk."""
+
+    index: int
+    region: Rectangle
+    backward: bool
+    """Whether the backward branch needs the flow to the next frame."""
+    forward: bool
+    """Whether the forward branch needs the flow from the next frame back."""
+
+    @property
+    def directions(self) -> int:
+        """Number of flows."""
+        return self.backward + self.forward
+
+
+def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[FlowTask]:
+    """Return the flows that a plan needs in frames of `h` x `w` feature pixels, in the order of the frames.
+
+    `continues`: a frame comes before the chunk.
+    """
+    tasks = []
+    for i in range(-1 if continues else 0, len(plan.backward) - 1):
+        backward = plan.backward[i] if i >= 0 else ()
+        forward = plan.forward[i + 1] if i + 1 < len(plan.forward) else ()
+        if backward or forward:
+            region = _region((*backward, *forward), plan.halo, h, w)
+            tasks.append(FlowTask(i, region, bool(backward), bool(forward)))
+    return tasks
+
+
 def chunk_flows(
-    net: BasicVSR, frames: Sequence[Tensor], plan: ChunkPlan, previous: Tensor | None
+    net: BasicVSR,
+    frames: Sequence[Tensor],
+    plan: ChunkPlan,
+    previous: Tensor | None,
+    after_each: Callable[[FlowTask], None],
 ) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels.
     """
-    emit, (count, _, h, w) = len(plan.forward), frames[0].shape
+    count, _, h, w = frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
-    to_previous: list[RegionFlow | None] = [None] * emit
-    if previous is not None and plan.forward[0]:
-        region = _region(plan.forward[0], plan.halo, h, w)
-        to_previous[0] = RegionFlow(region, _flow(net, [(frames[0], previous)], region))
-    for i in range(len(frames) - 1):
-        backward, forward = plan.backward[i], plan.forward[i + 1] if i + 1 < emit else ()
-        if not backward and not forward:
-            continue
-        region = _region((*backward, *forward), plan.halo, h, w)
-        pairs = [(frames[i], frames[i + 1])] * bool(backward) + [(frames[i + 1], frames[i])] * bool(forward)
-        flow = _flow(net, pairs, region)
-        if backward:
-            to_next[i] = RegionFlow(region, flow[:count])
-        if forward:
-            to_previous[i + 1] = RegionFlow(region, flow[-count:])
+    to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
+    for task in planned_flows(plan, h, w, continues=previous is not None):
+        older, newer = previous if task.index < 0 else frames[task.index], frames[task.index + 1]
+        assert older is not None
+        pairs = [(older, newer)] * task.backward + [(newer, older)] * task.forward
+        flow = _flow(net, pairs, task.region)
+        if task.backward:
+            to_next[task.index] = RegionFlow(task.region, flow[:count])
+        if task.forward:
+            to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
+        after_each(task)
     return to_next, to_previous
 
 

@@ -26,6 +26,7 @@ from model.engine.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.engine.execute import PreviousFrame, batched, normalised, run_chunk
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
+from model.engine.work import Observer, StepCosts, Work
 from model.gates.estimator import Estimator, load_estimator
 from model.mask.crop_cost import crop_overhead
 from model.network.basicvsr import BasicVSR, NetworkConfig
@@ -66,6 +67,7 @@ class Upscaler:
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device, self._clock)
         self._accounting = Accounting(self.network, device, self._clock)
+        self._step_costs = StepCosts.of(self.network)
 
     @property
     def config(self) -> NetworkConfig:
@@ -79,19 +81,26 @@ class Upscaler:
 
     @torch.inference_mode()
     def forward(
-        self, frames: Frames, state: RecurrentState | None, *, lookahead: int, last: bool, routing: str | Preset = "off"
+        self,
+        frames: Frames,
+        state: RecurrentState | None,
+        *,
+        lookahead: int,
+        last: bool,
+        routing: str | Preset = "off",
+        observer: Observer | None = None,
     ) -> ChunkResult:
         """Upscale the next frames of a stream.
 
         `frames` [T, H, W, 3] uint8 or uint16 RGB continue the stream. `state` comes from the call before; None
         at the start. The last `lookahead` frames stay pending until more frames come, or until `last` ends the stream.
         A scene cut restarts both branches: frames before the cut ignore frames behind it, and the first frame behind
-        the cut equals that of a new stream.
+        the cut equals that of a new stream. `observer` follows the steps, and may end the call (`model.engine.work`).
 
         Raises StateMismatch if the state belongs to another model, or if the size or number format of the frames
         changes. Raises DeviceError if the device runs out of memory; `state` stays valid then.
         """
-        return self._finish([self._begin(Request(frames, state, lookahead, last, routing))])[0]
+        return self._finish([self._begin(Request(frames, state, lookahead, last, routing))], observer)[0]
 
     @torch.inference_mode()
     def forward_many(self, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
@@ -154,14 +163,18 @@ class Upscaler:
             outcomes.append(alone if isinstance(alone, Exception) else alone[0])
         return outcomes
 
-    def _finish(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory."""
+    def _finish(self, chunks: Sequence[Chunk], observer: Observer | None = None) -> list[ChunkResult]:
+        """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory.
+
+        `observer` follows the steps of a single chunk.
+        """
         begun = self._clock.both()
+        work = self._work(chunks[0], observer) if observer else None
         upscaled: list[list[Tensor]] = [[] for _ in chunks]
         states = [chunk.before for chunk in chunks]
         with memory_errors(self.device, chunks[0].stored.shape):
             for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
-                for index, (part, state) in enumerate(self._scenes(scenes)):
+                for index, (part, state) in enumerate(self._scenes(scenes, work)):
                     upscaled[index].append(part)
                     states[index] = state
             frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
@@ -170,8 +183,16 @@ class Upscaler:
         for chunk, out, state in zip(chunks, frames, states, strict=True):
             after = replace(state, pending=chunk.stored[chunk.emit :].clone())
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
-            results.append(ChunkResult(out, after, self._accounting.reports(chunk, share), cuts, len(chunks)))
+            results.append(ChunkResult(out, after, self._accounting.reports(chunk, share, observer), cuts, len(chunks)))
         return results
+
+    def _work(self, chunk: Chunk, observer: Observer) -> Work:
+        """Return the work of a chunk, of which the observer is told."""
+        costs, total = self._step_costs, 0.0
+        for scene in chunk.scenes:
+            h, w = scene.folded.shape[1:3]
+            total += costs.of_plan(scene.plan, h, w, continues=scene.before.last is not None)
+        return Work(costs, total, observer)
 
     def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
         """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
@@ -181,13 +202,13 @@ class Upscaler:
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
         return whole[:, : h * self.scale, : w * self.scale].contiguous().cpu().numpy()
 
-    def _scenes(self, scenes: Sequence[Scene]) -> list[tuple[Tensor, RecurrentState]]:
+    def _scenes(self, scenes: Sequence[Scene], work: Work | None) -> list[tuple[Tensor, RecurrentState]]:
         """Return the HR frames of each scene and the state after the scene. Several scenes run as a batch."""
         first = scenes[0]
         lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
         previous = PreviousFrame.of([scene.before for scene in scenes], self.network.fold)
         network = first.gates.network if first.gates else self.network
-        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates)
+        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates, work)
         after = [
             RecurrentState(
                 self.fingerprint,

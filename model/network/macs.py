@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,39 @@ from model.network.basicvsr import BasicVSR
 from model.network.folding import fold
 
 
-@torch.inference_mode()
+class StepMacs(NamedTuple):
+    """Multiply-accumulates of the steps of one frame."""
+
+    flow: int
+    """In one direction."""
+    backward: int
+    forward: int
+    output: int
+
+
 def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
     """Count multiply-accumulates of all convolutions for one frame of `height` x `width` LR pixels in mid-stream.
 
-    The count covers two flows, both branches and the reconstruction, without warping, interpolation and additions. The
-    network runs on the meta device, which computes shapes only and calls every convolution as a module.
+    The count covers two flows, both branches and the reconstruction.
+    """
+    steps = macs_of_steps(network, height, width)
+    return sum(steps) + steps.flow
+
+
+@torch.inference_mode()
+def macs_of_steps(network: BasicVSR, height: int, width: int) -> StepMacs:
+    """Count multiply-accumulates of each step for one frame of `height` x `width` LR pixels in mid-stream.
+
+    The count covers all convolutions, without warping, interpolation and additions. The network runs on the meta
+    device, which computes shapes only and calls every convolution as a module.
     """
     network = copy.deepcopy(network).to("meta")
     total = 0
+
+    def counted() -> int:
+        nonlocal total
+        count, total = total, 0
+        return count
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
         nonlocal total
@@ -40,10 +65,13 @@ def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
         frame = fold(torch.zeros(1, 3, height, width, device="meta"), network.fold)
         back = torch.zeros(1, network.config.channels, *frame.shape[-2:], dtype=network.dtype, device="meta")
         flow = network.flow(frame, frame)
-        network.flow(frame, frame)
+        of_flow = counted()
         back = network.backward_step(frame, back, flow)
-        network.reconstruct(frame, back, network.forward_step(frame, back, back, flow))
+        of_backward = counted()
+        feat = network.forward_step(frame, back, back, flow)
+        of_forward = counted()
+        network.reconstruct(frame, back, feat)
+        return StepMacs(of_flow, of_backward, of_forward, counted())
     finally:
         for hook in hooks:
             hook.remove()
-    return total

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from jobs.errors import StoreUnavailable
+from jobs.keys import WEBHOOKS
 from jobs.store import unavailable
 from jobs.tickets import QUEUES
 from service.operations import Operations
@@ -34,6 +35,12 @@ class ApiMetrics:
         )
         self.rejected = Counter(
             "skipvsr_rejected_uploads", "Uploads that were rejected, by reason.", ["reason"], registry=self.registry
+        )
+        self.webhooks = Counter(
+            "skipvsr_webhooks",
+            "Attempts to deliver a webhook, by outcome: delivered, failed (tried again later), given_up.",
+            ["outcome"],
+            registry=self.registry,
         )
         build = Info("skipvsr_build", "Version and part of the software.", registry=self.registry)
         build.info({"version": version("skipvsr"), "part": "api"})
@@ -76,6 +83,11 @@ class _StateCollector(Collector):
         age.add_metric([], store.longest_wait())
         yield depth
         yield age
+
+        webhooks = GaugeMetricFamily("skipvsr_webhooks_pending", "Webhooks that have not arrived yet.")
+        with unavailable():
+            webhooks.add_metric([], store.redis.zcard(WEBHOOKS))
+        yield webhooks
 
         jobs = GaugeMetricFamily("skipvsr_jobs", "Jobs in Redis, by state.", labels=["state"])
         for state, count in store.counts().items():

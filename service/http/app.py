@@ -11,6 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from jobs.recovery import Recovery
 from jobs.settings import Settings
+from jobs.store.changes import Changes
+from jobs.store.outbox import Outbox
 from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
@@ -18,8 +20,11 @@ from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import health, jobs, pages, problem_pages
+from service.http.routes import events, figures, health, jobs, pages, problem_pages, uploads
+from service.http.streams import Streams
+from service.http.tus import Tus
 from service.http.upload import Uploads
+from service.http.webhooks import Webhooks
 from service.operations import Operations
 
 _UNTRACED = ("/healthz", "/readyz", "/metrics")
@@ -46,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=lambda route: route.name,
-        lifespan=_recovering,
+        lifespan=_running,
     )
     app.state.jail_missing = checked_jail(required=settings.require_jail)
     operations = Operations.from_settings(settings)
@@ -54,25 +59,35 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     app.state.uploads = Uploads(settings, metrics, Admissions(settings))
+    url = str(settings.redis_url)
+    app.state.streams = Streams(Changes(url), settings)
+    app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
+    app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
+    app.include_router(figures.router)
+    app.include_router(events.router)
+    app.include_router(uploads.router)
+    app.include_router(uploads.public)
     app.include_router(health.router)
     app.include_router(pages.router)
     app.include_router(problem_pages.router)
     problems.install(app)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(uploads.TusHeaders)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.openapi = lambda: openapi.description(app, jobs.upscale_form_schema())  # type: ignore[method-assign]
     return app
 
 
 @asynccontextmanager
-async def _recovering(app: FastAPI) -> AsyncIterator[None]:
-    """List the jobs again that Redis has lost, while the application runs."""
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    """While the application runs: list the jobs again that Redis has lost, follow changes, deliver webhooks."""
     operations: Operations = app.state.operations
     recovery = Recovery(operations.store, operations.storage)
     recovery.start()
     try:
-        yield
+        async with app.state.streams.running(), app.state.webhooks.running():
+            yield
     finally:
         await run_in_threadpool(recovery.stop)
 

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jobs.settings import Settings
 from service.http.problems import MEDIA_TYPE, document
+from service.http.streams import STREAM, Stream
 
 _HEAD_BYTES: Final = 64 * 1024
 """Maximum bytes of a request's head, and of the trailers after a chunked body."""
@@ -51,7 +52,8 @@ class Limits:
     def of(cls, settings: Settings) -> Self:
         """Limits of the settings; fewer connections if this process may open only few files."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        possible = max(8, (files - _SPARE_DESCRIPTORS) // _DESCRIPTORS_PER_CONNECTION)
+        spare = _SPARE_DESCRIPTORS + min(settings.http_max_streams, files // 4)
+        possible = max(8, (files - spare) // _DESCRIPTORS_PER_CONNECTION)
         most = settings.http_max_connections
         if files != resource.RLIM_INFINITY:
             most = min(most, possible)
@@ -114,6 +116,17 @@ class Connection(H11Protocol):
         """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def stream(self) -> Stream | None:
+        """The event stream, or the wait for a job, that the connection serves."""
+        return None if self.waits else self.cycle.scope.get("state", {}).get(STREAM)
+
+    def shutdown(self) -> None:
+        """Let the request in progress end; an event stream ends at once."""
+        if (stream := self.stream) is not None:
+            stream.end()
+        super().shutdown()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._start_waiting()
@@ -168,11 +181,15 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _make_room(self) -> None:
-        """Close the connection that waits longest if there are too many; refuse this one if all others are at work."""
-        others = [c for c in self.connections if c is not self and not c.transport.is_closing()]
+        """Close the connection that waits longest if there are too many; refuse this one if all others are at work.
+
+        Event streams have a limit of their own, and do not count.
+        """
+        open_ones = [c for c in self.connections if isinstance(c, Connection) and not c.transport.is_closing()]
+        others = [c for c in open_ones if c is not self and c.stream is None]
         if len(others) < self._limits.connections:
             return
-        waiting = [c for c in others if isinstance(c, Connection) and c.waits]
+        waiting = [c for c in others if c.waits]
         if waiting:
             min(waiting, key=lambda c: c._waits_since).transport.abort()
         else:

@@ -9,6 +9,8 @@ from fastapi import Depends, Request
 from jobs.settings import Settings
 from service.api_key import ApiKeys
 from service.http.api_metrics import ApiMetrics
+from service.http.streams import Streams
+from service.http.tus import Tus
 from service.http.upload import Uploads
 from service.operations import Operations
 
@@ -33,6 +35,14 @@ def _uploads(request: Request) -> Uploads:
     return cast(Uploads, request.app.state.uploads)
 
 
+def _streams(request: Request) -> Streams:
+    return cast(Streams, request.app.state.streams)
+
+
+def _tus(request: Request) -> Tus:
+    return cast(Tus, request.app.state.tus)
+
+
 def _jail(request: Request) -> tuple[str, ...]:
     return cast("tuple[str, ...]", request.app.state.jail_missing)
 
@@ -45,3 +55,5 @@ MetricsDep = Annotated[ApiMetrics, Depends(_metrics)]
 JailDep = Annotated[tuple[str, ...], Depends(_jail)]
 """Layers of the decoder's jail that the kernel does not enforce."""
 UploadsDep = Annotated[Uploads, Depends(_uploads)]
+StreamsDep = Annotated[Streams, Depends(_streams)]
+TusDep = Annotated[Tus, Depends(_tus)]

@@ -6,41 +6,29 @@ limit while bytes arrive.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-import anyio.to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from jobs.errors import InvalidRequest
 from service.admission import Pace, oversized
+from service.http.packets import FORM_OVERHEAD_BYTES, Sink, packets
 from service.names import harmless_name
 
 FILE_FIELD = "file"
-_MAX_FIELDS = 32
+MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 4096
-_BUFFER_BYTES = 1 << 20
-"""Bytes buffered before a write, so that a thread is needed once per MiB and not once per packet."""
-_FORM_OVERHEAD_BYTES = 1 << 20
-"""Bytes allowed for boundaries, part headers and text fields, in addition to the file."""
-
-
-class Target(Protocol):
-    """Receives the form's file."""
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes of the file; called in a thread."""
 
 
 @dataclass(frozen=True)
 class ReceivedForm:
     """A complete form: name and size of its file, and its text fields."""
 
-    filename: str
+    filename: str | None
+    """None: the form has no file."""
     size_bytes: int
     fields: dict[str, str]
 
@@ -81,6 +69,11 @@ class _FormBuilder:
             "on_end": self._end,
         }
 
+    def taken(self) -> bytearray:
+        """The bytes of the file that have arrived since the last call."""
+        taken, self.buffer = self.buffer, bytearray()
+        return taken
+
     def _part_begin(self) -> None:
         self._part = _Part()
 
@@ -110,8 +103,8 @@ class _FormBuilder:
     def _begin_field(self) -> None:
         if self._part.name in self.fields:
             raise InvalidRequest(f"the field '{self._part.name[:80]}' is given twice")
-        if len(self.fields) >= _MAX_FIELDS:
-            raise InvalidRequest(f"the form has more than {_MAX_FIELDS} fields")
+        if len(self.fields) >= MAX_FIELDS:
+            raise InvalidRequest(f"the form has more than {MAX_FIELDS} fields")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part.is_file:
@@ -132,71 +125,30 @@ class _FormBuilder:
         self.complete = True
 
 
-async def receive(request: Request, target: Target, *, max_file_bytes: int, pace: Pace) -> ReceivedForm:
-    """Parse the request's form and write its file to `target`. The caller removes the file after an exception.
+async def receive(request: Request, sink: Sink, *, max_file_bytes: int, pace: Pace) -> ReceivedForm:
+    """Parse the request's form and write its file, if any, to `sink`.
 
-    Raises:
-        InvalidRequest: the body is no valid form, or its file is missing or empty.
-        TooLarge: the file exceeds `max_file_bytes`.
-        UploadStalled: bytes arrived too slowly for `pace`.
-        StorageFull, OSError: writing failed.
-        ClientDisconnect: the client disconnected.
+    Raises the same errors as `service.http.body.receive`.
     """
-    form = await _parse(request, _boundary(request), target, max_file_bytes, pace)
-    if form.filename is None:
-        raise InvalidRequest("the form contains no file: send the video as the field 'file' (curl -F file=@clip.mp4)")
-    if form.file_size == 0:
-        raise InvalidRequest(f"the file '{form.filename}' is empty")
-    return ReceivedForm(form.filename, form.file_size, form.fields)
-
-
-def announced_bytes(request: Request, max_file_bytes: int) -> int:
-    """Return the body size from Content-Length, or 0 if unknown. Raises TooLarge before any byte is read."""
-    text = request.headers.get("content-length", "")
-    size = int(text) if text.isdecimal() else 0
-    if size > max_file_bytes + _FORM_OVERHEAD_BYTES:
-        raise oversized(max_file_bytes)
-    return size
-
-
-async def _parse(request: Request, boundary: bytes, target: Target, max_file_bytes: int, pace: Pace) -> _FormBuilder:
     form = _FormBuilder(max_file_bytes)
     try:
-        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(_boundary(request), form.callbacks())  # type: ignore[arg-type]
         total = 0
-        async for packet in _packets(request, pace):
+        async for packet in packets(request, pace):
             total += len(packet)
-            if total > max_file_bytes + _FORM_OVERHEAD_BYTES:
+            if total > max_file_bytes + FORM_OVERHEAD_BYTES:
                 raise oversized(max_file_bytes)
             parser.write(packet)
-            if len(form.buffer) >= _BUFFER_BYTES:
-                await _write(target, form.buffer)
+            if form.filename is not None:
+                await (await sink.open()).add(form.taken())
         parser.finalize()
     except FormParserError as error:
         raise InvalidRequest("the form is malformed: send multipart/form-data (curl -F file=@clip.mp4)") from error
     if not form.complete:
         raise InvalidRequest("the upload was cut off before the form's closing boundary: send the file again")
-    await _write(target, form.buffer)
-    return form
-
-
-async def _packets(request: Request, pace: Pace) -> AsyncIterator[bytes]:
-    """Yield the body's packets. Raises UploadStalled if they arrive too slowly."""
-    stream = request.stream()
-    while True:
-        try:
-            packet = await asyncio.wait_for(anext(stream), pace.wait())
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise pace.error() from None
-        pace.received(len(packet))
-        yield packet
-
-
-async def _write(target: Target, buffer: bytearray) -> None:
-    await anyio.to_thread.run_sync(target.write, bytes(buffer))
-    buffer.clear()
+    if form.filename is not None:
+        await (await sink.open()).flush()
+    return ReceivedForm(form.filename, form.file_size, form.fields)
 
 
 def _boundary(request: Request) -> bytes:

@@ -15,6 +15,8 @@ from service.http.api_metrics import ApiMetrics
 from service.http.problems import problem
 
 log = logging.getLogger("service.http.access")
+HEADERS = "headers"
+"""Name of the request's state that holds further headers for whichever response the route creates."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
 _LOGGED_PATH = 500
@@ -51,6 +53,7 @@ class RequestMiddleware:
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers.setdefault("Referrer-Policy", "no-referrer")
+                headers.update(scope["state"].get(HEADERS, {}))
             await send(message)
 
         try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from jobs.presence import WorkerInfo
-from jobs.schema import InvalidProblem, Job, JobMetrics, JobState, Problem
+from jobs.schema import InvalidProblem, Job, JobMetrics, JobState, Problem, Request
 from service.http.problems import MEDIA_TYPE
 
 
@@ -36,8 +36,8 @@ class JobDocument(Job):
             self=base,
             input=f"{base}/input",
             result=f"{base}/result" if state is JobState.DONE else None,
-            cancel=None if state.final else f"{base}/cancel",
-            pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) else None,
+            cancel=None if state.final or job.request is Request.CANCEL else f"{base}/cancel",
+            pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) and not job.request else None,
             resume=f"{base}/resume" if job.resumable else None,
         )
         return cls.model_construct(**dict(job), links=links)
@@ -160,12 +160,14 @@ _DESCRIPTIONS: dict[int | str, str] = {
     408: "The upload stalled.",
     409: "The operation is not possible in the job's current state.",
     410: "The file has been removed because it expired.",
-    412: "The version in `If-Match` or `If-Unmodified-Since` no longer exists.",
+    412: "The version in `If-Match` or `If-Unmodified-Since` no longer exists, or the version of tus is not supported.",
     413: "A limit is exceeded; `detail` names the setting.",
     415: "The file type is not supported.",
     416: "The range is outside the file.",
     422: "The file is a video, but it cannot be upscaled; or the idempotency key belongs to another upload.",
+    423: "Another request is using the upload. Retry after `Retry-After` seconds.",
     429: "A limit of the API key is reached; `detail` names the limit. Retry after `Retry-After` seconds.",
+    460: "The bytes do not match their checksum. They were dropped.",
     500: "The job failed; `detail` states the reason.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
     "damaged.",

@@ -1,102 +1,115 @@
-"""Uploads over HTTP, from the first byte to the queued job, with optional idempotency key."""
+"""Requests for an upscaled video, from the first byte to the queued job, with optional idempotency key."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from jobs import idempotency
-from jobs.errors import KeyReused, SkipVsrError, StoreUnavailable
+from jobs.errors import KeyReused, SkipVsrError
 from jobs.idempotency import Reservation
+from jobs.incoming import Incoming
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
 from service.admission import Admissions, Pace, options_from_text
-from service.http import form
+from service.http import body
 from service.http.api_metrics import ApiMetrics
+from service.http.body import Received
+from service.http.packets import Sink, Target, announced_bytes
 from service.operations import Operations
+from service.repeats import fingerprint, renewed
 
 log = logging.getLogger(__name__)
 
 
-class _Fingerprint:
-    """Digest of an upload's file and options; passes each packet of the file on to `take`."""
+class _Hashed:
+    """Passes each block of a file on to `take`, and computes the file's digest if a key needs the digest."""
 
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        self._take, self._digest = take, sha256()
+    def __init__(self, take: Callable[[bytes | bytearray], object], *, needed: bool) -> None:
+        self._take, self._digest = take, sha256() if needed else None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         self._take(data)
-        self._digest.update(data)
+        if self._digest is not None:
+            self._digest.update(data)
 
-    def of(self, options: JobOptions) -> str:
-        """The fingerprint of the whole file with these options."""
-        return sha256(self._digest.digest() + options.model_dump_json().encode()).hexdigest()
+    def digest(self) -> bytes:
+        """Digest of the whole file; empty if nothing needs the digest."""
+        return self._digest.digest() if self._digest is not None else b""
+
+
+def _fingerprint(received: Received, file: _Hashed | None, options: JobOptions) -> str:
+    """Digest of a request's video and options."""
+    video = file.digest() if file is not None else f"{received.upload} {received.url}".encode()
+    return fingerprint(video, options)
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A complete video on the disk."""
+
+    path: Path
+    filename: str
+    size: int
+    adopted: Callable[[], None] = lambda: None
+    """Called when a job has taken the file."""
 
 
 class Uploads:
-    """Turns upload requests into jobs."""
+    """Turns requests into jobs."""
 
     def __init__(self, settings: Settings, metrics: ApiMetrics, admissions: Admissions) -> None:
         self._settings, self._metrics, self._admissions = settings, metrics, admissions
 
-    async def receive(self, request: Request, key: str | None, operations: Operations) -> tuple[Job, bool]:
+    async def receive(
+        self, request: Request, key: str | None, operations: Operations, filename: str | None = None
+    ) -> tuple[Job, bool]:
         """Queue a job for the request's video, or find the job that the idempotency key belongs to.
 
-        `operations` are those of the request's caller.
+        `operations` are those of the request's caller. `filename`: the body is the file, and the address names it.
         Returns the job, and whether the request repeats an earlier one. Raises KeyReused if the key belongs to another
         file, or to other options.
         """
-        with self._counted():
+        with self.counted():
             if key is None:
-                return await self._create(request, None, operations), False
+                return await self._create(request, None, operations, filename), False
             found = await run_in_threadpool(operations.reserve_key, key)
             if not isinstance(found, Reservation):
                 job, fingerprint = found
-                await self._compare(request, fingerprint, operations)
+                await self._compare(request, fingerprint, operations, filename)
                 return job, True
-            async with self._renewed(found, operations):
-                return await self._create(request, found, operations), False
+            async with renewed(found, operations):
+                return await self._create(request, found, operations, filename), False
 
-    async def _compare(self, request: Request, fingerprint: str, operations: Operations) -> None:
+    async def _compare(self, request: Request, fingerprint: str, operations: Operations, filename: str | None) -> None:
         """Read a repeated upload without storing it. Raises KeyReused if the upload is another one."""
-        limit = self._settings.max_upload_bytes
-        announced = form.announced_bytes(request, limit)
-        async with contextmanager_in_threadpool(operations.repeated_upload(announced)) as meter:
-            upload = _Fingerprint(lambda data: meter.count(len(data)))
-            received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
-        if fingerprint not in ("", upload.of(options_from_text(received.fields))):
+        file: _Hashed | None = None
+        async with AsyncExitStack() as stack:
+
+            async def begin() -> Target:
+                nonlocal file
+                repeated = operations.repeated_upload(announced_bytes(request, self._settings.max_upload_bytes))
+                meter = await stack.enter_async_context(contextmanager_in_threadpool(repeated))
+                file = _Hashed(lambda data: meter.count(len(data)), needed=True)
+                return file
+
+            received = await self._body(request, Sink(begin), filename)
+        if fingerprint not in ("", _fingerprint(received, file, options_from_text(received.fields))):
             raise KeyReused("this Idempotency-Key belongs to another file or other options: send a new key")
 
-    @asynccontextmanager
-    async def _renewed(self, reservation: Reservation, operations: Operations) -> AsyncIterator[None]:
-        """Renew a reservation during the block, and release it if the block fails."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(idempotency.RENEW_SECONDS)
-                with suppress(StoreUnavailable):
-                    await run_in_threadpool(operations.renew_key, reservation)
-
-        renewal = asyncio.create_task(renew())
-        try:
-            yield
-        except BaseException:
-            with suppress(StoreUnavailable):  # the reservation then expires by itself
-                await run_in_threadpool(operations.release_key, reservation)
-            raise
-        finally:
-            renewal.cancel()
+    async def _body(self, request: Request, sink: Sink, filename: str | None) -> Received:
+        limit = self._settings.max_upload_bytes
+        return await body.receive(request, sink, max_file_bytes=limit, pace=self.pace(), filename=filename)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
         """Count a failed upload."""
         try:
             yield
@@ -107,33 +120,55 @@ class Uploads:
             self._metrics.rejected.labels("client-gone").inc()
             raise
 
-    async def _create(self, request: Request, reservation: Reservation | None, operations: Operations) -> Job:
+    def pace(self) -> Pace:
+        """Time limits of an upload that begins now."""
+        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+
+    async def _create(
+        self, request: Request, reservation: Reservation | None, operations: Operations, filename: str | None
+    ) -> Job:
         """Receive a video, admit it, queue a job, and count the bytes."""
-        job, size = await self._receive(request, reservation, operations)
-        self._metrics.upload_bytes.inc(size)
+        async with AsyncExitStack() as stack:
+            incoming: Incoming | None = None
+            file: _Hashed | None = None
+
+            async def begin() -> Target:
+                nonlocal incoming, file
+                upload = operations.upload(announced_bytes(request, self._settings.max_upload_bytes))
+                incoming = await stack.enter_async_context(contextmanager_in_threadpool(upload))
+                file = _Hashed(incoming.write, needed=reservation is not None)
+                return file
+
+            received = await self._body(request, Sink(begin), filename)
+            if incoming is not None:
+                await run_in_threadpool(incoming.close)
+                video = _Video(incoming.path, received.filename, received.size_bytes)
+            else:
+                video = await self._named(received, operations, stack)
+            options = options_from_text(received.fields)
+            if reservation is not None:
+                reservation = replace(reservation, fingerprint=_fingerprint(received, file, options))
+            job = await self._queue(video, options, reservation, operations)
+        self._metrics.upload_bytes.inc(video.size)
         request_id = request.state.request_id
-        extra = {"job_id": job.id, "request_id": request_id, "bytes": size}
+        extra = {"job_id": job.id, "request_id": request_id, "bytes": video.size}
         log.info("job %s: queued by request %s", job.id, request_id, extra=extra)
         return job
 
-    def _pace(self) -> Pace:
-        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+    async def _named(self, received: Received, operations: Operations, stack: AsyncExitStack) -> _Video:
+        """The video that a request names instead of sending its bytes."""
+        complete = operations.resumable.complete(received.upload)
+        opened = await stack.enter_async_context(contextmanager_in_threadpool(complete))
+        filename = received.filename or opened.upload.filename
+        return _Video(opened.path, filename, opened.upload.length, opened.forget)
 
-    async def _receive(
-        self, request: Request, reservation: Reservation | None, operations: Operations
-    ) -> tuple[Job, int]:
-        """Return the new job and the size of its file in bytes."""
-        limit = self._settings.max_upload_bytes
-        announced = form.announced_bytes(request, limit)
-        async with contextmanager_in_threadpool(operations.upload(announced)) as incoming:
-            upload = _Fingerprint(incoming.write) if reservation else incoming
-            received = await form.receive(request, upload, max_file_bytes=limit, pace=self._pace())
-            await run_in_threadpool(incoming.close)
-            options = options_from_text(received.fields)
-            await run_in_threadpool(operations.check_model, options.model)
-            scale = await run_in_threadpool(operations.scale_of, options.model)
-            admission = await self._admissions.admit(incoming.path, options, scale)
-            if reservation and isinstance(upload, _Fingerprint):
-                reservation = replace(reservation, fingerprint=upload.of(options))
-            job = await run_in_threadpool(operations.submit, incoming.path, received.filename, admission, reservation)
-        return job, received.size_bytes
+    async def _queue(
+        self, video: _Video, options: JobOptions, reservation: Reservation | None, operations: Operations
+    ) -> Job:
+        """Admit a video and queue its job."""
+        await run_in_threadpool(operations.check_model, options.model)
+        scale = await run_in_threadpool(operations.scale_of, options.model)
+        admission = await self._admissions.admit(video.path, options, scale)
+        job = await run_in_threadpool(operations.submit, video.path, video.filename, admission, reservation)
+        await run_in_threadpool(video.adopted)
+        return job

@@ -31,7 +31,9 @@ _RPCS: Final[dict[str, Scope | None]] = {
     "JobService/CancelJob": Scope.SUBMIT,
     "JobService/PauseJob": Scope.SUBMIT,
     "JobService/ResumeJob": Scope.SUBMIT,
+    "JobService/DeleteJob": Scope.SUBMIT,
     "JobService/DownloadResult": Scope.READ,
+    "JobService/DownloadInput": Scope.READ,
 }
 """Scope of each RPC; None: any key. The audit log names calls that need the scope `submit`."""
 SCOPES: Final = {f"/{pb.DESCRIPTOR.package}.{name}": scope for name, scope in _RPCS.items()}

@@ -5,35 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError
 
-from jobs.errors import (
-    Cancelled,
-    DecoderFailed,
-    Forbidden,
-    Gone,
-    InvalidRequest,
-    JobFailed,
-    KeyReused,
-    KeysUnreadable,
-    LimitReached,
-    NotFound,
-    NotReady,
-    SkipVsrError,
-    StorageFull,
-    StoreUnavailable,
-    TooLarge,
-    TooManyUploads,
-    Unauthorized,
-    UnsupportedMedia,
-    UnusableVideo,
-    UploadStalled,
-)
+from jobs.errors import JobFailed, SkipVsrError
 from media.errors import MediaError
 from model.errors import BadWeights, DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
 from service import request_id as ids
@@ -77,27 +56,25 @@ def stopping() -> StatusError:
     )
 
 
-_JOB_CODES: dict[type[SkipVsrError], StatusCode] = {
-    InvalidRequest: StatusCode.INVALID_ARGUMENT,
-    Unauthorized: StatusCode.UNAUTHENTICATED,
-    Forbidden: StatusCode.PERMISSION_DENIED,
-    NotFound: StatusCode.NOT_FOUND,
-    UploadStalled: StatusCode.DEADLINE_EXCEEDED,
-    KeyReused: StatusCode.INVALID_ARGUMENT,
-    NotReady: StatusCode.FAILED_PRECONDITION,
-    Gone: StatusCode.NOT_FOUND,
-    TooManyUploads: StatusCode.UNAVAILABLE,
-    TooLarge: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients retry
-    UnsupportedMedia: StatusCode.INVALID_ARGUMENT,
-    UnusableVideo: StatusCode.INVALID_ARGUMENT,
-    DecoderFailed: StatusCode.INVALID_ARGUMENT,
-    Cancelled: StatusCode.FAILED_PRECONDITION,
-    JobFailed: StatusCode.FAILED_PRECONDITION,  # the call succeeded, but the job has no result
-    LimitReached: StatusCode.RESOURCE_EXHAUSTED,
-    StoreUnavailable: StatusCode.UNAVAILABLE,
-    KeysUnreadable: StatusCode.UNAVAILABLE,
-    StorageFull: StatusCode.RESOURCE_EXHAUSTED,
+_JOB_CODES: Final = {
+    400: StatusCode.INVALID_ARGUMENT,
+    401: StatusCode.UNAUTHENTICATED,
+    403: StatusCode.PERMISSION_DENIED,
+    404: StatusCode.NOT_FOUND,
+    408: StatusCode.DEADLINE_EXCEEDED,
+    409: StatusCode.FAILED_PRECONDITION,
+    410: StatusCode.NOT_FOUND,
+    412: StatusCode.FAILED_PRECONDITION,
+    413: StatusCode.INVALID_ARGUMENT,  # not RESOURCE_EXHAUSTED, which clients retry
+    415: StatusCode.INVALID_ARGUMENT,
+    422: StatusCode.INVALID_ARGUMENT,
+    423: StatusCode.ABORTED,
+    460: StatusCode.ABORTED,
+    429: StatusCode.RESOURCE_EXHAUSTED,
+    503: StatusCode.UNAVAILABLE,
+    507: StatusCode.RESOURCE_EXHAUSTED,
 }
+"""gRPC code for the HTTP status of a SkipVsrError."""
 _MODEL_CODES: dict[type[ModelError], StatusCode] = {
     UnknownModel: StatusCode.INVALID_ARGUMENT,
     MissingWeights: StatusCode.FAILED_PRECONDITION,
@@ -112,8 +89,10 @@ def to_status_error(error: Exception) -> StatusError:
     match error:
         case StatusError():
             return error
+        case JobFailed():  # the call succeeded, but the job has no result
+            return StatusError(StatusCode.FAILED_PRECONDITION, str(error), reason=_reason(error.kind))
         case SkipVsrError():
-            code = _JOB_CODES.get(type(error), StatusCode.INTERNAL)
+            code = _JOB_CODES.get(error.status, StatusCode.INTERNAL)
             return StatusError(code, str(error), reason=_reason(error.kind), retry_after=error.retry_after)
         case ModelError():
             code = _MODEL_CODES.get(type(error), StatusCode.INTERNAL)

@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from grpc import StatusCode
 
 from jobs.errors import InvalidRequest
-from jobs.incoming import Incoming
 from jobs.schema import Job
 from jobs.settings import Settings
 from jobs.storage import open_regular
-from service.admission import Admissions, Pace, oversized
-from service.names import harmless_name, media_type, result_name
+from service.admission import Admissions
+from service.names import media_type, result_name
 from service.operations import Operations
 from service.rpc import call, messages
 from service.rpc.errors import StatusError, reported, stopping
+from service.rpc.job_uploads import JobUploads
 from skipvsr.v1 import upscaler_pb2 as pb
 
 log = logging.getLogger(__name__)
 _DOWNLOAD_CHUNK_BYTES: Final = 256 * 1024
+_NEUTRAL: Final = "application/octet-stream"
+"""Media type of uploads, which the server does not vouch for."""
 _WATCH_SECONDS: Final = 0.25
 """Polling interval of WatchJob."""
 _MAX_PAGE: Final = 500
@@ -63,7 +65,7 @@ class JobService:
     """RPCs of jobs. upscaler.proto documents their behaviour."""
 
     def __init__(self, settings: Settings, operations: Operations, admissions: Admissions) -> None:
-        self._settings, self._operations, self._admissions = settings, operations, admissions
+        self._operations, self._uploads = operations, JobUploads(settings, admissions)
         self._watchers = _Places(settings.grpc_max_watchers, "watchers", "use GetJob")
         self._downloads = _Places(settings.grpc_max_downloads, "downloads", "try again later")
         self.stopping = asyncio.Event()
@@ -71,10 +73,10 @@ class JobService:
 
     async def CreateJob(self, requests: AsyncIterator[pb.CreateJobRequest], context: Any) -> pb.CreateJobResponse:
         async with reported(context, "CreateJob") as extra:
-            job = await self._create(requests, self._own)
+            job, replayed = await self._uploads.receive(requests, self._own)
             call.entry().job_id = job.id
             log.info("job %s: queued by request %s", job.id, extra["request_id"], extra={**extra, "job_id": job.id})
-            return pb.CreateJobResponse(job=messages.job(job))
+            return pb.CreateJobResponse(job=messages.job(job), replayed=replayed)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         async with reported(context, "GetJob"):
@@ -131,76 +133,48 @@ class JobService:
             job = await asyncio.to_thread(self._own.resume, request.job_id)
             return pb.ResumeJobResponse(job=messages.job(job))
 
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
+        async with reported(context, "DeleteJob"):
+            call.entry().job_id = request.job_id
+            job = await asyncio.to_thread(self._own.remove, request.job_id)
+            return pb.DeleteJobResponse(job=messages.job(job))
+
     async def DownloadResult(
         self, request: pb.DownloadResultRequest, context: Any
     ) -> AsyncIterator[pb.DownloadResultResponse]:
-        async with reported(context, "DownloadResult"), self._downloads.taken(), AsyncExitStack() as stack:
+        async with reported(context, "DownloadResult"), self._downloads.taken():
             job, path = await asyncio.to_thread(self._own.result, request.job_id)
-            file = await stack.enter_async_context(_opened(path))
-            size = await asyncio.to_thread(file.seek, 0, 2)
-            if request.offset > size:
-                raise InvalidRequest(f"offset: {request.offset} is beyond the file's size, {size}")
-            await asyncio.to_thread(file.seek, request.offset)
-            yield pb.DownloadResultResponse(
-                file=pb.FileFacts(filename=result_name(job, path), media_type=media_type(path), size_bytes=size)
-            )
-            while data := await asyncio.to_thread(file.read, _DOWNLOAD_CHUNK_BYTES):
-                yield pb.DownloadResultResponse(data=data)
+            facts = pb.FileFacts(filename=result_name(job, path), media_type=media_type(path))
+            async with aclosing(_parts(path, facts, request.offset)) as parts:
+                async for part in parts:
+                    yield pb.DownloadResultResponse(**part)
+
+    async def DownloadInput(
+        self, request: pb.DownloadInputRequest, context: Any
+    ) -> AsyncIterator[pb.DownloadInputResponse]:
+        async with reported(context, "DownloadInput"), self._downloads.taken():
+            job, path = await asyncio.to_thread(self._own.input, request.job_id)
+            facts = pb.FileFacts(filename=job.filename, media_type=_NEUTRAL)
+            async with aclosing(_parts(path, facts, request.offset)) as parts:
+                async for part in parts:
+                    yield pb.DownloadInputResponse(**part)
 
     @property
     def _own(self) -> Operations:
         """The operations of the call's caller."""
         return self._operations.for_caller(call.caller())
 
-    async def _create(self, requests: AsyncIterator[pb.CreateJobRequest], operations: Operations) -> Job:
-        pace = Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
-        first = await _next(requests, pace)
-        if first is None or first.WhichOneof("part") != "config":
-            raise InvalidRequest("the first message must be the config")
-        config = first.config
-        options = messages.options(config.options)
-        await asyncio.to_thread(operations.check_model, options.model)
-        self._check_bytes(config.size_bytes)
-        async with AsyncExitStack() as stack:
-            # Entered and left in threads, because the context manager does blocking file operations.
-            upload = operations.upload(config.size_bytes)
-            incoming = await asyncio.to_thread(upload.__enter__)
-            stack.push_async_exit(lambda *error: asyncio.to_thread(upload.__exit__, *error))
-            size = await self._receive(requests, incoming, pace)
-            await asyncio.to_thread(incoming.close)
-            if config.HasField("size_bytes") and size != config.size_bytes:
-                raise InvalidRequest(f"only {size:,} of {config.size_bytes:,} bytes arrived: the upload was cut off")
-            scale = await asyncio.to_thread(operations.scale_of, options.model)
-            admission = await self._admissions.admit(incoming.path, options, scale)
-            return await asyncio.to_thread(operations.submit, incoming.path, harmless_name(config.filename), admission)
 
-    async def _receive(self, requests: AsyncIterator[pb.CreateJobRequest], target: Incoming, pace: Pace) -> int:
-        while (request := await _next(requests, pace)) is not None:
-            if request.WhichOneof("part") != "chunk":
-                raise InvalidRequest("every message after the config must be a chunk")
-            data = request.chunk.data  # each access copies the bytes
-            self._check_bytes(target.size + len(data))
-            await asyncio.to_thread(target.write, data)
-            call.entry().bytes = target.size
-        if not target.size:
-            raise InvalidRequest("the file is empty: send its bytes as chunks after the config")
-        return target.size
-
-    def _check_bytes(self, size: int) -> None:
-        limit = self._settings.max_upload_bytes
-        if size > limit:
-            raise oversized(limit)
-
-
-async def _next(requests: AsyncIterator[pb.CreateJobRequest], pace: Pace) -> pb.CreateJobRequest | None:
-    """Return the next message; None at the end. Raises UploadStalled if bytes of the file arrive too slowly."""
-    try:
-        async with asyncio.timeout(pace.wait()):
-            request = await anext(requests, None)
-    except TimeoutError:
-        raise pace.error() from None
-    pace.received(request.ByteSize() if request is not None else 0)
-    return request
+async def _parts(path: Path, facts: pb.FileFacts, offset: int) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the parts of a download: the facts with the file's size, then the bytes from `offset` on."""
+    async with _opened(path) as file:
+        facts.size_bytes = size = await asyncio.to_thread(file.seek, 0, 2)
+        if offset > size:
+            raise InvalidRequest(f"offset: {offset} is beyond the file's size, {size}")
+        await asyncio.to_thread(file.seek, offset)
+        yield {"file": facts}
+        while data := await asyncio.to_thread(file.read, _DOWNLOAD_CHUNK_BYTES):
+            yield {"data": data}
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from service.rpc.scheduler import Lane, Scheduler
 from service.rpc.session import Session
 from service.rpc.stream_reader import StreamReader
 from service.rpc.stream_writer import StreamWriter
-from service.rpc.wire import FrameRequest, StreamMessage
+from skipvsr.v1.wire import FrameRequest, StreamMessage
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,13 @@ from model.zoo.cache import ModelCache
 from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.operations import Operations
-from service.rpc import wire
 from service.rpc.auth import KeyInterceptor
 from service.rpc.gate import MessageGate
 from service.rpc.job_service import JobService
 from service.rpc.scheduler import Scheduler
 from service.rpc.session_registry import SessionRegistry
 from service.rpc.upscaler_service import UpscalerService
-from skipvsr.v1 import upscaler_pb2, upscaler_pb2_grpc
+from skipvsr.v1 import upscaler_pb2, upscaler_pb2_grpc, wire
 
 log = logging.getLogger(__name__)
 _SERVICES: Final = tuple(service.full_name for service in upscaler_pb2.DESCRIPTOR.services_by_name.values())

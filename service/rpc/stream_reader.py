@@ -18,8 +18,8 @@ from service.rpc.errors import invalid
 from service.rpc.grouping import FrameGroup, FrameGrouper
 from service.rpc.session import FrameTicket, Snapshot
 from service.rpc.stream_config import StreamConfig
-from service.rpc.wire import FrameRequest, StreamMessage
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr.v1.wire import FrameRequest, StreamMessage
 
 _MAX_SEQUENCE: Final = 2**63 - 1
 _MAX_IN_DECODER: Final = 64

@@ -13,8 +13,8 @@ from media.live.codecs import Encoded, Format, Rgb
 from model.routing import RoutingReport
 from service.rpc.codec_runner import CodecRunner
 from service.rpc.session import FrameTicket, Session
-from service.rpc.wire import FrameResponse
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr.v1.wire import FrameResponse
 
 
 class StreamWriter:

@@ -30,8 +30,8 @@ from service.rpc.session import Session
 from service.rpc.session_registry import SessionRegistry
 from service.rpc.stream_config import StreamConfig, resolve
 from service.rpc.stream_memory import StreamCost
-from service.rpc.wire import StreamMessage
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr.v1.wire import StreamMessage
 
 log = logging.getLogger(__name__)
 

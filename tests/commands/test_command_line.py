@@ -117,8 +117,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("bench modle", "no such command 'modle'; did you mean model? (see skipvsr bench --help)"),
         ("upscale a b --rooting off", "no such option '--rooting'; did you mean --routing"),
         ("quux", "no such command 'quux' (see skipvsr --help)"),
-        ("upscale a.mp4", "missing OUT (see skipvsr upscale --help)"),
-        ("submit a.mp4", "missing --output (see skipvsr submit --help)"),
+        ("upscale", "missing IN (see skipvsr upscale --help)"),
+        ("submit", "missing IN (see skipvsr submit --help)"),
+        ("download", "missing JOB (see skipvsr download --help)"),
+        ("jobs --state over", "--state: 'over' is not one of 'queued', 'running'"),
         ("upscale a b.mp4 --codec divx", "--codec: 'divx' is not one of 'auto', 'h264', 'hevc', 'av1'"),
         ("upscale a b.mp4 --scale 5", "--scale: "),
         ("upscale a b.mp4 --chunk many", "--chunk: 'many' is not a valid integer range"),
@@ -146,7 +148,7 @@ def test_wrong_usage_is_one_line_and_status_2(line: str, message: str, capsys: p
 
 def test_choices_are_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for name in ("upscale", "submit"):
+    for name in ("upscale", "submit", "watch"):
         assert cli.main([name, "--help"]) == 0
         text = capsys.readouterr().out
         for choices in ("off|balanced|fast", "auto|h264|hevc|av1", "auto|mp4|mkv|mov|webm", "2|3|4", "high|normal|low"):
@@ -161,7 +163,7 @@ def test_choices_are_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch
 def test_job_options_are_those_of_the_schema() -> None:
     assert list(HELP) == list(JobOptions.model_fields)
     for words, command in ALL:
-        if words[0] in ("upscale", "submit"):
+        if words[0] in ("upscale", "submit", "watch"):
             assert [each.name for each in command.params if each.name in HELP] == list(HELP)
 
 
@@ -245,7 +247,7 @@ def test_a_package_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert cli.main(["api"]) == 1
-    assert "this command needs uvicorn, which is not installed: pip install 'skipvsr[all]'" in capsys.readouterr().err
+    assert "this command needs uvicorn, which is not installed: pip install 'skipvsr[api]'" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command() -> None:

@@ -59,6 +59,25 @@ def test_a_streamed_file_equals_the_upscaled_file(server: RpcServer, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "streamed.mp4", "upscaled.mp4"]
 
 
+def test_the_suffix_says_the_container(server: RpcServer, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=3, sound=True)
+    run = skipvsr("stream", clip, tmp_path / "out.mkv", "--address", server.address, "--model", "tiny")
+    assert run.returncode == 0, run.stderr
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert "matroska" in container.format.name
+        assert container.streams.audio
+    for source, target, words in (
+        ("-", "o.mkv", "a camera or pipe is written as MP4: end o.mkv in .mp4"),
+        (clip, "o.webm", "WebM can't hold: end o.webm in .mkv"),
+        (clip, "o.avi", "o.avi must end in .mp4, .mkv, .mov or .webm"),
+        (tmp_path, "o.mp4", "is a folder; give the name of a video file"),
+    ):
+        run = skipvsr("stream", source, target, "--address", server.address)
+        assert run.returncode == 1
+        assert words in run.stderr
+        assert len(run.stderr.strip().splitlines()) == 1
+
+
 def test_a_pipe(server: RpcServer, tmp_path: Path) -> None:
     clip, pipe = make_clip(tmp_path / "clip.mp4", frames=10), tmp_path / "clip.mkv"
     with av.open(str(clip)) as source, av.open(str(pipe), "w") as target:

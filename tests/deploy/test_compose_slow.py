@@ -27,6 +27,7 @@ from tests.support.paths import ROOT
 PROJECT = "skipvsr-tested"
 SERVICES = {"api", "grpc", "worker", "redis", "prometheus"}
 API_BYTES = 250e6
+API_IMAGE = "skipvsr-api:0.1.0"
 
 
 def _engine_runs() -> bool:
@@ -174,9 +175,9 @@ def _status_of_first(service: str) -> tuple[str, ...]:
 
 
 def test_the_apis_image_is_small_and_bare(stack: Stack) -> None:
-    for image in ("skipvsr-api", "skipvsr-worker", "redis:8", "prom/prometheus:v2.53.3"):
+    for image in (API_IMAGE, "skipvsr-worker:0.1.0", "redis:8", "prom/prometheus:v2.53.3"):
         print(f"{image}: {int(docker('image', 'inspect', '-f', '{{.Size}}', image)) / 1e6:.0f} MB")
-    assert int(docker("image", "inspect", "-f", "{{.Size}}", "skipvsr-api")) <= API_BYTES
+    assert int(docker("image", "inspect", "-f", "{{.Size}}", API_IMAGE)) <= API_BYTES
     programs = "import os; print(sorted(p for d in ('/bin', '/sbin', '/usr/bin', '/usr/sbin') "
     programs += "if os.path.isdir(d) for p in os.listdir(d)), os.listdir('/usr/local/bin'))"
     print(found := stack.compose("exec", "-T", "api", "python", "-c", programs))
@@ -268,9 +269,9 @@ def test_redis_restarts_while_jobs_wait(stack: Stack, tmp_path: Path) -> None:
 def test_a_killed_workers_job_goes_on(stack: Stack, still_clip: Path) -> None:
     before = stack.query("sum(skipvsr_resumes_total)").get("", 0)
     job = stack.post(still_clip, model="basicvsr-reds", chunk="4", lookahead="2")
-    until(lambda: stack.job(job)["progress"]["frames_done"] >= 4, 300, "a chunk")
+    until(lambda: stack.job(job)["progress"]["frames_saved"] >= 4, 300, "a chunk")
     docker("kill", stack.containers("worker")[0]["Id"])  # Docker leaves what was killed so, it restarts what crashed
-    at = stack.job(job)["progress"]["frames_done"]
+    at = stack.job(job)["progress"]["frames_saved"]
     stack.compose("up", "-d", "--wait", "worker")
     ended = stack.done(job)
     print(f"killed at frame {at}; attempt {ended['attempt']}")

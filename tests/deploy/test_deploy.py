@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,32 @@ def test_each_service_is_hardened_limited_and_watched(name: str) -> None:
     assert service["healthcheck"]["test"][0] == "CMD"  # no shell needed: the API's image has none
     assert service["healthcheck"]["start_interval"] == "1s"  # `--wait` is over when it is up
     assert all(each["condition"] == "service_healthy" for each in service.get("depends_on", {}).values())
-    assert re.search(r":v?\d", service["image"]) or service["image"] in ("skipvsr-api", "skipvsr-worker")
+    assert re.search(r":v?\d|:-\d", service["image"])
+
+
+def test_images_have_a_name_to_publish_and_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    images = {"api": "api", "worker": "worker", "grpc": "worker"}
+    for name, image in images.items():
+        assert SERVICES[name]["image"] == f"${{SKIPVSR_IMAGE:-skipvsr}}-{image}:${{SKIPVSR_TAG:-{version}}}"
+    assert {name for name, service in SERVICES.items() if "build" in service} == {"api", "worker"}
+    assert f"#SKIPVSR_TAG={version}\n" in (ROOT / ".env.example").read_text()
+
+
+def test_a_tag_releases_the_images_of_compose() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads the key `on` as true
+    jobs = workflow["jobs"]
+    assert set(jobs["images"]["strategy"]["matrix"]["target"]) == {
+        SERVICES[n]["build"]["target"] for n in ("api", "worker")
+    }
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    assert all(job["timeout-minutes"] for job in jobs.values())
+    assert {"wheel", "documentation", "images"} <= set(jobs["draft"]["needs"])
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for step in steps:
+        assert set(re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))) <= set(targets)
 
 
 def test_services_wait_for_what_they_need() -> None:
@@ -150,11 +176,14 @@ def test_own_weights_are_mounted_beside_the_images() -> None:
 
 
 def test_secrets_are_files() -> None:
-    assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == {"skipvsr_api_key"}
+    labels = {"skipvsr_api_key": "skipvsr.key-file", "skipvsr_webhook_secret": "skipvsr.webhook-file"}
+    assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == set(labels)
     for name in ("api", "grpc"):  # else a running container would keep the old file
-        assert SERVICES[name]["labels"]["skipvsr.key-file"] == COMPOSE["secrets"]["skipvsr_api_key"]["file"]
+        for secret, label in labels.items():
+            assert SERVICES[name]["labels"][label] == COMPOSE["secrets"][secret]["file"]
     assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
     assert SERVICES["worker"]["environment"]["SKIPVSR_API_KEY"] == "", "a key in .env must not reach the worker"
+    assert SERVICES["worker"]["environment"]["SKIPVSR_WEBHOOK_SECRET"] == ""
     assert (ROOT / "deploy" / "no-key").read_bytes() == b""
 
 
@@ -175,7 +204,7 @@ def test_images_run_as_nobody_and_get_what_they_copy() -> None:
     for line in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         for source in line.split():
             assert (ROOT / source).exists()
-            assert source == "." or source in let_in or source.endswith(".py"), source
+            assert source == "." or source.split("/")[0] in let_in or source in let_in or source.endswith(".py"), source
 
 
 def test_scripts_are_plain_shell() -> None:

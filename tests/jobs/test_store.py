@@ -201,7 +201,7 @@ def test_a_job_fails_after_repeated_deaths_with_details(store: JobStore) -> None
     for death in range(1, 4):
         claim = store.claim(job_id, f"w{death}")
         assert claim is not None
-        store.heartbeat(claim, {"progress": Progress(frames_done=24, frames_total=100)})
+        store.heartbeat(claim, {"progress": Progress(frames_done=24 + death, frames_saved=24, frames_total=100)})
         state = store.declare_lost(job_id, *store.heartbeat_counts()[job_id], max_deaths=3)
     assert state is JobState.FAILED
     job = store.get(job_id)
@@ -209,6 +209,7 @@ def test_a_job_fails_after_repeated_deaths_with_details(store: JobStore) -> None
     assert "3 workers in a row died" in job.error.detail
     assert "w3" in job.error.detail
     assert "frame 24 of 100" in job.error.detail
+    assert job.progress.frames_done == 24, "the frames in work are lost"
     assert tickets.waiting(store.redis) == []
 
 

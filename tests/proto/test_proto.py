@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rpc.wire import FrameRequest, FrameResponse, parse, parse_request, serialize, serialize_request
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr.v1.wire import FrameRequest, FrameResponse, parse, parse_request, serialize, serialize_request
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "proto" / "skipvsr" / "v1"

@@ -91,7 +91,7 @@ def wait_for(store: JobStore, job_id: str, *states: JobState, seconds: float = 6
 
 
 def wait_for_frames(store: JobStore, job_id: str, frames: int, seconds: float = 60) -> None:
-    """Wait until a number of a job's frames are done."""
+    """Wait until a number of a job's frames are checkpointed."""
     wait_until(lambda: _has_frames(store.get(job_id), frames), seconds, f"no {frames} frames")
 
 
@@ -101,5 +101,5 @@ def _has_state(job: Job, wanted: tuple[JobState, ...]) -> bool:
 
 
 def _has_frames(job: Job, frames: int) -> bool:
-    assert job.progress.frames_done >= frames or not job.state.final, job
-    return job.progress.frames_done >= frames
+    assert job.progress.frames_saved >= frames or not job.state.final, job
+    return job.progress.frames_saved >= frames

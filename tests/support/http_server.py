@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,8 @@ class Service:
     client: httpx.Client
     app: FastAPI
     operations: Operations
+    stop: Callable[[], None] = lambda: None
+    """Begin to stop the service."""
 
     def post(self, path: Path, **fields: str) -> httpx.Response:
         with path.open("rb") as file:
@@ -71,6 +73,10 @@ def serving(settings: Settings) -> Iterator[Service]:
     """Run the service on a free port during the block."""
     app = create_app(settings)
     server = uvicorn.Server(server_config(app, settings, port=0, timeout_graceful_shutdown=2))
+
+    def stop() -> None:
+        server.should_exit = True
+
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -78,8 +84,8 @@ def serving(settings: Settings) -> Iterator[Service]:
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, timeout=20) as client:
-            yield Service(url, port, client, app, app.state.operations)
+            yield Service(url, port, client, app, app.state.operations, stop)
     finally:
-        server.should_exit = True
+        stop()
         thread.join(10)
         app.state.operations.store.redis.close()

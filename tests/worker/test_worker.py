@@ -14,8 +14,9 @@ import pytest
 from redis import Redis
 from rq import Queue
 
+from jobs.figures import FILES, Figures
 from jobs.presence import Presence
-from jobs.schema import Job, JobState, Priority
+from jobs.schema import Job, JobState, Priority, Request
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
@@ -82,13 +83,13 @@ def test_jobs_finish_and_leave_nothing_behind(
         assert 0 <= metrics.reuse_ratio <= metrics.skip_ratio < 1
         assert job.model == "tiny"
         assert metrics.speedup > 0
-        _wait_for_files(storage, job.id, "input", "result.mp4")
+        _wait_for_files(storage, job.id, "input", "result.mp4", *FILES)
         assert result.read_bytes() == storage.result_path(job_ids[1]).read_bytes()
         webm = wait_for(store, webm_id)
         assert webm.output is not None
         assert (webm.output.container, webm.output.codec, webm.output.audio) == ("webm", "av1", ["opus"])
         assert webm.output.frames == 40, "WebM does not state the number"
-        _wait_for_files(storage, webm_id, "input", "result.webm")
+        _wait_for_files(storage, webm_id, "input", "result.webm", *FILES)
         assert any("converted to opus" in warning for warning in webm.warnings)
 
         failed = wait_for(store, broken_id)
@@ -120,17 +121,30 @@ def test_high_priority_jobs_start_first(
     assert sorted(started, key=lambda priority: started[priority] or 0) == ["high", "normal", "low"]
 
 
-def test_cancel_stops_a_running_job_within_a_chunk(
-    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, clip: Path, tmp_path: Path
+def _wait_for_work(store: JobStore, job_id: str, frames: int) -> Job:
+    """Wait until a number of frames are done in the first chunk; return the document."""
+    wait_until(lambda: store.get(job_id).progress.frames_done >= frames, 60, "no frames")
+    job = store.get(job_id)
+    assert job.progress.frames_saved == 0, "the first chunk was too short for this test"
+    return job
+
+
+def test_cancel_stops_a_running_job_in_the_middle_of_a_chunk(
+    settings: Settings, store: JobStore, storage: Storage, long_clip: Path, clip: Path, tmp_path: Path
 ) -> None:
-    with crew(quick, tmp_path) as (worker,):
-        job_id = submit(store, storage, long_clip)
-        wait_for_frames(store, job_id, 8)
-        chunk = max(store.get(job_id).metrics.chunk_seconds)
+    """With the default heartbeat, and progress from the first frames on."""
+    with crew(settings.model_copy(update={"min_free_gb": 0.0}), tmp_path) as (worker,):
+        job_id = submit(store, storage, long_clip, chunk=256)
+        progress = _wait_for_work(store, job_id, 1).progress
+        assert progress.fps
+        assert progress.eta_seconds
         begun = time.monotonic()
         assert store.request_cancel(job_id) is JobState.RUNNING
-        wait_for(store, job_id, JobState.CANCELLED)
-        assert time.monotonic() - begun < 2 * chunk + 2, "longer than a chunk and two heartbeats"
+        assert store.get(job_id).request is Request.CANCEL
+        job = wait_for(store, job_id, JobState.CANCELLED)
+        assert time.monotonic() - begun < 2, "longer than a second and a frame"
+        assert job.request is None
+        assert job.progress.frames_done == 0, "the chunk in work is dropped"
         assert not storage.job_dir(job_id).exists()
         assert wait_for(store, submit(store, storage, clip)).state is JobState.DONE, worker.log
 
@@ -159,22 +173,38 @@ def test_heartbeats_outside_of_rq_s_loop_write_no_records(redis: Redis) -> None:
 
 
 def paused_midway(store: JobStore, job_id: str) -> Job:
-    """Pause a job after a few chunks; return its document."""
+    """Pause a job after some chunks; return its document."""
     wait_for_frames(store, job_id, 8)
     store.request_pause(job_id)
     return wait_for(store, job_id, JobState.PAUSED)
 
 
 def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path) -> None:
+    """Pause between two chunks, and in the middle of one."""
     with crew(quick, tmp_path) as (worker,):
-        whole_id, job_id = submit(store, storage, long_clip), submit(store, storage, long_clip)
+        whole_id = submit(store, storage, long_clip, chunk=60)
         wait_for(store, whole_id)
-        assert 8 <= paused_midway(store, job_id).progress.frames_done < 120
+        job_id = submit(store, storage, long_clip, chunk=60)
+        _wait_for_work(store, job_id, 8)
+        begun = time.monotonic()
+        store.request_pause(job_id)
+        assert store.get(job_id).request is Request.PAUSE
+        job = wait_for(store, job_id, JobState.PAUSED)
+        assert time.monotonic() - begun < 2, "longer than a second and a frame"
+        assert (job.request, job.progress.frames_done) == (None, 0)
+        store.resume(job_id)
+        assert 60 <= paused_midway(store, job_id).progress.frames_done < 120
         store.resume(job_id)
         job = wait_for(store, job_id)
-        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
+        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 3, 0)
         assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
         assert f"job {job_id}: resumes" in worker.log
+        whole, resumed = (Figures.read(storage.job_dir(each)) for each in (whole_id, job_id))
+        assert whole is not None
+        assert resumed is not None
+        assert (resumed.facts.resumed, whole.facts.resumed) == (True, False)
+        assert [chunk.first for chunk in resumed.chunks] == [chunk.first for chunk in whole.chunks] == [0, 60]
+        assert list(resumed.maps()) == list(whole.maps())
 
 
 def test_a_job_resumes_after_redis_was_restored_from_an_old_copy(

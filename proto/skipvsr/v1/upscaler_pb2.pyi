@@ -402,14 +402,16 @@ class CreateJobRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[UploadConfig, _Mapping]] = ..., chunk: _Optional[_Union[UploadChunk, _Mapping]] = ...) -> None: ...
 
 class UploadConfig(_message.Message):
-    __slots__ = ("filename", "options", "size_bytes")
+    __slots__ = ("filename", "options", "size_bytes", "idempotency_key")
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     filename: str
     options: JobOptions
     size_bytes: int
-    def __init__(self, filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., size_bytes: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("data",)
@@ -418,10 +420,12 @@ class UploadChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class CreateJobResponse(_message.Message):
-    __slots__ = ("job",)
+    __slots__ = ("job", "replayed")
     JOB_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
     job: Job
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    replayed: bool
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
     __slots__ = ("job_id",)
@@ -501,6 +505,18 @@ class ResumeJobResponse(_message.Message):
     job: Job
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
+class DeleteJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class DeleteJobResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: Job
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+
 class DownloadResultRequest(_message.Message):
     __slots__ = ("job_id", "offset")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -510,6 +526,22 @@ class DownloadResultRequest(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class DownloadResultResponse(_message.Message):
+    __slots__ = ("file", "data")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    file: FileFacts
+    data: bytes
+    def __init__(self, file: _Optional[_Union[FileFacts, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class DownloadInputRequest(_message.Message):
+    __slots__ = ("job_id", "offset")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    offset: int
+    def __init__(self, job_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class DownloadInputResponse(_message.Message):
     __slots__ = ("file", "data")
     FILE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]

@@ -207,10 +207,20 @@ class JobServiceStub:
                 request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.ResumeJobRequest.SerializeToString,
                 response_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.ResumeJobResponse.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/skipvsr.v1.JobService/DeleteJob',
+                request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
         self.DownloadResult = channel.unary_stream(
                 '/skipvsr.v1.JobService/DownloadResult',
                 request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadResultRequest.SerializeToString,
                 response_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadResultResponse.FromString,
+                _registered_method=True)
+        self.DownloadInput = channel.unary_stream(
+                '/skipvsr.v1.JobService/DownloadInput',
+                request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadInputRequest.SerializeToString,
+                response_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadInputResponse.FromString,
                 _registered_method=True)
 
 
@@ -220,6 +230,9 @@ class JobServiceServicer:
 
     def CreateJob(self, request_iterator, context):
         """Upload a video and queue a job. The first message is the config; each further message has the file's next bytes.
+
+        With an idempotency key, a repeated upload returns the job of the first one. INVALID_ARGUMENT (KEY_REUSED) for
+        another file or other options; FAILED_PRECONDITION (NOT_READY) while the first upload is in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,8 +280,22 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJob(self, request, context):
+        """Cancel an active job, or delete a finished job for good: its files and its document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadResult(self, request, context):
         """Download the upscaled video: first its name, type and size, then its bytes. FAILED_PRECONDITION unless it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadInput(self, request, context):
+        """Download the uploaded video in the same way. NOT_FOUND if the server has removed the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -312,10 +339,20 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.ResumeJobRequest.FromString,
                     response_serializer=skipvsr_dot_v1_dot_upscaler__pb2.ResumeJobResponse.SerializeToString,
             ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.DeleteJobRequest.FromString,
+                    response_serializer=skipvsr_dot_v1_dot_upscaler__pb2.DeleteJobResponse.SerializeToString,
+            ),
             'DownloadResult': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadResult,
                     request_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadResultRequest.FromString,
                     response_serializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadResultResponse.SerializeToString,
+            ),
+            'DownloadInput': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadInput,
+                    request_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadInputRequest.FromString,
+                    response_serializer=skipvsr_dot_v1_dot_upscaler__pb2.DownloadInputResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -519,6 +556,33 @@ class JobService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skipvsr.v1.JobService/DeleteJob',
+            skipvsr_dot_v1_dot_upscaler__pb2.DeleteJobRequest.SerializeToString,
+            skipvsr_dot_v1_dot_upscaler__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DownloadResult(request,
             target,
             options=(),
@@ -535,6 +599,33 @@ class JobService:
             '/skipvsr.v1.JobService/DownloadResult',
             skipvsr_dot_v1_dot_upscaler__pb2.DownloadResultRequest.SerializeToString,
             skipvsr_dot_v1_dot_upscaler__pb2.DownloadResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/skipvsr.v1.JobService/DownloadInput',
+            skipvsr_dot_v1_dot_upscaler__pb2.DownloadInputRequest.SerializeToString,
+            skipvsr_dot_v1_dot_upscaler__pb2.DownloadInputResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from jobs.schema import JobOptions, JobState
+from jobs.schema import JobRequest, JobState
 from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.conditions import check_document, conditional, document_response
@@ -24,14 +24,20 @@ from service.http.responses import (
     ModelList,
     problems,
 )
+from service.http.waiting import WAITS, WaitingDep, retry_after
 from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
+_FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The video."}
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}}},
+        "content": {
+            "multipart/form-data": {"schema": {"$ref": "#/components/schemas/UpscaleForm"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/UpscaleRequest"}},
+            "application/octet-stream": {"schema": _FILE},
+        },
     }
 }
 
@@ -48,27 +54,34 @@ _IDEMPOTENCY_KEY = "Unique text per upload. Repeating a request with the same ke
 
 
 def upscale_form_schema() -> dict[str, Any]:
-    """Return the JSON schema of the form of `POST /upscale`: the file and the fields of JobOptions."""
-    schema = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+    """Return the JSON schemas of the form and the JSON document of `POST /upscale`: a video and the job's options."""
+    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {})
-    file = BINARY | {"description": "The video."}
-    schema |= {
-        "title": "UpscaleForm",
-        "required": ["file"],
-        "properties": {"file": file, **schema["properties"]},
+    source = {
+        "upload": {"type": "string", "description": "Id of a complete resumable upload, instead of a file."},
+        "filename": {"type": "string", "description": "Name of the file; empty: the name that came with the file."},
     }
-    return {"UpscaleForm": schema, **definitions}
+    form = schema | {"title": "UpscaleForm", "properties": {"file": _FILE, **source, **schema["properties"]}}
+    document = schema | {"title": "UpscaleRequest", "properties": {**source, **schema["properties"]}}
+    return {"UpscaleForm": form, "UpscaleRequest": document, **definitions}
 
 
-@router.post(
-    "/upscale",
-    status_code=202,
-    dependencies=_SUBMIT,
-    response_model=JobDocument,
-    openapi_extra=_FORM,
-    summary="Upscale a video",
-    response_description="The job is queued. Poll the address in `Location`.",
-    responses={
+def _raw_body() -> dict[str, Any]:
+    """OpenAPI of a request whose body is the file, with the name in the path and the options in the query."""
+    name = {"name": "filename", "in": "path", "required": True, "schema": {"type": "string"}}
+    options = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    return {
+        "parameters": [name, *({"name": key, "in": "query", "schema": value} for key, value in options.items())],
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _FILE}}},
+    }
+
+
+_QUEUED: dict[str, Any] = {
+    "status_code": 202,
+    "dependencies": _SUBMIT,
+    "response_model": JobDocument,
+    "response_description": "The job is queued. Poll the address in `Location`.",
+    "responses": {
         202: {
             "headers": {
                 "Location": {"description": "The job's address.", "schema": {"type": "string"}},
@@ -76,21 +89,42 @@ def upscale_form_schema() -> dict[str, Any]:
                     "description": "`true` if the job is that of an earlier request with the same `Idempotency-Key`.",
                     "schema": {"type": "string"},
                 },
+                "Retry-After": {
+                    "description": "Seconds after which to ask for the job.",
+                    "schema": {"type": "string"},
+                },
             }
         },
-        **problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 503, 507),
+        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 503, 507),
     },
+}
+
+
+@router.put(
+    "/upscale/{filename:path}",
+    openapi_extra=_raw_body(),
+    summary="Upscale the video in the body",
+    name="upscale_body",
+    **_QUEUED,
 )
+@router.post("/upscale", openapi_extra=_FORM, summary="Upscale a video", name="upscale", **_QUEUED)
 async def upscale(
     request: Request,
     response: Response,
     uploads: UploadsDep,
     operations: JobsDep,
+    waiting: WaitingDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, description=_IDEMPOTENCY_KEY)] = None,
 ) -> JobDocument:
-    """Send a video in the form field `file`, and options in further fields. The file is streamed to disk."""
-    job, replayed = await uploads.receive(request, idempotency_key, operations)
+    """Send a video as the field `file` of a form or as the body, or name an upload; options are fields or parameters.
+
+    The file is streamed to disk.
+    """
+    filename = request.path_params.get("filename")
+    job, replayed = await uploads.receive(request, idempotency_key, operations, filename)
     request.state.job_id = job.id  # for the audit log
+    job = await waiting.settled(job)
+    response.headers["Retry-After"] = retry_after(job)
     document = JobDocument.of(job)
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -129,7 +163,7 @@ def job_figures(
 @router.get(
     "/jobs/{job_id}",
     summary="Get a job",
-    dependencies=_READ,
+    dependencies=[*_READ, WAITS],
     response_model=JobDocument,
     responses={**VERSIONED, **problems(401, 403, 404, 412, 503)},
 )
@@ -145,7 +179,7 @@ def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless."""
+    """Stop a job and remove its files. A running job stops within a frame's time. Cancelling twice is harmless."""
     return JobDocument.of(operations.cancel(job_id))
 
 
@@ -167,7 +201,7 @@ def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Pause a job at the end of its chunk. Finished chunks are kept."""
+    """Pause a job within a frame's time. Finished chunks are kept, the chunk in work is dropped."""
     return JobDocument.of(operations.pause(job_id))
 
 

@@ -72,7 +72,7 @@ def test_where_the_dense_network_has_no_memory_no_gain_is_claimed(monkeypatch: p
     network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
     model = Upscaler("any", network, "any", torch.device("cpu"), torch.float32)
 
-    def full(*_: object) -> float:
+    def full(*_: object, **__: object) -> float:
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(model._accounting, "run_dense", full)

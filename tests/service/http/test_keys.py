@@ -20,7 +20,7 @@ from jobs.settings import Settings
 from service.callers import Caller
 from service.http.app import create_app
 from service.http.auth import COOKIE
-from tests.support.api_keys import KINDS, OWN_SCOPES, Keys, job_of, make_keys
+from tests.support.api_keys import KINDS, OWN_SCOPES, Keys, job_of, make_keys, upload_of
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
@@ -61,19 +61,40 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("POST", "/session"): any_key(204),
     ("GET", "/models"): any_key(),
     ("POST", "/upscale"): any_key(202) | {"read": 403},
+    ("PUT", "/upscale/{filename:path}"): any_key(202) | {"read": 403},
+    ("OPTIONS", "/uploads"): public(204),
+    ("OPTIONS", "/uploads/{upload_id}"): public(204),
+    ("POST", "/uploads"): any_key(201) | {"read": 403},
+    ("HEAD", "/uploads/{upload_id}"): changing(),
+    ("PATCH", "/uploads/{upload_id}"): {kind: 204 if status == 200 else status for kind, status in changing().items()},
+    ("POST", "/uploads/{upload_id}"): changing(),
+    ("DELETE", "/uploads/{upload_id}"): {kind: 204 if status == 200 else status for kind, status in changing().items()},
     ("GET", "/jobs"): reading(of_job=False),
     ("GET", "/metrics/jobs"): reading(of_job=False),
+    ("GET", "/events"): reading(of_job=False),
+    ("HEAD", "/events"): reading(of_job=False),
+    ("GET", "/jobs/{job_id}/events"): reading(of_job=True),
+    ("HEAD", "/jobs/{job_id}/events"): reading(of_job=True),
     ("GET", "/jobs/{job_id}"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/result"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/result"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/input"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/input"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/report"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/skipmap"): reading(of_job=True),
     ("POST", "/jobs/{job_id}/cancel"): changing(),
     ("POST", "/jobs/{job_id}/pause"): changing(),
     ("POST", "/jobs/{job_id}/resume"): changing(),
     ("DELETE", "/jobs/{job_id}"): changing(),
 }
 """Expected status of each route for each kind of key."""
+TUS = {
+    "Tus-Resumable": "1.0.0",
+    "Content-Type": "application/offset+octet-stream",
+    "Upload-Length": "5",
+    "Upload-Offset": "0",
+    "X-HTTP-Method-Override": "HEAD",
+}
 STATES = {"/cancel": JobState.QUEUED, "/pause": JobState.QUEUED, "/resume": JobState.PAUSED}
 """States of the job that a route changes; all others get a finished job."""
 
@@ -96,7 +117,15 @@ def service(settings: Settings, keys: Keys) -> Iterator[Service]:
 
 
 def ask(service: Service, method: str, path: str, key: str, clip: Path | None = None, **headers: str) -> httpx.Response:
+    if path.startswith("/uploads") or method == "PUT":
+        content = clip.read_bytes() if clip else b""
+        return service.client.request(method, path, content=content, headers={"X-API-Key": key} | TUS if key else TUS)
     files = {"file": ("clip.mp4", clip.read_bytes())} if clip else None
+    if method == "GET" and path.endswith("/events"):
+        with service.client.stream(method, path, headers={"X-API-Key": key} | headers if key else headers) as answer:
+            if not answer.is_success:
+                answer.read()
+            return answer  # an event stream has no end
     return service.client.request(method, path, files=files, headers={"X-API-Key": key} | headers if key else headers)
 
 
@@ -115,8 +144,10 @@ def test_every_route_with_every_kind_of_key(service: Service, keys: Keys, clip: 
     for method, route in TABLE:
         state = STATES.get(route.removeprefix("/jobs/{job_id}"), JobState.DONE)
         job_id = job_of(keys.owner(kind), state, store, storage, clip) if "{job_id}" in route else ""
-        path = route.replace("{path:path}", "icon.svg").format(job_id=job_id, kind="gone")
-        answer = ask(service, method, path, keys.text(kind), clip if route == "/upscale" else None)
+        upload_id = upload_of(keys.owner(kind), store, storage) if "{upload_id}" in route else ""
+        path = route.replace("{path:path}", "icon.svg").replace(":path", "")
+        path = path.format(job_id=job_id, upload_id=upload_id, filename="clip.mp4", kind="gone")
+        answer = ask(service, method, path, keys.text(kind), clip if route.startswith("/upscale") else None)
         found[method, route] = answer.status_code
         if answer.status_code in PROBLEMS and method != "HEAD":
             assert answer.json()["type"] == f"/problems/{PROBLEMS[answer.status_code]}"

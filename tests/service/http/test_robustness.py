@@ -159,7 +159,7 @@ def test_malformed_forms(service: Service, body: bytes, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300, "x"]
+    "content_type", ["application/json", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300]
 )
 def test_bodies_of_other_content_types(service: Service, content_type: str) -> None:
     status, problem = send_form(service, b"{}", content_type=content_type)

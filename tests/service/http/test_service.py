@@ -280,8 +280,8 @@ def test_served_description_documents_errors(service: Service) -> None:
                 method,
             )
     form = document["components"]["schemas"]["UpscaleForm"]
-    assert form["required"] == ["file"]
-    assert {"file", "model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf"} <= set(
+    assert form["properties"]["file"]["format"] == "binary"
+    assert {"file", "upload", "model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf"} <= set(
         form["properties"]
     )
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))

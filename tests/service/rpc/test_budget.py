@@ -17,13 +17,13 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
 from model.engine.budget import needed_bytes
 from model.engine.state import RecurrentState
-from service.rpc.client import StreamClient
 from service.rpc.errors import StatusError
 from service.rpc.session import Session, Snapshot
 from service.rpc.session_registry import SessionRegistry
 from service.rpc.stream_config import resolve
 from service.rpc.stream_memory import StreamCost, total
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr_client.live import StreamClient
 from tests.support.processes import wait_until
 from tests.support.rpc_server import RpcServer, details, expected, noise, rpc_server, tiny
 

@@ -16,8 +16,8 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
 from jobs.settings import Settings
 from service.operations import Operations
-from service.rpc.client import StreamClient
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr_client.live import StreamClient
 from tests.support.clips import make_clip
 from tests.support.processes import wait_until
 from tests.support.rpc_server import RpcServer, details, rpc_server
@@ -54,8 +54,9 @@ def operations(server: RpcServer, redis_url: str) -> Iterator[Operations]:
     operations.store.redis.close()
 
 
-def upload(data: bytes, size: int | None = None, **options: object) -> Iterator[pb.CreateJobRequest]:
-    config = pb.UploadConfig(filename="dir/my clip.mp4", options=pb.JobOptions(**options))  # type: ignore[arg-type]
+def upload(data: bytes, size: int | None = None, key: str = "", **options: object) -> Iterator[pb.CreateJobRequest]:
+    chosen = pb.JobOptions(**options)  # type: ignore[arg-type]
+    config = pb.UploadConfig(filename="dir/my clip.mp4", options=chosen, idempotency_key=key)
     if size is not None:
         config.size_bytes = size
     yield pb.CreateJobRequest(config=config)
@@ -139,6 +140,70 @@ def test_list_pause_resume_cancel(client: StreamClient, operations: Operations, 
     assert client.jobs.ResumeJob(pb.ResumeJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_QUEUED
     assert client.jobs.CancelJob(pb.CancelJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_CANCELLED
     assert not operations.storage.input_path(ids[0]).exists()
+
+
+def test_a_repeated_upload_creates_no_second_job(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    first = client.jobs.CreateJob(upload(data, key="mine", crf=20), timeout=30)
+    again = client.jobs.CreateJob(upload(data, len(data), key="mine", crf=20), timeout=30)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert first.job.id == again.job.id
+    for other in (upload(data, key="mine", crf=21), upload(data[:-1], key="mine", crf=20)):
+        with pytest.raises(grpc.RpcError) as reused:
+            client.jobs.CreateJob(other, timeout=30)
+        assert reused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(reused.value)["ErrorInfo"].reason == "KEY_REUSED"
+    assert client.jobs.CreateJob(upload(data, key="another", crf=20), timeout=30).job.id != first.job.id
+    assert len(operations.recent()) == 2
+    assert not [path for path in operations.storage.uploads.glob("*") if path.is_file()]
+
+
+def test_a_key_is_busy_during_its_upload_and_free_after_a_failed_one(
+    client: StreamClient, operations: Operations, tmp_path: Path
+) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    over = threading.Event()
+
+    def held() -> Iterator[pb.CreateJobRequest]:
+        yield from upload(data[:1000], len(data), key="mine")
+        over.wait(30)
+
+    call = client.jobs.CreateJob.future(held(), timeout=30)
+    wait_until(lambda: bool(list(operations.storage.uploads.glob("*.part"))), 10, "the upload did not begin")
+    with pytest.raises(grpc.RpcError) as busy:
+        client.jobs.CreateJob(upload(data, key="mine"), timeout=30)
+    assert details(busy.value)["ErrorInfo"].reason == "NOT_READY"
+    over.set()
+    with pytest.raises(grpc.RpcError):
+        call.result()
+    assert client.jobs.CreateJob(upload(data, key="mine"), timeout=30).job.state == pb.JOB_STATE_QUEUED
+    for key in ("x" * 256, "two\nlines"):
+        with pytest.raises(grpc.RpcError, match="idempotency_key"):
+            client.jobs.CreateJob(upload(data, key=key), timeout=30)
+
+
+def test_delete_and_download_of_the_input(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4").read_bytes()
+    job_id = client.jobs.CreateJob(upload(data), timeout=30).job.id
+    request = pb.DownloadInputRequest(job_id=job_id)
+    first, *rest = client.jobs.DownloadInput(request, timeout=10)
+    assert (first.file.filename, first.file.size_bytes) == ("my clip.mp4", len(data))
+    assert first.file.media_type == "application/octet-stream"
+    assert b"".join(part.data for part in rest) == data
+    _, *rest = client.jobs.DownloadInput(pb.DownloadInputRequest(job_id=job_id, offset=500), timeout=10)
+    assert b"".join(part.data for part in rest) == data[500:]
+    with pytest.raises(grpc.RpcError, match="beyond the file's size"):
+        list(client.jobs.DownloadInput(pb.DownloadInputRequest(job_id=job_id, offset=10**9), timeout=10))
+    finish(operations, job_id, b"result")
+    assert client.jobs.DeleteJob(pb.DeleteJobRequest(job_id=job_id), timeout=10).job.state == pb.JOB_STATE_DONE
+    for call in (
+        lambda: client.jobs.GetJob(pb.GetJobRequest(job_id=job_id), timeout=10),
+        lambda: client.jobs.DeleteJob(pb.DeleteJobRequest(job_id=job_id), timeout=10),
+        lambda: list(client.jobs.DownloadInput(request, timeout=10)),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            call()
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -253,7 +318,7 @@ def test_without_redis_only_jobs_are_unavailable(tmp_path: Path) -> None:
 def test_messages_have_every_field_of_the_documents() -> None:
     """Fails if a new field of a job document is missing in upscaler.proto."""
     for model, message, left_out in (
-        (Job, pb.Job, {"traceparent"}),
+        (Job, pb.Job, {"traceparent", "webhook"}),
         (Progress, pb.Progress, set()),
         (JobMetrics, pb.JobMetrics, {"chunk_seconds"}),
         (JobOptions, pb.JobOptions, set()),

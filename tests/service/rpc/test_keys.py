@@ -48,7 +48,9 @@ TABLE: dict[str, dict[str, str]] = {
     "JobService/CancelJob": row(lacks="read", of_job=True),
     "JobService/PauseJob": row(lacks="read", of_job=True),
     "JobService/ResumeJob": row(lacks="read", of_job=True),
+    "JobService/DeleteJob": row(lacks="read", of_job=True),
     "JobService/DownloadResult": row(lacks="submit", of_job=True),
+    "JobService/DownloadInput": row(lacks="submit", of_job=True),
 }
 """Expected status of each RPC for each kind of key."""
 STATES = {"CancelJob": JobState.QUEUED, "PauseJob": JobState.QUEUED, "ResumeJob": JobState.PAUSED}

@@ -9,17 +9,17 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from media.live.codecs import Coding, Format, decoder, encoder
 from model.engine.upscaler import Upscaler, load_model
-from service.rpc.client import StreamClient
 from skipvsr.v1 import upscaler_pb2 as pb
+from skipvsr_client import LimitReached
+from skipvsr_client.live import StreamClient
 from tests.support.processes import wait_until
-from tests.support.rpc_server import RpcServer, details, expected, noise, rpc_server, tiny
+from tests.support.rpc_server import RpcServer, expected, noise, rpc_server, tiny
 from tests.support.user_models import TINY, write_model
 
 
@@ -222,11 +222,11 @@ def test_stream_limit(server: RpcServer) -> None:
         calls = [client.upscaler.Stream(requests()) for _ in range(4)]
         for call in calls:
             next(call)
-        with pytest.raises(grpc.RpcError) as refused:
+        with pytest.raises(LimitReached) as refused:
             list(client.stream(noise(1), width=32, height=24))
-        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert details(refused.value)["RetryInfo"].retry_delay.seconds > 0
-        assert details(refused.value)["ErrorInfo"].reason == "TOO_MANY_STREAMS"
+        assert (refused.value.title, refused.value.kind) == ("RESOURCE_EXHAUSTED", "too-many-streams")
+        assert refused.value.retry_after is not None
+        assert refused.value.retry_after > 0
         hold.set()
         for call in calls:
             call.cancel()
@@ -234,7 +234,7 @@ def test_stream_limit(server: RpcServer) -> None:
         def admitted() -> bool:
             try:
                 return len(list(client.stream(noise(1), width=32, height=24))) == 1
-            except grpc.RpcError:
+            except LimitReached:
                 return False
 
         wait_until(admitted, 10, "a cancelled stream still counts")

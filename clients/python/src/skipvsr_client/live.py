@@ -1,4 +1,4 @@
-"""Client of the gRPC server: frames in, upscaled frames out. Broken connections are resumed.
+"""Live frames over gRPC: frames in, upscaled frames out. Broken connections are resumed.
 
 with StreamClient("localhost:50051") as client:
     with client.stream(frames, width=320, height=180, lookahead=2) as stream:
@@ -15,15 +15,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
-from service.rpc import wire
 from skipvsr.v1 import upscaler_pb2 as pb
-from skipvsr.v1 import upscaler_pb2_grpc
+from skipvsr.v1 import upscaler_pb2_grpc, wire
+from skipvsr_client.rpc_errors import from_rpc
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Frame = bytes | bytearray | memoryview | NDArray[np.uint8]
+    Frames = Iterable[Frame | tuple[int, Frame]]
 
 _ATTEMPTS: Final = 5
 """Consecutive failed connections after which a stream fails."""
@@ -38,13 +43,26 @@ class Answer:
     pts: int
     data: bytes | memoryview
     """The frame in the output format."""
-    rgb: NDArray[np.uint8] | None
-    """View of `data` as pixels [4 H, 4 W, 3], if the output format is RGB24."""
+    width: int
+    """Width of the upscaled frame in pixels."""
+    height: int
+    """Height of the upscaled frame in pixels."""
+    rgb24: bool
+    """Whether the output format is RGB24."""
     skip_ratio: float
     model_milliseconds: float
     server_milliseconds: float
     scene_start: bool
     key_frame: bool
+
+    @property
+    def rgb(self) -> NDArray[np.uint8] | None:
+        """View of `data` as pixels [height, width, 3], if the output format is RGB24. Needs NumPy."""
+        if not self.rgb24:
+            return None
+        import numpy as np
+
+        return np.frombuffer(self.data, np.uint8).reshape(self.height, self.width, 3)
 
 
 class StreamClient:
@@ -72,6 +90,7 @@ class StreamClient:
             if credentials is not None
             else grpc.insecure_channel(target, options)
         )
+        self.target = target
         self.metadata = (("x-api-key", api_key),) if api_key else ()
         self.upscaler = upscaler_pb2_grpc.UpscalerServiceStub(self._channel)
         """Generated stub. Pass `metadata` to its calls."""
@@ -81,7 +100,7 @@ class StreamClient:
 
     def stream(
         self,
-        frames: Iterable[NDArray[np.uint8] | bytes | tuple[int, NDArray[np.uint8] | bytes]],
+        frames: Frames,
         *,
         width: int,
         height: int,
@@ -91,7 +110,8 @@ class StreamClient:
         """Upscale frames. Nothing is sent until the returned stream is iterated.
 
         Args:
-            frames: RGB arrays [H, W, 3], or bytes in the input format; each alone or as (pts, frame).
+            frames: frames, or (pts, frame). A frame is an object with the buffer protocol: bytes in the input format,
+                by default RGB24, or a uint8 array [H, W, 3].
             width: frame width in pixels.
             height: frame height in pixels.
             timeout: seconds for each connection; None for no limit.
@@ -115,7 +135,7 @@ class StreamClient:
 class Stream:
     """One stream. Iterate for the answers; broken connections are resumed while the server keeps the session.
 
-    Iteration raises grpc.RpcError if the stream fails. Its `code()` and `details()` state the reason.
+    Iteration raises Refused or ConnectionFailed if the stream fails. The cause of the error is a grpc.RpcError.
     """
 
     def __init__(
@@ -159,7 +179,7 @@ class Stream:
             except grpc.RpcError as error:
                 failures = failures + 1 if self._received == before else 1
                 if error.code() not in _RETRYABLE or not self._token or failures > _ATTEMPTS:
-                    raise
+                    raise from_rpc(error, self._client.target) from error
                 time.sleep(min(2.0, 0.1 * 2**failures))
                 self._prepare_resumption()
 
@@ -223,7 +243,7 @@ class Stream:
         pts, data = item if isinstance(item, tuple) else (sequence, item)
         request = wire.FrameRequest(
             pb.InputFrame(sequence=sequence, pts=pts, end_of_stream=self._exhausted),
-            data if isinstance(data, bytes) else data.tobytes(),  # the caller may reuse the array
+            data if isinstance(data, bytes) else memoryview(data).tobytes(),  # the caller may reuse the array
         )
         if self.accepted.session_token:
             self._sent.append(request)
@@ -247,14 +267,13 @@ class Stream:
     def _answer(self, response: wire.FrameResponse) -> Answer:
         accepted, frame = self.accepted, response.frame
         assert accepted is not None
-        rgb = None
-        if accepted.effective.output.format == pb.FRAME_FORMAT_RGB24:
-            rgb = np.frombuffer(response.data, np.uint8).reshape(accepted.output_height, accepted.output_width, 3)
         return Answer(
             sequence=frame.sequence,
             pts=frame.pts,
             data=response.data,
-            rgb=rgb,
+            width=accepted.output_width,
+            height=accepted.output_height,
+            rgb24=accepted.effective.output.format == pb.FRAME_FORMAT_RGB24,
             skip_ratio=frame.skip_ratio,
             model_milliseconds=frame.model_milliseconds,
             server_milliseconds=frame.server_milliseconds,

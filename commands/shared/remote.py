@@ -1,0 +1,73 @@
+"""Upscaling by a server: upload, wait, download."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from commands.shared.files import Item
+from commands.shared.service import Document, Service, failure
+
+
+class RemoteUpscaler:
+    """Upscales files on a server.
+
+    Args:
+        service: the server.
+        quiet: without progress bars and lines about the job.
+    """
+
+    def __init__(self, service: Service, *, quiet: bool = False) -> None:
+        self._service = service
+        self._quiet = quiet
+
+    def upscale(self, item: Item) -> dict[str, Any]:
+        """Upscale a file; returns the job's document, with the line for people under `summary`."""
+        return self.collect(item, self.upload(item))
+
+    def upload(self, item: Item) -> Document:
+        """Upload a file; returns the document of the new job. Raises CommandError, OSError and httpx.HTTPError."""
+        from commands.shared.naming import check_source
+        from commands.shared.progress import bytes_bar
+
+        check_source(item.source)
+        fields = {name: str(value) for name, value in item.options.model_dump(mode="json", exclude_unset=True).items()}
+        size = item.source.stat().st_size
+        with bytes_bar(f"uploading {item.source.name}", size, quiet=self._quiet) as advance:
+            job = self._service.upload(item.source, fields, advance)
+        if not self._quiet:
+            print(f"{item.source}: job {job['id']} at {self._service.url}", file=sys.stderr, flush=True)
+        return job
+
+    def collect(self, item: Item, job: Document) -> dict[str, Any]:
+        """Wait for the end of a job, and write its result; returns the report.
+
+        Raises FileError if the job failed, CommandError, OSError and httpx.HTTPError.
+        """
+        from commands.shared.download import download
+        from commands.shared.progress import frames_bar
+
+        with frames_bar("waiting", quiet=self._quiet) as show:
+            job = self._service.follow(job["id"], show)
+        if job["state"] != "done":
+            raise failure(job)
+        download(self._service, job["id"], item.target, quiet=self._quiet)
+        return {**job, "summary": summary(job)}
+
+    def way_to_collect(self, job: Document, item: Item) -> str:
+        """The command that fetches the result of a job later."""
+        return shlex.join(["skipvsr", "download", job["id"], "-o", str(item.target), "--server", self._service.url])
+
+
+def summary(job: Mapping[str, Any]) -> str:
+    """Size, time and speed of a finished job, in one line."""
+    metrics, output = job["metrics"], job.get("output") or {}
+    seconds = metrics.get("processing_seconds") or 0
+    frames = job["progress"]["frames_done"]
+    rate = f", {frames / seconds:.1f} fps" if seconds else ""
+    return (
+        f"{output.get('width', '?')}×{output.get('height', '?')}, {frames} frames in {seconds:.1f} s{rate}; "
+        f"skip ratio {metrics['skip_ratio']:.2f}, speed-up {metrics['speedup']:.2f}"
+    )

@@ -1,0 +1,67 @@
+"""`skipvsr status`: what a job on a server is doing, or has done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+
+from commands.shared.command_line import Command, option
+from commands.shared.service import Document, JobId, activity, connected, server_options
+
+
+@click.command(cls=Command)
+@click.argument("job", type=JobId(), metavar="JOB", help="Id, or its beginning")
+@option("--json", "as_json", is_flag=True, help="Write the document as JSON")
+@server_options
+def command(job: str, as_json: bool, server: str | None, api_key: str | None) -> int:
+    """Show state, progress and result of a job."""
+    with connected(server, api_key) as service:
+        document = service.job(service.find(job))
+    if as_json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return 0
+    for name, text in _facts(document):
+        print(f"{name:<9} {text}")
+    return 0
+
+
+def _facts(job: Document) -> Iterator[tuple[str, str]]:
+    from commands.shared.logs import escaped
+
+    yield "job", job["id"]
+    yield "state", activity(job)
+    yield "file", ", ".join([escaped(job["filename"]), *_stream(job.get("input"))])
+    yield "progress", _progress(job)
+    if queue := job.get("queue"):
+        yield "queue", f"position {queue['position']}"
+    options = job["options"]
+    yield "model", f"{job['model'] or options['model']}, routing {options['routing']}"
+    for name in ("created", "started", "finished"):
+        if time := job[f"{name}_at"]:
+            yield name, time
+    if result := job.get("output"):
+        yield "result", ", ".join(_stream(result))
+    for warning in job["warnings"]:
+        yield "note", escaped(warning)
+    if error := job.get("error"):
+        yield "error", escaped(error["detail"])
+    if job["state"] == "done":
+        yield "download", f"skipvsr download {job['id']}"
+
+
+def _stream(facts: Document | None) -> list[str]:
+    if not facts:
+        return []
+    rate, length = facts.get("frame_rate"), facts.get("duration_seconds")
+    parts = [f"{facts['width']}×{facts['height']}", f"{facts['codec']} in {facts['container']}"]
+    return parts + ([f"{rate:g} fps"] if rate else []) + ([f"{length:.1f} s"] if length else [])
+
+
+def _progress(job: Document) -> str:
+    progress = job["progress"]
+    done, total, fps, left = (progress[name] for name in ("frames_done", "frames_total", "fps", "eta_seconds"))
+    text = f"{done} of {total} frames ({done / total:.0%})" if total else f"{done} frames"
+    running = job["state"] == "running"
+    return text + (f", {fps:.1f} fps" if fps else "") + (f", about {left:.0f} s left" if running and left else "")

@@ -1,0 +1,117 @@
+"""Progress of a run, frame by frame: a frame of the chunk in work counts by the work that is done on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from jobs.schema import Progress
+
+_ENCODING: Final = 0.1
+"""Share of encoding in the work on a frame, before the first chunk is encoded."""
+
+
+class ProgressCounter:
+    """Progress of a run. The network's thread and the caller's thread report; the caller's thread reads.
+
+    While the caller's thread encodes a chunk, the network's thread may compute the next one.
+
+    Args:
+        total: number of frames in the video, if known.
+        done: number of frames done before the run.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(self, total: int | None, done: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._total, self._before, self._saved = total, done, done
+        self._clock, self._created = clock, clock()
+        self._most = done
+        self._encoding = _ENCODING
+        self._begun: float | None = None
+        self._idle = 0.0
+        self._network = (0, 0, 0.0)
+        """Number of the chunk within the run, its frames, and the part that is computed. One value: two threads."""
+        self._computed_at = 0.0
+        self._taken = 0
+        """Number of chunks that the caller's thread has taken from the network's."""
+        self._frames = self._written = 0
+        """Frames of the chunk that is encoded, and how many of them are written."""
+
+    # The network's thread
+
+    def begin_chunk(self, frames: int) -> None:
+        """The network begins a chunk that emits a number of frames."""
+        number, _, _ = self._network
+        self._network, self._computed_at = (number + 1, frames, 0.0), self._clock()
+
+    def compute(self, fraction: float) -> None:
+        """A fraction of the chunk is computed."""
+        now = self._clock()
+        if self._begun is None:
+            self._begun = now
+        number, frames, before = self._network
+        if before < 1.0:
+            self._computed_at = now
+        self._network = (number, frames, fraction)
+
+    def end_chunk(self) -> None:
+        """The network has returned. Time since the last step went into measurements, not into frames."""
+        number, frames, _ = self._network
+        self._idle += self._clock() - self._computed_at
+        self._network = (number, frames, 1.0)
+
+    # The caller's thread
+
+    def take(self, frames: int) -> None:
+        """The encoder gets a computed chunk."""
+        self._taken += 1
+        self._frames, self._written = frames, 0
+
+    def write(self, frames: int) -> None:
+        """A number of the chunk's frames is encoded."""
+        self._written = frames
+
+    def save(self, frames: int, *, encoding: float) -> None:
+        """A number of frames is checkpointed; `encoding` is the share of encoding in the work so far."""
+        self._saved, self._encoding = frames, encoding
+        self._frames = self._written = 0
+
+    def now(self) -> Progress:
+        """Progress at this moment. The number of frames never falls."""
+        position, fps = self._position(), self._fps()
+        self._most = max(self._most, int(position))
+        total = None if self._total is None else max(self._total, self._most)
+        eta = max(0.0, total - position) / fps if fps and total is not None else None
+        return Progress(frames_done=self._most, frames_saved=self._saved, frames_total=total, fps=fps, eta_seconds=eta)
+
+    def at_checkpoint(self, *, complete: bool = False) -> Progress:
+        """Progress without the frames in work; `complete` replaces an estimated total by the real one."""
+        if not complete:
+            return self.now().model_copy(update={"frames_done": self._saved})
+        done, elapsed = self._saved, self._clock() - self._created
+        fps = (done - self._before) / elapsed if done > self._before and elapsed > 0 else None
+        eta = 0.0 if fps else None
+        return Progress(frames_done=done, frames_saved=done, frames_total=done, fps=fps, eta_seconds=eta)
+
+    def seconds_to_checkpoint(self) -> float | None:
+        """Estimated seconds until the chunk in the network is checkpointed; None if unknown."""
+        number, frames, _ = self._network
+        fps = self._fps()
+        if not fps:
+            return None
+        end = self._saved + self._frames + (frames if number > self._taken else 0)
+        return max(0.0, end - self._position()) / fps
+
+    def _position(self) -> float:
+        """Frames by the work done."""
+        number, frames, fraction = self._network
+        network = 1.0 - self._encoding
+        computed = frames * fraction * network if number > self._taken else 0.0
+        return self._saved + self._frames * network + self._written * self._encoding + computed
+
+    def _fps(self) -> float | None:
+        """Frames per second since the first step of the network."""
+        done = self._position() - self._before
+        elapsed = self._clock() - self._begun - self._idle if self._begun is not None else 0.0
+        return done / elapsed if done > 0 and elapsed > 0 else None

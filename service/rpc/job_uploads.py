@@ -1,0 +1,151 @@
+"""Uploads over gRPC, from the first message to the queued job, with optional idempotency key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+
+from jobs.errors import InvalidRequest, KeyReused
+from jobs.idempotency import Reservation
+from jobs.schema import Job, JobOptions
+from jobs.settings import Settings
+from service.admission import Admissions, Pace, oversized
+from service.names import harmless_name
+from service.operations import Operations
+from service.repeats import fingerprint, renewed
+from service.rpc import call, messages
+from skipvsr.v1 import upscaler_pb2 as pb
+
+Requests = AsyncIterator[pb.CreateJobRequest]
+T = TypeVar("T")
+_KEY_CHARACTERS: Final = 255
+
+
+@dataclass(frozen=True)
+class _Announced:
+    """The first message of an upload."""
+
+    filename: str
+    options: JobOptions
+    size: int | None
+    """Size of the file in bytes; None if unknown."""
+
+
+class JobUploads:
+    """Turns uploads into jobs."""
+
+    def __init__(self, settings: Settings, admissions: Admissions) -> None:
+        self._settings, self._admissions = settings, admissions
+
+    async def receive(self, requests: Requests, operations: Operations) -> tuple[Job, bool]:
+        """Queue a job for an upload, or find the job that the idempotency key belongs to.
+
+        `operations` are those of the caller. Returns the job, and whether the upload repeats an earlier one. Raises
+        KeyReused if the key belongs to another file or other options.
+        """
+        pace = Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+        first = await _next(requests, pace)
+        if first is None or first.WhichOneof("part") != "config":
+            raise InvalidRequest("the first message must be the config")
+        announced = await self._checked(first.config, operations)
+        upload = _Upload(requests, pace, announced, self._settings.max_upload_bytes)
+        key = first.config.idempotency_key
+        if not key:
+            return await self._create(upload, None, operations), False
+        if len(key) > _KEY_CHARACTERS or not key.isprintable():
+            raise InvalidRequest(f"config.idempotency_key: use up to {_KEY_CHARACTERS} printable characters")
+        found = await asyncio.to_thread(operations.reserve_key, key)
+        if not isinstance(found, Reservation):
+            job, known = found
+            await self._compare(upload, known, operations)
+            return job, True
+        async with renewed(found, operations):
+            return await self._create(upload, found, operations), False
+
+    async def _checked(self, config: pb.UploadConfig, operations: Operations) -> _Announced:
+        options = messages.options(config.options)
+        await asyncio.to_thread(operations.check_model, options.model)
+        size = config.size_bytes if config.HasField("size_bytes") else None
+        return _Announced(harmless_name(config.filename), options, size)
+
+    async def _create(self, upload: _Upload, reservation: Reservation | None, operations: Operations) -> Job:
+        options = upload.announced.options
+        async with _in_threads(operations.upload(upload.checked_size())) as incoming:
+            digest = await upload.into(incoming.write, hashed=reservation is not None)
+            await asyncio.to_thread(incoming.close)
+            scale = await asyncio.to_thread(operations.scale_of, options.model)
+            admission = await self._admissions.admit(incoming.path, options, scale)
+            if reservation is not None:
+                reservation = replace(reservation, fingerprint=fingerprint(digest, options))
+            name = upload.announced.filename
+            return await asyncio.to_thread(operations.submit, incoming.path, name, admission, reservation)
+
+    async def _compare(self, upload: _Upload, known: str, operations: Operations) -> None:
+        """Read a repeated upload without storing it. Raises KeyReused if the upload is another one."""
+        async with _in_threads(operations.repeated_upload(upload.checked_size())) as meter:
+            digest = await upload.into(lambda data: meter.count(len(data)), hashed=True)
+        if known not in ("", fingerprint(digest, upload.announced.options)):
+            raise KeyReused("this idempotency key belongs to another file or other options: send a new key")
+
+
+class _Upload:
+    """The file of an upload, which arrives in messages."""
+
+    def __init__(self, requests: Requests, pace: Pace, announced: _Announced, limit: int) -> None:
+        self._requests, self._pace, self._limit = requests, pace, limit
+        self.announced = announced
+
+    def checked_size(self) -> int:
+        """Announced size in bytes; 0 if unknown. Raises TooLarge."""
+        return self._checked(self.announced.size or 0)
+
+    async def into(self, take: Callable[[bytes], object], *, hashed: bool) -> bytes:
+        """Pass the file's bytes to `take`, in threads. Returns the file's digest if `hashed`, else nothing."""
+        digest, size = sha256(), 0
+        while (request := await _next(self._requests, self._pace)) is not None:
+            if request.WhichOneof("part") != "chunk":
+                raise InvalidRequest("every message after the config must be a chunk")
+            data = request.chunk.data  # each access copies the bytes
+            size = self._checked(size + len(data))
+            await asyncio.to_thread(take, data)
+            if hashed:
+                await asyncio.to_thread(digest.update, data)
+            call.entry().bytes = size
+        if not size:
+            raise InvalidRequest("the file is empty: send its bytes as chunks after the config")
+        if self.announced.size not in (None, size):
+            raise InvalidRequest(f"only {size:,} of {self.announced.size:,} bytes arrived: the upload was cut off")
+        return digest.digest() if hashed else b""
+
+    def _checked(self, size: int) -> int:
+        if size > self._limit:
+            raise oversized(self._limit)
+        return size
+
+
+async def _next(requests: Requests, pace: Pace) -> pb.CreateJobRequest | None:
+    """Return the next message; None at the end. Raises UploadStalled if bytes of the file arrive too slowly."""
+    try:
+        async with asyncio.timeout(pace.wait()):
+            request = await anext(requests, None)
+    except TimeoutError:
+        raise pace.error() from None
+    pace.received(request.ByteSize() if request is not None else 0)
+    return request
+
+
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave a context manager that does blocking file operations in threads."""
+    async with AsyncExitStack() as stack:
+        entered = await asyncio.to_thread(manager.__enter__)
+
+        async def leave(*error: Any) -> bool:
+            return bool(await asyncio.to_thread(manager.__exit__, *error))
+
+        stack.push_async_exit(leave)
+        yield entered
