@@ -60,6 +60,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/problems/{kind}"): public(),
     ("POST", "/session"): any_key(204),
     ("GET", "/models"): any_key(),
+    ("GET", "/workers"): any_key(),
+    ("POST", "/estimate"): any_key(400) | {"read": 403},
     ("POST", "/upscale"): any_key(202) | {"read": 403},
     ("PUT", "/upscale/{filename:path}"): any_key(202) | {"read": 403},
     ("OPTIONS", "/uploads"): public(204),
