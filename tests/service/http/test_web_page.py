@@ -94,7 +94,7 @@ def test_upload_progress_and_comparison(service: Service, page: Page, tmp_path: 
     claim = store.claim(job.id, "test-worker")
     assert claim is not None
     store.heartbeat(claim, {"progress": Progress(frames_done=6, frames_total=24, fps=3.0, eta_seconds=6.0)})
-    expect(job_card.locator(".pace")).to_have_text("25 % · 6 of 24 frames · 3.00 frames/s · 10 s left")
+    expect(job_card.locator(".pace")).to_have_text("25 % · 6 of 24 frames · 3.00 frames/s · about 10 s left")
     expect(page).to_have_title(f"25 % · {name}")
     pause = job_card.get_by_role("button", name="Pause")
     pause.click()

@@ -185,8 +185,8 @@ const frames = ({frames_done: done, frames_total: total}) => total ? `${done} of
 const PACE = {
   queued: job => list(
     job.queue ? (job.queue.position === 1 ? "next in the queue" : `number ${job.queue.position} in the queue`) : "waiting for a worker",
-    job.queue?.wait_seconds != null ? `starts in about ${about(job.queue.wait_seconds)}` : "",
-    job.estimate ? `then about ${about(job.estimate.seconds)} of work` : ""),
+    job.queue?.wait_seconds != null ? `starts in ${about(job.queue.wait_seconds)}` : "",
+    job.estimate?.seconds != null ? `then ${about(job.estimate.seconds)} of work` : ""),
   running: job => list(
     job.progress.frames_total ? percent(job.progress.frames_done / job.progress.frames_total) : "", frames(job.progress),
     job.progress.fps ? rate(job.progress.fps) : "", job.progress.eta_seconds != null ? `${about(job.progress.eta_seconds)} left` : ""),
