@@ -81,8 +81,10 @@ def _picture(request: PreviewRequest, limits: Limits) -> tuple[Fraction, VideoFr
     if request.of_result and request.segments:
         return _of_segments(request, limits)
     goal = None if request.seconds is None else Fraction(request.seconds).limit_denominator(1_000_000)
-    if goal is None and request.segments:
-        goal = _Segments(request, limits).newest()
+    if request.segments:
+        segments = _Segments(request, limits)
+        goal = segments.newest() if goal is None else goal
+        request = request._replace(enlarge=segments.enlargement() if request.enlarge is None else request.enlarge)
     with _frame_at(request.path, limits, goal) as (video, frame, moment):
         return moment, _finished(frame, video, _shape(frame, video.stream), request, limits)
 
@@ -91,7 +93,7 @@ class _Segments:
     """The segments of an unfinished result, on the clock of the source."""
 
     def __init__(self, request: PreviewRequest, limits: Limits) -> None:
-        self._paths = request.segments
+        self._paths, self._source, self._limits = request.segments, request.path, limits
         with open_untrusted(request.path, limits) as source:
             unit = video_stream(source).time_base
             if not unit:
@@ -121,6 +123,15 @@ class _Segments:
     def at(self, goal: Fraction) -> int:
         """Number of the segment with a time."""
         return max(0, bisect_right(range(len(self._paths)), goal, key=self.offset) - 1)
+
+    def enlargement(self) -> Fraction:
+        """Width of the segments divided by the width of the source as shown."""
+        with open_untrusted(self._paths[0], self._limits) as segment:
+            width = video_stream(segment).width
+        with open_untrusted(self._source, self._limits) as source:
+            stream = video_stream(source)
+            crop = track_header(self._source, source, stream).crop
+            return Fraction(width, crop.width if crop else stream.width)
 
     def _times(self, number: int) -> list[Fraction]:
         times = sorted(segment_times(self._paths[number], self._unit))
@@ -269,6 +280,7 @@ def _turn(matrix: Matrix | None) -> tuple[int, list[str]]:
 def _size(rgb: VideoFrame, pixels: Fraction, request: PreviewRequest, *, sideways: bool) -> tuple[int, int]:
     """Size with square pixels, before a rotation."""
     most = request.most[::-1] if sideways else request.most
-    width, height = rgb.width * pixels * request.enlarge, rgb.height * request.enlarge
-    factor = min(Fraction(1), most[0] / width, most[1] / height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
+    factor = request.enlarge or Fraction(1)
+    width, height = rgb.width * pixels * factor, rgb.height * factor
+    shrink = min(Fraction(1), most[0] / width, most[1] / height)
+    return max(1, round(width * shrink)), max(1, round(height * shrink))

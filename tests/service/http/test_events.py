@@ -130,6 +130,15 @@ def test_a_job_stream_shows_the_state_at_once_and_every_change(service: Service)
     assert service.client.get(f"/jobs/{job_id}/events").status_code == 404
 
 
+def test_head_answers_at_once(service: Service) -> None:
+    job_id = create(service)
+    for path in ("/events", f"/jobs/{job_id}/events"):
+        answer = service.client.head(path, timeout=5)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+    wait_until(lambda: not len(service.app.state.streams), 5, "closed streams")
+
+
 def test_an_event_comes_soon_after_the_change(service: Service) -> None:
     job_id = create(service)
     with listening(service, "/events") as events:
