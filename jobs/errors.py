@@ -14,6 +14,7 @@
     ├── UnsupportedMedia      415   unsupported kind of file
     ├── UnusableVideo         422   a video that cannot be upscaled
     │   └── DecoderFailed     422   the process that reads the video died, hung or met a limit
+    ├── HeaderNotSent         422   the header of a video lies outside the sent ends of the file
     ├── KeyReused             422   an idempotency key that belongs to another upload
     ├── UploadBusy            423   another request is using the resumable upload
     ├── LimitReached          429   a limit of the API key; the message names the limit
@@ -143,6 +144,7 @@ class OffsetMismatch(SkipVsrError):
     """Bytes for another place of a resumable upload."""
 
     status, title = 409, "Offset mismatch"
+    cure = "Ask for the offset (HEAD), and send the bytes from there on. tus clients do this by themselves."
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"{offset:,} bytes have arrived: send the bytes from there on, with Upload-Offset: {offset}")
@@ -200,6 +202,13 @@ class DecoderFailed(UnusableVideo):
     permanent = False
 
 
+class HeaderNotSent(SkipVsrError):
+    """The header of a video lies outside the ends of the file that were sent."""
+
+    status, title = 422, "Header not sent"
+    cure = "Upload the whole file; the estimate then comes with the job. Or send more of the end of the file."
+
+
 class KeyReused(SkipVsrError):
     """The idempotency key belongs to an earlier upload of another file or with other options."""
 
@@ -211,6 +220,7 @@ class UploadBusy(SkipVsrError):
     """Another request is using the resumable upload."""
 
     status, title = 423, "Upload busy"
+    cure = "Ask for the offset (HEAD), which also ends a request whose connection is dead, and go on there."
     retry_after = 1
 
 
@@ -229,6 +239,7 @@ class ChecksumMismatch(SkipVsrError):
     """Bytes that do not match their checksum."""
 
     status, title = 460, "Checksum mismatch"
+    cure = "Send the bytes again. If the error stays, the file changes during the upload, or a proxy changes the bytes."
 
 
 class JobFailed(SkipVsrError):

@@ -103,7 +103,7 @@ class LocalUpscaler:
         with (
             frames_bar(title, quiet=self._quiet) as show,
             stop_event() as stop,
-            contextlib.closing(upscale(task, model, stop=stop)) as events,
+            contextlib.closing(upscale(task, model, halt=stop)) as events,
         ):
             for event in events:
                 match event:

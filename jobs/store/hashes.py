@@ -13,7 +13,8 @@ _PLAIN: Final = frozenset(
     {"state", "owner", "token", "beat", "request", "ticket", "attempt", "deaths", "died_at", "died_there"}
 )
 """Fields that the Lua scripts read or increment; the hash holds these as plain text and all others as JSON."""
-_DOCUMENT: Final = frozenset(Job.model_fields)
+_DOCUMENT: Final = frozenset(Job.model_fields) - {"queue"}
+"""Fields that the hash holds. A place in the queue is computed at each reading."""
 
 
 def encode(name: str, value: Any) -> str:

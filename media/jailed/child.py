@@ -94,9 +94,14 @@ def _service(request: Request, limits: Limits) -> Service:
 
 def _probing(request: ProbeRequest, limits: Limits) -> Service:
     from media.jailed.inspect import inspect
+    from media.jailed.partial import inspect_ends
 
     def serve(_: tuple[str, ...]) -> Iterator[Message]:
-        yield Probed(inspect(request.path, limits, request.target, fields=request.fields))
+        path, target, fields, hole = request
+        if hole is None:
+            yield Probed(inspect(path, limits, target, fields=fields))
+        else:
+            yield Probed(inspect_ends(path, limits, target, fields=fields, hole=hole))
 
     return serve
 

@@ -29,7 +29,10 @@ _ERRORS: Final = {
     kind.__name__: kind
     for kind in (
         errors.UnsupportedFile,
+        errors.CorruptHeader,
         errors.UnusableVideo,
+        errors.NoFrames,
+        errors.HeaderElsewhere,
         errors.DecoderCrashed,
         errors.Unwritable,
         errors.FrameMissing,

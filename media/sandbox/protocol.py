@@ -36,6 +36,8 @@ class ProbeRequest(NamedTuple):
     """Container of the result: mp4, mov, mkv, webm or auto."""
     fields: bool = False
     """Whether each field of an interlaced frame becomes a frame."""
+    hole: tuple[int, int] | None = None
+    """First byte of the file that is unknown, and the next known byte. None: the whole file is known."""
 
 
 class DecodeRequest(NamedTuple):

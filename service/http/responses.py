@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -35,7 +36,7 @@ class JobDocument(Job):
         links = Links(
             self=base,
             input=f"{base}/input",
-            result=f"{base}/result" if state is JobState.DONE else None,
+            result=f"{base}/result" if state is JobState.DONE and not _expired(job) else None,
             cancel=None if state.final or job.request is Request.CANCEL else f"{base}/cancel",
             pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) and not job.request else None,
             resume=f"{base}/resume" if job.resumable else None,
@@ -43,10 +44,17 @@ class JobDocument(Job):
         return cls.model_construct(**dict(job), links=links)
 
 
+def _expired(job: Job) -> bool:
+    return job.expires_at is not None and job.expires_at < datetime.now(UTC)
+
+
 class JobList(BaseModel):
-    """Jobs, newest first."""
+    """A page of the list of jobs, newest first."""
 
     jobs: list[JobDocument]
+    total: int = Field(description="Number of jobs on all pages.")
+    next: str | None = Field(description="Address of the next page; null on the last page.")
+    counts: dict[JobState, int] = Field(description="Number of jobs in each state, whatever the parameter `state`.")
 
 
 class JobFigures(BaseModel):
@@ -97,6 +105,18 @@ class ModelList(BaseModel):
     """Names of the available models."""
 
     models: list[str]
+
+
+class WorkerList(BaseModel):
+    """The live workers."""
+
+    workers: list[WorkerInfo]
+
+
+def shown(workers: Iterable[WorkerInfo], *, trusted: bool) -> list[WorkerInfo]:
+    """The workers as an administrator sees them, or without host, process and job."""
+    hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "job": None}
+    return [worker.model_copy(update=hidden) for worker in workers]
 
 
 class Health(BaseModel):
@@ -152,6 +172,11 @@ VERSIONED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is current.", "headers": _VERSION_HEADERS},
 }
 """OpenAPI `responses` of a document with versions."""
+LISTED: dict[int | str, dict[str, Any]] = {
+    **VERSIONED,
+    200: {"headers": {"ETag": _VERSION_HEADERS["ETag"], "Link": _header('The next page: `<…>; rel="next"`.')}},
+}
+"""OpenAPI `responses` of a page of a list."""
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "The request is invalid; `detail` states the reason.",
     401: "The API key is missing or wrong.",

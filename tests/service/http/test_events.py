@@ -150,6 +150,15 @@ def test_an_event_comes_soon_after_the_change(service: Service) -> None:
     assert events.times[1] - started < 1
 
 
+def test_places_in_the_queue_are_told_again_when_another_job_leaves(service: Service) -> None:
+    first, second = create(service), create(service)
+    with listening(service, f"/jobs/{second}/events") as events:
+        assert events.wait(1)[0][1]["queue"]["position"] == 2
+        service.operations.store.request_cancel(first)
+        wait_until(lambda: events.found[-1][1]["queue"]["position"] == 1, 8, "the new place")
+    assert len(events.found) < 4
+
+
 def test_at_most_four_events_a_second_and_the_last_one_is_the_newest(service: Service) -> None:
     store, job_id = service.operations.store, create(service)
     claim = claimed(service, job_id)
