@@ -164,7 +164,18 @@ async def delete_upload(upload_id: str, tus: TusDep, operations: JobsDep) -> Res
     return Response(status_code=204)
 
 
-@router.post(PATH + "/{upload_id}", dependencies=_Version, include_in_schema=False)
+@router.post(
+    PATH + "/{upload_id}",
+    dependencies=_Version,
+    summary="Send PATCH, DELETE or HEAD as POST",
+    response_class=Response,
+    openapi_extra={"requestBody": _BODY},
+    responses={
+        200: {"description": "State of the upload.", "headers": {**_HEADERS, **_LENGTH}},
+        204: {"description": "The bytes are on the disk, or the upload is gone.", "headers": _HEADERS},
+        **problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 423, 429, 460, 503, 507),
+    },
+)
 async def override_method(
     upload_id: str,
     request: Request,
