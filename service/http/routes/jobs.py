@@ -33,7 +33,7 @@ from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
-_FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The video."}
+_FILE: dict[str, Any] = BINARY | {"description": "The video."}
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -49,7 +49,8 @@ _FORM: dict[str, Any] = {
 def _unchanged(job_id: str, request: Request, operations: JobsDep) -> None:
     """Raise PreconditionFailed if the request names another version of the job's document."""
     if conditional(request):
-        check_document(request, JobDocument.of(operations.get(job_id)))
+        document = JobDocument.of(operations.get(job_id))
+        check_document(request, document, document.modified)
 
 
 _READ, _SUBMIT = [needs(Scope.READ)], [needs(Scope.SUBMIT)]
@@ -199,7 +200,8 @@ def job_figures(
 )
 def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Return state, progress and measurements of a job."""
-    return document_response(request, JobDocument.of(operations.get(job_id)))
+    document = JobDocument.of(operations.get(job_id))
+    return document_response(request, document, document.modified)
 
 
 @router.post(
