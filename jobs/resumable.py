@@ -142,7 +142,11 @@ class ResumableFiles:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._check_number(folder)
                 path.touch(0o600, exist_ok=False)
-                _write(path, upload)
+                try:
+                    _write(path, upload)
+                except BaseException:
+                    path.unlink()
+                    raise
         return upload
 
     def _check_number(self, folder: Path) -> None:
