@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for path in dataset.clips(args.clips):
             source = Path(folder, f"{path.stem}.mp4")
-            _write(source, _resized(dataset.clip(path, args.frames), args.size))
+            write(source, resized(dataset.clip(path, args.frames), args.size))
             reports: dict[str, list[dict[str, Any]]] = {routing: [] for routing in args.routings}
             for _ in range(args.rounds):
                 for routing in args.routings:
@@ -97,7 +97,7 @@ def _size(text: str) -> Size:
     return int(width), int(height)
 
 
-def _resized(frames: Frames, size: Size) -> Frames:
+def resized(frames: Frames, size: Size) -> Frames:
     """Cut the centre of each frame [H, W, 3] in the shape of `size`, and resize the centre to `size`."""
     h, w = frames.shape[1:3]
     height, width = min(h, w * size[1] // size[0]), min(w, h * size[0] // size[1])
@@ -110,7 +110,8 @@ def _resized(frames: Frames, size: Size) -> Frames:
     return np.stack([x.permute(1, 2, 0).numpy() for x in low])
 
 
-def _write(path: Path, frames: Frames) -> None:
+def write(path: Path, frames: Frames) -> None:
+    """Write frames [T, H, W, 3] as H.264."""
     with av.open(str(path), "w") as container:
         options = {"crf": "20", "preset": "medium", "x264-params": ":".join(repeatable_x264())}
         stream = container.add_stream("libx264", rate=25, options=options)
@@ -125,7 +126,8 @@ def _write(path: Path, frames: Frames) -> None:
 def _upscale(source: Path, folder: Path, model: str, routing: str) -> dict[str, Any]:
     report = folder / "report.json"
     command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, folder / "out.mp4", "--report", report]
-    subprocess.run([*command, "--overwrite", "--model", model, "--routing", routing], check=True, capture_output=True)
+    size = ["--scale", "4", "--overwrite"]
+    subprocess.run([*command, *size, "--model", model, "--routing", routing], check=True, capture_output=True)
     content: dict[str, Any] = json.loads(report.read_text())
     return content
 

@@ -13,6 +13,7 @@ skipvsr:owner:<key id>  set: ids of the jobs of one API key
 skipvsr:slots:<key id>  sorted set: uploads and streams of one API key, by their expiry (`jobs.allowance`)
 skipvsr:rate:<key id>   sorted set: uploads of one API key in the last minute, by time in ms
 skipvsr:bytes:<key id>  hash: bytes that one API key has sent today
+skipvsr:speed:<digest>  hash: measured speeds of one kind of machine (`jobs.speed_records`)
 skipvsr:change          counter: the number of the last change of any job (`jobs.store.changes`)
 skipvsr:changes         sorted set: job ids by the number of their last change
 skipvsr:removed         sorted set: id and owner of the last 10,000 removed jobs, by the number of their removal
@@ -78,6 +79,11 @@ def bytes_key(owner: str) -> str:
 def idempotency_key(digest: str) -> str:
     """Key of an idempotency key with this SHA-256 digest."""
     return f"{PREFIX}once:{digest}"
+
+
+def speed_key(digest: str) -> str:
+    """Key of the speeds of a kind of machine with this digest."""
+    return f"{PREFIX}speed:{digest}"
 
 
 def webhook_key(delivery: str) -> str:

@@ -23,6 +23,7 @@ class WorkerInfo(BaseModel):
     model: str = Field(description="Name of the model that the worker keeps in memory.")
     models: list[str] = Field(default_factory=list, description="Names of the models in the worker's weights folder.")
     scales: dict[str, int] = Field(default_factory=dict, description="Enlargement of each of these models.")
+    machine: str = Field("", description="Kind of machine that measured speeds belong to.")
     job: str | None = Field(None, description="Id of the current job; null for an idle worker.")
     jail_missing: list[str] = Field(
         default_factory=list,

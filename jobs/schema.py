@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from jobs.errors import SkipVsrError
+from jobs.speed import Basis
 
 
 class JobState(StrEnum):
@@ -72,8 +73,8 @@ class JobOptions(BaseModel):
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
-        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model, "
-        "4 for the default.",
+        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model (4 "
+        "for the default), or less, so that the shorter side has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
         None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."
@@ -252,6 +253,29 @@ class InvalidProblem(Problem):
     errors: list[InvalidField] = Field(description="The wrong fields; empty if no single field is wrong.")
 
 
+class Estimate(BaseModel):
+    """What a job was expected to take and to give, when it was submitted."""
+
+    seconds: float = Field(description="Seconds of processing, without the wait in the queue.")
+    seconds_low: float = Field(description="Lower bound: one of ten jobs takes less.")
+    seconds_high: float = Field(description="Upper bound: one of ten jobs takes more.")
+    width: int = Field(description="Width of the result in pixels.")
+    height: int = Field(description="Height of the result in pixels.")
+    frames: int = Field(description="Number of frames of the result.")
+    bytes: int = Field(description="Size of the result in bytes.")
+    basis: Basis = Field(
+        description="measured: from finished work like this job; calibrated: from other work, or from a few frames at "
+        "the worker's start."
+    )
+
+
+class QueuePlace(BaseModel):
+    """A waiting job's place in the queue."""
+
+    position: int = Field(description="1: the next job that a free worker takes.")
+    wait_seconds: float | None = Field(description="Estimated seconds until a worker takes the job; null if unknown.")
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -274,6 +298,12 @@ class Job(BaseModel):
     created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
     started_at: datetime | None = Field(None, description="Time of the last claim by a worker.")
     finished_at: datetime | None = Field(None, description="Time when the job reached a final state.")
+    updated_at: datetime | None = Field(None, description="Time of the last change of this document.")
+    expires_at: datetime | None = Field(
+        None,
+        description="Time when the service removes the result, or the files of a failed job; null if the job is not "
+        "finished or has no files.",
+    )
     attempt: int = Field(0, description="Number of claims by workers.")
     files_removed: bool = Field(
         False, description="Whether the files of a failed job have been removed. Such a job cannot be resumed."
@@ -288,6 +318,8 @@ class Job(BaseModel):
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = Field(None, description="Properties of the uploaded file.")
     output: StreamFacts | None = Field(None, description="Properties of the result; null until the job is done.")
+    estimate: Estimate | None = Field(None, description="Expected time and result; null if unknown at submission.")
+    queue: QueuePlace | None = Field(None, description="Place in the queue, as of now; null unless the job is queued.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)
     warnings: list[str] = Field(
         default_factory=list, description="Properties of the source that the result cannot keep, with reasons."

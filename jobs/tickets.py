@@ -107,9 +107,18 @@ def repair(redis: Redis, ticket_id: str) -> None:
 
 def waiting(redis: Redis) -> list[str]:
     """Ids of the jobs with a ticket in a queue, in the order in which workers take the tickets."""
-    keys = [Queue(name, connection=redis, serializer=SERIALIZER).key for name in QUEUES.values()]
-    found = [ticket for key in keys for ticket in cast("list[bytes]", redis.lrange(key, 0, -1))]
-    return [job_of(ticket.decode(errors="replace")) for ticket in found]  # RQ would fail at ids that are no text
+    return [job_id for ids in waiting_by_priority(redis).values() for job_id in ids]
+
+
+def waiting_by_priority(redis: Redis) -> dict[Priority, list[str]]:
+    """Ids of the jobs with a ticket in the queue of each priority, in the order in which workers take the tickets."""
+    found: dict[Priority, list[str]] = {}
+    for priority, name in QUEUES.items():
+        key = Queue(name, connection=redis, serializer=SERIALIZER).key
+        tickets = cast("list[bytes]", redis.lrange(key, 0, -1))
+        # RQ would fail at ids that are no text.
+        found[priority] = [job_of(ticket.decode(errors="replace")) for ticket in tickets]
+    return found
 
 
 def job_of(ticket_id: str) -> str:

@@ -11,12 +11,14 @@ from media.encode.hardware import choose
 from media.errors import OverLimit, UnusableVideo
 from media.limits import DEFAULT_LIMITS, Limits
 from media.orientation import Matrix, decomposed, scaled
-from media.types import MediaInfo, OutputSpec
+from media.types import MediaInfo, OutputSpec, VideoInfo
 
-__all__ = ["DEFAULT_SCALE", "OutputSpec", "output_spec"]
+__all__ = ["DEFAULT_SCALE", "OutputSpec", "estimated_bytes", "expected_bytes", "output_spec"]
 
 DEFAULT_SCALE: Final = 4
-"""Enlargement of an output without `scale` or `height`."""
+"""Enlargement by a model that nobody has asked about its scale."""
+AUTO_LINES: Final = 2160
+"""Most pixels of the shorter side of an output without `scale` or `height`."""
 _COMMON_DEPTH: Final = 8
 """Bits a sample of H.264 that every device decodes."""
 _SMALLEST: Final = {"h264": 2, "hevc": 16, "av1": 4}
@@ -28,6 +30,7 @@ def output_spec(
     *,
     scale: int | None = None,
     height: int | None = None,
+    model_scale: int | None = None,
     codec: str = "auto",
     crf: int = 18,
     hardware: str = "software",
@@ -36,8 +39,9 @@ def output_spec(
     """Choose the output for a source. Its container is `info.target`.
 
     Args:
-        scale: enlargement; `DEFAULT_SCALE` by default.
+        scale: enlargement. Without `scale` and `height`: the model's, or less for an output of `AUTO_LINES` at most.
         height: height in pixels, instead of `scale`; the width follows.
+        model_scale: enlargement by the model; `DEFAULT_SCALE` if unknown.
         codec: h264, hevc, av1, or auto: av1 for webm, hevc for more than 8 bits a sample, else h264.
         hardware: software, nvenc, vaapi or auto; see `media.encode.hardware.choose`.
 
@@ -46,12 +50,16 @@ def output_spec(
         UnusableVideo: swscale can't convert the colours, or the frames are too small for the codec.
     """
     video = info.video
-    factor = Fraction(scale or DEFAULT_SCALE) if height is None else Fraction(height, video.height)
+    natural = model_scale or DEFAULT_SCALE
+    auto = scale is None and height is None
+    factor = _auto_factor(video, natural) if auto else Fraction(scale or Fraction(height or 0, video.height))
     width, height = _even(video.width * factor), _even(video.height * factor)
     if codec == "auto":
         codec = _best_codec(info, min(width, height))
     display = _display(info, factor, (width, height))
     shape, warnings = display.sample_aspect_ratio, display.warnings
+    if auto and factor != natural:
+        warnings += (_auto_warning(video, natural, (width, height)),)
     if shape != 1 and codec == "av1" and info.target in ("mkv", "webm"):
         # AV1 has no sample aspect ratio, and PyAV can't set the one of libav's Matroska muxer.
         width, shape = _even(video.width * factor * shape), Fraction(1)
@@ -79,6 +87,33 @@ def output_spec(
         container=info.target,
         warnings=warnings,
     )
+
+
+def _auto_factor(video: VideoInfo, natural: int) -> Fraction:
+    """The enlargement to at most `AUTO_LINES`: by a whole number if one fits, and never a reduction."""
+    side = min(video.width, video.height)
+    whole = next((factor for factor in range(natural, 1, -1) if factor * side <= AUTO_LINES), None)
+    return Fraction(whole) if whole else min(Fraction(natural), max(Fraction(1), Fraction(AUTO_LINES, side)))
+
+
+def _auto_warning(video: VideoInfo, natural: int, size: tuple[int, int]) -> str:
+    limit = f"without scale or height, the shorter side gets at most {AUTO_LINES} pixels"
+    if size == (video.width, video.height):
+        limit = f"without scale or height, a video of {AUTO_LINES} lines or more is not enlarged"
+    return f"The result has {size[0]}×{size[1]} pixels: {limit}. Give scale={natural} for the model's enlargement."
+
+
+def estimated_bytes(spec: OutputSpec, frames: int) -> int:
+    """Cautious estimate of the size of encoded frames: 0.2 bits per pixel at CRF 18, half as much per 6 CRF steps."""
+    bits = Fraction(2, 10) * spec.width * spec.height * frames
+    return int(bits / 8 * Fraction(2) ** round((18 - spec.crf) / 6))
+
+
+def expected_bytes(spec: OutputSpec, frames: int, bits: float | None) -> int:
+    """Estimate of the size of a result, from measured `bits` per pixel at CRF 18; cautious without a measurement."""
+    if bits is None:
+        return estimated_bytes(spec, frames)
+    return round(bits * spec.width * spec.height * frames / 8 * 2 ** ((18 - spec.crf) / 6))
 
 
 def _best_codec(info: MediaInfo, smallest_side: int) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -77,6 +80,24 @@ def memory_errors(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
         raise DeviceError(
             f"{device} ran out of memory at {w}x{h} with {count} frames; use a smaller chunk or a smaller model"
         ) from error
+
+
+def machine_name(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what decides about the speed of a network: processor or GPU, number format, and CPU threads."""
+    number = str(dtype).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {number}"
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    return f"{_processor()}, {number}, {threads} of {cores} cores"
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def set_threads(threads: int) -> None:

@@ -11,10 +11,10 @@ from dataclasses import fields
 from fractions import Fraction
 
 import media.errors
-from jobs.errors import DecoderFailed, JobFailed, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
+from jobs.errors import DecoderFailed, HeaderNotSent, JobFailed, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.schema import StreamFacts
 from jobs.settings import Settings
-from media.errors import DecoderCrashed, MediaError, OverLimit, UnsupportedFile, Unwritable
+from media.errors import DecoderCrashed, HeaderElsewhere, MediaError, OverLimit, UnsupportedFile, Unwritable
 from media.limits import Limits
 from media.probe import MediaInfo
 from media.spec import OutputSpec
@@ -57,11 +57,20 @@ def stream_facts(
     )
 
 
+def expected_frames(info: MediaInfo, spec: OutputSpec) -> int | None:
+    """Number of frames of the result, as stated or by the duration; None if the file states neither."""
+    if info.video.output_frames is not None:
+        return info.video.output_frames
+    return round(info.duration_seconds * spec.frame_rate) if info.duration_seconds else None
+
+
 def user_error(error: MediaError) -> SkipVsrError:
     """Convert an error of `media` to the error that carries an HTTP status; the message stays the same."""
     match error:
         case UnsupportedFile():
             return UnsupportedMedia(str(error))
+        case HeaderElsewhere():
+            return HeaderNotSent(str(error))
         case OverLimit():
             return TooLarge(str(error))
         case DecoderCrashed():

@@ -81,8 +81,9 @@ class _Run:
         self._info = probe(task.source, task.limits, target=options.container, fields=fields)
         self._spec = output_spec(
             self._info,
-            scale=options.scale or model.scale,
+            scale=options.scale,
             height=options.height,
+            model_scale=model.scale,
             codec=options.codec,
             crf=options.crf,
             hardware=task.encoder,

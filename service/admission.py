@@ -16,8 +16,8 @@ from jobs.errors import FieldError, InvalidRequest, TooLarge, UploadStalled
 from jobs.schema import JobOptions, JobRequest, StreamFacts
 from jobs.settings import Settings
 from media.probe import probe
-from media.spec import output_spec
-from pipeline.source import media_limits, stream_facts, user_errors
+from media.spec import OutputSpec, output_spec
+from pipeline.source import expected_frames, media_limits, stream_facts, user_errors
 from service.outgoing import Guard, split
 
 _PLACES: Final = ("query", "path", "header", "body")
@@ -34,7 +34,11 @@ class Admission:
     facts: StreamFacts
     warnings: list[str]
     frames: int | None
-    """Expected number of frames of the result."""
+    """Number of frames of the result, if the file states the number."""
+    spec: OutputSpec
+    """The result."""
+    expected_frames: int | None
+    """Number of frames of the result, as stated or by the duration; None if the file states neither."""
     webhook: str | None = None
     """URL that gets messages about the job."""
 
@@ -63,30 +67,45 @@ def invalid(findings: Sequence[Any]) -> InvalidRequest:
     lines: dict[str, None] = {}
     for finding in findings:
         detail = finding["msg"].removeprefix("Value error, ")
-        where = ".".join(str(part) for part in finding["loc"] if part not in _PLACES)[:80]
+        where = ".".join(str(part) for part in finding["loc"] if part not in _PLACES and isinstance(part, str))[:80]
         lines[f"{where}: {detail}" if where else detail] = None
         errors |= dict.fromkeys(FieldError(field, detail) for field in finding.get("ctx", {}).get("fields", [where]))
     return InvalidRequest("; ".join(lines), list(errors))
 
 
-def admit(path: Path, options: JobOptions, settings: Settings, scale: int | None = None) -> Admission:
+def admit(
+    path: Path,
+    options: JobOptions,
+    settings: Settings,
+    scale: int | None = None,
+    hole: tuple[int, int] | None = None,
+) -> Admission:
     """Probe a file without decoding it, and check that the job is possible within the limits.
 
-    `scale` is the enlargement of the job's model; None: unknown.
-    Raises UnsupportedMedia, UnusableVideo or TooLarge. TooLarge names the setting of the limit.
+    `scale` is the enlargement of the job's model; None: unknown. `hole` is the part of the file that is unknown.
+    Raises UnsupportedMedia, UnusableVideo or TooLarge, and HeaderNotSent for a file with a hole. TooLarge names the
+    setting of the limit.
     """
     allowed = media_limits(settings)
     with user_errors():
-        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field")
+        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field", hole=hole)
         spec = output_spec(
             info,
-            scale=options.scale or scale,
+            scale=options.scale,
             height=options.height,
+            model_scale=scale,
             codec=options.codec,
             crf=options.crf,
             limits=allowed,
         )
-    return Admission(options, stream_facts(info), [*info.warnings, *spec.warnings], info.video.output_frames)
+    return Admission(
+        options,
+        stream_facts(info),
+        [*info.warnings, *spec.warnings],
+        info.video.output_frames,
+        spec,
+        expected_frames(info, spec),
+    )
 
 
 class Admissions:
@@ -100,12 +119,15 @@ class Admissions:
         self._settings = settings
         self._probes = CapacityLimiter(_PROBES)
 
-    async def admit(self, path: Path, options: JobOptions, scale: int | None) -> Admission:
+    async def admit(
+        self, path: Path, options: JobOptions, scale: int | None, hole: tuple[int, int] | None = None
+    ) -> Admission:
         """Check the webhook, and run the function `admit` when a place is free. Raises InvalidRequest, too."""
         webhook = None
         if isinstance(options, JobRequest):
             webhook, options = checked_webhook(options.webhook, self._settings), options.job_options
-        admission = await anyio.to_thread.run_sync(admit, path, options, self._settings, scale, limiter=self._probes)
+        settings = self._settings
+        admission = await anyio.to_thread.run_sync(admit, path, options, settings, scale, hole, limiter=self._probes)
         return replace(admission, webhook=webhook)
 
 

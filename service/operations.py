@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -14,12 +15,14 @@ from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
+from jobs.retention import Retention
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id, room
-from jobs.store import JobStore, connect, unavailable
+from jobs.store import JobStore, Page, Selection, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
+from service.estimates import Estimates
 from service.resumable import Resumable
 
 
@@ -30,11 +33,19 @@ class Operations:
     unknown, unless the caller is an administrator. Whoever calls a method has checked the caller's scope.
     """
 
-    def __init__(self, store: JobStore, storage: Storage, caller: Caller = ADMINISTRATOR) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        storage: Storage,
+        caller: Caller = ADMINISTRATOR,
+        retention: Retention | None = None,
+        estimates: Estimates | None = None,
+    ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
-        self._caller = caller
+        self.estimates = estimates or Estimates(store, self.presence)
+        self._caller, self._retention = caller, retention
         self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
 
     @classmethod
@@ -43,11 +54,11 @@ class Operations:
         if settings.redis_url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
         store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
-        return cls(store, Storage.from_settings(settings))
+        return cls(store, Storage.from_settings(settings), retention=Retention(settings))
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller)
+        return type(self)(self.store, self.storage, caller, self._retention, self.estimates)
 
     @property
     def resumable(self) -> Resumable:
@@ -136,6 +147,7 @@ class Operations:
             input=admission.facts,
             warnings=admission.warnings,
             progress=Progress(frames_total=admission.frames),
+            estimate=self.estimates.of(admission),
             webhook=admission.webhook,
             traceparent=tracing.current(),
         )
@@ -149,6 +161,8 @@ class Operations:
             self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
+        with suppress(StoreUnavailable, NotFound):  # the job exists, so the caller must get the document
+            return self.get(job.id)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -158,19 +172,36 @@ class Operations:
         job = self.store.get(job_id)
         if not self._caller.may_see(job.owner):
             raise NotFound.job(job_id)
-        return job
+        return self._announced([job])[0]
+
+    def _announced(self, jobs: Sequence[Job]) -> list[Job]:
+        """The documents for callers, with what depends on the settings, the queue and the time."""
+        placed = self.estimates.place(jobs)
+        return [self._retention.announced(job) for job in placed] if self._retention else placed
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs, newest first."""
+        return self.page(() if state is None else (state,), limit=limit, offset=offset).jobs
+
+    def page(self, states: Collection[JobState] = (), text: str = "", *, limit: int = 100, offset: int = 0) -> Page:
+        """Return a part of the list of jobs, newest first, with the numbers of jobs.
+
+        Args:
+            states: only jobs in these states; empty: in any state.
+            text: only jobs whose file name contains this text; case does not matter.
+            limit: maximum number of jobs.
+            offset: number of jobs to leave out at the start.
+        """
         owner = None if self._caller.admin else self._caller.key_id
-        return self.store.list(state=state, owner=owner, limit=limit, offset=offset)
+        found = self.store.page(Selection(states, owner, text), limit=limit, offset=offset)
+        return replace(found, jobs=self._announced(found.jobs))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
-        return self.store.get(job_id)
+        return self.get(job_id)
 
     def remove(self, job_id: str) -> Job:
         """Cancel an active job, or delete a finished job with its files. Returns the job's last document."""
@@ -211,7 +242,7 @@ class Operations:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
         records.follow(self.storage, [job])
-        return job
+        return self._announced([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from jobs.errors import SkipVsrError, StoreUnavailable
 from jobs.presence import WorkerInfo
 from jobs.settings import Settings
+from jobs.speed_records import RedisSpeeds
 from jobs.storage import Storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
@@ -27,11 +28,13 @@ from media.jail import checked_jail
 from model.engine.memory import free_memory
 from model.engine.upscaler import model_cache
 from model.errors import ModelError
+from pipeline.calibration import machine_of
 from worker.heartbeat import Heartbeat
 from worker.janitor import Janitor
 from worker.metrics import WorkerMetrics
 from worker.rq_worker import WarmWorker
 from worker.runner import Runner
+from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +99,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         model=warm.name,
         models=models.names(),
         scales=models.scales(),
+        machine=machine_of(warm, settings.encoder),
         jail_missing=list(jail_missing),
         started_at=datetime.now(UTC),
     )
@@ -105,8 +109,10 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     heartbeat.start()
     janitor = Janitor(settings, JobStore(connect(url)), storage)
     janitor.start()
-    runner = Runner(settings, store, storage, models, heartbeat, metrics, name)
+    speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
+    runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)
     log.info("worker %s: %s on %s", name, warm.name, warm.device)
+    speeds.calibrate(warm, settings.encoder, models.names(), settings.weights)
     try:
         _serve(settings, url, heartbeat, runner.run, signals, name)
     finally:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from fractions import Fraction
 from typing import Any, Final
 
 from jobs import records, tracing
@@ -20,7 +19,7 @@ from jobs.storage import Fenced, Storage, open_regular
 from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import probe
-from media.spec import OutputSpec
+from media.spec import estimated_bytes
 from model.engine.memory import free_memory
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
@@ -28,6 +27,7 @@ from model.zoo.cache import ModelCache
 from pipeline.checkpoint import shortened_chunk
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
 from pipeline.source import media_limits, stream_facts
+from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from worker.attempt import Attempt
@@ -36,6 +36,7 @@ from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
 from worker.lease import STATE_AFTER, Lease, StopReason
 from worker.metrics import WorkerMetrics
+from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Runner:
         heartbeat: the heartbeat thread.
         metrics: the worker's metrics.
         name: the worker's name in the job document.
+        speeds: keeps the measured speeds.
     """
 
     def __init__(
@@ -91,9 +93,11 @@ class Runner:
         heartbeat: Heartbeat,
         metrics: WorkerMetrics,
         name: str,
+        speeds: WorkerSpeeds,
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
         self._models, self._heartbeat, self._metrics, self._name = models, heartbeat, metrics, name
+        self._speeds = speeds
         self._limits = media_limits(settings)
 
     def run(self, job_id: str) -> None:
@@ -162,9 +166,11 @@ class Runner:
 
     def _run_pipeline(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
         """Run the pipeline and report its progress; None if the job stopped."""
+        speedometer = Speedometer(model.name, task.options, self._speeds.add)
         events = upscale(task, model, stop=attempt.lease.stop, halt=attempt.lease.halt)
         try:
             for event in events:
+                speedometer.take(event)
                 self._report(event, attempt)
                 match event:
                     case Finished():
@@ -299,9 +305,3 @@ class Runner:
                 lease.touch()  # a job that waits for Redis does not hang
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-
-
-def estimated_bytes(spec: OutputSpec, frames: int) -> int:
-    """Cautious estimate of the size of encoded frames: 0.2 bits per pixel at CRF 18, half as much per 6 CRF steps."""
-    bits = Fraction(2, 10) * spec.width * spec.height * frames
-    return int(bits / 8 * Fraction(2) ** round((18 - spec.crf) / 6))

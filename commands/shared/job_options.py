@@ -14,7 +14,7 @@ from jobs.schema import JobOptions
 
 HELP: Final = {
     "model": f"Model: {MODEL_HELP}",
-    "scale": "Enlargement; default: 4",
+    "scale": "Enlargement; default: 4, less above 2160 lines",
     "height": "Height in pixels, instead of --scale",
     "chunk": "Frames per chunk",
     "lookahead": "Frames to look ahead",

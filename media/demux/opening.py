@@ -13,9 +13,10 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from media.demux.ends import Ends, hole
 from media.demux.formats import CONTAINERS, OPTIONS, VIDEO_DECODERS, WEBP
 from media.demux.webp import PictureStream, is_webp_animation, read_animation
-from media.errors import UnsupportedFile, UnusableVideo
+from media.errors import CorruptHeader, HeaderElsewhere, UnsupportedFile, UnusableVideo
 from media.limits import Limits
 
 _PROBED: Final = r"^Format (\S+) probed with"
@@ -29,22 +30,27 @@ def open_untrusted(path: Path, limits: Limits) -> Iterator[InputContainer]:
 
     Raises:
         UnsupportedFile: not a media file, or not an accepted container.
+        HeaderElsewhere: an animated WebP whose ends alone are known.
         OverLimit: more bytes or streams than allowed.
     """
     size = path.stat().st_size
     if size == 0:
         raise UnsupportedFile("The file is empty.")
     limits.check("max_upload_bytes", size, "the file")
+    missing = hole()
     if is_webp_animation(path):
+        if missing:
+            raise HeaderElsewhere("An animated WebP has no header that states its length.")
         with _webp(path, limits) as container:
             yield container
         return
+    # With the prefix "file:", libav does not read a name such as "http:…" or "concat:…" as a protocol.
+    source = Ends(path, missing) if missing else f"file:{path}"
     options = OPTIONS | {"probesize": str(limits.max_probe_bytes), "max_streams": str(limits.max_streams + 1)}
     try:
-        # With the prefix "file:", libav does not read a name such as "http:…" or "concat:…" as a protocol.
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+        container = av.open(source, "r", options=options, metadata_errors="replace")
     except av.error.FFmpegError as e:
-        raise UnsupportedFile(_refusal(path, options, e.strerror or "unreadable")) from e
+        raise _refusal(path, options, e.strerror or "unreadable") from e
     with container:
         limits.check("max_streams", len(container.streams), "the file")
         yield container
@@ -67,17 +73,20 @@ def _webp(path: Path, limits: Limits) -> Iterator[InputContainer]:
             yield container
 
 
-def _refusal(path: Path, options: dict[str, str], reason: str) -> str:
-    """The sentence about a file that libav did not open."""
+def _refusal(path: Path, options: dict[str, str], reason: str) -> UnsupportedFile:
+    """The error for a file that libav did not open."""
     found = search_log(f"file:{path}", options, _PROBED)
     if found is None:
-        return f"The file is not an accepted video format, or its header is corrupt ({reason.lower()})."
+        return UnsupportedFile(
+            f"The file is not an accepted video format, or its header is corrupt ({reason.lower()})."
+        )
     if found in CONTAINERS:
         kind = CONTAINERS[found].title.split(",")[0]
-        return f"The file looks like {kind}, but its header is corrupt ({reason.lower()})."
+        return CorruptHeader(f"The file looks like {kind}, but its header is corrupt ({reason.lower()}).")
     if found.endswith("_pipe"):
-        return f"The file is a single picture ({found.removesuffix('_pipe').upper()}), not a video."
-    return f"Files of type {found} ({av.ContainerFormat(found.split(',')[0], 'r').long_name}) are not accepted."
+        return UnsupportedFile(f"The file is a single picture ({found.removesuffix('_pipe').upper()}), not a video.")
+    name = av.ContainerFormat(found.split(",")[0], "r").long_name
+    return UnsupportedFile(f"Files of type {found} ({name}) are not accepted.")
 
 
 def search_log(url: str, options: dict[str, str], pattern: str) -> str | None:

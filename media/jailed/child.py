@@ -28,6 +28,7 @@ from media.sandbox.protocol import (
     LiveRequest,
     Message,
     MuxRequest,
+    PreviewRequest,
     Probed,
     ProbeRequest,
     Request,
@@ -85,15 +86,22 @@ def _service(request: Request, limits: Limits) -> Service:
             return _muxing(request, limits)
         case LiveRequest():
             return _living(request, limits)
+        case PreviewRequest():
+            return _previewing(request, limits)
         case JailRequest():
             return lambda missing: iter([Jailed(missing)])
 
 
 def _probing(request: ProbeRequest, limits: Limits) -> Service:
     from media.jailed.inspect import inspect
+    from media.jailed.partial import inspect_ends
 
     def serve(_: tuple[str, ...]) -> Iterator[Message]:
-        yield Probed(inspect(request.path, limits, request.target, fields=request.fields))
+        path, target, fields, hole = request
+        if hole is None:
+            yield Probed(inspect(path, limits, target, fields=fields))
+        else:
+            yield Probed(inspect_ends(path, limits, target, fields=fields, hole=hole))
 
     return serve
 
@@ -135,6 +143,16 @@ def _living(request: LiveRequest, limits: Limits) -> Service:
         decoder = live_decoder(request.coding)
         packets = _with_cpu_for_each(_packets(), limits.max_decoder_seconds)
         yield from send_live_frames(decoder, packets, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
+
+    return serve
+
+
+def _previewing(request: PreviewRequest, limits: Limits) -> Service:
+    from media.jailed.preview import preview
+    from media.jailed.shared_frames import send_frames
+
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
+        yield from send_frames(preview(request, limits), request.memory, wait_for_parent=lambda: os.read(_IN, 1))
 
     return serve
 

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 from media.demux.bitstream import chroma_location
 from media.demux.side_data import has_alpha_channel
-from media.errors import UnusableVideo
+from media.errors import NoFrames, UnusableVideo
 from media.jailed.header_checks import ENCRYPTED
 
 _ATTEMPTS: Final = 300
@@ -33,8 +33,8 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
     """Decode the first frame.
 
     Raises:
-        UnusableVideo: neither the file's first packets nor the first packets from a keyframe on give a frame, or the
-            packets are encrypted.
+        NoFrames: neither the file's first packets nor the first packets from a keyframe on give a frame.
+        UnusableVideo: the packets are encrypted.
     """
     stream.codec_context.thread_count = 1
     location, has_alpha = "", False
@@ -51,7 +51,7 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
                 return FirstFrame(frame, location, has_alpha)
         except av.error.FFmpegError:
             continue
-    raise UnusableVideo("No frame of the video can be decoded; the file is corrupt or incomplete.")
+    raise NoFrames("No frame of the video can be decoded; the file is corrupt or incomplete.")
 
 
 def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

@@ -29,9 +29,13 @@ _ERRORS: Final = {
     kind.__name__: kind
     for kind in (
         errors.UnsupportedFile,
+        errors.CorruptHeader,
         errors.UnusableVideo,
+        errors.NoFrames,
+        errors.HeaderElsewhere,
         errors.DecoderCrashed,
         errors.Unwritable,
+        errors.FrameMissing,
         errors.MediaError,
     )
 }

@@ -122,6 +122,12 @@ class Upscaler:
             outcomes.update(zip((index for index, _ in batch), self._finish_batch(batch), strict=True))
         return [outcomes[index] for index in range(len(requests))]
 
+    @torch.inference_mode()
+    def dense_seconds(self, height: int, width: int, count: int) -> float:
+        """Measure the computing time of the dense network for a frame of noise, over `count` frames."""
+        noise = torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, device=self.device)
+        return self._accounting.run_dense(noise, count, None) / count
+
     def preset(self, name: str, **changes: float) -> Preset:
         """Return the preset `name` for this network and device, with some numbers changed. Raises ModelError."""
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}

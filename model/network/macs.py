@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.network.basicvsr import BasicVSR
+from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.folding import fold
+
+_SIDE: Final = 64
+
+
+@lru_cache(maxsize=64)
+def macs_per_pixel(config: NetworkConfig) -> float:
+    """Return the multiply-accumulates for a pixel of a frame in mid-stream, without any weights."""
+    with torch.device("meta"):
+        return macs_per_frame(BasicVSR(config), _SIDE, _SIDE) / _SIDE**2
 
 
 class StepMacs(NamedTuple):

@@ -35,6 +35,7 @@ from model.zoo.user_models import (
     SUFFIX,
     Revision,
     UserModelFile,
+    network_config,
     revision,
     size_of,
     user_model_file,
@@ -112,6 +113,18 @@ CARDS = (
 
 
 PACKAGED_NAMES: Final = tuple(entry.name for entry in CARDS)
+
+
+_TINY: Final = NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True)
+
+
+def config_of(name: str, weights_dir: Path) -> NetworkConfig:
+    """Return the hyperparameters of a model without loading its weights. Raises ModelError and OSError."""
+    entry = card(name, weights_dir)
+    path = entry.path(weights_dir)
+    if path is None:
+        return _TINY
+    return NetworkConfig() if entry.sha256 else network_config(read_header(path))
 
 
 def _user_card(file: UserModelFile) -> Card:
@@ -220,7 +233,7 @@ def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
     if path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(TINY_SEED)
-            network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
+            network = BasicVSR(_TINY)
         return network.eval(), f"{name}:{TINY_SEED}"
     if not path.is_file():
         raise MissingWeights(f"{path.parent} lacks the weights of {name}; fetch them with `skipvsr models --fetch`")

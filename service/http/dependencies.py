@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from jobs.settings import Settings
 from service.api_key import ApiKeys
+from service.estimating import Estimating
 from service.http.api_metrics import ApiMetrics
 from service.http.streams import Streams
 from service.http.tus import Tus
@@ -35,6 +36,10 @@ def _uploads(request: Request) -> Uploads:
     return cast(Uploads, request.app.state.uploads)
 
 
+def _estimating(request: Request) -> Estimating:
+    return cast(Estimating, request.app.state.estimating)
+
+
 def _streams(request: Request) -> Streams:
     return cast(Streams, request.app.state.streams)
 
@@ -55,5 +60,6 @@ MetricsDep = Annotated[ApiMetrics, Depends(_metrics)]
 JailDep = Annotated[tuple[str, ...], Depends(_jail)]
 """Layers of the decoder's jail that the kernel does not enforce."""
 UploadsDep = Annotated[Uploads, Depends(_uploads)]
+EstimatingDep = Annotated[Estimating, Depends(_estimating)]
 StreamsDep = Annotated[Streams, Depends(_streams)]
 TusDep = Annotated[Tus, Depends(_tus)]

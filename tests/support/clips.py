@@ -56,6 +56,22 @@ def make_clip(path: Path, *, frames: int = 24, width: int = 32, height: int = 24
     return path
 
 
+def make_noise(path: Path, container: str, codec: str, **options: str) -> Path:
+    """A video of noise, of several hundred kilobytes. `options` are those of the container."""
+    random = np.random.default_rng(1)
+    with av.open(str(path), "w", format=container, options=options) as made:
+        video = made.add_stream(codec, rate=25, options={"b": "3M"})
+        video.width, video.height, video.pix_fmt = 96, 64, "rgb8" if codec == "gif" else "yuv420p"
+        video.gop_size = 12
+        for index in range(75):
+            rgb = random.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            made.mux(video.encode(frame))
+        made.mux(video.encode(None))
+    return path
+
+
 def times_of(path: Path) -> list[float]:
     """Timestamp of each frame in seconds."""
     with av.open(str(path)) as container:

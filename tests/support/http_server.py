@@ -49,7 +49,7 @@ class Service:
         assert self.operations.store.release(claim, state)
         return self.operations.get(job_id)
 
-    def announce_worker(self, **scales: int) -> WorkerInfo:
+    def announce_worker(self, machine: str = "", **scales: int) -> WorkerInfo:
         worker = WorkerInfo(
             name="test-worker",
             host="here",
@@ -58,6 +58,7 @@ class Service:
             model="tiny",
             models=["small", "tiny", *scales],
             scales=scales,
+            machine=machine,
             started_at=datetime.now(UTC),
         )
         self.operations.presence.announce(worker, ttl=60)

@@ -1,0 +1,136 @@
+"""`POST /estimate`: what a video would take and give, before its upload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.schema import JobOptions
+from jobs.settings import Settings
+from jobs.speed import Rates
+from jobs.speed_records import RedisSpeeds
+from tests.support.clips import make_clip, make_noise
+from tests.support.http_server import Service, serving
+
+RATES = Rates(network={"tiny": 1e-6, "small": 1e-5}, pixels=36_864, grows=False, encode=1e-8, shared=True)
+KNOWN = 2**16
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    with serving(settings) as running:
+        RedisSpeeds(running.operations.store.redis).calibrated("here", RATES)
+        running.announce_worker(machine="here")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+def ask(service: Service, path: Path, head: int = KNOWN, tail: int = KNOWN, **fields: str) -> httpx.Response:
+    data = path.read_bytes()
+    files = {"head": data[:head]} | ({"tail": data[-tail:]} if tail and head < len(data) else {})
+    return service.client.post("/estimate", data={"size": str(len(data)), **fields}, files=files)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "options"),
+    [
+        ("mp4", "libx264", {}),
+        ("matroska", "libx264", {}),
+        ("webm", "libvpx-vp9", {}),
+        ("mpegts", "libx264", {}),
+    ],
+)
+def test_the_ends_of_a_file_suffice(
+    service: Service, folder: Path, container: str, codec: str, options: dict[str, str]
+) -> None:
+    whole = make_noise(folder / f"clip.{container}", container, codec, **options)
+    answer = ask(service, whole, routing="off", codec="h264", container="mp4")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    assert (found["input"]["width"], found["input"]["size_bytes"]) == (96, whole.stat().st_size)
+    assert (found["output"]["width"], found["output"]["height"], found["output"]["frames"]) == (384, 256, 75)
+    assert found["output"]["frame_rate"] == 25
+    assert found["output"]["duration_seconds"] == pytest.approx(3, abs=0.1)
+    assert (found["model"], found["scale"], found["workers"], found["wait_seconds"]) == ("tiny", 4, 1, 0)
+    assert found["seconds"] == pytest.approx(1.5 + 75 * (96 * 64e-6 * 13 / 12 + 384 * 256e-8), abs=0.2)
+    assert found["seconds_low"] < found["seconds"] < found["seconds_high"]
+    assert found["basis"] == "calibrated"
+    assert found["output"]["bytes"] > 0
+    assert not [path for path in service.files() if path.parent.name == "estimates"]
+
+
+def test_a_header_that_was_not_sent_is_a_problem_of_its_own(service: Service, folder: Path) -> None:
+    whole = make_noise(folder / "end.mp4", "mp4", "libx264")
+    problem = ask(service, whole, tail=64)
+    assert (problem.status_code, problem.json()["type"]) == (422, "/problems/header-not-sent")
+    assert "Send the whole file" in problem.json()["detail"]
+
+
+def test_errors_are_those_of_an_upload(service: Service, settings: Settings, folder: Path) -> None:
+    text = folder / "text.mp4"
+    text.write_bytes(b"no video at all " * 20_000)
+    clip = make_clip(folder / "clip.mp4", frames=4)
+    data = clip.read_bytes()
+    files = {"head": data}
+
+    def post(files: dict[str, bytes], **fields: str) -> httpx.Response:
+        return service.client.post("/estimate", data=fields, files=files)
+
+    size = str(len(data))
+    answers = [
+        (ask(service, text), 415, "not an accepted video"),
+        (ask(service, clip, crf="99"), 400, "crf"),
+        (ask(service, clip, model="missing"), 400, "missing"),
+        (ask(service, clip, wrong="1"), 400, "wrong"),
+        (post(files, size="9" * 15), 413, "SKIPVSR_MAX_UPLOAD_BYTES"),
+        (post(files, size="many"), 400, "size"),
+        (post(files), 400, "size"),
+        (post(files, size="12"), 400, "size"),
+        (post({"tail": data}, size=size), 400, "head"),
+        (post({**files, "file": data}, size=size), 400, "file"),
+        (post({"head": bytes(5 << 20)}, size="99999999"), 400, "head"),
+        (post({"head": b"", "tail": bytes(22 << 20)}, size="99999999"), 413, "ends of the file only"),
+        (post(files, size=size, upload="0" * 24), 400, "either"),
+        (service.client.post("/estimate", data={"upload": "x"}), 400, "multipart"),
+        (service.client.post("/estimate", files={"upload": (None, "0" * 24)}), 404, "0" * 24),
+    ]
+    for answer, status, detail in answers:
+        assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), (detail, answer.text)
+
+
+def test_limits_hold(settings: Settings, folder: Path) -> None:
+    clip = make_clip(folder / "clip.mp4", frames=4)
+    with serving(settings.model_copy(update={"max_pixels": 500})) as service:
+        service.announce_worker()
+        answer = ask(service, clip)
+    assert (answer.status_code, "SKIPVSR_MAX_PIXELS" in answer.json()["detail"]) == (413, True)
+
+
+def test_the_upload_then_has_the_same_estimate(service: Service, folder: Path) -> None:
+    clip = make_clip(folder / "clip.mp4", frames=8)
+    before = ask(service, clip, head=1 << 20).json()
+    job = service.post(clip).json()
+    assert job["estimate"] == {
+        "width": before["output"]["width"],
+        "height": before["output"]["height"],
+        "frames": before["output"]["frames"],
+        "bytes": before["output"]["bytes"],
+        **{name: before[name] for name in ("seconds", "seconds_low", "seconds_high", "basis")},
+    }
+    assert job["queue"] == {"position": 1, "wait_seconds": 0.0}
+    after = ask(service, clip, head=1 << 20).json()
+    assert after["wait_seconds"] == job["estimate"]["seconds"]
+
+
+def test_the_form_has_every_option(service: Service) -> None:
+    document = service.client.get("/openapi.json").json()
+    form = document["components"]["schemas"]["EstimateForm"]
+    assert form["properties"].keys() >= {*JobOptions.model_fields, "head", "tail", "size", "filename", "upload"}
