@@ -50,7 +50,7 @@ def frames_server(redis_server: EmbeddedRedis, folder: Path) -> Iterator[RpcServ
 
 
 def test_every_example_is_found() -> None:
-    assert len(EXAMPLES) == README.count("```python") == 6
+    assert len(EXAMPLES) == README.count("```python") == 7
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
@@ -73,7 +73,8 @@ def test_example(title: str, service: Service, folder: Path, request: pytest.Fix
 EXPECTED = {
     "Upscale a file": r"^clip-x4\.mp4 128 \[",
     "Progress": r"(?s)^uploading .*\ndone 6 6\ndownloading ",
-    "Jobs, step by step": r"(?s)\ndone 6 6\n\['clip\.mp4'.*\n\[.*'tiny'\]",
+    "Jobs, step by step": r"(?s)\ndone 6 6\n\['clip\.mp4'.*\n\[.*'tiny'\] \['cpu'\]",
+    "Know before you wait": r"^64 48 6\n",
     "Errors": r"^crf: .* (400|422) invalid-request",
     "In an event loop": r"^clip-x2\.mp4\nclip-x4\.mp4\n",
     "Live frames": r"(?s)^0 256 192 147456\n.*\n7 256 192 147456\n8 ",
