@@ -20,10 +20,12 @@
     ├── LimitReached          429   a limit of the API key; the message names the limit
     ├── ChecksumMismatch      460   bytes that do not match their checksum (tus)
     ├── JobFailed             500   the processing of the job failed
+    ├── FetchFailed           502   another host did not send the video
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
     ├── TooManyStreams        503   too many event streams at the same time
+    ├── TooManyPreviews       503   too many previews at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy. `/problems/<kind>` shows title, docstring and cure of a class.
@@ -250,6 +252,13 @@ class JobFailed(SkipVsrError):
     cure = "Read `detail`. Resume the job after the cause is gone, while its files are kept."
 
 
+class FetchFailed(SkipVsrError):
+    """Another host did not send the video."""
+
+    status, title = 502, "Fetch failed"
+    cure = "Check the URL, and whether its host answers. Or download the video, and upload the file."
+
+
 class StoreUnavailable(SkipVsrError):
     """Redis, which holds the jobs, does not answer."""
 
@@ -280,7 +289,16 @@ class TooManyStreams(SkipVsrError):
     """Too many event streams at the same time."""
 
     status, title = 503, "Too many event streams"
+    cure = "Close other streams, or repeat the request after `Retry-After` seconds. `GET /events` follows all jobs."
     retry_after = 10
+
+
+class TooManyPreviews(SkipVsrError):
+    """Too many previews at the same time."""
+
+    status, title = 503, "Too many previews"
+    cure = "Repeat the request after `Retry-After` seconds."
+    retry_after = 2
 
 
 class StorageFull(SkipVsrError):

@@ -41,12 +41,14 @@ class Change(NamedTuple):
     """None: unknown."""
     number: int
     removed: bool
+    moved: bool = True
+    """Whether other jobs may have moved in the queue."""
 
     @classmethod
     def parse(cls, message: bytes) -> Self:
         """Read a message of the channel."""
         kind, job_id, number, owner = message.decode().split(" ", 3)
-        return cls(job_id, owner, int(number), kind == "removed")
+        return cls(job_id, owner, int(number), kind == "removed", kind != "changed")
 
 
 class Changes:

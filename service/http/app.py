@@ -17,11 +17,13 @@ from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.estimating import Estimating
+from service.fetch import Fetcher
 from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import estimate, events, figures, health, jobs, pages, problem_pages, uploads
+from service.http.previews import Previews
+from service.http.routes import estimate, events, figures, health, jobs, pages, preview, problem_pages, uploads
 from service.http.streams import Streams
 from service.http.tus import Tus
 from service.http.upload import Uploads
@@ -60,16 +62,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     admissions = Admissions(settings)
-    app.state.uploads = Uploads(settings, metrics, admissions)
+    app.state.uploads = Uploads(settings, metrics, admissions, Fetcher(settings))
     app.state.estimating = Estimating(settings, admissions)
     url = str(settings.redis_url)
-    app.state.streams = Streams(Changes(url), settings)
-    app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
+    app.state.streams = Streams(Changes(url), settings, operations.announced)
+    app.state.webhooks = Webhooks(Outbox(url), settings, metrics, operations.announced)
+    app.state.previews = Previews(settings)
     app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
     app.include_router(estimate.router)
     app.include_router(figures.router)
     app.include_router(events.router)
+    app.include_router(preview.router)
     app.include_router(uploads.router)
     app.include_router(uploads.public)
     app.include_router(health.router)
