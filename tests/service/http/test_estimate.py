@@ -106,6 +106,28 @@ def test_errors_are_those_of_an_upload(service: Service, settings: Settings, fol
         assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), (detail, answer.text)
 
 
+def test_an_upload_has_an_estimate_while_it_arrives(service: Service, folder: Path) -> None:
+    front = make_noise(folder / "front.mp4", "mp4", "libx264", movflags="faststart")
+    back = make_noise(folder / "back.mp4", "mp4", "libx264")
+    whole = ask(service, front, routing="off").json()
+    found = {}
+    for path in (front, back):
+        data = path.read_bytes()
+        tus = {"Tus-Resumable": "1.0.0"}
+        length = {"Upload-Length": str(len(data)), "Upload-Metadata": "filename Y2xpcC5tcDQ="}
+        place = service.client.post("/uploads", headers=tus | length).headers["location"]
+        upload = place.rpartition("/")[2]
+        for begin, end in ((0, KNOWN), (KNOWN, len(data))):
+            packet = {"Upload-Offset": str(begin), "Content-Type": "application/offset+octet-stream"}
+            sent = service.client.patch(place, headers=tus | packet, content=data[begin:end])
+            assert sent.status_code == 204, sent.text
+            answer = service.client.post("/estimate", files={"upload": (None, upload), "routing": (None, "off")})
+            found[path.stem, end == len(data)] = answer
+    assert found["front", False].json() == found["front", True].json() == whole
+    assert found["back", False].json()["type"] == "/problems/header-not-sent"
+    assert found["back", True].json()["seconds"] == whole["seconds"]
+
+
 def test_limits_hold(settings: Settings, folder: Path) -> None:
     clip = make_clip(folder / "clip.mp4", frames=4)
     with serving(settings.model_copy(update={"max_pixels": 500})) as service:
