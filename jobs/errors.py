@@ -20,6 +20,7 @@
     ├── LimitReached          429   a limit of the API key; the message names the limit
     ├── ChecksumMismatch      460   bytes that do not match their checksum (tus)
     ├── JobFailed             500   the processing of the job failed
+    ├── FetchFailed           502   another host did not send the video
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
@@ -87,10 +88,12 @@ class InvalidRequest(SkipVsrError):
     status, title = 400, "Invalid request"
     cure = "Correct the fields in `errors`. `/docs` lists all options and their limits."
 
+    errors: tuple[FieldError, ...] = ()
+    """The wrong fields, if known."""
+
     def __init__(self, message: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(message)
         self.errors = tuple(errors)
-        """The wrong fields, if known."""
 
 
 class Unauthorized(SkipVsrError):
@@ -143,6 +146,7 @@ class OffsetMismatch(SkipVsrError):
     """Bytes for another place of a resumable upload."""
 
     status, title = 409, "Offset mismatch"
+    cure = "Ask for the offset (HEAD), and send the bytes from there on. tus clients do this by themselves."
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"{offset:,} bytes have arrived: send the bytes from there on, with Upload-Offset: {offset}")
@@ -218,6 +222,7 @@ class UploadBusy(SkipVsrError):
     """Another request is using the resumable upload."""
 
     status, title = 423, "Upload busy"
+    cure = "Ask for the offset (HEAD), which also ends a request whose connection is dead, and go on there."
     retry_after = 1
 
 
@@ -236,6 +241,7 @@ class ChecksumMismatch(SkipVsrError):
     """Bytes that do not match their checksum."""
 
     status, title = 460, "Checksum mismatch"
+    cure = "Send the bytes again. If the error stays, the file changes during the upload, or a proxy changes the bytes."
 
 
 class JobFailed(SkipVsrError):
@@ -243,6 +249,13 @@ class JobFailed(SkipVsrError):
 
     status, title = 500, "Job failed"
     cure = "Read `detail`. Resume the job after the cause is gone, while its files are kept."
+
+
+class FetchFailed(SkipVsrError):
+    """Another host did not send the video."""
+
+    status, title = 502, "Fetch failed"
+    cure = "Check the URL, and whether its host answers. Or download the video, and upload the file."
 
 
 class StoreUnavailable(SkipVsrError):
@@ -275,6 +288,7 @@ class TooManyStreams(SkipVsrError):
     """Too many event streams at the same time."""
 
     status, title = 503, "Too many event streams"
+    cure = "Close other streams, or repeat the request after `Retry-After` seconds. `GET /events` follows all jobs."
     retry_after = 10
 
 

@@ -298,6 +298,12 @@ class Job(BaseModel):
     created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
     started_at: datetime | None = Field(None, description="Time of the last claim by a worker.")
     finished_at: datetime | None = Field(None, description="Time when the job reached a final state.")
+    updated_at: datetime | None = Field(None, description="Time of the last change of this document.")
+    expires_at: datetime | None = Field(
+        None,
+        description="Time when the service removes the result, or the files of a failed job; null if the job is not "
+        "finished or has no files.",
+    )
     attempt: int = Field(0, description="Number of claims by workers.")
     files_removed: bool = Field(
         False, description="Whether the files of a failed job have been removed. Such a job cannot be resumed."

@@ -5,6 +5,7 @@
     <data_dir>/jobs/<id>/input          the uploaded file
                          work-<token>/  checkpoint and segments of the worker with this fencing token
                          result.mp4     the published result (or .mkv, .mov, .webm)
+                         figures.jsonl, skipmap.bin  published with the result (`jobs.figures`)
 
 A worker takes a job over by renaming the working folder to its own token. The previous worker's paths then no longer
 exist, so its later writes and its publication fail. This fence needs no clock.
@@ -286,7 +287,7 @@ class Storage:
         return sorted((int(p.name.removeprefix("work-")), p) for p in self.job_dir(job_id).glob("work-*"))
 
     def publish(self, part: Path, job_id: str) -> Path:
-        """Move `result.<suffix>` from the working folder into the job's folder; return the new path.
+        """Move a file from the working folder into the job's folder; return the new path.
 
         Raises `Fenced` if the file does not exist, and `JobFailed` if the file is no regular file.
         """
@@ -297,6 +298,10 @@ class Storage:
             except FileNotFoundError as error:
                 raise Fenced(job_id) from error
         return final
+
+    def figures_folders(self, job_id: str) -> list[Path]:
+        """Folders that may hold a job's figures: the job's folder, and the working folder with the highest token."""
+        return [self.job_dir(job_id), *(folder for _, folder in self._work(job_id)[-1:])]
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
         """Remove all working folders of a job, or only the folder of the worker with `token`."""

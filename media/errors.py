@@ -6,6 +6,7 @@ MediaError              base
 ├── NoJail              this machine can't confine the child process
 ├── Unwritable          the container can't hold the result         (HTTP 422)
 ├── OverLimit           above a limit; `.setting` names the setting (HTTP 413)
+├── FrameMissing        the result does not reach as far yet
 └── UnusableVideo       an accepted format that can't be upscaled   (HTTP 422)
     ├── DecoderCrashed  the child process died, hung, or sent invalid messages
     ├── NoFrames        no frame can be decoded
@@ -33,6 +34,10 @@ class NoJail(MediaError):
 
 class Unwritable(MediaError):
     """The container can't hold the result."""
+
+
+class FrameMissing(MediaError):
+    """The result does not reach as far yet."""
 
 
 class OverLimit(MediaError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from media.color.pixels import Pixels
 from media.ledger import Ledger, TrackLedger, warnings
 from media.limits import DEFAULT_LIMITS, Limits
+from media.sandbox.memory import sized
 from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import SLOTS, Decoded, DecodeRequest, FrameFormat, FrameReady, FrameSkipped
 from media.types import Canvas
@@ -120,10 +119,7 @@ class VideoReader:
         subject = f"the video ({frames.width}×{frames.height})"
         self._limits.check("max_pixels", frames.width * frames.height, subject)
         size = frames.width * frames.height * 3 * frames.bytes_per_sample * SLOTS
-        os.ftruncate(self._memory, size)
-        # A compromised child could otherwise shrink the memory and crash the parent.
-        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        mapped = mmap.mmap(self._memory, size, prot=mmap.PROT_READ)
+        mapped = sized(self._memory, size)
         dtype = np.dtype(f"u{frames.bytes_per_sample}")
         return np.frombuffer(mapped, dtype).reshape(SLOTS, frames.height, frames.width, 3)
 

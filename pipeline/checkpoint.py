@@ -3,6 +3,7 @@
     manifest.json             progress, with the identity of input, model and options
     segment-000000.mp4 …      one encoded segment for each chunk
     state-000007.safetensors  the recurrent state after the last chunk
+    figures.jsonl …           the figures of the chunks (`jobs.figures`)
 
 Renaming the manifest into place commits a checkpoint in one step. Files that the manifest does not name are remains of
 an interrupted chunk.
@@ -16,6 +17,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field, ValidationError
 
+from jobs.figures import FILES as FIGURES
 from jobs.schema import JobMetrics, JobOptions
 from jobs.storage import replace, sync_file
 from model.engine.state import RecurrentState
@@ -104,7 +106,7 @@ class Checkpoints:
             The manifest, the recurrent state, and the reason why an existing checkpoint is not used.
         """
         manifest, state, reason = self._read(identity)
-        keep = {_MANIFEST, manifest.state_name(), *(path.name for path in self.segments(manifest))}
+        keep = {_MANIFEST, manifest.state_name(), *FIGURES, *(path.name for path in self.segments(manifest))}
         if manifest.segments == 0:
             keep = set()
         for path in self.folder.iterdir():

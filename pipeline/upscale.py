@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
+from jobs.figures import FiguresWriter
 from jobs.storage import Fenced
 from media.assemble import Assembled, assembling
 from media.errors import UnusableVideo
@@ -26,10 +27,11 @@ from media.probe import probe
 from media.spec import output_spec
 from model.engine.budget import longest_chunk, needed_bytes
 from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler
+from model.engine.upscaler import ChunkResult, Upscaler
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
 from pipeline.checkpoint import Checkpoints, Identity, sha256_of
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
+from pipeline.figures import chunk_figures, facts, packed
 from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
 from pipeline.stages import ComputedChunk, DecodeStage, Stops, encode, run_model
@@ -98,6 +100,8 @@ class _Run:
         if unused:
             self._manifest.warnings.append(unused)
         self._fit_chunk()
+        self._figures = self._open_figures()
+        self._checkpointed_at = time.perf_counter()
         self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
 
     def _fit_chunk(self) -> None:
@@ -120,6 +124,18 @@ class _Run:
                 )
         shorter = [chunk for chunk in (task.chunk, self._manifest.chunk) if chunk]
         self._task = replace(task, chunk=min(shorter, default=None))
+
+    def _open_figures(self) -> FiguresWriter | None:
+        """The writer of the chunks' figures; None if no chunk is left, because the figures may be published."""
+        manifest = self._manifest
+        if manifest.complete:
+            return None
+        shared = facts(self._model, self._info, self._spec, resumed=manifest.segments > 0)
+        writer = FiguresWriter(self._task.folder, shared, manifest.segments)
+        if writer.chunks < manifest.segments:
+            lost = "The figures of the first chunks are lost: report and skip map begin later."
+            manifest.warnings = list(dict.fromkeys([*manifest.warnings, lost]))
+        return writer
 
     def events(self) -> Generator[Event]:
         """Run, and yield the events."""
@@ -183,6 +199,7 @@ class _Run:
             encode_seconds=time.perf_counter() - started,
             warnings=decoder.warnings,
         )
+        self._add_figures(before.frames, chunk.result)
         self._checkpoints.commit(manifest, chunk.result.state)
         self._progress.save(manifest.frames, encoding=encoding_share(manifest.metrics))
         yield ChunkDone(
@@ -194,6 +211,17 @@ class _Run:
             stage_seconds(before.metrics, manifest.metrics),
             chunk.result.reports,
         )
+
+    def _add_figures(self, first: int, result: ChunkResult) -> None:
+        """Store the figures of a chunk. A chunk that is computed again after an interruption replaces its figures."""
+        assert self._figures is not None
+        now = time.perf_counter()
+        shape, fold = self._figures.shape, self._model.config.fold
+        self._figures.add(
+            chunk_figures(first, result, now - self._checkpointed_at),
+            [packed(report, shape, fold) for report in result.reports],
+        )
+        self._checkpointed_at = now
 
     def _finish(self) -> Generator[Working, None, Finished | None]:
         """Join the segments, and copy the source's other tracks; return None if the caller halts the run."""

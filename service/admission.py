@@ -67,7 +67,7 @@ def invalid(findings: Sequence[Any]) -> InvalidRequest:
     lines: dict[str, None] = {}
     for finding in findings:
         detail = finding["msg"].removeprefix("Value error, ")
-        where = ".".join(str(part) for part in finding["loc"] if part not in _PLACES)[:80]
+        where = ".".join(str(part) for part in finding["loc"] if part not in _PLACES and isinstance(part, str))[:80]
         lines[f"{where}: {detail}" if where else detail] = None
         errors |= dict.fromkeys(FieldError(field, detail) for field in finding.get("ctx", {}).get("fields", [where]))
     return InvalidRequest("; ".join(lines), list(errors))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
 from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.presence import Presence, WorkerInfo
+from jobs.retention import Retention
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id, room
-from jobs.store import JobStore, connect, unavailable
+from jobs.store import JobStore, Page, Selection, connect, unavailable
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
 from service.estimates import Estimates
@@ -35,13 +38,14 @@ class Operations:
         store: JobStore,
         storage: Storage,
         caller: Caller = ADMINISTRATOR,
+        retention: Retention | None = None,
         estimates: Estimates | None = None,
     ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
         self.estimates = estimates or Estimates(store, self.presence)
-        self._caller = caller
+        self._caller, self._retention = caller, retention
         self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
 
     @classmethod
@@ -50,11 +54,11 @@ class Operations:
         if settings.redis_url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
         store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
-        return cls(store, Storage.from_settings(settings))
+        return cls(store, Storage.from_settings(settings), retention=Retention(settings))
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller, self.estimates)
+        return type(self)(self.store, self.storage, caller, self._retention, self.estimates)
 
     @property
     def resumable(self) -> Resumable:
@@ -157,8 +161,8 @@ class Operations:
             self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
-        with suppress(StoreUnavailable):  # the job is queued, with or without its place
-            job = self.estimates.place([job])[0]
+        with suppress(StoreUnavailable, NotFound):  # the job exists, so the caller must get the document
+            return self.get(job.id)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -168,19 +172,36 @@ class Operations:
         job = self.store.get(job_id)
         if not self._caller.may_see(job.owner):
             raise NotFound.job(job_id)
-        return self.estimates.place([job])[0]
+        return self._announced([job])[0]
+
+    def _announced(self, jobs: Sequence[Job]) -> list[Job]:
+        """The documents for callers, with what depends on the settings, the queue and the time."""
+        placed = self.estimates.place(jobs)
+        return [self._retention.announced(job) for job in placed] if self._retention else placed
 
     def recent(self, *, state: JobState | None = None, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs, newest first."""
+        return self.page(() if state is None else (state,), limit=limit, offset=offset).jobs
+
+    def page(self, states: Collection[JobState] = (), text: str = "", *, limit: int = 100, offset: int = 0) -> Page:
+        """Return a part of the list of jobs, newest first, with the numbers of jobs.
+
+        Args:
+            states: only jobs in these states; empty: in any state.
+            text: only jobs whose file name contains this text; case does not matter.
+            limit: maximum number of jobs.
+            offset: number of jobs to leave out at the start.
+        """
         owner = None if self._caller.admin else self._caller.key_id
-        return self.estimates.place(self.store.list(state=state, owner=owner, limit=limit, offset=offset))
+        found = self.store.page(Selection(states, owner, text), limit=limit, offset=offset)
+        return replace(found, jobs=self._announced(found.jobs))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
             self.storage.remove(job_id)
-        return self.store.get(job_id)
+        return self.get(job_id)
 
     def remove(self, job_id: str) -> Job:
         """Cancel an active job, or delete a finished job with its files. Returns the job's last document."""
@@ -221,7 +242,7 @@ class Operations:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
         records.follow(self.storage, [job])
-        return self.estimates.place([job])[0]
+        return self._announced([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.
@@ -245,6 +266,24 @@ class Operations:
         """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
         return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+
+    def figures(self, job_id: str) -> tuple[Job, Figures]:
+        """Return a job and the figures of its finished chunks.
+
+        Raises:
+            NotReady: no worker has begun the job.
+            Cancelled: the job was cancelled.
+            Gone: the job's files have been removed.
+        """
+        job = self.get(job_id)
+        for folder in self.storage.figures_folders(job_id):
+            if (found := Figures.read(folder)) is not None:
+                return job, found
+        if job.state is JobState.CANCELLED:
+            raise Cancelled("The job was cancelled and has no figures.")
+        if not job.state.final:
+            raise NotReady("No worker has begun the job. Ask for its figures when the job runs.")
+        raise Gone("The job has no figures: the job failed at its start, or its files have been removed.")
 
     def workers(self) -> list[WorkerInfo]:
         """Return the live workers."""

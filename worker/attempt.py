@@ -33,6 +33,7 @@ class Attempt:
         self.is_first = before is None
         """Whether no worker has reported on the job before."""
         self.queue_seconds = max(0.0, waited) if before is None else before  # the wall clock may go back
+        lease.update({"metrics": self.metrics(job.metrics)})  # a job that fails at once has waited, too
 
     def progress(self, event: Event) -> Progress:
         """Progress of an event. The number of frames grows until the end, also if the pipeline starts again."""

@@ -22,6 +22,7 @@ from jobs import records
 from jobs.errors import StoreUnavailable
 from jobs.recovery import Recovery
 from jobs.resumable import ResumableFiles
+from jobs.retention import Retention
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -59,6 +60,7 @@ class Janitor:
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
         self._now, self._clock = now, clock
+        self._retention = Retention(settings)
         self._recovery = Recovery(store, storage)
         self._resumable = ResumableFiles(storage, store.knows, lambda: now().timestamp())
         self._unchanged_since: dict[Path, tuple[float, float]] = {}
@@ -133,14 +135,17 @@ class Janitor:
         """Remove everything of a finished job with an expired retention time; return descriptions."""
         if not job.state.final or job.finished_at is None:
             return []
-        age = self._now() - job.finished_at
-        if age > _SETTLE_TIME:
+        settled = self._now() - job.finished_at > _SETTLE_TIME
+        if settled:
             self._store.drop_stale_ticket(job.id)
-        if age > timedelta(hours=self._settings.history_ttl_hours):
+        if self._is_past(self._retention.document(job)):
             return self._forget(job)
         if job.state is JobState.DONE:
-            return self._expire_done(job.id, age)
-        return self._expire_unsuccessful(job, age)
+            return self._expire_done(job, settled=settled)
+        return self._expire_unsuccessful(job)
+
+    def _is_past(self, time: datetime | None) -> bool:
+        return time is not None and time < self._now()
 
     def _forget(self, job: Job) -> list[str]:
         """Remove the files of a finished job, and then its document; nothing if the job has been resumed."""
@@ -149,27 +154,27 @@ class Janitor:
         self._storage.remove(job.id)
         return [f"job {job.id}"] if self._store.forget(job.id) else []
 
-    def _expire_done(self, job_id: str, age: timedelta) -> list[str]:
-        if age > _SETTLE_TIME:
-            self._storage.remove_work(job_id)  # left over if the worker died right after the publication
-        result, source = self._storage.result_path(job_id), self._storage.input_path(job_id)
+    def _expire_done(self, job: Job, *, settled: bool) -> list[str]:
+        if settled:
+            self._storage.remove_work(job.id)  # left over if the worker died right after the publication
+        result, source = self._storage.result_path(job.id), self._storage.input_path(job.id)
         removed = []
-        for path, name, hours in (
-            (source, "input", self._settings.input_ttl_hours),
-            (result, "result", self._settings.result_ttl_hours),
+        for path, name, end in (
+            (source, "input", self._retention.input(job)),
+            (result, "result", self._retention.files(job)),
         ):
-            if age > timedelta(hours=hours) and path.exists():
+            if self._is_past(end) and path.exists():
                 path.unlink(missing_ok=True)
-                removed.append(f"{name} of {job_id}")
+                removed.append(f"{name} of {job.id}")
         if removed and not source.exists() and not result.exists():
-            self._storage.remove(job_id)
+            self._storage.remove(job.id)
         return removed
 
-    def _expire_unsuccessful(self, job: Job, age: timedelta) -> list[str]:
+    def _expire_unsuccessful(self, job: Job) -> list[str]:
         """Remove the files of a cancelled job, or of a job that failed long ago and has not been resumed since."""
         if not self._storage.job_dir(job.id).exists():
             return []
-        expired = age > timedelta(hours=self._settings.failed_ttl_hours)
+        expired = job.files_removed or self._is_past(self._retention.files(job))
         if job.state is not JobState.CANCELLED and not (expired and self._store.mark_files_removed(job.id)):
             return []
         self._storage.remove(job.id)

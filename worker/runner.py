@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StoreUnavailable
+from jobs.figures import FILES as FIGURES
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage, open_regular
@@ -219,6 +220,9 @@ class Runner:
     def _publish(self, finished: Finished, model: Upscaler, attempt: Attempt) -> Outcome:
         job_id = attempt.job.id
         path = self._storage.publish(finished.path, job_id)
+        for name in FIGURES:
+            if (figures := finished.path.with_name(name)).exists():  # else published before the worker died
+                self._storage.publish(figures, job_id)
         fields: dict[str, Any] = {
             "model": model.name,
             "progress": finished.progress,
@@ -273,7 +277,7 @@ class Runner:
         state = JobState.PAUSED if isinstance(shown, StorageFull) else JobState.FAILED
         if is_final(error):
             self._storage.remove_work(lease.claim.job_id, lease.claim.token)
-        now = self._release(lease, state, {**lease.take_fields(), "error": Problem.from_error(shown)})
+        now = self._release(lease, state, {**lease.take_fields_at_checkpoint(), "error": Problem.from_error(shown)})
         if now is JobState.CANCELLED:
             self._storage.remove(lease.claim.job_id)
         return Outcome.of(now) if now else Outcome.LOST

@@ -2,6 +2,7 @@
 
 store        `JobStore`: every operation on a job
 claims       a worker's claim on a job, and its heartbeats
+listing      parts of the list of jobs
 transitions  one conditional change of a job, and its result
 scripts      the Lua scripts that apply a change in one step
 hashes       a job document as a Redis hash
@@ -11,6 +12,17 @@ connection   the Redis client, and its errors
 from jobs.schema import Request
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
+from jobs.store.listing import Page, Selection
 from jobs.store.store import JobStore
 
-__all__ = ["Claim", "HeartbeatCount", "HeartbeatReply", "JobStore", "Request", "connect", "unavailable"]
+__all__ = [
+    "Claim",
+    "HeartbeatCount",
+    "HeartbeatReply",
+    "JobStore",
+    "Page",
+    "Request",
+    "Selection",
+    "connect",
+    "unavailable",
+]

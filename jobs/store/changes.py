@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 
 from jobs.errors import StoreUnavailable
 from jobs.keys import CHANGE, CHANGES, EVENTS, REMOVED, job_key, owner_key, state_key
+from jobs.retention import Retention
 from jobs.schema import Job, JobState
 from jobs.store.connection import unavailable
 from jobs.store.hashes import from_hash
@@ -52,7 +53,8 @@ class Change(NamedTuple):
 class Changes:
     """Asynchronous reader of the changes in one Redis. Every method may raise StoreUnavailable."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, retention: Retention) -> None:
+        self._retention = retention
         # Without retries: a subscription that the client renews by itself hides that messages got lost.
         never = Retry(NoBackoff(), 0)
         self._redis: Redis = Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=3.0, retry=never)
@@ -96,7 +98,11 @@ class Changes:
                 for job_id in wanted:
                     pipe.hgetall(job_key(job_id))
                 rows = zip(wanted, await pipe.execute(), strict=True)
-                return {i: Document(from_hash(raw), int(raw.get(b"changed", 0))) for i, raw in rows if raw}
+                return {
+                    i: Document(self._retention.announced(from_hash(raw)), int(raw.get(b"changed", 0)))
+                    for i, raw in rows
+                    if raw
+                }
 
     async def active(self, owner: str | None) -> list[str]:
         """Ids of the jobs that are not finished, of one owner or of all."""

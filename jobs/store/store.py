@@ -20,9 +20,11 @@ from jobs.idempotency import Reservation
 from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, owner_key, state_key
 from jobs.schema import Job, JobState, Priority, Problem, Request
 from jobs.settings import Settings
+from jobs.store import listing
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
 from jobs.store.connection import connect, unavailable
 from jobs.store.hashes import from_hash, to_hash
+from jobs.store.listing import Page, Selection
 from jobs.store.scripts import CHANGED, FORGET, RESTORE, TRANSITION
 from jobs.store.transitions import Outcome, Transition, TransitionResult
 
@@ -104,18 +106,13 @@ class JobStore:
         self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[Job]:
         """Jobs from the newest to the oldest, optionally of one state and one API key."""
+        states = () if state is None else (state,)
+        return self.page(Selection(states, owner), limit=limit, offset=offset).jobs
+
+    def page(self, selection: Selection, *, limit: int = 100, offset: int = 0) -> Page:
+        """A part of the list of jobs, with the numbers of jobs."""
         with unavailable():
-            ids = [i.decode() for i in cast(Iterable[bytes], self.redis.zrevrange(JOBS, 0, -1))]
-            if state is not None:
-                members = self.ids(state)
-                ids = [i for i in ids if i in members]
-            if owner is not None:
-                own = cast("set[bytes]", self.redis.smembers(owner_key(owner)))
-                ids = [i for i in ids if i.encode() in own]
-            with self.redis.pipeline(transaction=False) as pipe:
-                for job_id in ids[offset : offset + limit]:
-                    pipe.hgetall(job_key(job_id))
-                return [from_hash(raw) for raw in pipe.execute() if raw]
+            return listing.page(self.redis, selection, limit=limit, offset=offset)
 
     def ids(self, *states: JobState) -> set[str]:
         """Ids of the jobs in these states, or of all jobs."""
@@ -125,10 +122,8 @@ class JobStore:
 
     def counts(self) -> dict[JobState, int]:
         """Number of jobs in each state."""
-        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
-            for state in JobState:
-                pipe.scard(state_key(state))
-            return dict(zip(JobState, pipe.execute(), strict=True))
+        with unavailable():
+            return listing.count(self.redis)
 
     def max_memory(self) -> int:
         """Maximum memory of Redis in bytes (`maxmemory`); 0: no maximum."""

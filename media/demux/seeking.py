@@ -11,7 +11,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-_INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+INDEXED: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers with an index of keyframes by timestamp. In other containers, libav searches by byte position."""
 _ATTEMPTS: Final = 4
 
@@ -26,7 +26,7 @@ def seek_keyframe(container: InputContainer, stream: VideoStream, goal: int) -> 
     Raises:
         InexactSeek: no keyframe was found with certainty.
     """
-    if container.format.name not in _INDEXED:
+    if container.format.name not in INDEXED:
         raise InexactSeek
     target = goal
     for _ in range(_ATTEMPTS):

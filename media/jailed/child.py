@@ -28,6 +28,7 @@ from media.sandbox.protocol import (
     LiveRequest,
     Message,
     MuxRequest,
+    PreviewRequest,
     Probed,
     ProbeRequest,
     Request,
@@ -85,6 +86,8 @@ def _service(request: Request, limits: Limits) -> Service:
             return _muxing(request, limits)
         case LiveRequest():
             return _living(request, limits)
+        case PreviewRequest():
+            return _previewing(request, limits)
         case JailRequest():
             return lambda missing: iter([Jailed(missing)])
 
@@ -140,6 +143,16 @@ def _living(request: LiveRequest, limits: Limits) -> Service:
         decoder = live_decoder(request.coding)
         packets = _with_cpu_for_each(_packets(), limits.max_decoder_seconds)
         yield from send_live_frames(decoder, packets, request.memory, wait_for_parent=lambda: os.read(_IN, 1))
+
+    return serve
+
+
+def _previewing(request: PreviewRequest, limits: Limits) -> Service:
+    from media.jailed.preview import preview
+    from media.jailed.shared_frames import send_frames
+
+    def serve(_: tuple[str, ...]) -> Iterator[Message]:
+        yield from send_frames(preview(request, limits), request.memory, wait_for_parent=lambda: os.read(_IN, 1))
 
     return serve
 

@@ -153,7 +153,7 @@ class Decoder:
                 continue  # an empty sample repeats the last picture; a decoder would take it for the end
             try:
                 for frame in stream.decode(packet):
-                    pictures.received(_number(frame), frame)
+                    pictures.received(packet_number(frame), frame)
                     track.concealed += frame.is_corrupt
                     dropped = (*track.dropped_metadata, *unsupported_side_data(frame, packet))
                     track.dropped_metadata = tuple(dict.fromkeys(dropped))
@@ -167,7 +167,7 @@ class Decoder:
         """Yield the frames with their display times as pts."""
         for frame in frames:
             depth = stream.codec_context.reorder_depth
-            yield from self._with_times(self._times.shown(frame, _number(frame), frame.pts, depth))
+            yield from self._with_times(self._times.shown(frame, packet_number(frame), frame.pts, depth))
         yield from self._with_times(self._times.rest())
 
     def _with_times(self, frames: Iterable[tuple[VideoFrame, int]]) -> Iterator[VideoFrame]:
@@ -206,7 +206,7 @@ class Decoder:
         self.track.concealed, self.track.written.frames = 0, self._frames_before or 0
 
 
-def _number(frame: VideoFrame) -> int | None:
+def packet_number(frame: VideoFrame) -> int | None:
     """Number of the packet that a frame was decoded from."""
     return frame.opaque[0] if isinstance(frame.opaque, tuple) else None
 

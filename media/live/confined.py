@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 import struct
 import threading
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from media.coding import Coding
 from media.errors import DecoderCrashed, UnusableVideo
 from media.limits import Limits
+from media.sandbox.memory import sized
 from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import PACKET_HEADER, SLOTS, FrameReady, LiveRequest, Message, PacketDone
 
@@ -85,10 +84,7 @@ class _Child:
         size = SLOTS * coding.height * coding.width * 3
         self._memory = os.memfd_create("skipvsr-live", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._memory, size)
-            # A compromised child could otherwise shrink the memory and crash the parent.
-            fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            mapped = mmap.mmap(self._memory, size, prot=mmap.PROT_READ)
+            mapped = sized(self._memory, size)
             self._slots: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8).reshape(shape)
             self._process = Sandbox(LiveRequest(coding, self._memory), limits, share=(self._memory,))
         except BaseException:

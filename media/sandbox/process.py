@@ -35,6 +35,7 @@ _ERRORS: Final = {
         errors.HeaderElsewhere,
         errors.DecoderCrashed,
         errors.Unwritable,
+        errors.FrameMissing,
         errors.MediaError,
     )
 }

@@ -74,11 +74,31 @@ class LiveRequest(NamedTuple):
     """File descriptor of the shared memory."""
 
 
+class PreviewRequest(NamedTuple):
+    """Decode one frame. Answer: `FrameFormat` and `FrameReady`, whose pts counts from the first frame of the video."""
+
+    path: Path
+    """The source, or a finished result."""
+    segments: tuple[Path, ...]
+    """The segments of an unfinished result."""
+    of_result: bool
+    """Whether to show the segments, if there are any."""
+    seconds: float | None
+    """Time from the first frame. None: the last frame."""
+    fields: bool
+    """Whether each field of an interlaced frame is a frame of the segments."""
+    enlarge: Fraction
+    most: tuple[int, int]
+    """Largest width and height."""
+    memory: int
+    """File descriptor of the shared memory."""
+
+
 class JailRequest(NamedTuple):
     """Lock down, and open no file. Answer: `Jailed`."""
 
 
-Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest | LiveRequest | JailRequest
+Request: TypeAlias = ProbeRequest | DecodeRequest | MuxRequest | LiveRequest | PreviewRequest | JailRequest
 
 
 class Envelope(NamedTuple):

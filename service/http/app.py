@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from jobs.recovery import Recovery
+from jobs.retention import Retention
 from jobs.settings import Settings
 from jobs.store.changes import Changes
 from jobs.store.outbox import Outbox
@@ -17,11 +18,12 @@ from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.estimating import Estimating
+from service.fetch import Fetcher
 from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import estimate, events, health, jobs, pages, problem_pages, uploads
+from service.http.routes import estimate, events, figures, health, jobs, pages, problem_pages, uploads
 from service.http.streams import Streams
 from service.http.tus import Tus
 from service.http.upload import Uploads
@@ -60,14 +62,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     admissions = Admissions(settings)
-    app.state.uploads = Uploads(settings, metrics, admissions)
+    app.state.uploads = Uploads(settings, metrics, admissions, Fetcher(settings))
     app.state.estimating = Estimating(settings, admissions)
-    url = str(settings.redis_url)
-    app.state.streams = Streams(Changes(url), settings)
-    app.state.webhooks = Webhooks(Outbox(url), settings, metrics)
+    url, retention = str(settings.redis_url), Retention(settings)
+    app.state.streams = Streams(Changes(url, retention), settings)
+    app.state.webhooks = Webhooks(Outbox(url, retention), settings, metrics)
     app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
     app.include_router(estimate.router)
+    app.include_router(figures.router)
     app.include_router(events.router)
     app.include_router(uploads.router)
     app.include_router(uploads.public)
@@ -75,8 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(pages.router)
     app.include_router(problem_pages.router)
     problems.install(app)
-    app.add_middleware(HeadMiddleware)
     app.add_middleware(uploads.TusHeaders)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     forms = jobs.upscale_form_schema() | estimate.estimate_form_schema()
     app.openapi = lambda: openapi.description(app, forms)  # type: ignore[method-assign]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -21,6 +22,10 @@ class Links(BaseModel):
     cancel: str | None = None
     pause: str | None = None
     resume: str | None = None
+    delete: str | None = Field(None, description="Address for the method DELETE, once the job is finished.")
+    events: str
+    report: str | None = None
+    skipmap: str | None = None
 
 
 class JobDocument(Job):
@@ -35,18 +40,41 @@ class JobDocument(Job):
         links = Links(
             self=base,
             input=f"{base}/input",
-            result=f"{base}/result" if state is JobState.DONE else None,
+            result=f"{base}/result" if state is JobState.DONE and not _expired(job) else None,
             cancel=None if state.final or job.request is Request.CANCEL else f"{base}/cancel",
             pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) and not job.request else None,
             resume=f"{base}/resume" if job.resumable else None,
+            delete=base if state.final else None,
+            events=f"{base}/events",
+            report=f"{base}/report" if _has_figures(job) else None,
+            skipmap=f"{base}/skipmap" if _has_figures(job) else None,
         )
         return cls.model_construct(**dict(job), links=links)
 
+    @property
+    def modified(self) -> datetime | None:
+        """Time of the document's last change; None while the document changes with other jobs, in the queue."""
+        if self.state is JobState.QUEUED or self.updated_at is None:
+            return None
+        return max(self.updated_at, self.expires_at) if self.expires_at and _expired(self) else self.updated_at
+
+
+def _has_figures(job: Job) -> bool:
+    begun = job.started_at is not None and job.state is not JobState.CANCELLED
+    return begun and not job.files_removed and not _expired(job)
+
+
+def _expired(job: Job) -> bool:
+    return job.expires_at is not None and job.expires_at < datetime.now(UTC)
+
 
 class JobList(BaseModel):
-    """Jobs, newest first."""
+    """A page of the list of jobs, newest first."""
 
     jobs: list[JobDocument]
+    total: int = Field(description="Number of jobs on all pages.")
+    next: str | None = Field(description="Address of the next page; null on the last page.")
+    counts: dict[JobState, int] = Field(description="Number of jobs in each state, whatever the parameter `state`.")
 
 
 class JobFigures(BaseModel):
@@ -97,6 +125,18 @@ class ModelList(BaseModel):
     """Names of the available models."""
 
     models: list[str]
+
+
+class WorkerList(BaseModel):
+    """The live workers."""
+
+    workers: list[WorkerInfo]
+
+
+def shown(workers: Iterable[WorkerInfo], *, trusted: bool) -> list[WorkerInfo]:
+    """The workers as an administrator sees them, or without host, process and job."""
+    hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "job": None}
+    return [worker.model_copy(update=hidden) for worker in workers]
 
 
 class Health(BaseModel):
@@ -152,6 +192,11 @@ VERSIONED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy is current.", "headers": _VERSION_HEADERS},
 }
 """OpenAPI `responses` of a document with versions."""
+LISTED: dict[int | str, dict[str, Any]] = {
+    **VERSIONED,
+    200: {"headers": {"ETag": _VERSION_HEADERS["ETag"], "Link": _header('The next page: `<…>; rel="next"`.')}},
+}
+"""OpenAPI `responses` of a page of a list."""
 _DESCRIPTIONS: dict[int | str, str] = {
     400: "The request is invalid; `detail` states the reason.",
     401: "The API key is missing or wrong.",
@@ -169,6 +214,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     429: "A limit of the API key is reached; `detail` names the limit. Retry after `Retry-After` seconds.",
     460: "The bytes do not match their checksum. They were dropped.",
     500: "The job failed; `detail` states the reason.",
+    502: "The host of the URL did not send the video.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
     "damaged.",
     507: "The data folder is full.",

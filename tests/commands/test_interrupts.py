@@ -37,8 +37,8 @@ def start(*argv: object, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_an_interrupted_file_resumes(tmp_path: Path) -> None:
-    make_clip(tmp_path / "in.mp4", frames=600, width=64, height=48)
-    command = ("upscale", "in.mp4", "out.mp4", "--model", "tiny", "--chunk", 4)
+    make_clip(tmp_path / "in.mp4", frames=48, width=32, height=24)
+    command = ("upscale", "in.mp4", "out.mp4", "--model", "tiny", "--chunk", 8)
     process = start(*command, folder=tmp_path)
     manifest = tmp_path / ".out.mp4.skipvsr" / "manifest.json"
     wait_until(manifest.exists, 60, "no checkpoint")
@@ -54,6 +54,23 @@ def test_an_interrupted_file_resumes(tmp_path: Path) -> None:
     assert (process.returncode, said) == (0, "")
     assert '"resumed": true' in (tmp_path / "report.json").read_text()
     assert not manifest.parent.exists()
+
+
+def test_an_interrupt_does_not_wait_for_the_chunk(tmp_path: Path) -> None:
+    """All frames are one chunk of many seconds; the network stops between two of its steps."""
+    make_clip(tmp_path / "in.mp4", frames=100, width=320, height=176)
+    process = start("upscale", "in.mp4", "out.mp4", "--model", "small", "--chunk", 100, folder=tmp_path)
+    folder = tmp_path / ".out.mp4.skipvsr"
+    wait_until(folder.exists, 60, "not begun")
+    time.sleep(4)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 3
+    assert process.returncode == 130
+    assert said == "skipvsr: interrupted; the same command resumes from the last finished chunk\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"], "no chunk was finished"
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

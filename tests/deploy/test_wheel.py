@@ -88,7 +88,8 @@ def test_the_installed_wheel_works(installed: Path, words: list[str], tmp_path: 
 
 def test_hints_name_extras_that_install_what_is_missing() -> None:
     """Each `pip install 'skipvsr[EXTRA]'` in code and pages names an extra of the package."""
-    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"])
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "cli.py"]
     code = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in [*pages, *code]:
@@ -105,7 +106,8 @@ def test_the_wheel_contains_every_module_and_data_file(files: set[str]) -> None:
     expected: set[str] = set()
     for folder in sorted(PACKAGES):
         expected |= sources(ROOT, folder)
-    assert {"weights/small.safetensors", "service/http/static/index.html", "service/http/openapi.json"} <= expected
+    pages = {"service/http/static/index.html", "service/http/static/page/main.js"}
+    assert pages | {"weights/small.safetensors", "service/http/openapi.json"} <= expected
     assert expected <= files, f"not in the wheel: {sorted(expected - files)}"
     assert files <= expected | {"cli.py"}
 
@@ -129,5 +131,5 @@ def test_server_and_client_have_one_version() -> None:
 
 def sources(parent: Path, package: str) -> set[str]:
     """Modules and data files of a package, relative to `parent`."""
-    paths = (path for path in (parent / package).rglob("*") if path.suffix in {".py", *DATA})
-    return {path.relative_to(parent).as_posix() for path in paths}
+    paths = (path for path in (parent / package).rglob("*") if path.suffix in {".py", *DATA} or "static" in path.parts)
+    return {path.relative_to(parent).as_posix() for path in paths if path.is_file()}

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from jobs.allowance import Limits
+from jobs.figures import FILES, FiguresWriter
 from jobs.resumable import ResumableFiles
 from jobs.schema import Job, JobOptions, JobState, Progress
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from service.callers import Scope
 from service.key_file import KeyFile
+from tests.support.figures import FACTS
 
 OWN_SCOPES = frozenset({Scope.READ, Scope.SUBMIT})
 
@@ -73,8 +75,11 @@ def job_of(owner: str, state: JobState, store: JobStore, storage: Storage, clip:
     if state is JobState.DONE:
         claim = store.claim(job_id, "test-worker")
         assert claim is not None
-        (storage.take_work(job_id, claim.token) / "result.mp4").write_bytes(b"the result")
-        storage.publish(storage.take_work(job_id, claim.token) / "result.mp4", job_id)
+        work = storage.take_work(job_id, claim.token)
+        (work / "result.mp4").write_bytes(b"the result")
+        FiguresWriter(work, FACTS, 0)
+        for name in ("result.mp4", *FILES):
+            storage.publish(work / name, job_id)
         assert store.release(claim, JobState.DONE)
     return job_id
 

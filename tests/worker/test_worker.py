@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 from rq import Queue
 
+from jobs.figures import FILES, Figures
 from jobs.presence import Presence
 from jobs.schema import Job, JobState, Priority, Request
 from jobs.settings import Settings
@@ -82,13 +83,13 @@ def test_jobs_finish_and_leave_nothing_behind(
         assert 0 <= metrics.reuse_ratio <= metrics.skip_ratio < 1
         assert job.model == "tiny"
         assert metrics.speedup > 0
-        _wait_for_files(storage, job.id, "input", "result.mp4")
+        _wait_for_files(storage, job.id, "input", "result.mp4", *FILES)
         assert result.read_bytes() == storage.result_path(job_ids[1]).read_bytes()
         webm = wait_for(store, webm_id)
         assert webm.output is not None
         assert (webm.output.container, webm.output.codec, webm.output.audio) == ("webm", "av1", ["opus"])
         assert webm.output.frames == 40, "WebM does not state the number"
-        _wait_for_files(storage, webm_id, "input", "result.webm")
+        _wait_for_files(storage, webm_id, "input", "result.webm", *FILES)
         assert any("converted to opus" in warning for warning in webm.warnings)
 
         failed = wait_for(store, broken_id)
@@ -198,6 +199,12 @@ def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, lo
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 3, 0)
         assert storage.result_path(job_id).read_bytes() == storage.result_path(whole_id).read_bytes()
         assert f"job {job_id}: resumes" in worker.log
+        whole, resumed = (Figures.read(storage.job_dir(each)) for each in (whole_id, job_id))
+        assert whole is not None
+        assert resumed is not None
+        assert (resumed.facts.resumed, whole.facts.resumed) == (True, False)
+        assert [chunk.first for chunk in resumed.chunks] == [chunk.first for chunk in whole.chunks] == [0, 60]
+        assert list(resumed.maps()) == list(whole.maps())
 
 
 def test_a_job_resumes_after_redis_was_restored_from_an_old_copy(

@@ -14,7 +14,7 @@ from jobs.errors import StoreUnavailable
 from media.jail import LAYERS
 from service.http.auth import is_admin, known_name
 from service.http.dependencies import JailDep, MetricsDep, OperationsDep
-from service.http.responses import Component, Health, Readiness, problems
+from service.http.responses import Component, Health, Readiness, problems, shown
 
 router = APIRouter(tags=["service"])
 
@@ -46,9 +46,8 @@ def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, De
     workers = operations.workers()
     if not workers:
         raise NoWorker("no worker is alive: start a worker with `skipvsr worker`")
-    hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "job": None}
     components = [Component(name=f"jail: {layer}", status="missing" if layer in jail else "ok") for layer in LAYERS]
-    return Readiness(workers=[worker.model_copy(update=hidden) for worker in workers], components=components)
+    return Readiness(workers=shown(workers, trusted=trusted), components=components)
 
 
 @router.get(

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from jobs.schema import JobRequest, JobState
 from service.callers import Scope
-from service.http.auth import JobsDep, known_name, needs, require_key, same_site
+from service.http.auth import CallerDep, JobsDep, known_name, needs, require_key, same_site
 from service.http.conditions import check_document, conditional, document_response
 from service.http.dependencies import UploadsDep
 from service.http.files import file_response
 from service.http.openapi import BINARY
 from service.http.responses import (
     FILE_HEADERS,
+    LISTED,
     VERSIONED,
     FiguresList,
     JobDocument,
     JobFigures,
     JobList,
     ModelList,
+    WorkerList,
     problems,
+    shown,
 )
 from service.http.waiting import WAITS, WaitingDep, retry_after
 from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
-_FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The video."}
+_FILE: dict[str, Any] = BINARY | {"description": "The video."}
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -45,7 +49,8 @@ _FORM: dict[str, Any] = {
 def _unchanged(job_id: str, request: Request, operations: JobsDep) -> None:
     """Raise PreconditionFailed if the request names another version of the job's document."""
     if conditional(request):
-        check_document(request, JobDocument.of(operations.get(job_id)))
+        document = JobDocument.of(operations.get(job_id))
+        check_document(request, document, document.modified)
 
 
 _READ, _SUBMIT = [needs(Scope.READ)], [needs(Scope.SUBMIT)]
@@ -59,6 +64,7 @@ def upscale_form_schema() -> dict[str, Any]:
     definitions = schema.pop("$defs", {})
     source = {
         "upload": {"type": "string", "description": "Id of a complete resumable upload, instead of a file."},
+        "url": {"type": "string", "description": "Address of a video, instead of a file. Off by default."},
         "filename": {"type": "string", "description": "Name of the file; empty: the name that came with the file."},
     }
     form = schema | {"title": "UpscaleForm", "properties": {"file": _FILE, **source, **schema["properties"]}}
@@ -95,7 +101,7 @@ _QUEUED: dict[str, Any] = {
                 },
             }
         },
-        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 503, 507),
+        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 502, 503, 507),
     },
 }
 
@@ -138,16 +144,41 @@ def list_models(operations: JobsDep) -> ModelList:
     return ModelList(models=operations.models())
 
 
-@router.get("/jobs", summary="List jobs", dependencies=_READ, responses=problems(400, 401, 403, 503))
+@router.get("/workers", summary="List workers", responses=problems(401, 503))
+def list_workers(operations: JobsDep, caller: CallerDep) -> WorkerList:
+    """List the live workers. Only an administrator sees their names, hosts, processes and jobs."""
+    return WorkerList(workers=shown(operations.workers(), trusted=caller.admin))
+
+
+@router.get(
+    "/jobs",
+    summary="List jobs",
+    dependencies=_READ,
+    response_model=JobList,
+    responses={**LISTED, **problems(400, 401, 403, 412, 503)},
+)
 def list_jobs(
+    request: Request,
     operations: JobsDep,
-    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
-) -> JobList:
+    state: Annotated[list[JobState], Query(description="Only jobs in this state; may be given several times.")] = [],  # noqa: B006
+    q: Annotated[str, Query(max_length=200, description="Only jobs whose file name contains this text.")] = "",
+    limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of jobs.")] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000, description="Number of jobs to leave out at the start.")] = 0,
+) -> Response:
     """List the jobs of the API key, newest first. An administrator sees the jobs of all keys."""
-    found = operations.recent(state=state, limit=limit, offset=offset)
-    return JobList(jobs=[JobDocument.of(job) for job in found])
+    found = operations.page(state, q, limit=limit, offset=offset)
+    following = _address(request, offset + limit) if offset + limit < found.total else None
+    jobs = [JobDocument.of(job) for job in found.jobs]
+    response = document_response(request, JobList(jobs=jobs, total=found.total, next=following, counts=found.counts))
+    if following:
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return response
+
+
+def _address(request: Request, offset: int) -> str:
+    """The request's own address with another offset."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "offset"]
+    return f"{request.url.path}?{urlencode([*kept, ('offset', offset)])}"
 
 
 @router.get(
@@ -169,7 +200,8 @@ def job_figures(
 )
 def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Return state, progress and measurements of a job."""
-    return document_response(request, JobDocument.of(operations.get(job_id)))
+    document = JobDocument.of(operations.get(job_id))
+    return document_response(request, document, document.modified)
 
 
 @router.post(

@@ -2,26 +2,70 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Final
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import HTMLResponse, Response
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
+from service.callers import Scope
 from service.http.auth import COOKIE, CallerDep, known_name, require_key, same_site
 
 router = APIRouter(include_in_schema=False)
-_FOLDER = Path(__file__).parents[1] / "static"
+_FILES: Final = StaticFiles(directory=Path(__file__).parents[1] / "static")
+_TYPES: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+"""Types of the files below /static. The system's own table of types may name others, which browsers refuse."""
+_POLICY: Final = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data: blob:",
+    "media-src": "'self' blob:",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+"""Content-Security-Policy. Uploads and results are no scripts to a browser: `nosniff` and their types forbid that."""
+_NO_MARKUP: Final = {"require-trusted-types-for": "'script'", "trusted-types": "'none'"}
+"""The web interface never makes markup from text, so a file's name cannot become a script."""
+
+
+class Rights(BaseModel):
+    """What the request's API key may do."""
+
+    name: str
+    scopes: list[Scope]
 
 
 @router.get("/")
-@router.head("/")
-async def index() -> HTMLResponse:
-    """Return the web interface: upload, progress, comparison, download."""
-    return _page("index.html")
+async def index(request: Request) -> Response:
+    """Return the web interface: upload queue, jobs, comparison."""
+    return await _page("index.html", request, _POLICY | _NO_MARKUP)
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """Return the API documentation: Swagger UI, which renders /openapi.json."""
+    return await _page("docs.html", request, _POLICY)
+
+
+@router.get("/static/{path:path}")
+async def static(path: str, request: Request) -> Response:
+    """Return a script, style sheet or icon of the pages."""
+    media_type = _TYPES.get(PurePosixPath(path).suffix)
+    if media_type is None:
+        raise HTTPException(404)
+    return await _file(path, request, media_type)
+
+
+@router.get("/session", dependencies=[Depends(known_name)])
+def rights(caller: CallerDep) -> Rights:
+    """Return what the request's key may do, so that the page offers nothing else."""
+    return Rights(name=caller.name, scopes=sorted(Scope if caller.admin else caller.scopes))
 
 
 @router.post("/session", dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)])
@@ -33,43 +77,22 @@ def session(caller: CallerDep) -> Response:
     return response
 
 
-@router.get("/docs")
-@router.head("/docs")
-async def docs() -> HTMLResponse:
-    """Return the API documentation, which the page renders from /openapi.json."""
-    return _page("docs.html")
-
-
 @router.get("/favicon.ico")
 async def favicon() -> Response:
-    """Return nothing. The pages embed their icon, but browsers request this path anyway."""
+    """Return nothing. The pages name their icon, but browsers request this path anyway."""
     return Response(status_code=204, headers={"Cache-Control": "max-age=86400"})
 
 
-def _page(name: str) -> HTMLResponse:
-    text, policy = _read(name)
-    return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+async def _page(name: str, request: Request, policy: dict[str, str]) -> Response:
+    response = await _file(name, request, "text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = "; ".join(f"{name} {value}" for name, value in policy.items())
+    return response
 
 
-@cache
-def _read(name: str) -> tuple[str, str]:
-    """Return a page and its Content-Security-Policy, which allows only the page's own script and style."""
-    text = (_FOLDER / name).read_text(encoding="utf-8")
-    allowed = {tag: " ".join(_hashes(text, tag)) or "'none'" for tag in ("script", "style")}
-    policy = {
-        "default-src": "'none'",
-        "script-src": allowed["script"],
-        "style-src": allowed["style"],
-        "img-src": "'self' data: blob:",
-        "media-src": "'self' blob:",
-        "connect-src": "'self'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-    }
-    return text, "; ".join(f"{name} {value}" for name, value in policy.items())
-
-
-def _hashes(text: str, tag: str) -> list[str]:
-    bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-    return [f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" for body in bodies]
+async def _file(path: str, request: Request, media_type: str) -> Response:
+    """Return a file with its ETag, or 304. Browsers ask again each time, and so never mix two versions' files."""
+    response = await _FILES.get_response(path, request.scope)
+    if response.status_code == 200:
+        response.headers["Content-Type"] = media_type
+    response.headers["Cache-Control"] = "no-cache"
+    return response

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from jobs import idempotency
 from jobs.errors import NotReady, StoreUnavailable
@@ -46,7 +48,7 @@ def test_upload_becomes_a_queued_job(service: Service, clip: Path) -> None:
     assert service.operations.storage.input_path(document.id).read_bytes() == clip.read_bytes()
     assert service.client.get(document.links.self).json() == answer.json()
     assert service.client.get("/jobs").json()["jobs"] == [answer.json()]
-    assert service.client.get("/jobs", params={"state": "done"}).json() == {"jobs": []}
+    assert service.client.get("/jobs", params={"state": "done"}).json()["jobs"] == []
 
 
 def test_fields_of_interlaced_video_double_the_frames(service: Service, tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_non_videos_are_refused_and_leave_no_files(service: Service, tmp_path: P
     answer = service.post(empty)
     assert (answer.status_code, answer.json()["detail"]) == (400, "the file 'empty.mp4' is empty")
     assert service.files() == []
-    assert service.client.get("/jobs").json() == {"jobs": []}
+    assert service.client.get("/jobs").json()["jobs"] == []
 
 
 def test_limits_name_their_setting(settings: Settings, clip: Path) -> None:
@@ -320,6 +322,56 @@ def test_list_is_paged_newest_first(service: Service, clip: Path) -> None:
     assert "state:" in bad.json()["detail"]
 
 
+def test_a_list_has_numbers_and_the_next_page(service: Service, clip: Path, tmp_path: Path) -> None:
+    named = tmp_path / "Größe & Maß.mp4"
+    named.write_bytes(clip.read_bytes())
+    ids = [service.post(path).json()["id"] for path in (clip, named, named, clip, named)]
+    for job_id in ids[:2]:
+        service.client.post(f"/jobs/{job_id}/pause")
+    service.client.post(f"/jobs/{ids[4]}/cancel")
+    first = service.client.get("/jobs", params={"q": "größe &", "limit": 2, "state": ["queued", "cancelled", "paused"]})
+    page = first.json()
+    assert ([job["id"] for job in page["jobs"]], page["total"]) == ([ids[4], ids[2]], 3)
+    assert page["counts"] == {"queued": 1, "running": 0, "paused": 1, "done": 0, "failed": 0, "cancelled": 1}
+    assert first.headers["link"] == f'<{page["next"]}>; rel="next"'
+    assert first.links["next"]["url"] == page["next"]
+    second = service.client.get(page["next"])
+    assert ([job["id"] for job in second.json()["jobs"]], second.json()["next"]) == ([ids[1]], None)
+    assert "link" not in second.headers
+    known = {"If-None-Match": second.headers["etag"]}
+    assert service.client.get(page["next"], headers=known).status_code == 304
+    assert service.client.get("/jobs", params={"q": "nowhere"}).json()["total"] == 0
+    assert service.client.get("/jobs", params={"q": "x" * 201}).status_code == 400
+
+
+def test_workers(service: Service) -> None:
+    assert service.client.get("/workers").json() == {"workers": []}
+    worker = service.announce_worker()
+    (shown,) = service.client.get("/workers").json()["workers"]
+    assert (shown["name"], shown["host"]) == (worker.name, worker.host)
+
+
+def test_finished_jobs_say_when_their_files_go(settings: Settings, clip: Path) -> None:
+    hours = {"result_ttl_hours": 2.0, "failed_ttl_hours": 3.0, "history_ttl_hours": 1000.0}
+    with serving(settings.model_copy(update=hours)) as service:
+        ids = [service.post(clip).json()["id"] for _ in range(4)]
+        service.finish(ids[1], b"x")
+        service.finish(ids[2], b"x", JobState.FAILED)
+        service.client.post(f"/jobs/{ids[3]}/cancel")
+        jobs = [service.client.get(f"/jobs/{job_id}").json() for job_id in ids]
+        kept = [
+            job["expires_at"]
+            and (datetime.fromisoformat(job["expires_at"]) - datetime.fromisoformat(job["finished_at"]))
+            / timedelta(hours=1)
+            for job in jobs
+        ]
+        assert kept == [None, 2, 3, None]
+        listed = {job["id"]: job["expires_at"] for job in service.client.get("/jobs").json()["jobs"]}
+        assert listed == {job["id"]: job["expires_at"] for job in jobs}
+    with serving(settings.model_copy(update={"result_ttl_hours": 0.0})) as service:
+        assert service.client.get(f"/jobs/{ids[1]}").json()["links"]["result"] is None
+
+
 def test_job_document_is_the_job_plus_links(service: Service, clip: Path) -> None:
     document = service.post(clip).json()
     stored = json.loads(service.operations.get(document["id"]).model_dump_json())
@@ -327,3 +379,21 @@ def test_job_document_is_the_job_plus_links(service: Service, clip: Path) -> Non
     assert document == stored
     assert set(document) == set(Job.model_fields)
     assert links["pause"] == f"/jobs/{document['id']}/pause"
+
+
+def test_links_name_what_is_possible(service: Service, clip: Path) -> None:
+    waiting, done, cancelled = (service.post(clip).json()["id"] for _ in range(3))
+    service.finish(done, b"x")
+    service.client.post(f"/jobs/{cancelled}/cancel")
+    found = {
+        job_id: {name for name, link in service.client.get(f"/jobs/{job_id}").json()["links"].items() if link}
+        for job_id in (waiting, done, cancelled)
+    }
+    assert found == {
+        waiting: {"self", "input", "events", "cancel", "pause"},
+        done: {"self", "input", "events", "result", "delete", "report", "skipmap"},
+        cancelled: {"self", "input", "events", "delete"},
+    }
+    routes = {route.path for route in iter_route_contexts(service.app.routes)}
+    links = service.client.get(f"/jobs/{done}").json()["links"]
+    assert {link.replace(done, "{job_id}") for link in links.values() if link} <= routes

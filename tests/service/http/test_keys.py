@@ -47,19 +47,20 @@ def changing() -> dict[str, int]:
 
 TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/"): public(),
-    ("HEAD", "/"): public(),
     ("GET", "/docs"): public(),
-    ("HEAD", "/docs"): public(),
     ("GET", "/openapi.json"): public(),
     ("HEAD", "/openapi.json"): public(),
     ("GET", "/favicon.ico"): public(204),
     ("GET", "/healthz"): public(),
     ("GET", "/readyz"): public(),
     ("GET", "/metrics"): public(),
+    ("GET", "/static/{path:path}"): public(),
+    ("GET", "/session"): any_key(),
     ("GET", "/problems"): public(),
     ("GET", "/problems/{kind}"): public(),
     ("POST", "/session"): any_key(204),
     ("GET", "/models"): any_key(),
+    ("GET", "/workers"): any_key(),
     ("POST", "/estimate"): any_key(400) | {"read": 403},
     ("POST", "/upscale"): any_key(202) | {"read": 403},
     ("PUT", "/upscale/{filename:path}"): any_key(202) | {"read": 403},
@@ -81,6 +82,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("HEAD", "/jobs/{job_id}/result"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/input"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/input"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/report"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/skipmap"): reading(of_job=True),
     ("POST", "/jobs/{job_id}/cancel"): changing(),
     ("POST", "/jobs/{job_id}/pause"): changing(),
     ("POST", "/jobs/{job_id}/resume"): changing(),
@@ -144,7 +147,8 @@ def test_every_route_with_every_kind_of_key(service: Service, keys: Keys, clip: 
         state = STATES.get(route.removeprefix("/jobs/{job_id}"), JobState.DONE)
         job_id = job_of(keys.owner(kind), state, store, storage, clip) if "{job_id}" in route else ""
         upload_id = upload_of(keys.owner(kind), store, storage) if "{upload_id}" in route else ""
-        path = route.replace(":path", "").format(job_id=job_id, upload_id=upload_id, filename="clip.mp4", kind="gone")
+        path = route.replace("{path:path}", "icon.svg").replace(":path", "")
+        path = path.format(job_id=job_id, upload_id=upload_id, filename="clip.mp4", kind="gone")
         answer = ask(service, method, path, keys.text(kind), clip if route.startswith("/upscale") else None)
         found[method, route] = answer.status_code
         if answer.status_code in PROBLEMS and method != "HEAD":

@@ -317,8 +317,39 @@ def test_pages_load_nothing_from_other_hosts(service: Service, path: str) -> Non
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+    assert "script-src 'self'" in policy
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', answer.text)
     assert httpx.head(service.url + path).status_code == 200
+    for linked in re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text):
+        assert service.client.get(linked).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("page/main.js", "text/javascript; charset=utf-8"),
+        ("page/base.css", "text/css; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ],
+)
+def test_static_files(service: Service, path: str, media_type: str) -> None:
+    """A browser asks for each file again, and gets it again only if it has changed."""
+    answer = service.client.get(f"/static/{path}")
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-cache"
+    again = service.client.get(f"/static/{path}", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["cache-control"] == "no-cache"
+    assert service.client.head(f"/static/{path}").headers["content-length"] == str(len(answer.content))
+
+
+@pytest.mark.parametrize(
+    "path", ["", "page", "page/", "index.html", "none.js", "..%2f__init__.py", "../app.py", "%00.js"]
+)
+def test_static_files_end_at_their_folder(service: Service, path: str) -> None:
+    """Pages are served at their own addresses only, with their policy."""
+    assert service.client.get(f"/static/{path}").status_code == 404
 
 
 def test_path_cannot_forge_log_lines(service: Service, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,176 @@
+// The uploads of this tab: chosen, waiting, sending, failed, or lost with a reload. One is sent at a time.
+import {canResume, forget, send, sendWhole, submit} from "./uploads.js";
+
+const PREFIX = "skipvsr_upload_", STALE = 60e3;  // another tab's upload counts as lost after a minute of silence
+const KEPT = ["id", "name", "size", "modified", "options", "url", "upload", "sent", "seen", "tab"];
+
+// `crypto.randomUUID` needs HTTPS, which a machine at home has not.
+const random = () => [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
+const tab = sessionStorage.getItem("skipvsr_tab") || random();
+sessionStorage.setItem("skipvsr_tab", tab);
+
+export class Queue extends EventTarget {
+  constructor() {
+    super();
+    this.items = [];
+    this.running = null;  // {item, stop}
+    this.files = new Map();  // job's id → file, to run it again
+    this.restore();
+    setInterval(() => { for (const item of this.items) if (item.kept) this.keep(item); }, STALE / 4);
+  }
+
+  // Take files. A file of an upload that a reload has interrupted goes on with that upload.
+  add(files, options = null) {
+    for (const file of files) {
+      const lost = this.items.find(item => item.state === "lost" && same(item, file));
+      if (lost) { lost.file = file; this.go(lost); }
+      else this.items.push({id: random(), file, name: file.name, size: file.size, modified: file.lastModified, options, state: "chosen", sent: 0});
+    }
+    this.changed();
+  }
+
+  chosen() { return this.items.filter(item => item.state === "chosen"); }
+  uploads() { return this.items.filter(item => item.state !== "chosen"); }
+  get busy() { return this.items.some(item => ["waiting", "sending", "checking"].includes(item.state)); }
+
+  // Send all chosen files; those without options of their own get these.
+  start(options) {
+    for (const item of this.chosen()) { item.options ||= options; this.go(item, false); }
+    this.next();
+    this.changed();
+  }
+
+  go(item, now = true) {
+    item.state = "waiting";
+    item.error = null;
+    this.keep(item);
+    if (now) { this.next(); this.changed(); }
+  }
+
+  pause(item) {
+    const stop = this.running?.item === item && this.running.stop;
+    item.state = "paused";
+    this.keep(item);
+    if (stop) stop(); else this.changed();
+  }
+
+  remove(item) {
+    const stop = this.running?.item === item && this.running.stop;
+    this.items = this.items.filter(other => other !== item);
+    this.unkeep(item);
+    if (stop) stop();
+    if (item.url) forget(item.url);
+    this.changed();
+  }
+
+  async next() {
+    const item = this.items.find(one => one.state === "waiting");
+    if (this.running || !item) return;
+    this.running = {item};
+    try {
+      item.state = "sending";
+      this.changed();
+      const resumable = await canResume();
+      if (item.state !== "sending" || !this.items.includes(item)) throw new DOMException("stopped", "AbortError");
+      const job = await (resumable ? this.resumable(item) : this.whole(item));
+      this.files.set(job.id, item.file);
+      item.url = null;
+      this.running = null;
+      this.remove(item);
+      this.dispatchEvent(new CustomEvent("job", {detail: job}));
+    } catch (error) { this.failed(item, error); }
+    this.running = null;
+    this.next();
+  }
+
+  async resumable(item) {
+    if (!item.upload) {
+      const {done, stop} = send(item.file, item.name, item.url, {
+        onurl: url => { item.url = url; this.keep(item); },
+        onprogress: sent => this.progress(item, sent),
+      });
+      this.running.stop = stop;
+      item.upload = await done;
+      this.keep(item);
+    }
+    item.state = "checking";
+    this.running.stop = null;
+    this.changed();
+    return submit(item.upload, item.options, item.id);
+  }
+
+  whole(item) {
+    const {done, stop} = sendWhole(item.file, item.name, item.options, item.id, {onprogress: sent => this.progress(item, Math.min(sent, item.size))});
+    this.running.stop = stop;
+    return done;
+  }
+
+  progress(item, sent) {
+    item.sent = sent;
+    if (Date.now() - item.seen > 2000) this.keep(item);
+    this.dispatchEvent(new CustomEvent("progress", {detail: item}));
+  }
+
+  failed(item, error) {
+    if (error.name === "AbortError") { this.changed(); return; }  // paused or removed by the user
+    item.state = "failed";
+    item.error = error;
+    if (error.status === 404 || error.status === 410) { item.url = null; item.upload = null; }  // the server has removed the upload
+    this.keep(item);
+    this.changed();
+  }
+
+  changed() { this.dispatchEvent(new Event("change")); }
+
+  // What a reload would lose is kept by the browser: everything but the file itself.
+  keep(item) {
+    item.kept = true;
+    item.seen = Date.now();
+    item.tab = tab;
+    try { localStorage.setItem(PREFIX + item.id, JSON.stringify(Object.fromEntries(KEPT.map(name => [name, item[name]])))); }
+    catch { /* no place, or forbidden: only resuming after a reload is lost */ }
+  }
+
+  unkeep(item) {
+    item.kept = false;
+    try { localStorage.removeItem(PREFIX + item.id); } catch { /* as above */ }
+  }
+
+  restore() {
+    let names = [];
+    try { names = Object.keys(localStorage).filter(name => name.startsWith(PREFIX)); } catch { /* as above */ }
+    for (const name of names) {
+      let item = null;
+      try { item = JSON.parse(localStorage.getItem(name)); } catch { localStorage.removeItem(name); }
+      if (!item || (item.tab !== tab && Date.now() - item.seen < STALE)) continue;  // another tab's
+      this.items.push({...item, file: null, state: item.upload ? "paused" : "lost"});  // a complete upload needs no file
+      this.keep(this.items.at(-1));
+    }
+  }
+}
+
+const same = (item, file) => item.name === file.name && item.size === file.size && item.modified === file.lastModified;
+
+// The files of a drop, with those of dropped folders.
+export async function dropped(transfer) {
+  const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files];
+  return (await Promise.all(entries.map(walk))).flat();
+}
+
+async function walk(entry) {
+  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+  const reader = entry.createReader(), found = [];
+  for (;;) {  // a reader gives a hundred entries at a time
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) break;
+    found.push(...some);
+  }
+  found.sort((one, other) => one.name.localeCompare(other.name, undefined, {numeric: true}));
+  return (await Promise.all(found.map(walk))).flat();
+}
+
+const VIDEO = /\.(mp4|m4v|mkv|mov|avi|webm|m?ts|m2ts|mpe?g|vob|mxf|wmv|flv|ogv|3gp|dv|y4m|gif)$/i;
+
+// Of a folder, only videos: pictures, subtitles and notes beside them are left out.
+export const videos = files => files.filter(file => file.type.startsWith("video/") || VIDEO.test(file.name));
