@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,17 @@ def test_limits_hold(settings: Settings, folder: Path) -> None:
         service.announce_worker()
         answer = ask(service, clip)
     assert (answer.status_code, "SKIPVSR_MAX_PIXELS" in answer.json()["detail"]) == (413, True)
+
+
+def test_ends_in_memory_are_limited(service: Service, folder: Path) -> None:
+    clip = make_clip(folder / "clip.mp4", frames=4)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(service.app.state.estimating.place())
+        refused = ask(service, clip)
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-uploads")
+        assert int(refused.headers["retry-after"]) > 0
+    assert ask(service, clip).status_code == 200
 
 
 def test_the_upload_then_has_the_same_estimate(service: Service, folder: Path) -> None:
