@@ -25,6 +25,7 @@
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
     ├── TooManyStreams        503   too many event streams at the same time
+    ├── TooManyPreviews       503   too many previews at the same time
     └── StorageFull           507   the data folder has no room
 
 A message is one line: first the problem, then a remedy. `/problems/<kind>` shows title, docstring and cure of a class.
@@ -290,6 +291,14 @@ class TooManyStreams(SkipVsrError):
     status, title = 503, "Too many event streams"
     cure = "Close other streams, or repeat the request after `Retry-After` seconds. `GET /events` follows all jobs."
     retry_after = 10
+
+
+class TooManyPreviews(SkipVsrError):
+    """Too many previews at the same time."""
+
+    status, title = 503, "Too many previews"
+    cure = "Repeat the request after `Retry-After` seconds."
+    retry_after = 2
 
 
 class StorageFull(SkipVsrError):

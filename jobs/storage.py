@@ -282,6 +282,11 @@ class Storage:
                 raise Fenced(job_id) from error
         return mine
 
+    def work(self, job_id: str) -> Path | None:
+        """The working folder of the last worker; None without one. A takeover renames the folder at any time."""
+        found = self._work(job_id)
+        return found[-1][1] if found else None
+
     def _work(self, job_id: str) -> list[tuple[int, Path]]:
         """Working folders of a job with their tokens, sorted by token."""
         return sorted((int(p.name.removeprefix("work-")), p) for p in self.job_dir(job_id).glob("work-*"))

@@ -33,7 +33,7 @@ def preview(
     segments: tuple[Path, ...] = (),
     of_result: bool = False,
     fields: bool = False,
-    enlarge: Fraction = Fraction(1),
+    enlarge: Fraction | None = Fraction(1),
     width: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Preview:
@@ -45,7 +45,7 @@ def preview(
         segments: the segments of an unfinished result of the source.
         of_result: whether to show a frame of the segments instead of the source.
         fields: whether each field of an interlaced frame is a frame of the segments.
-        enlarge: factor of the picture's size, by bicubic interpolation.
+        enlarge: factor of the picture's size, by bicubic interpolation. None: to the size of the segments.
         width: largest width of the picture.
         limits: bounds of size, memory and time.
 

@@ -22,8 +22,8 @@ from jobs.schema import JobMetrics, JobOptions
 from jobs.storage import replace, sync_file
 from model.engine.state import RecurrentState
 from model.errors import StateMismatch
+from pipeline.layout import MANIFEST, segment_path
 
-_MANIFEST: Final = "manifest.json"
 _VERSION: Final = 2
 CHUNKS_REMEMBERED: Final = 1000
 """Maximum number of chunk times in the metrics."""
@@ -90,7 +90,7 @@ class Checkpoints:
 
     def segment(self, number: int) -> Path:
         """Path of the segment of a chunk."""
-        return self.folder / f"segment-{number:06d}.mp4"
+        return segment_path(self.folder, number)
 
     def segments(self, manifest: Manifest) -> list[Path]:
         """Paths of all segments."""
@@ -106,7 +106,7 @@ class Checkpoints:
             The manifest, the recurrent state, and the reason why an existing checkpoint is not used.
         """
         manifest, state, reason = self._read(identity)
-        keep = {_MANIFEST, manifest.state_name(), *FIGURES, *(path.name for path in self.segments(manifest))}
+        keep = {MANIFEST, manifest.state_name(), *FIGURES, *(path.name for path in self.segments(manifest))}
         if manifest.segments == 0:
             keep = set()
         for path in self.folder.iterdir():
@@ -116,7 +116,7 @@ class Checkpoints:
 
     def _read(self, identity: Identity) -> tuple[Manifest, RecurrentState | None, str | None]:
         fresh = Manifest(identity=identity)
-        path = self.folder / _MANIFEST
+        path = self.folder / MANIFEST
         if not path.exists():
             return fresh, None, None
         try:
@@ -141,9 +141,9 @@ class Checkpoints:
         if not manifest.complete:
             state.save(state_path)
             sync_file(state_path)
-        part = self.folder / f"{_MANIFEST}.part"
+        part = self.folder / f"{MANIFEST}.part"
         part.write_text(manifest.model_dump_json())
-        replace(part, self.folder / _MANIFEST)
+        replace(part, self.folder / MANIFEST)
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != state_path.name or manifest.complete:
                 old.unlink()
@@ -152,7 +152,7 @@ class Checkpoints:
 def shortened_chunk(folder: Path) -> int | None:
     """Frames per chunk of a job whose chunks were shortened to the memory; None for other jobs."""
     try:
-        return Manifest.model_validate_json((folder / _MANIFEST).read_bytes()).chunk
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).chunk
     except (OSError, ValidationError):
         return None
 

@@ -143,9 +143,14 @@ def checked_webhook(url: str | None, settings: Settings) -> str | None:
     if settings.webhook_secret is None:
         raise InvalidRequest(
             "this server sends no webhooks: leave the field webhook out, or ask its administrator to set "
-            "SKIPVSR_WEBHOOK_SECRET"
+            "SKIPVSR_WEBHOOK_SECRET",
+            [FieldError("webhook", "this server sends no webhooks")],
         )
-    return webhook_guard(settings).checked(url)
+    try:
+        return webhook_guard(settings).checked(url)
+    except InvalidRequest as error:
+        error.errors = (FieldError("webhook", str(error)),)
+        raise
 
 
 def oversized(limit: int) -> TooLarge:

@@ -172,9 +172,9 @@ class Operations:
         job = self.store.get(job_id)
         if not self._caller.may_see(job.owner):
             raise NotFound.job(job_id)
-        return self._announced([job])[0]
+        return self.announced([job])[0]
 
-    def _announced(self, jobs: Sequence[Job]) -> list[Job]:
+    def announced(self, jobs: Sequence[Job]) -> list[Job]:
         """The documents for callers, with what depends on the settings, the queue and the time."""
         placed = self.estimates.place(jobs)
         return [self._retention.announced(job) for job in placed] if self._retention else placed
@@ -194,7 +194,7 @@ class Operations:
         """
         owner = None if self._caller.admin else self._caller.key_id
         found = self.store.page(Selection(states, owner, text), limit=limit, offset=offset)
-        return replace(found, jobs=self._announced(found.jobs))
+        return replace(found, jobs=self.announced(found.jobs))
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
@@ -242,7 +242,7 @@ class Operations:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
         records.follow(self.storage, [job])
-        return self._announced([job])[0]
+        return self.announced([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, Path]:
         """Return a finished job and the path of its result.

@@ -37,6 +37,10 @@ class AddressRefused(InvalidRequest):
     """A URL with a host or an address to which this server sends nothing."""
 
     title = "Address refused"
+    cure = (
+        "Name a public host that the server allows. Its administrator can allow hosts and private networks, for "
+        "webhooks with `SKIPVSR_WEBHOOK_HOSTS` and `SKIPVSR_WEBHOOK_NETWORKS`."
+    )
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from commands.shared.interrupts import stop_event
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+    from jobs.speed_records import SpeedFile
     from media.limits import Limits
     from model.engine.upscaler import Upscaler
-    from pipeline.events import Finished
+    from pipeline.events import Finished, Started
     from pipeline.task import UpscaleTask
 
 
@@ -29,12 +31,13 @@ class LocalUpscaler:
         model: name of the model; auto: that of the settings.
         settings: the settings.
         quiet: without a progress bar.
+        tell: whether to print the expected time before each file.
     """
 
-    def __init__(self, model: str, settings: Settings, *, quiet: bool = False) -> None:
+    def __init__(self, model: str, settings: Settings, *, quiet: bool = False, tell: bool = False) -> None:
         self._name = model if model != "auto" else settings.model
         self._settings = settings
-        self._quiet = quiet
+        self._quiet, self._tells = quiet, tell
 
     @cached_property
     def model(self) -> Upscaler:
@@ -49,6 +52,19 @@ class LocalUpscaler:
             precision=settings.precision,
             threads=settings.threads,
         )
+
+    @cached_property
+    def _speeds(self) -> SpeedFile:
+        """What earlier runs on this machine have measured."""
+        from jobs.speed_records import SpeedFile
+
+        return SpeedFile(self._settings.data_dir / "speeds.json")
+
+    @cached_property
+    def _machine(self) -> str:
+        from pipeline.calibration import machine_of
+
+        return machine_of(self.model, self._settings.encoder)
 
     @cached_property
     def limits(self) -> Limits:
@@ -84,9 +100,11 @@ class LocalUpscaler:
         from jobs.storage import replace
         from pipeline.events import Finished, Started, Stopped
         from pipeline.skipmap import write_skipmap
+        from pipeline.speedometer import Speedometer
         from pipeline.upscale import upscale
 
         model = self.model
+        speedometer = Speedometer(model.name, task.options, partial(self._speeds.add, self._machine))
         begun = time.perf_counter()
         title = f"upscaling with {model.name}"
         with (
@@ -95,9 +113,11 @@ class LocalUpscaler:
             contextlib.closing(upscale(task, model, halt=stop)) as events,
         ):
             for event in events:
+                speedometer.take(event)
                 match event:
                     case Started():
                         resumed = event.resumed
+                        self._tell(event, task)
                     case Finished():
                         finished = event
                     case Stopped():
@@ -127,6 +147,22 @@ class LocalUpscaler:
             warnings=finished.warnings,
         )
         return {"summary": _summary(model, finished), **report.model_dump(mode="json")}
+
+    def _tell(self, started: Started, task: UpscaleTask) -> None:
+        """Print the expected size and time before the work starts."""
+        from commands.shared.expected import sentence
+        from pipeline.calibration import calibrate_once
+        from pipeline.expected import expected
+
+        if not self._tells:
+            return
+        settings, model = self._settings, self.model
+        calibrate_once(self._speeds, model, settings.encoder, [model.name], settings.weights)
+        estimate = expected(started, model.name, task.options, self._speeds.table(self._machine))
+        if estimate is not None:
+            video = started.info.video
+            about = sentence((video.width, video.height), estimate.model_dump())
+            print(f"{task.source}: {about}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

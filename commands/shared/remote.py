@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from commands.shared.durations import duration
 from commands.shared.files import Item
 from commands.shared.service import Document, Service, failure
 
@@ -18,11 +17,12 @@ class RemoteUpscaler:
     Args:
         service: the server.
         quiet: without progress bars and lines about the job.
+        tell: whether to print the expected time of each job.
     """
 
-    def __init__(self, service: Service, *, quiet: bool = False) -> None:
+    def __init__(self, service: Service, *, quiet: bool = False, tell: bool = False) -> None:
         self._service = service
-        self._quiet = quiet
+        self._quiet, self._tells = quiet, tell
 
     def upscale(self, item: Item) -> dict[str, Any]:
         """Upscale a file; returns the job's document, with the line for people under `summary`."""
@@ -30,6 +30,7 @@ class RemoteUpscaler:
 
     def upload(self, item: Item) -> Document:
         """Upload a file; returns the document of the new job. Raises CommandError, OSError."""
+        from commands.shared.expected import sentence
         from commands.shared.naming import check_source
         from commands.shared.progress import bytes_bar
 
@@ -39,9 +40,11 @@ class RemoteUpscaler:
         with bytes_bar(f"uploading {item.source.name}", size, quiet=self._quiet) as advance:
             job = self._service.upload(item.source, options, advance)
         if not self._quiet:
-            seconds = (job.get("estimate") or {}).get("seconds")
-            expected = f", about {duration(seconds)}" if seconds else ""
-            print(f"{item.source}: job {job['id']} at {self._service.url}{expected}", file=sys.stderr, flush=True)
+            print(f"{item.source}: job {job['id']} at {self._service.url}", file=sys.stderr, flush=True)
+        if self._tells and job.get("estimate") and job.get("input"):  # not if the server has no worker
+            source = job["input"]["width"], job["input"]["height"]
+            wait = (job.get("queue") or {}).get("wait_seconds")
+            print(f"{item.source}: {sentence(source, job['estimate'], wait)}", file=sys.stderr, flush=True)
         return job
 
     def collect(self, item: Item, job: Document) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from redis.backoff import NoBackoff
 
 from jobs.errors import StoreUnavailable
 from jobs.keys import CHANGE, CHANGES, EVENTS, REMOVED, job_key, owner_key, state_key
-from jobs.retention import Retention
 from jobs.schema import Job, JobState
 from jobs.store.connection import unavailable
 from jobs.store.hashes import from_hash
@@ -42,19 +41,20 @@ class Change(NamedTuple):
     """None: unknown."""
     number: int
     removed: bool
+    moved: bool = True
+    """Whether other jobs may have moved in the queue."""
 
     @classmethod
     def parse(cls, message: bytes) -> Self:
         """Read a message of the channel."""
         kind, job_id, number, owner = message.decode().split(" ", 3)
-        return cls(job_id, owner, int(number), kind == "removed")
+        return cls(job_id, owner, int(number), kind == "removed", kind != "changed")
 
 
 class Changes:
     """Asynchronous reader of the changes in one Redis. Every method may raise StoreUnavailable."""
 
-    def __init__(self, url: str, retention: Retention) -> None:
-        self._retention = retention
+    def __init__(self, url: str) -> None:
         # Without retries: a subscription that the client renews by itself hides that messages got lost.
         never = Retry(NoBackoff(), 0)
         self._redis: Redis = Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=3.0, retry=never)
@@ -98,11 +98,7 @@ class Changes:
                 for job_id in wanted:
                     pipe.hgetall(job_key(job_id))
                 rows = zip(wanted, await pipe.execute(), strict=True)
-                return {
-                    i: Document(self._retention.announced(from_hash(raw)), int(raw.get(b"changed", 0)))
-                    for i, raw in rows
-                    if raw
-                }
+                return {i: Document(from_hash(raw), int(raw.get(b"changed", 0))) for i, raw in rows if raw}
 
     async def active(self, owner: str | None) -> list[str]:
         """Ids of the jobs that are not finished, of one owner or of all."""

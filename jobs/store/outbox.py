@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 
 from jobs.keys import PREFIX, WEBHOOKS, webhook_key
-from jobs.retention import Retention
 from jobs.schema import Job
 from jobs.store.connection import unavailable
 from jobs.store.hashes import from_hash
@@ -43,8 +42,7 @@ class Delivery:
 class Outbox:
     """The webhooks in one Redis. Every method may raise StoreUnavailable."""
 
-    def __init__(self, url: str, retention: Retention) -> None:
-        self._retention = retention
+    def __init__(self, url: str) -> None:
         self._redis: Redis = Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=3.0)
         self._claim = self._redis.register_script(CLAIM_WEBHOOKS)
         self._end = self._redis.register_script(END_WEBHOOK)
@@ -61,8 +59,7 @@ class Outbox:
                 for delivery in due:
                     pipe.hgetall(webhook_key(delivery.decode()))
                 rows: list[dict[bytes, bytes]] = await pipe.execute()
-        found = [(name.decode(), row) for name, row in zip(due, rows, strict=True) if b"message" in row]
-        return [_delivery(name, row, self._retention) for name, row in found]
+        return [_delivery(name.decode(), row) for name, row in zip(due, rows, strict=True) if b"message" in row]
 
     async def delivered(self, delivery: Delivery) -> None:
         """Remove a webhook that has arrived."""
@@ -86,5 +83,5 @@ class Outbox:
             await self._end(keys=[WEBHOOKS], args=args)
 
 
-def _delivery(name: str, row: dict[bytes, bytes], retention: Retention) -> Delivery:
-    return Delivery(name, int(row[b"message"]), int(row[b"tries"]), retention.announced(from_hash(row)))
+def _delivery(name: str, row: dict[bytes, bytes]) -> Delivery:
+    return Delivery(name, int(row[b"message"]), int(row[b"tries"]), from_hash(row))

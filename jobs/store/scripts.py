@@ -24,8 +24,9 @@ local function announce(prefix, kind, id, owner)
   redis.call('PUBLISH', prefix .. 'events', kind .. ' ' .. id .. ' ' .. number .. ' ' .. owner)
   return number
 end
-local function changed(prefix, job, id)
-  local number = announce(prefix, 'changed', id, redis.call('HGET', job, 'owner') or '')
+local function changed(prefix, job, id, kind)
+  -- kind: 'moved' for a change of state, which may move other jobs in the queue; 'changed' otherwise.
+  local number = announce(prefix, kind, id, redis.call('HGET', job, 'owner') or '')
   redis.call('ZADD', prefix .. 'changes', number, id)
   redis.call('HSET', job, 'changed', number)
   return number
@@ -57,7 +58,7 @@ def _announcing(script: str) -> str:
 
 CHANGED: Final = _announcing("""#!lua flags=allow-oom
 -- Announces a change of a job. KEYS[1]: the job's hash; ARGV: key prefix, job id.
-changed(ARGV[1], KEYS[1], ARGV[2])
+changed(ARGV[1], KEYS[1], ARGV[2], 'moved')
 """)
 
 TRANSITION: Final = _announcing("""#!lua flags=allow-oom
@@ -97,9 +98,10 @@ if ARGV[8] ~= '' then redis.call('HINCRBY', job, ARGV[8], 1) end
 for i = 9, #ARGV, 2 do
   if ARGV[i] ~= 'request' or asked ~= 'cancel' then redis.call('HSET', job, ARGV[i], ARGV[i + 1]) end
 end
-if #ARGV > 8 or to ~= '' and to ~= state then
-  local number = changed(prefix, job, id)
-  if to ~= '' and to ~= state then notify(prefix, job, id, to, number) end
+if to ~= '' and to ~= state then
+  notify(prefix, job, id, to, changed(prefix, job, id, 'moved'))
+elseif #ARGV > 8 then
+  changed(prefix, job, id, 'changed')
 end
 return {'ok', redis.call('HGET', job, 'request') or ''}
 """)
@@ -125,7 +127,7 @@ redis.call('ZADD', ARGV[1] .. 'jobs', ARGV[3], ARGV[2])
 redis.call('SADD', ARGV[1] .. 'state:' .. ARGV[4], ARGV[2])
 local owner = redis.call('HGET', KEYS[1], 'owner') or ''
 if owner ~= '' then redis.call('SADD', ARGV[1] .. 'owner:' .. owner, ARGV[2]) end
-changed(ARGV[1], KEYS[1], ARGV[2])
+changed(ARGV[1], KEYS[1], ARGV[2], 'moved')
 return 1
 """)
 
@@ -158,7 +160,7 @@ if ARGV[7] ~= '' and redis.call('EXISTS', job) == 1 then
   local warnings = cjson.decode(redis.call('HGET', job, 'warnings') or '[]')
   table.insert(warnings, ARGV[7])
   redis.call('HSET', job, 'warnings', cjson.encode(warnings))
-  changed(ARGV[1], job, ARGV[6])
+  changed(ARGV[1], job, ARGV[6], 'changed')
 end
 return 1
 """)

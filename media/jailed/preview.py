@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -81,8 +82,10 @@ def _picture(request: PreviewRequest, limits: Limits) -> tuple[Fraction, VideoFr
     if request.of_result and request.segments:
         return _of_segments(request, limits)
     goal = None if request.seconds is None else Fraction(request.seconds).limit_denominator(1_000_000)
-    if goal is None and request.segments:
-        goal = _Segments(request, limits).newest()
+    if request.segments:
+        segments = _Segments(request, limits)
+        goal = segments.newest() if goal is None else goal
+        request = request._replace(enlarge=segments.enlargement() if request.enlarge is None else request.enlarge)
     with _frame_at(request.path, limits, goal) as (video, frame, moment):
         return moment, _finished(frame, video, _shape(frame, video.stream), request, limits)
 
@@ -91,7 +94,7 @@ class _Segments:
     """The segments of an unfinished result, on the clock of the source."""
 
     def __init__(self, request: PreviewRequest, limits: Limits) -> None:
-        self._paths = request.segments
+        self._paths, self._source, self._limits = request.segments, request.path, limits
         with open_untrusted(request.path, limits) as source:
             unit = video_stream(source).time_base
             if not unit:
@@ -121,6 +124,15 @@ class _Segments:
     def at(self, goal: Fraction) -> int:
         """Number of the segment with a time."""
         return max(0, bisect_right(range(len(self._paths)), goal, key=self.offset) - 1)
+
+    def enlargement(self) -> Fraction:
+        """Width of the segments divided by the width of the source as shown."""
+        with open_untrusted(self._paths[0], self._limits) as segment:
+            width = video_stream(segment).width
+        with open_untrusted(self._source, self._limits) as source:
+            stream = video_stream(source)
+            crop = track_header(self._source, source, stream).crop
+            return Fraction(width, crop.width if crop else stream.width)
 
     def _times(self, number: int) -> list[Fraction]:
         times = sorted(segment_times(self._paths[number], self._unit))
@@ -158,7 +170,7 @@ def _start(path: Path, container: InputContainer, stream: VideoStream, limits: L
         return (stream.start_time or 0) * stream.time_base
     with open_untrusted(path, limits) as again:
         video = _Video(path, again, video_stream(again), stream.time_base, Fraction(0))
-        first = next(_frames(video), None)
+        first = next(_frames(video, Fraction(0)), None)
     if first is None:
         raise UnusableVideo("No frame of the video can be decoded; the file is corrupt or incomplete.")
     return first[1] * stream.time_base
@@ -170,27 +182,27 @@ def _frame_at(path: Path, limits: Limits, goal: Fraction | None) -> Iterator[tup
 
     Seeking lands on a keyframe before the time in most files. Where it lands behind, the search begins earlier.
     """
-    with _opened(path, limits) as video:
-        length = (video.stream.duration or 0) * video.unit or Fraction(video.container.duration or 0, av.time_base)
-    target = length if goal is None else goal
-    for begin in dict.fromkeys((target, max(target - _EARLIER, Fraction(0)), Fraction(0))):
+    for earlier in (0, _EARLIER, None):
         with _opened(path, limits) as video:
-            found = _search(video, begin, goal)
+            found = _search(video, goal, earlier)
             if found is not None:
                 yield video, *found
                 return
     raise UnusableVideo("No frame of the video can be decoded at this time.")
 
 
-def _search(video: _Video, begin: Fraction, goal: Fraction | None) -> tuple[VideoFrame, Fraction] | None:
-    """Decode from a keyframe before `begin`. None: all frames come later, unless this is the start of the video."""
+def _search(video: _Video, goal: Fraction | None, earlier: int | None) -> tuple[VideoFrame, Fraction] | None:
+    """Decode from a keyframe so many seconds before the goal, or from the start. None: all frames come later."""
+    length = (video.stream.duration or 0) * video.unit or Fraction(video.container.duration or 0, av.time_base)
+    target = length if goal is None else min(goal, length or goal)
+    begin = Fraction(0) if earlier is None else max(target - earlier, Fraction(0))
     if begin > 0:
         try:
             video.container.seek(int((begin + video.start) / video.unit), stream=video.stream)
         except FFmpegError:
             return None
     best: tuple[VideoFrame, Fraction] | None = None
-    for frame, pts in _frames(video):
+    for frame, pts in _frames(video, target):
         moment = pts * video.unit - video.start
         if goal is not None and moment > goal + _CLOSE:
             return best or ((frame, moment) if begin == 0 else None)
@@ -198,8 +210,8 @@ def _search(video: _Video, begin: Fraction, goal: Fraction | None) -> tuple[Vide
     return best
 
 
-def _frames(video: _Video) -> Iterator[tuple[VideoFrame, int]]:
-    """Decode, and yield (frame, display time)."""
+def _frames(video: _Video, goal: Fraction) -> Iterator[tuple[VideoFrame, int]]:
+    """Decode, and yield (frame, display time). Far from the goal, frames that no other frame needs are left out."""
     stream, context = video.stream, video.stream.codec_context
     context.copy_opaque = True  # each frame knows the number of its packet
     only_dts = has_decoding_times(video.container)
@@ -213,10 +225,18 @@ def _frames(video: _Video) -> Iterator[tuple[VideoFrame, int]]:
     for packet in readable_packets(video.container, stream):
         if packet.size:
             packet.opaque = (times.coded(packet.pts, packet.dts),)
+            context.skip_frame = "NONREF" if not only_dts and _is_early(packet, video, goal) else "DEFAULT"
         with suppress(FFmpegError):
             for frame in stream.decode(packet):
                 yield from times.shown(frame, packet_number(frame), frame.pts, context.reorder_depth)
     yield from times.rest()
+
+
+def _is_early(packet: Packet[VideoStream], video: _Video, goal: Fraction) -> bool:
+    """Whether a packet's frame ends more than a second before the goal."""
+    if packet.pts is None or not packet.duration:
+        return False
+    return (packet.pts + packet.duration) * video.unit - video.start < goal - 1
 
 
 def _shape(frame: VideoFrame, stream: VideoStream) -> _Shape:
@@ -269,6 +289,7 @@ def _turn(matrix: Matrix | None) -> tuple[int, list[str]]:
 def _size(rgb: VideoFrame, pixels: Fraction, request: PreviewRequest, *, sideways: bool) -> tuple[int, int]:
     """Size with square pixels, before a rotation."""
     most = request.most[::-1] if sideways else request.most
-    width, height = rgb.width * pixels * request.enlarge, rgb.height * request.enlarge
-    factor = min(Fraction(1), most[0] / width, most[1] / height)
-    return max(1, round(width * factor)), max(1, round(height * factor))
+    factor = request.enlarge or Fraction(1)
+    width, height = rgb.width * pixels * factor, rgb.height * factor
+    shrink = min(Fraction(1), most[0] / width, most[1] / height)
+    return max(1, round(width * shrink)), max(1, round(height * shrink))

@@ -87,7 +87,8 @@ class PreviewRequest(NamedTuple):
     """Time from the first frame. None: the last frame."""
     fields: bool
     """Whether each field of an interlaced frame is a frame of the segments."""
-    enlarge: Fraction
+    enlarge: Fraction | None
+    """Factor of the picture's size. None: the factor of the segments, or 1 without segments."""
     most: tuple[int, int]
     """Largest width and height."""
     memory: int

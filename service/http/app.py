@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from jobs.recovery import Recovery
-from jobs.retention import Retention
 from jobs.settings import Settings
 from jobs.store.changes import Changes
 from jobs.store.outbox import Outbox
@@ -23,7 +22,8 @@ from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
 from service.http.middleware import RequestMiddleware
-from service.http.routes import estimate, events, figures, health, jobs, pages, problem_pages, uploads
+from service.http.previews import Previews
+from service.http.routes import estimate, events, figures, health, jobs, pages, preview, problem_pages, uploads
 from service.http.streams import Streams
 from service.http.tus import Tus
 from service.http.upload import Uploads
@@ -64,14 +64,16 @@ def create_app(settings: Settings) -> FastAPI:
     admissions = Admissions(settings)
     app.state.uploads = Uploads(settings, metrics, admissions, Fetcher(settings))
     app.state.estimating = Estimating(settings, admissions)
-    url, retention = str(settings.redis_url), Retention(settings)
-    app.state.streams = Streams(Changes(url, retention), settings)
-    app.state.webhooks = Webhooks(Outbox(url, retention), settings, metrics)
+    url = str(settings.redis_url)
+    app.state.streams = Streams(Changes(url), settings, operations.announced)
+    app.state.webhooks = Webhooks(Outbox(url), settings, metrics, operations.announced)
+    app.state.previews = Previews(settings)
     app.state.tus = Tus(settings, app.state.uploads)
     app.include_router(jobs.router)
     app.include_router(estimate.router)
     app.include_router(figures.router)
     app.include_router(events.router)
+    app.include_router(preview.router)
     app.include_router(uploads.router)
     app.include_router(uploads.public)
     app.include_router(health.router)

@@ -10,6 +10,7 @@ from jobs.settings import Settings
 from service.api_key import ApiKeys
 from service.estimating import Estimating
 from service.http.api_metrics import ApiMetrics
+from service.http.previews import Previews
 from service.http.streams import Streams
 from service.http.tus import Tus
 from service.http.upload import Uploads
@@ -48,6 +49,10 @@ def _tus(request: Request) -> Tus:
     return cast(Tus, request.app.state.tus)
 
 
+def _previews(request: Request) -> Previews:
+    return cast(Previews, request.app.state.previews)
+
+
 def _jail(request: Request) -> tuple[str, ...]:
     return cast("tuple[str, ...]", request.app.state.jail_missing)
 
@@ -63,3 +68,4 @@ UploadsDep = Annotated[Uploads, Depends(_uploads)]
 EstimatingDep = Annotated[Estimating, Depends(_estimating)]
 StreamsDep = Annotated[Streams, Depends(_streams)]
 TusDep = Annotated[Tus, Depends(_tus)]
+PreviewsDep = Annotated[Previews, Depends(_previews)]

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from fastapi.concurrency import run_in_threadpool
+
 from jobs.errors import SkipVsrError, StoreUnavailable, TooManyStreams
-from jobs.schema import Job, Problem
+from jobs.schema import Job, JobState, Problem
 from jobs.settings import Settings
 from jobs.store.changes import Change, Changes, Document
 from service.callers import Caller
@@ -34,6 +36,8 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 _CONFIRM_SECONDS: Final = 2.0
 """Time between two checks whether the keys of open streams are still valid."""
 _RECONNECT_SECONDS: Final = 1.0
+_PLACES_SECONDS: Final = 2.5
+"""Time until the places in the queue are told again after a job has moved; `Estimates` reads them every two seconds."""
 _LAST: Final = 2**63
 """Number of a removal: nothing follows."""
 _BATCH: Final = 100
@@ -78,7 +82,7 @@ class Stream:
 
     def put(self, update: Update, number: int) -> None:
         """Replace the job's pending update, unless the client has seen a newer one."""
-        if update.number <= self._shown.pop(update.job_id, 0):
+        if update.number < self._shown.pop(update.job_id, 0):
             return
         first = self._pending[update.job_id][0] if update.job_id in self._pending else number
         self._pending[update.job_id] = first, update
@@ -87,7 +91,7 @@ class Stream:
     def show(self, update: Update) -> None:
         """Note an update with which the stream begins; updates that were read before are pointless."""
         self._shown[update.job_id] = update.number
-        if update.job_id in self._pending and self._pending[update.job_id][1].number <= update.number:
+        if update.job_id in self._pending and self._pending[update.job_id][1].number < update.number:
             del self._pending[update.job_id]
 
     def tell(self, *, available: bool) -> None:
@@ -136,15 +140,19 @@ class Streams:
     Args:
         changes: the changes of jobs.
         settings: with the limits.
+        announced: completes documents for callers, for example with their places in the queue.
     """
 
-    def __init__(self, changes: Changes, settings: Settings) -> None:
-        self._changes = changes
+    def __init__(self, changes: Changes, settings: Settings, announced: Callable[[Sequence[Job]], list[Job]]) -> None:
+        self._changes, self._announced = changes, announced
         self._most, self._most_of_key = settings.http_max_streams, settings.http_max_key_streams
         self._streams: set[Stream] = set()
         self._dirty: dict[str, _Dirty] = {}
         self._sending: dict[str, _Dirty] = {}
         self._sent_at: dict[str, float] = {}
+        self._queued: set[str] = set()
+        """Jobs that clients have seen in the queue."""
+        self._places: asyncio.TimerHandle | None = None
         self._seen = 0
         self._available = True
         self._wake = asyncio.Event()
@@ -161,6 +169,8 @@ class Streams:
         finally:
             for stream in self._streams:
                 stream.end()
+            if self._places is not None:
+                self._places.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -203,8 +213,16 @@ class Streams:
 
     async def job(self, job_id: str) -> Job | None:
         """The current document of a job. Raises StoreUnavailable."""
-        found = (await self._changes.read([job_id])).get(job_id)
+        found = (await self._documents([job_id])).get(job_id)
         return found.job if found else None
+
+    async def _documents(self, job_ids: Iterable[str]) -> dict[str, Document]:
+        """Documents of those of the jobs that exist, as callers get them."""
+        found = await self._changes.read(job_ids)
+        jobs = await run_in_threadpool(self._announced, [document.job for document in found.values()])
+        self._queued -= found.keys()
+        self._queued |= {job.id for job in jobs if job.state is JobState.QUEUED}
+        return {job.id: Document(job, found[job.id].number) for job in jobs}
 
     # The text of a stream
 
@@ -236,7 +254,7 @@ class Streams:
             yield text
 
     async def _read(self, stream: Stream, first: Sequence[str | Update]) -> list[Update]:
-        found = await self._changes.read(item for item in first if isinstance(item, str))
+        found = await self._documents(item for item in first if isinstance(item, str))
         updates = []
         for item in first:
             update = Update(item, found.get(item)) if isinstance(item, str) else item
@@ -296,11 +314,21 @@ class Streams:
 
     def _note(self, change: Change) -> None:
         self._seen = max(self._seen, change.number)
+        if change.moved:
+            self._queued.discard(change.job_id)  # the next document tells
+        if change.moved and self._places is None and self._queued:
+            self._places = asyncio.get_running_loop().call_later(_PLACES_SECONDS, self._renew_places)
         if not any(stream.wants(change.job_id, change.owner) for stream in self._streams):
             return
         known = self._dirty.setdefault(change.job_id, _Dirty(change.number, change.owner, change.removed))
         known.removed = change.removed
         self._wake.set()
+
+    def _renew_places(self) -> None:
+        """Take waiting jobs for changed: other jobs have moved in the queue."""
+        self._places = None
+        for job_id in self._queued:
+            self._note(Change(job_id, None, self._seen, removed=False, moved=False))
 
     async def _flush(self) -> None:
         """Send the changed jobs' documents, each at most every `INTERVAL_SECONDS`."""
@@ -321,7 +349,7 @@ class Streams:
     async def _send(self, job_ids: list[str]) -> None:
         self._sending = {job_id: self._dirty.pop(job_id) for job_id in job_ids}
         try:
-            found = await self._changes.read(i for i, dirty in self._sending.items() if not dirty.removed)
+            found = await self._documents(i for i, dirty in self._sending.items() if not dirty.removed)
         except StoreUnavailable:
             for job_id, dirty in self._sending.items():
                 newer = self._dirty.get(job_id, dirty)

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +20,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
+from fastapi.concurrency import run_in_threadpool
 from standardwebhooks import Webhook
 
 from jobs.errors import InvalidRequest, StoreUnavailable
+from jobs.schema import Job
 from jobs.settings import Settings
 from jobs.store.outbox import Delivery, Outbox
 from service.admission import webhook_guard
@@ -63,11 +65,20 @@ class Webhooks:
         outbox: the webhooks.
         settings: with the secret, and the allowed receivers.
         metrics: counts deliveries.
+        announced: completes documents for callers.
         backoff: pauses between attempts.
     """
 
-    def __init__(self, outbox: Outbox, settings: Settings, metrics: ApiMetrics, backoff: Backoff | None = None) -> None:
-        self._outbox, self._metrics, self._backoff = outbox, metrics, backoff or Backoff()
+    def __init__(
+        self,
+        outbox: Outbox,
+        settings: Settings,
+        metrics: ApiMetrics,
+        announced: Callable[[Sequence[Job]], list[Job]],
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._outbox, self._metrics, self._announced = outbox, metrics, announced
+        self._backoff = backoff or Backoff()
         secret = settings.webhook_secret
         self._signers = [Webhook(part) for part in secret.get_secret_value().split()] if secret else []
         self._http = async_client(webhook_guard(settings), _TIMEOUT)
@@ -150,7 +161,8 @@ class Webhooks:
 
         Nobody reads the body of the answer: its status says all.
         """
-        body = _body(delivery)
+        (job,) = await run_in_threadpool(self._announced, [delivery.job])
+        body = _body(delivery, job)
         request = self._http.build_request(
             "POST", str(delivery.job.webhook), content=body, headers=self._headers(delivery, body)
         )
@@ -179,9 +191,9 @@ class Webhooks:
         }
 
 
-def _body(delivery: Delivery) -> str:
+def _body(delivery: Delivery, job: Job) -> str:
     head = json.dumps({"type": _type(delivery), "timestamp": delivery.at.isoformat()})
-    return f'{head[:-1]}, "data": {JobDocument.of(delivery.job).model_dump_json()}}}'
+    return f'{head[:-1]}, "data": {JobDocument.of(job).model_dump_json()}}}'
 
 
 def _type(delivery: Delivery) -> str:

@@ -10,9 +10,7 @@ import pytest
 from redis import Redis
 
 from jobs.errors import StoreUnavailable
-from jobs.retention import Retention
 from jobs.schema import Job, JobOptions, JobState, Progress
-from jobs.settings import Settings
 from jobs.storage import new_id
 from jobs.store import JobStore
 from jobs.store.changes import Change, Changes
@@ -22,7 +20,7 @@ T = TypeVar("T")
 
 def run(url: str, act: Callable[[Changes], Awaitable[T]]) -> T:
     async def go() -> T:
-        changes = Changes(url, Retention(Settings()))
+        changes = Changes(url)
         try:
             return await asyncio.wait_for(act(changes), 20)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -84,19 +84,6 @@ async def job_events(
     """Follow one job: its current document at once, then every change, at most four a second."""
     await run_in_threadpool(operations.get, job_id)
     return await _stream(request, streams, streams.open(caller, job_id), last_event_id)
-
-
-@router.head("/events", include_in_schema=False, dependencies=_READ)
-async def all_events_head() -> Response:
-    """Return the headers of the stream."""
-    return Response(media_type=MEDIA_TYPE)
-
-
-@router.head("/jobs/{job_id}/events", include_in_schema=False, dependencies=_READ)
-async def job_events_head(job_id: str, operations: JobsDep) -> Response:
-    """Return the headers of the stream."""
-    await run_in_threadpool(operations.get, job_id)
-    return Response(media_type=MEDIA_TYPE)
 
 
 async def _stream(request: Request, streams: Streams, stream: Stream, last_event_id: str) -> EventStream:

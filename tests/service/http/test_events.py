@@ -130,6 +130,15 @@ def test_a_job_stream_shows_the_state_at_once_and_every_change(service: Service)
     assert service.client.get(f"/jobs/{job_id}/events").status_code == 404
 
 
+def test_head_answers_at_once(service: Service) -> None:
+    job_id = create(service)
+    for path in ("/events", f"/jobs/{job_id}/events"):
+        answer = service.client.head(path, timeout=5)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+    wait_until(lambda: not len(service.app.state.streams), 5, "closed streams")
+
+
 def test_an_event_comes_soon_after_the_change(service: Service) -> None:
     job_id = create(service)
     with listening(service, "/events") as events:
@@ -139,6 +148,15 @@ def test_an_event_comes_soon_after_the_change(service: Service) -> None:
         service.operations.store.request_pause(job_id)
         events.wait(2)
     assert events.times[1] - started < 1
+
+
+def test_places_in_the_queue_are_told_again_when_another_job_leaves(service: Service) -> None:
+    first, second = create(service), create(service)
+    with listening(service, f"/jobs/{second}/events") as events:
+        assert events.wait(1)[0][1]["queue"]["position"] == 2
+        service.operations.store.request_cancel(first)
+        wait_until(lambda: events.found[-1][1]["queue"]["position"] == 1, 8, "the new place")
+    assert len(events.found) < 4
 
 
 def test_at_most_four_events_a_second_and_the_last_one_is_the_newest(service: Service) -> None:

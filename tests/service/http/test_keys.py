@@ -74,9 +74,8 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("GET", "/jobs"): reading(of_job=False),
     ("GET", "/metrics/jobs"): reading(of_job=False),
     ("GET", "/events"): reading(of_job=False),
-    ("HEAD", "/events"): reading(of_job=False),
     ("GET", "/jobs/{job_id}/events"): reading(of_job=True),
-    ("HEAD", "/jobs/{job_id}/events"): reading(of_job=True),
+    ("GET", "/jobs/{job_id}/preview"): reading(of_job=True),
     ("GET", "/jobs/{job_id}"): reading(of_job=True),
     ("GET", "/jobs/{job_id}/result"): reading(of_job=True),
     ("HEAD", "/jobs/{job_id}/result"): reading(of_job=True),
@@ -123,6 +122,7 @@ def ask(service: Service, method: str, path: str, key: str, clip: Path | None = 
         content = clip.read_bytes() if clip else b""
         return service.client.request(method, path, content=content, headers={"X-API-Key": key} | TUS if key else TUS)
     files = {"file": ("clip.mp4", clip.read_bytes())} if clip else None
+    path += "?view=source&t=0" if path.endswith("/preview") else ""
     if method == "GET" and path.endswith("/events"):
         with service.client.stream(method, path, headers={"X-API-Key": key} | headers if key else headers) as answer:
             if not answer.is_success:
