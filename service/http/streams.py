@@ -292,7 +292,8 @@ class Streams:
                     async for change in changes:
                         self._note(change)
             except StoreUnavailable as error:
-                log.log(logging.WARNING if self._available else logging.DEBUG, "event streams wait for Redis: %s", error)
+                level = logging.WARNING if self._available else logging.DEBUG  # one line for each loss
+                log.log(level, "event streams wait for Redis: %s", error)
             except Exception:  # one broken message must not end all streams for good
                 log.exception("event streams failed; trying again")
             self._tell(available=False)
