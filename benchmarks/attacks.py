@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks.report import machine, one_line, show, write_json
 from benchmarks.targets import KEY, Target, in_parallel, target, watched
+from benchmarks.upload_attacks import announcements, slow_patches, tiny_patches, wrong_checksums
 from skipvsr.v1 import upscaler_pb2 as pb
 
 ROOT: Final = Path(__file__).parents[1]
@@ -185,6 +186,10 @@ ATTACKS: Final = (
         "20 uploads announce 4 GB each", "api", announced_uploads,
         (("quota_gb", "8"), ("upload_idle_seconds", "5")),
     ),
+    Attack("8 clients: PATCHes of one byte", "api", tiny_patches),
+    Attack("8 clients announce 4 GB without end", "api", announcements),
+    Attack("20 slow PATCHes of 4 GB", "api", slow_patches, (("quota_gb", "8"), ("upload_idle_seconds", "5"))),
+    Attack("8 clients: wrong checksums", "api", wrong_checksums),
     Attack("1,100 idle connections", "grpc", idle_connections),
     Attack("16 calls of 58 MiB, no key", "grpc", large_calls(_JOBS + "GetJob", ())),
     Attack("16 calls of 58 MiB, with key", "grpc", large_calls(_JOBS + "GetJob", _METADATA)),

@@ -33,7 +33,31 @@ class Target:
     kind: str
     """api or grpc."""
     port: int
-    process: subprocess.Popen[bytes]
+    folder: Path
+    """Working folder, with the folder `data`."""
+    launch: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = self.launch()
+
+    def restart(self) -> None:
+        """Kill the server and start the server again."""
+        self.stop()
+        self.process = self.launch()
+        self.wait()
+
+    def stop(self) -> None:
+        """Kill the server."""
+        _end(self.process)
+
+    def wait(self) -> None:
+        """Wait until the server answers. Raises RuntimeError."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the server did not start")
+            time.sleep(0.1)
 
     @property
     def address(self) -> str:
@@ -58,6 +82,8 @@ class Watch:
     waits: list[float] = field(default_factory=list)
     failures: int = 0
     peak_mb: int = 0
+    own_peak_mb: int = 0
+    """Peak of the server's own process, without its children."""
 
     @property
     def slowest(self) -> float:
@@ -87,19 +113,21 @@ def target(kind: str, code: Path, **settings: str) -> Iterator[Target]:
         }
         environment |= {f"SKIPVSR_{name.upper()}": value for name, value in chosen.items()}
         environment |= {"PYTHONPATH": f"{code}{os.pathsep}{code / 'proto'}", "OMP_NUM_THREADS": "1"}
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli", kind],
-                env=environment, cwd=folder, stdout=log, stderr=log,
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, _DESCRIPTORS),
-            )  # fmt: skip
-        stack.callback(_end, process)
-        running = Target(kind, port, process)
-        deadline = time.monotonic() + _START_SECONDS
-        while not running.answers():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server did not start: {(folder / 'log').read_text()}")
-            time.sleep(0.1)
+
+        def launch() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                return subprocess.Popen(
+                    [sys.executable, "-P", "-m", "cli", kind],
+                    env=environment, cwd=folder, stdout=log, stderr=log,
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, _DESCRIPTORS),
+                )  # fmt: skip
+
+        running = Target(kind, port, folder, launch)
+        stack.callback(running.stop)
+        try:
+            running.wait()
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {(folder / 'log').read_text()}") from error
         yield running
 
 
@@ -130,7 +158,8 @@ def watched(server: Target) -> Iterator[Watch]:
         over.set()
         for thread in threads:
             thread.join()
-        watch.peak_mb = _status(pid, "VmHWM") // 1000 + children[0]
+        watch.own_peak_mb = _status(pid, "VmHWM") // 1000
+        watch.peak_mb = watch.own_peak_mb + children[0]
 
 
 def in_parallel(count: int, act: Callable[[int], str]) -> list[str]:

@@ -23,7 +23,6 @@ def command(fd: int | None) -> int:
 
     settings = read_settings()
     logs.set_up(settings)
-    logs.name_data_folder(settings)
     tracing.set_up(settings, "api")
     return run(settings, inherited=fd)
 
@@ -35,6 +34,7 @@ def run(settings: Settings, *, inherited: int | None = None) -> int:
     """
     import uvicorn
 
+    from commands.shared import logs
     from commands.shared.addresses import listen, warn_if_open
     from commands.shared.embedded_redis import connected
     from commands.shared.processes import prepare_server
@@ -42,6 +42,7 @@ def run(settings: Settings, *, inherited: int | None = None) -> int:
     from service.http.connections import server_config
 
     settings = connected(settings)
+    logs.name_data_folder(settings)
     prepare_server()
     warn_if_open(settings, settings.http_host, "the API")
 

@@ -20,14 +20,13 @@ def command(
     job: str, output: Path | None, overwrite: bool, quiet: bool, server: str | None, api_key: str | None
 ) -> int:
     """Download the result of a job; an interrupted download continues."""
-    from commands.shared.download import download
     from commands.shared.naming import check_names
 
     with connected(server, api_key) as service:
         document = service.job(service.find(job))
         target = _target(document, output)
         check_names(None, {"the output": target}, overwrite=overwrite)
-        download(service, document["id"], target, quiet=quiet)
+        service.download(document["id"], target, quiet=quiet)
     if not quiet:
         print(f"{target}  {target.stat().st_size} bytes")
     return 0

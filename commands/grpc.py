@@ -20,7 +20,8 @@ def command() -> int:
 
     settings = read_settings()
     logs.set_up(settings)
+    settings = connected(settings)
     logs.name_data_folder(settings)
     prepare_server()
     warn_if_open(settings, settings.grpc_host, "the gRPC server")
-    return serve(connected(settings), say=partial(print, flush=True))
+    return serve(settings, say=partial(print, flush=True))

@@ -10,7 +10,8 @@ from typing import Final
 import click
 
 from commands.shared.command_line import COUNT, Command, option
-from commands.shared.service import SHORT_ID, STATES, Document, activity, connected, server_options
+from commands.shared.durations import duration
+from commands.shared.service import SHORT_ID, STATES, Document, activity_of, connected, server_options
 from commands.shared.tables import print_table
 
 _TITLES: Final = ("job", "state", "done", "size", "created", "file")
@@ -42,12 +43,8 @@ def _line(job: Document) -> tuple[str, ...]:
     share = f"{done / total:.0%}" if total else str(done or "-")
     size = "→".join(f"{facts['width']}×{facts['height']}" for facts in (source, result) if facts)
     created = f"{_age(job['created_at'])} ago"
-    return job["id"][:SHORT_ID], activity(job), share, size or "-", created, escaped(job["filename"])
+    return job["id"][:SHORT_ID], activity_of(job), share, size or "-", created, escaped(job["filename"])
 
 
 def _age(time: str) -> str:
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()))

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import click
 
 from commands.shared.command_line import Command, option
-from commands.shared.service import Document, JobId, activity, connected, server_options
+from commands.shared.durations import duration
+from commands.shared.service import Document, JobId, activity_of, connected, server_options
 
 
 @click.command(cls=Command)
@@ -31,11 +32,10 @@ def _facts(job: Document) -> Iterator[tuple[str, str]]:
     from commands.shared.logs import escaped
 
     yield "job", job["id"]
-    yield "state", activity(job)
+    yield "state", activity_of(job)
     yield "file", ", ".join([escaped(job["filename"]), *_stream(job.get("input"))])
     yield "progress", _progress(job)
-    if queue := job.get("queue"):
-        yield "queue", f"position {queue['position']}"
+    yield from _forecast(job)
     options = job["options"]
     yield "model", f"{job['model'] or options['model']}, routing {options['routing']}"
     for name in ("created", "started", "finished"):
@@ -49,6 +49,19 @@ def _facts(job: Document) -> Iterator[tuple[str, str]]:
         yield "error", escaped(error["detail"])
     if job["state"] == "done":
         yield "download", f"skipvsr download {job['id']}"
+    if expires := job.get("expires_at"):
+        yield "expires", expires
+
+
+def _forecast(job: Document) -> Iterator[tuple[str, str]]:
+    """Place in the queue and estimated time of a job that has not begun."""
+    if job["state"] != "queued":
+        return
+    if queue := job.get("queue"):
+        wait = queue.get("wait_seconds")
+        yield "queue", f"position {queue['position']}" + (f", begins in about {duration(wait)}" if wait else "")
+    if (estimate := job.get("estimate")) and estimate.get("seconds"):
+        yield "estimate", f"{estimate['width']}×{estimate['height']}, about {duration(estimate['seconds'])}"
 
 
 def _stream(facts: Document | None) -> list[str]:
@@ -64,4 +77,4 @@ def _progress(job: Document) -> str:
     done, total, fps, left = (progress[name] for name in ("frames_done", "frames_total", "fps", "eta_seconds"))
     text = f"{done} of {total} frames ({done / total:.0%})" if total else f"{done} frames"
     running = job["state"] == "running"
-    return text + (f", {fps:.1f} fps" if fps else "") + (f", about {left:.0f} s left" if running and left else "")
+    return text + (f", {fps:.1f} fps" if fps else "") + (f", about {duration(left)} left" if running and left else "")

@@ -35,7 +35,7 @@ def run(items: Sequence[Item], output: Output, *, server: str | None = None, api
     from commands.shared.remote import RemoteUpscaler
 
     with connected(server, api_key) as service:
-        remote = RemoteUpscaler(service, quiet=output.quiet)
+        remote = RemoteUpscaler(service, quiet=output.quiet, tell=output.tells)
         return _Submission(remote, items, output).run()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from commands.shared.command_line import Command, read_settings
+from commands.shared.command_line import WARNED, Command, read_settings
 
 if TYPE_CHECKING:
     from commands.shared.embedded_redis import EmbeddedRedis
@@ -51,7 +51,7 @@ def run(settings: Settings) -> int:
         stack.enter_context(interrupt.caught())
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         url = f"http://{address(settings.http_host, listener.getsockname()[1])}"
-        env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute())}
+        env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute()), WARNED: "1"}
         say(f"data folder: {env['SKIPVSR_DATA_DIR']}")
         grpc = find_spec("grpc") is not None
         if grpc:

@@ -31,7 +31,7 @@ def command(paths: Sequence[Path], report: Path | None, skipmap: Path | None, **
     for name, path in (("--report", report), ("--skipmap", skipmap)):
         if path is not None:
             single(items, name)
-    upscaler = LocalUpscaler(items[0].options.model, settings, quiet=output.quiet)
+    upscaler = LocalUpscaler(items[0].options.model, settings, quiet=output.quiet, tell=output.tells)
     try:
         return run(items, output, partial(upscaler.upscale, report=report, skipmap=skipmap))
     except KeyboardInterrupt:

@@ -109,7 +109,7 @@ def watch_folder(
     chosen = fitting(source, options)  # reports invalid options before any work
     upscaler: Upscaler
     if server is None:
-        local = LocalUpscaler(chosen.model, read_settings(), quiet=output.quiet)
+        local = LocalUpscaler(chosen.model, read_settings(), quiet=output.quiet, tell=output.tells)
         _ = local.model  # reports an unknown model or device before any work
         upscaler = InProcess(local)
     else:

@@ -20,7 +20,8 @@ def command() -> int:
         update={"api_key": None, "webhook_secret": None}
     )  # a worker answers no request
     logs.set_up(settings)
-    logs.name_data_folder(settings)
     prepare_server()
     tracing.set_up(settings, "worker")
-    return work(connected(settings))
+    settings = connected(settings)
+    logs.name_data_folder(settings)
+    return work(settings)

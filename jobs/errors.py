@@ -20,6 +20,7 @@
     ├── LimitReached          429   a limit of the API key; the message names the limit
     ├── ChecksumMismatch      460   bytes that do not match their checksum (tus)
     ├── JobFailed             500   the processing of the job failed
+    ├── FetchFailed           502   another host did not send the video
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
@@ -88,10 +89,12 @@ class InvalidRequest(SkipVsrError):
     status, title = 400, "Invalid request"
     cure = "Correct the fields in `errors`. `/docs` lists all options and their limits."
 
+    errors: tuple[FieldError, ...] = ()
+    """The wrong fields, if known."""
+
     def __init__(self, message: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(message)
         self.errors = tuple(errors)
-        """The wrong fields, if known."""
 
 
 class Unauthorized(SkipVsrError):
@@ -249,6 +252,13 @@ class JobFailed(SkipVsrError):
     cure = "Read `detail`. Resume the job after the cause is gone, while its files are kept."
 
 
+class FetchFailed(SkipVsrError):
+    """Another host did not send the video."""
+
+    status, title = 502, "Fetch failed"
+    cure = "Check the URL, and whether its host answers. Or download the video, and upload the file."
+
+
 class StoreUnavailable(SkipVsrError):
     """Redis, which holds the jobs, does not answer."""
 
@@ -279,10 +289,7 @@ class TooManyStreams(SkipVsrError):
     """Too many event streams at the same time."""
 
     status, title = 503, "Too many event streams"
-    cure = (
-        "Close other streams, or repeat the request after `Retry-After` seconds. `SKIPVSR_HTTP_MAX_STREAMS` and "
-        "`SKIPVSR_HTTP_MAX_KEY_STREAMS` set the numbers."
-    )
+    cure = "Close other streams, or repeat the request after `Retry-After` seconds. `GET /events` follows all jobs."
     retry_after = 10
 
 

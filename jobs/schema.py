@@ -298,6 +298,7 @@ class Job(BaseModel):
     created_at: datetime = Field(default_factory=_now, description="Time when the upload was complete.")
     started_at: datetime | None = Field(None, description="Time of the last claim by a worker.")
     finished_at: datetime | None = Field(None, description="Time when the job reached a final state.")
+    updated_at: datetime | None = Field(None, description="Time of the last change of this document.")
     expires_at: datetime | None = Field(
         None,
         description="Time when the service removes the result, or the files of a failed job; null if the job is not "

@@ -234,6 +234,19 @@ class Settings(BaseSettings):
     upload_ttl_hours: Annotated[float, Field(gt=0)] = Field(
         24.0, description="Hours after the last byte before a resumable upload without a job is removed."
     )
+    url_hosts: str = Field(
+        "",
+        description="Comma-separated hosts from which the API may fetch videos (`url=` of POST /upscale); "
+        "`*.example.com`: all names below example.com; `*`: all hosts. Empty: the API fetches nothing.",
+    )
+    url_networks: str = Field(
+        "",
+        description="Comma-separated private networks or addresses from which the API may fetch videos, for example "
+        "10.0.0.0/8. Empty: public addresses only.",
+    )
+    url_seconds: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="Maximum seconds in which a video must arrive from another host."
+    )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
     )

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -63,6 +64,12 @@ def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: I
 
 def calibrate(model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> Rates:
     """Measure the dense network and the encoder. Other models follow from their number of multiply-accumulates."""
+    # In a short-lived thread, whose OpenMP threads end with it: see `model.engine.upscaler.load_model`.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_measured, model, encoder, names, weights).result()
+
+
+def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> Rates:
     own = macs_per_pixel(model.config)
     sizes = _GPU_SIZES if model.device.type == "cuda" else _SIZES
     most = _MACS.get(model.device.type, 2e10)

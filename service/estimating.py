@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+import anyio.to_thread
 
 from jobs.errors import InvalidRequest
 from jobs.schema import JobOptions
@@ -18,6 +18,7 @@ from jobs.storage import new_id, room
 from service.admission import Admissions, oversized
 from service.estimates import Answer
 from service.operations import Operations
+from service.threads import in_threads
 
 HEAD_BYTES: Final = 4 << 20
 """Most bytes of a file's beginning."""
@@ -72,21 +73,21 @@ class Estimating:
         Raises the errors of an upload, and HeaderNotSent if the ends do not suffice.
         """
         ends.checked(self._settings.max_upload_bytes)
-        async with contextmanager_in_threadpool(_sparse(operations, ends)) as path:
+        async with in_threads(_sparse(operations, ends)) as path:
             return await self._answer(operations, options, path, ends.hole)
 
     async def of_upload(self, operations: Operations, options: JobOptions, upload_id: str) -> Answer:
         """Estimate a job for a resumable upload, of which bytes may be missing."""
-        upload, path = await run_in_threadpool(operations.resumable.peek, upload_id)
-        arrived = await run_in_threadpool(lambda: path.stat().st_size)
+        upload, path = await anyio.to_thread.run_sync(operations.resumable.peek, upload_id)
+        arrived = await anyio.to_thread.run_sync(lambda: path.stat().st_size)
         missing = (arrived, upload.length) if arrived < upload.length else None
         return await self._answer(operations, options, path, missing)
 
     async def _answer(self, operations: Operations, options: JobOptions, path: Path, hole: Hole | None) -> Answer:
-        await run_in_threadpool(operations.check_model, options.model)
-        scale = await run_in_threadpool(operations.scale_of, options.model)
+        await anyio.to_thread.run_sync(operations.check_model, options.model)
+        scale = await anyio.to_thread.run_sync(operations.scale_of, options.model)
         admission = await self._admissions.admit(path, options, scale, hole)
-        return await run_in_threadpool(operations.estimates.answer, admission)
+        return await anyio.to_thread.run_sync(operations.estimates.answer, admission)
 
 
 @contextmanager

@@ -161,8 +161,8 @@ class Operations:
             self.storage.give_back(upload, job.id)
             raise
         records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
-        with suppress(StoreUnavailable):  # the job is queued, with or without its place
-            job = self.estimates.place([job])[0]
+        with suppress(StoreUnavailable, NotFound):  # the job exists, so the caller must get the document
+            return self.get(job.id)
         return job
 
     def get(self, job_id: str) -> Job:

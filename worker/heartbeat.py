@@ -119,7 +119,7 @@ class Heartbeat:
         lease = self._lease
         try:
             if lease is not None:
-                self._store.release(lease.claim, JobState.QUEUED)
+                self._store.release(lease.claim, JobState.QUEUED, lease.take_fields_at_checkpoint())
             self._presence.leave(self._info.name)
         except StoreUnavailable:
             log.warning("Redis does not answer; other workers will requeue the job later")

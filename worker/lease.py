@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any, Final
 
-from jobs.schema import JobState
+from jobs.schema import JobState, Progress
 from jobs.store import Claim, Request
 
 
@@ -74,7 +74,8 @@ class Lease:
         self.active_at = time.monotonic()
         """Monotonic time of the last sign of progress."""
         self._fields: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds the lock
 
     def update(self, fields: Mapping[str, Any]) -> None:
         """Pass fields of the job document to the heartbeat thread at once, and record a sign of progress."""
@@ -86,6 +87,7 @@ class Lease:
         """Pass fields of the job document to the heartbeat thread, which stores them about once a second."""
         with self._lock:
             self._fields.update(fields)
+            self._progress = self._fields.get("progress", self._progress)
 
     @property
     def has_fields(self) -> bool:
@@ -119,6 +121,11 @@ class Lease:
         with self._lock:
             fields, self._fields = self._fields, {}
         return fields
+
+    def take_fields_at_checkpoint(self) -> dict[str, Any]:
+        """Remove and return the fields for an end that loses the frames in work."""
+        fields, progress = self.take_fields(), self._progress
+        return {**fields, "progress": progress.at_checkpoint()} if progress is not None else fields
 
     def return_fields(self, fields: Mapping[str, Any]) -> None:
         """Put fields back that could not be stored; newer values win."""

@@ -277,7 +277,7 @@ class Runner:
         state = JobState.PAUSED if isinstance(shown, StorageFull) else JobState.FAILED
         if is_final(error):
             self._storage.remove_work(lease.claim.job_id, lease.claim.token)
-        now = self._release(lease, state, {**lease.take_fields(), "error": Problem.from_error(shown)})
+        now = self._release(lease, state, {**lease.take_fields_at_checkpoint(), "error": Problem.from_error(shown)})
         if now is JobState.CANCELLED:
             self._storage.remove(lease.claim.job_id)
         return Outcome.of(now) if now else Outcome.LOST

@@ -29,6 +29,8 @@ FILE: Final = click.Path(path_type=Path, readable=False)
 FOLDER: Final = click.Path(path_type=Path, file_okay=False, readable=False)
 """For shell completion only: commands check paths themselves, in their own words."""
 COUNT: Final = click.IntRange(min=1)
+WARNED: Final = "_SKIPVSR_WARNED"
+"""Variable of child processes whose parent has printed the warnings about settings."""
 _FIRST_COLUMN: Final = 38
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
@@ -155,7 +157,7 @@ def read_settings(*, warn: bool = True) -> Settings:
             raise CommandError(f"SKIPVSR_SECRETS_DIR: no folder {folder}; its secrets are missing")
         check_folder(folder, Settings.model_fields)
     settings = Settings(_secrets_dir=folders or None)
-    if warn and "_SKIPVSR_COMPLETE" not in os.environ:  # a completion is no place for a warning
+    if warn and not {"_SKIPVSR_COMPLETE", WARNED} & os.environ.keys():  # a completion is no place for a warning
         for line in Settings.unknown_variables():
             _warn_once(line)
     return settings

@@ -47,6 +47,11 @@ class Output:
     as_json: bool
     quiet: bool
 
+    @property
+    def tells(self) -> bool:
+        """Whether the command prints lines about the work for people."""
+        return not (self.quiet or self.as_json)
+
 
 def file_options(function: Function) -> Function:
     """Add the files of a command, and the options for their results, which `output_of` collects."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.shared.errors import CommandError
 from commands.shared.files import Item
 from commands.shared.interrupts import stop_event
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+    from jobs.speed_records import SpeedFile
     from media.limits import Limits
     from model.engine.upscaler import Upscaler
-    from pipeline.events import Finished
-    from pipeline.skipmap import SkipMap
+    from pipeline.events import Finished, Started
     from pipeline.task import UpscaleTask
 
 
@@ -31,12 +31,13 @@ class LocalUpscaler:
         model: name of the model; auto: that of the settings.
         settings: the settings.
         quiet: without a progress bar.
+        tell: whether to print the expected time before each file.
     """
 
-    def __init__(self, model: str, settings: Settings, *, quiet: bool = False) -> None:
+    def __init__(self, model: str, settings: Settings, *, quiet: bool = False, tell: bool = False) -> None:
         self._name = model if model != "auto" else settings.model
         self._settings = settings
-        self._quiet = quiet
+        self._quiet, self._tells = quiet, tell
 
     @cached_property
     def model(self) -> Upscaler:
@@ -53,6 +54,19 @@ class LocalUpscaler:
         )
 
     @cached_property
+    def _speeds(self) -> SpeedFile:
+        """What earlier runs on this machine have measured."""
+        from jobs.speed_records import SpeedFile
+
+        return SpeedFile(self._settings.data_dir / "speeds.json")
+
+    @cached_property
+    def _machine(self) -> str:
+        from pipeline.calibration import machine_of
+
+        return machine_of(self.model, self._settings.encoder)
+
+    @cached_property
     def limits(self) -> Limits:
         """Limits on source files."""
         from pipeline.source import media_limits
@@ -65,39 +79,32 @@ class LocalUpscaler:
         Writes the `report` and a `skipmap` video, if given. Raises CommandError, MediaError, ModelError, OSError.
         """
         from commands.shared.naming import beside, check_names, check_source, container_of
-        from pipeline.skipmap import SkipMap
         from pipeline.task import UpscaleTask
 
         source, target = item.source, item.target
         check_source(source)
         map_container = container_of(skipmap) if skipmap is not None else ""
         check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
-        model = self.model
         folder = beside(target, ".skipvsr")
-        if skipmap is not None and (folder / "manifest.json").exists():  # checkpoints do not store what was skipped
-            raise CommandError(f"found an interrupted run: finish the run without --skipmap, or delete {folder}")
         task = UpscaleTask(source, folder, item.options, self.limits, encoder=self._settings.encoder)
-        with _checkpoints(folder), contextlib.ExitStack() as stack:
-            skips = None
-            if skipmap is not None:
-                fields, fold = item.options.deinterlace == "field", model.config.fold
-                skips = stack.enter_context(
-                    SkipMap(source, folder, skipmap, map_container, self.limits, fields=fields, fold=fold)
-                )
-            document = self._upscale(task, target, skips)
+        with _checkpoints(folder):
+            document = self._upscale(task, target, skipmap, map_container)
         if report is not None:
             kept = {name: value for name, value in document.items() if name != "summary"}
             report.write_text(json.dumps(kept, indent=2) + "\n")
         return document
 
-    def _upscale(self, task: UpscaleTask, target: Path, skips: SkipMap | None) -> dict[str, Any]:
+    def _upscale(self, task: UpscaleTask, target: Path, skipmap: Path | None, map_container: str) -> dict[str, Any]:
         from commands.shared.progress import frames_bar
+        from jobs.figures import Figures, Report
         from jobs.storage import replace
-        from pipeline.events import ChunkDone, Finished, Started, Stopped
+        from pipeline.events import Finished, Started, Stopped
+        from pipeline.skipmap import write_skipmap
+        from pipeline.speedometer import Speedometer
         from pipeline.upscale import upscale
 
         model = self.model
-        chunks: list[dict[str, float]] = []
+        speedometer = Speedometer(model.name, task.options, partial(self._speeds.add, self._machine))
         begun = time.perf_counter()
         title = f"upscaling with {model.name}"
         with (
@@ -106,39 +113,56 @@ class LocalUpscaler:
             contextlib.closing(upscale(task, model, halt=stop)) as events,
         ):
             for event in events:
+                speedometer.take(event)
                 match event:
                     case Started():
                         resumed = event.resumed
-                    case ChunkDone():
-                        if skips is not None:
-                            skips.add(event.reports)
-                        chunks.append({"frames": event.frames, "model_seconds": round(event.seconds, 4)})
+                        self._tell(event, task)
                     case Finished():
                         finished = event
                     case Stopped():
                         raise KeyboardInterrupt
                 progress = event.progress
                 show(title, progress.frames_done, progress.frames_total, progress.fps)
-        seconds = time.perf_counter() - begun
-        if skips is not None:
-            skips.finish()
+            seconds = time.perf_counter() - begun
+            figures = Figures.read(task.folder)
+            assert figures is not None, "a finished run has figures"
+            if skipmap is not None:
+                fields, total = task.options.deinterlace == "field", finished.progress.frames_total
+                for done in write_skipmap(figures, task.source, skipmap, map_container, task.limits, fields=fields):
+                    show("writing the skip map", done, total, None)
         replace(finished.path, target.absolute())
-        spec = finished.spec
-        return {
-            "summary": _summary(model, finished),
-            "source": str(task.source),
-            "target": str(target),
-            "model": model.name,
-            "device": str(model.device),
-            "precision": str(model.dtype).removeprefix("torch."),
-            "options": task.options.model_dump(mode="json"),
-            "resumed": resumed,
-            "size": [spec.width, spec.height],
-            "progress": finished.progress.model_dump(),
-            "metrics": finished.metrics.model_copy(update={"processing_seconds": seconds}).model_dump(),
-            "chunks": chunks,
-            "warnings": finished.warnings,
-        }
+        report = Report(
+            source=str(task.source),
+            target=str(target),
+            model=model.name,
+            device=figures.facts.device,
+            precision=figures.facts.precision,
+            options=task.options,
+            resumed=resumed,
+            size=figures.facts.size,
+            progress=finished.progress,
+            metrics=finished.metrics.model_copy(update={"processing_seconds": seconds}),
+            chunks=figures.chunks,
+            warnings=finished.warnings,
+        )
+        return {"summary": _summary(model, finished), **report.model_dump(mode="json")}
+
+    def _tell(self, started: Started, task: UpscaleTask) -> None:
+        """Print the expected size and time before the work starts."""
+        from commands.shared.expected import sentence
+        from pipeline.calibration import calibrate_once
+        from pipeline.expected import expected
+
+        if not self._tells:
+            return
+        settings, model = self._settings, self.model
+        calibrate_once(self._speeds, model, settings.encoder, [model.name], settings.weights)
+        estimate = expected(started, model.name, task.options, self._speeds.table(self._machine))
+        if estimate is not None:
+            video = started.info.video
+            about = sentence((video.width, video.height), estimate.model_dump())
+            print(f"{task.source}: {about}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import click
 
 from commands.shared.command_line import Command
 from commands.shared.errors import CommandError
-from commands.shared.service import JobId, activity, connected, server_options
+from commands.shared.service import JobId, activity_of, connected, server_options
 
 
 def operation(name: str, summary: str) -> click.Command:
@@ -27,7 +27,7 @@ def operation(name: str, summary: str) -> click.Command:
                     print(f"skipvsr: {beginning}: {error}", file=sys.stderr)
                     status = 1
                 else:
-                    print(f"{job['id']}  {activity(job)}  {job['filename']}")
+                    print(f"{job['id']}  {activity_of(job)}  {job['filename']}")
         return status
 
     return command

@@ -17,43 +17,48 @@ class RemoteUpscaler:
     Args:
         service: the server.
         quiet: without progress bars and lines about the job.
+        tell: whether to print the expected time of each job.
     """
 
-    def __init__(self, service: Service, *, quiet: bool = False) -> None:
+    def __init__(self, service: Service, *, quiet: bool = False, tell: bool = False) -> None:
         self._service = service
-        self._quiet = quiet
+        self._quiet, self._tells = quiet, tell
 
     def upscale(self, item: Item) -> dict[str, Any]:
         """Upscale a file; returns the job's document, with the line for people under `summary`."""
         return self.collect(item, self.upload(item))
 
     def upload(self, item: Item) -> Document:
-        """Upload a file; returns the document of the new job. Raises CommandError, OSError and httpx.HTTPError."""
+        """Upload a file; returns the document of the new job. Raises CommandError, OSError."""
+        from commands.shared.expected import sentence
         from commands.shared.naming import check_source
         from commands.shared.progress import bytes_bar
 
         check_source(item.source)
-        fields = {name: str(value) for name, value in item.options.model_dump(mode="json", exclude_unset=True).items()}
+        options = item.options.model_dump(mode="json", exclude_unset=True)
         size = item.source.stat().st_size
         with bytes_bar(f"uploading {item.source.name}", size, quiet=self._quiet) as advance:
-            job = self._service.upload(item.source, fields, advance)
+            job = self._service.upload(item.source, options, advance)
         if not self._quiet:
             print(f"{item.source}: job {job['id']} at {self._service.url}", file=sys.stderr, flush=True)
+        if self._tells and job.get("estimate") and job.get("input"):  # not if the server has no worker
+            source = job["input"]["width"], job["input"]["height"]
+            wait = (job.get("queue") or {}).get("wait_seconds")
+            print(f"{item.source}: {sentence(source, job['estimate'], wait)}", file=sys.stderr, flush=True)
         return job
 
     def collect(self, item: Item, job: Document) -> dict[str, Any]:
         """Wait for the end of a job, and write its result; returns the report.
 
-        Raises FileError if the job failed, CommandError, OSError and httpx.HTTPError.
+        Raises FileError if the job failed, CommandError, OSError.
         """
-        from commands.shared.download import download
         from commands.shared.progress import frames_bar
 
         with frames_bar("waiting", quiet=self._quiet) as show:
             job = self._service.follow(job["id"], show)
         if job["state"] != "done":
             raise failure(job)
-        download(self._service, job["id"], item.target, quiet=self._quiet)
+        self._service.download(job["id"], item.target, quiet=self._quiet)
         return {**job, "summary": summary(job)}
 
     def way_to_collect(self, job: Document, item: Item) -> str:

@@ -1,10 +1,9 @@
-"""A server's REST API for the commands: list, find and change jobs, upload a file, follow a job."""
+"""A server for the commands, by `skipvsr_client`: options, short ids, progress bars, and errors for people."""
 
 from __future__ import annotations
 
-import io
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,35 +14,34 @@ from commands.shared.command_line import option, read_settings
 from commands.shared.errors import CommandError, FileError
 
 if TYPE_CHECKING:
-    import httpx
-
     from commands.shared.progress import Advance, ShowFrames
+    from skipvsr_client import Activity, Client
 
 Document = dict[str, Any]
 """A job as JSON."""
 STATES: Final = ("queued", "running", "paused", "done", "failed", "cancelled")
-FINAL: Final = ("done", "failed", "cancelled")
 ID_LENGTH: Final = 24
 """Characters of a whole job id."""
 SHORT_ID: Final = 8
 """Characters of a job id in tables."""
-AWAY: Final = (502, 503, 504)
-"""HTTP statuses of a starting server, or of a server without Redis."""
 PATIENCE_SECONDS: Final = 120.0
 """Seconds without an answer before a command gives up; a restart of the server or its Redis takes less."""
-_POLL_SECONDS: Final = 0.5
 _PAGE: Final = 500
-_BUSY: Final = (429, 503, 507)
-_ABOUT_THE_FILE: Final = (400, 413, 415, 422)
+_BUSY: Final = (429, 503)
+"""HTTP statuses of a server that takes no upload at present."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Busy(CommandError):
-    """The server takes no upload at present: a limit is reached, or the disk is full."""
+    """The server takes no upload at present: a limit is reached, or a part of the server is away."""
 
 
 class NoSuchJob(CommandError):
     """The server knows no job with this id, or its files are gone."""
+
+
+class Unreachable(CommandError):
+    """The server does not answer."""
 
 
 def server_options(function: Function) -> Function:
@@ -65,7 +63,7 @@ class JobId(click.ParamType[str]):
         from click.shell_completion import CompletionItem
 
         try:
-            with connected(ctx.params.get("server"), ctx.params.get("api_key"), seconds=2) as service:
+            with connected(ctx.params.get("server"), ctx.params.get("api_key"), timeout=2, patience=0) as service:
                 jobs = service.jobs()
         except (CommandError, ValueError):  # a completion is no place to complain
             return []
@@ -77,153 +75,165 @@ class JobId(click.ParamType[str]):
 
 
 @contextmanager
-def connected(server: str | None, api_key: str | None, *, seconds: float = 60.0) -> Iterator[Service]:
-    """A connection to `server`, by default the local one. Raises CommandError if the server does not answer."""
-    import httpx
+def connected(
+    server: str | None, api_key: str | None, *, timeout: float = 60.0, patience: float | None = None
+) -> Iterator[Service]:
+    """A connection to `server`, by default the local one. Raises CommandError for an invalid address.
 
+    Args:
+        server: address of the server.
+        api_key: key of the server; default: that of the settings.
+        timeout: seconds without a byte after which a connection counts as broken.
+        patience: seconds for which a server that has answered before may be away.
+    """
     from commands.shared.addresses import address
+    from skipvsr_client import Client
 
     settings = read_settings()
     url = server or f"http://{address(settings.http_host, settings.http_port)}"
     key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
-    headers = {b"X-API-Key": key.encode()} if key else {}
-    try:
-        client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(seconds, connect=min(seconds, 10)))
-    except httpx.InvalidURL as error:
-        raise CommandError(f"{url} is not the address of a server ({error}); expected http://host:8000") from None
+    seconds = PATIENCE_SECONDS if patience is None else patience
+    with _translated():
+        client = Client(url, key, timeout=timeout, patience=seconds)
     with client:
-        try:
-            yield Service(client)
-        except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
-            if isinstance(error, httpx.UnsupportedProtocol):
-                raise CommandError(f"{url} is not the address of a server; expected http://host:8000") from None
-            raise CommandError(f"no server answers at {url}; start one with `skipvsr up`, or give --server") from None
-        except httpx.HTTPError as error:
-            raise CommandError(f"the connection to {url} failed: {error or type(error).__name__}") from None
+        yield Service(client, url.rstrip("/"))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise the errors of the client in the block as errors of the commands."""
+    import skipvsr_client as of_client
+
+    try:
+        yield
+    except of_client.ConnectionFailed as error:
+        raise Unreachable(str(error)) from None
+    except of_client.InvalidRequest as error:
+        raise FileError(str(error)) from None
+    except of_client.NotFound as error:
+        raise NoSuchJob(str(error)) from None
+    except of_client.Refused as error:
+        raise (Busy if error.status in _BUSY else CommandError)(str(error)) from None
+    except of_client.SkipVsrError as error:
+        raise CommandError(str(error)) from None
 
 
 class Service:
-    """The REST API of one server."""
+    """One server.
 
-    def __init__(self, client: httpx.Client) -> None:
-        self.client = client
+    Args:
+        client: the connection.
+        url: address of the server, without a slash at the end.
+    """
 
-    @property
-    def url(self) -> str:
-        """Address of the server, without a slash at the end."""
-        return str(self.client.base_url).rstrip("/")
+    def __init__(self, client: Client, url: str) -> None:
+        self._client = client
+        self.url = url
 
     def jobs(self, states: Sequence[str] = (), limit: int = 50) -> list[Document]:
         """The newest jobs, in any of `states` if given."""
         found: list[Document] = []
-        for chosen in [{"state": state} for state in states] or [{}]:
-            found += self._listed(chosen, limit)
-        return sorted(found, key=lambda job: str(job["created_at"]), reverse=True)[:limit]
-
-    def _listed(self, filters: Mapping[str, str], limit: int) -> list[Document]:
-        found: list[Document] = []
-        while len(found) < limit:
-            page = {"limit": min(_PAGE, limit - len(found)), "offset": len(found)}
-            jobs = document(self.client.get("/jobs", params={**filters, **page}))["jobs"]
-            found += jobs
-            if len(jobs) < page["limit"]:
-                break
+        with _translated():
+            while len(found) < limit:
+                size = min(_PAGE, limit - len(found))
+                page = self._client.jobs.list(state=states, limit=size, offset=len(found)).jobs
+                found += [job.document for job in page]
+                if len(page) < size:
+                    break
         return found
 
     def find(self, beginning: str) -> str:
         """The id that begins with `beginning`. Raises CommandError for none or several."""
         if len(beginning) == ID_LENGTH:
             return beginning
-        ids = [job["id"] for job in self.jobs(limit=1_000_000) if job["id"].startswith(beginning)]
+        with _translated():
+            ids = [job.id for job in self._client.jobs.all() if job.id.startswith(beginning)]
         if not ids:
             raise CommandError(f"no job begins with {beginning}; `skipvsr jobs` lists the jobs of {self.url}")
         if len(ids) > 1:
             raise CommandError(f"{len(ids)} jobs begin with {beginning}: {', '.join(ids[:3])}; give more characters")
-        return str(ids[0])
+        return ids[0]
 
     def job(self, job_id: str) -> Document:
         """The document of a job."""
-        return document(self.client.get(f"/jobs/{job_id}"))
+        with _translated():
+            return self._client.jobs.get(job_id).document
 
     def change(self, job_id: str, operation: str) -> Document:
         """Cancel, pause or resume a job; returns the new document."""
-        return document(self.client.post(f"/jobs/{job_id}/{operation}"))
+        changes = {"cancel": self._client.jobs.cancel, "pause": self._client.jobs.pause}
+        with _translated():
+            return changes.get(operation, self._client.jobs.resume)(job_id).document
 
-    def upload(self, source: Path, fields: Mapping[str, str], advance: Advance) -> Document:
-        """Send a file. Raises Busy if the server takes none now, FileError if the server refuses the file."""
-        with _Counted(source, advance) as body:
-            answer = self.client.post("/upscale", data=dict(fields), files={"file": (source.name, body)})
-        if answer.status_code in _BUSY:
-            raise Busy(_detail(answer))
-        if answer.status_code in _ABOUT_THE_FILE:
-            raise FileError(_detail(answer))
-        return document(answer)
+    def upload(self, source: Path, options: dict[str, Any], advance: Advance) -> Document:
+        """Queue a job for a file. Raises Busy if the server takes none now, FileError if it refuses the file."""
+        with _translated():
+            return self._client.submit(source, on_progress=_Bytes(advance), **options).document
 
-    def follow(self, job_id: str, show: ShowFrames, *, patience: float | None = None) -> Document:
-        """Poll a job until its end; returns the last document. Raises CommandError if the server stays away."""
-        return _Follower(self, job_id, PATIENCE_SECONDS if patience is None else patience).wait(show)
-
-
-class _Follower:
-    """Polls a job until its end, and reports pauses of the job and absences of the server."""
-
-    def __init__(self, service: Service, job_id: str, patience: float) -> None:
-        import sys
-        from functools import partial
-
-        self._service = service
-        self._id = job_id
-        self._patience = patience
-        self._answered = time.monotonic()
-        self._away = False
-        self._paused = False
-        self._say = partial(print, file=sys.stderr)
-
-    def wait(self, show: ShowFrames) -> Document:
-        while True:
-            job = self._ask()
-            if job is not None:
-                if job["state"] in FINAL:
-                    return job
-                self._report(job, show)
-            time.sleep(_POLL_SECONDS)
-
-    def _ask(self) -> Document | None:
-        """The job's document; None while the server is away."""
-        import httpx
-
+    def follow(self, job_id: str, show: ShowFrames) -> Document:
+        """Wait for the end of a job; returns the last document. Raises CommandError if the server stays away."""
         try:
-            answer = self._service.client.get(f"/jobs/{self._id}")
-        except httpx.TransportError as error:
-            self._report_absence(str(error) or type(error).__name__)
-            return None
-        if answer.status_code in AWAY:
-            self._report_absence(f"status {answer.status_code} {answer.reason_phrase}")
-            return None
-        job = document(answer)
-        self._answered, self._away = time.monotonic(), False
-        return job
+            with _translated():
+                return self._client.wait(job_id, on_progress=_Frames(job_id, show)).document
+        except (Busy, Unreachable) as error:
+            way = f"{self.url}/jobs/{job_id}, or `skipvsr watch {job_id}`"
+            raise CommandError(f"{error}; the job continues when the server is back: {way}") from None
 
-    def _report_absence(self, trouble: str) -> None:
-        if time.monotonic() - self._answered > self._patience:
-            raise CommandError(
-                f"the server has not answered for {self._patience:.0f} s ({trouble}); the job continues when the "
-                f"server is back: {self._service.url}/jobs/{self._id}, `skipvsr watch {self._id}`"
-            )
-        if not self._away:
-            self._say(f"the server does not answer ({trouble}); waiting")
-        self._away = True
+    def download(self, job_id: str, target: Path, *, quiet: bool = False) -> None:
+        """Write the result of a job to `target`. An interrupted download continues where the last one ended."""
+        from commands.shared.progress import bytes_bar
 
-    def _report(self, job: Document, show: ShowFrames) -> None:
-        state, progress = job["state"], job["progress"]
-        if state == "paused" and not self._paused:
-            reason = (job.get("error") or {}).get("detail", "paused by request.")
-            self._say(f"job {self._id} is paused: {reason} Waiting until the job is resumed.")
-        self._paused = state == "paused"
-        show(activity(job), progress["frames_done"], progress["frames_total"], progress["fps"])
+        size = (self.job(job_id).get("output") or {}).get("size_bytes")
+        with bytes_bar("downloading", size, quiet=quiet) as advance, _translated():
+            self._client.download(job_id, target, on_progress=_Bytes(advance))
 
 
-def activity(job: Document) -> str:
+class _Trouble:
+    """Prints once that the server is away."""
+
+    _away = False
+
+    def report(self, activity: Activity) -> bool:
+        """Whether the server is away."""
+        if activity.phase == "away" and not self._away:
+            print(f"the server does not answer ({activity.message}); waiting", file=sys.stderr, flush=True)
+        self._away = activity.phase == "away"
+        return self._away
+
+
+class _Bytes(_Trouble):
+    """Shows the progress of an upload or a download."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._done = 0
+
+    def __call__(self, activity: Activity) -> None:
+        if not self.report(activity):
+            self._advance(activity.done - self._done)
+            self._done = activity.done
+
+
+class _Frames(_Trouble):
+    """Shows the progress of a job, and says once that the job is paused."""
+
+    def __init__(self, job_id: str, show: ShowFrames) -> None:
+        self._id = job_id
+        self._show = show
+        self._paused = False
+
+    def __call__(self, activity: Activity) -> None:
+        if self.report(activity) or activity.job is None:
+            return
+        job = activity.job
+        if job.state == "paused" and not self._paused:
+            reason = activity.message or "paused by request."
+            print(f"job {self._id} is paused: {reason} Waiting until the job is resumed.", file=sys.stderr, flush=True)
+        self._paused = job.state == "paused"
+        self._show(activity_of(job.document), activity.done, activity.total, job.progress.fps)
+
+
+def activity_of(job: Document) -> str:
     """What happens to a job at present, in one word or two."""
     request = {"pause": "pausing", "cancel": "cancelling"}.get(job.get("request") or "")
     return request or {"queued": "waiting", "running": "upscaling"}.get(job["state"], str(job["state"]))
@@ -233,36 +243,3 @@ def failure(job: Document) -> FileError:
     """The error of a job that ended without a result."""
     reason = (job.get("error") or {}).get("detail", "no reason given")
     return FileError(f"job {job['id']} {job['state']}" + ("" if job["state"] == "cancelled" else f": {reason}"))
-
-
-def document(answer: httpx.Response) -> Document:
-    """The document in a response. Raises CommandError with the problem's detail if the status is an error."""
-    try:
-        content = answer.json()
-    except ValueError:
-        content = None
-    if answer.is_success and isinstance(content, dict):
-        return content
-    raise (NoSuchJob if answer.status_code in (404, 410) else CommandError)(_detail(answer))
-
-
-def _detail(answer: httpx.Response) -> str:
-    try:
-        content = answer.json()
-    except ValueError:
-        content = None
-    detail = content.get("detail") if isinstance(content, dict) else None
-    return str(detail or f"the server answered {answer.status_code} {answer.reason_phrase}")
-
-
-class _Counted(io.BufferedReader):
-    """A file that counts the bytes read, while httpx sends the file piece by piece."""
-
-    def __init__(self, path: Path, advance: Advance) -> None:
-        super().__init__(io.FileIO(path))
-        self._advance = advance
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self._advance(len(data))
-        return data

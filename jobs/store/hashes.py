@@ -30,7 +30,7 @@ def to_hash(job: Job) -> dict[str, str]:
 def from_hash(raw: dict[bytes, bytes]) -> Job:
     """Job document in a hash; fields that only the store uses are ignored."""
     texts = {name.decode(): value.decode() for name, value in raw.items()}
-    return Job.model_validate(
-        {name: text if name in _PLAIN else json.loads(text) for name, text in texts.items() if name in _DOCUMENT},
-        context=STORED,
-    )
+    document = {name: text if name in _PLAIN else json.loads(text) for name, text in texts.items() if name in _DOCUMENT}
+    if "changed" in texts:  # the number of the last change is its time in microseconds
+        document["updated_at"] = int(texts["changed"]) / 1_000_000
+    return Job.model_validate(document, context=STORED)

@@ -17,6 +17,7 @@ from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.estimating import Estimating
+from service.fetch import Fetcher
 from service.http import openapi, problems
 from service.http.api_metrics import ApiMetrics
 from service.http.methods import HeadMiddleware
@@ -61,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.operations, app.state.metrics = settings, operations, metrics
     app.state.keys = ApiKeys(settings)
     admissions = Admissions(settings)
-    app.state.uploads = Uploads(settings, metrics, admissions)
+    app.state.uploads = Uploads(settings, metrics, admissions, Fetcher(settings))
     app.state.estimating = Estimating(settings, admissions)
     url = str(settings.redis_url)
     app.state.streams = Streams(Changes(url), settings, operations.announced)

@@ -42,7 +42,7 @@ def description(app: FastAPI, extra: dict[str, Any]) -> dict[str, Any]:
         _secure(document)
         for operation in _operations(document):
             for parameter in operation.get("parameters", []):
-                parameter["schema"] = _never_null(parameter["schema"])
+                parameter["schema"] = _simple(parameter)
         _complete(document)
         schemas["JobOptions"]["properties"]["routing"].pop("enum")  # jobs of earlier versions have other routings
         app.openapi_schema = document
@@ -95,6 +95,14 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     if default is not None:
         plain["description"] = f"{plain.get('description', '')} Default: {default}.".strip()
     return plain
+
+
+def _simple(parameter: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter: never null; a header is one text, even if it may come in several lines."""
+    schema = _never_null(parameter["schema"])
+    if parameter["in"] == "header" and schema.get("type") == "array":
+        return {**{key: value for key, value in schema.items() if key != "items"}, **schema["items"]}
+    return schema
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:

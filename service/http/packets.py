@@ -13,8 +13,8 @@ from service.admission import Pace, oversized
 
 FORM_OVERHEAD_BYTES: Final = 1 << 20
 """Bytes allowed for boundaries, part headers and text fields, in addition to the file."""
-_BLOCK_BYTES: Final = 256 * 1024
-"""Bytes buffered before a write, so that a thread is needed once per block and not once per packet."""
+_BLOCK_BYTES: Final = 128 * 1024
+"""Least size of a write, except for the last, so that small packets do not need a thread each."""
 
 
 class Target(Protocol):
@@ -33,9 +33,12 @@ class Blocks:
         self.size = 0
 
     async def add(self, data: bytes | bytearray) -> None:
-        """Take bytes; write a block when one is full."""
-        self._block += data
+        """Take bytes; write them when there are enough."""
         self.size += len(data)
+        if not self._block and len(data) >= _BLOCK_BYTES:
+            await self._write(data)  # no copy
+            return
+        self._block += data
         if len(self._block) >= _BLOCK_BYTES:
             await self.flush()
 
@@ -43,7 +46,10 @@ class Blocks:
         """Write what has been collected."""
         block, self._block = self._block, bytearray()
         if block:
-            await anyio.to_thread.run_sync(self._target.write, block)
+            await self._write(block)
+
+    async def _write(self, data: bytes | bytearray) -> None:
+        await anyio.to_thread.run_sync(self._target.write, data)
 
 
 class Sink:

@@ -22,6 +22,10 @@ class Links(BaseModel):
     cancel: str | None = None
     pause: str | None = None
     resume: str | None = None
+    delete: str | None = Field(None, description="Address for the method DELETE, once the job is finished.")
+    events: str
+    report: str | None = None
+    skipmap: str | None = None
 
 
 class JobDocument(Job):
@@ -40,8 +44,24 @@ class JobDocument(Job):
             cancel=None if state.final or job.request is Request.CANCEL else f"{base}/cancel",
             pause=f"{base}/pause" if state in (JobState.QUEUED, JobState.RUNNING) and not job.request else None,
             resume=f"{base}/resume" if job.resumable else None,
+            delete=base if state.final else None,
+            events=f"{base}/events",
+            report=f"{base}/report" if _has_figures(job) else None,
+            skipmap=f"{base}/skipmap" if _has_figures(job) else None,
         )
         return cls.model_construct(**dict(job), links=links)
+
+    @property
+    def modified(self) -> datetime | None:
+        """Time of the document's last change; None while the document changes with other jobs, in the queue."""
+        if self.state is JobState.QUEUED or self.updated_at is None:
+            return None
+        return max(self.updated_at, self.expires_at) if self.expires_at and _expired(self) else self.updated_at
+
+
+def _has_figures(job: Job) -> bool:
+    begun = job.started_at is not None and job.state is not JobState.CANCELLED
+    return begun and not job.files_removed and not _expired(job)
 
 
 def _expired(job: Job) -> bool:
@@ -194,6 +214,7 @@ _DESCRIPTIONS: dict[int | str, str] = {
     429: "A limit of the API key is reached; `detail` names the limit. Retry after `Retry-After` seconds.",
     460: "The bytes do not match their checksum. They were dropped.",
     500: "The job failed; `detail` states the reason.",
+    502: "The host of the URL did not send the video.",
     503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
     "damaged.",
     507: "The data folder is full.",

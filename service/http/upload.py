@@ -13,16 +13,17 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import KeyReused, SkipVsrError
+from jobs.errors import InvalidRequest, KeyReused, SkipVsrError
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
 from service.admission import Admissions, Pace, options_from_text
+from service.fetch import Fetcher
 from service.http import body
 from service.http.api_metrics import ApiMetrics
 from service.http.body import Received
-from service.http.packets import Sink, Target, announced_bytes
+from service.http.packets import Blocks, Sink, Target, announced_bytes
 from service.operations import Operations
 from service.repeats import fingerprint, renewed
 
@@ -46,8 +47,9 @@ class _Hashed:
 
 
 def _fingerprint(received: Received, file: _Hashed | None, options: JobOptions) -> str:
-    """Digest of a request's video and options."""
-    video = file.digest() if file is not None else f"{received.upload} {received.url}".encode()
+    """Digest of a request's video and options: equal requests have equal fingerprints."""
+    named = f"{received.upload} {received.url}".strip()
+    video = file.digest() if file is not None and not named else named.encode()
     return fingerprint(video, options)
 
 
@@ -62,11 +64,34 @@ class _Video:
     """Called when a job has taken the file."""
 
 
+class _Place:
+    """The place of a video on the disk, until a job takes the video."""
+
+    def __init__(self, operations: Operations, stack: AsyncExitStack, *, hashed: bool) -> None:
+        self._operations, self._stack, self._hashed = operations, stack, hashed
+        self._incoming: Incoming | None = None
+        self.file: _Hashed | None = None
+
+    async def open(self, expected: int) -> _Hashed:
+        """Make the place for a video of `expected` bytes; 0: unknown."""
+        upload = contextmanager_in_threadpool(self._operations.upload(expected))
+        self._incoming = await self._stack.enter_async_context(upload)
+        self.file = _Hashed(self._incoming.write, needed=self._hashed)
+        return self.file
+
+    async def close(self) -> Path:
+        """Close the complete file; return its path."""
+        assert self._incoming is not None, "no bytes have arrived"
+        await run_in_threadpool(self._incoming.close)
+        return self._incoming.path
+
+
 class Uploads:
     """Turns requests into jobs."""
 
-    def __init__(self, settings: Settings, metrics: ApiMetrics, admissions: Admissions) -> None:
+    def __init__(self, settings: Settings, metrics: ApiMetrics, admissions: Admissions, fetcher: Fetcher) -> None:
         self._settings, self._metrics, self._admissions = settings, metrics, admissions
+        self._fetcher = fetcher
 
     async def receive(
         self, request: Request, key: str | None, operations: Operations, filename: str | None = None
@@ -129,25 +154,19 @@ class Uploads:
     ) -> Job:
         """Receive a video, admit it, queue a job, and count the bytes."""
         async with AsyncExitStack() as stack:
-            incoming: Incoming | None = None
-            file: _Hashed | None = None
+            place = _Place(operations, stack, hashed=reservation is not None)
 
             async def begin() -> Target:
-                nonlocal incoming, file
-                upload = operations.upload(announced_bytes(request, self._settings.max_upload_bytes))
-                incoming = await stack.enter_async_context(contextmanager_in_threadpool(upload))
-                file = _Hashed(incoming.write, needed=reservation is not None)
-                return file
+                return await place.open(announced_bytes(request, self._settings.max_upload_bytes))
 
             received = await self._body(request, Sink(begin), filename)
-            if incoming is not None:
-                await run_in_threadpool(incoming.close)
-                video = _Video(incoming.path, received.filename, received.size_bytes)
+            if received.upload:
+                video = await self._uploaded(received, operations, stack)
             else:
-                video = await self._named(received, operations, stack)
+                video = await self._arrived(request, received, place)
             options = options_from_text(received.fields)
             if reservation is not None:
-                reservation = replace(reservation, fingerprint=_fingerprint(received, file, options))
+                reservation = replace(reservation, fingerprint=_fingerprint(received, place.file, options))
             job = await self._queue(video, options, reservation, operations)
         self._metrics.upload_bytes.inc(video.size)
         request_id = request.state.request_id
@@ -155,12 +174,33 @@ class Uploads:
         log.info("job %s: queued by request %s", job.id, request_id, extra=extra)
         return job
 
-    async def _named(self, received: Received, operations: Operations, stack: AsyncExitStack) -> _Video:
-        """The video that a request names instead of sending its bytes."""
+    async def _uploaded(self, received: Received, operations: Operations, stack: AsyncExitStack) -> _Video:
+        """The video of a resumable upload."""
         complete = operations.resumable.complete(received.upload)
         opened = await stack.enter_async_context(contextmanager_in_threadpool(complete))
         filename = received.filename or opened.upload.filename
         return _Video(opened.path, filename, opened.upload.length, opened.forget)
+
+    async def _arrived(self, request: Request, received: Received, place: _Place) -> _Video:
+        """The video that the request or another host has sent."""
+        filename, size = received.filename, received.size_bytes
+        if received.url:
+            options_from_text(received.fields)  # before another host is asked
+            filename, size = await self._fetch(request, received, place)
+        return _Video(await place.close(), filename, size)
+
+    async def _fetch(self, request: Request, received: Received, place: _Place) -> tuple[str, int]:
+        """Fetch a video while the client waits; return its name and size."""
+        async with self._fetcher.open(received.url) as remote:
+            blocks = Blocks(await place.open(remote.size))
+            async for block in remote.blocks:
+                await blocks.add(block)
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+            await blocks.flush()
+        if not blocks.size:
+            raise InvalidRequest("the file at this URL is empty")
+        return received.filename or remote.filename, blocks.size
 
     async def _queue(
         self, video: _Video, options: JobOptions, reservation: Reservation | None, operations: Operations

@@ -25,6 +25,7 @@ _RPCS: Final[dict[str, Scope | None]] = {
     "UpscalerService/Stream": Scope.SUBMIT,
     "UpscalerService/ListModels": None,
     "JobService/CreateJob": Scope.SUBMIT,
+    "JobService/EstimateJob": Scope.SUBMIT,
     "JobService/GetJob": Scope.READ,
     "JobService/ListJobs": Scope.READ,
     "JobService/WatchJob": Scope.READ,

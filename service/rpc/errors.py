@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError
 
-from jobs.errors import JobFailed, SkipVsrError
+from jobs.errors import InvalidRequest, JobFailed, SkipVsrError
 from media.errors import MediaError
 from model.errors import BadWeights, DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
 from service import request_id as ids
@@ -27,7 +27,14 @@ class StatusError(Exception):
     """An error with a gRPC status code, a one-line message, and machine-readable details."""
 
     def __init__(
-        self, code: StatusCode, message: str, *, reason: str, field: str = "", retry_after: float | None = None
+        self,
+        code: StatusCode,
+        message: str,
+        *,
+        reason: str,
+        field: str = "",
+        errors: Sequence[tuple[str, str]] = (),
+        retry_after: float | None = None,
     ) -> None:
         """Create an error.
 
@@ -36,11 +43,12 @@ class StatusError(Exception):
             message: one line for the user.
             reason: stable name in capitals, for ErrorInfo.
             field: path of the invalid field, e.g. `config.width`, for BadRequest.
+            errors: path and problem of each invalid field, if there are several.
             retry_after: seconds until a retry may succeed, for RetryInfo.
         """
         super().__init__(message)
         self.code, self.reason = code, reason
-        self.field = field
+        self.errors = ((field, message),) if field else tuple(errors)
         self.retry_after = retry_after
 
 
@@ -93,7 +101,9 @@ def to_status_error(error: Exception) -> StatusError:
             return StatusError(StatusCode.FAILED_PRECONDITION, str(error), reason=_reason(error.kind))
         case SkipVsrError():
             code = _JOB_CODES.get(error.status, StatusCode.INTERNAL)
-            return StatusError(code, str(error), reason=_reason(error.kind), retry_after=error.retry_after)
+            errors = error.errors if isinstance(error, InvalidRequest) else ()
+            reason = _reason(error.kind)
+            return StatusError(code, str(error), reason=reason, errors=errors, retry_after=error.retry_after)
         case ModelError():
             code = _MODEL_CODES.get(type(error), StatusCode.INTERNAL)
             retry_after = 5 if isinstance(error, DeviceError) else None
@@ -110,9 +120,10 @@ def status_metadata(error: StatusError) -> tuple[tuple[str, bytes], ...]:
     """Encode google.rpc.Status as trailing metadata: ErrorInfo, and BadRequest and RetryInfo if applicable."""
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.errors:
+        violation = error_details_pb2.BadRequest.FieldViolation
+        violations = [violation(field=field, description=description) for field, description in error.errors]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(1000 * error.retry_after))

@@ -26,6 +26,7 @@ _SERVICES: Final = pb.DESCRIPTOR.services_by_name
 _LARGE: Final = (
     f"/{_SERVICES['UpscalerService'].full_name}/Stream",
     f"/{_SERVICES['JobService'].full_name}/CreateJob",
+    f"/{_SERVICES['JobService'].full_name}/EstimateJob",
 )
 """Methods whose messages may be large after the first, the config. These methods limit their calls themselves."""
 _HEALTH_WATCH: Final = "/grpc.health.v1.Health/Watch"

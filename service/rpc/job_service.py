@@ -17,6 +17,7 @@ from jobs.schema import Job
 from jobs.settings import Settings
 from jobs.storage import open_regular
 from service.admission import Admissions
+from service.estimating import Estimating
 from service.names import media_type, result_name
 from service.operations import Operations
 from service.rpc import call, messages
@@ -30,6 +31,8 @@ _NEUTRAL: Final = "application/octet-stream"
 """Media type of uploads, which the server does not vouch for."""
 _WATCH_SECONDS: Final = 0.25
 """Polling interval of WatchJob."""
+_MOST_ESTIMATES: Final = 4
+"""Estimates at the same time: each holds up to 20 MiB of a file."""
 _MAX_PAGE: Final = 500
 _PAGE_TOKEN: Final = re.compile(r"[0-9]{1,9}")
 
@@ -39,20 +42,22 @@ class _Places:
 
     Args:
         most: the limit.
-        kind: plural name of the calls, as in the name of the setting.
+        kind: plural name of the calls.
         remedy: advice for further calls.
+        setting: name of the limit's setting; empty: the limit is fixed.
     """
 
-    def __init__(self, most: int, kind: str, remedy: str) -> None:
+    def __init__(self, most: int, kind: str, remedy: str, setting: str = "") -> None:
         self._most, self._kind, self._remedy = most, kind, remedy
+        self._setting = f" ({setting})" if setting else ""
         self._used = 0
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Take a place during the block. Raises StatusError if there is none."""
         if self._used >= self._most:
-            setting, reason = f"SKIPVSR_GRPC_MAX_{self._kind.upper()}", f"TOO_MANY_{self._kind.upper()}"
-            message = f"the server has reached its limit of {self._most} {self._kind} ({setting}); {self._remedy}"
+            message = f"the server has reached its limit of {self._most} {self._kind}{self._setting}; {self._remedy}"
+            reason = f"TOO_MANY_{self._kind.upper()}"
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, message, reason=reason, retry_after=5)
         self._used += 1
         try:
@@ -66,8 +71,14 @@ class JobService:
 
     def __init__(self, settings: Settings, operations: Operations, admissions: Admissions) -> None:
         self._operations, self._uploads = operations, JobUploads(settings, admissions)
-        self._watchers = _Places(settings.grpc_max_watchers, "watchers", "use GetJob")
-        self._downloads = _Places(settings.grpc_max_downloads, "downloads", "try again later")
+        self._estimating = Estimating(settings, admissions)
+        self._watchers = _Places(
+            settings.grpc_max_watchers, "watchers", "use GetJob", setting="SKIPVSR_GRPC_MAX_WATCHERS"
+        )
+        self._downloads = _Places(
+            settings.grpc_max_downloads, "downloads", "try again later", setting="SKIPVSR_GRPC_MAX_DOWNLOADS"
+        )
+        self._estimates = _Places(_MOST_ESTIMATES, "estimates", "try again later")
         self.stopping = asyncio.Event()
         """Set at shutdown. Clients that watch a job then get UNAVAILABLE with RetryInfo."""
 
@@ -77,6 +88,12 @@ class JobService:
             call.entry().job_id = job.id
             log.info("job %s: queued by request %s", job.id, extra["request_id"], extra={**extra, "job_id": job.id})
             return pb.CreateJobResponse(job=messages.job(job), replayed=replayed)
+
+    async def EstimateJob(self, requests: AsyncIterator[pb.EstimateJobRequest], context: Any) -> pb.EstimateJobResponse:
+        async with reported(context, "EstimateJob"), self._estimates.taken():
+            config, ends = await self._uploads.receive_ends(requests)
+            answer = await self._estimating.of_ends(self._own, messages.options(config.options), ends)
+            return messages.estimate(answer)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         async with reported(context, "GetJob"):
@@ -90,12 +107,9 @@ class JobService:
             if request.page_size > _MAX_PAGE:
                 raise InvalidRequest(f"page_size: {request.page_size} is above the maximum, {_MAX_PAGE}")
             size, offset = request.page_size or 50, int(request.page_token or 0)
-            state = messages.state(request.state)
-            found = await asyncio.to_thread(self._own.recent, state=state, limit=size + 1, offset=offset)
-            return pb.ListJobsResponse(
-                jobs=[messages.job(job) for job in found[:size]],
-                next_page_token=str(offset + size) if len(found) > size else "",
-            )
+            states, text = messages.states(request), request.filename_contains
+            found = await asyncio.to_thread(self._own.page, states, text, limit=size, offset=offset)
+            return messages.page(found, str(offset + size) if offset + size < found.total else "")
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
         async with reported(context, "WatchJob"), self._watchers.taken():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final, TypeVar
@@ -14,15 +13,20 @@ from jobs.idempotency import Reservation
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
 from service.admission import Admissions, Pace, oversized
+from service.estimating import HEAD_BYTES, TAIL_BYTES, Ends
 from service.names import harmless_name
 from service.operations import Operations
 from service.repeats import fingerprint, renewed
 from service.rpc import call, messages
+from service.threads import in_threads
 from skipvsr.v1 import upscaler_pb2 as pb
 
 Requests = AsyncIterator[pb.CreateJobRequest]
 T = TypeVar("T")
+M = TypeVar("M", bound=Any)
 _KEY_CHARACTERS: Final = 255
+_MOST: Final = {"head": HEAD_BYTES, "tail": TAIL_BYTES}
+"""Bytes of the ends of a file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class JobUploads:
         `operations` are those of the caller. Returns the job, and whether the upload repeats an earlier one. Raises
         KeyReused if the key belongs to another file or other options.
         """
-        pace = Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+        pace = self._pace()
         first = await _next(requests, pace)
         if first is None or first.WhichOneof("part") != "config":
             raise InvalidRequest("the first message must be the config")
@@ -66,15 +70,34 @@ class JobUploads:
         async with renewed(found, operations):
             return await self._create(upload, found, operations), False
 
+    async def receive_ends(self, requests: AsyncIterator[pb.EstimateJobRequest]) -> tuple[pb.EstimateConfig, Ends]:
+        """Receive the ends of a file, of which the config tells the size. Raises InvalidRequest, UploadStalled."""
+        pace = self._pace()
+        first = await _next(requests, pace)
+        if first is None or first.WhichOneof("part") != "config":
+            raise InvalidRequest("the first message must be the config")
+        ends = {"head": bytearray(), "tail": bytearray()}
+        while (request := await _next(requests, pace)) is not None:
+            name = request.WhichOneof("part")
+            if name not in ends:
+                raise InvalidRequest("every message after the config must be of the head or the tail")
+            ends[name] += getattr(request, name).data
+            if len(ends[name]) > _MOST[name]:
+                raise InvalidRequest(f"{name}: send at most {_MOST[name]:,} bytes")
+        return first.config, Ends(bytes(ends["head"]), bytes(ends["tail"]), first.config.size_bytes)
+
+    def _pace(self) -> Pace:
+        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+
     async def _checked(self, config: pb.UploadConfig, operations: Operations) -> _Announced:
-        options = messages.options(config.options)
+        options = messages.options(config.options, config.webhook)
         await asyncio.to_thread(operations.check_model, options.model)
         size = config.size_bytes if config.HasField("size_bytes") else None
         return _Announced(harmless_name(config.filename), options, size)
 
     async def _create(self, upload: _Upload, reservation: Reservation | None, operations: Operations) -> Job:
         options = upload.announced.options
-        async with _in_threads(operations.upload(upload.checked_size())) as incoming:
+        async with in_threads(operations.upload(upload.checked_size())) as incoming:
             digest = await upload.into(incoming.write, hashed=reservation is not None)
             await asyncio.to_thread(incoming.close)
             scale = await asyncio.to_thread(operations.scale_of, options.model)
@@ -86,7 +109,7 @@ class JobUploads:
 
     async def _compare(self, upload: _Upload, known: str, operations: Operations) -> None:
         """Read a repeated upload without storing it. Raises KeyReused if the upload is another one."""
-        async with _in_threads(operations.repeated_upload(upload.checked_size())) as meter:
+        async with in_threads(operations.repeated_upload(upload.checked_size())) as meter:
             digest = await upload.into(lambda data: meter.count(len(data)), hashed=True)
         if known not in ("", fingerprint(digest, upload.announced.options)):
             raise KeyReused("this idempotency key belongs to another file or other options: send a new key")
@@ -127,7 +150,7 @@ class _Upload:
         return size
 
 
-async def _next(requests: Requests, pace: Pace) -> pb.CreateJobRequest | None:
+async def _next(requests: AsyncIterator[M], pace: Pace) -> M | None:
     """Return the next message; None at the end. Raises UploadStalled if bytes of the file arrive too slowly."""
     try:
         async with asyncio.timeout(pace.wait()):
@@ -136,16 +159,3 @@ async def _next(requests: Requests, pace: Pace) -> pb.CreateJobRequest | None:
         raise pace.error() from None
     pace.received(request.ByteSize() if request is not None else 0)
     return request
-
-
-@asynccontextmanager
-async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Enter and leave a context manager that does blocking file operations in threads."""
-    async with AsyncExitStack() as stack:
-        entered = await asyncio.to_thread(manager.__enter__)
-
-        async def leave(*error: Any) -> bool:
-            return bool(await asyncio.to_thread(manager.__exit__, *error))
-
-        stack.push_async_exit(leave)
-        yield entered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from media.encode.segment import SegmentWriter
 from media.probe import probe
 from media.reader import VideoReader
 from media.spec import output_spec
+from model.engine.upscaler import ChunkResult, Upscaler
 from tests.support.clips import make_clip
 from tests.support.paths import ROOT
 from tests.support.user_models import TINY, write_model
@@ -177,13 +179,29 @@ def test_a_skip_map_shows_what_was_computed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "in.mp4", "map.mkv", "out.mp4"]
 
 
-def test_a_skip_map_keeps_an_interrupted_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    checkpoint = tmp_path / ".out.mp4.skipvsr" / "manifest.json"
-    checkpoint.parent.mkdir()
-    checkpoint.write_text("{}")
-    command = ["upscale", EXAMPLE, tmp_path / "out.mp4", "--model", "tiny", "--skipmap", tmp_path / "map.mp4"]
-    assert "finish the run without --skipmap, or delete" in failure(capsys, *command)
-    assert checkpoint.exists()
+def test_a_skip_map_of_an_interrupted_run_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = make_clip(tmp_path / "in.mp4", frames=16), tmp_path / "out.mp4"
+    skipmap, report = tmp_path / "map.mp4", tmp_path / "report.json"
+    options = ["--model", "tiny", "--chunk", "4", "--skipmap", skipmap, "--report", report]
+    command = [str(word) for word in ("upscale", source, out, *options)]
+    dense, calls = Upscaler.forward, 0
+
+    def interrupted(*given: Any, **options: Any) -> ChunkResult:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return dense(*given, **options)
+
+    monkeypatch.setattr(Upscaler, "forward", interrupted)
+    assert cli.main(command) == 130
+    assert not skipmap.exists()
+    assert cli.main(command) == 0
+    with VideoReader(skipmap) as shown:
+        assert len(list(shown)) == 16
+    document = json.loads(report.read_text())
+    assert document["resumed"]
+    assert [chunk["first"] for chunk in document["chunks"]] == [0, 4, 8]
 
 
 def test_a_second_up_names_the_first(

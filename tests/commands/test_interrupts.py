@@ -37,7 +37,7 @@ def start(*argv: object, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_an_interrupted_file_resumes(tmp_path: Path) -> None:
-    make_clip(tmp_path / "in.mp4", frames=120, width=64, height=48)
+    make_clip(tmp_path / "in.mp4", frames=48, width=32, height=24)
     command = ("upscale", "in.mp4", "out.mp4", "--model", "tiny", "--chunk", 8)
     process = start(*command, folder=tmp_path)
     manifest = tmp_path / ".out.mp4.skipvsr" / "manifest.json"

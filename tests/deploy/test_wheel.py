@@ -88,7 +88,8 @@ def test_the_installed_wheel_works(installed: Path, words: list[str], tmp_path: 
 
 def test_hints_name_extras_that_install_what_is_missing() -> None:
     """Each `pip install 'skipvsr[EXTRA]'` in code and pages names an extra of the package."""
-    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"])
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "cli.py"]
     code = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in [*pages, *code]:

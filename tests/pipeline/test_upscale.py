@@ -15,8 +15,9 @@ import pytest
 
 from jobs.schema import JobOptions
 from jobs.storage import Fenced
-from media.errors import UnsupportedFile
+from media.errors import DecoderCrashed, UnsupportedFile
 from media.probe import probe
+from media.reader import Frame, VideoReader
 from model.engine.budget import needed_bytes
 from model.engine.upscaler import ChunkResult, Upscaler, load_model
 from pipeline.checkpoint import Checkpoints
@@ -187,6 +188,32 @@ def test_halt_and_close_interrupt_the_network(clip: Path, tmp_path: Path, model:
     events = upscale(task(clip, tmp_path / "closed"), stuck)
     next(event for event in events if isinstance(event, Working))
     events.close()
+
+
+@pytest.mark.usefixtures("_often")
+def test_halt_stops_a_decoder_that_sends_no_frame(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that seeks in a long film takes minutes; its death is no error then."""
+    killed = threading.Event()
+
+    class Seeking(VideoReader):
+        def __iter__(self) -> Iterator[Frame]:
+            killed.wait(30)
+            raise DecoderCrashed("killed")
+            yield
+
+        def kill(self) -> None:
+            super().kill()
+            killed.set()
+
+    monkeypatch.setattr("pipeline.stages.VideoReader", Seeking)
+    halt, begun = threading.Event(), time.monotonic()
+    for event in upscale(task(clip, tmp_path / "w"), model, halt=halt):
+        if isinstance(event, Working):
+            halt.set()
+    assert isinstance(event, Stopped)
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.usefixtures("_often")

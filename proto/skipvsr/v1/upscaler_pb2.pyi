@@ -44,6 +44,12 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_DONE: _ClassVar[JobState]
     JOB_STATE_FAILED: _ClassVar[JobState]
     JOB_STATE_CANCELLED: _ClassVar[JobState]
+
+class PendingRequest(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PENDING_REQUEST_UNSPECIFIED: _ClassVar[PendingRequest]
+    PENDING_REQUEST_PAUSE: _ClassVar[PendingRequest]
+    PENDING_REQUEST_CANCEL: _ClassVar[PendingRequest]
 FRAME_FORMAT_UNSPECIFIED: FrameFormat
 FRAME_FORMAT_RGB24: FrameFormat
 FRAME_FORMAT_YUV420P: FrameFormat
@@ -66,6 +72,9 @@ JOB_STATE_PAUSED: JobState
 JOB_STATE_DONE: JobState
 JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
+PENDING_REQUEST_UNSPECIFIED: PendingRequest
+PENDING_REQUEST_PAUSE: PendingRequest
+PENDING_REQUEST_CANCEL: PendingRequest
 
 class StreamRequest(_message.Message):
     __slots__ = ("config", "frame")
@@ -308,16 +317,46 @@ class StreamFacts(_message.Message):
     def __init__(self, container: _Optional[str] = ..., codec: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., frames: _Optional[int] = ..., frame_rate: _Optional[float] = ..., duration_seconds: _Optional[float] = ..., pixel_format: _Optional[str] = ..., bit_depth: _Optional[int] = ..., size_bytes: _Optional[int] = ..., audio: _Optional[_Iterable[str]] = ..., subtitles: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("frames_done", "frames_total", "fps", "eta_seconds")
+    __slots__ = ("frames_done", "frames_total", "fps", "eta_seconds", "frames_saved")
     FRAMES_DONE_FIELD_NUMBER: _ClassVar[int]
     FRAMES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     FPS_FIELD_NUMBER: _ClassVar[int]
     ETA_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_SAVED_FIELD_NUMBER: _ClassVar[int]
     frames_done: int
     frames_total: int
     fps: float
     eta_seconds: float
-    def __init__(self, frames_done: _Optional[int] = ..., frames_total: _Optional[int] = ..., fps: _Optional[float] = ..., eta_seconds: _Optional[float] = ...) -> None: ...
+    frames_saved: int
+    def __init__(self, frames_done: _Optional[int] = ..., frames_total: _Optional[int] = ..., fps: _Optional[float] = ..., eta_seconds: _Optional[float] = ..., frames_saved: _Optional[int] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("seconds", "seconds_low", "seconds_high", "width", "height", "frames", "bytes", "basis")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LOW_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_HIGH_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    width: int
+    height: int
+    frames: int
+    bytes: int
+    basis: str
+    def __init__(self, seconds: _Optional[float] = ..., seconds_low: _Optional[float] = ..., seconds_high: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., frames: _Optional[int] = ..., bytes: _Optional[int] = ..., basis: _Optional[str] = ...) -> None: ...
+
+class QueuePlace(_message.Message):
+    __slots__ = ("position", "wait_seconds")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    wait_seconds: float
+    def __init__(self, position: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class JobMetrics(_message.Message):
     __slots__ = ("queue_seconds", "processing_seconds", "decode_seconds", "model_seconds", "encode_seconds", "skip_ratio", "speedup", "cuts", "reuse_ratio")
@@ -352,7 +391,7 @@ class Problem(_message.Message):
     def __init__(self, title: _Optional[str] = ..., status: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner")
+    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner", "request", "expires_at", "queue", "estimate", "webhook")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -372,6 +411,11 @@ class Job(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FILES_REMOVED_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JobState
     filename: str
@@ -391,7 +435,12 @@ class Job(_message.Message):
     model: str
     files_removed: bool
     owner: str
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ...) -> None: ...
+    request: PendingRequest
+    expires_at: _timestamp_pb2.Timestamp
+    queue: QueuePlace
+    estimate: Estimate
+    webhook: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ..., request: _Optional[_Union[PendingRequest, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., webhook: _Optional[str] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("config", "chunk")
@@ -402,16 +451,18 @@ class CreateJobRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[UploadConfig, _Mapping]] = ..., chunk: _Optional[_Union[UploadChunk, _Mapping]] = ...) -> None: ...
 
 class UploadConfig(_message.Message):
-    __slots__ = ("filename", "options", "size_bytes", "idempotency_key")
+    __slots__ = ("filename", "options", "size_bytes", "idempotency_key", "webhook")
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     filename: str
     options: JobOptions
     size_bytes: int
     idempotency_key: str
-    def __init__(self, filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., size_bytes: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    webhook: str
+    def __init__(self, filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., size_bytes: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., webhook: _Optional[str] = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("data",)
@@ -427,6 +478,60 @@ class CreateJobResponse(_message.Message):
     replayed: bool
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
 
+class EstimateJobRequest(_message.Message):
+    __slots__ = ("config", "head", "tail")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    config: EstimateConfig
+    head: UploadChunk
+    tail: UploadChunk
+    def __init__(self, config: _Optional[_Union[EstimateConfig, _Mapping]] = ..., head: _Optional[_Union[UploadChunk, _Mapping]] = ..., tail: _Optional[_Union[UploadChunk, _Mapping]] = ...) -> None: ...
+
+class EstimateConfig(_message.Message):
+    __slots__ = ("options", "size_bytes")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    options: JobOptions
+    size_bytes: int
+    def __init__(self, options: _Optional[_Union[JobOptions, _Mapping]] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class EstimateJobResponse(_message.Message):
+    __slots__ = ("input", "output", "model", "scale", "estimate", "wait_seconds", "workers", "warnings")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    input: StreamFacts
+    output: ExpectedOutput
+    model: str
+    scale: float
+    estimate: Estimate
+    wait_seconds: float
+    workers: int
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[ExpectedOutput, _Mapping]] = ..., model: _Optional[str] = ..., scale: _Optional[float] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., wait_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExpectedOutput(_message.Message):
+    __slots__ = ("width", "height", "frames", "frame_rate", "duration_seconds", "bytes")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_RATE_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    frames: int
+    frame_rate: float
+    duration_seconds: float
+    bytes: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., frames: _Optional[int] = ..., frame_rate: _Optional[float] = ..., duration_seconds: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
+
 class GetJobRequest(_message.Message):
     __slots__ = ("job_id",)
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -440,22 +545,38 @@ class GetJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "state")
+    __slots__ = ("page_size", "page_token", "state", "states", "filename_contains")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    FILENAME_CONTAINS_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     state: JobState
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ...) -> None: ...
+    states: _containers.RepeatedScalarFieldContainer[JobState]
+    filename_contains: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., filename_contains: _Optional[str] = ...) -> None: ...
+
+class StateCount(_message.Message):
+    __slots__ = ("state", "jobs")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    state: JobState
+    jobs: int
+    def __init__(self, state: _Optional[_Union[JobState, str]] = ..., jobs: _Optional[int] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
-    __slots__ = ("jobs", "next_page_token")
+    __slots__ = ("jobs", "next_page_token", "total", "counts")
     JOBS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
     next_page_token: str
-    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    total: int
+    counts: _containers.RepeatedCompositeFieldContainer[StateCount]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ...) -> None: ...
 
 class WatchJobRequest(_message.Message):
     __slots__ = ("job_id",)

@@ -182,6 +182,11 @@ class JobServiceStub:
                 request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.GetJobResponse.FromString,
                 _registered_method=True)
+        self.EstimateJob = channel.stream_unary(
+                '/skipvsr.v1.JobService/EstimateJob',
+                request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.EstimateJobRequest.SerializeToString,
+                response_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.EstimateJobResponse.FromString,
+                _registered_method=True)
         self.ListJobs = channel.unary_unary(
                 '/skipvsr.v1.JobService/ListJobs',
                 request_serializer=skipvsr_dot_v1_dot_upscaler__pb2.ListJobsRequest.SerializeToString,
@@ -245,6 +250,16 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateJob(self, request_iterator, context):
+        """Estimate the result, the time and the wait of a job from the ends of a file. The first message is the config; each
+        further message has bytes of the file's head, then of its tail. Nothing is kept.
+
+        INVALID_ARGUMENT (HEADER_NOT_SENT): the ends do not hold the file's header.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListJobs(self, request, context):
         """List jobs, newest first.
         """
@@ -253,21 +268,23 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Watch a job: the server sends the job now and after each change. The call ends with OK after the final state.
+        """Watch a job: the server sends the job now and after each change, at most four times a second. The call ends with OK
+        after the final state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Stop a job and remove its files. A running job stops at the end of its chunk. Cancelling twice is harmless.
+        """Stop a job and remove its files. A running job stops within the time of one frame; until then, `Job.request` is
+        set. Cancelling twice is harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseJob(self, request, context):
-        """Pause a job at the end of its chunk. Finished chunks are kept.
+        """Pause a job within the time of one frame; until then, `Job.request` is set. Finished chunks are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,6 +330,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetJob,
                     request_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.GetJobRequest.FromString,
                     response_serializer=skipvsr_dot_v1_dot_upscaler__pb2.GetJobResponse.SerializeToString,
+            ),
+            'EstimateJob': grpc.stream_unary_rpc_method_handler(
+                    servicer.EstimateJob,
+                    request_deserializer=skipvsr_dot_v1_dot_upscaler__pb2.EstimateJobRequest.FromString,
+                    response_serializer=skipvsr_dot_v1_dot_upscaler__pb2.EstimateJobResponse.SerializeToString,
             ),
             'ListJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJobs,
@@ -410,6 +432,33 @@ class JobService:
             '/skipvsr.v1.JobService/GetJob',
             skipvsr_dot_v1_dot_upscaler__pb2.GetJobRequest.SerializeToString,
             skipvsr_dot_v1_dot_upscaler__pb2.GetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateJob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/skipvsr.v1.JobService/EstimateJob',
+            skipvsr_dot_v1_dot_upscaler__pb2.EstimateJobRequest.SerializeToString,
+            skipvsr_dot_v1_dot_upscaler__pb2.EstimateJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,7 @@ from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
-_FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The video."}
+_FILE: dict[str, Any] = BINARY | {"description": "The video."}
 _FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -49,7 +49,8 @@ _FORM: dict[str, Any] = {
 def _unchanged(job_id: str, request: Request, operations: JobsDep) -> None:
     """Raise PreconditionFailed if the request names another version of the job's document."""
     if conditional(request):
-        check_document(request, JobDocument.of(operations.get(job_id)))
+        document = JobDocument.of(operations.get(job_id))
+        check_document(request, document, document.modified)
 
 
 _READ, _SUBMIT = [needs(Scope.READ)], [needs(Scope.SUBMIT)]
@@ -63,6 +64,7 @@ def upscale_form_schema() -> dict[str, Any]:
     definitions = schema.pop("$defs", {})
     source = {
         "upload": {"type": "string", "description": "Id of a complete resumable upload, instead of a file."},
+        "url": {"type": "string", "description": "Address of a video, instead of a file. Off by default."},
         "filename": {"type": "string", "description": "Name of the file; empty: the name that came with the file."},
     }
     form = schema | {"title": "UpscaleForm", "properties": {"file": _FILE, **source, **schema["properties"]}}
@@ -99,7 +101,7 @@ _QUEUED: dict[str, Any] = {
                 },
             }
         },
-        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 503, 507),
+        **problems(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 423, 429, 502, 503, 507),
     },
 }
 
@@ -198,7 +200,8 @@ def job_figures(
 )
 def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Return state, progress and measurements of a job."""
-    return document_response(request, JobDocument.of(operations.get(job_id)))
+    document = JobDocument.of(operations.get(job_id))
+    return document_response(request, document, document.modified)
 
 
 @router.post(

@@ -68,7 +68,7 @@ def test_another_version_than_the_client_knows_is_refused(service: Service, job:
         assert (answer.status_code, answer.json()["type"]) == (412, "/problems/precondition-failed"), given
 
 
-@pytest.mark.parametrize("rest", ["/input", "/result"])
+@pytest.mark.parametrize("rest", ["", "/input", "/result"])
 def test_times(service: Service, job: str, rest: str) -> None:
     changed = service.client.get(job + rest).headers["last-modified"]
 

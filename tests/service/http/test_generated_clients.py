@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tests.support.paths import ROOT
 
 DESCRIPTION = ROOT / "service" / "http" / "openapi.json"
 TYPESCRIPT = ROOT / "tests" / "data" / "typescript"
+OTHER_CLIENTS = {"POST /uploads", "PATCH /uploads/{upload_id}"}
+"""Operations with media types that the generator leaves out: tus has clients of its own."""
 FRAMES = 4
 
 
@@ -44,12 +47,14 @@ def generate(folder: Path) -> str:
     tools = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ["PATH"]])
     command = ["openapi_python_client", "generate", "--path", str(DESCRIPTION), "--output-path", str(folder / name)]
     made = subprocess.run(
-        [sys.executable, "-m", *command, "--meta", "none", "--fail-on-warning"],
+        [sys.executable, "-m", *command, "--meta", "none"],
         env=os.environ | {"PATH": tools},
         capture_output=True,
         text=True,
     )
     assert made.returncode == 0, made.stdout + made.stderr
+    left_out = set(re.findall(r"WARNING parsing (\w+ \S+)", made.stdout + made.stderr))
+    assert left_out <= OTHER_CLIENTS, made.stdout + made.stderr
     return name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from jobs import idempotency
 from jobs.errors import NotReady, StoreUnavailable
@@ -378,3 +379,21 @@ def test_job_document_is_the_job_plus_links(service: Service, clip: Path) -> Non
     assert document == stored
     assert set(document) == set(Job.model_fields)
     assert links["pause"] == f"/jobs/{document['id']}/pause"
+
+
+def test_links_name_what_is_possible(service: Service, clip: Path) -> None:
+    waiting, done, cancelled = (service.post(clip).json()["id"] for _ in range(3))
+    service.finish(done, b"x")
+    service.client.post(f"/jobs/{cancelled}/cancel")
+    found = {
+        job_id: {name for name, link in service.client.get(f"/jobs/{job_id}").json()["links"].items() if link}
+        for job_id in (waiting, done, cancelled)
+    }
+    assert found == {
+        waiting: {"self", "input", "events", "cancel", "pause"},
+        done: {"self", "input", "events", "result", "delete", "report", "skipmap"},
+        cancelled: {"self", "input", "events", "delete"},
+    }
+    routes = {route.path for route in iter_route_contexts(service.app.routes)}
+    links = service.client.get(f"/jobs/{done}").json()["links"]
+    assert {link.replace(done, "{job_id}") for link in links.values() if link} <= routes

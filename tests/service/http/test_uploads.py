@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from subprocess import run
 
 import httpx
 import pytest
@@ -30,6 +31,7 @@ from tests.support.api_keys import OWN_SCOPES, make_keys
 from tests.support.api_process import api
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
+from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 from worker.janitor import Janitor
 
@@ -264,6 +266,7 @@ def test_a_broken_connection_keeps_its_bytes_and_a_new_one_takes_over(service: S
         gone.sendall(f"{later}Upload-Checksum: {promise}\r\n\r\n".encode() + data[500_000:900_000])
         wait_until(lambda: path.stat().st_size > 750_000, 5, "nothing was written while it arrived")
     wait_until(lambda: path.stat().st_size == 500_000, 5, "bytes without a verified checksum count")
+    assert offset(service, address) == 500_000
     assert patch(service, address, 500_000, data[500_000:]).status_code == 204
     assert path.read_bytes() == data
 
@@ -450,3 +453,18 @@ def test_a_stock_client(service: Service, clip: Path) -> None:
     upload = str(uploader.url).rpartition("/")[2]
     assert service.client.post("/upscale", json={"upload": upload}).json()["filename"] == "clip.mp4"
     assert service.operations.storage.input_path(upload).read_bytes() == clip.read_bytes()
+
+
+def test_the_commands_of_the_rest_page(service: Service, clip: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "rest.md").read_text().partition("## Large files")[2].partition("\n## ")[0]
+    commands = [block.partition("```")[0] for block in page.split("```sh\n")[1:] if "media.example.com" not in block]
+    script = "\n".join(commands).replace("http://127.0.0.1:8000", service.url)
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    done = run(["sh", "-e"], input=script, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = service.client.get("/jobs").json()["jobs"]
+    assert [(job["filename"], job["options"]["scale"]) for job in jobs] == [
+        ("clip.mp4", 2), ("clip.mp4", None), ("clip.mp4", 2), ("clip.mp4", None)
+    ]  # fmt: skip
+    for job in jobs:
+        assert service.client.get(job["links"]["input"]).content == clip.read_bytes()

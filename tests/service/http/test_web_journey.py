@@ -18,7 +18,7 @@ from tests.support.crew import crew
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 PART = 32 << 20

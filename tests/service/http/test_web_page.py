@@ -22,7 +22,7 @@ from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
 # CI installs the browser, so a missing browser fails there. Elsewhere the tests are skipped.
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 
@@ -37,7 +37,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A new tab, without cookies and keys. The page raises no error."""
     context = browser.new_context(viewport={"width": 1000, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(30_000)
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
@@ -58,7 +58,7 @@ def card(page: Page, name: str) -> Locator:
 
 def until(page: Page, condition: str) -> None:
     """Wait until an expression is true. (`wait_for_function` evaluates text in the page, which its policy forbids.)"""
-    wait_until(lambda: bool(page.evaluate(condition)), 15, condition)
+    wait_until(lambda: bool(page.evaluate(condition)), 30, condition)
 
 
 def choose(page: Page, *paths: Path) -> None:
@@ -94,7 +94,7 @@ def test_upload_progress_and_comparison(service: Service, page: Page, tmp_path: 
     claim = store.claim(job.id, "test-worker")
     assert claim is not None
     store.heartbeat(claim, {"progress": Progress(frames_done=6, frames_total=24, fps=3.0, eta_seconds=6.0)})
-    expect(job_card.locator(".pace")).to_have_text("25 % · 6 of 24 frames · 3.00 frames/s · 10 s left")
+    expect(job_card.locator(".pace")).to_have_text("25 % · 6 of 24 frames · 3.00 frames/s · about 10 s left")
     expect(page).to_have_title(f"25 % · {name}")
     pause = job_card.get_by_role("button", name="Pause")
     pause.click()

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,8 @@ import pytest
 from redis import Redis
 
 from commands.shared.embedded_redis import EmbeddedRedis
-from jobs.schema import Job, JobMetrics, JobOptions, JobState, Progress, StreamFacts
+from jobs.presence import WorkerInfo
+from jobs.schema import Estimate, Job, JobMetrics, JobOptions, JobState, Progress, QueuePlace, StreamFacts
 from jobs.settings import Settings
 from service.operations import Operations
 from skipvsr.v1 import upscaler_pb2 as pb
@@ -140,6 +142,105 @@ def test_list_pause_resume_cancel(client: StreamClient, operations: Operations, 
     assert client.jobs.ResumeJob(pb.ResumeJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_QUEUED
     assert client.jobs.CancelJob(pb.CancelJobRequest(job_id=ids[0]), timeout=10).job.state == pb.JOB_STATE_CANCELLED
     assert not operations.storage.input_path(ids[0]).exists()
+
+
+def test_lists_have_totals_filters_and_pages(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    ids = [client.jobs.CreateJob(upload(data), timeout=30).job.id for _ in range(4)]
+    operations.pause(ids[0])
+    operations.cancel(ids[1])
+
+    def listed(**fields: object) -> pb.ListJobsResponse:
+        return client.jobs.ListJobs(pb.ListJobsRequest(**fields), timeout=10)  # type: ignore[arg-type]
+
+    first = listed(page_size=3)
+    last = listed(page_size=3, page_token=first.next_page_token)
+    assert [job.id for job in (*first.jobs, *last.jobs)] == ids[::-1]
+    assert (first.total, last.total, last.next_page_token) == (4, 4, "")
+    numbers = {count.state: count.jobs for count in first.counts}
+    assert (numbers[pb.JOB_STATE_QUEUED], numbers[pb.JOB_STATE_PAUSED], numbers[pb.JOB_STATE_CANCELLED]) == (2, 1, 1)
+    some = listed(states=[pb.JOB_STATE_PAUSED, pb.JOB_STATE_CANCELLED])
+    assert ([job.id for job in some.jobs], some.total) == (ids[1::-1], 2)
+    assert listed(state=pb.JOB_STATE_PAUSED, filename_contains="MY CLIP").total == 1
+    assert listed(filename_contains="another").total == 0
+    with pytest.raises(grpc.RpcError, match="unknown job state 99"):
+        listed(states=[99])
+
+
+def test_a_running_job_shows_the_request_that_is_pending(
+    client: StreamClient, operations: Operations, tmp_path: Path
+) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    job_id = client.jobs.CreateJob(upload(data), timeout=30).job.id
+    waiting = client.jobs.GetJob(pb.GetJobRequest(job_id=job_id), timeout=10).job
+    assert (waiting.request, waiting.queue.position) == (pb.PENDING_REQUEST_UNSPECIFIED, 1)
+    assert operations.store.claim(job_id, "test-worker") is not None
+    pausing = client.jobs.PauseJob(pb.PauseJobRequest(job_id=job_id), timeout=10).job
+    assert (pausing.state, pausing.request) == (pb.JOB_STATE_RUNNING, pb.PENDING_REQUEST_PAUSE)
+    assert not pausing.HasField("queue")
+    cancelling = client.jobs.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=10).job
+    assert cancelling.request == pb.PENDING_REQUEST_CANCEL
+
+
+def test_a_finished_job_names_the_time_of_its_removal(
+    client: StreamClient, operations: Operations, tmp_path: Path
+) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
+    job_id = client.jobs.CreateJob(upload(data), timeout=30).job.id
+    finish(operations, job_id, b"result")
+    job = client.jobs.GetJob(pb.GetJobRequest(job_id=job_id), timeout=10).job
+    assert job.expires_at.ToDatetime() > job.finished_at.ToDatetime()
+
+
+def ends(data: bytes, size: int, head: int, tail: int, **options: object) -> Iterator[pb.EstimateJobRequest]:
+    chosen = pb.JobOptions(**options)  # type: ignore[arg-type]
+    yield pb.EstimateJobRequest(config=pb.EstimateConfig(size_bytes=size, options=chosen))
+    for start in range(0, head, 1000):
+        yield pb.EstimateJobRequest(head=pb.UploadChunk(data=data[start : min(start + 1000, head)]))
+    if tail:
+        yield pb.EstimateJobRequest(tail=pb.UploadChunk(data=data[-tail:]))
+
+
+def test_an_estimate_needs_the_ends_of_a_file(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
+    data = make_clip(tmp_path / "clip.mp4", frames=60, width=64, height=48).read_bytes()
+    operations.presence.announce(
+        WorkerInfo(
+            name="w",
+            host="here",
+            pid=1,
+            device="cpu",
+            model="tiny",
+            models=["tiny"],
+            started_at=datetime.now(UTC),
+        ),
+        ttl=60,
+    )
+    answer = client.jobs.EstimateJob(ends(data, len(data), 2000, 4000, scale=2), timeout=30)
+    assert (answer.input.width, answer.input.frames, answer.input.size_bytes) == (64, 60, len(data))
+    assert (answer.output.width, answer.output.height, answer.output.frames) == (128, 96, 60)
+    assert (answer.scale, answer.workers, answer.model) == (2, 1, "tiny")
+    assert not answer.HasField("estimate")
+    assert any("speed" in warning for warning in answer.warnings)
+    assert not operations.recent()
+    for request, reason in (
+        (ends(data, len(data), 500, 0), "HEADER_NOT_SENT"),
+        (ends(data, 100, 2000, 0), "INVALID_REQUEST"),
+        (ends(data, 10**12, 2000, 4000), "TOO_LARGE"),
+        (ends(bytes(5_000_000), 5_000_000, 5_000_000, 0), "INVALID_REQUEST"),
+        (upload(data), "INVALID_REQUEST"),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            client.jobs.EstimateJob(request, timeout=30)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(error.value)["ErrorInfo"].reason == reason
+
+
+def test_every_wrong_field_is_named(client: StreamClient) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        client.jobs.CreateJob(upload(b"x", crf=99, codec="mp3"), timeout=30)
+    violations = details(error.value)["BadRequest"].field_violations
+    assert {each.field for each in violations} == {"config.options.crf", "config.options.codec"}
+    assert all(each.description for each in violations)
 
 
 def test_a_repeated_upload_creates_no_second_job(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
@@ -318,8 +419,10 @@ def test_without_redis_only_jobs_are_unavailable(tmp_path: Path) -> None:
 def test_messages_have_every_field_of_the_documents() -> None:
     """Fails if a new field of a job document is missing in upscaler.proto."""
     for model, message, left_out in (
-        (Job, pb.Job, {"traceparent", "webhook"}),
+        (Job, pb.Job, {"traceparent"}),
         (Progress, pb.Progress, set()),
+        (Estimate, pb.Estimate, set()),
+        (QueuePlace, pb.QueuePlace, set()),
         (JobMetrics, pb.JobMetrics, {"chunk_seconds"}),
         (JobOptions, pb.JobOptions, set()),
         (StreamFacts, pb.StreamFacts, set()),

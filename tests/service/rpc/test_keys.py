@@ -42,6 +42,7 @@ TABLE: dict[str, dict[str, str]] = {
     "UpscalerService/Stream": row(lacks="read", of_job=False),
     "UpscalerService/ListModels": any_key(),
     "JobService/CreateJob": row(lacks="read", of_job=False),
+    "JobService/EstimateJob": row(lacks="read", of_job=False),
     "JobService/GetJob": row(lacks="submit", of_job=True),
     "JobService/ListJobs": row(lacks="submit", of_job=False),
     "JobService/WatchJob": row(lacks="submit", of_job=True),
@@ -88,6 +89,11 @@ def upload(data: bytes, size: int | None = None) -> Iterator[pb.CreateJobRequest
     yield pb.CreateJobRequest(chunk=pb.UploadChunk(data=data))
 
 
+def ends(data: bytes) -> Iterator[pb.EstimateJobRequest]:
+    yield pb.EstimateJobRequest(config=pb.EstimateConfig(size_bytes=len(data)))
+    yield pb.EstimateJobRequest(head=pb.UploadChunk(data=data))
+
+
 def frames() -> Iterator[pb.StreamRequest]:
     yield pb.StreamRequest(config=pb.StreamConfig(width=32, height=24, routing="off"))
     yield pb.StreamRequest(frame=pb.InputFrame(data=FRAME, end_of_stream=True))
@@ -130,6 +136,7 @@ def test_every_rpc_with_every_kind_of_key(
             request: Any = {
                 "Stream": frames,
                 "CreateJob": lambda: upload(clip.read_bytes()),
+                "EstimateJob": lambda: ends(clip.read_bytes()),
             }.get(method, getattr(pb, f"{method}Request"))()
             if hasattr(request, "job_id"):
                 state = STATES.get(method, JobState.DONE)

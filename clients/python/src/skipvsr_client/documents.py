@@ -61,6 +61,9 @@ class Progress:
     """Progress of a job."""
 
     frames_done: int = 0
+    """Frames done; frames in work count by the work that is done on them."""
+    frames_saved: int = 0
+    """Frames upscaled and checkpointed: a paused or interrupted job continues after them."""
     frames_total: int | None = None
     fps: float | None = None
     eta_seconds: float | None = None

@@ -79,20 +79,25 @@ export class JobCard {
       if (!element) { element = make(); this.buttons.set(name, element); }
       if (this.actions.children[place] !== element) this.actions.insertBefore(element, this.actions.children[place] ?? null);
     });
-    for (const name of ["Pause", "Cancel"]) if (this.buttons.has(name)) setWaiting(this.buttons.get(name), !!this.request());
+    for (const name of ["Pause", "Cancel"]) if (this.buttons.has(name)) setWaiting(this.buttons.get(name), this.waits(name));
     if (inside && document.activeElement === document.body) (this.actions.querySelector("button, a") || this.title).focus({preventScroll: true});
   }
 
+  // Whether a button stays only to show that its request is on its way. A job that pauses can still be cancelled.
+  waits(name) {
+    return name === "Pause" ? !!this.request() : name === "Cancel" && this.request() === "cancel";
+  }
+
   possible() {
-    const {job, page} = this, {links} = job, may = page.may("submit");
+    const {job, page} = this, {links} = job, may = page.may("submit"), request = this.request();
     const post = link => async () => page.jobs.update(await ask(link, {method: "POST"}));
     return [
       links.result && ["Download", () => this.link("Download", links.result)],
       links.result && ["Compare", () => this.toggle("Compare", () => this.toggleCompare())],
       job.state === "running" && links.preview && ["Watch", () => this.toggle("Watch", () => this.toggleLive())],
       may && links.resume && ["Resume", () => this.button(job.state === "failed" ? "Try again" : "Resume", post(links.resume))],
-      may && links.pause && ["Pause", () => this.button("Pause", () => this.ask("pause", links.pause))],
-      may && links.cancel && ["Cancel", () => this.button("Cancel", () => this.cancel())],
+      may && (links.pause || request) && ["Pause", () => this.button("Pause", () => this.ask("pause", links.pause))],
+      may && (links.cancel || request === "cancel") && ["Cancel", () => this.button("Cancel", () => this.cancel())],
       may && FINAL.includes(job.state) && ["Again", () => this.button("Run again…", () => page.again(this.job))],
       may && FINAL.includes(job.state) && ["Delete", () => this.button("Delete", () => this.remove())],
     ].filter(Boolean);
@@ -104,7 +109,7 @@ export class JobCard {
       setWaiting(button, true);
       try { await run(); }
       catch (error) { if (error.status !== 401) this.fail(error.message); }
-      setWaiting(button, ["Pause", "Cancel"].includes(text) && !!this.request());
+      setWaiting(button, this.waits(text));
     }});
     return button;
   }
@@ -180,8 +185,8 @@ const frames = ({frames_done: done, frames_total: total}) => total ? `${done} of
 const PACE = {
   queued: job => list(
     job.queue ? (job.queue.position === 1 ? "next in the queue" : `number ${job.queue.position} in the queue`) : "waiting for a worker",
-    job.queue?.wait_seconds != null ? `starts in about ${about(job.queue.wait_seconds)}` : "",
-    job.estimate ? `then about ${about(job.estimate.seconds)} of work` : ""),
+    job.queue?.wait_seconds != null ? `starts in ${about(job.queue.wait_seconds)}` : "",
+    job.estimate?.seconds != null ? `then ${about(job.estimate.seconds)} of work` : ""),
   running: job => list(
     job.progress.frames_total ? percent(job.progress.frames_done / job.progress.frames_total) : "", frames(job.progress),
     job.progress.fps ? rate(job.progress.fps) : "", job.progress.eta_seconds != null ? `${about(job.progress.eta_seconds)} left` : ""),

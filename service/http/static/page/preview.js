@@ -2,7 +2,7 @@
 import {headers, refuse} from "./api.js";
 import {el, icon} from "./dom.js";
 
-const EVERY = 5000;  // milliseconds between two pictures of a running job
+const WIDTH = 320, AGAIN = 20e3;  // of a thumbnail in pixels; milliseconds until the next try
 
 export function address(job, view, width, t = null) {
   const query = new URLSearchParams({view, width});
@@ -18,23 +18,19 @@ export async function frame(job, view, width, t = null, signal = null) {
   return {picture: await answer.blob(), time: time == null ? t : Number(time)};
 }
 
+// A frame of the source, from the video's first tenth: the very first is often black.
 export class Thumbnail {
   constructor() {
     this.picture = el("img", {alt: "", class: "absent", decoding: "async", loading: "lazy"});
     this.picture.onload = () => this.picture.classList.remove("absent");
-    this.picture.onerror = () => this.picture.classList.add("absent");
+    this.picture.onerror = () => { this.failed = Date.now(); };
     this.element = el("div", {class: "thumbnail"}, icon("film"), this.picture);
-    this.state = "";
-    this.at = 0;
   }
 
   show(job) {
-    const {state} = job, moved = state === "running" && job.progress.frames_done !== this.frames && Date.now() - this.at > EVERY;
-    if (!job.links.preview || (state === this.state && !moved) || document.hidden) return;
-    const early = state === "queued" || !job.progress.frames_done, width = 320;
-    this.state = state;
-    this.frames = job.progress.frames_done;
-    this.at = Date.now();
-    this.picture.src = early || state !== "running" ? address(job, state === "done" ? "result" : "source", width, 0) : address(job, "result", width) + `&n=${this.frames}`;
+    const again = this.failed && Date.now() - this.failed > AGAIN;  // the server was busy
+    if (!job.links.preview || (this.picture.src && !again)) return;
+    this.failed = 0;
+    this.picture.src = address(job, "source", WIDTH, (job.input?.duration_seconds || 0) / 10);
   }
 }

@@ -1,5 +1,5 @@
 // The uploads of this tab: chosen, waiting, sending, failed, or lost with a reload. One is sent at a time.
-import {canResume, forget, send, sendWhole, submit} from "./uploads.js";
+import {forget, send, submit} from "./uploads.js";
 
 const PREFIX = "skipvsr_upload_", STALE = 60e3;  // another tab's upload counts as lost after a minute of silence
 const KEPT = ["id", "name", "size", "modified", "options", "url", "upload", "sent", "seen", "tab"];
@@ -70,9 +70,7 @@ export class Queue extends EventTarget {
     try {
       item.state = "sending";
       this.changed();
-      const resumable = await canResume();
-      if (item.state !== "sending" || !this.items.includes(item)) throw new DOMException("stopped", "AbortError");
-      const job = await (resumable ? this.resumable(item) : this.whole(item));
+      const job = await this.send(item);
       this.files.set(job.id, item.file);
       item.url = null;
       this.running = null;
@@ -83,7 +81,7 @@ export class Queue extends EventTarget {
     this.next();
   }
 
-  async resumable(item) {
+  async send(item) {
     if (!item.upload) {
       const {done, stop} = send(item.file, item.name, item.url, {
         onurl: url => { item.url = url; this.keep(item); },
@@ -97,12 +95,6 @@ export class Queue extends EventTarget {
     this.running.stop = null;
     this.changed();
     return submit(item.upload, item.options, item.id);
-  }
-
-  whole(item) {
-    const {done, stop} = sendWhole(item.file, item.name, item.options, item.id, {onprogress: sent => this.progress(item, Math.min(sent, item.size))});
-    this.running.stop = stop;
-    return done;
   }
 
   progress(item, sent) {

@@ -15,7 +15,7 @@ export class QueueView {
     this.workers = 1;
     this.form = $("#options");
     this.options = new Options(this.form, () => this.optionsChanged());
-    this.estimates = new Estimates(item => { this.update(item); this.showTotal(); });
+    this.estimates = new Estimates(() => { for (const item of this.queue.chosen()) this.update(item); this.showTotal(); });
     this.form.onsubmit = event => { event.preventDefault(); this.start(); };
     queue.addEventListener("change", () => this.render());
     queue.addEventListener("progress", event => this.update(event.detail));
@@ -155,8 +155,15 @@ export class QueueView {
 
   updateChosen(item, row) {
     setText(row.facts, list(`${bytes(item.size)}${prediction(item.estimate)}`, item.options ? "own options" : ""));
-    say(row.error, item.refusal ? item.refusal.message : (item.estimate?.warnings || []).join(" "));
+    const common = this.common();
+    say(row.error, item.refusal ? item.refusal.message : (item.estimate?.warnings || []).filter(text => !common.includes(text)).join(" "));
     row.error.classList.toggle("warning", !item.refusal);
+  }
+
+  // Warnings that hold for all chosen videos: they are shown once.
+  common() {
+    const chosen = this.queue.chosen(), all = chosen.map(item => item.estimate?.warnings || []);
+    return chosen.length > 1 ? all[0].filter(text => all.every(warnings => warnings.includes(text))) : [];
   }
 
   updateUpload(item, row) {
@@ -179,20 +186,21 @@ export class QueueView {
     const chosen = this.queue.chosen(), known = chosen.filter(item => item.estimate?.seconds != null);
     const seconds = known.reduce((sum, item) => sum + item.estimate.seconds, 0) / Math.max(1, this.workers);
     const wait = Math.max(0, ...known.map(item => item.estimate.wait_seconds || 0));
+    say($("#hint"), this.common().join(" "));
     say($("#total"), chosen.length ? list(
       chosen.length > 1 ? `${count(chosen.length, "video")}, ${bytes(chosen.reduce((sum, item) => sum + item.size, 0))}` : "",
-      known.length && known.length === chosen.length ? `about ${about(seconds)} of work` : "",
-      wait > 5 ? `starts in about ${about(wait)}` : "",
+      known.length && known.length === chosen.length ? `${about(seconds)} of work` : "",
+      wait > 5 ? `starts in ${about(wait)}` : "",
     ) : "");
   }
 }
 
 const fingerprint = file => `${file.webkitRelativePath || file.name}/${file.size}/${file.lastModified}`;
 
-// " → 1920×1080, about 12 min, 340 MB"
+// " → 1920×1080, about 12 min, about 340 MB"
 function prediction(estimate) {
   if (!estimate) return "";
   if (estimate.unknown) return `, ${estimate.unknown}`;
   const {output, seconds} = estimate;
-  return ` → ${output.width}×${output.height}${seconds != null ? `, about ${about(seconds)}` : ""}${output.bytes ? `, ${bytes(output.bytes)}` : ""}`;
+  return ` → ${output.width}×${output.height}${seconds != null ? `, ${about(seconds)}` : ""}${output.bytes ? `, about ${bytes(output.bytes)}` : ""}`;
 }

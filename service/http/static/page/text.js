@@ -12,14 +12,14 @@ export function time(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
 }
 
-// An estimated time: no more digits than it deserves.
+// An estimated time, with no more digits than it deserves: "a few seconds", "about 12 min".
 export function about(seconds) {
   if (seconds < 5) return "a few seconds";
-  if (seconds < 50) return `${Math.ceil(seconds / 5) * 5} s`;
-  if (seconds < 90) return "1 min";
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  if (seconds < 36 * 3600) return `${(seconds / 3600).toFixed(1).replace(".0", "")} h`;
-  return `${Math.round(seconds / 86400)} days`;
+  if (seconds < 50) return `about ${Math.ceil(seconds / 5) * 5} s`;
+  if (seconds < 90) return "about 1 min";
+  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min`;
+  if (seconds < 36 * 3600) return `about ${(seconds / 3600).toFixed(1).replace(".0", "")} h`;
+  return `about ${Math.round(seconds / 86400)} days`;
 }
 
 export const rate = fps => `${fps < 10 ? fps.toFixed(2) : fps.toFixed(0)} frames/s`;

@@ -1,4 +1,4 @@
-// Sending one file: resumable (tus) where the server takes that.
+// Sending one file by tus: an interrupted upload goes on where it stopped.
 import {ask, form, headers, refused} from "./api.js";
 
 const PART = 32 << 20;  // bytes of one request: what a proxy must let through, and the most that a lost connection costs
@@ -36,30 +36,6 @@ function refusal(error) {
   let problem = {};
   try { problem = JSON.parse(answer.getBody()); } catch { /* a proxy's page: the status has to do */ }
   return refused(answer.getStatus(), problem);
-}
-
-// Whether the server takes resumable uploads.
-let resumable = null;
-export const canResume = () => resumable ||= fetch("/uploads", {method: "OPTIONS"}).then(answer => answer.headers.has("Tus-Resumable"), () => (resumable = null));
-
-// Send a file and its options in one request. Returns {done: promise of the job, stop()}.
-export function sendWhole(file, name, options, id, {onprogress}) {
-  const request = new XMLHttpRequest(), data = form(options);
-  data.append("file", file, name);
-  const done = new Promise((resolve, reject) => {
-    request.upload.onprogress = event => onprogress(event.loaded, event.total);
-    request.onload = () => {
-      let body = {};
-      try { body = JSON.parse(request.responseText); } catch { /* a proxy's page: the status has to do */ }
-      if (request.status === 202) resolve(body); else reject(refused(request.status, body));
-    };
-    request.onerror = () => reject(new Error("The connection was lost during the upload."));
-    request.onabort = () => reject(new DOMException("stopped", "AbortError"));
-  });
-  request.open("POST", "/upscale");
-  for (const [name, value] of Object.entries({...headers(), "Idempotency-Key": id})) request.setRequestHeader(name, value);
-  request.send(data);
-  return {done, stop: () => request.abort()};
 }
 
 // Make a job of a complete upload. The same `id` never makes a second job.

@@ -1,0 +1,23 @@
+"""Sentences about what a job is expected to take: "1920×1080 → 3840×2160, about 12 min"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_UNITS: Final = ((90.0, 1.0, "s"), (90 * 60.0, 60.0, "min"), (48 * 3600.0, 3600.0, "h"))
+"""For times below the first number: the unit's seconds, and its name. Longer times are days."""
+
+
+def sentence(source: tuple[int, int], estimate: Mapping[str, Any], wait_seconds: float | None = None) -> str:
+    """Describe an estimate; `estimate` has the fields of `jobs.schema.Estimate`."""
+    text = "{}×{} → {}×{}, {}".format(*source, estimate["width"], estimate["height"], about(estimate["seconds"]))
+    return f"{text}, after {about(wait_seconds)} in the queue" if wait_seconds and wait_seconds >= 1 else text
+
+
+def about(seconds: float) -> str:
+    """A rounded time: "about 12 min"."""
+    for most, unit, name in _UNITS:
+        if seconds < most:
+            return f"about {max(1, round(seconds / unit))} {name}"
+    return f"about {round(seconds / 86_400)} days"
