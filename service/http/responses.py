@@ -24,6 +24,7 @@ class Links(BaseModel):
     resume: str | None = None
     delete: str | None = Field(None, description="Address for the method DELETE, once the job is finished.")
     events: str
+    preview: str | None = None
     report: str | None = None
     skipmap: str | None = None
 
@@ -46,6 +47,7 @@ class JobDocument(Job):
             resume=f"{base}/resume" if job.resumable else None,
             delete=base if state.final else None,
             events=f"{base}/events",
+            preview=f"{base}/preview" if _has_figures(job) else None,
             report=f"{base}/report" if _has_figures(job) else None,
             skipmap=f"{base}/skipmap" if _has_figures(job) else None,
         )
