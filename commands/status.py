@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from commands.shared.command_line import Command, option
-from commands.shared.durations import about
+from commands.shared.expected import about
 from commands.shared.service import Document, JobId, activity_of, connected, server_options
 
 

@@ -150,7 +150,7 @@ class LocalUpscaler:
 
     def _tell(self, started: Started, task: UpscaleTask) -> None:
         """Print the expected size and time before the work starts."""
-        from commands.shared.durations import expectation
+        from commands.shared.expected import sentence
         from pipeline.calibration import calibrate_once
         from pipeline.expected import expected
 
@@ -161,7 +161,7 @@ class LocalUpscaler:
         estimate = expected(started, model.name, task.options, self._speeds.table(self._machine))
         if estimate is not None:
             video = started.info.video
-            about = expectation((video.width, video.height), estimate.model_dump())
+            about = sentence((video.width, video.height), estimate.model_dump())
             print(f"{task.source}: {about}", file=sys.stderr, flush=True)
 
 
