@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from commands.shared.command_line import Command, option
-from commands.shared.durations import duration
+from commands.shared.expected import about
 from commands.shared.service import Document, JobId, activity_of, connected, server_options
 
 
@@ -59,9 +59,9 @@ def _forecast(job: Document) -> Iterator[tuple[str, str]]:
         return
     if queue := job.get("queue"):
         wait = queue.get("wait_seconds")
-        yield "queue", f"position {queue['position']}" + (f", begins in about {duration(wait)}" if wait else "")
+        yield "queue", f"position {queue['position']}" + (f", begins in {about(wait)}" if wait else "")
     if (estimate := job.get("estimate")) and estimate.get("seconds"):
-        yield "estimate", f"{estimate['width']}×{estimate['height']}, about {duration(estimate['seconds'])}"
+        yield "estimate", f"{estimate['width']}×{estimate['height']}, {about(estimate['seconds'])}"
 
 
 def _stream(facts: Document | None) -> list[str]:
@@ -77,4 +77,4 @@ def _progress(job: Document) -> str:
     done, total, fps, left = (progress[name] for name in ("frames_done", "frames_total", "fps", "eta_seconds"))
     text = f"{done} of {total} frames ({done / total:.0%})" if total else f"{done} frames"
     running = job["state"] == "running"
-    return text + (f", {fps:.1f} fps" if fps else "") + (f", about {duration(left)} left" if running and left else "")
+    return text + (f", {fps:.1f} fps" if fps else "") + (f", {about(left)} left" if running and left else "")

@@ -74,7 +74,9 @@ class _Submission:
             return
         while True:
             try:
-                self._pending.append((item, self._remote.upload(item)))
+                job = self._remote.upload(item)
+                self._pending.append((item, job))  # before the announcement: ^C may follow at once
+                self._remote.announce(item, job)
                 return
             except Busy:
                 if not self._pending:

@@ -169,7 +169,10 @@ class OnServer:
                     return str(service.job(known)["id"])
             except NoSuchJob:
                 pass
-            return str(RemoteUpscaler(service, quiet=self._quiet).upload(item)["id"])
+            remote = RemoteUpscaler(service, quiet=self._quiet)
+            job = remote.upload(item)
+            remote.announce(item, job)
+            return str(job["id"])
 
     def finish(self, item: Item, job: str | None) -> dict[str, Any]:
         """Wait for the job, and write its result."""

@@ -66,7 +66,7 @@ class Report:
         parts = [f"{self._counts[kind]} {word}" for kind, word in words.items() if self._counts[kind] or kind == "done"]
         parts += [f"{left} not begun"] if left else []
         stream = sys.stderr if self._output.as_json or self._output.quiet else sys.stdout
-        print(f"{total} files: {', '.join(parts)}", file=stream, flush=True)
+        print(f"{total} file{'s' if total > 1 else ''}: {', '.join(parts)}", file=stream, flush=True)
 
     def _count(self, item: Item, state: str, more: dict[str, Any]) -> None:
         self._counts[state] += 1

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-_UNITS: Final = ((90.0, 1.0, "s"), (90 * 60.0, 60.0, "min"), (48 * 3600.0, 3600.0, "h"))
-"""For times below the first number: the unit's seconds, and its name. Longer times are days."""
+from commands.shared.durations import duration
 
 
 def sentence(source: tuple[int, int], estimate: Mapping[str, Any], wait_seconds: float | None = None) -> str:
@@ -17,7 +16,4 @@ def sentence(source: tuple[int, int], estimate: Mapping[str, Any], wait_seconds:
 
 def about(seconds: float) -> str:
     """A rounded time: "about 12 min"."""
-    for most, unit, name in _UNITS:
-        if seconds < most:
-            return f"about {max(1, round(seconds / unit))} {name}"
-    return f"about {round(seconds / 86_400)} days"
+    return f"about {duration(seconds)}"

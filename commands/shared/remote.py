@@ -24,13 +24,8 @@ class RemoteUpscaler:
         self._service = service
         self._quiet, self._tells = quiet, tell
 
-    def upscale(self, item: Item) -> dict[str, Any]:
-        """Upscale a file; returns the job's document, with the line for people under `summary`."""
-        return self.collect(item, self.upload(item))
-
     def upload(self, item: Item) -> Document:
         """Upload a file; returns the document of the new job. Raises CommandError, OSError."""
-        from commands.shared.expected import sentence
         from commands.shared.naming import check_source
         from commands.shared.progress import bytes_bar
 
@@ -38,14 +33,18 @@ class RemoteUpscaler:
         options = item.options.model_dump(mode="json", exclude_unset=True)
         size = item.source.stat().st_size
         with bytes_bar(f"uploading {item.source.name}", size, quiet=self._quiet) as advance:
-            job = self._service.upload(item.source, options, advance)
+            return self._service.upload(item.source, options, advance)
+
+    def announce(self, item: Item, job: Document) -> None:
+        """Print the id of a new job, and the expected time."""
+        from commands.shared.expected import sentence
+
         if not self._quiet:
             print(f"{item.source}: job {job['id']} at {self._service.url}", file=sys.stderr, flush=True)
         if self._tells and job.get("estimate") and job.get("input"):  # not if the server has no worker
             source = job["input"]["width"], job["input"]["height"]
             wait = (job.get("queue") or {}).get("wait_seconds")
             print(f"{item.source}: {sentence(source, job['estimate'], wait)}", file=sys.stderr, flush=True)
-        return job
 
     def collect(self, item: Item, job: Document) -> dict[str, Any]:
         """Wait for the end of a job, and write its result; returns the report.

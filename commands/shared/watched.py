@@ -64,6 +64,7 @@ class WatchedFolder:
         self._report = report
         self._settling = settling
         self._trouble = ""
+        self._waiting = False
 
     def run(self, stop: Event, *, once: bool) -> None:
         """Watch until `stop`; with `once`, until every file is done. Raises the first shared trouble with `once`."""

@@ -65,7 +65,7 @@ def test_a_tag_releases_the_images_of_compose() -> None:
     steps = [step for job in jobs.values() for step in job["steps"]]
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
     assert all(job["timeout-minutes"] for job in jobs.values())
-    assert {"wheel", "documentation", "images"} <= set(jobs["draft"]["needs"])
+    assert {"wheels", "documentation", "images"} <= set(jobs["draft"]["needs"])
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for step in steps:
         assert set(re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))) <= set(targets)
