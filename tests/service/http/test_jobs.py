@@ -391,7 +391,7 @@ def test_links_name_what_is_possible(service: Service, clip: Path) -> None:
     }
     assert found == {
         waiting: {"self", "input", "events", "preview", "cancel", "pause"},
-        done: {"self", "input", "events", "result", "delete", "preview", "report", "skipmap"},
+        done: {"self", "input", "events", "preview", "result", "delete", "report", "skipmap"},
         cancelled: {"self", "input", "events", "delete"},
     }
     routes = {route.path for route in iter_route_contexts(service.app.routes)}
