@@ -31,11 +31,11 @@ from rich.table import Table
 
 _CHECKS: Final = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
-    "response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,"
+    "response_schema_conformance,missing_required_header,unsupported_method,"
     "allow_header_conformance,ensure_resource_availability"
 )
-"""Not checked: acceptance of valid data (a job's state may forbid an operation), API keys, and event streams, which
-never end. `tests/service` has tests of these."""
+"""Not checked: acceptance of valid data (a job's state may forbid an operation), refusal of invalid data (unknown
+headers are no error), API keys, and event streams, which never end. `tests/service` has tests of these."""
 _ROOT: Final = Path(__file__).parents[1]
 _CASES: Final = 2000
 _START_SECONDS: Final = 240
@@ -49,13 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the cases, print the answers by route and status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--examples", type=int, default=100, help="generated cases of each operation")
-    parser.add_argument("--seconds", type=int, default=300, help="time for all cases")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     with _service() as url, tempfile.TemporaryDirectory(prefix="contract-") as folder:
         clip = _clip(Path(folder) / "clip.mp4")
         _seed(url, clip)
-        output, status = _run(url, clip, arguments.examples, arguments.seed, arguments.seconds)
+        output, status = _run(url, clip, arguments.examples, arguments.seed)
         counts = _counts(httpx.get(f"{url}/metrics", timeout=60).text)
     console = Console()
     console.print(_table(counts))
@@ -120,11 +119,11 @@ def _seed(url: str, clip: Path) -> None:
                 client.post(f"/jobs/{made['id']}/{action}").raise_for_status()
 
 
-def _run(url: str, clip: Path, examples: int, seed: int, seconds: int) -> tuple[str, int]:
+def _run(url: str, clip: Path, examples: int, seed: int) -> tuple[str, int]:
     """Run schemathesis, and pass its output on; return the output and the exit status."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", _CHECKS]
-    command += ["--max-examples", str(examples), "--seed", str(seed), "--request-timeout", "60", "--no-color"]
-    command += ["--exclude-path-regex", "/events$", "--max-time", str(seconds), "--continue-on-failure"]
+    command += ["--max-examples", str(examples), "--seed", str(seed), "--request-timeout", "120", "--no-color"]
+    command += ["--exclude-path-regex", "/events$", "--continue-on-failure"]
     environment = os.environ | {
         "PYTHONPATH": str(_ROOT),
         "SCHEMATHESIS_HOOKS": "benchmarks.contract_hooks",

@@ -22,6 +22,7 @@ _STATES: Final = {
     "cancel_job": ("queued", "running", "paused"),
     "resume_job": ("paused", "failed"),
     "get_result": ("done",),
+    "get_preview": ("done",),
 }
 """States of the jobs for an operation; all other operations get jobs in any state."""
 _FRESH: Final = ("pause_job", "cancel_job", "resume_job")
@@ -37,10 +38,30 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     if random.random() > _SHARE or _invalid(case.meta):
         return
     operation = case.operation.definition.raw.get("operationId")
-    if operation == "upscale" and isinstance(case.body, dict):
-        case.body = {**case.body, "file": _CLIP.read_bytes()}
+    if case.operation.path.startswith("/uploads"):
+        case.headers["Tus-Resumable"] = "1.0.0"
+    if "upload_id" in case.path_parameters:
+        case.path_parameters["upload_id"] = _upload()
+    elif operation in _BODIES and case.media_type != "application/json":
+        case.body = _BODIES[operation](case.body)
     elif "job_id" in case.path_parameters and case.path_parameters.get("job_id", "").strip("0"):
         case.path_parameters["job_id"] = _job(operation) or case.path_parameters["job_id"]
+
+
+def _with_file(body: Any) -> Any:
+    """A form with the video, or the video as the body."""
+    return {**body, "file": _CLIP.read_bytes()} if isinstance(body, dict) else _CLIP.read_bytes()
+
+
+def _with_ends(body: Any) -> Any:
+    """A form of an estimate with the whole video as the file's first bytes."""
+    clip = _CLIP.read_bytes()
+    kept = {name: value for name, value in body.items() if name not in ("tail", "upload")}
+    return {**kept, "head": clip, "size": len(clip), "filename": "clip.mp4"}
+
+
+_BODIES: Final = {"upscale": _with_file, "upscale_body": _with_file, "estimate": _with_ends}
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 
 
 def _invalid(meta: Any) -> bool:
@@ -48,6 +69,12 @@ def _invalid(meta: Any) -> bool:
     if meta is None:
         return False
     return any(part.mode.is_negative for part in (meta.generation, *meta.components.values()))
+
+
+def _upload() -> str:
+    """Id of a new resumable upload of 100 bytes."""
+    made = _client.post("/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "100"})
+    return made.headers["Location"].rpartition("/")[2]
 
 
 def _job(operation: str) -> str | None:

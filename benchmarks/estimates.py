@@ -1,6 +1,6 @@
 """Estimates against reality: jobs of several models, routings, codecs and sizes through a running service.
 
-    python -m benchmarks.estimates [--videos A B] [--json OUT]
+    python -m benchmarks.estimates [--videos A B] [--frames MOST] [--json OUT]
 
 Each kind of job runs with two videos. Before any job, only the worker's calibration is known. Each job's estimate as of
 submission knows all jobs before. In the second round, each kind of job has run once, with the other video.
@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -85,15 +85,17 @@ class EstimateRow:
         return self.estimate / self.real
 
 
-def measure(client: httpx.Client, videos: Sequence[Path], folder: Path) -> Iterator[EstimateRow]:
+def measure(client: httpx.Client, kinds: Sequence[Kind], videos: Sequence[Path], folder: Path) -> Iterator[EstimateRow]:
     """Run the jobs of both rounds."""
-    sources = {(kind, video): _source(kind, video, folder) for kind in KINDS for video in videos}
-    time.sleep(5)  # the worker's calibration
-    before = {kind: estimated(client, kind, sources[kind, videos[0]])["seconds"] for kind in KINDS}
+    sources = {(kind, video): _source(kind, video, folder) for kind in kinds for video in videos}
+    before = {kind: _known(client, kind, sources[kind, videos[0]])["seconds"] for kind in kinds}
     for video in videos:
-        for kind in KINDS:
+        for kind in kinds:
+            _known(client, kind, sources[kind, video])
             job = _run(client, kind, sources[kind, video])
             guess = job["estimate"]
+            if guess is None:  # on a machine so busy that the worker's heartbeat was late
+                continue
             yield EstimateRow(
                 kind,
                 video.stem,
@@ -111,6 +113,13 @@ def estimated(client: httpx.Client, kind: Kind, source: Path) -> dict[str, Any]:
     data = source.read_bytes()
     answer = client.post("/estimate", data={**kind.fields, "size": str(len(data))}, files={"head": data})
     document: dict[str, Any] = answer.raise_for_status().json()
+    return document
+
+
+def _known(client: httpx.Client, kind: Kind, source: Path) -> dict[str, Any]:
+    """An estimate, once the worker has been calibrated."""
+    while (document := estimated(client, kind, source))["seconds"] is None:
+        time.sleep(_POLL_SECONDS)
     return document
 
 
@@ -140,21 +149,26 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, nargs=2, default=[_CUPS, EXAMPLE])
+    parser.add_argument("--frames", type=int, default=10_000, help="most frames of a job")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    facts = machine(torch.device("cpu"))
+    kinds = [replace(kind, frames=min(kind.frames, args.frames)) for kind in KINDS]
+    facts, console = machine(torch.device("cpu")), Console(width=140)
+    rows: list[EstimateRow] = []
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), "small", 1, 0) as running:
-        rows = list(measure(running.client, args.videos, Path(folder)))
-    console = Console(width=140)
+        for row in measure(running.client, kinds, args.videos, Path(folder)):
+            rows.append(row)
+            console.print("  ".join(_cells(row)), highlight=False)
+    first, second = ([row for row in rows if row.video == video.stem] for video in args.videos)
     console.print(one_line(facts), highlight=False)
     console.print(f"load average at the end: {os.getloadavg()[0]:.1f}", highlight=False)
     headers = ["video", "model", "routing", "codec", "source", "×", "frames", "real s"]
     headers += ["calibrated s", "/ real", "estimate s", "/ real", "low to high", "basis"]
     show(console, headers, [_cells(row) for row in rows])
     for title, factors in (
-        ("calibrated", [row.calibrated / row.real for row in rows[: len(KINDS)] if row.calibrated]),
-        ("at submission, first round", [row.factor for row in rows[: len(KINDS)]]),
-        ("at submission, second round", [row.factor for row in rows[len(KINDS) :]]),
+        ("calibrated", [row.calibrated / row.real for row in first if row.calibrated]),
+        ("at submission, first round", [row.factor for row in first]),
+        ("at submission, second round", [row.factor for row in second]),
     ):
         typical = math.exp(median(abs(math.log(factor)) for factor in factors))
         worst = math.exp(max(abs(math.log(factor)) for factor in factors))

@@ -4,8 +4,9 @@
     skipmap.bin    the compressed maps of the chunks, one after the other
 
 Both files only grow, so a reader sees the finished chunks of a running job. A finished job keeps both beside its
-result. A map has one bit for each cell of a frame, at most `MOST_CELLS`: before compression 512 bytes a frame, 133 MB
-for three hours.
+result. A map has one bit for each cell of a frame, at most `MOST_CELLS`: 512 bytes a frame before compression, 133 MB
+for three hours. Compressed, a clip with half of its 920 cells computed takes 13 bytes a frame, and 17 as differences
+from the frame before.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class FiguresWriter:
 
     def add(self, chunk: ChunkFigures, maps: Iterable[bytes]) -> None:
         """Append the figures of a chunk, with the map of each frame."""
-        packed = _packed(maps)
+        packed = zlib.compress(b"".join(maps), 9)
         line = _Line(**chunk.model_dump(), at=self._end, size=len(packed))
         self._end += len(packed)
         for name, data in ((SKIPMAP, packed), (FIGURES, f"{line.model_dump_json()}\n".encode())):
@@ -203,16 +204,6 @@ class FiguresWriter:
             sync_file(path)
 
 
-def _packed(maps: Iterable[bytes]) -> bytes:
-    """Compress maps, each as its difference from the map before: most cells stay the same."""
-    differences, before = [], 0
-    for bits in maps:
-        now = int.from_bytes(bits)
-        differences.append((now ^ before).to_bytes(len(bits)))
-        before = now
-    return zlib.compress(b"".join(differences), 9)
-
-
 def _unpacked(data: bytes, frames: int, frame_bytes: int) -> list[bytes | None]:
     """Return the maps of a chunk; None for each frame of damaged data."""
     try:
@@ -221,9 +212,4 @@ def _unpacked(data: bytes, frames: int, frame_bytes: int) -> list[bytes | None]:
         raw = b""
     if len(raw) < frames * frame_bytes:
         return [None] * frames
-    maps: list[bytes | None] = []
-    before = 0
-    for at in range(0, frames * frame_bytes, frame_bytes):
-        before ^= int.from_bytes(raw[at : at + frame_bytes])
-        maps.append(before.to_bytes(frame_bytes))
-    return maps
+    return [raw[at : at + frame_bytes] for at in range(0, len(raw), frame_bytes)]

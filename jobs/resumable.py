@@ -137,12 +137,16 @@ class ResumableFiles:
         upload = Upload(id=new_id(), owner=owner, length=length, filename=filename, metadata=metadata)
         path = folder / upload.id
         with room(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700, parents=True, exist_ok=True)
             with (folder / ".lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._check_number(folder)
                 path.touch(0o600, exist_ok=False)
-                _write(path, upload)
+                try:
+                    _write(path, upload)
+                except BaseException:
+                    path.unlink()
+                    raise
         return upload
 
     def _check_number(self, folder: Path) -> None:

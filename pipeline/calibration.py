@@ -28,7 +28,7 @@ from model.device import machine_name
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
 from model.network.macs import macs_per_pixel
-from model.zoo.models import config_of
+from model.zoo.models import card, config_of
 
 _SIZES: Final = ((256, 144), (128, 96), (64, 64))
 """Sizes of the frames for the network; slower networks get a smaller one."""
@@ -70,11 +70,12 @@ def calibrate(model: Upscaler, encoder: str, names: Iterable[str], weights: Path
 
 
 def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> Rates:
-    own = macs_per_pixel(model.config)
+    own = _macs(model.name, weights)
     sizes = _GPU_SIZES if model.device.type == "cuda" else _SIZES
     most = _MACS.get(model.device.type, 2e10)
     width, height = next((size for size in sizes if size[0] * size[1] * own <= most), sizes[-1])
     model.dense_seconds(height, width, _FRAMES)  # torch prepares the kernels of a size at the first call
+    # Wall-clock time: a container with half a core, or other programs, slow the jobs down too.
     seconds = model.dense_seconds(height, width, _FRAMES)
     if seconds < _QUICK_SECONDS:
         seconds = min(seconds, model.dense_seconds(height, width, _FRAMES))
@@ -82,7 +83,7 @@ def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path
     rates = {model.name: rate}
     for name in names:
         with suppress(ModelError, OSError):
-            rates.setdefault(name, rate * (macs_per_pixel(config_of(name, weights)) / own) ** _POWER)
+            rates.setdefault(name, rate * (_macs(name, weights) / own) ** _POWER)
     on_cpu = model.device.type == "cpu"
     return Rates(
         network=rates,
@@ -91,6 +92,12 @@ def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path
         encode=_encoding(encoder),
         shared=on_cpu and torch.get_num_threads() >= len(os.sched_getaffinity(0)),
     )
+
+
+def _macs(name: str, weights: Path) -> float:
+    """Multiply-accumulates for a pixel. The catalogue saves the packaged models' count, which takes a second."""
+    known = card(name, weights).macs
+    return macs_per_pixel(config_of(name, weights)) if known is None else known
 
 
 def _encoding(encoder: str) -> float:
@@ -115,14 +122,11 @@ def _encoding(encoder: str) -> float:
     )
     frames = [_pattern(width, height, index) for index in range(count)]
     with tempfile.TemporaryDirectory() as folder:
-        begun, busy = time.perf_counter(), time.process_time()
+        begun = time.perf_counter()
         with SegmentWriter(Path(folder) / "segment.mp4", spec) as writer:
             for index, frame in enumerate(frames):
                 writer.write(frame, index)
-        seconds = time.perf_counter() - begun
-        if encoder == "software":  # other programs may have the cores at this moment
-            seconds = min(seconds, (time.process_time() - busy) / len(os.sched_getaffinity(0)))
-        return seconds / (width * height * count)
+        return (time.perf_counter() - begun) / (width * height * count)
 
 
 def _pattern(width: int, height: int, index: int) -> NDArray[np.uint8]:

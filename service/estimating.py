@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from jobs.errors import InvalidRequest
+from jobs.errors import InvalidRequest, TooManyUploads
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from jobs.storage import new_id, room
@@ -24,6 +24,8 @@ HEAD_BYTES: Final = 4 << 20
 """Most bytes of a file's beginning."""
 TAIL_BYTES: Final = 16 << 20
 """Most bytes of a file's end, which may hold the header of an MP4."""
+_PLACES: Final = 8
+"""Most files whose ends are in memory at the same time."""
 _FOLDER: Final = "estimates"
 _STALE_SECONDS: Final = 3600.0
 """Age of files that a killed process has left."""
@@ -66,6 +68,18 @@ class Estimating:
 
     def __init__(self, settings: Settings, admissions: Admissions) -> None:
         self._settings, self._admissions = settings, admissions
+        self._used = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places for ends in memory during the block. Raises TooManyUploads if there is none."""
+        if self._used >= _PLACES:
+            raise TooManyUploads(f"{_PLACES} estimates are in progress; ask again in some seconds")
+        self._used += 1
+        try:
+            yield
+        finally:
+            self._used -= 1
 
     async def of_ends(self, operations: Operations, options: JobOptions, ends: Ends) -> Answer:
         """Estimate a job for a file of which the ends are known.

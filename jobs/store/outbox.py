@@ -6,6 +6,7 @@ again. A newer webhook for the same job and state replaces an older one.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -17,6 +18,8 @@ from jobs.schema import Job
 from jobs.store.connection import unavailable
 from jobs.store.hashes import from_hash
 from jobs.store.scripts import CLAIM_WEBHOOKS, END_WEBHOOK
+
+log = logging.getLogger(__name__)
 
 _CLAIM_SECONDS: Final = 60
 
@@ -59,7 +62,14 @@ class Outbox:
                 for delivery in due:
                     pipe.hgetall(webhook_key(delivery.decode()))
                 rows: list[dict[bytes, bytes]] = await pipe.execute()
-        return [_delivery(name.decode(), row) for name, row in zip(due, rows, strict=True) if b"message" in row]
+        found = []
+        for name, row in zip(due, rows, strict=True):
+            try:
+                found.append(_delivery(name.decode(), row))
+            except (KeyError, ValueError):  # of another version, or damaged: nobody can ever send the message
+                log.exception("webhook %s cannot be read", name.decode())
+                await self._drop(name.decode())
+        return found
 
     async def delivered(self, delivery: Delivery) -> None:
         """Remove a webhook that has arrived."""
@@ -76,6 +86,11 @@ class Outbox:
     async def postpone(self, delivery: Delivery, seconds: float) -> None:
         """Give a claim back: no attempt took place."""
         await self._finish(delivery, again=round(seconds), tries=-1)
+
+    async def _drop(self, name: str) -> None:
+        with unavailable():
+            await self._redis.zrem(WEBHOOKS, name)
+            await self._redis.delete(webhook_key(name))
 
     async def _finish(self, delivery: Delivery, again: int | str = "", tries: int = 0, warning: str = "") -> None:
         args: list[Any] = [PREFIX, delivery.id, delivery.message, again, tries, delivery.job.id, warning]

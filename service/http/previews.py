@@ -154,8 +154,8 @@ def _enlargement(job: Job, files: _Files) -> Fraction | None:
     """Size of the result divided by the size of the source; None: that of the segments, or unknown."""
     if job.input is None or files.segments:
         return None
-    if job.output is not None:
-        return Fraction(job.output.width, job.input.width)
+    if (expected := job.output or job.estimate) is not None:
+        return Fraction(expected.width, job.input.width)
     if job.options.height is not None:
         return Fraction(job.options.height, job.input.height)
     return Fraction(job.options.scale) if job.options.scale is not None else None

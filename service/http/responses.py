@@ -24,6 +24,7 @@ class Links(BaseModel):
     resume: str | None = None
     delete: str | None = Field(None, description="Address for the method DELETE, once the job is finished.")
     events: str
+    preview: str | None = None
     report: str | None = None
     skipmap: str | None = None
 
@@ -46,6 +47,7 @@ class JobDocument(Job):
             resume=f"{base}/resume" if job.resumable else None,
             delete=base if state.final else None,
             events=f"{base}/events",
+            preview=f"{base}/preview" if _has_files(job) else None,
             report=f"{base}/report" if _has_figures(job) else None,
             skipmap=f"{base}/skipmap" if _has_figures(job) else None,
         )
@@ -60,8 +62,11 @@ class JobDocument(Job):
 
 
 def _has_figures(job: Job) -> bool:
-    begun = job.started_at is not None and job.state is not JobState.CANCELLED
-    return begun and not job.files_removed and not _expired(job)
+    return job.started_at is not None and _has_files(job)
+
+
+def _has_files(job: Job) -> bool:
+    return not (job.state is JobState.CANCELLED or job.files_removed or _expired(job))
 
 
 def _expired(job: Job) -> bool:

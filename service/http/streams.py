@@ -292,7 +292,8 @@ class Streams:
                     async for change in changes:
                         self._note(change)
             except StoreUnavailable as error:
-                log.warning("event streams wait for Redis: %s", error)
+                level = logging.WARNING if self._available else logging.DEBUG  # one line for each loss
+                log.log(level, "event streams wait for Redis: %s", error)
             except Exception:  # one broken message must not end all streams for good
                 log.exception("event streams failed; trying again")
             self._tell(available=False)
@@ -338,7 +339,7 @@ class Streams:
             self._sent_at = {i: at for i, at in self._sent_at.items() if at + INTERVAL_SECONDS > now}
             due = [job_id for job_id in self._dirty if job_id not in self._sent_at]
             if due:
-                await self._send(due[:_BATCH])
+                await self._send_safely(due[:_BATCH])
                 continue
             next_due = min((self._sent_at[i] for i in self._dirty), default=None)
             self._wake.clear()
@@ -346,17 +347,23 @@ class Streams:
                 wait = None if next_due is None else max(0.0, next_due + INTERVAL_SECONDS - now)
                 await asyncio.wait_for(self._wake.wait(), wait)
 
-    async def _send(self, job_ids: list[str]) -> None:
+    async def _send_safely(self, job_ids: list[str]) -> None:
+        """Send jobs' documents; without an answer of Redis, later."""
         self._sending = {job_id: self._dirty.pop(job_id) for job_id in job_ids}
         try:
-            found = await self._documents(i for i, dirty in self._sending.items() if not dirty.removed)
+            await self._send()
         except StoreUnavailable:
             for job_id, dirty in self._sending.items():
                 newer = self._dirty.get(job_id, dirty)
                 self._dirty[job_id] = _Dirty(dirty.number, dirty.owner, newer.removed)
-            self._sending = {}
             await asyncio.sleep(_RECONNECT_SECONDS)
-            return
+        except Exception:  # one broken document must not end all streams
+            log.exception("event streams cannot show the jobs %s", ", ".join(job_ids))
+        finally:
+            self._sending = {}
+
+    async def _send(self) -> None:
+        found = await self._documents(i for i, dirty in self._sending.items() if not dirty.removed)
         now = asyncio.get_running_loop().time()
         for job_id, dirty in self._sending.items():
             update = Update(job_id, found.get(job_id))
@@ -365,7 +372,6 @@ class Streams:
                 if stream.wants(job_id, owner) and (owner is not None or stream.job_id is not None):
                     stream.put(update, dirty.number)
             self._sent_at[job_id] = now
-        self._sending = {}
 
     async def _confirm(self) -> None:
         """End the streams of keys that are revoked or have expired."""

@@ -174,8 +174,11 @@ class Webhooks:
             return str(error), 0.0, True
         except TimeoutError:
             return f"no answer within {_TOTAL_SECONDS:g} s", 0.0, False
-        except (httpx.HTTPError, ValueError) as error:
+        except httpx.HTTPError as error:
             return str(error) or type(error).__name__, 0.0, False
+        except Exception as error:  # whatever an address provokes is a failed attempt
+            log.exception("webhook %s failed", _name(delivery))
+            return type(error).__name__, 0.0, False
         if answer.is_success:
             return "", 0.0, False
         return f"status {answer.status_code}", _retry_after(answer), answer.status_code == httpx.codes.GONE

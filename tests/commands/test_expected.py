@@ -30,9 +30,7 @@ def test_times_are_rounded_to_a_unit() -> None:
 def test_the_sentence_names_sizes_and_the_wait() -> None:
     estimate = {"width": 3840, "height": 2160, "seconds": 720.0}
     assert sentence((1920, 1080), estimate) == "1920×1080 → 3840×2160, about 12 min"
-    assert (
-        sentence((1920, 1080), estimate, 300.0) == "1920×1080 → 3840×2160, about 12 min, after about 5 min in the queue"
-    )
+    assert sentence((1920, 1080), estimate, 300.0).endswith(", about 12 min, after about 5 min in the queue")
     assert sentence((1920, 1080), estimate, 0.0) == sentence((1920, 1080), estimate)
 
 

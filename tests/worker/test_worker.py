@@ -105,10 +105,10 @@ def test_jobs_finish_and_leave_nothing_behind(
         assert worker.wait(10) == 0, worker.log
     assert "Traceback" not in worker.log
     assert Presence(store.redis).workers() == []
-    names = ("jobs", "fence", "tickets", "complete", "state:done", "state:failed")
+    names = ("jobs", "fence", "tickets", "complete", "change", "changes", "state:done", "state:failed")
     ours = {f"skipvsr:{name}".encode() for name in names}
     left = {key for key in store.redis.scan_iter() if not key.startswith(b"skipvsr:job:")} - ours
-    assert all(key.startswith((b"rq:worker:", b"rq:queues", b"rq:clean_")) for key in left), left
+    assert all(key.startswith((b"rq:worker:", b"rq:queues", b"rq:clean_", b"skipvsr:speed:")) for key in left), left
 
 
 def test_high_priority_jobs_start_first(

@@ -114,8 +114,9 @@ async def estimate(
 
     Nothing is kept. Problem `header-not-sent`: the ends do not hold the file's header; upload the file.
     """
-    form = await receive_ends(request, uploads.pace())
-    options = options_from_text(form.options)
-    if form.ends is not None:
-        return EstimateDocument.of(await estimating.of_ends(operations, options, form.ends))
+    with estimating.place():
+        form = await receive_ends(request, uploads.pace())
+        options = options_from_text(form.options)
+        if form.ends is not None:
+            return EstimateDocument.of(await estimating.of_ends(operations, options, form.ends))
     return EstimateDocument.of(await estimating.of_upload(operations, options, form.upload))

@@ -25,7 +25,12 @@ _HEADERS = {
     "ETag": {"description": "This picture, for `If-None-Match` (304).", "schema": {"type": "string"}},
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The picture.", "headers": _HEADERS, "content": {MEDIA_TYPE: {"schema": BINARY}}},
+    200: {
+        "description": "The picture.",
+        "headers": _HEADERS,
+        # Client generators take only application/octet-stream for a file.
+        "content": {name: {"schema": BINARY} for name in ("application/octet-stream", MEDIA_TYPE)},
+    },
     304: {"description": "The client's copy is current.", "headers": _HEADERS},
 }
 

@@ -14,6 +14,7 @@ from jobs.errors import InvalidRequest
 from service.callers import Scope
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
 from service.http.dependencies import SettingsDep, TusDep
+from service.http.methods import allowed
 from service.http.responses import problems
 from service.http.tus import ALGORITHMS, CONTENT_TYPE, EXTENSIONS, VERSION, Status
 
@@ -75,14 +76,14 @@ _LOCATION: dict[str, Any] = {"Location": {"description": "The upload's address."
 
 @public.options(PATH, status_code=204, summary="Get the server's tus versions and extensions", responses=problems(403))
 @public.options(PATH + "/{upload_id}", status_code=204, include_in_schema=False)
-async def get_tus_abilities(settings: SettingsDep) -> Response:
+async def get_tus_abilities(request: Request, settings: SettingsDep) -> Response:
     """Return versions, extensions, checksum algorithms and the maximum size in headers."""
     headers = {
         "Tus-Version": VERSION,
         "Tus-Extension": EXTENSIONS,
         "Tus-Max-Size": str(settings.max_upload_bytes),
         "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
-        "Allow": "DELETE, HEAD, OPTIONS, PATCH, POST",
+        "Allow": ", ".join(allowed(request.scope)),
     }
     return Response(status_code=204, headers=headers)
 
@@ -163,7 +164,18 @@ async def delete_upload(upload_id: str, tus: TusDep, operations: JobsDep) -> Res
     return Response(status_code=204)
 
 
-@router.post(PATH + "/{upload_id}", dependencies=_Version, include_in_schema=False)
+@router.post(
+    PATH + "/{upload_id}",
+    dependencies=_Version,
+    summary="Send PATCH, DELETE or HEAD as POST",
+    response_class=Response,
+    openapi_extra={"requestBody": _BODY},
+    responses={
+        200: {"description": "State of the upload.", "headers": {**_HEADERS, **_LENGTH}},
+        204: {"description": "The bytes are on the disk, or the upload is gone.", "headers": _HEADERS},
+        **problems(400, 401, 403, 404, 408, 409, 410, 412, 413, 415, 423, 429, 460, 503, 507),
+    },
+)
 async def override_method(
     upload_id: str,
     request: Request,

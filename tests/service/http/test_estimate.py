@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,45 @@ def test_errors_are_those_of_an_upload(service: Service, settings: Settings, fol
         assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), (detail, answer.text)
 
 
+def test_an_upload_has_an_estimate_while_it_arrives(service: Service, folder: Path) -> None:
+    front = make_noise(folder / "front.mp4", "mp4", "libx264", movflags="faststart")
+    back = make_noise(folder / "back.mp4", "mp4", "libx264")
+    whole = ask(service, front, routing="off").json()
+    found = {}
+    for path in (front, back):
+        data = path.read_bytes()
+        tus = {"Tus-Resumable": "1.0.0"}
+        length = {"Upload-Length": str(len(data)), "Upload-Metadata": "filename Y2xpcC5tcDQ="}
+        place = service.client.post("/uploads", headers=tus | length).headers["location"]
+        upload = place.rpartition("/")[2]
+        for begin, end in ((0, KNOWN), (KNOWN, len(data))):
+            packet = {"Upload-Offset": str(begin), "Content-Type": "application/offset+octet-stream"}
+            sent = service.client.patch(place, headers=tus | packet, content=data[begin:end])
+            assert sent.status_code == 204, sent.text
+            answer = service.client.post("/estimate", files={"upload": (None, upload), "routing": (None, "off")})
+            found[path.stem, end == len(data)] = answer
+    assert found["front", False].json() == found["front", True].json() == whole
+    assert found["back", False].json()["type"] == "/problems/header-not-sent"
+    assert found["back", True].json()["seconds"] == whole["seconds"]
+
+
 def test_limits_hold(settings: Settings, folder: Path) -> None:
     clip = make_clip(folder / "clip.mp4", frames=4)
     with serving(settings.model_copy(update={"max_pixels": 500})) as service:
         service.announce_worker()
         answer = ask(service, clip)
     assert (answer.status_code, "SKIPVSR_MAX_PIXELS" in answer.json()["detail"]) == (413, True)
+
+
+def test_ends_in_memory_are_limited(service: Service, folder: Path) -> None:
+    clip = make_clip(folder / "clip.mp4", frames=4)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(service.app.state.estimating.place())
+        refused = ask(service, clip)
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-uploads")
+        assert int(refused.headers["retry-after"]) > 0
+    assert ask(service, clip).status_code == 200
 
 
 def test_the_upload_then_has_the_same_estimate(service: Service, folder: Path) -> None:

@@ -390,8 +390,8 @@ def test_links_name_what_is_possible(service: Service, clip: Path) -> None:
         for job_id in (waiting, done, cancelled)
     }
     assert found == {
-        waiting: {"self", "input", "events", "cancel", "pause"},
-        done: {"self", "input", "events", "result", "delete", "report", "skipmap"},
+        waiting: {"self", "input", "events", "preview", "cancel", "pause"},
+        done: {"self", "input", "events", "preview", "result", "delete", "report", "skipmap"},
         cancelled: {"self", "input", "events", "delete"},
     }
     routes = {route.path for route in iter_route_contexts(service.app.routes)}

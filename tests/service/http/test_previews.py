@@ -24,6 +24,7 @@ from media.probe import probe
 from media.spec import output_spec
 from service.http import previews
 from tests.support.clips import make_clip
+from tests.support.crew import crew
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
@@ -39,10 +40,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=8)
 
 
-def size_of(webp: bytes) -> tuple[int, int]:
+def pixels_of(webp: bytes) -> np.ndarray[Any, Any]:
     with av.open(io.BytesIO(webp), format="webp_pipe") as container:
-        frame = next(container.decode(video=0))
-        return frame.width, frame.height
+        return next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+
+
+def size_of(webp: bytes) -> tuple[int, int]:
+    height, width, _ = pixels_of(webp).shape
+    return width, height
 
 
 def work(service: Service, job_id: str, token: int) -> Path:
@@ -220,3 +225,25 @@ def test_many_requests_wait_and_more_are_refused(service: Service, clip: Path, m
         statuses = [future.result().status_code for future in asked]
     assert most[0] == 2
     assert statuses.count(200) == 4
+
+
+def test_a_worker_s_unfinished_result_looks_like_the_finished_one(settings: Settings, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "long.mp4", frames=48, width=64, height=48, sound=True)
+    with serving(settings) as service, crew(settings, tmp_path):
+        job_id = service.post(clip, model="tiny", chunk="2", scale="2").json()["id"]
+
+        def newest() -> Any:
+            return get(service, job_id)
+
+        wait_until(lambda: newest().status_code == 200, 90, "no finished frame")
+        found = newest()
+        seconds = found.headers["Skipvsr-Time"]
+        early = get(service, job_id, t=seconds)
+        done = service.client.get(f"/jobs/{job_id}?wait=60").json()
+        assert done["state"] == "done", done["error"]
+        late = get(service, job_id, t=seconds)
+        assert late.headers["Skipvsr-Time"] == seconds
+        assert np.abs(pixels_of(early.content) - pixels_of(late.content)).max() <= 2
+        assert np.abs(
+            pixels_of(late.content) - pixels_of(get(service, job_id, view="bicubic", t=seconds).content)
+        ).max()

@@ -14,6 +14,7 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.errors import DecoderFailed, JobFailed, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
+from service.http.problems import from_error
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 
@@ -133,3 +134,6 @@ def test_a_problem_of_a_later_version_is_a_failed_job() -> None:
     assert (type(error), str(error)) == (JobFailed, "who knows")
     limit = Problem(type="/problems/limit-reached", title="Limit reached", status=429, detail="too many").to_error()
     assert (limit.kind, str(limit), limit.retry_after) == ("limit-reached", "too many", None)
+    for kind in SkipVsrError.kinds():
+        described = Problem(type=f"/problems/{kind}", title="", status=400, detail="why")
+        assert from_error(described.to_error()).body

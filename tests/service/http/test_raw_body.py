@@ -8,6 +8,7 @@ from subprocess import run
 
 import pytest
 
+from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
@@ -18,9 +19,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=2)
 
 
-@pytest.fixture
-def service(settings: Settings) -> Iterator[Service]:
-    with serving(settings.model_copy(update={"max_upload_bytes": 1 << 20})) as running:
+@pytest.fixture(scope="module")
+def service(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("data")
+    with serving(Settings(redis_url=redis_server.url, data_dir=folder, max_upload_bytes=1 << 20)) as running:
+        running.operations.store.redis.flushall()
         yield running
 
 
@@ -54,11 +57,13 @@ def test_the_body_is_the_file(
 
 
 def test_curl_sends_a_file(service: Service, clip: Path) -> None:
+    before = {job["id"] for job in service.client.get("/jobs").json()["jobs"]}
     run(["curl", "-fsS", "-T", str(clip), f"{service.url}/upscale/?crf=20"], capture_output=True, check=True)
     with clip.open("rb") as file:  # chunked: the size is not announced
         command = ["curl", "-fsS", "-T", "-", f"{service.url}/upscale/b.mp4?crf=30"]
         run(command, stdin=file, capture_output=True, check=True)
-    found = {job["filename"]: job["options"]["crf"] for job in service.client.get("/jobs").json()["jobs"]}
+    made = [job for job in service.client.get("/jobs").json()["jobs"] if job["id"] not in before]
+    found = {job["filename"]: job["options"]["crf"] for job in made}
     assert found == {"clip.mp4": 20, "b.mp4": 30}
 
 
@@ -91,7 +96,7 @@ def test_refused_bodies_leave_nothing(service: Service, path: str, data: bytes, 
         answer = service.client.put(path, content=content)
         assert answer.status_code == status, answer.text
         assert says in answer.json()["detail"]
-    assert service.files() == []
+    assert list(service.operations.storage.uploads.iterdir()) == []
 
 
 @pytest.mark.parametrize(

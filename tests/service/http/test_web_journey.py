@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 
 from jobs.settings import Settings
+from tests.service.http.test_web_access import check
 from tests.support.browser import browsing, chromium
 from tests.support.clips import make_clip
 from tests.support.crew import crew
@@ -119,6 +120,7 @@ def compare(page: Page, name: str) -> None:
     expect(page.locator(".chart svg")).to_have_count(2)
     page.keyboard.press("s")
     until(page, "document.querySelector('canvas.skipmap').width > 1")
+    check(page, "comparison with skip map and charts")
     expect(page.get_by_label("Skip map", exact=True)).to_be_checked()
     page.get_by_label("Compare with").select_option("bicubic")
     until(page, "document.querySelector('.cut img').naturalWidth > 0")

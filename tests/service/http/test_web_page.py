@@ -367,10 +367,9 @@ def test_a_new_tab_asks_for_the_key_before_a_change(settings: Settings, page: Pa
         page.reload()
         expect(page.locator(".job .badge")).to_have_text(["Done"])
         choose(page, clip)
-        page.get_by_role("button", name="Upscale", exact=True).click()
         expect(page.locator("#key")).to_be_visible()
         unlock(page, keys.text("own"))
-        page.get_by_role("button", name="Try again: clip.mp4").click()
+        page.get_by_role("button", name="Upscale", exact=True).click()
         expect(page.locator(".job .badge")).to_have_text(["Queued", "Done"])
 
 

@@ -100,7 +100,7 @@ class Upscaled:
 
 
 class AsyncClient:
-    """A client for an event loop of asyncio or trio. Use it as an asynchronous context manager."""
+    """A client for an event loop. Use it as an asynchronous context manager."""
 
     def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, **details: Unpack[Details]) -> None:
         """Create a client of the server at `url`, with the server's API key if it has keys."""

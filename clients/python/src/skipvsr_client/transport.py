@@ -82,7 +82,7 @@ class Transport(Protocol):
 
 
 class AsyncTransport:
-    """Input and output in an event loop of asyncio or trio."""
+    """Input and output in an event loop."""
 
     def __init__(self, **options: Any) -> None:
         self._http = httpx.AsyncClient(**options)

@@ -15,7 +15,7 @@ const NAMES = {all: "All", active: "In progress", done: "Done", failed: "Failed"
 
 const jobs = new Jobs(), queue = new Queue(), dialog = new OptionsDialog(), notifier = new Notifier();
 const composer = new QueueView(queue, dialog), cards = new Map(), filters = new Map();
-const session = new Session(() => { closeCards(); jobs.events?.close(); jobs.events = null; jobs.show({}); health(); });
+const session = new Session(() => { closeCards(); jobs.events?.close(); jobs.events = null; jobs.show({}); composer.unlocked(); health(); });
 const page = {jobs, may: scope => session.may(scope), again};
 
 // Jobs

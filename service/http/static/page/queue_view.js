@@ -68,6 +68,11 @@ export class QueueView {
     this.timer = setTimeout(() => { for (const item of this.queue.chosen()) if (!item.options) this.wantEstimate(item); }, 400);
   }
 
+  // Another key may ask what the last one could not.
+  unlocked() {
+    for (const item of this.queue.chosen()) this.wantEstimate(item);
+  }
+
   wantEstimate(item) {
     if (this.form.checkValidity()) this.estimates.want(item, item.options || this.options.values());
   }
