@@ -50,5 +50,5 @@ def test_commands_accept_a_user_model(weights_folder: Path, tmp_path: Path, caps
     assert cli.main([*bench, "--json", str(rows)]) == 0
     assert {row["model"] for row in json.loads(rows.read_text())["rows"]} == {"mine"}
     capsys.readouterr()
-    assert cli.main(["upscale", str(clip), str(tmp_path / "out.mp4"), "--model", "other"]) == 1
+    assert cli.main(["upscale", str(clip), str(tmp_path / "other.mp4"), "--model", "other"]) == 1
     assert f"tiny, mine (user models are files in {weights_folder})" in capsys.readouterr().err
