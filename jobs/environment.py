@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Final
 
 _PREFIX: Final = "SKIPVSR_"
-_OTHERS: Final = frozenset(
-    _PREFIX + name
-    for name in ("SECRETS_DIR", "DEBUG", "API_KEY_FILE", "REDIS_URL_FILE", "WORKER_MEMORY", "IMAGE", "TAG")
-)
-"""Variables that are no settings; the entry point, `jobs.secret_files` and docker-compose.yml read them."""
+_OTHERS: Final = frozenset(_PREFIX + name for name in ("SECRETS_DIR", "DEBUG", "WORKER_MEMORY", "IMAGE", "TAG"))
+"""Variables that are no settings; the entry point and docker-compose.yml read them."""
 
 
 def usual_data_dir() -> Path:

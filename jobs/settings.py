@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.environment import unknown_variables, usual_data_dir
-from jobs.secret_files import SecretFiles
+from jobs.secret_files import SECRETS, SecretFiles
 
 
 class Settings(BaseSettings):
@@ -366,7 +366,8 @@ class Settings(BaseSettings):
         """One line for each variable of the environment or of `.env` that looks like a setting but is none."""
         file = cls.model_config.get("env_file")
         lines = dotenv_values(file) if isinstance(file, str) else {}
-        return unknown_variables(cls.model_fields, os.environ, lines)
+        files = [f"{secret}_file" for secret in SECRETS]
+        return unknown_variables([*cls.model_fields, *files], os.environ, lines)
 
     @property
     def grpc_message_bytes(self) -> int:

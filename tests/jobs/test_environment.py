@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,21 @@ def test_a_setting_wins(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_misspelt_variables_are_named_with_the_nearest_setting() -> None:
     given = {"SKIPVSR_DEVCE": "cpu", "SKIPVSR_QUUX": "1", "SKIPVSR_DEVICE": "cpu", "PATH": "", "SKIPVSR_TAG": "1"}
-    assert unknown_variables(["device"], given, {"skipvsr_api_key": "", "SKIPVSR_API_KEY_FILE": ""}) == [
+    assert unknown_variables(
+        ["device", "api_key_file"], given, {"skipvsr_api_key": "", "SKIPVSR_API_KEY_FILE": ""}
+    ) == [
         "SKIPVSR_API_KEY is no setting and has no effect; did you mean SKIPVSR_API_KEY_FILE?",
         "SKIPVSR_DEVCE is no setting and has no effect; did you mean SKIPVSR_DEVICE?",
         "SKIPVSR_QUUX is no setting and has no effect",
     ]
+
+
+def test_every_variable_of_the_example_is_known(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = re.findall(r"^#(SKIPVSR_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert {"SKIPVSR_API_KEY_FILE", "SKIPVSR_TAG", "SKIPVSR_DATA_DIR"} <= set(names)
+    for name in names:
+        monkeypatch.setenv(name, "")
+    assert Settings.unknown_variables() == []
 
 
 def test_commands_warn_once(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
