@@ -18,6 +18,7 @@ from service.callers import Scope
 from tests.support.api_keys import job_of, make_keys
 from tests.support.browser import browsing, chromium
 from tests.support.clips import make_clip
+from tests.support.crew import submit
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
@@ -265,6 +266,26 @@ def test_order_filter_and_lasting_errors(service: Service, page: Page, tmp_path:
     expect(names).to_have_text(["2.mp4"])
     page.get_by_role("button", name=re.compile("^Done")).click()
     expect(page.locator("#none")).to_have_text("No job matches.")
+
+
+def test_pages_and_search(service: Service, page: Page, tmp_path: Path) -> None:
+    """A running job comes first, even one that is older than a page of others."""
+    clip, rare = (make_clip(tmp_path / f"{name}.mp4", frames=2) for name in ("clip", "rare"))
+    store, storage = service.operations.store, service.operations.storage
+    oldest = submit(store, storage, rare)
+    for _ in range(21):
+        submit(store, storage, clip)
+    assert store.claim(oldest, "test-worker") is not None
+    page.goto(service.url)
+    expect(page.locator(".job h3").first).to_have_text("rare.mp4")
+    expect(page.locator("#pages")).to_contain_text("1 to 20 of 22")
+    page.get_by_role("button", name="Older", exact=True).click()
+    expect(page.locator("#pages")).to_contain_text("21 to 22 of 22")
+    expect(page.locator(".job h3")).to_have_text(["rare.mp4", "clip.mp4"])
+    page.get_by_label("Search jobs by name").fill("RAR")
+    expect(page.locator(".job h3")).to_have_text(["rare.mp4"])
+    expect(page.locator("#pages")).to_be_hidden()
+    expect(page.get_by_role("button", name=re.compile("^In progress"))).to_have_text("In progress 1")
 
 
 def test_cancel_and_delete_ask_first(service: Service, page: Page, tmp_path: Path) -> None:
