@@ -4,7 +4,7 @@
 
 A real service processes a clip of one chunk. At an early, a middle and a late point of the chunk, a job is paused or
 cancelled; the clock runs from the request until the document shows the new state. The observer is measured in pairs of
-calls of the network with and without it, by the CPU time of the process: other load counts for neither.
+calls of the network with and without it, by the CPU time of one thread: other load counts for neither.
 """
 
 from __future__ import annotations
@@ -92,15 +92,15 @@ def stopped(client: httpx.Client, clip: Path, request: str, part: float, frames:
 
 def overhead(name: str, width: int, height: int, frames: int, rounds: int) -> dict[str, float]:
     """CPU seconds of a chunk with a job's observer over those without, as the median of pairs."""
-    model = load_model(name, weights_dir=Settings().weights)
+    model = load_model(name, weights_dir=Settings().weights, threads=1)
     clip: Any = np.stack(list(pictures(width, height, frames)))
     counter = ProgressCounter(frames, 0)
     counter.begin_chunk(frames)
 
     def seconds(observer: Observer | None) -> float:
-        begun = time.process_time()
+        begun = time.thread_time()
         model.forward(clip, None, lookahead=0, last=True, observer=observer)
-        return time.process_time() - begun
+        return time.thread_time() - begun
 
     seconds(None)
     ratios = []

@@ -2,6 +2,7 @@
 
     <data_dir>/uploads/                 uploads in progress
     <data_dir>/resumable/               uploads over several requests (`jobs.resumable`)
+    <data_dir>/estimates/               ends of files, for the time of an estimate (`service.estimating`)
     <data_dir>/jobs/<id>/input          the uploaded file
                          work-<token>/  checkpoint and segments of the worker with this fencing token
                          result.mp4     the published result (or .mkv, .mov, .webm)

@@ -12,6 +12,7 @@ from statistics import mean
 from typing import Final, Generic, TypeVar, cast
 
 from jobs import tickets
+from jobs.errors import StoreUnavailable
 from jobs.keys import job_key
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Estimate, Job, JobState, Priority, QueuePlace
@@ -118,14 +119,17 @@ class Estimates:
         return Answer(admission, model, estimate, size, wait, workers, warnings)
 
     def place(self, jobs: Iterable[Job]) -> list[Job]:
-        """Add the places in the queue to the documents of waiting jobs."""
+        """Add the places in the queue to the documents of waiting jobs; without Redis, the places are unknown."""
         found = list(jobs)
         waiting = [job.id for job in found if job.state is JobState.QUEUED]
         if not waiting:
             return found
-        places = self._queue.get().places
-        if not places.keys() >= set(waiting):  # a new job
-            places = self._queue.get(age=0.0).places
+        try:
+            places = self._queue.get().places
+            if not places.keys() >= set(waiting):  # a new job
+                places = self._queue.get(age=0.0).places
+        except StoreUnavailable:  # the caller has the documents, and must get them
+            return found
         return [
             job.model_copy(update={"queue": places.get(job.id)}) if job.state is JobState.QUEUED else job
             for job in found

@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from functools import cache
 from math import atan2, degrees
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -100,16 +99,11 @@ class _Segments:
             if not unit:
                 raise UnusableVideo("The video track has no time base.")
         self._unit = unit / 2 if request.fields else unit
-        self.begin = cache(self._begin)
-
-    def _begin(self, number: int) -> Fraction:
-        """Time of the first frame of a segment, in seconds from the first frame of the video."""
-        first = 0 if number == 0 else self.begin(0)
-        return timestamp_shift(self._paths[number]) * self._unit - first
+        self._origin = timestamp_shift(self._paths[0]) * self._unit
 
     def offset(self, number: int) -> Fraction:
-        """Time of the first frame of a segment, from the first frame of the video."""
-        return Fraction(0) if number == 0 else self.begin(number)
+        """Time of the first frame of a segment, in seconds from the first frame of the video."""
+        return timestamp_shift(self._paths[number]) * self._unit - self._origin
 
     def newest(self) -> Fraction:
         """Time of the last frame."""
@@ -135,9 +129,9 @@ class _Segments:
             return Fraction(width, crop.width if crop else stream.width)
 
     def _times(self, number: int) -> list[Fraction]:
+        """Times of the frames of a segment."""
         times = sorted(segment_times(self._paths[number], self._unit))
-        origin = timestamp_shift(self._paths[0]) * self._unit
-        return [time * self._unit - origin for time in times]
+        return [time * self._unit - self._origin for time in times]
 
 
 def _of_segments(request: PreviewRequest, limits: Limits) -> tuple[Fraction, VideoFrame]:

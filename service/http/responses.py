@@ -139,8 +139,8 @@ class WorkerList(BaseModel):
 
 
 def shown(workers: Iterable[WorkerInfo], *, trusted: bool) -> list[WorkerInfo]:
-    """The workers as an administrator sees them, or without host, process and job."""
-    hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "job": None}
+    """The workers as an administrator sees them, or without host, process, machine and job."""
+    hidden = {} if trusted else {"name": "", "host": "", "pid": 0, "machine": "", "job": None}
     return [worker.model_copy(update=hidden) for worker in workers]
 
 

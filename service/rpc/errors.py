@@ -79,6 +79,7 @@ _JOB_CODES: Final = {
     423: StatusCode.ABORTED,
     460: StatusCode.ABORTED,
     429: StatusCode.RESOURCE_EXHAUSTED,
+    502: StatusCode.UNAVAILABLE,
     503: StatusCode.UNAVAILABLE,
     507: StatusCode.RESOURCE_EXHAUSTED,
 }

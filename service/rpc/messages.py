@@ -119,6 +119,7 @@ def job(document: Job) -> pb.Job:
         files_removed=document.files_removed,
         owner=document.owner,
         request=_REQUESTS[document.request],
+        updated_at=_timestamp(document.updated_at),
         expires_at=_timestamp(document.expires_at),
         queue=pb.QueuePlace(**_set_fields(document.queue, _QUEUE)) if document.queue is not None else None,
         estimate=_estimate(document.estimate),

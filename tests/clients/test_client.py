@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import anyio
 import pytest
 
 from commands.shared.embedded_redis import EmbeddedRedis
+from jobs import schema
+from jobs.presence import WorkerInfo
 from jobs.schema import JobState
 from jobs.settings import Settings
+from service.http.responses import JobDocument, JobList
+from service.http.routes.estimate import EstimateDocument, EstimatedOutput
 from service.operations import Operations
 from skipvsr_client import (
     Activity,
@@ -30,6 +35,7 @@ from skipvsr_client import (
     NotPossible,
     SkipVsrError,
     Unauthorized,
+    documents,
 )
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
@@ -275,18 +281,18 @@ def test_watch_survives_a_server_that_restarts(redis_server: EmbeddedRedis, tmp_
 
 
 def test_documents_have_every_field_of_the_server() -> None:
-    from dataclasses import fields
-
-    from jobs import schema
-    from service.http.responses import JobDocument
-    from skipvsr_client import documents
-
     for ours, theirs in (
         (documents.Job, JobDocument),
+        (documents.JobEstimate, schema.Estimate),
+        (documents.JobPage, JobList),
+        (documents.Queue, schema.QueuePlace),
         (documents.Progress, schema.Progress),
         (documents.Metrics, schema.JobMetrics),
         (documents.StreamFacts, schema.StreamFacts),
         (documents.Problem, schema.Problem),
+        (documents.Estimate, EstimateDocument),
+        (documents.OutputFacts, EstimatedOutput),
+        (documents.Worker, WorkerInfo),
     ):
         assert {field.name for field in fields(ours)} >= set(theirs.model_fields), ours  # type: ignore[arg-type]
-    assert set(documents.Options.__annotations__) >= set(schema.JobOptions.model_fields)
+    assert set(documents.Options.__annotations__) == set(schema.JobRequest.model_fields)

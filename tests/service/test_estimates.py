@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from jobs.speed import Rates
 from jobs.speed_records import RedisSpeeds
 from jobs.storage import Storage, new_id
-from jobs.store import JobStore
+from jobs.store import JobStore, connect
 from service.admission import Admission, admit
 from service.operations import Operations
 from tests.support.clips import make_clip
@@ -152,6 +152,12 @@ def test_a_wait_that_nobody_knows_is_null(operations: Operations, store: JobStor
     third, fourth = queue(store, 8), queue(store, 4)
     usual = [(1, 0.0), (2, 6.0), (3, 12.0), (4, 20.0)]
     assert waits(Operations(store, operations.storage), first, second, third, fourth) == usual
+
+
+def test_documents_do_without_places_while_redis_is_down(store: JobStore, storage: Storage) -> None:
+    job = store.get(queue(store, 10))
+    gone = JobStore(connect("redis://127.0.0.1:1", timeout=0.2, attempts=0))
+    assert Operations(gone, storage).estimates.place([job]) == [job]
 
 
 def test_a_page_of_500_jobs_among_10000(operations: Operations, store: JobStore, redis: redis_client.Redis) -> None:

@@ -391,7 +391,7 @@ class Problem(_message.Message):
     def __init__(self, title: _Optional[str] = ..., status: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner", "request", "expires_at", "queue", "estimate", "webhook")
+    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner", "request", "expires_at", "queue", "estimate", "webhook", "updated_at")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -416,6 +416,7 @@ class Job(_message.Message):
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JobState
     filename: str
@@ -440,7 +441,8 @@ class Job(_message.Message):
     queue: QueuePlace
     estimate: Estimate
     webhook: str
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ..., request: _Optional[_Union[PendingRequest, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., webhook: _Optional[str] = ...) -> None: ...
+    updated_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ..., request: _Optional[_Union[PendingRequest, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., webhook: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("config", "chunk")

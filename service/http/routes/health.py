@@ -41,7 +41,7 @@ async def healthz() -> Health:
 def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, Depends(is_admin)]) -> Readiness:
     """Return the live workers, or 503 if Redis does not answer or no worker is alive.
 
-    Without an administrator's API key, the workers have no name, host name, process id and job.
+    Without an administrator's API key, the workers have no name, host name, process id, machine and job.
     """
     workers = operations.workers()
     if not workers:

@@ -196,7 +196,7 @@ def job_figures(
     summary="Get a job",
     dependencies=[*_READ, WAITS],
     response_model=JobDocument,
-    responses={**VERSIONED, **problems(401, 403, 404, 412, 503)},
+    responses={**VERSIONED, **problems(400, 401, 403, 404, 412, 503)},
 )
 def get_job(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Return state, progress and measurements of a job."""

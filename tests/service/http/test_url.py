@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,3 +198,20 @@ def test_slow_hosts_are_left(service: Service, remote: Remote) -> None:
     answer = post(service, f"{remote.url}/drip")
     assert (answer.status_code, "SKIPVSR_URL_SECONDS" in answer.json()["detail"]) == (502, True)
     wait_until(lambda: service.files() == [], 5, "remains of a fetch")
+
+
+def test_a_client_that_hangs_up_ends_its_fetch(settings: Settings, remote: Remote) -> None:
+    def flow(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(bytes(8192))
+            time.sleep(0.05)
+
+    remote.answers = {"/": flow}
+    with serving(settings.model_copy(update=ALLOWED)) as service:
+        with socket.create_connection(("127.0.0.1", service.port), 10) as client:
+            target = f"/upscale?url={remote.url}/"
+            client.sendall(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+            wait_until(lambda: bool(service.files()), 5, "the fetch did not begin")
+        wait_until(lambda: service.files() == [], 2, "the fetch goes on")

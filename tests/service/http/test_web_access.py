@@ -81,6 +81,7 @@ def test_choosing_and_uploading(service: Service, page: Page, tmp_path: Path) ->
     check(page, "refused upload")
 
 
+@pytest.mark.slow
 def test_jobs_in_every_state(service: Service, page: Page, tmp_path: Path) -> None:
     clips = {state: make_clip(tmp_path / f"{state}.mp4", frames=8, width=96, height=54) for state in JobState}
     ids = {state: service.post(clip).json()["id"] for state, clip in clips.items()}

@@ -215,7 +215,12 @@ def test_an_estimate_needs_the_ends_of_a_file(client: StreamClient, operations: 
         ),
         ttl=60,
     )
-    answer = client.jobs.EstimateJob(ends(data, len(data), 2000, 4000, scale=2), timeout=30)
+
+    def estimated() -> pb.EstimateJobResponse:
+        return client.jobs.EstimateJob(ends(data, len(data), 2000, 4000, scale=2), timeout=30)
+
+    wait_until(lambda: estimated().workers == 1, 20, "the server knows no worker")
+    answer = estimated()
     assert (answer.input.width, answer.input.frames, answer.input.size_bytes) == (64, 60, len(data))
     assert (answer.output.width, answer.output.height, answer.output.frames) == (128, 96, 60)
     assert (answer.scale, answer.workers, answer.model) == (2, 1, "tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from functools import partial
 from types import TracebackType
@@ -27,8 +28,8 @@ class AsyncStream:
     """
 
     def __init__(self, client: StreamClient, frames: AsyncFrames, **config: Any) -> None:
-        self._portal = anyio.from_thread.BlockingPortal()
-        taken = _taken(frames, self._portal) if isinstance(frames, AsyncIterable) else frames
+        self._portal, self._ended = anyio.from_thread.BlockingPortal(), threading.Event()
+        taken = _taken(frames, self._portal, self._ended) if isinstance(frames, AsyncIterable) else frames
         self._stream: Stream = client.stream(taken, **config)
 
     @property
@@ -57,6 +58,7 @@ class AsyncStream:
                 while (answer := await thread(next, answers, None)) is not None:
                     yield answer
             finally:
+                self._ended.set()
                 self._stream.cancel()
                 await self._portal.stop(cancel_remaining=True)
 
@@ -69,13 +71,23 @@ class AsyncStream:
         self.cancel()
 
 
-def _taken(frames: AsyncIterable[Any], portal: anyio.from_thread.BlockingPortal) -> Iterator[Any]:
-    """The frames of an asynchronous source, for another thread."""
+def _taken(
+    frames: AsyncIterable[Any], portal: anyio.from_thread.BlockingPortal, ended: threading.Event
+) -> Iterator[Any]:
+    """The frames of an asynchronous source, for another thread, until the stream has ended."""
     source = aiter(frames)
     end = object()
 
     async def following() -> Any:
         return await anext(source, end)
 
-    while (frame := portal.call(following)) is not end:
+    while True:
+        try:
+            frame = portal.call(following)
+        except BaseException:
+            if ended.is_set():  # the portal has closed, and has cancelled the wait for a frame
+                return
+            raise
+        if frame is end:
+            return
         yield frame

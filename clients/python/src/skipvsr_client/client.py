@@ -19,7 +19,7 @@ from skipvsr_client.activity import OnProgress, away, ignore, of_job
 from skipvsr_client.blocking import blocking, blocking_iterator
 from skipvsr_client.documents import Estimate, Job, Options, Worker, build
 from skipvsr_client.downloads import Downloads
-from skipvsr_client.errors import JobCancelled, JobFailed, SkipVsrError
+from skipvsr_client.errors import ConnectionFailed, JobCancelled, JobFailed, SkipVsrError
 from skipvsr_client.jobs import AsyncJobs, Jobs
 from skipvsr_client.server import Server
 from skipvsr_client.transport import AsyncTransport, BlockingTransport, Call, Transport
@@ -176,7 +176,11 @@ class AsyncClient:
         if upload is not None or await self._uploads.resumable():
             upload = await self._uploads.send(file, upload, on_progress)
             call = Call("POST", "/upscale", headers=headers, json={"upload": upload, **options})
-            return await self._queued(call, on_progress)
+            try:
+                return await self._queued(call, on_progress)
+            except ConnectionFailed as error:
+                error.upload = upload
+                raise
         with CountedFile(file, on_progress) as body:
             call = Call("POST", "/upscale", headers=headers, form=_texts(options), files={"file": (file.name, body)})
             return await self._queued(call, on_progress)

@@ -139,6 +139,8 @@ class Job:
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    updated_at: datetime | None = None
+    """Time of the last change of the document."""
     expires_at: datetime | None = None
     """Time at which the server removes the files."""
     attempt: int = 0
@@ -225,6 +227,11 @@ class Worker:
     model: str = ""
     models: list[str] = field(default_factory=list)
     scales: dict[str, int] = field(default_factory=dict)
+    machine: str = ""
+    job: str | None = None
+    """Id of the current job."""
+    jail_missing: list[str] = field(default_factory=list)
+    """Layers of the decoder's jail that the worker's kernel does not enforce."""
     started_at: datetime | None = None
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

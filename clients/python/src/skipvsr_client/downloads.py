@@ -133,7 +133,8 @@ def _part(target: Path, remote: RemoteFile) -> Path:
 
 def _opened(part: Path) -> BinaryIO:
     """Open the file beside the target, unbuffered, for reading its size and for writing at its end."""
-    return os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+    part.touch()
+    return part.open("r+b", buffering=0)
 
 
 def _synced(file: BinaryIO) -> None:

@@ -2,15 +2,12 @@
 import {ask, form} from "./api.js";
 
 const SLICES = [[1 << 19, 2 << 20], [4 << 20, 16 << 20]];  // bytes of head and tail: enough for most files, then the most allowed
-let offered = true;  // until the server says that it has no estimates
 
-// The estimate for a file and options, or null if the server offers none. Throws what the server refuses.
-export async function estimate(file, options, signal) {
-  if (!offered) return null;
+// The estimate for a file and options. Throws what the server refuses.
+async function estimate(file, options, signal) {
   for (const [head, tail] of SLICES) {
     try { return await ask("/estimate", {method: "POST", body: body(file, options, head, tail), signal}); }
     catch (error) {
-      if (error.status === 404 || error.status === 405) { offered = false; return null; }
       if (error.kind !== "header-not-sent") throw error;
     }
   }

@@ -1,7 +1,8 @@
 // The jobs that the page knows, kept up to date: by events while the page is visible, else by asking now and then.
 import {ask} from "./api.js";
 
-const PAGE = 20, RUNNING = 50;
+export const PAGE = 20;
+const RUNNING = 50;
 const SOON = 300, WITH_EVENTS = 20e3, ACTIVE = 1000, IDLE = 5000, HIDDEN = 10e3, RETRY_EVENTS = 30e3;  // milliseconds
 export const FILTERS = {
   all: [], active: ["running", "queued", "paused"], done: ["done"], failed: ["failed"], cancelled: ["cancelled"],
@@ -58,16 +59,14 @@ export class Jobs extends EventTarget {
   }
 
   take(running, page) {
-    const wanted = FILTERS[this.filter];
-    const jobs = page.jobs.filter(job => !wanted.length || wanted.includes(job.state));
-    const known = new Set(jobs.map(job => job.id));  // the page was asked for last: its documents count
+    const {jobs} = page, known = new Set(jobs.map(job => job.id));
     const all = [...running.filter(job => !known.has(job.id)), ...jobs];
     const fresh = [...all.filter(job => job.state === "running"), ...all.filter(job => job.state !== "running")];
     this.order = fresh.map(job => job.id);
     for (const job of fresh) this.set(job);
-    this.total = page.total ?? this.offset + page.jobs.length;
-    this.more = page.next !== undefined ? page.next !== null : page.jobs.length === PAGE;
-    this.counts = page.counts || null;
+    this.total = page.total;
+    this.more = page.next !== null;
+    this.counts = page.counts;
     for (const id of this.jobs.keys()) if (!this.order.includes(id)) this.jobs.delete(id);
   }
 

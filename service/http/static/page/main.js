@@ -5,7 +5,7 @@ import {bytes, count} from "./text.js";
 import {OptionsDialog} from "./options.js";
 import {Queue} from "./queue.js";
 import {QueueView} from "./queue_view.js";
-import {FILTERS, Jobs} from "./jobs.js";
+import {FILTERS, Jobs, PAGE} from "./jobs.js";
 import {JobCard} from "./job_card.js";
 import {Session} from "./session.js";
 import {Notifier} from "./notify.js";
@@ -48,7 +48,7 @@ function showPages(shown) {
   nav.hidden = !offset && !more;
   $(".newer", nav).disabled = !offset;
   $(".older", nav).disabled = !more;
-  setText($("span", nav), shown ? `${offset + 1} to ${offset + shown} of ${Math.max(total, offset + shown)}` : "");
+  setText($("span", nav), shown ? `${offset + 1} to ${Math.min(total, offset + PAGE)} of ${total}` : "");
 }
 
 function showNone(shown) {
@@ -76,7 +76,7 @@ $("#pages .newer").onclick = () => turn(-1);
 $("#pages .older").onclick = () => turn(1);
 
 async function turn(direction) {
-  await jobs.show({offset: Math.max(0, jobs.offset + direction * 20)});
+  await jobs.show({offset: Math.max(0, jobs.offset + direction * PAGE)});
   $("#jobs-title").focus();
 }
 

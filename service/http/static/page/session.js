@@ -43,6 +43,5 @@ export class Session {
   async learn() {
     this.scopes = key() ? (await ask("/session")).scopes : null;
     $("#composer").hidden = !this.may("submit");
-    if (!this.may("submit")) say($("#none"), "");
   }
 }
