@@ -47,11 +47,12 @@ def test_an_interrupted_file_resumes(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - begun < 5
     assert process.returncode == 130
-    assert said == "skipvsr: interrupted; the same command resumes from the last finished chunk\n"
+    assert said.splitlines()[-1] == "skipvsr: interrupted; the same command resumes from the last finished chunk"
+    assert "Traceback" not in said
     assert re.search(r'"frames": ?\d', manifest.read_text())
     process = start(*command, "--report", "report.json", folder=tmp_path)
     _, said = process.communicate(timeout=100)
-    assert (process.returncode, said) == (0, "")
+    assert process.returncode == 0, said
     assert '"resumed": true' in (tmp_path / "report.json").read_text()
     assert not manifest.parent.exists()
 
@@ -69,7 +70,8 @@ def test_an_interrupt_does_not_wait_for_the_chunk(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - begun < 3
     assert process.returncode == 130
-    assert said == "skipvsr: interrupted; the same command resumes from the last finished chunk\n"
+    assert said.splitlines()[-1] == "skipvsr: interrupted; the same command resumes from the last finished chunk"
+    assert "Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"], "no chunk was finished"
 
 

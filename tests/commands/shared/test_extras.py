@@ -12,7 +12,16 @@ from commands.shared.extras import EXTRAS, install_hint
 from tests.support.paths import ROOT
 
 OPTIONAL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-CLIENT = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+CLIENT = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]
+
+
+def required(extra: str) -> set[str]:
+    """Names of the distributions that an extra installs, those of the client's extras too."""
+    wanted = list(OPTIONAL[extra])
+    for each in OPTIONAL[extra]:
+        if match := re.match(r"skipvsr-client\[(\w+)\]", each):
+            wanted += CLIENT["optional-dependencies"][match[1]]
+    return {re.split(r"[\[<>=~!]", each)[0].lower() for each in wanted}
 
 
 def test_an_unknown_module_is_in_all() -> None:
@@ -23,8 +32,6 @@ def test_an_unknown_module_is_in_all() -> None:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_installs_its_modules(extra: str) -> None:
     distributions = packages_distributions()
-    requirements = [*OPTIONAL[extra], *(CLIENT["grpc"] if "skipvsr-client[grpc]" in "".join(OPTIONAL[extra]) else [])]
-    required = {re.split(r"[\[<>=~!]", each)[0].lower() for each in requirements}
     for module in EXTRAS[extra]:
         if module in distributions and module != "starlette":  # of FastAPI
-            assert {name.lower() for name in distributions[module]} & required, module
+            assert {name.lower() for name in distributions[module]} & required(extra), module
