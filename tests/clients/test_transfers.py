@@ -109,9 +109,9 @@ def test_events_are_watched_over_a_broken_connection(
     seen: list[str] = []
 
     def work(job_id: str) -> None:
-        wait_until(lambda: seen == ["queued"], 10, "no event")
+        wait_until(lambda: seen == ["queued"], 60, "no event")
         service.operations.pause(job_id)
-        wait_until(lambda: seen == ["queued", "paused"], 10, "no event")
+        wait_until(lambda: seen == ["queued", "paused"], 60, "no event")
         proxy.cut()
         service.operations.resume(job_id)
         service.finish(job_id, b"result")
@@ -122,7 +122,7 @@ def test_events_are_watched_over_a_broken_connection(
         thread.start()
         for changed in client.watch(job.id):
             seen += [changed.state]
-        thread.join(20)
+        thread.join(60)
         assert seen[:2] == ["queued", "paused"]
         assert seen[-1] == "done"
         with pytest.raises(NotFound, match="0000"):
