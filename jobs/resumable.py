@@ -282,7 +282,7 @@ def _write(path: Path, upload: Upload) -> None:
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with room(path.parent):
         try:
-            part.write_text(upload.model_dump_json())
+            part.write_text(upload.model_dump_json(), encoding="utf-8")
             sync_file(part)
             part.replace(_document(path))
         except BaseException:

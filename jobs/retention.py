@@ -8,8 +8,8 @@ from typing import Final
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 
-_LONGEST: Final = 1000 * 365 * 24
-"""Hours; later times do not fit into a date."""
+LONGEST_HOURS: Final = 1000 * 365 * 24
+"""Later times do not fit into a date."""
 
 
 class Retention:
@@ -48,4 +48,4 @@ def _after(job: Job, time: timedelta) -> datetime | None:
 
 
 def _hours(count: float) -> timedelta:
-    return timedelta(hours=min(count, _LONGEST))
+    return timedelta(hours=min(count, LONGEST_HOURS))

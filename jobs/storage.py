@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
+from jobs.retention import LONGEST_HOURS
 from jobs.settings import Settings
 
 GB: Final = 1_000_000_000
@@ -156,7 +157,7 @@ class Storage:
             min_free=int(settings.min_free_gb * GB),
             max_uploads=settings.max_uploads,
             max_open_uploads=settings.max_open_uploads,
-            upload_lifetime=settings.upload_ttl_hours * 3600,
+            upload_lifetime=min(settings.upload_ttl_hours, LONGEST_HOURS) * 3600,
         )
 
     def prepare(self) -> None:

@@ -128,9 +128,8 @@ class Guard:
         if any(address in network for network in self._networks):
             return
         if not all(map(_is_public, _meanings(address))):
-            raise AddressRefused(
-                f"{host[:80]} has a private address ({address}), to which this server sends no requests"
-            )
+            # Without the address: clients would learn addresses of the server's own network.
+            raise AddressRefused(f"{host[:80]} has a private address, to which this server sends no requests")
 
 
 def _parsed(text: str) -> httpx.URL:

@@ -158,6 +158,9 @@ redis.call('DEL', hash)
 local job = ARGV[1] .. 'job:' .. ARGV[6]
 if ARGV[7] ~= '' and redis.call('EXISTS', job) == 1 then
   local warnings = cjson.decode(redis.call('HGET', job, 'warnings') or '[]')
+  for _, known in ipairs(warnings) do
+    if known == ARGV[7] then return 1 end -- a job that pauses again and again gets no endless list
+  end
   table.insert(warnings, ARGV[7])
   redis.call('HSET', job, 'warnings', cjson.encode(warnings))
   changed(ARGV[1], job, ARGV[6], 'changed')

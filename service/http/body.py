@@ -132,6 +132,10 @@ def _from_json(text: str) -> dict[str, str]:
         raise InvalidRequest('the body is no JSON document, for example {"upload": "ID", "scale": 2}') from error
     if not isinstance(found, dict):
         raise InvalidRequest('the body is no JSON object, for example {"upload": "ID", "scale": 2}')
+    try:
+        "".join(text for pair in found.items() for text in pair if isinstance(text, str)).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("the body holds half of a character, such as \\ud800: send whole characters") from error
     fields = {}
     for name, value in found.items():
         if not isinstance(value, str | int | float | None):

@@ -117,6 +117,6 @@ def _time(request: Request, name: str) -> datetime | None:
     """The time in a header; None without a valid time."""
     try:
         found = parsedate_to_datetime(request.headers.get(name, ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found

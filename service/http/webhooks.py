@@ -39,6 +39,8 @@ _TOTAL_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 1.0
 _AT_ONCE: Final = 64
 _AT_ONCE_TO_HOST: Final = 4
+_FAILURE_CHARACTERS: Final = 200
+"""Most characters of a failure: some messages repeat what the receiver sent."""
 _BUSY_SECONDS: Final = 5.0
 """Time until the next attempt if a host has `_AT_ONCE_TO_HOST` deliveries."""
 
@@ -175,7 +177,7 @@ class Webhooks:
         except TimeoutError:
             return f"no answer within {_TOTAL_SECONDS:g} s", 0.0, False
         except httpx.HTTPError as error:
-            return str(error) or type(error).__name__, 0.0, False
+            return (str(error) or type(error).__name__)[:_FAILURE_CHARACTERS], 0.0, False
         except Exception as error:  # whatever an address provokes is a failed attempt
             log.exception("webhook %s failed", _name(delivery))
             return type(error).__name__, 0.0, False

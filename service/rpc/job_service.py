@@ -34,6 +34,7 @@ _WATCH_SECONDS: Final = 0.25
 _MOST_ESTIMATES: Final = 4
 """Estimates at the same time: each holds up to 20 MiB of a file."""
 _MAX_PAGE: Final = 500
+_MAX_TEXT: Final = 200
 _PAGE_TOKEN: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -106,6 +107,8 @@ class JobService:
                 raise InvalidRequest("page_token: use the next_page_token of the previous page, or nothing")
             if request.page_size > _MAX_PAGE:
                 raise InvalidRequest(f"page_size: {request.page_size} is above the maximum, {_MAX_PAGE}")
+            if len(request.filename_contains) > _MAX_TEXT:
+                raise InvalidRequest(f"filename_contains: the text is longer than {_MAX_TEXT} characters")
             size, offset = request.page_size or 50, int(request.page_token or 0)
             states, text = messages.states(request), request.filename_contains
             found = await asyncio.to_thread(self._own.page, states, text, limit=size, offset=offset)

@@ -20,6 +20,7 @@ from tests.support.processes import wait_until
 
 PAST = "Mon, 01 Jan 2001 00:00:00 GMT"
 FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
+HUGE = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
 RESULT = bytes(range(256)) * 4000
 
 
@@ -75,7 +76,13 @@ def test_times(service: Service, job: str, rest: str) -> None:
     def status(name: str, value: str) -> int:
         return service.client.get(job + rest, headers={name: value}).status_code
 
-    assert [status("If-Modified-Since", time) for time in (PAST, changed, FUTURE, "soon")] == [200, 304, 304, 200]
+    assert [status("If-Modified-Since", time) for time in (PAST, changed, FUTURE, "soon", HUGE)] == [
+        200,
+        304,
+        304,
+        200,
+        200,
+    ]
     assert [status("If-Unmodified-Since", time) for time in (PAST, changed, FUTURE, "soon")] == [412, 200, 200, 200]
 
 

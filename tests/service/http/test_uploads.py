@@ -384,6 +384,15 @@ def test_an_expired_upload_is_gone(service: Service) -> None:
     assert problem(patch(service, address, 0, b"12345")) == (410, "/problems/gone")
 
 
+def test_uploads_may_stay_for_ever(settings: Settings) -> None:
+    files = ResumableFiles(
+        Storage.from_settings(settings.model_copy(update={"upload_ttl_hours": 1e12})), lambda _: False
+    )
+    with files.locked(files.create("", 10, "a.mp4", "\xff").id, "") as opened:
+        assert opened.expires.year > 2500
+        assert opened.upload.metadata == "\xff"
+
+
 def test_an_upload_survives_a_redis_that_fails_while_its_job_is_created(
     service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

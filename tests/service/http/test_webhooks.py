@@ -296,6 +296,16 @@ def test_gone_ends_the_repetitions_and_retry_after_delays_them(hooked: Settings)
         assert "status 410" in warnings_of(service, job_id)[0]
         assert len(receiver.messages) == 1
 
+    with receiving(410) as receiver, serving(hooked) as service:
+        store = service.operations.store
+        job_id = create(store, receiver.url)
+        for round_ in range(3):
+            store.request_pause(job_id)
+            receiver.wait(round_ + 1)
+            wait_until(lambda: not store.redis.keys("skipvsr:webhook*"), 10, "the end of the delivery")
+            store.resume(job_id)
+        assert len(warnings_of(service, job_id)) == 1, "a job that pauses again and again gets no endless list"
+
     def later(request: BaseHTTPRequestHandler) -> None:
         request.send_response(429)
         request.send_header("Retry-After", "2")

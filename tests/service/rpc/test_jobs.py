@@ -406,6 +406,7 @@ def test_errors_match_rest(client: StreamClient, server: RpcServer) -> None:
         pb.ListJobsRequest(page_size=1000),
         pb.ListJobsRequest(page_token="x"),
         pb.ListJobsRequest(page_token="9" * 5000),
+        pb.ListJobsRequest(filename_contains="x" * 201),
     ):
         with pytest.raises(grpc.RpcError) as error:
             client.jobs.ListJobs(request, timeout=10)
