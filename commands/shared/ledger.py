@@ -72,9 +72,7 @@ class Ledger:
                 try:
                     self._document = _Document.model_validate_json(self._path.read_bytes())
                 except ValidationError:
-                    raise CommandError(
-                        f"{self._path} is damaged; delete the file: existing results are kept"
-                    ) from None
+                    raise CommandError(f"{self._path} is damaged; delete the file: existing results are kept") from None
             yield self
 
     def entry(self, source: Path) -> Entry | None:

@@ -191,7 +191,7 @@ def test_refused_upload_keeps_its_reason_and_can_be_removed(service: Service, pa
     assert page.locator(".job").count() == 0
     page.get_by_role("button", name="Try again: notes.mp4").click()
     expect(page.locator("#uploads .error")).to_contain_text("not an accepted video format")
-    page.get_by_role("button", name="Cancel: notes.mp4").click()
+    page.get_by_role("button", name="Remove: notes.mp4").click()
     expect(page.locator("#uploads li")).to_have_count(0)
 
 
