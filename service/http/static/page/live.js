@@ -43,7 +43,7 @@ export class LiveView {
       this.shown = done;
     } catch (error) {
       if (error.name === "AbortError") return;
-      say(this.note, error.status === 409 ? "The first frames are not finished yet." : error.message);
+      say(this.note, error.status === 409 ? "The first frames are not finished yet." : "The newest frame did not load. The next try follows.");
     }
     this.busy = false;
     if (this.job.progress.frames_done !== this.shown) this.soon();
