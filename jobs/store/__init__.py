@@ -1,6 +1,9 @@
 """Jobs in Redis.
 
 store        `JobStore`: every operation on a job
+reader       `JobReader`, the part of `JobStore` that only reads
+changes      changes of jobs as they happen, for event streams
+outbox       webhooks to deliver
 claims       a worker's claim on a job, and its heartbeats
 listing      parts of the list of jobs
 transitions  one conditional change of a job, and its result

@@ -1,4 +1,4 @@
-"""Operations on the jobs in Redis: documents, requests of users, and the work of workers.
+"""Changes of the jobs in Redis: new jobs, requests of users, and the work of workers.
 
 Every change of state is a `Transition`, which Redis checks and applies in one step. A worker that claims a job gets a
 *fencing token*, a number that only grows. Later changes by that worker apply only while the job carries the token.
@@ -7,8 +7,7 @@ Every change of state is a `Transition`, which Redis checks and applies in one s
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 
@@ -20,17 +19,16 @@ from jobs.idempotency import Reservation
 from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, owner_key, state_key
 from jobs.schema import Job, JobState, Priority, Problem, Request
 from jobs.settings import Settings
-from jobs.store import listing
-from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
+from jobs.store.claims import Claim, HeartbeatReply
 from jobs.store.connection import connect, unavailable
-from jobs.store.hashes import from_hash, to_hash
-from jobs.store.listing import Page, Selection
+from jobs.store.hashes import to_hash
+from jobs.store.reader import JobReader
 from jobs.store.scripts import CHANGED, FORGET, RESTORE, TRANSITION
 from jobs.store.transitions import Outcome, Transition, TransitionResult
 
 
-class JobStore:
-    """All jobs in one Redis.
+class JobStore(JobReader):
+    """All jobs in one Redis: reading (`JobReader`), and every change.
 
     Every method raises `StoreUnavailable` if Redis does not answer. Methods with a job id raise `NotFound` for an
     unknown id, unless the docstring states another result.
@@ -41,7 +39,7 @@ class JobStore:
     """
 
     def __init__(self, redis: Redis, *, job_timeout: int = 720 * 3600) -> None:
-        self.redis = redis
+        super().__init__(redis)
         self.job_timeout = job_timeout
         self._transition = redis.register_script(TRANSITION)
         self._changed = redis.register_script(CHANGED)
@@ -57,11 +55,6 @@ class JobStore:
         return cls(connect(url), job_timeout=settings.job_timeout_hours * 3600)
 
     # Documents
-
-    def ping(self) -> None:
-        """Check that Redis answers."""
-        with unavailable():
-            self.redis.ping()
 
     def create(self, job: Job, reservation: Reservation | None = None) -> None:
         """Store and queue a new job, and settle its idempotency key, in one transaction."""
@@ -88,56 +81,6 @@ class JobStore:
         if stored and job.state is JobState.QUEUED:
             self.enqueue(job.id)
         return stored
-
-    def get(self, job_id: str) -> Job:
-        """Document of a job."""
-        with unavailable():
-            raw = self.redis.hgetall(job_key(job_id))
-        if not raw:
-            raise NotFound.job(job_id)
-        return from_hash(cast(dict[bytes, bytes], raw))
-
-    def knows(self, job_id: str) -> bool:
-        """Whether a job has this id."""
-        with unavailable():
-            return bool(self.redis.exists(job_key(job_id)))
-
-    def list(
-        self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
-    ) -> list[Job]:
-        """Jobs from the newest to the oldest, optionally of one state and one API key."""
-        states = () if state is None else (state,)
-        return self.page(Selection(states, owner), limit=limit, offset=offset).jobs
-
-    def page(self, selection: Selection, *, limit: int = 100, offset: int = 0) -> Page:
-        """A part of the list of jobs, with the numbers of jobs."""
-        with unavailable():
-            return listing.page(self.redis, selection, limit=limit, offset=offset)
-
-    def ids(self, *states: JobState) -> set[str]:
-        """Ids of the jobs in these states, or of all jobs."""
-        with unavailable():
-            keys = [state_key(state) for state in states or tuple(JobState)]
-            return {i.decode() for i in cast(Iterable[bytes], self.redis.sunion(keys))}
-
-    def counts(self) -> dict[JobState, int]:
-        """Number of jobs in each state."""
-        with unavailable():
-            return listing.count(self.redis)
-
-    def max_memory(self) -> int:
-        """Maximum memory of Redis in bytes (`maxmemory`); 0: no maximum."""
-        with unavailable():
-            return int(self.redis.info("memory").get("maxmemory", 0))
-
-    def longest_wait(self) -> float:
-        """Seconds since the longest waiting job was queued; 0 if no job is queued."""
-        queued = sorted(self.ids(JobState.QUEUED))
-        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
-            for job_id in queued:
-                pipe.hget(job_key(job_id), "queued_at")
-            since = [int(at) for at in pipe.execute() if at is not None]
-        return max(0.0, time.time() - min(since)) if since else 0.0
 
     def mark_files_removed(self, job_id: str) -> bool:
         """Record that the files of a failed job are about to be removed; return False for a job that is not failed."""
@@ -231,12 +174,6 @@ class JobStore:
             return HeartbeatReply(False, None)
         return HeartbeatReply(result.applied, result.request)
 
-    def request_to(self, job_id: str) -> Request | None:
-        """A user's request to a running job, if one is pending; None also for an unknown job."""
-        with unavailable():
-            request = cast("bytes | None", self.redis.hget(job_key(job_id), "request"))
-        return Request(request.decode()) if request else None
-
     def release(self, claim: Claim, state: JobState, fields: Mapping[str, Any] | None = None) -> JobState | None:
         """End a worker's claim with a new state: done, failed, cancelled, paused, or queued at the front.
 
@@ -269,19 +206,6 @@ class JobStore:
         if state is JobState.QUEUED:
             self.enqueue(claim.job_id, front=True)
         return state
-
-    def heartbeat_counts(self) -> dict[str, HeartbeatCount]:
-        """Token and number of heartbeats of every running job."""
-        ids = sorted(self.ids(JobState.RUNNING))
-        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hmget(job_key(job_id), "token", "beat")
-            rows = pipe.execute()
-        return {
-            job_id: HeartbeatCount(int(token), int(beats or 0))
-            for job_id, (token, beats) in zip(ids, rows, strict=True)
-            if token
-        }
 
     def declare_lost(self, job_id: str, token: int, beat: int, *, max_deaths: int) -> JobState | None:
         """Take a running job from a worker without a heartbeat since number `beat`; return the job's new state.
@@ -340,12 +264,6 @@ class JobStore:
                 ticket = self._push_ticket(job_id, priority, front=front, pipe=pipe)
                 pipe.hset(job_key(job_id), "ticket", ticket)
                 pipe.execute()
-
-    def without_ticket(self) -> set[str]:
-        """Ids of queued jobs without a ticket in any queue."""
-        queued = self.ids(JobState.QUEUED)
-        with unavailable():
-            return tickets.missing(self.redis, queued)
 
     def drop_stale_ticket(self, job_id: str) -> None:
         """Remove the ticket of a finished job; a worker that dies between both steps leaves the ticket."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -41,8 +42,11 @@ async def receive_ends(request: Request, pace: Pace) -> EstimateForm:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > _MOST:
         raise _too_large()
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
         raise InvalidRequest("send the ends of the file, or upload, as multipart/form-data (curl -F)")
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise InvalidRequest("send the form in UTF-8")  # among Python's character sets are some that decode nothing
     parser = _Parser(
         request.headers,
         _limited(request, pace),
