@@ -109,9 +109,9 @@ def test_events_are_watched_over_a_broken_connection(
     seen: list[str] = []
 
     def work(job_id: str) -> None:
-        wait_until(lambda: seen == ["queued"], 10, "no event")
+        wait_until(lambda: seen == ["queued"], 60, "no event")
         service.operations.pause(job_id)
-        wait_until(lambda: seen == ["queued", "paused"], 10, "no event")
+        wait_until(lambda: seen == ["queued", "paused"], 60, "no event")
         proxy.cut()
         service.operations.resume(job_id)
         service.finish(job_id, b"result")
@@ -122,7 +122,7 @@ def test_events_are_watched_over_a_broken_connection(
         thread.start()
         for changed in client.watch(job.id):
             seen += [changed.state]
-        thread.join(20)
+        thread.join(60)
         assert seen[:2] == ["queued", "paused"]
         assert seen[-1] == "done"
         with pytest.raises(NotFound, match="0000"):
@@ -131,6 +131,7 @@ def test_events_are_watched_over_a_broken_connection(
 
 def test_an_estimate_sends_the_ends_only(service: Service, client: Client, clip: Path, large: Path) -> None:
     service.announce_worker(machine="here")
+    wait_until(lambda: client.estimate(large, scale=2).workers == 1, 10, "the service knows of no worker")
     estimate = client.estimate(large, scale=2)
     assert (estimate.input.width, estimate.output.width, estimate.output.frames) == (32, 64, 4)
     assert (estimate.scale, estimate.workers) == (2, 1)

@@ -209,7 +209,7 @@ def test_broken_and_vanished_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         preview(source, 0.0, segments=(tmp_path / "missing.mp4",), of_result=True)
     with pytest.raises(DecoderCrashed):
-        preview(source, 0.0, limits=Limits(max_decoder_seconds=0.001))
+        preview(source, 0.0, limits=Limits(max_decoder_seconds=1e-9))
 
 
 def test_nothing_is_left_behind(tmp_path: Path, nothing_left_behind: None) -> None:

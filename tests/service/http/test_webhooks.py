@@ -16,6 +16,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from standardwebhooks import Webhook
 
+from jobs.keys import WEBHOOKS
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
 from jobs.storage import new_id
@@ -173,6 +174,8 @@ def test_a_message_survives_a_restart(hooked: Settings, store: JobStore) -> None
             receiver.wait(1)
         receiver.answers = [200]
         before = len(receiver.messages)
+        for name in store.redis.zrange(WEBHOOKS, 0, -1):
+            store.redis.zadd(WEBHOOKS, {name: 0})  # due now: a busy machine may have made several attempts
         with serving(hooked):
             receiver.wait(before + 1)
 
