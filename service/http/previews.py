@@ -17,11 +17,11 @@ from anyio import CapacityLimiter
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from jobs.errors import Cancelled, Gone, JobFailed, NotReady, TooManyPreviews
+from jobs.errors import Cancelled, DecoderFailed, Gone, JobFailed, NotReady, TooManyPreviews
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import open_regular
-from media.errors import FrameMissing
+from media.errors import DecoderCrashed, FrameMissing
 from media.preview import Preview, preview
 from pipeline.layout import finished_segments
 from pipeline.source import media_limits, user_errors
@@ -32,6 +32,9 @@ _WAITING: Final = 24
 """Requests that may wait for one of the places. A page asks for a few thumbnails at once."""
 _SECONDS: Final = 10.0
 """Most time that one picture may take."""
+_NO_PICTURE: Final = (
+    f"The decoder crashed, or made no picture within {_SECONDS:g} seconds: try again, or download the file."
+)
 _CACHE_BYTES: Final = 16 * 2**20
 _TAKEOVERS: Final = 3
 """Attempts: a worker that takes the job over, or publishes the result, moves the files."""
@@ -125,6 +128,8 @@ class Previews:
         except Exception as error:
             if isinstance(error.__cause__, FrameMissing):
                 raise _not_ready("The result does not reach as far yet.") from error
+            if isinstance(error.__cause__, DecoderCrashed):  # whose message names a setting without effect here
+                raise DecoderFailed(_NO_PICTURE) from error
             raise
 
 

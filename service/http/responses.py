@@ -79,7 +79,9 @@ class JobList(BaseModel):
     jobs: list[JobDocument]
     total: int = Field(description="Number of jobs on all pages.")
     next: str | None = Field(description="Address of the next page; null on the last page.")
-    counts: dict[JobState, int] = Field(description="Number of jobs in each state, whatever the parameter `state`.")
+    counts: dict[JobState, int] = Field(
+        description="Number of jobs in each state, without regard to the parameter `state`."
+    )
 
 
 class JobFigures(BaseModel):

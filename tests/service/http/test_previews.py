@@ -20,6 +20,7 @@ from jobs.schema import JobState
 from jobs.settings import Settings
 from media.assemble import assemble
 from media.encode.segment import SegmentWriter
+from media.errors import DecoderCrashed
 from media.preview import Preview
 from media.probe import probe
 from media.spec import output_spec
@@ -176,6 +177,22 @@ def test_a_damaged_result_is_an_error_of_the_client_and_leaves_no_trace(service:
     answer = get(service, job_id)
     assert answer.status_code == 415
     assert "/" not in answer.json()["detail"]
+
+
+def test_a_slow_decoder_is_no_matter_of_a_setting(
+    service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of previews is fixed: the answer names the time, and no setting without effect."""
+
+    def slow(*_: Any, **__: Any) -> Preview:
+        raise DecoderCrashed("Reading the video made no progress for 10 seconds (SKIPVSR_MAX_DECODER_SECONDS).")
+
+    job_id = service.post(clip).json()["id"]
+    monkeypatch.setattr(previews, "preview", slow)
+    answer = service.client.get(f"/jobs/{job_id}/preview", params={"view": "source"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/decoder-failed")
+    assert "within 10 seconds" in answer.json()["detail"]
+    assert "SKIPVSR" not in answer.json()["detail"]
 
 
 def test_a_repeated_request_is_answered_from_memory(

@@ -188,10 +188,12 @@ def test_refused_upload_keeps_its_reason_and_can_be_removed(service: Service, pa
     choose(page, tmp_path / "notes.mp4")
     page.get_by_role("button", name="Upscale", exact=True).click()
     expect(page.locator("#uploads .error")).to_contain_text("not an accepted video format")
+    expect(page.locator("#uploads .facts")).to_have_text("Failed · 9 kB")  # and no full bar
+    expect(page.locator("#uploads progress")).to_be_hidden()
     assert page.locator(".job").count() == 0
     page.get_by_role("button", name="Try again: notes.mp4").click()
     expect(page.locator("#uploads .error")).to_contain_text("not an accepted video format")
-    page.get_by_role("button", name="Cancel: notes.mp4").click()
+    page.get_by_role("button", name="Remove: notes.mp4").click()
     expect(page.locator("#uploads li")).to_have_count(0)
 
 

@@ -10,7 +10,7 @@ export class LiveView {
   constructor(job) {
     this.pictures = Object.fromEntries(Object.keys(VIEWS).map(view => [view, el("img", {alt: `${VIEWS[view]}: newest finished frame of ${job.filename}`, hidden: true})]));
     this.time = el("p", {class: "soft"});
-    this.note = el("p", {class: "soft", text: "The first frames are not finished yet."});
+    this.note = el("p", {class: "soft", text: "Loading the newest frame…"});
     this.element = el("div", {class: "live"},
       el("div", {class: "three"}, ...Object.entries(VIEWS).map(([view, name]) => el("figure", {}, el("div", {class: "frame"}, this.pictures[view]), el("figcaption", {text: name})))),
       this.note, this.time);
@@ -43,7 +43,7 @@ export class LiveView {
       this.shown = done;
     } catch (error) {
       if (error.name === "AbortError") return;
-      say(this.note, error.status === 409 ? "The first frames are not finished yet." : error.message);
+      say(this.note, error.status === 409 ? "The first frames are not finished yet." : "The newest frame did not load. The next try follows.");
     }
     this.busy = false;
     if (this.job.progress.frames_done !== this.shown) this.soon();

@@ -1,6 +1,6 @@
 // The composer: drop zone, chosen videos with estimates and options, uploads with progress.
 import {$, announce, arrange, confirmed, el, icon, say, setText} from "./dom.js";
-import {about, bytes, count, list, percent} from "./text.js";
+import {about, bytes, count, list, percent, size} from "./text.js";
 import {Options} from "./options.js";
 import {Estimates} from "./estimate.js";
 import {dropped, videos} from "./queue.js";
@@ -140,7 +140,7 @@ export class QueueView {
 
   async cancel(item) {
     const lose = item.sent > 0 && ["sending", "paused", "lost"].includes(item.state);
-    if (!lose || await confirmed({title: "Cancel the upload?", text: `${item.name}: ${bytes(item.sent)} of ${bytes(item.size)} are on the server.`, yes: "Cancel the upload", no: "Keep it"}))
+    if (!lose || await confirmed({title: "Cancel the upload?", text: `${item.name}: the ${bytes(item.sent)} that have arrived are removed from the server.`, yes: "Cancel the upload", no: "Keep it"}))
       this.queue.remove(item);
   }
 
@@ -159,7 +159,7 @@ export class QueueView {
   }
 
   updateChosen(item, row) {
-    setText(row.facts, list(`${bytes(item.size)}${prediction(item.estimate)}`, item.options ? "own options" : ""));
+    setText(row.facts, list(bytes(item.size), ...prediction(item.estimate), item.options ? "own options" : ""));
     const common = this.common();
     say(row.error, item.refusal ? item.refusal.message : (item.estimate?.warnings || []).filter(text => !common.includes(text)).join(" "));
     row.error.classList.toggle("warning", !item.refusal);
@@ -173,10 +173,10 @@ export class QueueView {
 
   updateUpload(item, row) {
     const {state, sent} = item, share = item.size ? sent / item.size : 0;
-    row.bar.hidden = ["failed", "waiting"].includes(state) && !sent;
+    row.bar.hidden = (["failed", "waiting", "lost"].includes(state) && !sent) || (state === "failed" && share === 1);
     if (state === "checking") row.bar.removeAttribute("value"); else row.bar.value = share;
-    const moved = sent && state !== "checking" ? `${percent(share)} of ${bytes(item.size)}` : bytes(item.size);
-    setText(row.facts, list(STATES[state], moved, state === "lost" ? "choose the file again to send the rest" : ""));
+    const moved = sent && !row.bar.hidden && state !== "checking" ? `${percent(share)} of ${bytes(item.size)}` : bytes(item.size);
+    setText(row.facts, list(STATES[state], moved, state === "lost" ? `choose the file again${sent ? " to send the rest" : ""}` : ""));
     say(row.error, item.error ? item.error.message : "");
     row.choose.hidden = state !== "lost";
     row.edit.hidden = !(state === "failed" && item.error?.fields?.length);
@@ -185,6 +185,8 @@ export class QueueView {
     row.again.setAttribute("aria-label", `${row.again.textContent}: ${item.name}`);
     row.pause.hidden = state !== "sending" && state !== "waiting";
     row.drop.hidden = state === "checking";
+    setText(row.drop, state === "failed" ? "Remove" : "Cancel");
+    row.drop.setAttribute("aria-label", `${row.drop.textContent}: ${item.name}`);
   }
 
   showTotal() {
@@ -202,10 +204,10 @@ export class QueueView {
 
 const fingerprint = file => `${file.webkitRelativePath || file.name}/${file.size}/${file.lastModified}`;
 
-// " → 1920×1080, about 12 min, about 340 MB"
+// "960×540 → 1920×1080", "about 12 min", "result about 340 MB"
 function prediction(estimate) {
-  if (!estimate) return "";
-  if (estimate.unknown) return `, ${estimate.unknown}`;
-  const {output, seconds} = estimate;
-  return ` → ${output.width}×${output.height}${seconds != null ? `, ${about(seconds)}` : ""}${output.bytes ? `, about ${bytes(output.bytes)}` : ""}`;
+  if (!estimate) return [];
+  if (estimate.unknown) return [estimate.unknown];
+  const {input, output, seconds} = estimate;
+  return [`${size(input)} → ${size(output)}`, seconds != null ? about(seconds) : "", output.bytes ? `result about ${bytes(output.bytes)}` : ""];
 }
