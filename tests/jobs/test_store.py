@@ -39,7 +39,10 @@ def test_a_document_survives_the_round_trip(store: JobStore) -> None:
         warnings=["one"],
     )
     store.create(job)
-    assert store.get(job.id) == job
+    found = store.get(job.id)
+    assert found.updated_at is not None
+    assert abs(found.updated_at - job.created_at).total_seconds() < 60
+    assert found.model_copy(update={"updated_at": None}) == job
 
 
 def test_an_unknown_job_is_not_found(store: JobStore) -> None:
