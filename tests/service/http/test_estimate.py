@@ -143,7 +143,7 @@ def test_ends_in_memory_are_limited(service: Service, folder: Path) -> None:
         for _ in range(8):
             stack.enter_context(service.app.state.estimating.place())
         refused = ask(service, clip)
-        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-uploads")
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-estimates")
         assert int(refused.headers["retry-after"]) > 0
     assert ask(service, clip).status_code == 200
 
