@@ -25,7 +25,7 @@ COMMANDS: Final = {
         "upscale": "Upscale files on this machine, without a server",
         "submit": "Upscale files on a server and download the results",
         "stream": "Stream a file, camera or pipe through a gRPC server",
-        "watch": "Follow a job, or upscale what appears in a folder",
+        "watch": "Follow a job, or upscale videos on arrival in a folder",
     },
     "Jobs": {
         "jobs": "List the jobs of a server, newest first",

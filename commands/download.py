@@ -11,7 +11,7 @@ from commands.shared.service import Document, JobId, connected, server_options
 
 
 @click.command(cls=Command)
-@click.argument("job", type=JobId(), metavar="JOB", help="Id, or its beginning")
+@click.argument("job", type=JobId(), metavar="JOB", help="Id, or the first characters")
 @option("-o", "--output", type=FILE, metavar="PATH", help="File or folder; default: this folder")
 @option("--overwrite", is_flag=True, help="Replace an existing file")
 @option("-q", "--quiet", is_flag=True, help="Print errors only")

@@ -19,7 +19,7 @@ _TITLES: Final = ("job", "state", "done", "size", "created", "file")
 
 @click.command(cls=Command)
 @option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only jobs in these states")
-@option("-n", "--limit", type=COUNT, default=50, metavar="N", help="Most jobs to list")
+@option("-n", "--limit", type=COUNT, default=50, metavar="N", help="Maximum number of jobs")
 @option("--json", "as_json", is_flag=True, help="Write the documents as JSON")
 @server_options
 def command(states: Sequence[str], limit: int, as_json: bool, server: str | None, api_key: str | None) -> int:

@@ -41,7 +41,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("name", metavar="NAME", help="Whose key: a person, a machine or a program")
+@click.argument("name", metavar="NAME", help="Name of the key's user: a person, a machine or a program")
 @option(
     "--scopes",
     type=click.Choice(_SCOPES),
@@ -64,7 +64,7 @@ def add(name: str, scopes: Sequence[str], days: int | None, **limits: int | None
     _, text = file.add(name, frozenset(map(Scope, scopes)), Limits(**limits), expires)
     print(text, flush=True)
     print(
-        f"Keep the key now: {file.path} holds only a digest. Servers of this data folder need a key from now on.",
+        f"Copy the key now: {file.path} holds only a digest. Servers of this data folder need a key from now on.",
         file=sys.stderr,
     )
     return 0
@@ -88,7 +88,7 @@ def show(as_json: bool) -> int:
 @command.command()
 @click.argument("key", metavar="KEY", help="Id or name of a key")
 def revoke(key: str) -> int:
-    """Revoke a key. Its jobs stay, and only administrators see them."""
+    """Revoke a key. The key's jobs stay; only administrators see these jobs."""
     row = _file().revoke(key)
     print(f"revoked: {row.id} ({row.name})")
     return 0

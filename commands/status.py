@@ -13,7 +13,7 @@ from commands.shared.service import Document, JobId, activity_of, connected, ser
 
 
 @click.command(cls=Command)
-@click.argument("job", type=JobId(), metavar="JOB", help="Id, or its beginning")
+@click.argument("job", type=JobId(), metavar="JOB", help="Id, or the first characters")
 @option("--json", "as_json", is_flag=True, help="Write the document as JSON")
 @server_options
 def command(job: str, as_json: bool, server: str | None, api_key: str | None) -> int:

@@ -34,7 +34,7 @@ _STATUS_SECONDS: Final = 0.5
 @option("--address", metavar="HOST:PORT", help="Server; default: the local `skipvsr grpc`")
 @option("--ca", type=FILE, metavar="FILE", help="Use TLS; certificate authority (PEM)")
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
-@option("--scale", type=click.Choice(["2", "4"]), help="Enlargement; default: that of the model")
+@option("--scale", type=click.Choice(["2", "4"]), help="Enlargement; default: the model's")
 @option("--routing", type=click.Choice(ROUTINGS), default="balanced", help="Work to skip")
 @option("--lookahead", type=int, default=0, metavar="N", help="Frames of delay; more is sharper")
 @option("--chunk", type=int, default=1, metavar="N", help="Frames per chunk")
@@ -230,5 +230,5 @@ def _print_summary(stream: Stream, target: Path) -> None:
         f"{target}  {accepted.output_width}×{accepted.output_height}, {summary.frames} frames, "
         f"{accepted.effective.model} on {accepted.device}, "
         f"latency {summary.latency_p50_milliseconds:.0f} ms (p95 {summary.latency_p95_milliseconds:.0f} ms), "
-        f"{summary.skip_ratio:.0%} skipped, speed-up {summary.speedup:.2f}"
+        f"{summary.skip_ratio:.0%} skipped, speedup {summary.speedup:.2f}"
     )

@@ -109,6 +109,6 @@ class _Submission:
     def _tell_how_to_collect(self) -> None:
         for item, job in self._pending:
             print(
-                f"job {job['id']} continues; collect its result: {self._remote.way_to_collect(job, item)}",
+                f"job {job['id']} continues; to fetch the result: {self._remote.way_to_collect(job, item)}",
                 file=sys.stderr,
             )

@@ -29,7 +29,7 @@ _SETTLE_SECONDS: Final = 5.0
 
 @click.command(cls=Command)
 @click.argument("places", nargs=-1, required=True, metavar="JOB|IN_DIR OUT_DIR", help="A job, or two folders")
-@option("--once", is_flag=True, help="Folder: upscale what is there, then end")
+@option("--once", is_flag=True, help="Folder: end when all present files are done")
 @option("--settle", type=Positive(), default=_SETTLE_SECONDS, metavar="S", help="Folder: seconds without a change")
 @option("--json", "as_json", is_flag=True, help="Write one JSON object for each outcome")
 @option("-q", "--quiet", is_flag=True, help="Print errors only")
@@ -45,7 +45,7 @@ def command(
     api_key: str | None,
     **options: Any,
 ) -> int:
-    """Follow a job, or upscale what appears in a folder.
+    """Follow a job, or upscale videos on arrival in a folder.
 
     \b
     skipvsr watch JOB               Exit status: 0 done, 1 failed, 3 cancelled
@@ -131,7 +131,7 @@ def _check_folders(source: Path, target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise CommandError(f"{target} is no folder; the results need a folder")
     if target.resolve() == source.resolve():
-        raise CommandError("the results need another folder than the videos")
+        raise CommandError("the folder of the results must differ from the watched folder")
     if target.resolve() in source.resolve().parents:
         raise CommandError(f"{source} lies in {target}; the results need a folder beside or in the watched folder")
     target.mkdir(parents=True, exist_ok=True)

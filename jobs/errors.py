@@ -7,7 +7,7 @@
     ├── NotFound              404   unknown job
     ├── UploadStalled         408   no data from an upload for too long
     ├── NotReady              409   the job's state does not allow the operation
-    ├── OffsetMismatch        409   bytes for another place of a resumable upload
+    ├── OffsetMismatch        409   bytes for another offset of a resumable upload
     ├── Cancelled             409   the job was cancelled
     ├── Gone                  410   the file was removed when its retention time ended
     ├── TooLarge              413   over a size limit; the message names the limit and its setting
@@ -43,7 +43,7 @@ class SkipVsrError(Exception):
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
-    cure: ClassVar[str] = "Look at the server's log, which has the details."
+    cure: ClassVar[str] = "Read the server's log: the log has the details."
     """What a person can do."""
     permanent: ClassVar[bool] = False
     """Whether a job that failed with this error would fail again in the same way."""
@@ -116,7 +116,7 @@ class Forbidden(SkipVsrError):
 
 
 class NotFound(SkipVsrError):
-    """No job, upload or model has this id, or it belongs to another API key."""
+    """Your API key has no job, upload or model with this id."""
 
     status, title = 404, "Not found"
     cure = "Check the id. `GET /jobs` lists the jobs of your key."
@@ -141,17 +141,17 @@ class NotReady(SkipVsrError):
     """The job's state does not allow the operation, for example a download before the job is done."""
 
     status, title = 409, "Not possible in this state"
-    cure = "Read the job's `state` and `links`: the document names the operations that are possible now."
+    cure = "Read the job's `state` and `links`: the operations possible now have a link."
 
 
 class OffsetMismatch(SkipVsrError):
-    """Bytes for another place of a resumable upload."""
+    """The bytes belong to another offset of the resumable upload."""
 
     status, title = 409, "Offset mismatch"
-    cure = "Ask for the offset (HEAD), and send the bytes from there on. tus clients do this by themselves."
+    cure = "Ask for the offset (HEAD), and send the bytes from this offset on. tus clients do so automatically."
 
     def __init__(self, offset: int) -> None:
-        super().__init__(f"{offset:,} bytes have arrived: send the bytes from there on, with Upload-Offset: {offset}")
+        super().__init__(f"{offset:,} bytes have arrived: send the following bytes, with Upload-Offset: {offset}")
         self.offset = offset
 
 
@@ -183,7 +183,7 @@ class UnsupportedMedia(SkipVsrError):
     """The file is no video of a supported kind."""
 
     status, title = 415, "Unsupported file"
-    cure = "Convert the file, for example to MP4 with H.264. The page on formats lists all supported kinds."
+    cure = "Convert the file, for example to MP4 with H.264. SkipVSR's `docs/formats.md` lists all supported formats."
     permanent = True
 
 
@@ -224,7 +224,7 @@ class UploadBusy(SkipVsrError):
     """Another request is using the resumable upload."""
 
     status, title = 423, "Upload busy"
-    cure = "Ask for the offset (HEAD), which also ends a request whose connection is dead, and go on there."
+    cure = "Ask for the offset (HEAD), and continue there. HEAD also ends a request with a dead connection."
     retry_after = 1
 
 
@@ -240,7 +240,7 @@ class LimitReached(SkipVsrError):
 
 
 class ChecksumMismatch(SkipVsrError):
-    """Bytes that do not match their checksum."""
+    """The bytes do not match the checksum of the request."""
 
     status, title = 460, "Checksum mismatch"
     cure = "Send the bytes again. If the error stays, the file changes during the upload, or a proxy changes the bytes."
@@ -250,14 +250,14 @@ class JobFailed(SkipVsrError):
     """The processing of the job failed."""
 
     status, title = 500, "Job failed"
-    cure = "Read `detail`. Resume the job after the cause is gone, while its files are kept."
+    cure = "Remove the cause that `detail` names, then resume the job. `expires_at` says how long the files are kept."
 
 
 class FetchFailed(SkipVsrError):
     """Another host did not send the video."""
 
     status, title = 502, "Fetch failed"
-    cure = "Check the URL, and whether its host answers. Or download the video, and upload the file."
+    cure = "Check the URL and the other host. Or download the video yourself, and upload the file."
 
 
 class StoreUnavailable(SkipVsrError):
@@ -272,10 +272,10 @@ class StoreUnavailable(SkipVsrError):
 
 
 class KeysUnreadable(SkipVsrError):
-    """The server's list of API keys is damaged, so the server refuses all of these keys."""
+    """The server's list of API keys is damaged: the server accepts only the administrator's key."""
 
     status, title = 503, "API keys unreadable"
-    cure = "Ask the server's administrator to restore the file of `skipvsr keys`."
+    cure = "Ask the server's administrator to restore `keys.json` in the data folder."
 
 
 class TooManyUploads(SkipVsrError):
@@ -287,7 +287,7 @@ class TooManyUploads(SkipVsrError):
 
 
 class TooManyEstimates(SkipVsrError):
-    """Too many estimates from the ends of files at the same time."""
+    """Too many estimates at the same time."""
 
     status, title = 503, "Too many estimates"
     cure = "Repeat the request after `Retry-After` seconds. Or submit the video: the job has an estimate, too."
@@ -295,7 +295,7 @@ class TooManyEstimates(SkipVsrError):
 
 
 class TooManyStreams(SkipVsrError):
-    """Too many event streams at the same time."""
+    """Too many event streams are open."""
 
     status, title = 503, "Too many event streams"
     cure = "Close other streams, or repeat the request after `Retry-After` seconds. `GET /events` follows all jobs."
@@ -303,7 +303,7 @@ class TooManyStreams(SkipVsrError):
 
 
 class TooManyPreviews(SkipVsrError):
-    """Too many previews at the same time."""
+    """Too many requests for previews are waiting."""
 
     status, title = 503, "Too many previews"
     cure = "Repeat the request after `Retry-After` seconds."

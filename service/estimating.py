@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from jobs.errors import InvalidRequest, TooManyEstimates
+from jobs.errors import InvalidRequest, NotFound, TooManyEstimates
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from jobs.storage import new_id, room
@@ -25,7 +25,7 @@ HEAD_BYTES: Final = 4 << 20
 TAIL_BYTES: Final = 16 << 20
 """Most bytes of a file's end, which may hold the header of an MP4."""
 _PLACES: Final = 8
-"""Most files whose ends are in memory at the same time."""
+"""Most estimates at the same time: each may hold a file's ends in memory, and waits for a probe."""
 _FOLDER: Final = "estimates"
 _STALE_SECONDS: Final = 3600.0
 """Age of files that a killed process has left."""
@@ -72,7 +72,7 @@ class Estimating:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one of the places for ends in memory during the block. Raises TooManyEstimates if there is none."""
+        """Hold a place for an estimate during the block. Raises TooManyEstimates if there is none."""
         if self._used >= _PLACES:
             raise TooManyEstimates(f"{_PLACES} estimates are in progress; ask again in some seconds")
         self._used += 1
@@ -93,9 +93,12 @@ class Estimating:
     async def of_upload(self, operations: Operations, options: JobOptions, upload_id: str) -> Answer:
         """Estimate a job for a resumable upload, of which bytes may be missing."""
         upload, path = await anyio.to_thread.run_sync(operations.resumable.peek, upload_id)
-        arrived = await anyio.to_thread.run_sync(lambda: path.stat().st_size)
-        missing = (arrived, upload.length) if arrived < upload.length else None
-        return await self._answer(operations, options, path, missing)
+        try:
+            arrived = await anyio.to_thread.run_sync(lambda: path.stat().st_size)
+            missing = (arrived, upload.length) if arrived < upload.length else None
+            return await self._answer(operations, options, path, missing)
+        except FileNotFoundError:
+            raise NotFound(f"The upload {upload_id} has just become a job, or was removed.") from None
 
     async def _answer(self, operations: Operations, options: JobOptions, path: Path, hole: Hole | None) -> Answer:
         await anyio.to_thread.run_sync(operations.check_model, options.model)

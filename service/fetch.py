@@ -27,6 +27,8 @@ from service.outgoing import Guard, async_client, split
 _REDIRECTS: Final = 5
 _CONNECT_SECONDS: Final = 10.0
 _BLOCK_BYTES: Final = 64 * 1024
+_LONGEST_DISPOSITION: Final = 2048
+"""Most characters of a Content-Disposition: the parser's time grows with the square of the length."""
 _HEADERS: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "SkipVSR"}
 
 
@@ -122,7 +124,11 @@ class Fetcher:
 def _filename(answer: httpx.Response) -> str:
     """The file's name: that of the answer, or the last part of the address."""
     message = Message()
-    message["Content-Disposition"] = answer.headers.get("content-disposition", "")
-    params = message.get_params(failobj=[], header="content-disposition")
-    names = [collapse_rfc2231_value(value) for key, value in params if key == "filename"]
+    text = answer.headers.get("content-disposition", "")
+    message["Content-Disposition"] = text if len(text) <= _LONGEST_DISPOSITION else ""
+    try:
+        params = message.get_params(failobj=[], header="content-disposition")
+        names = [collapse_rfc2231_value(value) for key, value in params if key == "filename"]
+    except ValueError:  # the host names a character set that decodes nothing
+        names = []
     return harmless_name(names[-1] if names else unquote(answer.url.path))  # the exact name stands last (RFC 6266)

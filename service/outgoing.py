@@ -13,7 +13,9 @@ certificate against the host's name. Clients follow no redirect and use no proxy
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterable, Iterator
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -28,6 +30,18 @@ _PORTS: Final = {"http": 80, "https": 443}
 _LOOK_UPS: Final = 8
 """Names that a client resolves at the same time, each in a thread."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_INTERNAL: Final = tuple(
+    map(
+        ip_network,
+        (
+            "192.0.0.0/24",  # protocols of the own network, and metadata of a cloud
+            "168.63.129.16",  # a cloud's services for the machine itself, behind a public address
+            "192.88.99.0/24",  # relays to IPv6
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+"""Addresses that Python takes for public, or some of its versions do."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -144,6 +158,7 @@ def _is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return True  # `_meanings` yields the address inside, which decides
     local = address.is_multicast or address.is_reserved or getattr(address, "is_site_local", False)
+    local = local or any(address in network for network in _INTERNAL)
     translated = isinstance(address, IPv6Address) and address in _NAT64
     return translated or (address.is_global and not local)
 
@@ -167,10 +182,16 @@ def _to(request: httpx.Request, address: str) -> httpx.Request:
     )
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """The certificates that every client trusts. Reading them takes so long that other requests would wait."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class _Transport(httpx.AsyncHTTPTransport):
     def __init__(self, guard: Guard) -> None:
         # No connection is used twice: another host at the same address would get a certificate that nobody checked.
-        super().__init__(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        super().__init__(verify=_tls(), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
         self._guard = guard
         self._look_ups = anyio.CapacityLimiter(_LOOK_UPS)
 

@@ -14,10 +14,10 @@ from jobs.schema import JobOptions
 
 HELP: Final = {
     "model": f"Model: {MODEL_HELP}",
-    "scale": "Enlargement; default: 4, less above 2160 lines",
+    "scale": "Enlargement; default: 4, or less for 2160 lines",
     "height": "Height in pixels, instead of --scale",
     "chunk": "Frames per chunk",
-    "lookahead": "Frames to look ahead",
+    "lookahead": "Frames of look-ahead after a chunk",
     "routing": "Work to skip",
     "codec": "Video codec",
     "container": "File format; default: suffix of OUT or IN",

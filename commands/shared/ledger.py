@@ -73,7 +73,7 @@ class Ledger:
                     self._document = _Document.model_validate_json(self._path.read_bytes())
                 except ValidationError:
                     raise CommandError(
-                        f"{self._path} is damaged; delete the file, and existing results are kept as they are"
+                        f"{self._path} is damaged; delete the file: existing results are kept"
                     ) from None
             yield self
 

@@ -73,5 +73,5 @@ def summary(job: Mapping[str, Any]) -> str:
     rate = f", {frames / seconds:.1f} fps" if seconds else ""
     return (
         f"{output.get('width', '?')}×{output.get('height', '?')}, {frames} frames in {seconds:.1f} s{rate}; "
-        f"skip ratio {metrics['skip_ratio']:.2f}, speed-up {metrics['speedup']:.2f}"
+        f"skip ratio {metrics['skip_ratio']:.2f}, speedup {metrics['speedup']:.2f}"
     )

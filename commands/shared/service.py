@@ -149,9 +149,9 @@ class Service:
         with _translated():
             ids = [job.id for job in self._client.jobs.all() if job.id.startswith(beginning)]
         if not ids:
-            raise CommandError(f"no job begins with {beginning}; `skipvsr jobs` lists the jobs of {self.url}")
+            raise CommandError(f"no job id begins with {beginning}; `skipvsr jobs` lists the jobs of {self.url}")
         if len(ids) > 1:
-            raise CommandError(f"{len(ids)} jobs begin with {beginning}: {', '.join(ids[:3])}; give more characters")
+            raise CommandError(f"{len(ids)} job ids begin with {beginning}: {', '.join(ids[:3])}; give more characters")
         return ids[0]
 
     def job(self, job_id: str) -> Document:

@@ -108,12 +108,18 @@ class Changes:
                 ids &= cast("set[bytes]", await self._redis.smembers(owner_key(owner)))
             return sorted(job_id.decode() for job_id in ids)
 
-    async def since(self, number: int) -> list[Change]:
-        """The last change of every job that changed or was removed after a number; only removals have an owner."""
+    async def since(self, number: int, owner: str | None = None) -> list[Change]:
+        """The last change of every job that changed or was removed after a number; only removals have an owner.
+
+        `owner` leaves out changes, but no removals, of other owners' jobs.
+        """
         above: Any = f"({number}"
         with unavailable():
             changed: Any = await self._redis.zrangebyscore(CHANGES, above, "+inf", withscores=True)
             removed: Any = await self._redis.zrangebyscore(REMOVED, above, "+inf", withscores=True)
+            if owner is not None:
+                own = cast("set[bytes]", await self._redis.smembers(owner_key(owner)))
+                changed = [(member, score) for member, score in changed if member in own]
         found = [Change(member.decode(), None, int(score), removed=False) for member, score in changed]
         for member, score in removed:
             job_id, _, owner = member.decode().partition(" ")

@@ -68,12 +68,17 @@ for i = newest, math.max(1, newest - tonumber(ARGV[1]) + 1), -1 do shown[#shown 
 return {#ids, shown}
 """
 _NAMES: Final = """#!lua flags=no-writes
--- Returns lines with id, state and file name of all jobs, newest first, as one text.
--- KEYS[1]: all jobs; ARGV: beginning of the key of a job.
-local rows = {}
-for _, id in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, -1)) do
-  local found = redis.call('HMGET', ARGV[1] .. id, 'state', 'filename')
-  if found[1] and found[2] then rows[#rows + 1] = id .. ' ' .. found[1] .. ' ' .. found[2] end
+-- Returns lines with id, state and file name of jobs, newest first, as one text.
+-- KEYS[1]: all jobs; KEYS[2]: the owner's jobs, if only those count; ARGV: beginning of the key of a job.
+local rows, ids = {}, {}
+if KEYS[2] then
+  ids = redis.call('ZINTER', 2, KEYS[1], KEYS[2], 'WEIGHTS', 1, 0)
+else
+  ids = redis.call('ZRANGE', KEYS[1], 0, -1)
+end
+for number = #ids, 1, -1 do
+  local found = redis.call('HMGET', ARGV[1] .. ids[number], 'state', 'filename')
+  if found[1] and found[2] then rows[#rows + 1] = ids[number] .. ' ' .. found[1] .. ' ' .. found[2] end
 end
 return table.concat(rows, '\\n')
 """
@@ -111,7 +116,8 @@ def _without_text(
             pipe.zrevrange(JOBS, offset, offset + limit - 1)
             total, ids = pipe.execute()
     else:
-        keys = [JOBS, "" if owner is None else owner_key(owner), *map(state_key, selection.states)]
+        states = map(state_key, dict.fromkeys(selection.states))  # a repeated state would only repeat the work
+        keys = [JOBS, "" if owner is None else owner_key(owner), *states]
         total, ids = cast("tuple[int, list[bytes]]", redis.eval(_SELECT, len(keys), *keys, limit, offset))
     return total, [job_id.decode() for job_id in ids], count(redis, owner)
 
@@ -119,11 +125,9 @@ def _without_text(
 def _with_text(
     redis: Redis, selection: Selection, limit: int, offset: int
 ) -> tuple[int, list[str], dict[JobState, int]]:
-    found = cast(bytes, redis.eval(_NAMES, 1, JOBS, job_key(""))).decode()
+    keys = [JOBS] if selection.owner is None else [JOBS, owner_key(selection.owner)]
+    found = cast(bytes, redis.eval(_NAMES, len(keys), *keys, job_key(""))).decode()
     rows = [line.split(" ", 2) for line in found.splitlines()]
-    if selection.owner is not None:
-        own = {job_id.decode() for job_id in cast("set[bytes]", redis.smembers(owner_key(selection.owner)))}
-        rows = [row for row in rows if row[0] in own]
     names, text = json.loads(f"[{','.join(name for _, _, name in rows)}]"), selection.text.casefold()
     rows = [row for row, name in zip(rows, names, strict=True) if text in name.casefold()]
     counts = Counter(state for _, state, _ in rows)

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from jobs.errors import InvalidRequest, TooLarge
 from service.admission import Pace
 from service.estimating import HEAD_BYTES, TAIL_BYTES, Ends
-from service.http.packets import FORM_OVERHEAD_BYTES, content_length, content_type, packets
+from service.http.packets import FORM_OVERHEAD_BYTES, content_length, packets
 
 _MOST: Final = HEAD_BYTES + TAIL_BYTES + FORM_OVERHEAD_BYTES
 _MAX_FIELDS: Final = 32
@@ -40,8 +41,11 @@ async def receive_ends(request: Request, pace: Pace) -> EstimateForm:
     """
     if content_length(request) > _MOST:
         raise _too_large()
-    if content_type(request) != "multipart/form-data":
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
         raise InvalidRequest("send the ends of the file, or upload, as multipart/form-data (curl -F)")
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise InvalidRequest("send the form in UTF-8")  # among Python's character sets are some that decode nothing
     parser = _Parser(
         request.headers,
         _limited(request, pace),

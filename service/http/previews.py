@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
 from enum import StrEnum
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import anyio.from_thread
 import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from jobs.errors import Cancelled, Gone, JobFailed, NotReady, TooManyPreviews
 from jobs.schema import Job, JobState
@@ -68,11 +69,20 @@ class Previews:
         self._cache = _Cache()
 
     async def picture(
-        self, operations: Operations, job_id: str, view: View, seconds: float | None, width: int | None
+        self,
+        operations: Operations,
+        job_id: str,
+        view: View,
+        seconds: float | None,
+        width: int | None,
+        gone: Callable[[], Coroutine[Any, Any, bool]],
     ) -> tuple[Job, Preview]:
         """A job of the caller, and the frame at a time; None: the newest finished frame.
 
+        `gone` tells whether the client has disconnected: pages ask for pictures that nobody waits for a moment later.
+
         Raises:
+            ClientDisconnect: nobody waits for the picture.
             NotReady: the result does not reach as far yet.
             Cancelled, Gone: the files have been removed.
             TooManyPreviews: too many requests wait.
@@ -81,7 +91,12 @@ class Previews:
         job = await run_in_threadpool(operations.get, job_id)
         if self._places.statistics().tasks_waiting >= _WAITING:
             raise TooManyPreviews("the server makes other previews at the moment; try again shortly")
-        make = partial(self._make, operations, job, view, seconds, width)
+
+        def make() -> Preview:
+            if anyio.from_thread.run(gone):
+                raise ClientDisconnect
+            return self._make(operations, job, view, seconds, width)
+
         return job, await anyio.to_thread.run_sync(make, limiter=self._places)
 
     def _make(self, operations: Operations, job: Job, view: View, seconds: float | None, width: int | None) -> Preview:

@@ -230,12 +230,12 @@ class Streams:
         """Ids of the jobs whose documents a new client needs, and removals."""
         if stream.job_id is not None:
             return [stream.job_id]
+        owner = None if stream.caller.admin else stream.caller.key_id
         if last_id is None:
-            caller = stream.caller
-            return list(await self._changes.active(None if caller.admin else caller.key_id))
+            return list(await self._changes.active(owner))
         return [
             Update(change.job_id, None) if change.removed else change.job_id
-            for change in await self._changes.since(last_id)
+            for change in await self._changes.since(last_id, owner)
             if stream.wants(change.job_id, change.owner if change.removed else None)
         ]
 

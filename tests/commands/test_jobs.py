@@ -83,11 +83,11 @@ def test_jobs_are_paused_resumed_and_cancelled(service: Service, job: str, capsy
 def test_an_id_must_name_one_job(service: Service, job: str, capsys: pytest.CaptureFixture[str]) -> None:
     other = "x" if job[0] != "x" else "y"
     assert skipvsr(service, "status", other) == 1
-    assert f"no job begins with {other}; `skipvsr jobs` lists" in capsys.readouterr().err
+    assert f"no job id begins with {other}; `skipvsr jobs` lists" in capsys.readouterr().err
     twin = f"{job[:20]}{'0000' if job[20:] != '0000' else '1111'}"
     service.operations.store.create(service.operations.get(job).model_copy(update={"id": twin}))
     assert skipvsr(service, "cancel", job[:20]) == 1
-    assert f"2 jobs begin with {job[:20]}: " in capsys.readouterr().err
+    assert f"2 job ids begin with {job[:20]}: " in capsys.readouterr().err
     assert service.operations.get(job).state is JobState.QUEUED
 
 

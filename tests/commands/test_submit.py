@@ -160,7 +160,7 @@ def test_after_an_interrupt_the_jobs_can_be_collected(settings: Settings, clip: 
         assert process.returncode == 130
         lines = said.splitlines()
         way = f"skipvsr download {job.id} -o 'my result.mp4' --server {service.url}"
-        assert lines == [f"job {job.id} continues; collect its result: {way}", "skipvsr: interrupted"]
+        assert lines == [f"job {job.id} continues; to fetch the result: {way}", "skipvsr: interrupted"]
         service.finish(job.id, b"result")
         process = start(*shlex.split(way)[1:], folder=tmp_path)
         process.communicate(timeout=60)

@@ -190,7 +190,7 @@ def test_trouble_of_all_files_marks_none_as_failed(
     ("argv", "message"),
     [
         (["in"], "in is a folder; name the folder of the results too: skipvsr watch in OUT_DIR"),
-        (["in", "in"], "the results need another folder than the videos"),
+        (["in", "in"], "the folder of the results must differ from the watched folder"),
         (["in", "."], "in lies in ."),
         (["in", "a.mp4"], "a.mp4 is no folder"),
         (["none", "out"], "there is no folder none"),

@@ -69,6 +69,8 @@ def test_what_changed_since_a_number(store: JobStore, redis_url: str) -> None:
     found = run(redis_url, lambda changes: changes.since(number))
     assert [(c.job_id, c.owner, c.removed) for c in found] == [(removed, "key", True), (paused, None, False)]
     assert run(redis_url, lambda changes: changes.since(found[-1].number)) == []
+    own = run(redis_url, lambda changes: changes.since(number, "key"))
+    assert [c.job_id for c in own] == [removed], "an owner's reader needs no documents of other owners"
     documents = run(redis_url, lambda changes: changes.read([before, paused, removed]))
     assert {i: document.job for i, document in documents.items()} == {i: store.get(i) for i in (before, paused)}
     assert documents[paused].number == found[-1].number

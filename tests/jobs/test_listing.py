@@ -55,3 +55,9 @@ def test_an_empty_list(store: JobStore) -> None:
     for selection in (Selection(), Selection((JobState.DONE,)), Selection(text="a"), Selection(owner="a")):
         page = store.page(selection)
         assert (page.jobs, page.total, set(page.counts.values())) == ([], 0, {0})
+
+
+def test_repeated_states_count_once(store: JobStore, jobs: list[Job]) -> None:
+    states = (JobState.DONE, JobState.PAUSED)
+    once, again = (store.page(Selection(given), limit=5) for given in (states, states * 1000))
+    assert ([job.id for job in once.jobs], once.total) == ([job.id for job in again.jobs], again.total)

@@ -92,7 +92,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, *rounds: list[str]) -> list[str]:
         "ff02::1",
         "::ffff:127.0.0.1",
         "::ffff:10.0.0.1",
+        "192.0.0.192",
+        "168.63.129.16",
         "64:ff9b::7f00:1",
+        "64:ff9b::c000:c0",
+        "64:ff9b:1::7f00:1",
+        "3fff::1",
         "2002:7f00:1::",
         "2001:0:4136:e378:8000:63bf:80ff:fffe",
     ],
@@ -209,7 +214,7 @@ def test_certificates_are_checked_against_the_name(
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("ssl.create_default_context", lambda **_: trusting(certificate))
+    monkeypatch.setattr("service.outgoing._tls", lambda: trusting(certificate))
     answers(monkeypatch, ["127.0.0.1"])
     url = f"https://{name}:{server.server_address[1]}/"
     try:
@@ -227,3 +232,10 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(certificate)
     return context
+
+
+def test_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(["*"], setting="X")
+    async_client(guard, TIMEOUT)
+    monkeypatch.setattr("ssl.create_default_context", lambda **_: pytest.fail("read again"))
+    async_client(guard, TIMEOUT)

@@ -111,5 +111,7 @@ async def estimate(
         form = await receive_ends(request, Pace.of(settings))
         options = options_from_text(form.options)
         if form.ends is not None:
-            return EstimateDocument.of(await estimating.of_ends(operations, options, form.ends))
-    return EstimateDocument.of(await estimating.of_upload(operations, options, form.upload))
+            answer = await estimating.of_ends(operations, options, form.ends)
+        else:
+            answer = await estimating.of_upload(operations, options, form.upload)
+    return EstimateDocument.of(answer)

@@ -53,7 +53,7 @@ async def get_preview(
     width: Annotated[int | None, Query(ge=16, le=MOST[0], description="Largest width of the picture.")] = None,
 ) -> Response:
     """Return a frame of the source or of the result, also while the job runs, as players show it."""
-    job, made = await previews.picture(operations, job_id, view, t, width)
+    job, made = await previews.picture(operations, job_id, view, t, width, request.is_disconnected)
     version = Version.of(made.webp)
     kept = "max-age=3600" if t is not None or job.state is JobState.DONE else "no-cache"
     headers = version.headers | {

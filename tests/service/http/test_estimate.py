@@ -10,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.resumable import Upload
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from jobs.speed import Rates
 from jobs.speed_records import RedisSpeeds
+from service.resumable import Resumable
 from tests.support.clips import make_clip, make_noise
 from tests.support.http_server import Service, serving
 
@@ -137,7 +139,7 @@ def test_limits_hold(settings: Settings, folder: Path) -> None:
     assert (answer.status_code, "SKIPVSR_MAX_PIXELS" in answer.json()["detail"]) == (413, True)
 
 
-def test_ends_in_memory_are_limited(service: Service, folder: Path) -> None:
+def test_estimates_at_a_time_are_limited(service: Service, folder: Path) -> None:
     clip = make_clip(folder / "clip.mp4", frames=4)
     with ExitStack() as stack:
         for _ in range(8):
@@ -145,6 +147,8 @@ def test_ends_in_memory_are_limited(service: Service, folder: Path) -> None:
         refused = ask(service, clip)
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-estimates")
         assert int(refused.headers["retry-after"]) > 0
+        of_upload = service.client.post("/estimate", files={"upload": (None, "0" * 24)})
+        assert of_upload.status_code == 503, "estimates of uploads wait for probes, too"
     assert ask(service, clip).status_code == 200
 
 
@@ -168,3 +172,22 @@ def test_the_form_has_every_option(service: Service) -> None:
     document = service.client.get("/openapi.json").json()
     form = document["components"]["schemas"]["EstimateForm"]
     assert form["properties"].keys() >= {*JobOptions.model_fields, "head", "tail", "size", "filename", "upload"}
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "no-such-set"])
+def test_a_form_in_another_character_set_is_refused(service: Service, charset: str) -> None:
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    form = b'--x\r\nContent-Disposition: form-data; name="upload"\r\n\r\n\xff\r\n--x--\r\n'
+    answer = service.client.post("/estimate", content=form, headers={"Content-Type": kind})
+    assert (answer.status_code, "UTF-8" in answer.json()["detail"]) == (400, True)
+
+
+def test_an_upload_that_becomes_a_job_meanwhile_is_not_found(
+    service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Resumable, "peek", lambda *_: (Upload(id="0" * 24, owner="", length=9, filename=""), folder / "no")
+        )
+        answer = service.client.post("/estimate", files={"upload": (None, "0" * 24)})
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -217,7 +218,7 @@ def test_many_requests_wait_and_more_are_refused(service: Service, clip: Path, m
     job_id = service.post(clip).json()["id"]
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(get, service, job_id, view="source", t=number) for number in range(12)]
-        wait_until(lambda: any(future.done() for future in asked), 10, "a refusal")
+        wait_until(lambda: sum(future.done() for future in asked) == 8, 10, "refusals")
         refused = next(future for future in asked if future.done()).result()
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-previews")
         assert service.client.get(f"/jobs/{job_id}").status_code == 200
@@ -225,6 +226,32 @@ def test_many_requests_wait_and_more_are_refused(service: Service, clip: Path, m
         statuses = [future.result().status_code for future in asked]
     assert most[0] == 2
     assert statuses.count(200) == 4
+
+
+def test_nobody_decodes_for_clients_that_have_gone(
+    service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, made = threading.Event(), []
+
+    def slow(*given: object, **_: object) -> Preview:
+        made.append(given[1])
+        release.wait(10)
+        return Preview(b"webp", 0.0)
+
+    monkeypatch.setattr(previews, "preview", slow)
+    job_id = service.post(clip).json()["id"]
+    waiting = service.app.state.previews._places.statistics
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(get, service, job_id, view="source", t=number) for number in range(2)]
+        wait_until(lambda: len(made) == 2, 10, "two pictures in work")
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(f"GET /jobs/{job_id}/preview?view=source&t=2 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            wait_until(lambda: waiting().tasks_waiting == 1, 10, "a request that waits")
+        asked.append(pool.submit(get, service, job_id, view="source", t=3))
+        wait_until(lambda: waiting().tasks_waiting == 2, 10, "another request that waits")
+        release.set()
+        assert [future.result().status_code for future in asked] == [200] * 3
+    assert sorted(made) == [0, 1, 3]
 
 
 def test_a_worker_s_unfinished_result_looks_like_the_finished_one(settings: Settings, tmp_path: Path) -> None:

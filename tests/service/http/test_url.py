@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from jobs.settings import Settings
+from service.fetch import _filename
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
@@ -176,6 +177,17 @@ def test_hosts_that_send_no_video(service: Service, remote: Remote, clip: Path) 
     asked = len(remote.asked)
     assert post(service, f"{remote.url}/text", crf=99).status_code == 400
     assert len(remote.asked) == asked, "wrong options are refused first"
+
+
+@pytest.mark.parametrize(
+    "named", ["filename*=undefined''x.mp4", "filename*=idna''%ff.mp4", 'filename="' + ";" * 60_000, "filename"]
+)
+def test_a_hostile_name_of_a_file_costs_nothing(named: str) -> None:
+    asked = httpx.Request("GET", "http://example.com/a/clip.mp4")
+    answer = httpx.Response(200, headers={"Content-Disposition": f"attachment; {named}"}, request=asked)
+    before = time.monotonic()
+    assert _filename(answer) == ("clip.mp4" if named != "filename" else "video")
+    assert time.monotonic() - before < 0.5
 
 
 def test_slow_hosts_are_left(service: Service, remote: Remote) -> None:

@@ -314,7 +314,7 @@ def test_warnings_are_a_list(service: Service, page: Page, tmp_path: Path) -> No
     assert claim is not None
     service.operations.store.heartbeat(claim, {"warnings": ["captions are dropped", "sound becomes AAC"]})
     page.goto(service.url)
-    page.get_by_text("2 notes on what changes").click()
+    page.get_by_text("2 warnings").click()
     expect(page.locator(".warnings li")).to_have_text(["captions are dropped", "sound becomes AAC"])
 
 

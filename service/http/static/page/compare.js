@@ -8,7 +8,7 @@ import {clock} from "./text.js";
 import {Viewport} from "./viewport.js";
 
 const DIVIDE = 2, PAN = 60, ZOOM = 1.4;  // steps of a key: percent, pixels, factor
-const KEYS = "Space: play. ← →: divider. , and .: one frame. + − 0: zoom. Shift and arrows: move the picture. F: full screen. M: sound. S: skip map.";
+const KEYS = "Space: play. ← →: divider. , and .: one frame. + − 0: zoom. Shift and arrows: move the picture. F: full screen. M: sound. S: skip map. Esc: close.";
 const video = name => el("video", {class: name, muted: true, loop: true, playsinline: true, preload: "auto", tabindex: "-1"});
 const tool = (name, label, run) => el("button", {type: "button", class: "tool", "aria-label": label, title: label, onclick: run}, icon(name));
 

@@ -11,7 +11,7 @@ async function estimate(file, options, signal) {
       if (error.kind !== "header-not-sent") throw error;
     }
   }
-  return {unknown: "the time is known after the upload"};
+  return {unknown: "size and time follow after the upload"};
 }
 
 function body(file, options, head, tail) {

@@ -66,7 +66,7 @@ export class JobCard {
     const {warnings} = this.job, items = [...$("ul", this.warnings).children].map(item => item.textContent);
     this.warnings.hidden = !warnings.length;
     if (items.join("\n") === warnings.join("\n")) return;
-    setText($("summary span", this.warnings), count(warnings.length, "note") + " on what changes");
+    setText($("summary span", this.warnings), count(warnings.length, "warning"));
     $("ul", this.warnings).replaceChildren(...warnings.map(text => el("li", {text})));
   }
 

@@ -52,7 +52,7 @@ function showPages(shown) {
 }
 
 function showNone(shown) {
-  const {error} = jobs, missing = error?.status === 403 ? `The page cannot show how jobs proceed: ${error.message}` : "";
+  const {error} = jobs, missing = error?.status === 403 ? `The page cannot show jobs: ${error.message}` : "";
   const none = jobs.search || jobs.filter !== "all" ? "No job matches." : session.may("submit") ? "No jobs yet. Choose a video above." : "No jobs yet.";
   say($("#none"), missing || (shown || error ? "" : none));
 }

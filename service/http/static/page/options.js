@@ -9,7 +9,7 @@ const MODELS = {
   small: "small: for most videos", "small-clean": "small-clean: for clean video",
   "basicvsr-reds": "basicvsr-reds: best quality, very slow",
 };
-const LABELS = {crf: "Compression (CRF)", chunk: "Frames per step", lookahead: "Frames looked ahead"};
+const LABELS = {crf: "Compression (CRF)", chunk: "Frames per chunk", lookahead: "Look-ahead frames"};
 
 export class Options {
   constructor(form, changed = () => {}) {

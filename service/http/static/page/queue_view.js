@@ -176,7 +176,7 @@ export class QueueView {
     row.bar.hidden = ["failed", "waiting"].includes(state) && !sent;
     if (state === "checking") row.bar.removeAttribute("value"); else row.bar.value = share;
     const moved = sent && state !== "checking" ? `${percent(share)} of ${bytes(item.size)}` : bytes(item.size);
-    setText(row.facts, list(STATES[state], moved, state === "lost" ? "The page was reloaded: choose the file again, and the upload goes on" : ""));
+    setText(row.facts, list(STATES[state], moved, state === "lost" ? "choose the file again to send the rest" : ""));
     say(row.error, item.error ? item.error.message : "");
     row.choose.hidden = state !== "lost";
     row.edit.hidden = !(state === "failed" && item.error?.fields?.length);

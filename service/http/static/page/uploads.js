@@ -32,7 +32,7 @@ export function send(file, name, url, {onurl, onprogress}) {
 // The server's problem document behind an error of tus-js-client.
 function refusal(error) {
   const answer = error.originalResponse;
-  if (!answer) return new Error("The connection was lost during the upload. Try again: the upload goes on where it stopped.");
+  if (!answer) return new Error("The connection was lost. Try again: only the rest is sent.");
   let problem = {};
   try { problem = JSON.parse(answer.getBody()); } catch { /* a proxy's page: the status has to do */ }
   return refused(answer.getStatus(), problem);
