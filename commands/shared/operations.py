@@ -15,7 +15,9 @@ def operation(name: str, summary: str) -> click.Command:
     """The command `skipvsr NAME JOB...`, whose help is `summary`."""
 
     @click.command(cls=Command, name=name, help=summary)
-    @click.argument("jobs", type=JobId(), nargs=-1, required=True, metavar="JOB...", help="Ids, or the first characters")
+    @click.argument(
+        "jobs", type=JobId(), nargs=-1, required=True, metavar="JOB...", help="Ids, or the first characters"
+    )
     @server_options
     def command(jobs: tuple[str, ...], server: str | None, api_key: str | None) -> int:
         status = 0
