@@ -24,6 +24,7 @@
     ├── StoreUnavailable      503   Redis does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
+    ├── TooManyEstimates      503   too many estimates at the same time
     ├── TooManyStreams        503   too many event streams at the same time
     ├── TooManyPreviews       503   too many previews at the same time
     └── StorageFull           507   the data folder has no room
@@ -283,6 +284,14 @@ class TooManyUploads(SkipVsrError):
     status, title = 503, "Too many uploads"
     cure = "Repeat the request after `Retry-After` seconds. `SKIPVSR_MAX_UPLOADS` sets the number."
     retry_after = 10
+
+
+class TooManyEstimates(SkipVsrError):
+    """Too many estimates at the same time."""
+
+    status, title = 503, "Too many estimates"
+    cure = "Repeat the request after `Retry-After` seconds. Or submit the video: the job has an estimate, too."
+    retry_after = 5
 
 
 class TooManyStreams(SkipVsrError):

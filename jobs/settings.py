@@ -341,7 +341,7 @@ class Settings(BaseSettings):
                 raise ValueError('is no webhook secret: use echo "whsec_$(openssl rand -base64 32)"')
         return secret
 
-    @field_validator("webhook_networks")
+    @field_validator("webhook_networks", "url_networks")
     @classmethod
     def _are_networks(cls, text: str) -> str:
         for part in filter(None, map(str.strip, text.split(","))):

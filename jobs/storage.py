@@ -308,7 +308,7 @@ class Storage:
 
     def figures_folders(self, job_id: str) -> list[Path]:
         """Folders that may hold a job's figures: the job's folder, and the working folder with the highest token."""
-        return [self.job_dir(job_id), *(folder for _, folder in self._work(job_id)[-1:])]
+        return [folder for folder in (self.job_dir(job_id), self.work(job_id)) if folder is not None]
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
         """Remove all working folders of a job, or only the folder of the worker with `token`."""

@@ -7,13 +7,13 @@ from typing import Final, NamedTuple
 
 from media.color.tags import resolved
 from media.demux.rate import DEFAULT_RATE
-from media.encode.hardware import choose
+from media.encode.hardware import Encoder, choose
 from media.errors import OverLimit, UnusableVideo
 from media.limits import DEFAULT_LIMITS, Limits
 from media.orientation import Matrix, decomposed, scaled
-from media.types import MediaInfo, OutputSpec, VideoInfo
+from media.types import Color, MediaInfo, OutputSpec, VideoInfo
 
-__all__ = ["DEFAULT_SCALE", "OutputSpec", "estimated_bytes", "expected_bytes", "output_spec"]
+__all__ = ["DEFAULT_SCALE", "OutputSpec", "estimated_bytes", "expected_bytes", "output_spec", "plain_spec"]
 
 DEFAULT_SCALE: Final = 4
 """Enlargement by a model that nobody has asked about its scale."""
@@ -86,6 +86,27 @@ def output_spec(
         content_light=video.content_light,
         container=info.target,
         warnings=warnings,
+    )
+
+
+def plain_spec(codec: str, encoder: Encoder, width: int, height: int) -> OutputSpec:
+    """Return the specification of plain frames, 25 a second, for trials of an encoder."""
+    rate = Fraction(25)
+    return OutputSpec(
+        width=width,
+        height=height,
+        codec=codec,
+        encoder=encoder.name,
+        crf=18,
+        pixel_format=encoder.pixel_format,
+        frame_rate=rate,
+        encoder_rate=rate,
+        time_base=1 / rate,
+        sample_aspect_ratio=Fraction(1),
+        color=resolved(Color(), pixel_format=encoder.pixel_format, height=height),
+        display_matrix=None,
+        mastering_display=None,
+        content_light=None,
     )
 
 

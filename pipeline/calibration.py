@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from jobs.speed import Rates
 from jobs.speed_records import SpeedRecords
-from media.color.tags import resolved
 from media.encode.hardware import choose
 from media.encode.segment import SegmentWriter
 from media.errors import MediaError
-from media.spec import OutputSpec
-from media.types import Color
+from media.spec import plain_spec
 from model.device import machine_name
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
 from model.network.macs import macs_per_pixel
 from model.zoo.models import card, config_of
+
+log = logging.getLogger(__name__)
 
 _SIZES: Final = ((256, 144), (128, 96), (64, 64))
 """Sizes of the frames for the network; slower networks get a smaller one."""
@@ -58,8 +58,12 @@ def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: I
     known = speeds.table(machine).rates
     if known is not None and wanted <= known.network.keys():
         return
-    with suppress(MediaError, ModelError, OSError, torch.OutOfMemoryError):
-        speeds.calibrated(machine, calibrate(model, encoder, wanted, weights))
+    try:
+        rates = calibrate(model, encoder, wanted, weights)
+    except (MediaError, ModelError, OSError, torch.OutOfMemoryError) as error:
+        log.info("no calibration of %s: %s", machine, error)
+    else:
+        speeds.calibrated(machine, rates)
 
 
 def calibrate(model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> Rates:
@@ -103,23 +107,7 @@ def _macs(name: str, weights: Path) -> float:
 def _encoding(encoder: str) -> float:
     """Seconds of H.264 per output pixel, for a moving pattern."""
     width, height, count = _ENCODED
-    chosen, rate = choose("h264", encoder, width, height), Fraction(25)
-    spec = OutputSpec(
-        width=width,
-        height=height,
-        codec="h264",
-        encoder=chosen.name,
-        crf=18,
-        pixel_format=chosen.pixel_format,
-        frame_rate=rate,
-        encoder_rate=rate,
-        time_base=1 / rate,
-        sample_aspect_ratio=Fraction(1),
-        color=resolved(Color(), pixel_format=chosen.pixel_format, height=height),
-        display_matrix=None,
-        mastering_display=None,
-        content_light=None,
-    )
+    spec = plain_spec("h264", choose("h264", encoder, width, height), width, height)
     frames = [_pattern(width, height, index) for index in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -20,6 +21,7 @@ from media.spec import OutputSpec, output_spec
 from pipeline.source import expected_frames, media_limits, stream_facts, user_errors
 from service.outgoing import Guard, split
 
+T = TypeVar("T")
 _PLACES: Final = ("query", "path", "header", "body")
 """Parts of a request, which pydantic's places of errors begin with."""
 _PROBES: Final = 4
@@ -171,8 +173,21 @@ class Pace:
         self._waited = self._since = 0.0
         self._received = 0
 
-    def wait(self) -> float:
-        """Begin to wait for data. Returns the seconds until `error` is due."""
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Time limits of an upload that begins now."""
+        return cls(settings.upload_idle_seconds, settings.upload_min_rate)
+
+    async def next(self, data: AsyncIterator[T]) -> T | None:
+        """Wait for the next part of the data, which `received` must count; None at the end. Raises UploadStalled."""
+        try:
+            async with asyncio.timeout(self._begin()):
+                return await anext(data, None)
+        except TimeoutError:
+            raise self.stalled() from None
+
+    def _begin(self) -> float:
+        """Begin to wait for data. Returns the seconds until the data is late."""
         self._since = time.monotonic()
         allowed = self._idle + self._received / self._rate - self._waited if self._rate else self._idle
         return max(0.0, min(self._idle, allowed))
@@ -182,7 +197,7 @@ class Pace:
         self._waited += time.monotonic() - self._since
         self._received += size
 
-    def error(self) -> UploadStalled:
+    def stalled(self) -> UploadStalled:
         """Create the error for data that did not arrive in time."""
         self.received(0)
         if time.monotonic() - self._since < self._idle:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 from jobs import tickets
 from jobs.errors import StoreUnavailable
@@ -71,6 +71,17 @@ class _Queue:
     """Seconds until a worker takes a new job, by its priority."""
 
 
+class Output(NamedTuple):
+    """The expected result of a job. None: the file does not tell."""
+
+    width: int
+    height: int
+    frames: int | None
+    frame_rate: float
+    duration_seconds: float | None
+    bytes: int | None
+
+
 @dataclass(frozen=True)
 class Answer:
     """An estimate for a video that may be submitted."""
@@ -85,6 +96,24 @@ class Answer:
     workers: int
     """Live workers that have the model."""
     warnings: list[str]
+
+    @property
+    def output(self) -> Output:
+        """The expected result."""
+        admission, spec = self.admission, self.admission.spec
+        return Output(
+            spec.width,
+            spec.height,
+            admission.expected_frames,
+            float(spec.frame_rate),
+            admission.facts.duration_seconds,
+            self.bytes,
+        )
+
+    @property
+    def scale(self) -> float:
+        """The enlargement."""
+        return round(self.admission.spec.height / self.admission.facts.height, 3)
 
 
 class Estimates:

@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from jobs.errors import InvalidRequest, NotFound, TooManyUploads
+from jobs.errors import InvalidRequest, NotFound, TooManyEstimates
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from jobs.storage import new_id, room
@@ -64,7 +64,7 @@ class Ends:
 
 
 class Estimating:
-    """Estimates of a server process: HTTP and gRPC share one object where one process serves both."""
+    """Estimates of a server process, for callers of HTTP or gRPC."""
 
     def __init__(self, settings: Settings, admissions: Admissions) -> None:
         self._settings, self._admissions = settings, admissions
@@ -72,9 +72,9 @@ class Estimating:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place for an estimate during the block. Raises TooManyUploads if there is none."""
+        """Hold a place for an estimate during the block. Raises TooManyEstimates if there is none."""
         if self._used >= _PLACES:
-            raise TooManyUploads(f"{_PLACES} estimates are in progress; ask again in some seconds")
+            raise TooManyEstimates(f"{_PLACES} estimates are in progress; ask again in some seconds")
         self._used += 1
         try:
             yield

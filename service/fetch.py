@@ -43,7 +43,7 @@ class Remote:
 
 
 class Fetcher:
-    """Fetches videos. Raises ValueError if a network of the settings is malformed."""
+    """Fetches videos from the hosts of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -105,15 +105,15 @@ class Fetcher:
 
     async def _blocks(self, answer: httpx.Response) -> AsyncIterator[bytes]:
         """The bytes of the video, at the pace of an upload."""
-        pace = Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
+        pace = Pace.of(self._settings)
         size, blocks = 0, answer.aiter_raw(_BLOCK_BYTES)
         while True:
             try:
-                block = await asyncio.wait_for(anext(blocks), pace.wait())
-            except StopAsyncIteration:
+                block = await pace.next(blocks)
+            except httpx.ReadTimeout:
+                raise pace.stalled() from None
+            if block is None:
                 return
-            except (TimeoutError, httpx.ReadTimeout):
-                raise pace.error() from None
             pace.received(len(block))
             size += len(block)
             if size > self._settings.max_upload_bytes:

@@ -107,7 +107,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         settings, connect(url, timeout=3.0, attempts=1), info, models=models.scales, on_lost=metrics.lost.inc
     )
     heartbeat.start()
-    janitor = Janitor(settings, JobStore(connect(url)), storage)
+    janitor = Janitor(settings, JobStore.from_settings(settings, url), storage)
     janitor.start()
     speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
     runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)

@@ -53,8 +53,12 @@ def findings(settings: Settings) -> Iterator[Finding]:
         try:
             yield from check(settings)
         except Exception as error:
-            reason = explained(error) or f"{type(error).__name__}: {error}"
-            yield Finding(name, "problem", "cannot be checked", " ".join(reason.split()))
+            yield Finding(name, "problem", "cannot be checked", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error, in one line."""
+    return " ".join((explained(error) or f"{type(error).__name__}: {error}").split())
 
 
 def _system(settings: Settings) -> Iterator[Finding]:
@@ -155,35 +159,19 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
 def _encoding_trouble(codec: str, encoder: Encoder) -> str:
     """Why a frame cannot be encoded; empty if it can."""
     import tempfile
-    from fractions import Fraction
 
     import numpy as np
 
-    from media.color.tags import resolved
     from media.encode.segment import SegmentWriter
-    from media.types import Color, OutputSpec
+    from media.spec import plain_spec
 
     width, height = _TEST_SIZE
-    spec = OutputSpec(
-        width=width,
-        height=height,
-        codec=codec,
-        encoder=encoder.name,
-        crf=30,
-        pixel_format=encoder.pixel_format,
-        frame_rate=Fraction(25),
-        time_base=Fraction(1, 25),
-        sample_aspect_ratio=Fraction(1),
-        color=resolved(Color(), pixel_format=encoder.pixel_format, height=height),
-        display_matrix=None,
-        mastering_display=None,
-        content_light=None,
-    )
+    spec = plain_spec(codec, encoder, width, height)
     try:
         with tempfile.TemporaryDirectory() as folder, SegmentWriter(Path(folder) / "test.mp4", spec) as writer:
             writer.write(np.zeros((height, width, 3), np.uint8), 0)
     except Exception as error:
-        return " ".join((explained(error) or f"{type(error).__name__}: {error}").split())
+        return _reason(error)
     return ""
 
 

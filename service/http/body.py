@@ -17,7 +17,7 @@ from starlette.requests import Request
 from jobs.errors import InvalidRequest
 from service.admission import Pace, oversized
 from service.http import form
-from service.http.packets import FORM_OVERHEAD_BYTES, Sink, announced_bytes, packets
+from service.http.packets import FORM_OVERHEAD_BYTES, Sink, announced_bytes, content_type, packets
 from service.names import harmless_name
 
 _FORM: Final = "multipart/form-data"
@@ -67,7 +67,7 @@ async def receive(
     if announced_bytes(request, max_file_bytes) > FORM_OVERHEAD_BYTES:
         await sink.open()  # the body must be a file: refuse before the first byte
     query = _once((name, text) for name, text in request.query_params.multi_items() if name not in _SETTINGS)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     given, size = "", 0
     if filename is None and kind == _FORM:
         received = await form.receive(request, sink, max_file_bytes=max_file_bytes, pace=pace)

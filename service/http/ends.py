@@ -14,7 +14,7 @@ from starlette.requests import Request
 from jobs.errors import InvalidRequest, TooLarge
 from service.admission import Pace
 from service.estimating import HEAD_BYTES, TAIL_BYTES, Ends
-from service.http.packets import FORM_OVERHEAD_BYTES, packets
+from service.http.packets import FORM_OVERHEAD_BYTES, content_length, packets
 
 _MOST: Final = HEAD_BYTES + TAIL_BYTES + FORM_OVERHEAD_BYTES
 _MAX_FIELDS: Final = 32
@@ -39,8 +39,7 @@ async def receive_ends(request: Request, pace: Pace) -> EstimateForm:
 
     Raises InvalidRequest, TooLarge, UploadStalled, and ClientDisconnect.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > _MOST:
+    if content_length(request) > _MOST:
         raise _too_large()
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
@@ -69,21 +68,25 @@ class Sink:
 async def packets(request: Request, pace: Pace) -> AsyncIterator[bytes]:
     """Yield the body's packets. Raises UploadStalled if they arrive too slowly, and ClientDisconnect."""
     stream = request.stream()
-    while True:
-        try:
-            packet = await asyncio.wait_for(anext(stream), pace.wait())
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise pace.error() from None
+    while (packet := await pace.next(stream)) is not None:
         pace.received(len(packet))
         yield packet
 
 
+def content_type(request: Request) -> str:
+    """Return the media type of the body, in small letters and without parameters; empty if the request has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def content_length(request: Request) -> int:
+    """Return the body size from Content-Length, or 0 if unknown."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isdecimal() else 0
+
+
 def announced_bytes(request: Request, max_file_bytes: int) -> int:
     """Return the body size from Content-Length, or 0 if unknown. Raises TooLarge before any byte is read."""
-    text = request.headers.get("content-length", "")
-    size = int(text) if text.isdecimal() else 0
+    size = content_length(request)
     if size > max_file_bytes + FORM_OVERHEAD_BYTES:
         raise oversized(max_file_bytes)
     return size

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
@@ -24,8 +24,8 @@ from jobs.errors import ChecksumMismatch, InvalidRequest, TooLarge, UnsupportedM
 from jobs.incoming import Incoming
 from jobs.resumable import OpenUpload, Upload
 from jobs.settings import Settings
-from service.admission import oversized
-from service.http.packets import Blocks, announced_bytes, packets
+from service.admission import Pace, oversized
+from service.http.packets import Blocks, announced_bytes, content_type, packets
 from service.http.upload import Uploads
 from service.names import harmless_name
 from service.operations import Operations
@@ -115,7 +115,7 @@ class Tus:
                 raise oversized(self._settings.max_upload_bytes)
             filename = _filename(metadata)
             upload = await run_in_threadpool(operations.resumable.create, length, filename, metadata)
-            if _content_type(request) != CONTENT_TYPE:
+            if content_type(request) != CONTENT_TYPE:
                 return await self.status(upload.id, operations)
             try:
                 return await self._receive(request, upload.id, 0, checksum, operations)
@@ -129,7 +129,7 @@ class Tus:
     ) -> Status:
         """Add the bytes of the request's body to an upload."""
         with self._uploads.counted():
-            if _content_type(request) != CONTENT_TYPE:
+            if content_type(request) != CONTENT_TYPE:
                 raise UnsupportedMedia(f"send the bytes with Content-Type: {CONTENT_TYPE}")
             return await self._receive(request, upload_id, offset, checksum, operations)
 
@@ -169,7 +169,7 @@ class Tus:
         receiving = operations.resumable.receiving(upload_id, offset, coming)
         async with contextmanager_in_threadpool(receiving) as (opened, incoming):
             chunk = _Chunk(incoming, checksum)
-            async with self._all_or_nothing(opened) if chunk.checked else _as_they_come():
+            async with self._all_or_nothing(opened) if chunk.checked else nullcontext():
                 await self._store(request, opened, chunk, coming)
                 await run_in_threadpool(chunk.verify)
             await run_in_threadpool(opened.accept)
@@ -195,7 +195,7 @@ class Tus:
         with anyio.CancelScope() as scope:
             watch = asyncio.create_task(_watch(opened, scope))
             try:
-                async for packet in packets(request, self._uploads.pace()):
+                async for packet in packets(request, Pace.of(self._settings)):
                     _check_size(blocks.size + len(packet), left)
                     await blocks.add(packet)
             finally:
@@ -204,11 +204,6 @@ class Tus:
                     await blocks.flush()
         if scope.cancelled_caught:
             raise UploadBusy("another request has asked for this upload: continue at its offset (HEAD)")
-
-
-@asynccontextmanager
-async def _as_they_come() -> AsyncIterator[None]:
-    yield
 
 
 async def _watch(opened: OpenUpload, scope: anyio.CancelScope) -> None:
@@ -220,10 +215,6 @@ async def _watch(opened: OpenUpload, scope: anyio.CancelScope) -> None:
 def _check_size(size: int, left: int) -> None:
     if size > left:
         raise TooLarge(f"only {left:,} bytes are missing from the upload (Upload-Length): send no more")
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _checksum(text: str) -> tuple[hashlib._Hash, bytes]:

@@ -131,7 +131,7 @@ class Uploads:
 
     async def _body(self, request: Request, sink: Sink, filename: str | None) -> Received:
         limit = self._settings.max_upload_bytes
-        return await body.receive(request, sink, max_file_bytes=limit, pace=self.pace(), filename=filename)
+        return await body.receive(request, sink, max_file_bytes=limit, pace=Pace.of(self._settings), filename=filename)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -144,10 +144,6 @@ class Uploads:
         except ClientDisconnect:
             self._metrics.rejected.labels("client-gone").inc()
             raise
-
-    def pace(self) -> Pace:
-        """Time limits of an upload that begins now."""
-        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
 
     async def _create(
         self, request: Request, reservation: Reservation | None, operations: Operations, filename: str | None

@@ -31,8 +31,6 @@ _NEUTRAL: Final = "application/octet-stream"
 """Media type of uploads, which the server does not vouch for."""
 _WATCH_SECONDS: Final = 0.25
 """Polling interval of WatchJob."""
-_MOST_ESTIMATES: Final = 4
-"""Estimates at the same time: each holds up to 20 MiB of a file."""
 _MAX_PAGE: Final = 500
 _MAX_TEXT: Final = 200
 _PAGE_TOKEN: Final = re.compile(r"[0-9]{1,9}")
@@ -45,19 +43,18 @@ class _Places:
         most: the limit.
         kind: plural name of the calls.
         remedy: advice for further calls.
-        setting: name of the limit's setting; empty: the limit is fixed.
+        setting: name of the limit's setting.
     """
 
-    def __init__(self, most: int, kind: str, remedy: str, setting: str = "") -> None:
-        self._most, self._kind, self._remedy = most, kind, remedy
-        self._setting = f" ({setting})" if setting else ""
+    def __init__(self, most: int, kind: str, remedy: str, setting: str) -> None:
+        self._most, self._kind, self._remedy, self._setting = most, kind, remedy, setting
         self._used = 0
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Take a place during the block. Raises StatusError if there is none."""
         if self._used >= self._most:
-            message = f"the server has reached its limit of {self._most} {self._kind}{self._setting}; {self._remedy}"
+            message = f"the server has reached its limit of {self._most} {self._kind} ({self._setting}); {self._remedy}"
             reason = f"TOO_MANY_{self._kind.upper()}"
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, message, reason=reason, retry_after=5)
         self._used += 1
@@ -73,13 +70,10 @@ class JobService:
     def __init__(self, settings: Settings, operations: Operations, admissions: Admissions) -> None:
         self._operations, self._uploads = operations, JobUploads(settings, admissions)
         self._estimating = Estimating(settings, admissions)
-        self._watchers = _Places(
-            settings.grpc_max_watchers, "watchers", "use GetJob", setting="SKIPVSR_GRPC_MAX_WATCHERS"
-        )
+        self._watchers = _Places(settings.grpc_max_watchers, "watchers", "use GetJob", "SKIPVSR_GRPC_MAX_WATCHERS")
         self._downloads = _Places(
-            settings.grpc_max_downloads, "downloads", "try again later", setting="SKIPVSR_GRPC_MAX_DOWNLOADS"
+            settings.grpc_max_downloads, "downloads", "try again later", "SKIPVSR_GRPC_MAX_DOWNLOADS"
         )
-        self._estimates = _Places(_MOST_ESTIMATES, "estimates", "try again later")
         self.stopping = asyncio.Event()
         """Set at shutdown. Clients that watch a job then get UNAVAILABLE with RetryInfo."""
 
@@ -91,9 +85,10 @@ class JobService:
             return pb.CreateJobResponse(job=messages.job(job), replayed=replayed)
 
     async def EstimateJob(self, requests: AsyncIterator[pb.EstimateJobRequest], context: Any) -> pb.EstimateJobResponse:
-        async with reported(context, "EstimateJob"), self._estimates.taken():
-            config, ends = await self._uploads.receive_ends(requests)
-            answer = await self._estimating.of_ends(self._own, messages.options(config.options), ends)
+        async with reported(context, "EstimateJob"):
+            with self._estimating.place():
+                config, ends = await self._uploads.receive_ends(requests)
+                answer = await self._estimating.of_ends(self._own, messages.options(config.options), ends)
             return messages.estimate(answer)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:

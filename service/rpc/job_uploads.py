@@ -51,7 +51,7 @@ class JobUploads:
         `operations` are those of the caller. Returns the job, and whether the upload repeats an earlier one. Raises
         KeyReused if the key belongs to another file or other options.
         """
-        pace = self._pace()
+        pace = Pace.of(self._settings)
         first = await _next(requests, pace)
         if first is None or first.WhichOneof("part") != "config":
             raise InvalidRequest("the first message must be the config")
@@ -72,7 +72,7 @@ class JobUploads:
 
     async def receive_ends(self, requests: AsyncIterator[pb.EstimateJobRequest]) -> tuple[pb.EstimateConfig, Ends]:
         """Receive the ends of a file, of which the config tells the size. Raises InvalidRequest, UploadStalled."""
-        pace = self._pace()
+        pace = Pace.of(self._settings)
         first = await _next(requests, pace)
         if first is None or first.WhichOneof("part") != "config":
             raise InvalidRequest("the first message must be the config")
@@ -85,9 +85,6 @@ class JobUploads:
             if len(ends[name]) > _MOST[name]:
                 raise InvalidRequest(f"{name}: send at most {_MOST[name]:,} bytes")
         return first.config, Ends(bytes(ends["head"]), bytes(ends["tail"]), first.config.size_bytes)
-
-    def _pace(self) -> Pace:
-        return Pace(self._settings.upload_idle_seconds, self._settings.upload_min_rate)
 
     async def _checked(self, config: pb.UploadConfig, operations: Operations) -> _Announced:
         options = messages.options(config.options, config.webhook)
@@ -152,10 +149,6 @@ class _Upload:
 
 async def _next(requests: AsyncIterator[M], pace: Pace) -> M | None:
     """Return the next message; None at the end. Raises UploadStalled if bytes of the file arrive too slowly."""
-    try:
-        async with asyncio.timeout(pace.wait()):
-            request = await anext(requests, None)
-    except TimeoutError:
-        raise pace.error() from None
+    request = await pace.next(requests)
     pace.received(request.ByteSize() if request is not None else 0)
     return request

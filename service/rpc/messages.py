@@ -77,19 +77,11 @@ def page(found: Page, next_page_token: str) -> pb.ListJobsResponse:
 
 def estimate(answer: Answer) -> pb.EstimateJobResponse:
     """Convert an estimate to a message."""
-    spec, facts = answer.admission.spec, answer.admission.facts
     return pb.EstimateJobResponse(
-        input=_facts(facts),
-        output=pb.ExpectedOutput(
-            width=spec.width,
-            height=spec.height,
-            frames=answer.admission.expected_frames,
-            frame_rate=float(spec.frame_rate),
-            duration_seconds=facts.duration_seconds,
-            bytes=answer.bytes,
-        ),
+        input=_facts(answer.admission.facts),
+        output=pb.ExpectedOutput(**answer.output._asdict()),
         model=answer.model,
-        scale=round(spec.height / facts.height, 3),
+        scale=answer.scale,
         estimate=_estimate(answer.estimate),
         wait_seconds=answer.wait_seconds,
         workers=answer.workers,

@@ -22,7 +22,6 @@ from model.engine.budget import needed_bytes
 from model.engine.upscaler import ChunkResult, Upscaler, load_model
 from pipeline.checkpoint import Checkpoints
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
-from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes, times_of
@@ -307,53 +306,6 @@ def test_a_text_file_is_unsupported(model: Upscaler, tmp_path: Path) -> None:
     text.write_text("not a video")
     with pytest.raises(UnsupportedFile):
         list(upscale(task(text, tmp_path / "w"), model))
-
-
-def test_the_prefetcher_respects_its_depth() -> None:
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(10):
-            made.append(number)
-            yield number
-
-    with Prefetcher(items(), depth=1, name="t") as items_ahead:
-        assert next(items_ahead) == 0
-        assert next(items_ahead) == 1
-        assert len(made) <= 3
-        assert list(items_ahead) == list(range(2, 10))
-
-
-def test_the_prefetcher_passes_exceptions_on_and_closes_its_source() -> None:
-    closed = threading.Event()
-
-    def items() -> Iterator[int]:
-        try:
-            yield 1
-            raise ValueError("broken")
-        finally:
-            closed.set()
-
-    with Prefetcher(items(), depth=4, name="t") as items_ahead, pytest.raises(ValueError, match="broken"):
-        list(items_ahead)
-    assert closed.is_set()
-
-
-def test_abandon_wakes_a_waiting_consumer() -> None:
-    never = threading.Event()
-
-    def items() -> Iterator[int]:
-        never.wait(30)
-        yield 1
-
-    items_ahead = Prefetcher(items(), depth=1, name="t")
-    with items_ahead:
-        timer = threading.Timer(0.1, items_ahead.abandon)
-        timer.start()
-        with pytest.raises(Abandoned):
-            next(items_ahead)
-        never.set()
-        timer.join()
 
 
 def test_scene_cuts_are_counted_from_the_start_of_the_video(model: Upscaler, tmp_path: Path) -> None:

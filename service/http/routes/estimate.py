@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 
 from jobs.schema import JobRequest, StreamFacts
 from jobs.speed import Basis
-from service.admission import options_from_text
+from service.admission import Pace, options_from_text
 from service.callers import Scope
 from service.estimates import Answer
 from service.estimating import HEAD_BYTES, TAIL_BYTES
 from service.http.auth import JobsDep, known_name, needs, require_key, same_site
-from service.http.dependencies import EstimatingDep, UploadsDep
+from service.http.dependencies import EstimatingDep, SettingsDep
 from service.http.ends import receive_ends
 from service.http.openapi import BINARY
 from service.http.responses import problems
@@ -56,19 +56,12 @@ class EstimateDocument(BaseModel):
     @classmethod
     def of(cls, answer: Answer) -> EstimateDocument:
         """Create the document of an estimate."""
-        spec, facts, known = answer.admission.spec, answer.admission.facts, answer.estimate
+        known = answer.estimate
         return cls(
-            input=facts,
-            output=EstimatedOutput(
-                width=spec.width,
-                height=spec.height,
-                frames=answer.admission.expected_frames,
-                frame_rate=float(spec.frame_rate),
-                duration_seconds=facts.duration_seconds,
-                bytes=answer.bytes,
-            ),
+            input=answer.admission.facts,
+            output=EstimatedOutput(**answer.output._asdict()),
             model=answer.model,
-            scale=round(spec.height / facts.height, 3),
+            scale=answer.scale,
             seconds=known and known.seconds,
             seconds_low=known and known.seconds_low,
             seconds_high=known and known.seconds_high,
@@ -108,14 +101,14 @@ def estimate_form_schema() -> dict[str, Any]:
     responses=problems(400, 401, 403, 404, 408, 410, 413, 415, 422, 503, 507),
 )
 async def estimate(
-    request: Request, uploads: UploadsDep, estimating: EstimatingDep, operations: JobsDep
+    request: Request, settings: SettingsDep, estimating: EstimatingDep, operations: JobsDep
 ) -> EstimateDocument:
     """Estimate size, time and wait of a job from the ends of a file, or from an upload.
 
     Nothing is kept. Problem `header-not-sent`: the ends do not hold the file's header; upload the file.
     """
     with estimating.place():
-        form = await receive_ends(request, uploads.pace())
+        form = await receive_ends(request, Pace.of(settings))
         options = options_from_text(form.options)
         if form.ends is not None:
             answer = await estimating.of_ends(operations, options, form.ends)

@@ -145,7 +145,7 @@ def test_estimates_at_a_time_are_limited(service: Service, folder: Path) -> None
         for _ in range(8):
             stack.enter_context(service.app.state.estimating.place())
         refused = ask(service, clip)
-        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-uploads")
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-estimates")
         assert int(refused.headers["retry-after"]) > 0
         of_upload = service.client.post("/estimate", files={"upload": (None, "0" * 24)})
         assert of_upload.status_code == 503, "estimates of uploads wait for probes, too"

@@ -353,8 +353,12 @@ def test_webhooks_that_are_not_allowed_are_refused_at_once(
 def test_a_weak_or_malformed_secret_is_refused_at_the_start(secret: str) -> None:
     with pytest.raises(ValidationError, match="no webhook secret"):
         Settings(webhook_secret=SecretStr(secret))
+
+
+@pytest.mark.parametrize("setting", ["webhook_networks", "url_networks"])
+def test_a_malformed_network_is_refused_at_the_start(setting: str) -> None:
     with pytest.raises(ValidationError, match="10/8"):
-        Settings(webhook_networks="10/8")
+        Settings(**{setting: "10/8"})
 
 
 def test_pauses_grow_to_about_a_day() -> None:

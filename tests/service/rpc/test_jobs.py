@@ -240,6 +240,30 @@ def test_an_estimate_needs_the_ends_of_a_file(client: StreamClient, operations: 
         assert details(error.value)["ErrorInfo"].reason == reason
 
 
+def test_estimates_at_the_same_time_are_limited(client: StreamClient) -> None:
+    over = threading.Event()
+
+    def held() -> Iterator[pb.EstimateJobRequest]:
+        yield from ends(bytes(1000), 10_000, 1000, 0)
+        over.wait(30)
+
+    def refusal() -> tuple[grpc.StatusCode, str, bool]:
+        with pytest.raises(grpc.RpcError) as error:
+            client.jobs.EstimateJob(ends(bytes(1000), 1000, 1000, 0), timeout=10)
+        found = details(error.value)
+        return error.value.code(), found["ErrorInfo"].reason, "RetryInfo" in found
+
+    calls = [client.jobs.EstimateJob.future(held(), timeout=30) for _ in range(8)]
+    try:
+        busy = (grpc.StatusCode.UNAVAILABLE, "TOO_MANY_ESTIMATES", True)
+        wait_until(lambda: refusal() == busy, 5, "a ninth estimate was accepted")
+    finally:
+        over.set()
+        for call in calls:
+            call.cancel()
+    wait_until(lambda: refusal()[1] != "TOO_MANY_ESTIMATES", 10, "the places are still taken")
+
+
 def test_every_wrong_field_is_named(client: StreamClient) -> None:
     with pytest.raises(grpc.RpcError) as error:
         client.jobs.CreateJob(upload(b"x", crf=99, codec="mp3"), timeout=30)

@@ -4,7 +4,7 @@ import {el, setAttribute, svg} from "./dom.js";
 const WIDTH = 1000, HEIGHT = 100;
 
 // A chart of `chunks` [{first, frames}]; `value` gives a chunk's height, `words` a value's text.
-export class Chart {
+class Chart {
   constructor({title, chunks, value, words, top, seek}) {
     const total = Math.max(...chunks.map(chunk => chunk.first + chunk.frames)), values = chunks.map(value);
     const mean = chunks.reduce((sum, chunk, place) => sum + values[place] * chunk.frames, 0) / chunks.reduce((sum, chunk) => sum + chunk.frames, 0);
