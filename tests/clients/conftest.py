@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
@@ -17,6 +18,9 @@ from tests.support.rpc_server import Proxy
 
 @pytest.fixture(scope="module")
 def service(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service without workers: those of other tests may still be announced."""
+    with Redis.from_url(redis_server.url) as redis:
+        redis.flushall()
     settings = Settings(redis_url=redis_server.url, data_dir=tmp_path_factory.mktemp("data"), http_port=0)
     with serving(settings) as running:
         yield running
