@@ -69,6 +69,8 @@ class Previews:
             max_decoder_seconds=min(limits.max_decoder_seconds, _SECONDS),
         )
         self._places = CapacityLimiter(_AT_ONCE)
+        self._asked = 0
+        """Requests with a place, or waiting for one."""
         self._cache = _Cache()
 
     async def picture(
@@ -92,7 +94,7 @@ class Previews:
             UnusableVideo, UnsupportedMedia, TooLarge: no frame can be decoded.
         """
         job = await run_in_threadpool(operations.get, job_id)
-        if self._places.statistics().tasks_waiting >= _WAITING:
+        if self._asked >= _AT_ONCE + _WAITING:
             raise TooManyPreviews("the server makes other previews at the moment; try again shortly")
 
         def make() -> Preview:
@@ -100,7 +102,11 @@ class Previews:
                 raise ClientDisconnect
             return self._make(operations, job, view, seconds, width)
 
-        return job, await anyio.to_thread.run_sync(make, limiter=self._places)
+        self._asked += 1
+        try:
+            return job, await anyio.to_thread.run_sync(make, limiter=self._places)
+        finally:
+            self._asked -= 1
 
     def _make(self, operations: Operations, job: Job, view: View, seconds: float | None, width: int | None) -> Preview:
         for _ in range(_TAKEOVERS):
