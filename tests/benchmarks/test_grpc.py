@@ -14,6 +14,7 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from tests.support.rpc_server import rpc_server
 
 
+@pytest.mark.slow
 def test_a_race(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
     with rpc_server(tmp_path, redis_server.url) as server:
         outcome = race(server.address, [(32, 24), (16, 16)], seconds=5)

@@ -99,6 +99,7 @@ def test_a_server_without_resumable_uploads_gets_a_form(
         client.upload(clip)
 
 
+@pytest.mark.slow
 def test_events_are_watched_over_a_broken_connection(
     service: Service, proxy: Proxy, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def start(*argv: object, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_file_resumes(tmp_path: Path) -> None:
     make_clip(tmp_path / "in.mp4", frames=48, width=32, height=24)
     command = ("upscale", "in.mp4", "out.mp4", "--model", "tiny", "--chunk", 8)
@@ -57,6 +58,7 @@ def test_an_interrupted_file_resumes(tmp_path: Path) -> None:
     assert not manifest.parent.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_does_not_wait_for_the_chunk(tmp_path: Path) -> None:
     """All frames are one chunk of many seconds; the network stops between two of its steps."""
     make_clip(tmp_path / "in.mp4", frames=100, width=320, height=176)

@@ -152,6 +152,7 @@ def test_a_killed_service_leaves_no_process(up: Up) -> None:
     wait_until(lambda: not any(alive(pid) for pid in tree), 30, up.said)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_given_up(data_dir: Path) -> None:
     service = Up(data_dir, SKIPVSR_MODEL="nonsense")
     assert service.process.wait(240) == 1

@@ -93,6 +93,7 @@ def test_a_result_of_another_program_is_kept(folder: Path, clip: bytes, capsys: 
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_running_watch_takes_files_when_they_are_complete_and_survives_a_restart(folder: Path, clip: bytes) -> None:
     command = ("watch", "in", "out", "--settle", "0.5", *TINY)
     process = start(*command, folder=folder)

@@ -106,6 +106,7 @@ def test_only_services_that_need_redis_reach_it_and_know_its_password() -> None:
         assert environment["SKIPVSR_SECRETS_DIR"].split(":") == ["/run/secrets", "/run/redis-key"]
 
 
+@pytest.mark.slow
 def test_redis_creates_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command of docker-compose.yml for real, with other folders and another address."""
     shell, options, script, *arguments = SERVICES["redis"]["command"]

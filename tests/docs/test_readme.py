@@ -126,6 +126,7 @@ def test_commands_upscale_the_example(shell: Shell, line: str) -> None:
     _is_four_times_as_large(made)
 
 
+@pytest.mark.slow
 def test_the_command_under_the_picture_writes_report_and_skip_map(shell: Shell) -> None:
     (line,) = re.findall(r"`(skipvsr upscale .*--report.*)`", README)
     shell.run(line)

@@ -136,6 +136,7 @@ def test_hidden_and_reordered_frames_are_no_loss(
     assert track.flawless
 
 
+@pytest.mark.slow
 def test_a_still_stretch_of_mpeg4_is_no_loss(tmp_path: Path) -> None:
     """Cameras store a repeated picture as a packet of a few bytes, from which the decoder gives no frame."""
     path = tmp_path / "still.avi"

@@ -46,7 +46,7 @@ def test_the_shorter_side_has_at_most_2160_pixels(
     else:
         (warning,) = spec.warnings
         assert f"{result[0]}×{result[1]}" in warning
-        assert f"scale={scale}" in warning
+        assert f"choose the scale {scale}" in warning
 
 
 def test_a_wish_is_kept(clip: MediaInfo) -> None:

@@ -113,6 +113,7 @@ def test_a_dead_process_is_an_error_and_the_next_frame_gets_a_new_one() -> None:
     assert [item.number for item in victim.decode(data, 2)] == [2]
 
 
+@pytest.mark.slow
 def test_a_frame_that_takes_too_long_ends_the_process() -> None:
     """Also a frame that fills the pipe to a process that reads nothing."""
     coding = Coding(Format.PNG, 66, 48)

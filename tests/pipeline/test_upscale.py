@@ -133,6 +133,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.upscale._PAUSE", 0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_often")
 def test_frames_count_one_by_one(clip: Path, model: Upscaler, tmp_path: Path) -> None:
     events = list(upscale(task(clip, tmp_path / "w", chunk=12), model))
@@ -148,6 +149,7 @@ def test_frames_count_one_by_one(clip: Path, model: Upscaler, tmp_path: Path) ->
         assert event.progress.frames_saved in (0, 12, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_often")
 @pytest.mark.parametrize("frames", [1, 14])
 def test_halt_stops_between_two_steps_and_a_resumed_run_is_byte_identical(

@@ -60,6 +60,7 @@ def collector() -> Iterator[Collector]:
     running.server.server_close()
 
 
+@pytest.mark.slow
 def test_trace_continues_through_the_queue(collector: Collector, data_dir: Path, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", frames=6)
     up = Up(data_dir, SKIPVSR_OTLP_ENDPOINT=collector.url)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -16,6 +18,7 @@ from tests.support.processes import wait_until
 from tests.support.user_models import TINY, write_model
 
 
+@pytest.mark.slow
 def test_a_worker_serves_new_replaced_and_removed_files(
     settings: Settings, store: JobStore, storage: Storage, weights_folder: Path, tmp_path: Path
 ) -> None:
@@ -64,6 +67,7 @@ def test_the_size_follows_from_the_model(
             assert job.output.height == height
 
 
+@pytest.mark.slow
 def test_a_replaced_model_restarts_a_paused_job(
     settings: Settings, store: JobStore, storage: Storage, weights_folder: Path, tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def _in_first_chunk(store: JobStore, storage: Storage, clip: Path, chunk: int, f
     raise AssertionError("the first chunk is too short for this test")
 
 
+@pytest.mark.slow
 def test_cancel_stops_a_running_job_in_the_middle_of_a_chunk(
     settings: Settings, store: JobStore, storage: Storage, long_clip: Path, clip: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def paused_midway(store: JobStore, job_id: str) -> Job:
     return wait_for(store, job_id, JobState.PAUSED)
 
 
+@pytest.mark.slow
 def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path) -> None:
     """Pause between two chunks, and in the middle of one."""
     with crew(quick, tmp_path) as (worker,):

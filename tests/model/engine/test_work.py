@@ -55,6 +55,7 @@ def test_a_stop_at_any_step_leaves_the_state_valid(model: Upscaler) -> None:
     assert np.array_equal(last.frames, expected.frames), "after the last step nothing is left to stop"
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_dense_network_is_measured_keeps_the_frames() -> None:
     """What is masked needs a measurement of the dense network, in the same call."""
     torch.manual_seed(0)

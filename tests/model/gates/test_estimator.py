@@ -292,6 +292,7 @@ def test_sub_pixels_are_the_order_of_a_light_tail() -> None:
     assert torch.equal(sub_pixels(image, 4)[0, :3, 1, 2], image[0, :, 4, 8])
 
 
+@pytest.mark.slow
 def test_a_fit_makes_surrogates_better_and_heads_that_tell_tiles_apart() -> None:
     clips = [
         Clip(str(seed), lr, np.repeat(np.repeat(lr, 4, 1), 4, 2))

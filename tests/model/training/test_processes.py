@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from model.training import cache
 from model.training.checkpoint import read_log
@@ -51,6 +52,7 @@ def torchrun(folder: Path, *, steps: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*launch, *command], capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.slow
 def test_two_processes_pack_an_empty_cache_and_train_as_one(tmp_path: Path) -> None:
     for name in ("videos", "photos"):
         (tmp_path / name).mkdir()

@@ -271,6 +271,7 @@ def test_nobody_decodes_for_clients_that_have_gone(
     assert sorted(made) == [0, 1, 3]
 
 
+@pytest.mark.slow
 def test_a_worker_s_unfinished_result_looks_like_the_finished_one(settings: Settings, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "long.mp4", frames=48, width=64, height=48, sound=True)
     with serving(settings) as service, crew(settings, tmp_path):

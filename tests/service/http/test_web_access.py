@@ -57,6 +57,7 @@ def check(page: Page, state: str, rules: list[str] = RULES) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{state}: wider than {width}"
 
 
+@pytest.mark.slow
 def test_choosing_and_uploading(service: Service, page: Page, tmp_path: Path) -> None:
     long_name = "a_very_long_name_without_any_spaces_of_a_concert_recording_take_17_final.mp4"
     clips = [make_clip(tmp_path / name, frames=2) for name in (long_name, "b.mp4")]

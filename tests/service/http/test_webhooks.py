@@ -215,6 +215,7 @@ def trickle(request: BaseHTTPRequestHandler) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_receivers_that_misbehave_are_tried_again(hooked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "_TOTAL_SECONDS", 0.5)
     for misbehave in (reset, endless, endless_header, trickle):
@@ -232,6 +233,7 @@ def test_nobody_reads_an_endless_answer_of_success(hooked: Settings) -> None:
         wait_until(lambda: not service.operations.store.redis.zcard("skipvsr:webhooks"), 5, "the end of the delivery")
 
 
+@pytest.mark.slow
 def test_a_receiver_that_hangs_delays_nobody_else(hooked: Settings) -> None:
     with receiving(lambda _: receiver.done.wait(20)) as receiver, receiving(200) as quick, serving(hooked) as service:
         store = service.operations.store
@@ -267,6 +269,7 @@ def warnings_of(service: Service, job_id: str) -> list[str]:
     return service.operations.get(job_id).warnings
 
 
+@pytest.mark.slow
 def test_a_private_address_behind_a_name_is_given_up_and_named(hooked: Settings) -> None:
     with receiving(200) as receiver, serving(hooked.model_copy(update={"webhook_networks": ""})) as service:
         job_id = create(service.operations.store, receiver.url.replace("127.0.0.1", "localhost"))
@@ -277,6 +280,7 @@ def test_a_private_address_behind_a_name_is_given_up_and_named(hooked: Settings)
         assert 'skipvsr_webhooks_total{outcome="given_up"} 1.0' in service.client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_a_delivery_is_given_up_at_last_and_named(hooked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "Backoff", lambda: Backoff(first=0.1, factor=1.0, until=1.5))
     with receiving(503) as receiver, serving(hooked) as service:
@@ -289,6 +293,7 @@ def test_a_delivery_is_given_up_at_last_and_named(hooked: Settings, monkeypatch:
         assert not service.operations.store.redis.keys("skipvsr:webhook*")
 
 
+@pytest.mark.slow
 def test_gone_ends_the_repetitions_and_retry_after_delays_them(hooked: Settings) -> None:
     with receiving(410) as receiver, serving(hooked) as service:
         job_id = create(service.operations.store, receiver.url)
@@ -318,6 +323,7 @@ def test_gone_ends_the_repetitions_and_retry_after_delays_them(hooked: Settings)
         assert receiver.times[1] - receiver.times[0] > 0.9  # Redis counts whole seconds
 
 
+@pytest.mark.slow
 def test_two_secrets_sign_every_message_twice(hooked: Settings) -> None:
     second = "whsec_" + "QUFB" * 10
     both = hooked.model_copy(update={"webhook_secret": SecretStr(f"{second} {SECRET}")})

@@ -292,6 +292,7 @@ def test_tls_and_client_certificates(tmp_path: Path, redis_url: str) -> None:
                 list(client.stream(noise(1), width=32, height=24, timeout=10))
 
 
+@pytest.mark.slow
 def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
     """After SIGTERM, health is NOT_SERVING, new streams are refused, and open streams get time to end."""
     with (
@@ -328,6 +329,7 @@ def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
         assert 2.5 < time.monotonic() - begun < 20
 
 
+@pytest.mark.slow
 def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
     """Keepalive pings detect a client that vanished without closing its connection. The session can be resumed."""
     settings = {"SKIPVSR_GRPC_KEEPALIVE_SECONDS": "1", "SKIPVSR_GRPC_IDLE_SECONDS": "120"}
@@ -363,6 +365,7 @@ def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
             proxy.close()
 
 
+@pytest.mark.slow
 def test_killed_server(tmp_path: Path, redis_url: str) -> None:
     with rpc_server(tmp_path / "server", redis_url) as server, server.client() as client:
         stream = client.stream((noise(1)[0] for _ in range(10**6)), width=32, height=24)

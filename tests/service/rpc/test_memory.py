@@ -82,6 +82,7 @@ def test_parallel_large_messages_cost_no_memory(
     assert grown < growth
 
 
+@pytest.mark.slow
 def test_parallel_large_chunks_of_uploads_cost_little_memory(tmp_path: Path, redis_url: str) -> None:
     """Sixteen uploads at a time, with chunks as large as the server takes, and larger ones."""
     with rpc_server(tmp_path, redis_url, SKIPVSR_API_KEY="s3cret") as server:

@@ -246,6 +246,7 @@ def test_list_models(client: StreamClient) -> None:
     assert "tiny" in [model.name for model in answer.models]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_many_frames(server: RpcServer, client: StreamClient) -> None:
     frame = noise(1, width=8, height=8)[0]
 
