@@ -110,9 +110,9 @@ def test_events_are_watched_over_a_broken_connection(
     seen: list[str] = []
 
     def work(job_id: str) -> None:
-        wait_until(lambda: seen == ["queued"], 60, "no event")
+        wait_until(lambda: "queued" in seen, 60, "no event")
         service.operations.pause(job_id)
-        wait_until(lambda: seen == ["queued", "paused"], 60, "no event")
+        wait_until(lambda: "paused" in seen, 60, "no event")
         proxy.cut()
         service.operations.resume(job_id)
         service.finish(job_id, b"result")
@@ -124,7 +124,10 @@ def test_events_are_watched_over_a_broken_connection(
         for changed in client.watch(job.id):
             seen += [changed.state]
         thread.join(60)
-        assert seen[:2] == ["queued", "paused"]
+        assert list(dict.fromkeys(seen))[:2] == [
+            "queued",
+            "paused",
+        ]  # a queued job's place may come as an event of its own
         assert seen[-1] == "done"
         with pytest.raises(NotFound, match="0000"):
             client.wait("0" * 24)
