@@ -88,5 +88,5 @@ def serving(settings: Settings) -> Iterator[Service]:
             yield Service(url, port, client, app, app.state.operations, stop)
     finally:
         stop()
-        thread.join(10)
+        thread.join(60)  # a server that goes on would send the webhooks of the next test
         app.state.operations.store.redis.close()
