@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.calibration import DenseTimes
 from model.engine.chunk import Chunk
-from model.engine.execute import PreviousFrame, normalised, run_chunk
+from model.engine.clock import Clock, Seconds
+from model.engine.execute import normalised, run_chunk
 from model.engine.state import RecurrentState
 from model.engine.work import Interrupted, Observer, Work
 from model.gates.skipping import Skipper
@@ -22,25 +21,6 @@ from model.network.folding import fold_frames
 from model.routing import RoutingReport
 
 
-class Clock:
-    """Measures wall-clock time and computing time on a device, in seconds."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cpu = device.type == "cpu"
-
-    def computing(self) -> float:
-        """Return computing time, comparable between chunks under different load.
-
-        On a CPU this is the time of the calling thread, which takes part in all work of the network. Time in which
-        encoders or other streams had the cores does not count. On a GPU this is wall-clock time.
-        """
-        return time.thread_time() if self._cpu else time.perf_counter()
-
-    def both(self) -> NDArray[np.float64]:
-        """Return [wall-clock time, computing time]."""
-        return np.array([time.perf_counter(), self.computing()])
-
-
 class Accounting:
     """Reports the time and the work of chunks, and compares both with the dense network."""
 
@@ -48,10 +28,8 @@ class Accounting:
         self._network, self._device, self._clock = network, device, clock
         self._dense_times = DenseTimes()
 
-    def reports(
-        self, chunk: Chunk, computing: NDArray[np.float64], observer: Observer | None = None
-    ) -> list[RoutingReport]:
-        """Return a report for each emitted frame; `computing` is the time without planning, as `Clock.both` counts.
+    def reports(self, chunk: Chunk, computing: Seconds, observer: Observer | None = None) -> list[RoutingReport]:
+        """Return a report for each emitted frame; `computing` is the time without planning.
 
         `observer` follows the steps of the dense network.
         """
@@ -90,14 +68,14 @@ class Accounting:
     ) -> float:
         """Run the dense network over frames [T, H, W, 3] and return the computing time in seconds."""
         begun = self._clock.computing()
-        fold = self._network.fold
-        folded, previous = fold_frames(frames, fold), PreviousFrame.of([before], fold) if before else None
+        folded, states = fold_frames(frames, self._network.fold), [before] if before else []
         plan = dense_plan(folded, emit)
         work = Work.finished(observer) if observer else None
-        run_chunk(self._network, [normalised(frame) for frame in folded], plan, previous, frames.dtype, work=work)
+        lr = [normalised(frame) for frame in folded]
+        run_chunk(self._network, lr, plan, states, frames.dtype, work)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return self._clock.computing() - begun
+        return (self._clock.computing() - begun) * self._clock.cores()
 
 
 def _scene_reports(

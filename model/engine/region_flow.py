@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,32 +62,20 @@ def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[F
     return tasks
 
 
-def chunk_flows(
-    net: BasicVSR,
-    frames: Sequence[Tensor],
-    plan: ChunkPlan,
-    previous: Tensor | None,
-    after_each: Callable[[FlowTask], None],
-) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
-    """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
+Flows = tuple[RegionFlow | None, RegionFlow | None]
+"""Flow to the next frame, and flow from the next frame back; None unless the task asks for it."""
 
-    `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
-    share a batch: at the coarse levels of the pyramid a call costs more than the pixels.
+
+def estimate(net: BasicVSR, task: FlowTask, older: Tensor, newer: Tensor) -> Flows:
+    """Estimate the flows of a task between two frames [B, 3 f f, H, W].
+
+    Both directions share a batch: at the coarse levels of the pyramid a call costs more than the pixels.
     """
-    count, _, h, w = frames[0].shape
-    to_next: list[RegionFlow | None] = [None] * len(frames)
-    to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
-    for task in planned_flows(plan, h, w, continues=previous is not None):
-        older, newer = previous if task.index < 0 else frames[task.index], frames[task.index + 1]
-        assert older is not None
-        pairs = [(older, newer)] * task.backward + [(newer, older)] * task.forward
-        flow = _flow(net, pairs, task.region)
-        if task.backward:
-            to_next[task.index] = RegionFlow(task.region, flow[:count])
-        if task.forward:
-            to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
-        after_each(task)
-    return to_next, to_previous
+    pairs = [(older, newer)] * task.backward + [(newer, older)] * task.forward
+    flow = _flow(net, pairs, task.region)
+    count = len(older)
+    to_next = RegionFlow(task.region, flow[:count]) if task.backward else None
+    return to_next, RegionFlow(task.region, flow[-count:]) if task.forward else None
 
 
 def _flow(net: BasicVSR, pairs: Sequence[tuple[Tensor, Tensor]], region: Rectangle) -> Tensor:
