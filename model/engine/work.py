@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from model.engine.region_flow import planned_flows
 from model.mask.plan import ChunkPlan
 from model.network.basicvsr import BasicVSR
-from model.network.macs import macs_of_steps
+from model.network.macs import SIDE, step_macs
 
 Observer = Callable[[float], None]
 """Called before the first step and after each step of a chunk, with the fraction of the chunk's work that is done.
@@ -22,8 +22,6 @@ _FLOW, _OUTPUT = 1.5, 1.5
 """Time of a multiply-accumulate of the flow and of the upsampler, over that of a trunk. Measured on one thread: 1.1 and
 1.3 for BasicVSR, 2.3 and 1.9 for `small`."""
 _ROUNDING = 1e-9
-_PIXELS = 64
-"""Side of the frame on which costs are counted, in feature pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class StepCosts:
     @classmethod
     def of(cls, network: BasicVSR) -> StepCosts:
         """Estimate the costs of a network from its multiply-accumulates."""
-        macs, area = macs_of_steps(network, _PIXELS * network.fold, _PIXELS * network.fold), _PIXELS**2
+        macs, area = step_macs(network), SIDE**2
         return cls(macs.flow * _FLOW / area, macs.backward / area, (macs.forward + macs.output * _OUTPUT) / area)
 
     def of_plan(self, plan: ChunkPlan, h: int, w: int, *, continues: bool) -> float:

@@ -32,6 +32,22 @@ class StepMacs(NamedTuple):
     output: int
 
 
+SIDE: Final = 64
+"""Side of the frame that `step_macs` counts, in feature pixels."""
+_COUNTED: Final = {
+    NetworkConfig(): StepMacs(1_309_875_840, 9_217_769_472, 9_217_769_472, 5_582_618_624),
+    NetworkConfig(32, 4, "light", "light", coupled=True): StepMacs(17_625_600, 343_277_568, 381_026_304, 56_623_104),
+    NetworkConfig(8, 1, "light", "light", coupled=True): StepMacs(17_625_600, 7_962_624, 10_321_920, 14_155_776),
+}
+"""Results of `macs_of_steps` for the packaged models: torch takes a second to import what counting needs."""
+
+
+def step_macs(network: BasicVSR) -> StepMacs:
+    """Return the multiply-accumulates of each step for one frame of `SIDE` x `SIDE` feature pixels in mid-stream."""
+    side = SIDE * network.fold
+    return _COUNTED.get(network.config) or macs_of_steps(network, side, side)
+
+
 def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:
     """Count multiply-accumulates of all convolutions for one frame of `height` x `width` LR pixels in mid-stream.
 
