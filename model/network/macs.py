@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.folding import fold
 
-_SIDE: Final = 64
+SIDE: Final = 64
+"""Side of the frame that `step_macs` counts, in feature pixels."""
 
 
 @lru_cache(maxsize=64)
 def macs_per_pixel(config: NetworkConfig) -> float:
     """Return the multiply-accumulates for a pixel of a frame in mid-stream, without any weights."""
     with torch.device("meta"):
-        return macs_per_frame(BasicVSR(config), _SIDE, _SIDE) / _SIDE**2
+        return macs_per_frame(BasicVSR(config), SIDE, SIDE) / SIDE**2
 
 
 class StepMacs(NamedTuple):
@@ -32,8 +33,6 @@ class StepMacs(NamedTuple):
     output: int
 
 
-SIDE: Final = 64
-"""Side of the frame that `step_macs` counts, in feature pixels."""
 _COUNTED: Final = {
     NetworkConfig(): StepMacs(1_309_875_840, 9_217_769_472, 9_217_769_472, 5_582_618_624),
     NetworkConfig(32, 4, "light", "light", coupled=True): StepMacs(17_625_600, 343_277_568, 381_026_304, 56_623_104),
