@@ -231,6 +231,11 @@ class Settings(BaseSettings):
         description="Maximum number of resumable uploads that one API key may have open; the API rejects further ones "
         "with status 429.",
     )
+    max_queue_hours: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="Hours that a job of an API key may wait before the API rejects further jobs of this key with "
+        "status 429. 0: no limit.",
+    )
     upload_ttl_hours: Annotated[float, Field(gt=0)] = Field(
         24.0, description="Hours after the last byte before a resumable upload without a job is removed."
     )

@@ -39,7 +39,7 @@ _HISTORY_SHARE = 0.5
 
 
 class Janitor:
-    """A thread that cleans up every `janitor_seconds`. Several janitors may run at once.
+    """A thread that cleans up every `janitor_seconds` while on duty. Several janitors may run at once.
 
     Args:
         settings: the settings, with all retention times.
@@ -47,6 +47,7 @@ class Janitor:
         storage: the files.
         now: the wall clock.
         clock: a monotonic clock in seconds.
+        on_duty: whether this process is the one that cleans up; takes the seconds of a term.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Janitor:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
+        on_duty: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
-        self._now, self._clock = now, clock
+        self._now, self._clock, self._on_duty = now, clock, on_duty
         self._retention = Retention(settings)
         self._recovery = Recovery(store, storage)
         self._resumable = ResumableFiles(storage, store.knows, lambda: now().timestamp())
@@ -84,7 +86,8 @@ class Janitor:
             try:
                 if self._clock() >= due:
                     due = self._clock() + self._settings.janitor_seconds
-                    self.clean()
+                    if self._on_duty(2 * self._settings.janitor_seconds):
+                        self.clean()
                 self._recovery.check()
             except StoreUnavailable:
                 continue

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.errors import SkipVsrError, StoreUnavailable
-from jobs.presence import WorkerInfo
+from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.settings import Settings
 from jobs.speed_records import RedisSpeeds
 from jobs.storage import Storage
@@ -107,7 +107,9 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         settings, connect(url, timeout=3.0, attempts=1), info, models=models.scales, on_lost=metrics.lost.inc
     )
     heartbeat.start()
-    janitor = Janitor(settings, JobStore.from_settings(settings, url), storage)
+    cleaners = JobStore.from_settings(settings, url)
+    duties = Presence(cleaners.redis)
+    janitor = Janitor(settings, cleaners, storage, on_duty=lambda seconds: duties.on_duty(Duty.CLEAN, name, seconds))
     janitor.start()
     speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
     runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from rq import Queue
 
+from jobs import tickets
 from jobs.figures import FILES, Figures
 from jobs.presence import Presence
 from jobs.schema import Job, JobState, Priority, Request
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
-from jobs.tickets import QUEUES, SERIALIZER
+from jobs.tickets import QUEUES, SERIALIZER, FairQueue
 from tests.support.clips import make_clip, times_of
 from tests.support.crew import Worker, crew, held_crew, ready, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
@@ -337,7 +337,7 @@ def signal_handlers() -> Iterator[None]:
 def test_tickets_never_choose_the_function(redis: Redis) -> None:
     """Whoever writes to Redis must not execute code in the worker."""
     ran: list[str] = []
-    queue = Queue(QUEUES[Priority.NORMAL], connection=redis, serializer=SERIALIZER)
+    queue = FairQueue(QUEUES[Priority.NORMAL], connection=redis, serializer=SERIALIZER)
     queue.enqueue("os.abort", "some job")
     worker = WarmWorker(
         list(QUEUES.values()),
@@ -351,4 +351,4 @@ def test_tickets_never_choose_the_function(redis: Redis) -> None:
     )
     worker.work(burst=True, logging_level="WARNING")
     assert ran == []
-    assert queue.get_job_ids() == []
+    assert tickets.waiting(redis) == []
