@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.device import inference_copy, memory_errors, resolve_device, resolve_dtype, set_threads
 from model.engine.accounting import Accounting, Clock
+from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.engine.execute import PreviousFrame, batched, normalised, run_chunk
 from model.engine.planning import Planner
@@ -178,12 +179,12 @@ class Upscaler:
         `observer` follows the steps of a single chunk.
         """
         begun = self._clock.both()
-        work = self._work(chunks[0], observer) if observer else None
+        work, times = self._work(chunks[0], observer) if observer else None, StepTimes(Stopwatch(self.device))
         upscaled: list[list[Tensor]] = [[] for _ in chunks]
         states = [chunk.before for chunk in chunks]
         with memory_errors(self.device, chunks[0].stored.shape):
             for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
-                for index, (part, state) in enumerate(self._scenes(scenes, work)):
+                for index, (part, state) in enumerate(self._scenes(scenes, work, times)):
                     upscaled[index].append(part)
                     states[index] = state
             frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
@@ -192,7 +193,9 @@ class Upscaler:
         for chunk, out, state in zip(chunks, frames, states, strict=True):
             after = replace(state, pending=chunk.stored[chunk.emit :].clone())
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
-            results.append(ChunkResult(out, after, self._accounting.reports(chunk, share, observer), cuts, len(chunks)))
+            results.append(
+                ChunkResult(out, after, self._accounting.reports(chunk, share, times, observer), cuts, len(chunks))
+            )
         return results
 
     def _work(self, chunk: Chunk, observer: Observer) -> Work:
@@ -211,13 +214,15 @@ class Upscaler:
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
         return whole[:, : h * self.scale, : w * self.scale].contiguous().cpu().numpy()
 
-    def _scenes(self, scenes: Sequence[Scene], work: Work | None) -> list[tuple[Tensor, RecurrentState]]:
+    def _scenes(
+        self, scenes: Sequence[Scene], work: Work | None, times: StepTimes
+    ) -> list[tuple[Tensor, RecurrentState]]:
         """Return the HR frames of each scene and the state after the scene. Several scenes run as a batch."""
         first = scenes[0]
         lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
         previous = PreviousFrame.of([scene.before for scene in scenes], self.network.fold)
         network = first.gates.network if first.gates else self.network
-        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates, work)
+        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates, work, times)
         after = [
             RecurrentState(
                 self.fingerprint,
