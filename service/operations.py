@@ -55,9 +55,10 @@ class Operations:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the operations for a process. Raises ValueError if the settings have no Redis URL."""
-        if settings.redis_url is None:
+        url = settings.redis_address
+        if url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
-        store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
+        store = JobStore(connect(url), job_timeout=settings.job_timeout_hours * 3600)
         max_wait = settings.max_queue_hours * 3600
         return cls(store, Storage.from_settings(settings), retention=Retention(settings), max_wait=max_wait)
 
