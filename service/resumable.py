@@ -91,8 +91,9 @@ class Resumable:
 
         Raises:
             NotReady: bytes are missing, or the upload has become a job.
-            LimitReached: the caller's key has its number of jobs at a time.
+            LimitReached: the caller's key has its number of jobs at a time, or its jobs wait too long.
         """
+        self._allowance.check_wait()
         with self.open(upload_id) as opened, self._allowance.slot(upload_id):
             if not opened.complete:
                 raise NotReady(

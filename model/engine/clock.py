@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
-"""[wall-clock time, computing time of all cores] of some work."""
+"""[wall-clock time, computing time of all threads] of some work."""
 
 
 class Clock:
@@ -26,8 +26,8 @@ class Clock:
         """
         return time.thread_time() if self._cpu else time.perf_counter()
 
-    def cores(self) -> int:
-        """Return the factor from the calling thread's computing time to that of all cores that take part."""
+    def threads(self) -> int:
+        """Return the number of threads that take part in what the calling thread computes."""
         return torch.get_num_threads() if self._cpu else 1
 
     def both(self) -> Seconds:

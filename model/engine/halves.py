@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.device import memory_errors
 from model.engine.accounting import Accounting
+from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.chunk import Chunk, ChunkResult, Frames
 from model.engine.clock import Seconds
 from model.engine.execute import ChunkRun, PreviousFrame, batched, last_frames, normalised
@@ -31,6 +32,8 @@ class Begun:
     backward: Strand[None]
     spent: Seconds
     """Time of both halves."""
+    times: StepTimes
+    """Times of the steps of both halves."""
     observer: Observer | None
 
 
@@ -46,8 +49,9 @@ class Halves:
 
         `observer` follows the steps of a single chunk, also in its forward half.
         """
-        spent, runs = np.zeros(2), list[ChunkRun]()
-        begun = Begun(chunks, runs, Strand(self._backward(chunks, runs, observer), spent), spent, observer)
+        spent, times, runs = np.zeros(2), StepTimes(Stopwatch(self._device)), list[ChunkRun]()
+        backward = Strand(self._backward(chunks, runs, times, observer), spent)
+        begun = Begun(chunks, runs, backward, spent, times, observer)
         with memory_errors(self._device, chunks[0].stored.shape):
             executor.start(begun.backward)
         return begun
@@ -64,7 +68,7 @@ class Halves:
             moved = [state.to(self._device) for state in states]
             chunks = [replace(chunk, before=state) for chunk, state in zip(chunks, moved, strict=True)]
         forward = Strand(self._forward(chunks, begun.runs), begun.spent, begun.backward)
-        results = Strand(single(partial(self._results, chunks, forward, begun)), np.zeros(2), forward, alike=True)
+        results = Strand(single(partial(self._results, chunks, forward, begun)), np.zeros(2), forward)
         with memory_errors(self._device, chunks[0].stored.shape):
             executor.start(forward)
             executor.start(results)
@@ -75,7 +79,9 @@ class Halves:
         with memory_errors(self._device, begun.chunks[0].stored.shape):
             return executor.wait(results)
 
-    def _backward(self, chunks: Sequence[Chunk], runs: list[ChunkRun], observer: Observer | None) -> Steps[None]:
+    def _backward(
+        self, chunks: Sequence[Chunk], runs: list[ChunkRun], times: StepTimes, observer: Observer | None
+    ) -> Steps[None]:
         """Run the backward half of each scene; several chunks run as a batch."""
         work = self._work(chunks[0], observer) if observer else None
         for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
@@ -83,7 +89,7 @@ class Halves:
             lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
             before = last_frames([scene.before for scene in scenes], self._network.fold)
             network = first.gates.network if first.gates else self._network
-            run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, first.gates, work)
+            run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, times, first.gates, work)
             runs.append(run)
             yield from run.backward_half()
 
@@ -131,6 +137,6 @@ class Halves:
         results = []
         for chunk, (frames, state) in zip(chunks, forward.value, strict=True):
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
-            reports = self._accounting.reports(chunk, share, begun.observer)
+            reports = self._accounting.reports(chunk, share, begun.times, begun.observer)
             results.append(ChunkResult(frames, state, reports, cuts, len(chunks)))
         return results

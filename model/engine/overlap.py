@@ -51,27 +51,43 @@ class Overlap:
     ) -> None:
         self._plan, self._halves, self._executor = plan, halves, executor
         self._ahead, self._lookahead, self._routing = ahead, lookahead, routing
+        self._failure: Exception | None = None
 
     def results(self, groups: Iterable[Group], state: RecurrentState | None) -> Iterator[ChunkResult]:
-        """Yield the result of each group. The forward half of a chunk begins when the chunk before has been taken."""
-        waiting, begun = iter(groups), deque[Begun]()
-        planned = state
-        finishing: Strand[list[ChunkResult]] | None = None
+        """Yield the result of each group. The forward half of a chunk begins when the chunk before has been taken.
+
+        An error of `groups`, or of planning, is raised after the results of all groups before.
+        """
+        source, begun = self._begun(groups, state), deque[Begun]()
         while True:
-            while len(begun) <= self._ahead and (group := next(waiting, None)) is not None:
-                begun.append(self._begin(group, planned))
-                planned = None if group.last else begun[-1].chunks[0].planned_state
-                finishing = finishing or self._finish(begun[0], state)
-                del group
-            if finishing is None:
-                return
-            result = self._halves.wait(begun[0], finishing, self._executor)[0]
+            self._fill(begun, source, 1)
+            if not begun:
+                break
+            forward = self._finish(begun[0], state)
+            self._fill(begun, source, 1 + self._ahead)
+            result = self._halves.wait(begun[0], forward, self._executor)[0]
             state = None if begun.popleft().chunks[0].last else result.state
-            finishing = None
+            del forward
             yield result
             del result
-            if begun:
-                finishing = self._finish(begun[0], state)
+        if self._failure is not None:
+            raise self._failure
+
+    def _begun(self, groups: Iterable[Group], state: RecurrentState | None) -> Iterator[Begun]:
+        """Plan the groups, and begin the backward half of each."""
+        for group in groups:
+            begun = self._begin(group, state)
+            state = None if group.last else begun.chunks[0].planned_state
+            yield begun
+            del group, begun
+
+    def _fill(self, begun: deque[Begun], source: Iterator[Begun], count: int) -> None:
+        """Take from `source` until `count` chunks are begun, and keep its error."""
+        try:
+            while len(begun) < count and (following := next(source, None)) is not None:
+                begun.append(following)
+        except Exception as error:
+            self._failure = error
 
     @torch.inference_mode()
     def _begin(self, group: Group, state: RecurrentState | None) -> Begun:

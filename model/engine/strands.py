@@ -34,13 +34,10 @@ class Strand(Generic[T]):
         steps: the steps.
         spent: receives the time of the steps.
         after: the strand to finish before. If that fails, this strand fails with the same error.
-        alike: a crew gives the steps the same number of threads beside another strand and alone.
     """
 
-    def __init__(
-        self, steps: Steps[T], spent: Seconds, after: Strand[Any] | None = None, *, alike: bool = False
-    ) -> None:
-        self.spent, self.alike, self._after = spent, alike, after
+    def __init__(self, steps: Steps[T], spent: Seconds, after: Strand[Any] | None = None) -> None:
+        self.spent, self._after = spent, after
         self.done = False
         self._steps: Steps[T] | None = steps
         self._value: T
@@ -122,7 +119,7 @@ class Inline:
         try:
             yield
         finally:
-            spent += (self._clock.both() - begun) * (1, self._clock.cores())
+            spent += (self._clock.both() - begun) * (1, self._clock.threads())
 
 
 class Crew:
@@ -227,7 +224,7 @@ class Crew:
 
     def _run(self, strand: Strand[Any]) -> None:
         """Run a step; the lock is free meanwhile."""
-        alone = not self._busy and len(self._ready()) == 1 and not strand.alike
+        alone = not self._busy and len(self._ready()) == 1
         torch.set_num_threads(self._threads if alone else self._threads // _WORKERS)
         self._busy.append(strand)
         begun = self._begin(strand.spent)
@@ -250,7 +247,7 @@ class Crew:
     def _end(self, spent: Seconds, begun: float) -> None:
         self._count()
         del self._running[next(index for index, running in enumerate(self._running) if running is spent)]
-        spent[1] += (self._clock.computing() - begun) * self._clock.cores()
+        spent[1] += (self._clock.computing() - begun) * self._clock.threads()
 
     def _count(self) -> None:
         """Share the wall-clock time since the last call among the running steps."""
