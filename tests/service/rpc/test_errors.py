@@ -22,6 +22,7 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client import ConnectionFailed, Unauthorized
 from skipvsr_client.live import StreamClient
+from tests.support.certificates import Authority
 from tests.support.processes import wait_until
 from tests.support.rpc_server import ROOT, Proxy, RpcServer, details, noise, rpc_server
 
@@ -269,23 +270,14 @@ def test_key_as_bearer_token_and_as_header(tmp_path: Path, redis_url: str) -> No
 def test_tls_and_client_certificates(tmp_path: Path, redis_url: str) -> None:
     """The server presents its certificate. With a client CA, clients must present one too."""
 
-    def certificate(name: str, *options: str) -> tuple[Path, Path]:
-        key, cert = tmp_path / f"{name}.key", tmp_path / f"{name}.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        command += ["-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(cert), *options]
-        subprocess.run(command, check=True, capture_output=True)
-        return key, cert
-
-    ca_key, ca = certificate("ca")
-    signed = ("-CA", str(ca), "-CAkey", str(ca_key), "-addext", "basicConstraints=CA:FALSE")
-    server_key, server_cert = certificate("server", *signed, "-addext", "subjectAltName=IP:127.0.0.1")
-    client_key, client_cert = certificate("client", *signed)
-    settings = {"CERT": server_cert, "KEY": server_key, "CLIENT_CA": ca}
+    authority = Authority(tmp_path)
+    own, known = authority.server(), authority.client()
+    settings = {"CERT": own.cert, "KEY": own.key, "CLIENT_CA": authority.ca.cert}
     variables = {f"SKIPVSR_GRPC_TLS_{name}": str(path) for name, path in settings.items()}
-    root = ca.read_bytes()
+    root = authority.ca.cert.read_bytes()
     with rpc_server(tmp_path / "server", redis_url, **variables) as server:
-        known = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_cert.read_bytes())
-        with server.client(credentials=known) as client:
+        both = grpc.ssl_channel_credentials(root, known.key.read_bytes(), known.cert.read_bytes())
+        with server.client(credentials=both) as client:
             assert len(list(client.stream(noise(2), width=32, height=24))) == 2
         for credentials in (grpc.ssl_channel_credentials(root), None):
             with server.client(credentials=credentials) as client, pytest.raises(ConnectionFailed):
