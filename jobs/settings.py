@@ -142,8 +142,10 @@ class Settings(BaseSettings):
     )
 
     device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the network; auto: bf16 if the device supports bf16, else fp32."
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="Number format of the network; auto: int8 on CPUs with VNNI for models with good scales, else bf16 "
+        "if the device supports bf16, else fp32.",
     )
     max_model_bytes: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -291,23 +291,23 @@ def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
         rpc_server(tmp_path / "server", redis_url, SKIPVSR_GRPC_DRAIN_SECONDS="3") as server,
         server.client() as client,
     ):
-        hold = threading.Event()
+        go_on, never = threading.Event(), threading.Event()
 
-        def requests(wait: float) -> Iterator[pb.StreamRequest]:
+        def requests(until: threading.Event) -> Iterator[pb.StreamRequest]:
             yield config(routing="off")
             yield frame(sequence=1)
-            hold.wait(wait)
+            until.wait(60)
             yield frame(sequence=2, end_of_stream=True)
 
-        ends, stays = client.upscaler.Stream(requests(1.5)), client.upscaler.Stream(requests(30))
+        ends, stays = client.upscaler.Stream(requests(go_on)), client.upscaler.Stream(requests(never))
         for call in (ends, stays):
             next(call)
         health = health_pb2_grpc.HealthStub(client._channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(service="skipvsr.v1.UpscalerService"), timeout=20)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="skipvsr.v1.UpscalerService"), timeout=60)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        begun = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        go_on.set()
         with pytest.raises(grpc.RpcError) as refused:
             list(client.upscaler.Stream(iter([config()]), timeout=10))
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -316,9 +316,8 @@ def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
             list(stays)
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "stopping" in ended.value.details()
-        hold.set()
-        assert server.process.wait(20) == 0
-        assert 2.5 < time.monotonic() - begun < 20
+        never.set()
+        assert server.process.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -342,10 +341,8 @@ def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
                 time.sleep(3)
                 assert "interrupted" not in server.log, "a silent client that answers pings must stay connected"
                 proxy.silence()
-                silent = time.monotonic()
-                wait_until(lambda: "interrupted" in server.log, 20, "the server does not notice the dead connection")
-                assert time.monotonic() - silent < 10
-                wait_until(lambda: server.files() <= before, 10, "the dead connection is still open")
+                wait_until(lambda: "interrupted" in server.log, 60, "the server does not notice the dead connection")
+                wait_until(lambda: server.files() <= before, 30, "the dead connection is still open")
                 with server.client() as back:
                     resume = pb.Resume(session_token=token, last_received=1)
                     answers = back.upscaler.Stream(iter([config(routing="off", resume=resume), frame(sequence=2)]))
@@ -357,7 +354,6 @@ def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
             proxy.close()
 
 
-@pytest.mark.slow
 def test_killed_server(tmp_path: Path, redis_url: str) -> None:
     with rpc_server(tmp_path / "server", redis_url) as server, server.client() as client:
         stream = client.stream((noise(1)[0] for _ in range(10**6)), width=32, height=24)
