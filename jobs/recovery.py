@@ -10,7 +10,7 @@ import logging
 import threading
 
 from jobs import records
-from jobs.errors import StoreUnavailable
+from jobs.errors import StorageUnavailable, StoreUnavailable
 from jobs.keys import COMPLETE
 from jobs.storage import Storage
 from jobs.store import JobStore
@@ -58,7 +58,7 @@ class Recovery:
             wait = _POLL_SECONDS
             try:
                 self.check()
-            except StoreUnavailable:
+            except (StoreUnavailable, StorageUnavailable):
                 continue
             except Exception:  # one broken record must not end the thread
                 log.exception("cannot list lost jobs again; trying again")

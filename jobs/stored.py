@@ -43,6 +43,16 @@ class StoredFile(ABC):
         """Whether the file is no link."""
         return True
 
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Size in bytes. Raises FileNotFoundError."""
+
+    @property
+    @abstractmethod
+    def etag(self) -> str:
+        """A strong entity tag of the version, with its quotes. Raises FileNotFoundError."""
+
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[OpenedFile]:
         """Open the file during the block. Raises FileNotFoundError for a removed file, and JobFailed for a link."""
@@ -81,6 +91,17 @@ class LocalFile(StoredFile):
     def regular(self) -> bool:
         """Whether the file is a regular file, and no link."""
         return self.path.is_file() and not self.path.is_symlink()
+
+    @property
+    def size(self) -> int:
+        """Size of the file, or of the link in its place."""
+        return self.path.lstat().st_size
+
+    @property
+    def etag(self) -> str:
+        """A tag from inode, size and time of the last change."""
+        found = self.path.lstat()
+        return f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"'
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[OpenedFile]:

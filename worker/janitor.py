@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from jobs import records
-from jobs.errors import StoreUnavailable
+from jobs.errors import StorageUnavailable, StoreUnavailable
 from jobs.recovery import Recovery
 from jobs.resumable import ResumableFiles
 from jobs.retention import Retention
@@ -43,7 +43,7 @@ class Janitor:
     Args:
         settings: the settings, with all retention times.
         store: the jobs.
-        storage: the files.
+        storage: the files; an object that only the janitor uses, because listing a bucket changes what later reads see.
         now: the wall clock.
         clock: a monotonic clock in seconds.
     """
@@ -85,7 +85,7 @@ class Janitor:
                     due = self._clock() + self._settings.janitor_seconds
                     self.clean()
                 self._recovery.check()
-            except StoreUnavailable:
+            except (StoreUnavailable, StorageUnavailable):
                 continue
             except OSError as error:
                 log.warning("cleanup failed: %s", error)
@@ -95,6 +95,7 @@ class Janitor:
     def clean(self) -> list[str]:
         """Clean up once; return descriptions of the removed files. Raises StoreUnavailable, OSError."""
         removed = []
+        self._storage.survey()
         complete = self._restore()
         jobs = self._store.list(limit=1_000_000)
         records.follow(self._storage, jobs)

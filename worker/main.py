@@ -20,7 +20,7 @@ from jobs.errors import SkipVsrError, StoreUnavailable
 from jobs.presence import WorkerInfo
 from jobs.settings import Settings
 from jobs.speed_records import RedisSpeeds
-from jobs.storage import Storage
+from jobs.storages import open_storage
 from jobs.store import JobStore, connect
 from jobs.tickets import QUEUES
 from media.errors import MediaError
@@ -69,7 +69,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         jail_missing = checked_jail(required=settings.require_jail)
-        storage = Storage.from_settings(settings)
+        storage = open_storage(settings)
         storage.prepare()
         store = JobStore.from_settings(settings, redis_url)
         url = redis_url or settings.redis_url
@@ -107,7 +107,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         settings, connect(url, timeout=3.0, attempts=1), info, models=models.scales, on_lost=metrics.lost.inc
     )
     heartbeat.start()
-    janitor = Janitor(settings, JobStore.from_settings(settings, url), storage)
+    janitor = Janitor(settings, JobStore.from_settings(settings, url), open_storage(settings))
     janitor.start()
     speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
     runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)

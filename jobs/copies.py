@@ -1,0 +1,101 @@
+"""Copies of files of a bucket, for readers that need a path: previews and figures.
+
+    <data_dir>/cache/<id>/<fingerprint>         the content of a file
+                          <fingerprint>.folder/ hard links to such files, under their names
+
+Copies that nobody has used for an hour are removed, and the least recently used ones beyond the limit.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from jobs.bucket import Bucket
+from jobs.disk import room, size_of
+from jobs.errors import StorageFull
+from jobs.ledger import Filed, file_key
+from jobs.stored_object import fingerprint
+
+_KEPT_SECONDS: Final = 3600.0
+
+
+class Copies:
+    """The copies in a folder, which several processes may share.
+
+    Args:
+        root: the folder.
+        bucket: the bucket.
+        most: upper limit in bytes.
+    """
+
+    def __init__(self, root: Path, bucket: Bucket, most: int) -> None:
+        self._root, self._bucket, self._most = root, bucket, most
+
+    def file(self, job_id: str, filed: Filed) -> Path:
+        """A copy of a file. Raises FileNotFoundError, StorageFull and StorageUnavailable."""
+        folder = self._enter(job_id, filed.size)
+        path = folder / fingerprint(filed)
+        if not path.exists():
+            part = folder / f".{secrets.token_hex(8)}"
+            try:
+                part.touch()
+                for piece in filed.pieces:
+                    self._bucket.download(file_key(job_id, piece), piece.size, part)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+        return path
+
+    def folder(self, job_id: str, files: Mapping[str, Filed]) -> Path:
+        """A folder with copies of files under their names."""
+        home = self._enter(job_id, sum(filed.size for filed in files.values()))
+        folder = home / f"{fingerprint(*files.values())}.folder"
+        if not folder.exists():
+            part = home / f".{secrets.token_hex(8)}"
+            part.mkdir()
+            try:
+                for name, filed in files.items():
+                    os.link(self.file(job_id, filed), part / name)
+                with suppress(OSError):  # another thread was faster
+                    part.rename(folder)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        return folder
+
+    def forget(self, job_id: str) -> None:
+        """Remove the copies of a job's files."""
+        shutil.rmtree(self._root / job_id, ignore_errors=True)
+
+    def _enter(self, job_id: str, size: int) -> Path:
+        """The folder of a job, with room for `size` bytes. Removes other jobs' copies as needed."""
+        if size > self._most:
+            raise StorageFull(f"A copy of the file takes {size / 1e9:.2f} GB: raise SKIPVSR_CACHE_GB on the server.")
+        folder = self._root / job_id
+        with room(self._root):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.utime(folder)
+        self._evict(folder, size)
+        return folder
+
+    def _evict(self, current: Path, coming: int) -> None:
+        used = {path: _used(path) for path in self._root.iterdir() if path != current}
+        total = size_of(self._root) + coming
+        for path, last in sorted(used.items(), key=lambda item: item[1]):
+            if total <= self._most and time.time() - last <= _KEPT_SECONDS:
+                return
+            total -= size_of(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
