@@ -3,7 +3,7 @@
     <data_dir>/cache/<id>/<fingerprint>         the content of a file
                           <fingerprint>.folder/ hard links to such files, under their names
 
-Copies that nobody has used for an hour are removed, and the least recently used ones beyond the limit.
+The least recently used copies are removed beyond the limit, and `jobs.upkeep` removes copies that nobody uses.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from jobs.bucket import Bucket
 from jobs.disk import room, size_of
 from jobs.errors import StorageFull
 from jobs.ledger import Filed, file_key
+from jobs.stored import Entry, LocalEntry
 from jobs.stored_object import fingerprint
-
-_KEPT_SECONDS: Final = 3600.0
 
 
 class Copies:
@@ -73,6 +70,11 @@ class Copies:
         """Remove the copies of a job's files."""
         shutil.rmtree(self._root / job_id, ignore_errors=True)
 
+    def entries(self) -> list[Entry]:
+        """The copies of each job."""
+        found = list(self._root.iterdir()) if self._root.exists() else []
+        return [LocalEntry(path, name=f"copies of {path.name}") for path in found]
+
     def _enter(self, job_id: str, size: int) -> Path:
         """The folder of a job, with room for `size` bytes. Removes other jobs' copies as needed."""
         if size > self._most:
@@ -87,8 +89,8 @@ class Copies:
     def _evict(self, current: Path, coming: int) -> None:
         used = {path: _used(path) for path in self._root.iterdir() if path != current}
         total = size_of(self._root) + coming
-        for path, last in sorted(used.items(), key=lambda item: item[1]):
-            if total <= self._most and time.time() - last <= _KEPT_SECONDS:
+        for path in sorted(used, key=used.__getitem__):
+            if total <= self._most:
                 return
             total -= size_of(path)
             shutil.rmtree(path, ignore_errors=True)

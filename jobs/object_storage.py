@@ -253,16 +253,18 @@ class ObjectStorage(Storage):
             self._drop(job_id, self._ledgers.change(job_id, take_out))
 
     def entries(self) -> list[Entry]:
-        """Uploads and scratch folders of this machine, and the jobs with files in the bucket."""
-        uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
+        """The jobs with files in the bucket."""
         listed = self._ledgers.list()
         bare = [name for name in self._bucket.folders("files/") if is_id(name) and name not in listed]
         return [
-            *map(LocalEntry, uploads),
-            *map(_Scratch, self.folders().values()),
             *(_ObjectEntry(self, job_id, found.modified) for job_id, found in listed.items()),
             *(_ObjectEntry(self, job_id, None) for job_id in bare),
         ]
+
+    def leftovers(self) -> list[Entry]:
+        """Uploads, scratch folders and copies of this machine."""
+        uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
+        return [*map(LocalEntry, uploads), *map(_Scratch, self.folders().values()), *self._copies.entries()]
 
     def newest(self, job_id: str) -> float:
         """Time of the last write of a job's files."""

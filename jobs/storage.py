@@ -324,13 +324,14 @@ class Storage:
         (self.job_dir(job_id) / stored.name).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
-        """All uploads and all jobs with files, for the janitor."""
+        """All jobs with files, for the janitor."""
+        return [LocalEntry(path, name) for name, path in self.folders().items() if not name.startswith(_REMOVED)]
+
+    def leftovers(self) -> list[Entry]:
+        """Uploads and other files of this machine without a job, which are removed once nobody changes them."""
         uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
-        folders = self.folders().items()
-        return [
-            *(LocalEntry(path) for path in uploads),
-            *(LocalEntry(path, "" if name.startswith(_REMOVED) else name) for name, path in folders),
-        ]
+        removed = [path for name, path in self.folders().items() if name.startswith(_REMOVED)]
+        return [LocalEntry(path) for path in (*uploads, *removed)]
 
     def folders(self) -> dict[str, Path]:
         """All folders by name: job ids, and remains of interrupted removals."""

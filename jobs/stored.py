@@ -118,7 +118,7 @@ class Entry(ABC):
 
     Args:
         name: a name for the log, which no other entry has.
-        job_id: the job; empty for uploads and for remains of interrupted removals.
+        job_id: the job; empty for files of this machine.
     """
 
     def __init__(self, name: str, job_id: str) -> None:
@@ -140,8 +140,8 @@ class Entry(ABC):
 class LocalEntry(Entry):
     """An upload or a job's folder in the data folder."""
 
-    def __init__(self, path: Path, job_id: str = "") -> None:
-        super().__init__(path.name, job_id)
+    def __init__(self, path: Path, job_id: str = "", name: str = "") -> None:
+        super().__init__(name or path.name, job_id)
         self.path = path
 
     def changed(self) -> float:

@@ -53,25 +53,29 @@ class Operations:
         caller: Caller = ADMINISTRATOR,
         retention: Retention | None = None,
         estimates: Estimates | None = None,
+        *,
+        max_wait: float = 0,
     ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
         self.estimates = estimates or Estimates(store, self.presence)
-        self._caller, self._retention = caller, retention
-        self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
+        self._caller, self._retention, self._max_wait = caller, retention, max_wait
+        self._allowance = Allowance(store.redis, caller.key_id, caller.limits, max_wait=max_wait)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the operations for a process. Raises ValueError if the settings have no Redis URL."""
-        if settings.redis_url is None:
+        url = settings.redis_address
+        if url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
-        store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
-        return cls(store, open_storage(settings), retention=Retention(settings))
+        store = JobStore(connect(url), job_timeout=settings.job_timeout_hours * 3600)
+        max_wait = settings.max_queue_hours * 3600
+        return cls(store, open_storage(settings), retention=Retention(settings), max_wait=max_wait)
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller, self._retention, self.estimates)
+        return type(self)(self.store, self.storage, caller, self._retention, self.estimates, max_wait=self._max_wait)
 
     @property
     def resumable(self) -> Resumable:

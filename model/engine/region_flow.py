@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.engine.calibration import StepTimes
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR
@@ -67,6 +68,7 @@ def chunk_flows(
     frames: Sequence[Tensor],
     plan: ChunkPlan,
     previous: Tensor | None,
+    times: StepTimes,
     after_each: Callable[[FlowTask], None],
 ) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
@@ -81,7 +83,8 @@ def chunk_flows(
         older, newer = previous if task.index < 0 else frames[task.index], frames[task.index + 1]
         assert older is not None
         pairs = [(older, newer)] * task.backward + [(newer, older)] * task.forward
-        flow = _flow(net, pairs, task.region)
+        with times.step("flow", whole=count == 1 and task.region.area == h * w, count=task.directions):
+            flow = _flow(net, pairs, task.region)
         if task.backward:
             to_next[task.index] = RegionFlow(task.region, flow[:count])
         if task.forward:

@@ -184,7 +184,7 @@ def test_the_janitor_spares_the_files_in_use(machines: list[ObjectStorage]) -> N
     here, _ = machines
     job_id = adopted(here)
     here.fetch_input(job_id)
-    (scratch,) = [entry for entry in here.entries() if entry.name == job_id]
+    (scratch,) = [entry for entry in here.leftovers() if entry.name == job_id]
     in_use = scratch.changed()
     here.leave(job_id)
     left = scratch.changed()

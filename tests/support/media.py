@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from media.probe import probe
 from media.reader import VideoReader
 from media.spec import OutputSpec, output_spec
 from media.types import MediaInfo
+from tests.support.processes import own_children
 
 
 def stripes(index: int, width: int, height: int) -> np.ndarray[Any, Any]:
@@ -196,16 +196,12 @@ def video_packets(path: Path) -> list[tuple[int, int, bool]]:
         return [(p.pts, p.dts, p.is_keyframe) for p in container.demux(video=0) if p.size]  # type: ignore[misc]
 
 
-def children() -> list[str]:
+def children() -> list[int]:
     """Process ids of this process's decoders."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the thread has ended
-            found += (task / "children").read_text().split()
-    return [pid for pid in found if _is_reader(pid)]
+    return [pid for pid in own_children() if _is_reader(pid)]
 
 
-def _is_reader(pid: str) -> bool:
+def _is_reader(pid: int) -> bool:
     try:
         return b"media.jailed.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
