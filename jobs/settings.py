@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.environment import unknown_variables, usual_data_dir
+from jobs.redis_address import sentinels_of, with_tls_files
 from jobs.secret_files import SECRETS, SecretFiles
 
 
@@ -26,8 +27,17 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         repr=False,  # the URL may hold a password
-        description="URL of the Redis server; empty: `skipvsr up` starts a Redis.",
+        description="URL of the Redis server: redis://, rediss:// with TLS, unix://, or redis+sentinel:// and "
+        "rediss+sentinel:// with the hosts of Sentinels and the name of their server, such as "
+        "redis+sentinel://host1:26379,host2:26379/main. Empty: `skipvsr up` starts a Redis.",
     )
+    redis_tls_ca: Path | None = Field(
+        None, description="CA file (PEM) of the certificates of Redis and Sentinels; empty: the system's CAs."
+    )
+    redis_tls_cert: Path | None = Field(
+        None, description="Certificate file (PEM) that clients present to Redis and Sentinels; empty: none."
+    )
+    redis_tls_key: Path | None = Field(None, description="Private key file (PEM) of redis_tls_cert.")
     data_dir: Path = Field(
         default_factory=usual_data_dir,
         description="Folder of uploads, checkpoints, results and weights. Empty: `data` in a checkout of SkipVSR, or "
@@ -132,8 +142,10 @@ class Settings(BaseSettings):
     )
 
     device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Number format of the network; auto: bf16 if the device supports bf16, else fp32."
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="Number format of the network; auto: int8 on CPUs with VNNI for models with good scales, else bf16 "
+        "if the device supports bf16, else fp32.",
     )
     max_model_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -334,6 +346,13 @@ class Settings(BaseSettings):
         None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str | None) -> str | None:
+        if url:
+            sentinels_of(url)
+        return url
+
     @field_validator("webhook_secret")
     @classmethod
     def _is_secret(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -373,6 +392,12 @@ class Settings(BaseSettings):
         lines = dotenv_values(file) if isinstance(file, str) else {}
         files = [f"{secret}_file" for secret in SECRETS]
         return unknown_variables([*cls.model_fields, *files], os.environ, lines)
+
+    @property
+    def redis_address(self) -> str | None:
+        """`redis_url` with the files of TLS."""
+        files = {"ca_certs": self.redis_tls_ca, "certfile": self.redis_tls_cert, "keyfile": self.redis_tls_key}
+        return with_tls_files(self.redis_url, **files) if self.redis_url else None
 
     @property
     def grpc_message_bytes(self) -> int:

@@ -46,7 +46,7 @@ _POWER: Final = 0.94
 
 def machine_of(model: Upscaler, encoder: str) -> str:
     """Name the kind of machine that measured speeds belong to."""
-    return f"{machine_name(model.device, model.dtype)}, {encoder}"
+    return f"{machine_name(model.device, model.precision)}, {encoder}"
 
 
 def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Final
 
 from pydantic import BaseModel, Field, ValidationError
 
+from jobs.disk import replace, sync_file
 from jobs.figures import FILES as FIGURES
 from jobs.schema import JobMetrics, JobOptions
-from jobs.storage import replace, sync_file
 from model.engine.state import RecurrentState
 from model.errors import StateMismatch
 from pipeline.layout import MANIFEST, segment_path

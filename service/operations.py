@@ -10,6 +10,7 @@ from typing import Self
 
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
+from jobs.disk import room
 from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.figures import Figures
 from jobs.idempotency import Reservation
@@ -18,8 +19,9 @@ from jobs.presence import Presence, WorkerInfo
 from jobs.retention import Retention
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
-from jobs.storage import Storage, new_id, room
+from jobs.storage import Storage, new_id
 from jobs.store import JobStore, Page, Selection, connect, unavailable
+from jobs.stored import StoredFile
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
 from service.estimates import Estimates
@@ -53,9 +55,10 @@ class Operations:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the operations for a process. Raises ValueError if the settings have no Redis URL."""
-        if settings.redis_url is None:
+        url = settings.redis_address
+        if url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
-        store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
+        store = JobStore(connect(url), job_timeout=settings.job_timeout_hours * 3600)
         max_wait = settings.max_queue_hours * 3600
         return cls(store, Storage.from_settings(settings), retention=Retention(settings), max_wait=max_wait)
 
@@ -233,7 +236,7 @@ class Operations:
         job = self.get(job_id)
         state = job.state
         if state is JobState.FAILED:
-            self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
+            self._existing(self.storage.input(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
             if job.error and not job.resumable:
                 raise NotReady(f"The job would fail again in the same way: {job.error.detail}")
         never = state in (JobState.DONE, JobState.CANCELLED)  # a running job may be paused in this moment
@@ -247,8 +250,8 @@ class Operations:
         records.follow(self.storage, [job])
         return self.announced([job])[0]
 
-    def result(self, job_id: str) -> tuple[Job, Path]:
-        """Return a finished job and the path of its result.
+    def result(self, job_id: str) -> tuple[Job, StoredFile]:
+        """Return a finished job and its result.
 
         Raises:
             NotReady: the job is waiting, running or paused.
@@ -263,12 +266,12 @@ class Operations:
             raise Cancelled("The job was cancelled and has no result.")
         if job.state is not JobState.DONE:
             raise NotReady(f"The job is {job.state}. Download the result when its state is done.")
-        return job, self._existing(self.storage.result_path(job_id), "result", "SKIPVSR_RESULT_TTL_HOURS")
+        return job, self._existing(self.storage.result(job_id), "result", "SKIPVSR_RESULT_TTL_HOURS")
 
-    def input(self, job_id: str) -> tuple[Job, Path]:
-        """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
+    def input(self, job_id: str) -> tuple[Job, StoredFile]:
+        """Return a job and the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
-        return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+        return job, self._existing(self.storage.input(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
 
     def figures(self, job_id: str) -> tuple[Job, Figures]:
         """Return a job and the figures of its finished chunks.
@@ -312,7 +315,7 @@ class Operations:
         return None
 
     @staticmethod
-    def _existing(path: Path, kind: str, setting: str) -> Path:
-        if not path.exists():
+    def _existing(file: StoredFile | None, kind: str, setting: str) -> StoredFile:
+        if file is None:
             raise Gone(f"The {kind} has been removed: the job was cancelled, or the {kind} expired ({setting}).")
-        return path
+        return file

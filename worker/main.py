@@ -13,7 +13,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.errors import SkipVsrError, StoreUnavailable
@@ -21,7 +20,7 @@ from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.settings import Settings
 from jobs.speed_records import RedisSpeeds
 from jobs.storage import Storage
-from jobs.store import JobStore, connect
+from jobs.store import JobStore, client, connect
 from jobs.tickets import QUEUES
 from media.errors import MediaError
 from media.jail import checked_jail
@@ -72,7 +71,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         storage = Storage.from_settings(settings)
         storage.prepare()
         store = JobStore.from_settings(settings, redis_url)
-        url = redis_url or settings.redis_url
+        url = redis_url or settings.redis_address
         assert url is not None, "from_settings has checked the URL"
         models = model_cache(
             settings.weights,
@@ -142,7 +141,7 @@ def _serve(
                 list(QUEUES.values()),
                 run,
                 name=f"{name}-{number}",
-                connection=Redis.from_url(url, socket_connect_timeout=3.0, health_check_interval=30),
+                connection=client(url, socket_connect_timeout=3.0, health_check_interval=30),
                 ttl=ttl,
                 on_stop=on_stop,
                 on_force_stop=lambda: heartbeat.exit_now(1),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,7 +14,7 @@ from jobs.errors import JobFailed, StorageFull, StoreUnavailable
 from jobs.figures import FILES as FIGURES
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
-from jobs.storage import Fenced, Storage, open_regular
+from jobs.storage import Fenced, Storage
 from jobs.store import Claim, JobStore
 from media.limits import Limits
 from media.probe import probe
@@ -120,6 +119,7 @@ class Runner:
             except Exception as error:
                 outcome = self._fail(lease, error)
             finally:
+                self._storage.leave(job_id)
                 free_memory()
             job_log.info("%s", outcome)
             self._metrics.ended(outcome, time.monotonic() - started)
@@ -128,10 +128,8 @@ class Runner:
         job = self._store.get(claim.job_id)
         with tracing.span("upscale", parent=job.traceparent, job_id=job.id, attempt=job.attempt) as span:
             attempt = Attempt(job, lease)
-            with suppress(FileNotFoundError), open_regular(self._storage.input_path(job.id)):
-                pass  # a link instead of the upload could name any file
             task = UpscaleTask(
-                self._storage.input_path(job.id),
+                self._storage.fetch_input(job.id),
                 self._storage.take_work(job.id, claim.token),
                 job.options,
                 self._limits,
@@ -170,6 +168,8 @@ class Runner:
         events = upscale(task, model, stop=attempt.lease.stop, halt=attempt.lease.halt)
         try:
             for event in events:
+                if isinstance(event, ChunkDone):
+                    self._storage.save(attempt.job.id, task.folder)
                 speedometer.take(event)
                 self._report(event, attempt)
                 match event:
@@ -219,16 +219,16 @@ class Runner:
 
     def _publish(self, finished: Finished, model: Upscaler, attempt: Attempt) -> Outcome:
         job_id = attempt.job.id
-        path = self._storage.publish(finished.path, job_id)
-        for name in FIGURES:
-            if (figures := finished.path.with_name(name)).exists():  # else published before the worker died
-                self._storage.publish(figures, job_id)
+        output = probe(finished.path, _UNLIMITED)
+        figures = [finished.path.with_name(name) for name in FIGURES]
+        # Figures that are missing have been published before the worker died.
+        self._storage.publish(finished.path, job_id, also=[path for path in figures if path.exists()])
         fields: dict[str, Any] = {
             "model": model.name,
             "progress": finished.progress,
             "metrics": attempt.metrics(finished.metrics),
             "output": stream_facts(
-                probe(path, _UNLIMITED),
+                output,
                 finished.spec,
                 frames=finished.progress.frames_done,
                 frame_rate=finished.frame_rate,
@@ -284,7 +284,7 @@ class Runner:
 
     def _fail_without_files(self, lease: Lease) -> bool:
         """Fail a job whose files somebody removed; return False if the files exist or another worker has the job."""
-        if self._storage.input_path(lease.claim.job_id).exists():
+        if self._storage.input(lease.claim.job_id) is not None:
             return False
         error = JobFailed("The job's files are gone from the data folder; upload the video again.")
         fields = {"error": Problem.from_error(error), "files_removed": True}

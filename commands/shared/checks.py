@@ -192,7 +192,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     from commands.shared.embedded_redis import connected, redis_binary
 
     if settings.redis_url:
-        yield _ping(settings.redis_url, "start this Redis, or correct SKIPVSR_REDIS_URL")
+        yield from _unreadable(settings, "redis", ("redis_tls_ca", "redis_tls_cert", "redis_tls_key"))
+        yield _ping(str(settings.redis_address), "start this Redis, or correct SKIPVSR_REDIS_URL")
         return
     try:
         binary = redis_binary()
@@ -213,10 +214,12 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _ping(url: str, cure: str) -> Finding:
     import redis
 
+    from jobs.store import connect
+
     try:
-        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
+        with connect(url, timeout=3.0, attempts=0) as client:
             version = client.info("server")["redis_version"]
-    except (redis.RedisError, ValueError) as error:
+    except (redis.RedisError, ValueError, OSError) as error:
         return Finding("redis", "problem", f"Redis does not answer ({str(error).partition(chr(10))[0]})", cure)
     return Finding("redis", "ok", f"version {version} answers")
 
@@ -225,7 +228,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     yield _port("HTTP", settings.http_host, settings.http_port, _is_our_api)
     yield _port("gRPC", settings.grpc_host, settings.grpc_port, lambda where: _is_our_api(_http(settings)))
     if settings.grpc_tls_cert or settings.grpc_tls_key:
-        yield from _certificates(settings)
+        names = ("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca")
+        yield from _unreadable(settings, "ports", names)
 
 
 def _port(kind: str, host: str, port: int, ours: Callable[[str], bool]) -> Finding:
@@ -266,13 +270,13 @@ def _is_our_api(where: str) -> bool:
         return False
 
 
-def _certificates(settings: Settings) -> Iterator[Finding]:
-    names = ("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca")
+def _unreadable(settings: Settings, area: str, names: Sequence[str]) -> Iterator[Finding]:
+    """Findings about files of settings that this user cannot read."""
     files: Sequence[tuple[str, Path | None]] = [(name, getattr(settings, name)) for name in names]
     for name, path in files:
         if path is not None and not os.access(path, os.R_OK):
             text = f"SKIPVSR_{name.upper()}: cannot read {path}"
-            yield Finding("ports", "problem", text, "correct the path, or the permissions of the file")
+            yield Finding(area, "problem", text, "correct the path, or the permissions of the file")
 
 
 def _api_keys(settings: Settings) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ class JobStore(JobReader):
     @classmethod
     def from_settings(cls, settings: Settings, redis_url: str | None = None) -> Self:
         """Create the store of the settings, without connecting. `redis_url` overrides the setting."""
-        url = redis_url or settings.redis_url
+        url = redis_url or settings.redis_address
         if url is None:
             raise StoreUnavailable("No Redis is configured. Set SKIPVSR_REDIS_URL, or use `skipvsr up`.")
         return cls(connect(url), job_timeout=settings.job_timeout_hours * 3600)

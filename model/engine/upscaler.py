@@ -34,7 +34,8 @@ from model.mask.crop_cost import crop_overhead
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.routing import Preset, preset
 from model.zoo.cache import ModelCache
-from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator
+from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator, usable_scales
+from model.zoo.scales import Integers, Scales, chosen_scales, quantise, wants_integers
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model", "model_cache"]
 
@@ -60,16 +61,23 @@ class Upscaler:
         device: torch.device,
         dtype: torch.dtype,
         estimator: Estimator | None = None,
+        scales: Scales | None = None,
     ) -> None:
+        """Prepare a network in the number format `dtype`; convolutions with `scales` compute on integers."""
+        number = str(dtype).removeprefix("torch.")
         self.name = name
-        self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
+        self.fingerprint = f"{fingerprint}:{number}" + (f":int8-{scales.digest}" if scales else "")
         self.device, self.dtype = device, dtype
+        self.precision = "int8" if scales else number
+        """Number format of the convolutions with most of the work."""
         self.network = inference_copy(network, device, dtype)
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device, self._clock)
         self._accounting = Accounting(self.network, device, self._clock)
         self._step_costs = StepCosts.of(self.network)
+        if scales:
+            quantise(self.network, network, scales.numbers)
 
     @property
     def config(self) -> NetworkConfig:
@@ -256,10 +264,10 @@ def load_model(
 ) -> Upscaler:
     """Load a model by name (`auto`: the default model) onto a device. Raises ModelError."""
     where = resolve_device(device)
-    dtype = resolve_dtype(precision, where)
+    dtype, integers = resolve_dtype(precision, where), wants_integers(precision, where)
     if where.type == "cpu":
         set_threads(threads)
-    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, where, dtype)
+    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, where, dtype, integers)
     # Each thread that runs torch on several cores keeps its own OpenMP threads. More threads than cores sleep at every
     # barrier, and BasicVSR takes 1.45 times as long. A short-lived thread therefore loads the model, and the cores
     # belong to the thread that calls `forward`.
@@ -282,11 +290,13 @@ def model_cache(
     return ModelCache(weights_dir, load, default=default, capacity=capacity, on_evict=on_evict)
 
 
-def _load(name: str, weights_dir: Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+def _load(name: str, weights_dir: Path, device: torch.device, dtype: torch.dtype, integers: Integers) -> Upscaler:
+    entry = card(name, weights_dir)
     network, fingerprint = load_network(name, weights_dir)
-    path = usable_estimator(card(name, weights_dir), weights_dir)
+    path = usable_estimator(entry, weights_dir)
     estimator = load_estimator(path, fingerprint, network) if path else None
-    return Upscaler(name, network, fingerprint, device, dtype, estimator)
+    scales = chosen_scales(name, usable_scales(entry, weights_dir), fingerprint, integers)
+    return Upscaler(name, network, fingerprint, device, dtype, estimator, scales)
 
 
 def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:

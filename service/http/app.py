@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     admissions = Admissions(settings)
     app.state.uploads = Uploads(settings, metrics, admissions, Fetcher(settings))
     app.state.estimating = Estimating(settings, admissions)
-    url = str(settings.redis_url)
+    url = str(settings.redis_address)
     app.state.streams = Streams(Changes(url), settings, operations.announced)
     app.state.webhooks = Webhooks(Outbox(url), settings, metrics, operations.announced)
     app.state.previews = Previews(settings)

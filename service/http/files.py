@@ -6,7 +6,6 @@ import os
 import re
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
@@ -15,8 +14,9 @@ from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from jobs.disk import open_regular
 from jobs.errors import Gone
-from jobs.storage import open_regular
+from jobs.stored import LocalFile, StoredFile
 from service.http.conditions import Version, check
 
 _RANGES = re.compile(r"\s*bytes\s*=\s*(\d*-\d*)(\s*,\s*(\d*-\d*))*\s*")
@@ -25,14 +25,15 @@ _MAX_DIGITS = 18
 """Digits of a byte offset. Python refuses to parse numbers of thousands of digits."""
 
 
-def file_response(request: Request, path: Path, filename: str, media_type: str) -> Response:
+def file_response(request: Request, stored: StoredFile, filename: str, media_type: str) -> Response:
     """Create the response for a file: the file, a part of the file, or 304 if the client's copy is current.
 
     Raises Gone if the file has vanished, JobFailed if the file is a link, PreconditionFailed if the request demands
     another version, and 416 if the range is outside the file.
     """
+    assert isinstance(stored, LocalFile)
     try:
-        file = open_regular(path)
+        file = open_regular(stored.path)
     except FileNotFoundError as error:
         raise Gone("the file has just been removed") from error
     with ExitStack() as stack:

@@ -54,6 +54,8 @@ def test_a_machine_that_works(capsys: pytest.CaptureFixture[str], monkeypatch: p
         ("SKIPVSR_MIN_FREE_GB", "1e9", "disk", "or lower SKIPVSR_MIN_FREE_GB"),
         ("SKIPVSR_MODEL", "basicvsr-reds", "models", "problem: no weights for SKIPVSR_MODEL=basicvsr-reds"),
         ("SKIPVSR_REDIS_URL", "redis://127.0.0.1:9", "redis", "problem: Redis does not answer"),
+        ("SKIPVSR_REDIS_URL", "redis+sentinel://127.0.0.1:9/main", "redis", "problem: Redis does not answer"),
+        ("SKIPVSR_REDIS_URL", "http://127.0.0.1", "settings", "problem: SKIPVSR_REDIS_URL: "),
         ("SKIPVSR_HTTP_PORT", "many", "settings", "problem: SKIPVSR_HTTP_PORT: "),
         ("SKIPVSR_HTTP_HOST", "no.such.host.invalid", "ports", "is not an address of this machine"),
         ("SKIPVSR_DATA_DIR", "/proc/data", "data folder", "problem: /proc/data is not writable"),

@@ -22,7 +22,7 @@ from jobs.storage import Storage
 from jobs.store import JobStore
 from jobs.tickets import QUEUES, SERIALIZER, FairQueue
 from tests.support.clips import make_clip, times_of
-from tests.support.crew import Worker, crew, ready, submit, wait_for, wait_for_frames
+from tests.support.crew import Worker, crew, held_crew, ready, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
 from worker.rq_worker import WarmWorker
 
@@ -119,14 +119,6 @@ def test_high_priority_jobs_start_first(
         jobs = {priority: wait_for(store, job_id) for priority, job_id in ids.items()}
     started = {priority: job.started_at for priority, job in jobs.items()}
     assert sorted(started, key=lambda priority: started[priority] or 0) == ["high", "normal", "low"]
-
-
-@contextmanager
-def held_crew(settings: Settings, folder: Path, *calls: int) -> Iterator[Worker]:
-    """A worker whose network waits in the middle of some of its chunks, until somebody stops the job."""
-    environment = {"HELD": str(folder / "held"), "HELD_CALLS": ",".join(map(str, calls))}
-    with crew(settings, folder, command=("-m", "tests.support.held", "worker"), **environment) as (worker,):
-        yield worker
 
 
 def _in_chunk(store: JobStore, job_id: str, frames: int) -> Job:
