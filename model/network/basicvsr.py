@@ -260,15 +260,8 @@ class BasicVSR(nn.Module):
 
     def _stacked(self, *parts: Tensor) -> Tensor:
         """Concatenate the channels of parts [B, ., H, W] in the network's number format, channels last in memory."""
-        if torch.is_grad_enabled():
-            return torch.cat([part.to(self.dtype) for part in parts], 1).contiguous(memory_format=torch.channels_last)
-        b, _, h, w = parts[0].shape
-        whole = parts[0].new_empty(b, h, w, sum(part.shape[1] for part in parts), dtype=self.dtype)
-        at = 0
-        for part in parts:  # one pass converts and copies
-            whole[..., at : at + part.shape[1]] = part.permute(0, 2, 3, 1)
-            at += part.shape[1]
-        return whole.permute(0, 3, 1, 2)
+        whole = torch.cat([part.to(self.dtype) for part in parts], 1)
+        return whole.contiguous(memory_format=torch.channels_last)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale whole clips of h x w pixels: [B, T, 3, h, w] -> [B, T, 3, s h, s w]. Both branches see all frames."""

@@ -25,50 +25,58 @@ def _pixel_grid(h: int, w: int, device: torch.device) -> Tensor:
     return torch.stack([columns, rows]).float()
 
 
+_NEXT, _EQUAL_PAIR = 1 << 32, (1 << 32) + 1
+"""As two 32-bit integers in one word, the lower first: (0, 1) and (1, 1)."""
+
+
 @dataclass(frozen=True)
 class FeatureTable:
     """Features of frames in a layout from which `warp` samples fast, any number of times."""
 
     rows: Tensor
-    """[B (H + 3) (W + 3), C] float32: the pixels inside a border of zeros, one pixel before and two behind."""
+    """[B (H + 3) (W + 3), C]: the pixels inside a border of zeros, one pixel before and two behind."""
     size: tuple[int, int]
     """(H, W)."""
 
     @classmethod
     def of(cls, x: Tensor) -> FeatureTable:
-        """Build the table of features `x` [B, C, H, W]."""
+        """Build the table of features `x` [B, C, H, W], in their number format."""
         b, c, h, w = x.shape
-        table = x.new_empty(b, h + 3, w + 3, c, dtype=torch.float32)
+        table = x.new_empty(b, h + 3, w + 3, c)
         for border in (table[:, 0], table[:, h + 1 :], table[:, :, 0], table[:, :, w + 1 :]):
             border.zero_()
         table[:, 1 : h + 1, 1 : w + 1] = x.permute(0, 2, 3, 1)
         return cls(table.view(-1, c), (h, w))
 
     def sample(self, x: Tensor, y: Tensor) -> Tensor:
-        """Sample bilinearly at `x`, `y` [B, h, w] in pixels: [B h w, C]; zero outside the frame.
+        """Sample bilinearly at `x`, `y` [B, h, w] in pixels: [B h w, C]; zero outside the frame. Overwrites both.
 
         Each sample is a sum of four weighted rows: on a CPU more than twice as fast as `grid_sample` for channels-last
         features.
         """
         (h, w), width = self.size, self.size[1] + 3
-        x, y = x.clamp(-1, w), y.clamp(-1, h)  # all zero beyond
+        x, y = x.clamp_(-1, w), y.clamp_(-1, h)  # all zero beyond
         left, top = x.floor(), y.floor()
-        right, bottom = x - left, y - top
-        first = ((top + 1) * width + (left + 1)).int()  # exact: float32 holds integers up to 2 ** 24
+        right, bottom = x.sub_(left), y.sub_(top)
+        first = top.add_(1).mul_(width).add_(left).add_(1).long()  # exact: float32 holds integers up to 2 ** 24
         if len(x) > 1:
-            first += (h + 3) * width * torch.arange(len(x), dtype=torch.int32, device=x.device).view(-1, 1, 1)
-        rows = torch.stack([first, first + 1, first + width, first + (width + 1)], dim=-1)
+            first += (h + 3) * width * torch.arange(len(x), device=x.device).view(-1, 1, 1)
+        pairs = first.mul_(_EQUAL_PAIR).add_(_NEXT)  # two neighbours in one word: half the work of stacking
+        rows = torch.stack([pairs, pairs + width * _EQUAL_PAIR], dim=-1).view(torch.int32)
+        weights = torch.empty(*x.shape, 4, device=x.device)
         upper = 1 - bottom
-        weights = torch.stack([upper - upper * right, upper * right, bottom - bottom * right, bottom * right], dim=-1)
-        return F.embedding_bag(rows.view(-1, 4), self.rows, mode="sum", per_sample_weights=weights.view(-1, 4))
+        torch.sub(upper, torch.mul(upper, right, out=weights[..., 1]), out=weights[..., 0])
+        torch.sub(bottom, torch.mul(bottom, right, out=weights[..., 3]), out=weights[..., 2])
+        weights = weights.view(-1, 4).to(self.rows.dtype)
+        return F.embedding_bag(rows.view(-1, 4), self.rows, mode="sum", per_sample_weights=weights)
 
 
 def warp(x: Tensor | FeatureTable, flow: Tensor, padding: str = "zeros", origin: tuple[int, int] = (0, 0)) -> Tensor:
     """Sample `x` [B, C, H, W] bilinearly at each pixel's position plus `flow` [B, 2, h, w] (pixels).
 
     `flow` covers the region of `x` whose top left pixel (y, x) is `origin`. Positions are float32. The result
-    [B, C, h, w] has the number format of `x`, or float32 from a table. Outside the frame `x` is zero; with
-    `padding="border"` the nearest pixel of the frame repeats.
+    [B, C, h, w] has the number format of `x`. Outside the frame `x` is zero; with `padding="border"` the nearest pixel
+    of the frame repeats.
     """
     (top, left), (h, w) = origin, flow.shape[-2:]
     if isinstance(x, FeatureTable):
