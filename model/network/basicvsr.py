@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network import propagation
-from model.network.flow import FeatureTable, LightFlow, SpyNet, warp
+from model.network.flow import FeatureTable, LightFlow, Pyramid, SpyNet, warp
 from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
 
@@ -168,11 +168,17 @@ class BasicVSR(nn.Module):
         """Return the trunk of a branch."""
         return self.backward_trunk if branch == "backward" else self.forward_trunk
 
+    def pyramid(self, lr: Tensor) -> Pyramid:
+        """Reduce a frame [B, 3 f f, H, W] to the images that `flow_between` compares."""
+        return self.spynet.pyramid(means(lr) if isinstance(self.spynet, SpyNet) else lr)
+
+    def flow_between(self, ref: Pyramid, supp: Pyramid) -> Tensor:
+        """Estimate the flow that warps `supp` onto `ref`: [B, 2, H, W], float32."""
+        return self.spynet(ref, supp)  # type: ignore[no-any-return]
+
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Estimate the flow that warps `supp` onto `ref`: [B, 3 f f, H, W] twice -> [B, 2, H, W], float32."""
-        if isinstance(self.spynet, SpyNet):
-            ref, supp = means(ref), means(supp)
-        return self.spynet(ref, supp)  # type: ignore[no-any-return]
+        return self.flow_between(self.pyramid(ref), self.pyramid(supp))
 
     def pixels(self, lr: Tensor) -> Tensor:
         """Prepare a frame [B, 3 f f, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
