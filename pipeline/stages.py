@@ -181,6 +181,8 @@ def run_model(
     task: UpscaleTask,
     stops: Stops,
     progress: ProgressCounter,
+    *,
+    overlap: bool,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -192,10 +194,11 @@ def run_model(
         task: the video with its options.
         stops: end the iterator early.
         progress: follows the steps of the network.
+        overlap: whether the next chunk may begin beside the current one.
     """
     options = task.options
     waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None)
-    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing)
+    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, overlap=overlap)
     del state
     try:
         with closing(results):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.engine.calibration import Step, StepTimes
-from model.engine.region_flow import FlowTask, RegionFlow, estimate, planned_flows
+from model.engine.calibration import Step, StepTimes, Stopwatch
+from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
 from model.engine.state import RecurrentState
 from model.engine.work import Work
 from model.gates.skipping import Skipper
@@ -27,9 +27,9 @@ from model.network.propagation import backward_steps, completed, forward_steps
 
 TAIL_HALO = 2
 """Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
-TAIL_PIXELS = 8192
+TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
-each time, which costs a third of the tail's time (measured at 320x180)."""
+each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
 CropStep = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
@@ -62,10 +62,11 @@ def run_chunk(
     plan: ChunkPlan,
     states: Sequence[RecurrentState],
     dtype: torch.dtype,
-    times: StepTimes,
+    times: StepTimes | None = None,
     work: Work | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Run both halves of a `ChunkRun`; `states` are those before the chunk, if any."""
+    times = times or StepTimes(Stopwatch(frames[0].device))
     run = ChunkRun(net, frames, plan, last_frames(states, net.fold), dtype, times, work=work)
     completed(run.backward_half())
     return completed(run.forward_half(PreviousFrame.of(states)))
@@ -109,11 +110,9 @@ class ChunkRun:
     def backward_half(self) -> Generator[None]:
         """Run flow and backward branch; yield after each step."""
         self._pixels = [self._net.pixels(frame) for frame in self._frames]  # once, not once per branch and crop
-        self._to_next: list[RegionFlow | None] = [None] * len(self._frames)
-        self._to_previous: list[RegionFlow | None] = [None] * len(self._plan.forward)
-        for task in planned_flows(self._plan, self._h, self._w, continues=self._before is not None):
-            self._flow(task)
-            yield
+        self._to_next, self._to_previous = yield from chunk_flows(
+            self._net, self._frames, self._plan, self._before, self._times, self._count_flow
+        )
         self._backs = yield from backward_steps(self, len(self._frames), len(self._plan.forward))
 
     def forward_half(self, previous: PreviousFrame | None) -> Generator[None, None, tuple[list[Tensor], Tensor]]:
@@ -171,19 +170,18 @@ class ChunkRun:
             parts: Sequence[Rectangle] = (rectangle,)
             if self._skipper:
                 parts = self._skipper.tail(index, around, back, feat, rectangle, out[0])
-            for band in (band for part in parts for band in _bands(part, self._count)):
+            for band in (band for part in parts for band in self._bands(part)):
                 _reconstruct(self._net, around, back, feat, band, out)
 
-    def _flow(self, task: FlowTask) -> None:
-        """Estimate the flows of a task."""
-        older = self._before if task.index < 0 else self._frames[task.index]
-        assert older is not None
-        with self._times.step("flow", whole=self._as_dense([task.region]), count=task.directions):
-            to_next, to_previous = estimate(self._net, task, older, self._frames[task.index + 1])
-        if task.backward:
-            self._to_next[task.index] = to_next
-        if task.forward:
-            self._to_previous[task.index + 1] = to_previous
+    def _bands(self, rectangle: Rectangle) -> list[Rectangle]:
+        """Split a rectangle into bands of rows for the upsampler."""
+        rows = max(TAIL_PIXELS[self._net.config.tail] // (rectangle.width * self._count), 4)
+        return [
+            Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
+            for y in range(rectangle.y0, rectangle.y1, rows)
+        ]
+
+    def _count_flow(self, task: FlowTask) -> None:
         if self._work:
             self._work.add(self._work.costs.flow * task.region.area * task.directions)
 
@@ -304,12 +302,3 @@ def _cut(x: Tensor, rectangle: Rectangle) -> Tensor:
 
 def _is_whole(rectangles: Sequence[Rectangle], h: int, w: int) -> bool:
     return len(rectangles) == 1 and rectangles[0].area == h * w
-
-
-def _bands(rectangle: Rectangle, count: int) -> list[Rectangle]:
-    """Split a rectangle into bands of rows, for `count` frames at once."""
-    rows = max(TAIL_PIXELS // (rectangle.width * count), 4)
-    return [
-        Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
-        for y in range(rectangle.y0, rectangle.y1, rows)
-    ]

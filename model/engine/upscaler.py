@@ -144,21 +144,22 @@ class Upscaler:
         *,
         lookahead: int,
         routing: str | Preset = "off",
+        overlap: bool = True,
     ) -> Generator[ChunkResult]:
         """Upscale a stream chunk by chunk; each result equals that of `forward`.
 
-        On a CPU with several threads, the backward half of the next chunk runs beside the forward half of the current
-        one. The stream then reads the next group before the result of the current group comes out, and torch has one
-        thread in the calling thread. The end of the generator drops all steps but the running ones. For the arguments
-        and the errors see `forward`.
+        With `overlap`, on a CPU with several threads, the backward half of the next chunk runs beside the forward half
+        of the current one. The stream then reads the next group before the result of the current group comes out, and
+        torch has one thread in the calling thread. The end of the generator drops all steps but the running ones. For
+        the other arguments and the errors see `forward`.
         """
         threads = torch.get_num_threads()
-        overlap = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
-        if self.device.type != "cpu" or threads == 1:
-            yield from overlap(Inline(self._clock), ahead=0).results(groups, state)
+        make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
+        if not overlap or self.device.type != "cpu" or threads == 1:
+            yield from make(Inline(self._clock), ahead=0).results(groups, state)
             return
         with Crew(threads, self._clock) as crew:
-            yield from overlap(crew, ahead=1).results(groups, state)
+            yield from make(crew, ahead=1).results(groups, state)
 
     @torch.inference_mode()
     def dense_seconds(self, height: int, width: int, count: int) -> float:
@@ -175,7 +176,7 @@ class Upscaler:
         if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
             # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
             adapted = self.estimator is not None and self.estimator.adapted is not None
-            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted else 0.0)
+            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted and name == "fast" else 0.0)
         return made
 
     def identity(self, routing: str) -> str:
