@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.engine.memory import MAPPED_BYTES
 from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
 from model.engine.state import RecurrentState
 from model.engine.work import Work
@@ -29,6 +30,9 @@ TAIL_HALO = 2
 TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
 each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
+LEAST_GAIN = 10
+"""Least height of a trunk's band, as a multiple of the rows that the band computes a second time. Fresh memory costs a
+fifth of the time of `small` (measured at 1280x720)."""
 Step = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction | None], Tensor]
 """(crop, features of the neighbouring frame, flow, gated trunk) -> features of the crop."""
 
@@ -172,11 +176,45 @@ class _ChunkRun:
         for rectangle in rectangles:
             outer = rectangle.grown(self._plan.halo, self._h, self._w)
             trunk = self._skipper.trunk(branch, index, outer) if self._skipper else None
-            crop = step(outer, table, flow.inside(outer) if flow else None, trunk)
+            crop = self._banded(outer, table, flow, trunk, step)
             crops.append(_cut(crop, rectangle.within(outer)))
         if self._skipper:
             self._skipper.end_frame(branch)
         return _pasted(feat, rectangles, crops, self._h, self._w)
+
+    def _banded(
+        self,
+        outer: Rectangle,
+        table: FeatureTable | None,
+        flow: RegionFlow | None,
+        trunk: TrunkFunction | None,
+        step: Step,
+    ) -> Tensor:
+        """Compute the features of a crop: at once, or in bands of rows if that keeps the tensors in known memory."""
+        bands = [] if trunk else self._trunk_bands(outer)
+        if len(bands) < 2:
+            return step(outer, table, flow.inside(outer) if flow else None, trunk)
+        shape = self._count, outer.height, outer.width, self._net.config.channels
+        feat = self._pixels[0].new_empty(shape, dtype=self._net.dtype).permute(0, 3, 1, 2)
+        for band, around in bands:
+            part = step(around, table, flow.inside(around) if flow else None, None)
+            feat[..., band.within(outer).rows, :] = _cut(part, band.within(around))
+        return feat
+
+    def _trunk_bands(self, outer: Rectangle) -> list[tuple[Rectangle, Rectangle]]:
+        """Split a crop into bands, each also with the rows around that a trunk sees; no bands if they would not pay."""
+        config, pixels = self._net.config, self._pixels[0]
+        halo = 2 * config.blocks + 1
+        row = outer.width * self._count * config.channels * pixels.element_size()
+        rows = MAPPED_BYTES // row - 1 - 2 * halo  # one row less: a block of memory has a header
+        if pixels.device.type != "cpu" or rows < 2 * halo * LEAST_GAIN:
+            return []
+        rows = -(-outer.height // -(-outer.height // rows))  # bands of about the same height
+        bands = [Rectangle(y, outer.x0, min(y + rows, outer.y1), outer.x1) for y in range(outer.y0, outer.y1, rows)]
+        return [
+            (band, Rectangle(max(band.y0 - halo, outer.y0), outer.x0, min(band.y1 + halo, outer.y1), outer.x1))
+            for band in bands
+        ]
 
     def _reuse_hr(self, index: int, out: Tensor) -> None:
         """Copy the HR frame before into `out` [4 H, 4 W, 3], if any."""
