@@ -47,6 +47,7 @@ COMMANDS: Final = {
         "models": "List the models",
         "train": "Train a network, or resume an interrupted run",
         "train-skip": "Fit a confidence estimator, which lets a model skip blocks",
+        "calibrate": "Choose scales, with which a model computes on integers",
         "eval": "Measure the quality of a model: PSNR, SSIM, flicker",
         "bench": "Measure speed and quality on this machine",
     },

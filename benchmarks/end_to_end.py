@@ -4,8 +4,11 @@ Each clip is cropped to the shape of the size, resized (bicubic), written as H.2
 own. The time comes from the command's report: from the first frame to the last, without start-up and loading of
 weights.
 
+`--before FOLDER` compares with another checkout of this project: each round runs both versions in turn, and a second
+table shows the ratio of their medians.
+
 python -m benchmarks.end_to_end CLIPS [--size 320x180] [--model NAME] [--routings balanced off] [--frames N]
-    [--rounds N] [--json FILE]
+    [--rounds N] [--only WORD ...] [--before FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 import av
@@ -42,6 +45,8 @@ class FileRow:
     """One clip with one routing; medians over the rounds."""
 
     clip: str
+    version: str
+    """`now`, or `before` for the other checkout."""
     model: str
     routing: str
     frames: int
@@ -58,6 +63,27 @@ class FileRow:
 
 def main() -> None:
     """Measure, print a table, write JSON."""
+    args = _arguments()
+    versions = {"now": Path.cwd()} | ({"before": args.before.resolve()} if args.before else {})
+    rows: list[FileRow] = []
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in dataset.clips(args.clips):
+            if any(word in path.stem for word in args.only):
+                source = Path(folder, f"{path.stem}.mp4")
+                write(source, resized(dataset.clip(path, args.frames), args.size))
+                rows += _measured(source, args.model, args.routings, versions, args.rounds)
+    _show(console, rows)
+    if args.before:
+        _compare(console, rows)
+    if args.json:
+        facts = machine(torch.device("cpu"))
+        write_json(
+            args.json, {"machine": facts, "size": "{}x{}".format(*args.size), "rounds": args.rounds, "rows": rows}
+        )
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument(
@@ -67,29 +93,39 @@ def main() -> None:
     parser.add_argument("--routings", nargs="+", default=["balanced", "off"])
     parser.add_argument("--frames", type=int, default=72)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="clips whose names hold a word")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another checkout, measured in turn")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    rows: list[FileRow] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for path in dataset.clips(args.clips):
-            source = Path(folder, f"{path.stem}.mp4")
-            write(source, resized(dataset.clip(path, args.frames), args.size))
-            reports: dict[str, list[dict[str, Any]]] = {routing: [] for routing in args.routings}
-            for _ in range(args.rounds):
-                for routing in args.routings:
-                    reports[routing].append(_upscale(source, Path(folder), args.model, routing))
-            rows += [_row(path.stem, args.model, routing, reports[routing]) for routing in args.routings]
-    headers = ["clip", "model", "routing", "frames", "fps", "min/min", "speedup", "skipped"]
-    cells = [
-        [r.clip, r.model, r.routing, str(r.frames), *(f"{x:.2f}" for x in (r.fps, r.minutes, r.speedup, r.skip_ratio))]
-        for r in rows
-    ]
-    show(Console(width=120), headers, cells)
-    if args.json:
-        facts = machine(torch.device("cpu"))
-        write_json(
-            args.json, {"machine": facts, "size": "{}x{}".format(*args.size), "rounds": args.rounds, "rows": rows}
-        )
+    return parser.parse_args()
+
+
+def _measured(source: Path, model: str, routings: list[str], versions: dict[str, Path], rounds: int) -> list[FileRow]:
+    """Upscale a file with each routing and version in turn, several rounds."""
+    cases = [(routing, version) for routing in routings for version in versions]
+    reports: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in cases}
+    for _ in range(rounds):
+        for routing, version in cases:
+            reports[routing, version].append(_upscale(source, versions[version], model, routing))
+    return [_row(source.stem, version, model, routing, reports[routing, version]) for routing, version in cases]
+
+
+def _show(console: Console, rows: list[FileRow]) -> None:
+    headers = ["clip", "version", "model", "routing", "frames", "fps", "min/min", "speedup", "skipped"]
+    cells = []
+    for r in rows:
+        figures = (f"{x:.2f}" for x in (r.fps, r.minutes, r.speedup, r.skip_ratio))
+        cells.append([r.clip, r.version, r.model, r.routing, str(r.frames), *figures])
+    show(console, headers, cells)
+
+
+def _compare(console: Console, rows: list[FileRow]) -> None:
+    """Show for each clip and routing how many times as fast this version is, with the geometric mean of the clips."""
+    fps = {(r.clip, r.routing, r.version): r.fps for r in rows}
+    clips, routings = list(dict.fromkeys(r.clip for r in rows)), list(dict.fromkeys(r.routing for r in rows))
+    ratios = {c: [fps[c, routing, "now"] / fps[c, routing, "before"] for routing in routings] for c in clips}
+    means = [geometric_mean(column) for column in zip(*ratios.values(), strict=True)]
+    cells = [[name, *(f"{x:.2f}" for x in row)] for name, row in [*ratios.items(), ("geometric mean", means)]]
+    show(console, ["now over before", *routings], cells)
 
 
 def _size(text: str) -> Size:
@@ -123,20 +159,23 @@ def write(path: Path, frames: Frames) -> None:
         container.mux(stream.encode(None))
 
 
-def _upscale(source: Path, folder: Path, model: str, routing: str) -> dict[str, Any]:
-    report = folder / "report.json"
-    command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, folder / "out.mp4", "--report", report]
-    size = ["--scale", "4", "--overwrite"]
-    subprocess.run([*command, *size, "--model", model, "--routing", routing], check=True, capture_output=True)
+def _upscale(source: Path, code: Path, model: str, routing: str) -> dict[str, Any]:
+    """Run the command of the checkout `code`, and return its report."""
+    report, out = source.with_name("report.json"), source.with_name("out.mp4")
+    command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, out, "--report", report]
+    options = ["--scale", "4", "--overwrite", "--model", model, "--routing", routing]
+    subprocess.run([*command, *options], cwd=code, check=True, capture_output=True)
     content: dict[str, Any] = json.loads(report.read_text())
     return content
 
 
-def _row(clip: str, model: str, routing: str, reports: list[dict[str, Any]]) -> FileRow:
+def _row(clip: str, version: str, model: str, routing: str, reports: list[dict[str, Any]]) -> FileRow:
     frames = reports[0]["progress"]["frames_done"]
     seconds = median(report["metrics"]["processing_seconds"] for report in reports)
     speedup = median(report["metrics"]["speedup"] for report in reports)
-    return FileRow(clip, model, routing, frames, frames / seconds, speedup, reports[0]["metrics"]["skip_ratio"])
+    return FileRow(
+        clip, version, model, routing, frames, frames / seconds, speedup, reports[0]["metrics"]["skip_ratio"]
+    )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def command() -> None:
 @option("--lookahead", type=int, default=4, metavar="N", help="Frames to look ahead")
 @option("--threads", type=int, default=2, metavar="N", help="CPU threads of the network")
 @option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
-@option("--precision", default="auto", metavar="TYPE", help="auto, fp32 or bf16")
+@option("--precision", default="auto", metavar="TYPE", help="auto, fp32, bf16 or int8")
 @option("--json", type=FILE, metavar="FILE", help="Write the rows as JSON, after each clip")
 def model(
     clips: Sequence[Path],

@@ -81,15 +81,19 @@ def run(
     import torch
 
     from commands.shared.naming import check_names
-    from model.engine.upscaler import load_model
+    from model.device import resolve_device, resolve_dtype, set_threads
+    from model.engine.upscaler import Upscaler
     from model.training import fit_estimator
     from model.training.checkpoint import replace
     from model.zoo.models import card, load_network
 
     path = out or card(model, weights_dir).estimator_path(weights_dir)
     check_names(None, {"the estimator": path})
-    upscaler = load_model(model, weights_dir=weights_dir)
     network, fingerprint = load_network(model, weights_dir)
+    device = resolve_device("auto")
+    if device.type == "cpu":
+        set_threads(0)
+    upscaler = Upscaler(model, network, fingerprint, device, resolve_dtype("auto", device))  # features without integers
     how = f"skipvsr train-skip {model} --frames {frames} --degrade {clean}"
     if heads_of is None:
         estimator = _new(upscaler.config)

@@ -1,10 +1,9 @@
-"""`skipvsr up`: API, gRPC server, worker and embedded Redis as one process tree that starts and stops together."""
+"""`skipvsr up`: API, gRPC server, workers and embedded Redis as one process tree that starts and stops together."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -16,34 +15,29 @@ import click
 from commands.shared.command_line import WARNED, Command, read_settings
 
 if TYPE_CHECKING:
+    from commands.shared.devices import Device
     from commands.shared.embedded_redis import EmbeddedRedis
     from commands.shared.supervisor import Child
     from jobs.settings import Settings
 
 EXAMPLE: Final = Path(__file__).parents[1] / "examples" / "clip.mp4"
-_UNUSED_BY_WORKER: Final = frozenset(
-    {"SKIPVSR_API_KEY", "SKIPVSR_API_KEY_FILE", "SKIPVSR_WEBHOOK_SECRET", "SKIPVSR_WEBHOOK_SECRET_FILE"}
-)
-"""Secrets of the servers. The worker opens strangers' videos, and answers no request."""
-_POLL_SECONDS: Final = 0.2
-_STOP_MARGIN_SECONDS: Final = 5.0
-"""Added to the worker's own grace period before the kill."""
 _REPORT_SECONDS: Final = 30.0
 """Between reports before the service is ready."""
 
 
 @click.command(cls=Command)
 def command() -> int:
-    """Start API, gRPC server, worker and Redis; ^C stops."""
+    """Start API, gRPC server, a worker for each GPU, and Redis; ^C stops."""
     return run(read_settings())
 
 
 def run(settings: Settings) -> int:
     """Run the service until a signal. Raises CommandError if the service cannot start or cannot continue."""
     from commands.shared.addresses import address, listen
+    from commands.shared.devices import devices
     from commands.shared.embedded_redis import EmbeddedRedis, folder_of
     from commands.shared.processes import prepare_server
-    from commands.shared.supervisor import Interrupt, Supervisor, say
+    from commands.shared.supervisor import POLL_SECONDS, STOP_MARGIN_SECONDS, Interrupt, Supervisor, say
 
     prepare_server()
     interrupt = Interrupt()
@@ -61,28 +55,30 @@ def run(settings: Settings) -> int:
         if not settings.redis_url:
             # The children find the server and its password in the data folder, not in their environment.
             redis = stack.enter_context(EmbeddedRedis(folder_of(settings)))
-        children = _children(listener.fileno(), redis, grpc=grpc)
-        supervisor = Supervisor(children, env, settings.stop_grace_seconds + _STOP_MARGIN_SECONDS)
+        found = devices("all") if settings.device == "auto" else None  # a device in the settings gets one worker
+        children = _children(listener.fileno(), redis, found, metrics_port=settings.worker_metrics_port, grpc=grpc)
+        supervisor = Supervisor(children, env, settings.stop_grace_seconds + STOP_MARGIN_SECONDS)
         stack.callback(supervisor.stop, interrupt)
         ready = Readiness(url, settings)
-        while not interrupt.wait(_POLL_SECONDS):
+        while not interrupt.wait(POLL_SECONDS):
             supervisor.poll()
             supervisor.was_ready = ready.check()
         say("stopping (^C again kills)")
     return 0
 
 
-def _children(listener: int, redis: EmbeddedRedis | None, *, grpc: bool) -> list[Child]:
+def _children(
+    listener: int, redis: EmbeddedRedis | None, found: list[Device] | None, *, metrics_port: int, grpc: bool
+) -> list[Child]:
+    from commands.shared.devices import SKIPVSR, Device, worker_children
     from commands.shared.supervisor import Child
 
-    # -P: a folder in the current directory cannot shadow one of this project's packages
-    skipvsr = [sys.executable, "-P", "-m", "cli"]
     children = [
-        Child("API", [*skipvsr, "api", "--fd", str(listener)], fds=[listener], restart=True),
-        Child("worker", [*skipvsr, "worker"], without=_UNUSED_BY_WORKER, restart=True),
+        Child("API", [*SKIPVSR, "api", "--fd", str(listener)], fds=[listener], restart=True),
+        *worker_children(found or [Device("", {})], metrics_port),
     ]
     if grpc:
-        children.append(Child("gRPC server", [*skipvsr, "grpc"], restart=True))
+        children.append(Child("gRPC server", [*SKIPVSR, "grpc"], restart=True))
     if redis is not None:
         children.append(Child("embedded Redis", [], process=redis.process, owned=False))
     return children

@@ -1,4 +1,4 @@
-"""What an API key may still do: jobs at a time, uploads a minute, bytes a day.
+"""What an API key may still do: jobs at a time, uploads a minute, bytes a day, and jobs behind a long queue of its own.
 
 Redis counts for all server processes together, and each count is one script. So parallel requests never exceed a limit.
 A limit that Redis cannot count, because Redis is full or away, refuses with `StoreUnavailable`. A key without limits
@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from redis import Redis
 
+from jobs import lines
 from jobs.errors import LimitReached, StoreUnavailable, TooLarge
 from jobs.keys import bytes_key, owner_key, rate_key, slots_key, state_key
 from jobs.schema import JobState
@@ -106,10 +107,11 @@ class Allowance:
         redis: the client.
         owner: id of the API key.
         limits: the key's limits.
+        max_wait: seconds that a job of the key may wait before the key may queue no more; 0: no limit.
     """
 
-    def __init__(self, redis: Redis, owner: str, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, redis: Redis, owner: str, limits: Limits, *, max_wait: float = 0) -> None:
+        self.limits, self._max_wait = limits, max_wait
         self._owner = owner
         self._slot = redis.register_script(_SLOT)
         self._rate = redis.register_script(_RATE)
@@ -124,8 +126,23 @@ class Allowance:
             job_id: the future job.
             announced: size in bytes; 0 if unknown. A size without room is refused before any byte.
         """
+        self.check_wait()
         with self.slot(job_id), self.metered(job_id, announced, holds=True) as meter:
             yield meter
+
+    def check_wait(self) -> None:
+        """Raise LimitReached if a job of the key has waited too long: a new job would only wait behind it."""
+        if not self._max_wait:
+            return
+        with unavailable():
+            since = lines.oldest(self._redis, self._owner)
+        if since is not None and time.time() - since > self._max_wait:
+            hours = self._max_wait / 3600
+            raise LimitReached(
+                f"a job of this API key has waited for more than {hours:g} h (SKIPVSR_MAX_QUEUE_HOURS): try again when "
+                "the job has started, or cancel jobs that wait",
+                _BUSY_SECONDS,
+            )
 
     @contextmanager
     def stream(self, name: str, *, resumed: bool) -> Iterator[Meter]:

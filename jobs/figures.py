@@ -21,9 +21,9 @@ from typing import Final, Self
 
 from pydantic import BaseModel, Field
 
+from jobs.disk import open_regular, replace, sync_file
 from jobs.errors import JobFailed
 from jobs.schema import JobMetrics, JobOptions, Progress
-from jobs.storage import open_regular, replace, sync_file
 
 FIGURES: Final = "figures.jsonl"
 SKIPMAP: Final = "skipmap.bin"

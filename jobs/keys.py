@@ -5,8 +5,13 @@ skipvsr:jobs            sorted set: job ids by creation time
 skipvsr:state:<state>   set: ids of the jobs in one state
 skipvsr:complete        string: Redis knows all jobs of the data folder (`jobs.recovery`)
 skipvsr:fence           counter: the last fencing token
-skipvsr:tickets         counter: the last ticket number
+skipvsr:tickets         counter: the last ticket number, or place in a line
+skipvsr:line:<priority>:<key id>  sorted set: waiting tickets of one API key, in their order (`jobs.lines`)
+skipvsr:turns:<priority>          sorted set: API keys with a line, by their turn
+skipvsr:owed            sorted set: queued jobs without a ticket in a line, by time
+skipvsr:bell            list: wakes an idle worker
 skipvsr:workers         set: names of workers
+skipvsr:duty:<duty>     sorted set: names of the workers on a duty, by the end of their term (`jobs.presence`)
 skipvsr:worker:<name>   string: one worker's announcement, with a time to live
 skipvsr:once:<digest>   string: one idempotency key (`jobs.idempotency`)
 skipvsr:owner:<key id>  set: ids of the jobs of one API key
@@ -26,13 +31,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from jobs.schema import JobState
+from jobs.schema import JobState, Priority
 
 PREFIX: Final = "skipvsr:"
 JOBS: Final = f"{PREFIX}jobs"
 COMPLETE: Final = f"{PREFIX}complete"
 FENCE: Final = f"{PREFIX}fence"
 TICKETS: Final = f"{PREFIX}tickets"
+OWED: Final = f"{PREFIX}owed"
+BELL: Final = f"{PREFIX}bell"
 WORKERS: Final = f"{PREFIX}workers"
 CHANGE: Final = f"{PREFIX}change"
 CHANGES: Final = f"{PREFIX}changes"
@@ -51,6 +58,16 @@ def state_key(state: JobState) -> str:
     return f"{PREFIX}state:{state}"
 
 
+def line_key(priority: Priority, owner: str) -> str:
+    """Key of an API key's waiting tickets of a priority."""
+    return f"{PREFIX}line:{priority}:{owner}"
+
+
+def turns_key(priority: Priority) -> str:
+    """Key of the API keys that wait for their turn in a priority."""
+    return f"{PREFIX}turns:{priority}"
+
+
 def worker_key(name: str) -> str:
     """Key of a worker's announcement."""
     return f"{PREFIX}worker:{name}"
@@ -59,6 +76,11 @@ def worker_key(name: str) -> str:
 def owner_key(owner: str) -> str:
     """Key of the set of an API key's jobs."""
     return f"{PREFIX}owner:{owner}"
+
+
+def duty_key(duty: str) -> str:
+    """Key of the workers on a duty."""
+    return f"{PREFIX}duty:{duty}"
 
 
 def slots_key(owner: str) -> str:

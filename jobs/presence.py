@@ -1,15 +1,20 @@
-"""Which workers are alive. Each worker repeats an announcement in Redis, which expires without repetition."""
+"""Which workers are alive. Each worker repeats an announcement in Redis, which expires without repetition.
+
+Some duties need few workers, whatever their number: a thousand workers need not all watch for dead workers. A worker
+stays on a duty while it asks again before the end of its term.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import cast
+from enum import StrEnum
+from typing import Final, cast
 
 from pydantic import BaseModel, Field
 from redis import Redis
 
-from jobs.keys import WORKERS, worker_key
+from jobs.keys import WORKERS, duty_key, worker_key
 from jobs.store.connection import unavailable
 
 
@@ -32,8 +37,31 @@ class WorkerInfo(BaseModel):
     started_at: datetime
 
 
+class Duty(StrEnum):
+    """Work for all workers together."""
+
+    WATCH = "watch"
+    """Look for dead workers and lost tickets."""
+    CLEAN = "clean"
+    """Remove expired files and documents."""
+
+
+_MOST: Final = {Duty.WATCH: 3, Duty.CLEAN: 1}
+"""Workers on a duty at the same time. A second observer has seen as much as the first if one of them dies."""
+_TAKE_DUTY: Final = """#!lua flags=allow-oom
+-- KEYS[1]: the workers on a duty; ARGV: name, milliseconds of a term, most workers. Returns 1 if the worker is on duty.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+redis.call('EXPIRE', KEYS[1], 86400)
+return 1
+"""
+
+
 class Presence:
-    """Announcements of all workers. Methods raise `StoreUnavailable` if Redis does not answer."""
+    """Announcements and duties of all workers. Methods raise `StoreUnavailable` if Redis does not answer."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -46,11 +74,19 @@ class Presence:
             pipe.execute()
 
     def leave(self, name: str) -> None:
-        """Remove the announcement of a worker that stops."""
+        """Remove the announcement of a worker that stops, and free its duties."""
         with unavailable(), self._redis.pipeline() as pipe:
+            for duty in Duty:
+                pipe.zrem(duty_key(duty), name)
             pipe.srem(WORKERS, name)
             pipe.delete(worker_key(name))
             pipe.execute()
+
+    def on_duty(self, duty: Duty, name: str, seconds: float) -> bool:
+        """Take a duty for a term of `seconds`, or extend the term; return False if enough others are on duty."""
+        term = max(1, round(seconds * 1000))
+        with unavailable():
+            return bool(self._redis.eval(_TAKE_DUTY, 1, duty_key(duty), name, term, _MOST[duty]))
 
     def workers(self) -> list[WorkerInfo]:
         """Workers with an announcement, sorted by name; names without an announcement are removed."""

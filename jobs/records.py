@@ -1,4 +1,4 @@
-"""Job documents beside the job's files: `<data_dir>/jobs/<id>/job.json`.
+"""Records: job documents beside the job's files.
 
 Redis holds the jobs. The records list the jobs again after a loss of Redis: a flushed server, a lost volume or a wrong
 address. A deletion removes the folder first, so no deleted job returns.
@@ -7,9 +7,6 @@ address. A deletion removes the folder first, so no deleted job returns.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import stat
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,63 +14,42 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.errors import JobFailed, NotFound
+from jobs.errors import JobFailed, StorageUnavailable
 from jobs.schema import STORED, Job, JobOptions, JobState, Problem
-from jobs.storage import Storage, sync_file
+from jobs.storage import Storage
 from jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 
-_NAME: Final = "job.json"
-_MAX_BYTES: Final = 1 << 20
 _WAITING: Final = (JobState.QUEUED, JobState.RUNNING)
 
 
-def keep(storage: Storage, job: Job, *, through: Path | None = None, replace: bool = True) -> bool:
+def keep(storage: Storage, job: Job, *, through: Path | None = None, replaces: bytes | None = b"") -> bool:
     """Write the record of a job atomically; return False if the record could not be written.
 
     Args:
         storage: the files.
         job: the document.
         through: the working folder of a worker. A worker that has lost the folder cannot write the record.
-        replace: whether to replace an existing record.
+        replaces: the record that the caller has read; None: no record; empty: any.
     """
-    folder = storage.job_dir(job.id)
-    part = (through or folder) / f".{_NAME}-{secrets.token_hex(4)}"
+    text = job.model_dump_json(exclude={"request"})
     try:
-        with part.open("x") as file:
-            file.write(job.model_dump_json(exclude={"request"}))
-        sync_file(part)
-        if replace:
-            part.replace(folder / _NAME)
-        else:
-            os.link(part, folder / _NAME)  # fails if the record exists
-            part.unlink()
-        sync_file(folder)
-    except FileNotFoundError:  # the job has just been removed, or another worker has taken the job over
+        return storage.write_record(job.id, text, through=through, replaces=replaces)
+    except (OSError, StorageUnavailable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        log.warning("cannot write the record of job %s: %s", job.id, reason, extra={"job_id": job.id})
         return False
-    except FileExistsError:
-        part.unlink(missing_ok=True)
-        return False
-    except OSError as error:
-        log.warning("cannot write the record of job %s: %s", job.id, error.strerror, extra={"job_id": job.id})
-        part.unlink(missing_ok=True)
-        return False
-    return True
 
 
 def read(storage: Storage, job_id: str) -> Job | None:
     """Read the record of a job; None without a usable record."""
+    return _parsed(storage.read_record(job_id), job_id)
+
+
+def _parsed(text: bytes | None, job_id: str) -> Job | None:
     try:
-        fd = os.open(storage.job_dir(job_id) / _NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (NotFound, OSError):
-        return None
-    with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        text = file.read(_MAX_BYTES + 1)
-    try:
-        job = Job.model_validate_json(text, context=STORED) if len(text) <= _MAX_BYTES else None
+        job = Job.model_validate_json(text, context=STORED) if text is not None else None
     except ValidationError:
         job = None
     return job if job is not None and job.id == job_id else None
@@ -85,11 +61,12 @@ def follow(storage: Storage, jobs: Iterable[Job]) -> None:
     The record of a finished job stays: a worker may have published a result after Redis listed the jobs.
     """
     for job in jobs:
-        if not storage.job_dir(job.id).exists():
+        if not storage.holds(job.id):
             continue
-        known = read(storage, job.id)
+        text = storage.read_record(job.id)
+        known = _parsed(text, job.id)
         if known is None or (known.state is not job.state and known.state is not JobState.DONE):
-            keep(storage, job)
+            keep(storage, job, replaces=text)
 
 
 def restore(store: JobStore, storage: Storage) -> list[str]:
@@ -100,7 +77,7 @@ def restore(store: JobStore, storage: Storage) -> list[str]:
     """
     known = store.ids()  # before the folders: a job deleted meanwhile is still known here
     restored = []
-    for job_id in sorted(storage.folders().keys() - known):
+    for job_id in sorted(storage.job_ids() - known):
         job = read(storage, job_id)
         job = _rebuilt(storage, job_id) if job is None else _continued(storage, job)
         if job is not None and store.restore(job):
@@ -114,7 +91,7 @@ def _continued(storage: Storage, job: Job) -> Job:
     """The job as Redis gets it: waiting jobs are queued, or fail without their upload."""
     if job.state not in (*_WAITING, JobState.PAUSED):
         return job
-    if storage.input_path(job.id).exists():
+    if storage.input(job.id) is not None:
         return job.model_copy(update={"state": JobState.QUEUED if job.state in _WAITING else job.state})
     error = JobFailed("Redis and the uploaded file were lost while the job was waiting; upload the video again.")
     failed = {"state": JobState.FAILED, "error": Problem.from_error(error), "finished_at": datetime.now(UTC)}
@@ -124,12 +101,12 @@ def _continued(storage: Storage, job: Job) -> Job:
 def _rebuilt(storage: Storage, job_id: str) -> Job | None:
     """A document for a folder without a usable record; None without a result."""
     try:
-        found = storage.result_path(job_id).lstat()
-    except (NotFound, OSError):
+        result = storage.result(job_id)
+        if result is None or not result.regular:
+            return None
+        finished = datetime.fromtimestamp(result.modified, UTC)
+    except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found.st_mode):
-        return None
-    finished = datetime.fromtimestamp(found.st_mtime, UTC)
     lost = "Redis lost this job, and its record is missing: name, options and measurements are unknown."
     return Job(
         id=job_id,

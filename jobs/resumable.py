@@ -27,8 +27,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jobs.disk import room, sync_file
 from jobs.errors import Gone, LimitReached, NotFound, NotReady, UploadBusy
-from jobs.storage import Storage, is_id, new_id, room, sync_file
+from jobs.storage import Storage, is_id, new_id
 
 _OPEN_OWNER: Final = "open"
 _RETRY_SECONDS: Final = 60

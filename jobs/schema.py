@@ -217,8 +217,8 @@ class JobMetrics(BaseModel):
     )
     speedup: float = Field(
         1.0,
-        description="Speedup is dense time divided by routed time. Dense time is sampled between chunks, on the same "
-        "machine and at the same frame size. 1: no gain.",
+        description="Speedup is dense time divided by routed time. Dense time follows from the job's own steps that "
+        "ran on whole frames, measured on the same machine. 1: no gain.",
     )
 
 

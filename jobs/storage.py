@@ -14,28 +14,27 @@ exist, so its later writes and its publication fail. This fence needs no clock.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
 import shutil
-import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Any, Final, Self
 
+from jobs.disk import open_regular, replace, room, size_of, size_of_file, sync_file
 from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
 from jobs.retention import LONGEST_HOURS
 from jobs.settings import Settings
+from jobs.stored import Entry, LocalEntry, LocalFile, StoredFile
 
 GB: Final = 1_000_000_000
+_RECORD: Final = "job.json"
+_MOST_RECORD_BYTES: Final = 1 << 20
+_REMOVED: Final = ".removed-"
 _ID: Final = re.compile(r"[0-9a-f]{16,64}")
-_LINK: Final = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
-"""Error numbers of `open` for symbolic links and sockets."""
-NO_ROOM: Final = {errno.ENOSPC: "is full", errno.EDQUOT: "is over its quota", errno.EROFS: "is read-only"}
-"""Reason for each error number that means a disk accepts no data."""
 
 
 class Fenced(Exception):
@@ -52,71 +51,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-@contextmanager
-def room(folder: Path) -> Iterator[None]:
-    """Raise "no space left", "over quota" and "read-only" errors in the block as `StorageFull`."""
-    try:
-        yield
-    except OSError as error:
-        reason = NO_ROOM.get(error.errno or 0)
-        if reason is None:
-            raise
-        raise StorageFull(
-            f"The data folder {folder} {reason}. Free disk space or make the folder writable, then try again."
-        ) from error
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync)."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a job's file for reading.
-
-    Raises:
-        FileNotFoundError: no such file.
-        JobFailed: the file or its folder is a symbolic link, or the file is no regular file. Such a file could name
-            any file of this machine.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        folder = os.open(path.parent, flags | os.O_DIRECTORY)
-        try:
-            file = os.open(path.name, flags | os.O_NONBLOCK, dir_fd=folder)  # a pipe would wait for a writer
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if error.errno in _LINK:
-            raise _irregular(path) from error
-        raise
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise _irregular(path)
-    return os.fdopen(file, "rb")
-
-
-def _irregular(path: Path) -> JobFailed:
-    return JobFailed(f"The job's file {path.name} is a link or no regular file, so the service refuses the file.")
-
-
-def replace(part: Path, final: Path) -> None:
-    """Rename a finished file atomically: fsync, one rename, fsync of the folder. Readers never see a partial file.
-
-    Raises JobFailed if `part` is no regular file.
-    """
-    with open_regular(part) as file:
-        os.fsync(file.fileno())
-    part.replace(final)
-    sync_file(final.parent)
-
-
 class Storage:
-    """All job files.
+    """All job files, in the data folder.
+
+    Methods that read or change a job's files are the interface of every kind of storage. Uploads, reservations and
+    working folders always lie in the data folder of this machine.
 
     Args:
         data_dir: the data folder.
@@ -151,14 +90,18 @@ class Storage:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the storage of the settings."""
-        return cls(
-            settings.data_dir,
-            quota=int(settings.quota_gb * GB),
-            min_free=int(settings.min_free_gb * GB),
-            max_uploads=settings.max_uploads,
-            max_open_uploads=settings.max_open_uploads,
-            upload_lifetime=min(settings.upload_ttl_hours, LONGEST_HOURS) * 3600,
-        )
+        return cls(settings.data_dir, **cls.limits(settings))
+
+    @staticmethod
+    def limits(settings: Settings) -> dict[str, Any]:
+        """The arguments that limit uploads and sizes."""
+        return {
+            "quota": int(settings.quota_gb * GB),
+            "min_free": int(settings.min_free_gb * GB),
+            "max_uploads": settings.max_uploads,
+            "max_open_uploads": settings.max_open_uploads,
+            "upload_lifetime": min(settings.upload_ttl_hours, LONGEST_HOURS) * 3600,
+        }
 
     def prepare(self) -> None:
         """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
@@ -185,8 +128,11 @@ class Storage:
         folder = self.job_dir(job_id)
         return next(folder.glob("result.*"), folder / "result.mp4")
 
-    def adopt(self, upload: Path, job_id: str) -> Path:
-        """Move a complete upload into the folder of a new job; return the new path.
+    def check(self) -> None:
+        """Check that the job files can be reached. Raises StorageUnavailable."""
+
+    def adopt(self, upload: Path, job_id: str) -> None:
+        """Make a complete upload the input of a new job.
 
         Raises `StorageFull` if the disk is full or read-only; the upload then stays in place.
         """
@@ -198,13 +144,37 @@ class Storage:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return folder / "input"
 
     def give_back(self, upload: Path, job_id: str) -> None:
         """Undo `adopt`: move the file back, and remove the job's folder."""
         with suppress(OSError):
             self.input_path(job_id).rename(upload)
         self.remove(job_id)
+
+    # Files of a job, for readers
+
+    def input(self, job_id: str) -> StoredFile | None:
+        """The uploaded file; None if the file has been removed."""
+        return LocalFile.existing(self.input_path(job_id))
+
+    def result(self, job_id: str) -> StoredFile | None:
+        """The published result; None without one."""
+        return LocalFile.existing(self.result_path(job_id))
+
+    def on_disk(self, job_id: str, stored: StoredFile) -> Path:
+        """Path of a job's file for a decoder, which reads only files of this machine. Raises FileNotFoundError."""
+        return self.job_dir(job_id) / stored.name
+
+    def holds(self, job_id: str) -> bool:
+        """Whether any file of a job exists."""
+        return self.job_dir(job_id).exists()
+
+    def survey(self) -> None:
+        """Look at all jobs now. Later reads of this object may answer from what `entries` and `job_ids` saw last."""
+
+    def job_ids(self) -> set[str]:
+        """Ids of the jobs with files."""
+        return {name for name in self.folders() if is_id(name)}
 
     def check_room(self, expected: int) -> None:
         """Raise `StorageFull` if `expected` more bytes exceed the quota or the free space.
@@ -236,7 +206,7 @@ class Storage:
                     f"{self.max_uploads} uploads are in progress (SKIPVSR_MAX_UPLOADS); send the file again later"
                 )
             # The bytes that have arrived take their room already, also without a reservation.
-            self.check_room(size - max(self._reserved.get(upload, 0), _size_of_file(upload)))
+            self.check_room(size - max(self._reserved.get(upload, 0), size_of_file(upload)))
             self._reserved[upload] = size
 
     def end_reservation(self, upload: Path) -> None:
@@ -246,7 +216,7 @@ class Storage:
 
     def _outstanding(self) -> int:
         """Reserved bytes that have not arrived yet."""
-        return sum(max(0, size - _size_of_file(upload)) for upload, size in list(self._reserved.items()))
+        return sum(max(0, size - size_of_file(upload)) for upload, size in list(self._reserved.items()))
 
     def used(self) -> int:
         """Size of all job files and uploads in bytes."""
@@ -284,8 +254,11 @@ class Storage:
                 raise Fenced(job_id) from error
         return mine
 
-    def work(self, job_id: str) -> Path | None:
-        """The working folder of the last worker; None without one. A takeover renames the folder at any time."""
+    def work(self, job_id: str, wanted: Sequence[str]) -> Path | None:
+        """The working folder of the last worker; None without one. A takeover renames the folder at any time.
+
+        `wanted` are patterns of the names that the caller needs; another file may be missing.
+        """
         found = self._work(job_id)
         return found[-1][1] if found else None
 
@@ -293,22 +266,40 @@ class Storage:
         """Working folders of a job with their tokens, sorted by token."""
         return sorted((int(p.name.removeprefix("work-")), p) for p in self.job_dir(job_id).glob("work-*"))
 
-    def publish(self, part: Path, job_id: str) -> Path:
-        """Move a file from the working folder into the job's folder; return the new path.
+    def fetch_input(self, job_id: str) -> Path:
+        """Path of the uploaded file on this machine, for the worker that has claimed the job.
 
-        Raises `Fenced` if the file does not exist, and `JobFailed` if the file is no regular file.
+        Raises JobFailed for a link, which could name any file. A missing file is no error here.
         """
-        final = self.job_dir(job_id) / part.name
-        with room(self.root):
-            try:
-                replace(part, final)
-            except FileNotFoundError as error:
-                raise Fenced(job_id) from error
-        return final
+        path = self.input_path(job_id)
+        with suppress(FileNotFoundError), open_regular(path):
+            pass
+        return path
+
+    def save(self, job_id: str, folder: Path) -> None:
+        """Make a committed checkpoint of a working folder available to other workers. Raises `Fenced`.
+
+        In the data folder, the commit alone does so.
+        """
+
+    def leave(self, job_id: str) -> None:
+        """End the use of a job's files by the worker that has called `fetch_input` and `take_work`."""
+
+    def publish(self, part: Path, job_id: str, also: Sequence[Path] = ()) -> None:
+        """Move a file from the working folder to the published files, and then the files of `also`.
+
+        Raises `Fenced` if a file does not exist, and `JobFailed` if a file is no regular file.
+        """
+        for each in (part, *also):
+            with room(self.root):
+                try:
+                    replace(each, self.job_dir(job_id) / each.name)
+                except FileNotFoundError as error:
+                    raise Fenced(job_id) from error
 
     def figures_folders(self, job_id: str) -> list[Path]:
         """Folders that may hold a job's figures: the job's folder, and the working folder with the highest token."""
-        return [folder for folder in (self.job_dir(job_id), self.work(job_id)) if folder is not None]
+        return [folder for folder in (self.job_dir(job_id), self.work(job_id, ())) if folder is not None]
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
         """Remove all working folders of a job, or only the folder of the worker with `token`."""
@@ -321,29 +312,80 @@ class Storage:
         The rename before the removal invalidates all paths of a running worker in one step.
         """
         folder = self.job_dir(job_id)
-        removed = self.root / f".removed-{job_id}-{secrets.token_hex(4)}"
+        removed = self.root / f"{_REMOVED}{job_id}-{secrets.token_hex(4)}"
         try:
             folder.rename(removed)
         except OSError:
             removed = folder
         shutil.rmtree(removed, ignore_errors=True)
 
+    def remove_file(self, job_id: str, stored: StoredFile) -> None:
+        """Remove the uploaded file or the result of a job."""
+        (self.job_dir(job_id) / stored.name).unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """All jobs with files, for the janitor."""
+        return [LocalEntry(path, name) for name, path in self.folders().items() if not name.startswith(_REMOVED)]
+
+    def leftovers(self) -> list[Entry]:
+        """Uploads and other files of this machine without a job, which are removed once nobody changes them."""
+        uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
+        removed = [path for name, path in self.folders().items() if name.startswith(_REMOVED)]
+        return [LocalEntry(path) for path in (*uploads, *removed)]
+
     def folders(self) -> dict[str, Path]:
         """All folders by name: job ids, and remains of interrupted removals."""
         return {p.name: p for p in self.root.iterdir() if p.is_dir()} if self.root.exists() else {}
 
+    # The record of a job, from which `jobs.records` lists the job again after a loss of Redis
+
+    def write_record(
+        self, job_id: str, text: str, *, through: Path | None = None, replaces: bytes | None = b""
+    ) -> bool:
+        """Write the record of a job atomically.
+
+        Args:
+            job_id: the job.
+            text: the record.
+            through: the working folder of a worker. A worker that has lost the folder cannot write the record.
+            replaces: the record that the caller has read; None: no record; empty: any.
+
+        Returns False if another record exists, or the job's files belong to another worker or have been removed.
+        Raises OSError.
+        """
+        folder = self.job_dir(job_id)
+        if replaces and self.read_record(job_id) != replaces:
+            return False
+        part = (through or folder) / f".{_RECORD}-{secrets.token_hex(4)}"
+        try:
+            with part.open("x") as file:
+                file.write(text)
+            sync_file(part)
+            if replaces is None:
+                os.link(part, folder / _RECORD)  # fails if the record exists
+                part.unlink()
+            else:
+                part.replace(folder / _RECORD)
+            sync_file(folder)
+        except FileNotFoundError:
+            return False
+        except FileExistsError:
+            part.unlink(missing_ok=True)
+            return False
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        return True
+
+    def read_record(self, job_id: str) -> bytes | None:
+        """The record of a job; None without one, for a link, and for a record that is far too long."""
+        try:
+            with open_regular(self.job_dir(job_id) / _RECORD) as file:
+                text = file.read(_MOST_RECORD_BYTES + 1)
+        except (OSError, JobFailed):
+            return None
+        return text if len(text) <= _MOST_RECORD_BYTES else None
+
 
 def _size(count: int) -> str:
     return f"{count / GB:.2f} GB" if count >= GB / 10 else f"{count / 1e6:.2f} MB"
-
-
-def size_of(folder: Path) -> int:
-    """Size in bytes of all files below a folder; a file that vanishes during the count adds nothing."""
-    return sum(_size_of_file(Path(base) / name) for base, _, names in os.walk(folder) for name in names)
-
-
-def _size_of_file(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -2,44 +2,94 @@
 
 A ticket carries only a job's id. The job's document decides whether the job is still to be done, and Redis claims the
 job in one step. So the store can replace a lost ticket, and a surplus ticket has no effect.
+
+RQ keeps the tickets, runs them and records who runs them. The order is that of `jobs.lines`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from redis import Redis
 from rq import Queue
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.exceptions import DequeueTimeout, InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Ticket
 from rq.registry import StartedJobRegistry
 
+from jobs import lines
+from jobs.lines import Line, Place
 from jobs.schema import Priority
 
 TASK: Final = "worker.tasks.run"
 """Name of the function in every ticket. No such function exists; the worker runs tickets with its own runner."""
 SERIALIZER: Final = "json"
 QUEUES: Final = {priority: f"skipvsr-{priority}" for priority in Priority}
-"""Queue of each priority, in the order in which workers read the queues."""
+"""RQ's queue of each priority."""
+_PRIORITIES: Final = {name: priority for priority, name in QUEUES.items()}
 ATTEMPTS: Final = 5
 """Attempts at a step of RQ. Each execution record that vanishes costs one; a ticket has one record, rarely two."""
 
 
-def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: bool, timeout: int, pipe: Any) -> str:
-    """Add a ticket for a job to its queue; return the ticket's id.
+class FairQueue(Queue):
+    """A queue of RQ whose tickets wait in the lines of `jobs.lines` instead of one list."""
+
+    line: Line | None = None
+    """Line of new tickets; None: the line without an API key."""
+    place = Place.BACK
+    """Place of new tickets."""
+
+    def push_job_id(self, job_id: str, pipeline: Any = None, at_front: bool = False) -> None:
+        """Put a ticket into its line."""
+        line = self.line or Line(_PRIORITIES[self.name])
+        lines.push(pipeline or self.connection, line, job_id, Place.FRONT if at_front else self.place)
+
+    @classmethod
+    def dequeue_any(
+        cls,
+        queues: Iterable[Queue],
+        timeout: float | None,
+        connection: Redis,
+        job_class: type[Ticket] | None = None,
+        serializer: Any = None,
+        death_penalty_class: Any = None,
+    ) -> tuple[Ticket, Queue] | None:
+        """Take the next ticket of all priorities, or wait for one. RQ's caller expects `DequeueTimeout`."""
+        given_up = time.monotonic() + (timeout or 0)
+        while True:
+            found = lines.take(connection)
+            if found is not None:
+                key = cls.redis_queue_namespace_prefix + QUEUES[found[0]]
+                fetched = cls._fetch_dequeued_job(
+                    *(connection, key, found[1].decode()),
+                    job_class=job_class,
+                    serializer=serializer,
+                    death_penalty_class=death_penalty_class,
+                )
+                if fetched is not None:
+                    return fetched
+            elif timeout is None:
+                return None
+            elif (left := given_up - time.monotonic()) <= 0 or not lines.wait(connection, left):
+                raise DequeueTimeout(timeout, [queue.key for queue in queues])
+
+
+def push(redis: Redis, job_id: str, number: int, line: Line, *, place: Place, timeout: int, pipe: Any) -> str:
+    """Add a ticket for a job to its line; return the ticket's id.
 
     Args:
         redis: the client.
         job_id: the job.
         number: a number that makes the ticket's id unique.
-        priority: the job's priority, which selects the queue.
-        front: whether the ticket goes to the front of the queue.
+        line: the line of the job's priority and API key.
+        place: the place in the line.
         timeout: seconds that RQ allows for the job.
         pipe: a Redis pipeline. The ticket must be its first command, because RQ starts the transaction.
     """
-    queue = Queue(QUEUES[priority], connection=redis, serializer=SERIALIZER)
+    queue = FairQueue(QUEUES[line.priority], connection=redis, serializer=SERIALIZER)
+    queue.line, queue.place = line, place
     ticket = queue.create_job(
         TASK,
         args=(job_id,),
@@ -49,12 +99,12 @@ def push(redis: Redis, job_id: str, number: int, priority: Priority, *, front: b
         failure_ttl=3600,
         description=f"upscale {job_id}",
     )
-    queue.enqueue_job(ticket, pipeline=pipe, at_front=front)
+    queue.enqueue_job(ticket, pipeline=pipe)
     return ticket.id
 
 
-def drop(redis: Redis, ticket_id: str) -> None:
-    """Remove a ticket from its queue, and all records of RQ about the ticket."""
+def drop(redis: Redis, ticket_id: str, line: Line) -> None:
+    """Remove a ticket from its line, and all records of RQ about the ticket."""
 
     def delete() -> None:
         try:
@@ -64,9 +114,8 @@ def drop(redis: Redis, ticket_id: str) -> None:
                 pipe.execute()
         except (NoSuchJobError, InvalidJobOperation):  # a worker has ended the ticket, possibly after the fetch
             redis.delete(Ticket.key_for(ticket_id))
-            for name in QUEUES.values():
-                redis.lrem(Queue(name, connection=redis, serializer=SERIALIZER).key, 0, ticket_id)
 
+    lines.remove(redis, line, ticket_id)
     with_repair(redis, ticket_id, delete)
 
 
@@ -106,26 +155,18 @@ def repair(redis: Redis, ticket_id: str) -> None:
 
 
 def waiting(redis: Redis) -> list[str]:
-    """Ids of the jobs with a ticket in a queue, in the order in which workers take the tickets."""
+    """Ids of the jobs with a ticket in a line, in the order in which workers take the tickets."""
     return [job_id for ids in waiting_by_priority(redis).values() for job_id in ids]
 
 
 def waiting_by_priority(redis: Redis) -> dict[Priority, list[str]]:
-    """Ids of the jobs with a ticket in the queue of each priority, in the order in which workers take the tickets."""
-    found: dict[Priority, list[str]] = {}
-    for priority, name in QUEUES.items():
-        key = Queue(name, connection=redis, serializer=SERIALIZER).key
-        tickets = cast("list[bytes]", redis.lrange(key, 0, -1))
-        # RQ would fail at ids that are no text.
-        found[priority] = [job_of(ticket.decode(errors="replace")) for ticket in tickets]
-    return found
+    """Ids of the jobs with a ticket of each priority, in the order in which workers take the tickets."""
+    return {
+        priority: [job_of(ticket.decode(errors="replace")) for ticket in found]
+        for priority, found in lines.waiting(redis).items()
+    }
 
 
 def job_of(ticket_id: str) -> str:
     """Id of a ticket's job."""
     return ticket_id.rpartition("-")[0]
-
-
-def missing(redis: Redis, queued: Iterable[str]) -> set[str]:
-    """Queued jobs without a ticket; a worker that dies with a ticket in hand loses the ticket."""
-    return set(queued) - set(waiting(redis))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +17,11 @@ from torch import nn
 from model.errors import DeviceError
 
 M = TypeVar("M", bound=nn.Module)
+_ISAS: Final = (
+    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2",
+    "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16",
+)  # fmt: skip
+"""oneDNN's names of instruction sets, ascending as far as the networks care; others include all of these."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -40,20 +45,37 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the number format for `precision` (auto, fp32, bf16, fp16) on a device. Raises DeviceError.
+    """Return the number format for `precision` (auto, fp32, bf16, fp16, int8) on a device. Raises DeviceError.
 
     auto is bfloat16 if the hardware supports bfloat16 (AVX512-BF16 or AMX; compute capability 8.0). Otherwise auto is
-    float16 on a GPU and float32 on a CPU, where emulated bfloat16 is slower.
+    float16 on a GPU and float32 on a CPU, where emulated bfloat16 is slower. int8 is for CPUs; convolutions without
+    integers then have the format of auto.
     """
-    if precision != "auto":
+    if precision == "int8" and device.type != "cpu":
+        raise DeviceError("int8 needs a CPU; on a GPU use fp16, bf16, fp32 or auto")
+    if precision not in ("auto", "int8"):
         if precision not in _DTYPES:
-            raise DeviceError(f"unknown precision {precision!r}; use auto, {', '.join(_DTYPES)}")
+            raise DeviceError(f"unknown precision {precision!r}; use auto, {', '.join(_DTYPES)} or int8")
         if precision == "fp16" and device.type == "cpu":
             raise DeviceError("fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
         return _DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    bf16 = torch.cpu._is_avx512_bf16_supported() and _allowed("AVX512_CORE_BF16")
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def has_vnni() -> bool:
+    """Check whether oneDNN adds up products of 8-bit integers in one instruction (AVX512-VNNI, AVX2-VNNI) here."""
+    capabilities: Mapping[str, object] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    wide = bool(capabilities.get("avx512_vnni", torch.cpu._is_vnni_supported()))
+    return (wide and _allowed("AVX512_CORE_VNNI")) or (bool(capabilities.get("avx_vnni")) and _allowed("AVX2_VNNI"))
+
+
+def _allowed(isa: str) -> bool:
+    """Check that the environment does not keep oneDNN from an instruction set (ONEDNN_MAX_CPU_ISA)."""
+    most = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    return most not in _ISAS or _ISAS.index(most) >= _ISAS.index(isa)
 
 
 def narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -82,9 +104,8 @@ def memory_errors(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
         ) from error
 
 
-def machine_name(device: torch.device, dtype: torch.dtype) -> str:
+def machine_name(device: torch.device, number: str) -> str:
     """Return what decides about the speed of a network: processor or GPU, number format, and CPU threads."""
-    number = str(dtype).removeprefix("torch.")
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {number}"
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()

@@ -19,7 +19,7 @@ def facts(model: Upscaler, info: MediaInfo, spec: OutputSpec, *, resumed: bool) 
     return Facts(
         model=model.name,
         device=str(model.device),
-        precision=str(model.dtype).removeprefix("torch."),
+        precision=model.precision,
         resumed=resumed,
         size=(spec.width, spec.height),
         map=map_shape(width, height, model.config.fold),

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.disk import replace
 from jobs.figures import Figures, MapShape
-from jobs.storage import replace
 from media.assemble import assemble
 from media.encode.segment import SegmentWriter
 from media.limits import DEFAULT_LIMITS, Limits

@@ -11,10 +11,11 @@ from typing import Final
 
 import anyio.to_thread
 
+from jobs.disk import room
 from jobs.errors import InvalidRequest, NotFound, TooManyEstimates
 from jobs.schema import JobOptions
 from jobs.settings import Settings
-from jobs.storage import new_id, room
+from jobs.storage import new_id
 from service.admission import Admissions, oversized
 from service.estimates import Answer
 from service.operations import Operations

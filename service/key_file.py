@@ -27,9 +27,9 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jobs.allowance import Limits
+from jobs.disk import sync_file
 from jobs.errors import InvalidRequest, KeysUnreadable, NotFound
 from jobs.settings import Settings
-from jobs.storage import sync_file
 from service.callers import Scope
 
 log = logging.getLogger(__name__)

@@ -30,11 +30,11 @@ def harmless_name(name: str) -> str:
     return name or "video"
 
 
-def result_name(job: Job, path: Path) -> str:
-    """Name a result for download: upload's stem, size and suffix, e.g. `clip-x4.mp4` or `clip-720p.mkv`."""
+def result_name(job: Job, file: str) -> str:
+    """Name a result for download: upload's stem, size and suffix of `file`, e.g. `clip-x4.mp4` or `clip-720p.mkv`."""
     stem = Path(job.filename).stem or "video"
     size = f"{job.options.height}p" if job.options.height else f"x{job.options.scale or _enlargement(job)}"
-    return f"{stem}-{size}{path.suffix}"
+    return f"{stem}-{size}{Path(file).suffix}"
 
 
 def _enlargement(job: Job) -> int:
@@ -42,6 +42,6 @@ def _enlargement(job: Job) -> int:
     return round(job.output.height / job.input.height) if job.input and job.output else _USUAL_SCALE
 
 
-def media_type(path: Path) -> str:
-    """Return the Content-Type of a result, by its suffix."""
-    return MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+def media_type(file: str) -> str:
+    """Return the Content-Type of a result, by the suffix of its name."""
+    return MEDIA_TYPES.get(Path(file).suffix, "application/octet-stream")

@@ -10,7 +10,18 @@ from typing import Self
 
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
-from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.disk import room
+from jobs.errors import (
+    Cancelled,
+    FieldError,
+    Gone,
+    InvalidRequest,
+    JobFailed,
+    NotFound,
+    NotReady,
+    StorageUnavailable,
+    StoreUnavailable,
+)
 from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
@@ -18,8 +29,10 @@ from jobs.presence import Presence, WorkerInfo
 from jobs.retention import Retention
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
-from jobs.storage import Storage, new_id, room
+from jobs.storage import Storage, new_id
+from jobs.storages import open_storage
 from jobs.store import JobStore, Page, Selection, connect, unavailable
+from jobs.stored import StoredFile
 from service.admission import Admission
 from service.callers import ADMINISTRATOR, Caller
 from service.estimates import Estimates
@@ -40,25 +53,29 @@ class Operations:
         caller: Caller = ADMINISTRATOR,
         retention: Retention | None = None,
         estimates: Estimates | None = None,
+        *,
+        max_wait: float = 0,
     ) -> None:
         self.store = store
         self.storage = storage
         self.presence = Presence(store.redis)
         self.estimates = estimates or Estimates(store, self.presence)
-        self._caller, self._retention = caller, retention
-        self._allowance = Allowance(store.redis, caller.key_id, caller.limits)
+        self._caller, self._retention, self._max_wait = caller, retention, max_wait
+        self._allowance = Allowance(store.redis, caller.key_id, caller.limits, max_wait=max_wait)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the operations for a process. Raises ValueError if the settings have no Redis URL."""
-        if settings.redis_url is None:
+        url = settings.redis_address
+        if url is None:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
-        store = JobStore(connect(settings.redis_url), job_timeout=settings.job_timeout_hours * 3600)
-        return cls(store, Storage.from_settings(settings), retention=Retention(settings))
+        store = JobStore(connect(url), job_timeout=settings.job_timeout_hours * 3600)
+        max_wait = settings.max_queue_hours * 3600
+        return cls(store, open_storage(settings), retention=Retention(settings), max_wait=max_wait)
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
-        return type(self)(self.store, self.storage, caller, self._retention, self.estimates)
+        return type(self)(self.store, self.storage, caller, self._retention, self.estimates, max_wait=self._max_wait)
 
     @property
     def resumable(self) -> Resumable:
@@ -160,7 +177,8 @@ class Operations:
         except BaseException:
             self.storage.give_back(upload, job.id)
             raise
-        records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
+        upload.unlink(missing_ok=True)  # still there if the storage has copied the file
+        records.keep(self.storage, job, replaces=None)  # a worker may have finished the job already
         with suppress(StoreUnavailable, NotFound):  # the job exists, so the caller must get the document
             return self.get(job.id)
         return job
@@ -200,7 +218,8 @@ class Operations:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
-            self.storage.remove(job_id)
+            with suppress(StorageUnavailable):  # the janitor removes the files later
+                self.storage.remove(job_id)
         return self.get(job_id)
 
     def remove(self, job_id: str) -> Job:
@@ -230,7 +249,7 @@ class Operations:
         job = self.get(job_id)
         state = job.state
         if state is JobState.FAILED:
-            self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
+            self._existing(self.storage.input(job_id), "upload", "SKIPVSR_FAILED_TTL_HOURS")
             if job.error and not job.resumable:
                 raise NotReady(f"The job would fail again in the same way: {job.error.detail}")
         never = state in (JobState.DONE, JobState.CANCELLED)  # a running job may be paused in this moment
@@ -241,11 +260,12 @@ class Operations:
     def _recorded(self, job_id: str) -> Job:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
-        records.follow(self.storage, [job])
+        with suppress(StorageUnavailable):  # the janitor writes the record later
+            records.follow(self.storage, [job])
         return self.announced([job])[0]
 
-    def result(self, job_id: str) -> tuple[Job, Path]:
-        """Return a finished job and the path of its result.
+    def result(self, job_id: str) -> tuple[Job, StoredFile]:
+        """Return a finished job and its result.
 
         Raises:
             NotReady: the job is waiting, running or paused.
@@ -260,12 +280,12 @@ class Operations:
             raise Cancelled("The job was cancelled and has no result.")
         if job.state is not JobState.DONE:
             raise NotReady(f"The job is {job.state}. Download the result when its state is done.")
-        return job, self._existing(self.storage.result_path(job_id), "result", "SKIPVSR_RESULT_TTL_HOURS")
+        return job, self._existing(self.storage.result(job_id), "result", "SKIPVSR_RESULT_TTL_HOURS")
 
-    def input(self, job_id: str) -> tuple[Job, Path]:
-        """Return a job and the path of the uploaded file. Raises Gone if the file has expired."""
+    def input(self, job_id: str) -> tuple[Job, StoredFile]:
+        """Return a job and the uploaded file. Raises Gone if the file has expired."""
         job = self.get(job_id)
-        return job, self._existing(self.storage.input_path(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
+        return job, self._existing(self.storage.input(job_id), "upload", "SKIPVSR_INPUT_TTL_HOURS")
 
     def figures(self, job_id: str) -> tuple[Job, Figures]:
         """Return a job and the figures of its finished chunks.
@@ -309,7 +329,7 @@ class Operations:
         return None
 
     @staticmethod
-    def _existing(path: Path, kind: str, setting: str) -> Path:
-        if not path.exists():
+    def _existing(file: StoredFile | None, kind: str, setting: str) -> StoredFile:
+        if file is None:
             raise Gone(f"The {kind} has been removed: the job was cancelled, or the {kind} expired ({setting}).")
-        return path
+        return file

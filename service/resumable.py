@@ -91,9 +91,13 @@ class Resumable:
 
         Raises:
             NotReady: bytes are missing, or the upload has become a job.
-            LimitReached: the caller's key has its number of jobs at a time.
+            LimitReached: the caller's key has its number of jobs at a time, or its jobs wait too long.
         """
+        self._allowance.check_wait()
         with self.open(upload_id) as opened, self._allowance.slot(upload_id):
+            if self._store.knows(upload_id):  # the process died after the upload had become a job
+                opened.remove()
+                raise became_job(upload_id)
             if not opened.complete:
                 raise NotReady(
                     f"the upload has {opened.offset:,} of {opened.upload.length:,} bytes: send the rest, then try again"

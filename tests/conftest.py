@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +16,31 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
+from tests.support import watchdog
 from tests.support.media import children, open_files
+from tests.support.processes import alive, kill_tree, own_children, wait_until
 
 # As every `skipvsr` command: else torch's threads here spin while a worker that a test started needs the cores. (Read
 # when torch is first imported, which nothing above does.)
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever hangs is named and ends. ^C works in the processes of tests, also if the tests run in the background."""
+    watchdog.install(config)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _all_processes_end() -> Iterator[None]:
+    """A test ends the processes that it starts. Left ones are killed, and fail the test."""
+    before = own_children()
+    yield
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not any(map(alive, own_children() - before)), 2, "")
+    left = [line for pid in own_children() - before if alive(pid) for line in kill_tree(pid)]
+    assert not left, f"the test left processes: {left}"
 
 
 @pytest.fixture(autouse=True)

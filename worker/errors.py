@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from rq.timeouts import JobTimeoutException
 
+from jobs.disk import NO_ROOM
 from jobs.errors import JobFailed, SkipVsrError, StorageFull
-from jobs.storage import NO_ROOM
 from media.errors import MediaError
 from model.errors import DeviceError, MissingWeights, ModelError, UnknownModel
 from pipeline import source

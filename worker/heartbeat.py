@@ -18,7 +18,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.errors import StoreUnavailable
-from jobs.presence import Presence, WorkerInfo
+from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.store import Claim, JobStore
@@ -58,7 +58,9 @@ class Heartbeat:
         self._settings = settings
         self._store = JobStore(connection, job_timeout=settings.job_timeout_hours * 3600)
         self._presence = Presence(connection)
-        self._monitor = LivenessMonitor(self._store, settings)
+        self._monitor = LivenessMonitor(
+            self._store, settings, on_duty=lambda seconds: self._presence.on_duty(Duty.WATCH, info.name, seconds)
+        )
         self._info = info
         self._models = models
         self._on_lost = on_lost
@@ -80,6 +82,11 @@ class Heartbeat:
         self._ended.set()
         self._beat_now.set()
         self._thread.join(timeout=10)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the process has been asked to end."""
+        return self._stop_by is not None
 
     @contextmanager
     def lease(self, claim: Claim) -> Iterator[Lease]:

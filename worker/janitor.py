@@ -9,24 +9,23 @@ Redis may lose the jobs. Then the janitor restores the jobs from the records bes
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 
 from jobs import records
-from jobs.errors import StoreUnavailable
+from jobs.errors import StorageUnavailable, StoreUnavailable
 from jobs.recovery import Recovery
-from jobs.resumable import ResumableFiles
 from jobs.retention import Retention
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
+from jobs.stored import Entry
+from jobs.upkeep import Abandoned, Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +38,15 @@ _HISTORY_SHARE = 0.5
 
 
 class Janitor:
-    """A thread that cleans up every `janitor_seconds`. Several janitors may run at once.
+    """A thread that cleans up every `janitor_seconds` while on duty. Several janitors may run at once.
 
     Args:
         settings: the settings, with all retention times.
         store: the jobs.
-        storage: the files.
+        storage: the files; an object that only the janitor uses, because listing a bucket changes what later reads see.
         now: the wall clock.
         clock: a monotonic clock in seconds.
+        on_duty: whether this process is the one that cleans up for all; takes the seconds of a term.
     """
 
     def __init__(
@@ -57,13 +57,14 @@ class Janitor:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
+        on_duty: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
-        self._now, self._clock = now, clock
+        self._now, self._clock, self._on_duty = now, clock, on_duty
         self._retention = Retention(settings)
         self._recovery = Recovery(store, storage)
-        self._resumable = ResumableFiles(storage, store.knows, lambda: now().timestamp())
-        self._unchanged_since: dict[Path, tuple[float, float]] = {}
+        self._upkeep = Upkeep(settings, storage, store.knows, now=lambda: now().timestamp(), clock=clock)
+        self._abandoned = Abandoned(settings.orphan_minutes * 60, clock)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -84,9 +85,12 @@ class Janitor:
             try:
                 if self._clock() >= due:
                     due = self._clock() + self._settings.janitor_seconds
-                    self.clean()
+                    if self._on_duty(2 * self._settings.janitor_seconds):
+                        self.clean()
+                    else:
+                        self.tidy()
                 self._recovery.check()
-            except StoreUnavailable:
+            except (StoreUnavailable, StorageUnavailable):
                 continue
             except OSError as error:
                 log.warning("cleanup failed: %s", error)
@@ -96,14 +100,22 @@ class Janitor:
     def clean(self) -> list[str]:
         """Clean up once; return descriptions of the removed files. Raises StoreUnavailable, OSError."""
         removed = []
+        self._storage.survey()
         complete = self._restore()
         jobs = self._store.list(limit=1_000_000)
         records.follow(self._storage, jobs)
         surplus = self._surplus(jobs)
         for job in jobs:
             removed += self._forget(job) if job.id in surplus else self._expire(job)
-        removed += self._remove_orphans() if complete else []
-        removed += self._resumable.expire()
+        removed += self._abandoned.remove(self._orphans()) if complete else []
+        return self._logged(removed) + self.tidy()
+
+    def tidy(self) -> list[str]:
+        """Clean what belongs to this machine alone; return descriptions of the removed files."""
+        return self._logged(self._upkeep.clean())
+
+    @staticmethod
+    def _logged(removed: list[str]) -> list[str]:
         for line in removed:
             log.info("removed %s", line)
         return removed
@@ -157,22 +169,23 @@ class Janitor:
     def _expire_done(self, job: Job, *, settled: bool) -> list[str]:
         if settled:
             self._storage.remove_work(job.id)  # left over if the worker died right after the publication
-        result, source = self._storage.result_path(job.id), self._storage.input_path(job.id)
-        removed = []
-        for path, name, end in (
-            (source, "input", self._retention.input(job)),
-            (result, "result", self._retention.files(job)),
-        ):
-            if self._is_past(end) and path.exists():
-                path.unlink(missing_ok=True)
-                removed.append(f"{name} of {job.id}")
-        if removed and not source.exists() and not result.exists():
+        expired = {
+            "input": self._is_past(self._retention.input(job)),
+            "result": self._is_past(self._retention.files(job)),
+        }
+        if not any(expired.values()):
+            return []
+        files = {"input": self._storage.input(job.id), "result": self._storage.result(job.id)}
+        gone = {name: file for name, file in files.items() if file is not None and expired[name]}
+        for file in gone.values():
+            self._storage.remove_file(job.id, file)
+        if gone and all(file is None or name in gone for name, file in files.items()):
             self._storage.remove(job.id)
-        return removed
+        return [f"{name} of {job.id}" for name in gone]
 
     def _expire_unsuccessful(self, job: Job) -> list[str]:
         """Remove the files of a cancelled job, or of a job that failed long ago and has not been resumed since."""
-        if not self._storage.job_dir(job.id).exists():
+        if not self._storage.holds(job.id):
             return []
         expired = job.files_removed or self._is_past(self._retention.files(job))
         if job.state is not JobState.CANCELLED and not (expired and self._store.mark_files_removed(job.id)):
@@ -180,59 +193,14 @@ class Janitor:
         self._storage.remove(job.id)
         return [f"files of {job.id}"]
 
-    def _remove_orphans(self) -> list[str]:
-        now, grace = self._clock(), self._settings.orphan_minutes * 60
-        unchanged_since, removed = {}, []
-        for path in self._orphans():
-            changed = _newest_change(path)
-            before = self._unchanged_since.get(path)
-            if before is None or before[0] != changed:
-                unchanged_since[path] = (changed, now)
-            elif now - before[1] < grace:
-                unchanged_since[path] = before
-            else:
-                _remove(path)
-                removed.append(f"orphan {path.name}")
-        self._unchanged_since = unchanged_since
-        return removed
-
-    def _orphans(self) -> list[Path]:
-        """Uploads, remains of removals, and folders without a job that hold no result within its retention time."""
-        # List the folders before the jobs, so that a folder of a new job cannot seem orphaned.
-        folders = self._storage.folders()
-        uploads = list(self._storage.uploads.iterdir()) if self._storage.uploads.exists() else []
+    def _orphans(self) -> list[Entry]:
+        """Files without a job that hold no result within its retention time."""
+        # List the files before the jobs, so that files of a new job cannot seem orphaned.
+        entries = self._storage.entries()
         known = self._store.ids()
-        return uploads + [
-            path
-            for name, path in folders.items()
-            if name.startswith(".removed-") or (known and name not in known and not self._holds_result(path))
-        ]
+        return [entry for entry in entries if known and entry.job_id not in known and not self._holds_result(entry)]
 
-    def _holds_result(self, folder: Path) -> bool:
-        """Whether a folder holds a result within its retention time. Redis may have lost the job."""
+    def _holds_result(self, entry: Entry) -> bool:
+        """Whether a result within its retention time exists. Redis may have lost the job."""
         kept = timedelta(hours=self._settings.result_ttl_hours).total_seconds()
-        for path in folder.glob("result.*"):
-            try:
-                if self._now().timestamp() - path.lstat().st_mtime <= kept:
-                    return True
-            except FileNotFoundError:
-                continue
-        return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _newest_change(path: Path) -> float:
-    """Newest modification time at or below a path."""
-    newest = 0.0
-    for entry in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        try:
-            newest = max(newest, entry.stat().st_mtime)
-        except FileNotFoundError:
-            continue
-    return newest
+        return any(self._now().timestamp() - modified <= kept for modified in entry.results())

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from jobs.lines import Place
 from jobs.settings import Settings
 from jobs.store import HeartbeatCount, JobStore
 from worker.job_log import JobLog
@@ -24,13 +25,22 @@ class LivenessMonitor:
         store: the jobs.
         settings: the settings; `worker_lost_seconds` and `max_deaths` apply.
         clock: a monotonic clock in seconds.
+        on_duty: whether this process is one of those that watch; takes the seconds of a term.
     """
 
-    def __init__(self, store: JobStore, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_duty: Callable[[float], bool] = lambda _: True,
+    ) -> None:
         self._store = store
         self._lost_after = settings.worker_lost_seconds
         self._max_deaths = settings.max_deaths
         self._clock = clock
+        self._on_duty = on_duty
         self._unchanged_since: dict[str, tuple[HeartbeatCount, float]] = {}
         self._missing_since: dict[str, float] = {}
         self._checked_at: float | None = None
@@ -46,6 +56,9 @@ class LivenessMonitor:
 
         Raises StoreUnavailable.
         """
+        if not self._on_duty(self._lost_after / 2):
+            self.reset()
+            return []
         now = self._clock()
         if self._checked_at is not None and now - self._checked_at > self._lost_after / 2:
             self.reset()  # this process was stopped and has missed heartbeats of others
@@ -81,5 +94,5 @@ class LivenessMonitor:
         for job_id, missing_since in sorted(since.items()):
             if now - missing_since >= self._lost_after / 2:
                 JobLog(log, job_id).warning("ticket lost; queued again")
-                self._store.enqueue(job_id, front=True)
+                self._store.enqueue(job_id, Place.FIRST)
         self._missing_since = since

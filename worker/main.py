@@ -13,15 +13,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.errors import SkipVsrError, StoreUnavailable
-from jobs.presence import WorkerInfo
+from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.settings import Settings
 from jobs.speed_records import RedisSpeeds
-from jobs.storage import Storage
-from jobs.store import JobStore, connect
+from jobs.storages import open_storage
+from jobs.store import JobStore, client, connect
 from jobs.tickets import QUEUES
 from media.errors import MediaError
 from media.jail import checked_jail
@@ -69,10 +68,10 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         jail_missing = checked_jail(required=settings.require_jail)
-        storage = Storage.from_settings(settings)
+        storage = open_storage(settings)
         storage.prepare()
         store = JobStore.from_settings(settings, redis_url)
-        url = redis_url or settings.redis_url
+        url = redis_url or settings.redis_address
         assert url is not None, "from_settings has checked the URL"
         models = model_cache(
             settings.weights,
@@ -107,7 +106,11 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         settings, connect(url, timeout=3.0, attempts=1), info, models=models.scales, on_lost=metrics.lost.inc
     )
     heartbeat.start()
-    janitor = Janitor(settings, JobStore.from_settings(settings, url), storage)
+    cleaners = JobStore.from_settings(settings, url)
+    duties = Presence(cleaners.redis)
+    janitor = Janitor(
+        settings, cleaners, open_storage(settings), on_duty=lambda seconds: duties.on_duty(Duty.CLEAN, name, seconds)
+    )
     janitor.start()
     speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
     runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)
@@ -140,7 +143,7 @@ def _serve(
                 list(QUEUES.values()),
                 run,
                 name=f"{name}-{number}",
-                connection=Redis.from_url(url, socket_connect_timeout=3.0, health_check_interval=30),
+                connection=client(url, socket_connect_timeout=3.0, health_check_interval=30),
                 ttl=ttl,
                 on_stop=on_stop,
                 on_force_stop=lambda: heartbeat.exit_now(1),

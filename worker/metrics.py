@@ -57,7 +57,7 @@ class WorkerMetrics:
         )
         self.speedup = histogram(
             "job_speedup_ratio",
-            "Dense time divided by routed time of a finished job, sampled on this machine at the job's size.",
+            "Dense time divided by routed time of a finished job; dense time from the job's steps on whole frames.",
             ["model"],
             _SPEEDUP_BUCKETS,
         )

@@ -21,7 +21,7 @@ from rq.registry import StartedJobRegistry
 from rq.utils import now
 
 from jobs import tickets
-from jobs.tickets import SERIALIZER
+from jobs.tickets import SERIALIZER, FairQueue
 from worker.runner_ticket import drop, ticket_class
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class WarmWorker(SimpleWorker):
             name=name,
             connection=connection,
             serializer=SERIALIZER,
+            queue_class=FairQueue,
             job_class=ticket_class(run),
             worker_ttl=30,
         )

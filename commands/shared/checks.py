@@ -100,6 +100,22 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", "ok", text)
 
 
+def _storage(settings: Settings) -> Iterator[Finding]:
+    if not settings.storage:
+        return
+    from jobs.bucket import Bucket
+    from jobs.errors import InvalidRequest, StorageUnavailable
+
+    try:
+        Bucket.from_settings(settings).check()
+    except InvalidRequest as error:
+        yield Finding("storage", "problem", str(error), "correct SKIPVSR_STORAGE and the settings SKIPVSR_S3_…")
+    except StorageUnavailable as error:
+        yield Finding("storage", "problem", str(error), "start the store, or correct address and credentials")
+    else:
+        yield Finding("storage", "ok", f"{settings.storage} writes, keeps conditions and deletes")
+
+
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
@@ -192,7 +208,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     from commands.shared.embedded_redis import connected, redis_binary
 
     if settings.redis_url:
-        yield _ping(settings.redis_url, "start this Redis, or correct SKIPVSR_REDIS_URL")
+        yield from _unreadable(settings, "redis", ("redis_tls_ca", "redis_tls_cert", "redis_tls_key"))
+        yield _ping(str(settings.redis_address), "start this Redis, or correct SKIPVSR_REDIS_URL")
         return
     try:
         binary = redis_binary()
@@ -213,10 +230,12 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _ping(url: str, cure: str) -> Finding:
     import redis
 
+    from jobs.store import connect
+
     try:
-        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
+        with connect(url, timeout=3.0, attempts=0) as client:
             version = client.info("server")["redis_version"]
-    except (redis.RedisError, ValueError) as error:
+    except (redis.RedisError, ValueError, OSError) as error:
         return Finding("redis", "problem", f"Redis does not answer ({str(error).partition(chr(10))[0]})", cure)
     return Finding("redis", "ok", f"version {version} answers")
 
@@ -225,7 +244,8 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     yield _port("HTTP", settings.http_host, settings.http_port, _is_our_api)
     yield _port("gRPC", settings.grpc_host, settings.grpc_port, lambda where: _is_our_api(_http(settings)))
     if settings.grpc_tls_cert or settings.grpc_tls_key:
-        yield from _certificates(settings)
+        names = ("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca")
+        yield from _unreadable(settings, "ports", names)
 
 
 def _port(kind: str, host: str, port: int, ours: Callable[[str], bool]) -> Finding:
@@ -266,13 +286,13 @@ def _is_our_api(where: str) -> bool:
         return False
 
 
-def _certificates(settings: Settings) -> Iterator[Finding]:
-    names = ("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca")
+def _unreadable(settings: Settings, area: str, names: Sequence[str]) -> Iterator[Finding]:
+    """Findings about files of settings that this user cannot read."""
     files: Sequence[tuple[str, Path | None]] = [(name, getattr(settings, name)) for name in names]
     for name, path in files:
         if path is not None and not os.access(path, os.R_OK):
             text = f"SKIPVSR_{name.upper()}: cannot read {path}"
-            yield Finding("ports", "problem", text, "correct the path, or the permissions of the file")
+            yield Finding(area, "problem", text, "correct the path, or the permissions of the file")
 
 
 def _api_keys(settings: Settings) -> Iterator[Finding]:
@@ -297,5 +317,5 @@ def _api_keys(settings: Settings) -> Iterator[Finding]:
 
 
 _CHECKS: Final[Sequence[Check]] = (
-    *(_system, _settings, _data_folder, _device, _models, _encoders, _jail, _redis, _ports, _api_keys),
+    *(_system, _settings, _data_folder, _storage, _device, _models, _encoders, _jail, _redis, _ports, _api_keys),
 )

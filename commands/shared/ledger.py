@@ -88,7 +88,7 @@ class Ledger:
 
     def write(self, source: Path, entry: Entry) -> None:
         """Record what became of a file. Raises OSError."""
-        from jobs.storage import replace
+        from jobs.disk import replace
 
         self._document.files[source.as_posix()] = entry
         part = self._path.with_suffix(f".{os.getpid()}")

@@ -96,8 +96,8 @@ class LocalUpscaler:
 
     def _upscale(self, task: UpscaleTask, target: Path, skipmap: Path | None, map_container: str) -> dict[str, Any]:
         from commands.shared.progress import frames_bar
+        from jobs.disk import replace
         from jobs.figures import Figures, Report
-        from jobs.storage import replace
         from pipeline.events import Finished, Started, Stopped
         from pipeline.skipmap import write_skipmap
         from pipeline.speedometer import Speedometer

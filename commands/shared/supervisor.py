@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,10 @@ from commands.shared.processes import spawn, stop
 
 _STEADY_SECONDS: Final = 60.0
 """Run time after which a child's count of failures starts again."""
+STOP_MARGIN_SECONDS: Final = 5.0
+"""Added to a worker's own grace period before the kill."""
+POLL_SECONDS: Final = 0.2
+"""Between two looks at the children."""
 _MAX_FAILURES: Final = 3
 """Consecutive failures of a child before the service gives up; without limit once the service was ready."""
 _MAX_DELAY_SECONDS: Final = 60.0
@@ -35,6 +39,8 @@ class Child:
     fds: Sequence[int] = ()
     without: frozenset[str] = frozenset()
     """Variables of the environment that the child does not get."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the environment."""
     restart: bool = False
     """Whether the child is restarted; the end of another child stops the service."""
     owned: bool = True
@@ -89,12 +95,18 @@ class Supervisor:
             if child.process is None:
                 if child.due <= now:
                     env = {name: value for name, value in self._env.items() if name not in child.without}
-                    child.process = spawn(child.argv, env=env, pass_fds=child.fds)
+                    child.process = spawn(child.argv, env={**env, **child.env}, pass_fds=child.fds)
                     child.started = now
             elif (status := child.process.poll()) is not None:
                 stop(child.process, 0)  # kills the rest of the child's process group
                 child.process = None
                 self._ended(child, _outcome(status), now)
+
+    @property
+    def steady(self) -> bool:
+        """Whether all children have run for a while."""
+        now = time.monotonic()
+        return all(child.process is not None and now - child.started > _STEADY_SECONDS for child in self.children)
 
     def stop(self, interrupt: Interrupt) -> None:
         """Terminate all owned children together, wait, then kill."""

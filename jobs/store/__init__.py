@@ -14,7 +14,7 @@ connection   the Redis client, and its errors
 
 from jobs.schema import Request
 from jobs.store.claims import Claim, HeartbeatCount, HeartbeatReply
-from jobs.store.connection import connect, unavailable
+from jobs.store.connection import client, connect, unavailable
 from jobs.store.listing import Page, Selection
 from jobs.store.store import JobStore
 
@@ -26,6 +26,7 @@ __all__ = [
     "Page",
     "Request",
     "Selection",
+    "client",
     "connect",
     "unavailable",
 ]

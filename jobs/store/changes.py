@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self, cast
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from jobs.errors import StoreUnavailable
 from jobs.keys import CHANGE, CHANGES, EVENTS, REMOVED, job_key, owner_key, state_key
 from jobs.schema import Job, JobState
-from jobs.store.connection import unavailable
+from jobs.store.connection import asynchronous, unavailable
 from jobs.store.hashes import from_hash
 
 _ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
@@ -57,7 +56,7 @@ class Changes:
     def __init__(self, url: str) -> None:
         # Without retries: a subscription that the client renews by itself hides that messages got lost.
         never = Retry(NoBackoff(), 0)
-        self._redis: Redis = Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=3.0, retry=never)
+        self._redis = asynchronous(url, socket_timeout=5.0, socket_connect_timeout=3.0, retry=never)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from redis.asyncio import Redis
-
 from jobs.keys import PREFIX, WEBHOOKS, webhook_key
 from jobs.schema import Job
-from jobs.store.connection import unavailable
+from jobs.store.connection import asynchronous, unavailable
 from jobs.store.hashes import from_hash
 from jobs.store.scripts import CLAIM_WEBHOOKS, END_WEBHOOK
 
@@ -46,7 +44,7 @@ class Outbox:
     """The webhooks in one Redis. Every method may raise StoreUnavailable."""
 
     def __init__(self, url: str) -> None:
-        self._redis: Redis = Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=3.0)
+        self._redis = asynchronous(url, socket_timeout=5.0, socket_connect_timeout=3.0)
         self._claim = self._redis.register_script(CLAIM_WEBHOOKS)
         self._end = self._redis.register_script(END_WEBHOOK)
 

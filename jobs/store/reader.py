@@ -8,10 +8,10 @@ from typing import cast
 
 from redis import Redis
 
-from jobs import tickets
+from jobs import lines
 from jobs.errors import NotFound
 from jobs.keys import job_key, state_key
-from jobs.schema import Job, JobState, Request
+from jobs.schema import Job, JobState, Priority, Request
 from jobs.store import listing
 from jobs.store.claims import HeartbeatCount
 from jobs.store.connection import unavailable
@@ -71,14 +71,16 @@ class JobReader:
         with unavailable():
             return int(self.redis.info("memory").get("maxmemory", 0))
 
-    def longest_wait(self) -> float:
-        """Seconds since the longest waiting job was queued; 0 if no job is queued."""
-        queued = sorted(self.ids(JobState.QUEUED))
-        with unavailable(), self.redis.pipeline(transaction=False) as pipe:
-            for job_id in queued:
-                pipe.hget(job_key(job_id), "queued_at")
-            since = [int(at) for at in pipe.execute() if at is not None]
-        return max(0.0, time.time() - min(since)) if since else 0.0
+    def longest_wait(self, owner: str | None = None) -> float:
+        """Seconds since the longest waiting job of all API keys, or of one, was queued; 0 if no job is queued."""
+        with unavailable():
+            since = lines.oldest(self.redis, owner)
+        return 0.0 if since is None else max(0.0, time.time() - since)
+
+    def depths(self) -> dict[Priority, int]:
+        """Number of waiting jobs of each priority."""
+        with unavailable():
+            return lines.depths(self.redis)
 
     def request_to(self, job_id: str) -> Request | None:
         """A user's request to a running job, if one is pending; None also for an unknown job."""
@@ -100,7 +102,6 @@ class JobReader:
         }
 
     def without_ticket(self) -> set[str]:
-        """Ids of queued jobs without a ticket in any queue."""
-        queued = self.ids(JobState.QUEUED)
+        """Ids of queued jobs without a ticket in a line."""
         with unavailable():
-            return tickets.missing(self.redis, queued)
+            return set(lines.owed(self.redis, state_key(JobState.QUEUED)))

@@ -91,7 +91,13 @@ if to ~= '' and to ~= state then
   redis.call('HSET', job, 'state', to)
   redis.call('SMOVE', prefix .. 'state:' .. state, prefix .. 'state:' .. to, id)
   redis.call('HDEL', job, 'request')
-  if to == 'queued' then redis.call('HSET', job, 'queued_at', redis.call('TIME')[1]) end
+  if to == 'queued' then
+    local now = redis.call('TIME')[1]
+    redis.call('HSET', job, 'queued_at', now)
+    redis.call('ZADD', prefix .. 'owed', now, id) -- until the ticket is in its line
+  else
+    redis.call('ZREM', prefix .. 'owed', id)
+  end
 end
 if ARGV[7] ~= '' then redis.call('HSET', job, 'token', ARGV[7]) end
 if ARGV[8] ~= '' then redis.call('HINCRBY', job, ARGV[8], 1) end
@@ -125,6 +131,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'queued_at', redis.call('TIME')[1], unpack(ARGV, 5))
 redis.call('ZADD', ARGV[1] .. 'jobs', ARGV[3], ARGV[2])
 redis.call('SADD', ARGV[1] .. 'state:' .. ARGV[4], ARGV[2])
+if ARGV[4] == 'queued' then redis.call('ZADD', ARGV[1] .. 'owed', redis.call('TIME')[1], ARGV[2]) end
 local owner = redis.call('HGET', KEYS[1], 'owner') or ''
 if owner ~= '' then redis.call('SADD', ARGV[1] .. 'owner:' .. owner, ARGV[2]) end
 changed(ARGV[1], KEYS[1], ARGV[2], 'moved')

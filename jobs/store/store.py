@@ -17,6 +17,7 @@ from jobs import idempotency, tickets
 from jobs.errors import Gone, JobFailed, NotFound, NotReady, StoreUnavailable
 from jobs.idempotency import Reservation
 from jobs.keys import FENCE, JOBS, PREFIX, TICKETS, job_key, owner_key, state_key
+from jobs.lines import Line, Place
 from jobs.schema import Job, JobState, Priority, Problem, Request
 from jobs.settings import Settings
 from jobs.store.claims import Claim, HeartbeatReply
@@ -49,7 +50,7 @@ class JobStore(JobReader):
     @classmethod
     def from_settings(cls, settings: Settings, redis_url: str | None = None) -> Self:
         """Create the store of the settings, without connecting. `redis_url` overrides the setting."""
-        url = redis_url or settings.redis_url
+        url = redis_url or settings.redis_address
         if url is None:
             raise StoreUnavailable("No Redis is configured. Set SKIPVSR_REDIS_URL, or use `skipvsr up`.")
         return cls(connect(url), job_timeout=settings.job_timeout_hours * 3600)
@@ -59,7 +60,7 @@ class JobStore(JobReader):
     def create(self, job: Job, reservation: Reservation | None = None) -> None:
         """Store and queue a new job, and settle its idempotency key, in one transaction."""
         with unavailable(), self.redis.pipeline() as pipe:
-            ticket = self._push_ticket(job.id, job.options.priority, front=False, pipe=pipe)
+            ticket = self._push_ticket(job.id, Line(job.options.priority, job.owner), Place.BACK, pipe)
             pipe.hset(job_key(job.id), mapping=cast(Any, to_hash(job)))
             pipe.zadd(JOBS, {job.id: job.created_at.timestamp()})
             pipe.sadd(state_key(job.state), job.id)
@@ -93,10 +94,10 @@ class JobStore(JobReader):
     def forget(self, job_id: str) -> bool:
         """Remove the document of a finished job; return False if no finished job has this id."""
         with unavailable():
-            ticket = cast("bytes | None", self.redis.hget(job_key(job_id), "ticket"))
+            ticket = self._ticket(job_id)
             forgotten = bool(self._forget(keys=[job_key(job_id)], args=[PREFIX, job_id]))
             if forgotten and ticket is not None:
-                tickets.drop(self.redis, ticket.decode())
+                tickets.drop(self.redis, *ticket)
             return forgotten
 
     # Requests of users
@@ -116,7 +117,7 @@ class JobStore(JobReader):
         return self._request(job_id, Request.PAUSE, (JobState.QUEUED,))
 
     def resume(self, job_id: str) -> JobState:
-        """Queue a paused or failed job at the front.
+        """Queue a paused or failed job before all other jobs of its API key and priority.
 
         Raises `NotReady` in any other state, and `Gone` if the files of the failed job are removed.
         """
@@ -129,7 +130,7 @@ class JobStore(JobReader):
             ),
         )
         if result.applied:
-            self.enqueue(job_id, front=True)
+            self.enqueue(job_id, Place.FRONT)
             return JobState.QUEUED
         if result.outcome is Outcome.FILES_REMOVED:
             raise Gone("The job's files have been removed; upload the video again.")
@@ -175,7 +176,7 @@ class JobStore(JobReader):
         return HeartbeatReply(result.applied, result.request)
 
     def release(self, claim: Claim, state: JobState, fields: Mapping[str, Any] | None = None) -> JobState | None:
-        """End a worker's claim with a new state: done, failed, cancelled, paused, or queued at the front.
+        """End a worker's claim with a new state: done, failed, cancelled, paused, or queued before all other jobs.
 
         A user's request that the worker has not seen overrides the states paused and queued.
 
@@ -204,14 +205,14 @@ class JobStore(JobReader):
         if not result.applied:
             return None
         if state is JobState.QUEUED:
-            self.enqueue(claim.job_id, front=True)
+            self.enqueue(claim.job_id, Place.FIRST)
         return state
 
     def declare_lost(self, job_id: str, token: int, beat: int, *, max_deaths: int) -> JobState | None:
         """Take a running job from a worker without a heartbeat since number `beat`; return the job's new state.
 
-        The job is queued at the front, or a pending request is carried out. The job fails if `max_deaths` workers in a
-        row died at the same frame. Returns None if the worker sent another heartbeat.
+        The job is queued before all other jobs, or a pending request is carried out. The job fails if `max_deaths`
+        workers in a row died at the same frame. Returns None if the worker sent another heartbeat.
         """
         job = self.get(job_id)
         with unavailable():
@@ -244,24 +245,23 @@ class JobStore(JobReader):
         if not result.applied:
             return None
         if to is JobState.QUEUED:
-            self.enqueue(job_id, front=True)
+            self.enqueue(job_id, Place.FIRST)
         else:
             self._drop_ticket(job_id)
         return to
 
     # Tickets
 
-    def enqueue(self, job_id: str, *, front: bool = False) -> None:
+    def enqueue(self, job_id: str, place: Place = Place.BACK) -> None:
         """Replace the ticket of a queued job by a new one."""
         with unavailable():
-            old, options = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "ticket", "options"))
-            if options is None:
+            line, old = self._line_and_ticket(job_id)
+            if line is None:
                 raise NotFound.job(job_id)
             if old is not None:
-                tickets.drop(self.redis, old.decode())
-            priority = Priority(json.loads(options).get("priority", Priority.NORMAL))
+                tickets.drop(self.redis, old, line)
             with self.redis.pipeline() as pipe:
-                ticket = self._push_ticket(job_id, priority, front=front, pipe=pipe)
+                ticket = self._push_ticket(job_id, line, place, pipe)
                 pipe.hset(job_key(job_id), "ticket", ticket)
                 pipe.execute()
 
@@ -302,16 +302,30 @@ class JobStore(JobReader):
             raise NotFound.job(job_id)
         return result
 
-    def _push_ticket(self, job_id: str, priority: Priority, *, front: bool, pipe: Any) -> str:
+    def _push_ticket(self, job_id: str, line: Line, place: Place, pipe: Any) -> str:
         number = int(self.redis.incr(TICKETS))
-        return tickets.push(self.redis, job_id, number, priority, front=front, timeout=self.job_timeout, pipe=pipe)
+        return tickets.push(self.redis, job_id, number, line, place=place, timeout=self.job_timeout, pipe=pipe)
 
     def _drop_ticket(self, job_id: str) -> bool:
         with unavailable():
-            ticket = cast("bytes | None", self.redis.hget(job_key(job_id), "ticket"))
+            ticket = self._ticket(job_id)
             if ticket is not None:
-                tickets.drop(self.redis, ticket.decode())
+                tickets.drop(self.redis, *ticket)
             return ticket is not None
+
+    def _ticket(self, job_id: str) -> tuple[str, Line] | None:
+        """The current ticket of a job, and its line; None if there is none."""
+        line, ticket = self._line_and_ticket(job_id)
+        return None if line is None or ticket is None else (ticket, line)
+
+    def _line_and_ticket(self, job_id: str) -> tuple[Line | None, str | None]:
+        """The line of a job, None if the job is unknown; and its ticket, None if it has none."""
+        fields = ("options", "owner", "ticket")
+        options, owner, ticket = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), *fields))
+        if options is None:
+            return None, None
+        priority = Priority(json.loads(options).get("priority", Priority.NORMAL))
+        return Line(priority, (owner or b"").decode()), ticket.decode() if ticket else None
 
 
 def _finish_time(state: JobState) -> datetime | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.engine.calibration import DenseTimes
+from model.engine.calibration import DenseTimes, StepCounts, StepTimes, Stopwatch
 from model.engine.chunk import Chunk
 from model.engine.execute import PreviousFrame, normalised, run_chunk
 from model.engine.state import RecurrentState
@@ -46,24 +45,27 @@ class Accounting:
 
     def __init__(self, network: BasicVSR, device: torch.device, clock: Clock) -> None:
         self._network, self._device, self._clock = network, device, clock
-        self._dense_times = DenseTimes()
+        self._dense_times = DenseTimes(network)
 
     def reports(
-        self, chunk: Chunk, computing: NDArray[np.float64], observer: Observer | None = None
+        self, chunk: Chunk, computing: NDArray[np.float64], times: StepTimes, observer: Observer | None = None
     ) -> list[RoutingReport]:
         """Return a report for each emitted frame; `computing` is the time without planning, as `Clock.both` counts.
 
-        `observer` follows the steps of the dense network.
+        `times` are those of the chunk's steps. `observer` follows the dense network where no step tells its time.
         """
+        self._dense_times.add(_size(chunk.stored), times)
         if not chunk.emit:
             return []
         seconds, busy = (chunk.planning + computing).tolist()
-        dense = seconds * self._dense_share(chunk, busy, float(computing[1]), observer)
+        dense = seconds * self._dense_share(chunk, busy, float(computing[1]), times, observer)
         each = seconds / chunk.emit, dense / chunk.emit
         blocks = self._network.config.blocks
         return [report for scene in chunk.scenes for report in _scene_reports(scene.plan, scene.gates, blocks, *each)]
 
-    def _dense_share(self, chunk: Chunk, busy: float, network: float, observer: Observer | None) -> float:
+    def _dense_share(
+        self, chunk: Chunk, busy: float, network: float, times: StepTimes, observer: Observer | None
+    ) -> float:
         """Return the dense network's time for a chunk over the chunk's own computing time `busy`.
 
         `network` is the computing time without planning.
@@ -72,32 +74,38 @@ class Accounting:
             return network / busy if any(scene.plan.halo for scene in chunk.scenes) else 1.0
         if not any(scene.plan.halo or scene.gates for scene in chunk.scenes):
             return 1.0
-        try:
-            a_frame = self._dense_times.a_frame(
-                partial(self.run_dense, observer=observer),
-                chunk.stored,
-                chunk.emit,
-                chunk.before,
-                took=busy,
-                last=chunk.last,
-            )
-        except (torch.OutOfMemoryError, Interrupted):  # the frames exist already: report no speedup instead
-            return 1.0
-        return chunk.emit / busy * a_frame
+        size = _size(chunk.stored)
+        if not self._dense_times.known(size):  # nothing ran on a whole frame in this process: a resumed job
+            try:
+                self.run_dense(chunk.stored[:2], min(len(chunk.stored), 2), None, observer=observer)
+            except (torch.OutOfMemoryError, Interrupted):  # the frames exist already: report no speedup instead
+                return 1.0
+        counts = StepCounts()
+        for scene in chunk.scenes:
+            counts += StepCounts.of(len(scene.frames), scene.emit, continues=scene.before.last is not None)
+        return (network - times.routed() + self._dense_times.seconds(size, counts)) / busy
 
     def run_dense(
         self, frames: Tensor, emit: int, before: RecurrentState | None, *, observer: Observer | None = None
     ) -> float:
-        """Run the dense network over frames [T, H, W, 3] and return the computing time in seconds."""
+        """Run the dense network over frames [T, H, W, 3] and return the computing time; keep the times of its steps."""
         begun = self._clock.computing()
         fold = self._network.fold
         folded, previous = fold_frames(frames, fold), PreviousFrame.of([before], fold) if before else None
         plan = dense_plan(folded, emit)
         work = Work.finished(observer) if observer else None
-        run_chunk(self._network, [normalised(frame) for frame in folded], plan, previous, frames.dtype, work=work)
+        times = StepTimes(Stopwatch(self._device))
+        lr = [normalised(frame) for frame in folded]
+        run_chunk(self._network, lr, plan, previous, frames.dtype, work=work, times=times)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        self._dense_times.add(_size(frames), times)
         return self._clock.computing() - begun
+
+
+def _size(frames: Tensor) -> tuple[object, ...]:
+    """Return what frames [T, H, W, 3] with the same dense time have in common."""
+    return (*frames.shape[1:3], frames.dtype)
 
 
 def _scene_reports(

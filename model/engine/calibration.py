@@ -1,71 +1,189 @@
-"""Measure the dense network's time per frame beside the routed work; speedup is dense time over routed time."""
+"""Measure the dense network's time from the steps of routed chunks; speedup is dense time over routed time.
+
+Most chunks contain steps that run on a whole frame without gates, as in the dense network: the first frame of a scene,
+the start of the backward branch, and every frame that moves everywhere. Their times are kept for each frame size. The
+dense time of a chunk is its own time, with the time of each step replaced by the kept time of a dense step. No frame
+runs twice for that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
-from torch import Tensor
+import torch
 
-from model.engine.state import RecurrentState
+from model.network.basicvsr import BasicVSR
+from model.network.macs import step_macs
 
-FRAMES: Final = 4
-"""Most frames of a round."""
-ROUNDS: Final = 3
-"""Most rounds for one frame size."""
-BUDGET: Final = 0.02
-"""Largest share of the computed time for all rounds together, from the second round on."""
+Kind = Literal["flow", "alignment", "backward", "forward", "output"]
+"""Flow in one direction, warping of the neighbouring frame's features, the two trunks, and the upsampler."""
+KEPT: Final = 32
+"""Latest measurements of each kind and size."""
+FLOW_PACE, OUTPUT_PACE = 1.5, 1.5
+"""Time of a multiply-accumulate of the flow and of the upsampler, over that of a trunk. Measured on one thread: 1.1 and
+1.3 for BasicVSR, 2.3 and 1.9 for `small`."""
+Mark = float | torch.cuda.Event
+"""A moment: seconds, or an event on a GPU."""
 
 
-DenseRun = Callable[[Tensor, int, RecurrentState | None], float]
-"""(frames [T, H, W, 3], number of emitted frames, state before them or None) -> seconds of the dense network."""
+class Stopwatch:
+    """Measures computing time on a device.
+
+    On a CPU this is the time of the calling thread, which takes part in all work of the network. Time in which encoders
+    or other streams had the cores does not count. On a GPU this is the time between two events of the stream.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cpu = device.type == "cpu"
+
+    def mark(self) -> Mark:
+        """Return the present."""
+        if self._cpu:
+            return time.thread_time()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+@dataclass
+class Step:
+    """One or several equal steps that ran together."""
+
+    kind: Kind
+    whole: bool
+    """Whether they ran as in the dense network: on the whole frame, without gates."""
+    count: int
+    begun: Mark
+    ended: Mark
+    within: list[Step] = field(default_factory=list)
+    """Steps that ran inside, whose time does not count here."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds without those of the steps inside. The work must have ended."""
+        return _between(self.begun, self.ended) - sum(_between(step.begun, step.ended) for step in self.within)
+
+
+class StepTimes:
+    """The times of the steps of one chunk. Threads may add steps at the same time."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+        self._steps: list[Step] = []
+
+    @contextmanager
+    def step(self, kind: Kind, *, whole: bool, count: int = 1, within: Step | None = None) -> Iterator[Step]:
+        """Measure what happens inside; the arguments are those of `Step`. `within` is the step around this one."""
+        begun = self._watch.mark()
+        step = Step(kind, whole, count, begun, begun)
+        yield step
+        step.ended = self._watch.mark()
+        self._steps.append(step)
+        if within is not None:
+            within.within.append(step)
+
+    def routed(self) -> float:
+        """Return the seconds of all steps."""
+        return sum(step.seconds for step in self._steps)
+
+    def dense(self) -> Iterator[tuple[Kind, float]]:
+        """Return the kind and the seconds of each step that ran as in the dense network."""
+        for step in self._steps:
+            if step.whole:
+                yield step.kind, step.seconds / step.count
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """Numbers of steps of the dense network."""
+
+    flows: int = 0
+    """Flows in one direction; each aligns the features of one frame."""
+    backward: int = 0
+    forward: int = 0
+    """Also of frames to reconstruct."""
+
+    @classmethod
+    def of(cls, frames: int, emit: int, *, continues: bool) -> StepCounts:
+        """Count the steps for `frames` frames of which `emit` are emitted; `continues`: a frame comes before."""
+        return cls(max(frames - 1, 0) + max(emit - 1, 0) + (continues and emit > 0), frames, emit)
+
+    def __add__(self, other: StepCounts) -> StepCounts:
+        return StepCounts(self.flows + other.flows, self.backward + other.backward, self.forward + other.forward)
 
 
 @dataclass
 class _Size:
-    """Measurements for one frame size and number format, in seconds."""
+    """Seconds of dense steps on frames of one size."""
 
-    computed: float = 0.0
-    """Time of all routed chunks."""
-    measured: float = 0.0
-    """Time of all rounds."""
-    rounds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    """Seconds per frame of each round, by (emitted frames, all frames)."""
+    kinds: dict[Kind, deque[float]] = field(default_factory=dict)
+
+    def add(self, kind: Kind, seconds: float) -> None:
+        self.kinds.setdefault(kind, deque(maxlen=KEPT)).append(seconds)
+
+    def of(self, kind: Kind) -> float | None:
+        """Return the typical seconds of a step. The first step also prepares kernels: later ones replace it."""
+        known = list(self.kinds.get(kind, ()))
+        return median(known[1:] or known) if known else None
 
 
 class DenseTimes:
-    """Measures the dense network once for each frame size and keeps the result."""
+    """The dense network's time on this machine, by frame size and number format of the frames."""
 
-    def __init__(self) -> None:
-        self._sizes: dict[tuple[object, ...], _Size] = {}
+    def __init__(self, network: BasicVSR) -> None:
+        self._network = network
+        self._sizes: dict[object, _Size] = {}
 
-    def a_frame(
-        self, run: DenseRun, stored: Tensor, emit: int, before: RecurrentState, *, took: float, last: bool
-    ) -> float:
-        """Return the dense seconds per emitted frame of a chunk `stored` [T, H, W, 3] that took `took` seconds routed.
+    def add(self, size: object, times: StepTimes) -> None:
+        """Keep the dense steps of a chunk with frames of a size."""
+        known = self._sizes.setdefault(size, _Size())
+        for kind, seconds in times.dense():
+            known.add(kind, seconds)
 
-        A long chunk is represented by a few frames without look-ahead; the reported speedup is then a lower bound. A
-        short chunk runs again as a whole, since its look-ahead is most of the work. The last chunk of a stream reuses
-        the time of the chunks before.
+    def known(self, size: object) -> bool:
+        """Check whether a dense trunk of a size was measured."""
+        return bool({"backward", "forward"} & self._sizes.get(size, _Size()).kinds.keys())
+
+    def seconds(self, size: object, counts: StepCounts) -> float:
+        """Return the seconds of dense steps on frames of a `known` size.
+
+        A kind without any measurement follows from the others by its multiply-accumulates. Alignment, which has none,
+        then counts as free: the speedup is a lower bound.
         """
-        size = self._sizes.setdefault((*stored.shape[1:3], stored.dtype), _Size())
-        size.computed += took
-        chunk, start = (emit, len(stored)), before if emit <= FRAMES else None
-        if start is None:
-            stored, emit = stored[:FRAMES], FRAMES
-            chunk = (FRAMES, FRAMES)
-        rounds = next(reversed(size.rounds.values())) if last and size.rounds else size.rounds.setdefault(chunk, [])
-        if not rounds:  # warm up: torch prepares the kernels of a size at the first call, and two frames call all
-            run(*((stored[:2], 2) if start is None else (stored, emit)), start)
-        if _due(size, rounds, last):
-            seconds = run(stored, emit, start)
-            size.measured += seconds
-            rounds.append(seconds / emit)
-        return median(rounds)
+        kinds = self._sizes[size]
+        measured = {kind: seconds for kind in self._work if (seconds := kinds.of(kind)) is not None}
+        pace = sum(measured.values()) / sum(self._work[kind] for kind in measured)
+        each = {kind: measured.get(kind, pace * work) for kind, work in self._work.items()}
+        alignment = kinds.of("alignment") or 0.0
+        return (
+            counts.flows * (each["flow"] + alignment)
+            + counts.backward * each["backward"]
+            + counts.forward * (each["forward"] + each["output"])
+        )
+
+    @cached_property
+    def _work(self) -> dict[Kind, float]:
+        """Relative work of a step of each kind."""
+        macs = step_macs(self._network)
+        return {
+            "flow": macs.flow * FLOW_PACE,
+            "backward": macs.backward,
+            "forward": macs.forward,
+            "output": macs.output * OUTPUT_PACE,
+        }
 
 
-def _due(size: _Size, rounds: list[float], last: bool) -> bool:
-    """Check whether another round is worth its time."""
-    return not rounds or (not last and len(rounds) < ROUNDS and size.measured < BUDGET * size.computed)
+def _between(begun: Mark, ended: Mark) -> float:
+    """Return the seconds between two marks."""
+    if isinstance(begun, torch.cuda.Event) and isinstance(ended, torch.cuda.Event):
+        return float(begun.elapsed_time(ended)) / 1000
+    assert isinstance(begun, float)
+    assert isinstance(ended, float)
+    return ended - begun

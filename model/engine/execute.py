@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from model.engine.memory import MAPPED_BYTES
+from model.engine.bands import run_in_bands
+from model.engine.calibration import Step, StepTimes, Stopwatch
 from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
 from model.engine.state import RecurrentState
 from model.engine.work import Work
@@ -30,11 +32,8 @@ TAIL_HALO = 2
 TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
 each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
-LEAST_GAIN = 10
-"""Least height of a trunk's band, as a multiple of the rows that the band computes a second time. Fresh memory costs a
-fifth of the time of `small` (measured at 1280x720)."""
-Step = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction | None], Tensor]
-"""(crop, features of the neighbouring frame, flow, gated trunk) -> features of the crop."""
+CropStep = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction], Tensor]
+"""(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,18 @@ def run_chunk(
     dtype: torch.dtype,
     skipper: Skipper | None = None,
     work: Work | None = None,
+    times: StepTimes | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Upscale the emitted frames of a chunk; crops pass the gates of `skipper`, if given. `work` counts the steps.
+    """Upscale the emitted frames of a chunk; crops pass the gates of `skipper`, if given.
+
+    `work` counts the steps, `times` measures them.
 
     `frames` are [B, 3 f f, H, W] float32 in [0, 1] of B independent streams, look-ahead included. More than one stream
     needs a plan that `is_dense`, and no skipper. Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of
     `dtype`, and the forward features [B, C, H, W] at the last emitted frame.
     """
-    run = _ChunkRun(net, frames, plan, previous, dtype, skipper, work)
+    times = times or StepTimes(Stopwatch(frames[0].device))
+    run = _ChunkRun(net, frames, plan, previous, dtype, skipper, work, times)
     feat = propagate(run, len(frames), len(plan.forward), previous.feat if previous else None)
     assert feat is not None
     return run.hr, feat
@@ -90,11 +93,12 @@ class _ChunkRun:
         dtype: torch.dtype,
         skipper: Skipper | None,
         work: Work | None,
+        times: StepTimes,
     ) -> None:
         self._net, self._frames, self._plan, self._previous, self._skipper = net, frames, plan, previous, skipper
-        self._work = work
+        self._work, self._times = work, times
         self._to_next, self._to_previous = chunk_flows(
-            net, frames, plan, previous.lr if previous else None, self._count_flow
+            net, frames, plan, previous.lr if previous else None, times, self._count_flow
         )
         self._pixels = [net.pixels(frame) for frame in frames]  # once, not once per branch and crop
         self._count, _, self._h, self._w = frames[0].shape
@@ -105,9 +109,7 @@ class _ChunkRun:
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
 
-        def step(
-            crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction | None
-        ) -> Tensor:
+        def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
         feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
@@ -118,9 +120,7 @@ class _ChunkRun:
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
 
-        def step(
-            crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction | None
-        ) -> Tensor:
+        def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             assert back is not None, "the plan computes the backward features that a crop reads"
             origin = crop.y0, crop.x0
             return self._net.forward_step(_cut(pixels, crop), _cut(back, crop), table, flow, origin, trunk)
@@ -128,7 +128,9 @@ class _ChunkRun:
         return self._branch("forward", index, self._plan.forward[index], self._to_previous[index], before, step)
 
     def output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
-        self._output(index, back, feat)
+        whole = self._as_dense(self._plan.forward[index]) and not (self._skipper and self._skipper.gates_tail)
+        with self._times.step("output", whole=whole):
+            self._output(index, back, feat)
         if self._work:
             self._work.add(self._work.costs.forward * _area(self._plan.forward[index]))
 
@@ -168,53 +170,54 @@ class _ChunkRun:
         rectangles: Sequence[Rectangle],
         flow: RegionFlow | None,
         feat: Tensor | None,
-        step: Step,
+        step: CropStep,
     ) -> Tensor | None:
         """Compute the features of a branch in the rectangles; elsewhere reuse `feat` of the neighbouring frame."""
-        table = FeatureTable.of(feat) if feat is not None and rectangles else None  # once, not once per crop
+        if not rectangles:
+            if self._skipper:
+                self._skipper.end_frame(branch)
+            return feat
+        aligned = feat is not None and flow is not None
+        with self._times.step("alignment", whole=aligned and self._as_dense(rectangles)) as alignment:
+            return self._computed(branch, index, rectangles, flow, feat, step, alignment)
+
+    def _computed(
+        self,
+        branch: Branch,
+        index: int,
+        rectangles: Sequence[Rectangle],
+        flow: RegionFlow | None,
+        feat: Tensor | None,
+        step: CropStep,
+        alignment: Step,
+    ) -> Tensor:
+        """Return `feat` with the branch's features in the rectangles; the trunk runs within the step `alignment`."""
+        table = FeatureTable.of(feat) if feat is not None else None  # once, not once per crop
         crops = []
         for rectangle in rectangles:
             outer = rectangle.grown(self._plan.halo, self._h, self._w)
-            trunk = self._skipper.trunk(branch, index, outer) if self._skipper else None
-            crop = self._banded(outer, table, flow, trunk, step)
+            trunk = self._trunk(branch, index, outer, alignment)
+            crop = step(outer, table, flow.inside(outer) if flow else None, trunk)
             crops.append(_cut(crop, rectangle.within(outer)))
         if self._skipper:
             self._skipper.end_frame(branch)
         return _pasted(feat, rectangles, crops, self._h, self._w)
 
-    def _banded(
-        self,
-        outer: Rectangle,
-        table: FeatureTable | None,
-        flow: RegionFlow | None,
-        trunk: TrunkFunction | None,
-        step: Step,
-    ) -> Tensor:
-        """Compute the features of a crop: at once, or in bands of rows if that keeps the tensors in known memory."""
-        bands = [] if trunk else self._trunk_bands(outer)
-        if len(bands) < 2:
-            return step(outer, table, flow.inside(outer) if flow else None, trunk)
-        shape = self._count, outer.height, outer.width, self._net.config.channels
-        feat = self._pixels[0].new_empty(shape, dtype=self._net.dtype).permute(0, 3, 1, 2)
-        for band, around in bands:
-            part = step(around, table, flow.inside(around) if flow else None, None)
-            feat[..., band.within(outer).rows, :] = _cut(part, band.within(around))
-        return feat
+    def _trunk(self, branch: Branch, index: int, crop: Rectangle, alignment: Step) -> TrunkFunction:
+        """Return the trunk of a branch for a crop, measured as a step of its own."""
+        gates = self._skipper
+        run = gates.trunk(branch, index, crop) if gates else partial(run_in_bands, self._net.trunk(branch))
+        whole = self._as_dense([crop]) and not (gates and gates.gates(branch, crop))
 
-    def _trunk_bands(self, outer: Rectangle) -> list[tuple[Rectangle, Rectangle]]:
-        """Split a crop into bands, each also with the rows around that a trunk sees; no bands if they would not pay."""
-        config, pixels = self._net.config, self._pixels[0]
-        halo = 2 * config.blocks + 1
-        row = outer.width * self._count * config.channels * pixels.element_size()
-        rows = MAPPED_BYTES // row - 1 - 2 * halo  # one row less: a block of memory has a header
-        if pixels.device.type != "cpu" or rows < 2 * halo * LEAST_GAIN:
-            return []
-        rows = -(-outer.height // -(-outer.height // rows))  # bands of about the same height
-        bands = [Rectangle(y, outer.x0, min(y + rows, outer.y1), outer.x1) for y in range(outer.y0, outer.y1, rows)]
-        return [
-            (band, Rectangle(max(band.y0 - halo, outer.y0), outer.x0, min(band.y1 + halo, outer.y1), outer.x1))
-            for band in bands
-        ]
+        def measured(x: Tensor) -> Tensor:
+            with self._times.step(branch, whole=whole, within=alignment):
+                return run(x)
+
+        return measured
+
+    def _as_dense(self, rectangles: Sequence[Rectangle]) -> bool:
+        """Check whether the dense network runs the same rectangles, of one stream."""
+        return self._count == 1 and _is_whole(rectangles, self._h, self._w)
 
     def _reuse_hr(self, index: int, out: Tensor) -> None:
         """Copy the HR frame before into `out` [4 H, 4 W, 3], if any."""
@@ -255,12 +258,8 @@ def batched(items: Sequence[Tensor]) -> Tensor:
     return items[0] if len(items) == 1 else torch.cat(list(items))
 
 
-def _pasted(
-    base: Tensor | None, rectangles: Sequence[Rectangle], crops: Sequence[Tensor], h: int, w: int
-) -> Tensor | None:
-    """Return a copy of `base` with the crops in their rectangles; `base` itself without any rectangle."""
-    if not rectangles:
-        return base
+def _pasted(base: Tensor | None, rectangles: Sequence[Rectangle], crops: Sequence[Tensor], h: int, w: int) -> Tensor:
+    """Return a copy of `base`, or of zeros, with the crops in their rectangles."""
     if _is_whole(rectangles, h, w):
         return crops[0]
     if base is None:

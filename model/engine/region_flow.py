@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model.engine.calibration import StepTimes
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR
@@ -67,6 +68,7 @@ def chunk_flows(
     frames: Sequence[Tensor],
     plan: ChunkPlan,
     previous: Tensor | None,
+    times: StepTimes,
     after_each: Callable[[FlowTask], None],
 ) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
@@ -81,16 +83,17 @@ def chunk_flows(
     known: tuple[int, Rectangle, Pyramid] | None = None
     for task in planned_flows(plan, h, w, continues=previous is not None):
         here = (..., task.region.rows, task.region.columns)
-        if known and known[:2] == (task.index, task.region):
-            older = known[2]
-        else:
-            frame = previous if task.index < 0 else frames[task.index]
-            assert frame is not None
-            older = net.pyramid(frame[here])
-        newer = net.pyramid(frames[task.index + 1][here])
+        with times.step("flow", whole=count == 1 and task.region.area == h * w, count=task.directions):
+            older = known[2] if known and known[:2] == (task.index, task.region) else None
+            if older is None:
+                frame = previous if task.index < 0 else frames[task.index]
+                assert frame is not None
+                older = net.pyramid(frame[here])
+            newer = net.pyramid(frames[task.index + 1][here])
+            refs = [older] * task.backward + [newer] * task.forward
+            supps = [newer] * task.backward + [older] * task.forward
+            flow = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps))
         known = task.index + 1, task.region, newer
-        refs, supps = [older] * task.backward + [newer] * task.forward, [newer] * task.backward + [older] * task.forward
-        flow = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps))
         if task.backward:
             to_next[task.index] = RegionFlow(task.region, flow[:count])
         if task.forward:

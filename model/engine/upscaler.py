@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.device import inference_copy, memory_errors, resolve_device, resolve_dtype, set_threads
 from model.engine.accounting import Accounting, Clock
+from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request, Scene
 from model.engine.execute import PreviousFrame, batched, normalised, run_chunk
 from model.engine.planning import Planner
@@ -33,7 +34,8 @@ from model.mask.crop_cost import crop_overhead
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.routing import Preset, preset
 from model.zoo.cache import ModelCache
-from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator
+from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator, usable_scales
+from model.zoo.scales import Integers, Scales, chosen_scales, quantise, wants_integers
 
 __all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model", "model_cache"]
 
@@ -59,16 +61,23 @@ class Upscaler:
         device: torch.device,
         dtype: torch.dtype,
         estimator: Estimator | None = None,
+        scales: Scales | None = None,
     ) -> None:
+        """Prepare a network in the number format `dtype`; convolutions with `scales` compute on integers."""
+        number = str(dtype).removeprefix("torch.")
         self.name = name
-        self.fingerprint = f"{fingerprint}:{str(dtype).removeprefix('torch.')}"
+        self.fingerprint = f"{fingerprint}:{number}" + (f":int8-{scales.digest}" if scales else "")
         self.device, self.dtype = device, dtype
+        self.precision = "int8" if scales else number
+        """Number format of the convolutions with most of the work."""
         self.network = inference_copy(network, device, dtype)
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device, self._clock)
         self._accounting = Accounting(self.network, device, self._clock)
         self._step_costs = StepCosts.of(self.network)
+        if scales:
+            quantise(self.network, network, scales.numbers)
 
     @property
     def config(self) -> NetworkConfig:
@@ -138,7 +147,7 @@ class Upscaler:
         if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
             # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
             adapted = self.estimator is not None and self.estimator.adapted is not None
-            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted else 0.0)
+            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted and name == "fast" else 0.0)
         return made
 
     def identity(self, routing: str) -> str:
@@ -178,12 +187,12 @@ class Upscaler:
         `observer` follows the steps of a single chunk.
         """
         begun = self._clock.both()
-        work = self._work(chunks[0], observer) if observer else None
+        work, times = self._work(chunks[0], observer) if observer else None, StepTimes(Stopwatch(self.device))
         upscaled: list[list[Tensor]] = [[] for _ in chunks]
         states = [chunk.before for chunk in chunks]
         with memory_errors(self.device, chunks[0].stored.shape):
             for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
-                for index, (part, state) in enumerate(self._scenes(scenes, work)):
+                for index, (part, state) in enumerate(self._scenes(scenes, work, times)):
                     upscaled[index].append(part)
                     states[index] = state
             frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
@@ -192,7 +201,9 @@ class Upscaler:
         for chunk, out, state in zip(chunks, frames, states, strict=True):
             after = replace(state, pending=chunk.stored[chunk.emit :].clone())
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
-            results.append(ChunkResult(out, after, self._accounting.reports(chunk, share, observer), cuts, len(chunks)))
+            results.append(
+                ChunkResult(out, after, self._accounting.reports(chunk, share, times, observer), cuts, len(chunks))
+            )
         return results
 
     def _work(self, chunk: Chunk, observer: Observer) -> Work:
@@ -211,13 +222,15 @@ class Upscaler:
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
         return whole[:, : h * self.scale, : w * self.scale].contiguous().cpu().numpy()
 
-    def _scenes(self, scenes: Sequence[Scene], work: Work | None) -> list[tuple[Tensor, RecurrentState]]:
+    def _scenes(
+        self, scenes: Sequence[Scene], work: Work | None, times: StepTimes
+    ) -> list[tuple[Tensor, RecurrentState]]:
         """Return the HR frames of each scene and the state after the scene. Several scenes run as a batch."""
         first = scenes[0]
         lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
         previous = PreviousFrame.of([scene.before for scene in scenes], self.network.fold)
         network = first.gates.network if first.gates else self.network
-        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates, work)
+        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates, work, times)
         after = [
             RecurrentState(
                 self.fingerprint,
@@ -251,10 +264,10 @@ def load_model(
 ) -> Upscaler:
     """Load a model by name (`auto`: the default model) onto a device. Raises ModelError."""
     where = resolve_device(device)
-    dtype = resolve_dtype(precision, where)
+    dtype, integers = resolve_dtype(precision, where), wants_integers(precision, where)
     if where.type == "cpu":
         set_threads(threads)
-    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, where, dtype)
+    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, where, dtype, integers)
     # Each thread that runs torch on several cores keeps its own OpenMP threads. More threads than cores sleep at every
     # barrier, and BasicVSR takes 1.45 times as long. A short-lived thread therefore loads the model, and the cores
     # belong to the thread that calls `forward`.
@@ -277,11 +290,13 @@ def model_cache(
     return ModelCache(weights_dir, load, default=default, capacity=capacity, on_evict=on_evict)
 
 
-def _load(name: str, weights_dir: Path, device: torch.device, dtype: torch.dtype) -> Upscaler:
+def _load(name: str, weights_dir: Path, device: torch.device, dtype: torch.dtype, integers: Integers) -> Upscaler:
+    entry = card(name, weights_dir)
     network, fingerprint = load_network(name, weights_dir)
-    path = usable_estimator(card(name, weights_dir), weights_dir)
+    path = usable_estimator(entry, weights_dir)
     estimator = load_estimator(path, fingerprint, network) if path else None
-    return Upscaler(name, network, fingerprint, device, dtype, estimator)
+    scales = chosen_scales(name, usable_scales(entry, weights_dir), fingerprint, integers)
+    return Upscaler(name, network, fingerprint, device, dtype, estimator, scales)
 
 
 def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:

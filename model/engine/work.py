@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from model.engine.calibration import FLOW_PACE, OUTPUT_PACE
 from model.engine.region_flow import planned_flows
 from model.mask.plan import ChunkPlan
 from model.network.basicvsr import BasicVSR
-from model.network.macs import macs_of_steps
+from model.network.macs import SIDE, step_macs
 
 Observer = Callable[[float], None]
 """Called before the first step and after each step of a chunk, with the fraction of the chunk's work that is done.
@@ -18,12 +19,7 @@ A step is the flow between two frames, a backward step or a forward step. The fr
 measured. The observer may raise `Interrupted`. The call of the network then ends, and the state before the chunk stays
 valid; a chunk that is complete still comes out, without a measured speedup.
 """
-_FLOW, _OUTPUT = 1.5, 1.5
-"""Time of a multiply-accumulate of the flow and of the upsampler, over that of a trunk. Measured on one thread: 1.1 and
-1.3 for BasicVSR, 2.3 and 1.9 for `small`."""
 _ROUNDING = 1e-9
-_PIXELS = 64
-"""Side of the frame on which costs are counted, in feature pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,9 @@ class StepCosts:
     @classmethod
     def of(cls, network: BasicVSR) -> StepCosts:
         """Estimate the costs of a network from its multiply-accumulates."""
-        macs, area = macs_of_steps(network, _PIXELS * network.fold, _PIXELS * network.fold), _PIXELS**2
-        return cls(macs.flow * _FLOW / area, macs.backward / area, (macs.forward + macs.output * _OUTPUT) / area)
+        macs, area = step_macs(network), SIDE**2
+        flow, output = macs.flow * FLOW_PACE, macs.output * OUTPUT_PACE
+        return cls(flow / area, macs.backward / area, (macs.forward + output) / area)
 
     def of_plan(self, plan: ChunkPlan, h: int, w: int, *, continues: bool) -> float:
         """Estimate the cost of a plan for frames of `h` x `w` feature pixels; `continues`: a frame comes before."""

@@ -62,17 +62,25 @@ class Skipper:
         """Return the gated trunk of a branch for a rectangle of frame number `frame` of the chunk."""
         return partial(self._trunk, branch, self.edges[frame], rectangle)
 
+    def gates(self, branch: Branch, rectangle: Rectangle) -> bool:
+        """Check whether the trunk of a branch passes its gates on a rectangle of the current frame."""
+        begins = branch == "backward" and not self.shares[branch]
+        return self.preset.error_budget > 0 and not begins and not _too_small(rectangle.area, self.preset)
+
+    @property
+    def gates_tail(self) -> bool:
+        """Whether the upsampler has a gate that works."""
+        return self.estimator.tail_gate is not None and self.preset.tail_error_budget > 0
+
     def end_frame(self, branch: Branch) -> None:
         """Record the skipped share of a frame, after all of its crops went through the branch."""
         self.shares[branch].append(self._skipped / self._done if self._done else 0.0)
         self._done = self._skipped = 0.0
 
     def _trunk(self, branch: Branch, edges: LetterboxEdges | None, rectangle: Rectangle, x: Tensor) -> Tensor:
-        trunk, (h, w) = self.network.trunk(branch), x.shape[-2:]
-        begins = branch == "backward" and not self.shares[branch]
-        gated = self.preset.error_budget > 0 and not begins and not _too_small(h * w, self.preset)
-        self._done += len(trunk.blocks) * h * w
-        groups = self.estimator.groups(branch) if gated else []
+        trunk = self.network.trunk(branch)
+        self._done += len(trunk.blocks) * rectangle.area
+        groups = self.estimator.groups(branch) if self.gates(branch, rectangle) else []
         return run_gated(trunk, groups, x, partial(self._group, edges, rectangle))
 
     def _group(
@@ -109,7 +117,7 @@ class Skipper:
         too little.
         """
         gate = self.estimator.tail_gate
-        if gate is None or self.preset.tail_error_budget <= 0:
+        if gate is None or not self.gates_tail:
             return (rectangle,)
         outer = rectangle.grown(1, *feat.shape[-2:])
         here, inner = (..., outer.rows, outer.columns), rectangle.within(outer)

@@ -30,6 +30,7 @@ from model.network import propagation
 from model.network.flow import FeatureTable, LightFlow, Pyramid, SpyNet, warp
 from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
+from model.network.quantised import block_on_integers
 
 DEFAULT_SCALE: Final = 4
 """Enlargement of a network whose checkpoint names none."""
@@ -77,15 +78,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """Map [B, C, H, W] to [B, C, H, W]; with `overwrite`, inference may write the result into `x`."""
+        quantised = block_on_integers(self)
+        if quantised is not None:
+            return quantised(x, overwrite)
         return convolve(self.conv2, convolve(self.conv1, x, "relu"), plus=x, in_place=overwrite)
 
 
 class Blocks(nn.Sequential):
-    """Residual blocks in order. The input tensor stays intact; inference overwrites the tensors between blocks."""
+    """Residual blocks in order. Inference overwrites the tensors between blocks."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W]; with `overwrite`, inference may write the result into `x`."""
         for index, block in enumerate(self):
-            x = block(x, overwrite=index > 0)
+            x = block(x, overwrite=overwrite or index > 0)
         return x
 
 
@@ -99,6 +104,13 @@ class Trunk(nn.Module):
             nn.LeakyReLU(0.1, inplace=True),
             Blocks(*(ResidualBlock(channels) for _ in range(blocks))),
         )
+
+    @property
+    def channels(self) -> int:
+        """Width of the hidden features."""
+        conv = self.main[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv.out_channels
 
     @property
     def blocks(self) -> Blocks:
@@ -120,7 +132,7 @@ class Trunk(nn.Module):
         return convolve(conv, x, "leaky")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.head(x))  # type: ignore[no-any-return]
+        return self.blocks(self.head(x), overwrite=True)  # type: ignore[no-any-return]
 
 
 class BasicVSR(nn.Module):

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.folding import fold
 
-_SIDE: Final = 64
+SIDE: Final = 64
+"""Side of the frame that `step_macs` counts, in feature pixels."""
 
 
 @lru_cache(maxsize=64)
 def macs_per_pixel(config: NetworkConfig) -> float:
     """Return the multiply-accumulates for a pixel of a frame in mid-stream, without any weights."""
     with torch.device("meta"):
-        return macs_per_frame(BasicVSR(config), _SIDE, _SIDE) / _SIDE**2
+        return macs_per_frame(BasicVSR(config), SIDE, SIDE) / SIDE**2
 
 
 class StepMacs(NamedTuple):
@@ -30,6 +31,20 @@ class StepMacs(NamedTuple):
     backward: int
     forward: int
     output: int
+
+
+_COUNTED: Final = {
+    NetworkConfig(): StepMacs(1_309_875_840, 9_217_769_472, 9_217_769_472, 5_582_618_624),
+    NetworkConfig(32, 4, "light", "light", coupled=True): StepMacs(17_625_600, 343_277_568, 381_026_304, 56_623_104),
+    NetworkConfig(8, 1, "light", "light", coupled=True): StepMacs(17_625_600, 7_962_624, 10_321_920, 14_155_776),
+}
+"""Results of `macs_of_steps` for the packaged models: torch takes a second to import what counting needs."""
+
+
+def step_macs(network: BasicVSR) -> StepMacs:
+    """Return the multiply-accumulates of each step for one frame of `SIDE` x `SIDE` feature pixels in mid-stream."""
+    side = SIDE * network.fold
+    return _COUNTED.get(network.config) or macs_of_steps(network, side, side)
 
 
 def macs_per_frame(network: BasicVSR, height: int, width: int) -> int:

@@ -35,7 +35,7 @@ class ModelCache(Generic[T]):
         self.default = DEFAULT_MODEL if default == "auto" else default
         """Name of the model for `auto`."""
         self._weights_dir, self._load, self._capacity, self._on_evict = weights_dir, load, capacity, on_evict
-        self._loaded: OrderedDict[str, tuple[T, tuple[Revision, Revision]]] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[T, tuple[Revision, Revision, Revision]]] = OrderedDict()
         self._scales: dict[str, int] = {}
         self._reported: set[str] = set()
         self._lock = threading.Lock()

@@ -32,6 +32,7 @@ from model.network.basicvsr import DEFAULT_SCALE, BasicVSR, NetworkConfig
 from model.zoo.header import header_of, read_header, write_tensors
 from model.zoo.user_models import (
     ESTIMATOR,
+    INT8,
     SUFFIX,
     Revision,
     UserModelFile,
@@ -77,6 +78,10 @@ class Card:
     def estimator_path(self, weights_dir: Path) -> Path:
         """Return the path of the estimator: beside the network for user models, else beside the code."""
         return (weights_dir if self.user else PACKAGED) / f"{ESTIMATOR}{self.name}{SUFFIX}"
+
+    def scales_path(self, weights_dir: Path) -> Path:
+        """Return the path of the scales for integers, in the same folder as the estimator."""
+        return self.estimator_path(weights_dir).with_name(f"{INT8}{self.name}{SUFFIX}")
 
     def present(self, weights_dir: Path) -> bool:
         """Check whether the weights file exists."""
@@ -131,7 +136,7 @@ def config_of(name: str, weights_dir: Path) -> NetworkConfig:
 
 def _user_card(file: UserModelFile) -> Card:
     assert file.config is not None
-    gates = ", with an estimator" if _estimator_problem(file) == "" else ""
+    gates = ", with an estimator" if _problem_beside(file, ESTIMATOR) == "" else ""
     description = f"user model, {size_of(file.config)}{gates}"
     return Card(file.name, description, file.path.name, user=True, scale=file.config.scale)
 
@@ -150,55 +155,72 @@ def unusable(weights_dir: Path) -> list[str]:
     """Return one line for each unusable model file in the weights folder, with the reason."""
     files = [file for file in user_model_files(weights_dir, PACKAGED_NAMES) if not _packaged(file.path)]
     networks = [(file.path, file.problem) for file in files]
-    estimators = [(_beside(file.path), _estimator_problem(file) or "") for file in files if not file.problem]
-    lines = [f"{path} is not used: {problem}" for path, problem in [*networks, *estimators] if problem]
-    known = {_beside(weights_dir / f"{file.name}{SUFFIX}") for file in files if not file.problem}
-    others = [path for path in sorted(weights_dir.glob(f"{ESTIMATOR}*{SUFFIX}")) if path not in known]
+    good = [file for file in files if not file.problem]
+    beside = [(_beside(file.path, kind), _problem_beside(file, kind) or "") for kind in _CURES for file in good]
+    lines = [f"{path} is not used: {problem}" for path, problem in [*networks, *beside] if problem]
+    known = {path for path, _ in beside}
+    others = [(kind, path) for kind in _CURES for path in sorted(weights_dir.glob(f"{kind}*{SUFFIX}"))]
     return lines + [
-        f"{path} is not used: the folder has no user model {path.stem.removeprefix(ESTIMATOR)!r}"
-        for path in others
-        if not _packaged(path)
+        f"{path} is not used: the folder has no user model {path.stem.removeprefix(kind)!r}"
+        for kind, path in others
+        if path not in known and not _packaged(path)
     ]
+
+
+_CURES: Final = {
+    ESTIMATOR: ("estimator", "fitted to other weights; fit a new one: skipvsr train-skip {} --clips DIR"),
+    INT8: ("scales", "made for other weights; make new ones: skipvsr calibrate {} --clips DIR"),
+}
+"""What lies beside a user model, by prefix: its name, and what to do if it belongs to other weights."""
 
 
 def _packaged(path: Path) -> bool:
     """Check whether a file belongs to this project; the weights folder may be set to the packaged folder."""
-    return path.parent.resolve() == PACKAGED.resolve() and path.stem.removeprefix(ESTIMATOR) in PACKAGED_NAMES
+    name = path.stem.removeprefix(ESTIMATOR).removeprefix(INT8)
+    return path.parent.resolve() == PACKAGED.resolve() and name in PACKAGED_NAMES
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{ESTIMATOR}{path.name}")
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f"{kind}{path.name}")
 
 
 def usable_estimator(entry: Card, weights_dir: Path) -> Path | None:
     """Return the path of a model's estimator; None if the estimator beside a user model is unusable."""
+    return _usable(entry, weights_dir, ESTIMATOR, entry.estimator_path(weights_dir))
+
+
+def usable_scales(entry: Card, weights_dir: Path) -> Path | None:
+    """Return the path of a model's scales for integers; None if the scales beside a user model are unusable."""
+    return _usable(entry, weights_dir, INT8, entry.scales_path(weights_dir))
+
+
+def _usable(entry: Card, weights_dir: Path, kind: str, path: Path) -> Path | None:
     file = user_model_file(entry.name, weights_dir, PACKAGED_NAMES) if entry.user else None
-    return None if file is not None and _estimator_problem(file) else entry.estimator_path(weights_dir)
+    return None if file is not None and _problem_beside(file, kind) else path
 
 
-def _estimator_problem(file: UserModelFile) -> str | None:
-    """Return why the estimator beside a user model is unusable; "" for a usable one, None for no estimator."""
-    estimator = _beside(file.path)
-    now = revision(estimator)
-    if now is not None and not estimator.is_file():
+def _problem_beside(file: UserModelFile, kind: str) -> str | None:
+    """Return why a file beside a user model is unusable; "" for a usable one, None for no file."""
+    path = _beside(file.path, kind)
+    now = revision(path)
+    if now is not None and not path.is_file():
         return "not a regular file"
-    return None if now is None else _judged_estimator(file.name, file.path, revision(file.path), estimator, now)
+    return None if now is None else _judged_beside(file.name, file.path, revision(file.path), path, now, kind)
 
 
 @lru_cache(maxsize=256)
-def _judged_estimator(name: str, network: Path, of_network: Revision, estimator: Path, of_estimator: Revision) -> str:
-    """Return the problem of an estimator, computed once for each pair of revisions."""
+def _judged_beside(name: str, network: Path, of_network: Revision, path: Path, of_path: Revision, kind: str) -> str:
+    """Return the problem of a file beside a network, computed once for each pair of revisions."""
+    what, cure = _CURES[kind]
     try:
-        belongs_to = read_header(estimator).notes.get("network")
+        belongs_to = read_header(path).notes.get("network")
         if belongs_to == fingerprint(name, network):
             return ""
     except BadWeights as error:
         return str(error)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if belongs_to is None:
-        return "holds no estimator"
-    return f"fitted to other weights; fit a new one: skipvsr train-skip {name} --clips DIR"
+    return f"holds no {what}" if belongs_to is None else cure.format(name)
 
 
 def card(name: str, weights_dir: Path) -> Card:
@@ -218,11 +240,12 @@ def card(name: str, weights_dir: Path) -> Card:
     return _user_card(file)
 
 
-def revisions(name: str, weights_dir: Path) -> tuple[Revision, Revision]:
-    """Return the revisions of a model's network and estimator files. Raises ModelError as `card` does."""
+def revisions(name: str, weights_dir: Path) -> tuple[Revision, Revision, Revision]:
+    """Return the revisions of a model's network, estimator and scales files. Raises ModelError as `card` does."""
     entry = card(name, weights_dir)
     path = entry.path(weights_dir)
-    return revision(path) if path else None, revision(entry.estimator_path(weights_dir))
+    beside = entry.estimator_path(weights_dir), entry.scales_path(weights_dir)
+    return revision(path) if path else None, revision(beside[0]), revision(beside[1])
 
 
 def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:

@@ -1,6 +1,7 @@
 """User models: the file `NAME.safetensors` in the weights folder is the model NAME.
 
-`skipvsr train` writes these files. An estimator lies beside its network as `skip-NAME.safetensors`. Workers check the
+`skipvsr train` writes these files. An estimator lies beside its network as `skip-NAME.safetensors`, scales for integers
+as `int8-NAME.safetensors`. Workers check the
 folder at each heartbeat, so a file is judged by its header alone. An unusable file gets a reason and does not affect
 other files.
 """
@@ -25,6 +26,9 @@ from model.zoo.header import Header, read_header
 SUFFIX: Final = ".safetensors"
 ESTIMATOR: Final = "skip-"
 """Prefix of the file name of an estimator."""
+INT8: Final = "int8-"
+"""Prefix of the file name of the scales for integers (`model.zoo.scales`)."""
+_BESIDE: Final = (ESTIMATOR, INT8)
 MOST_CHANNELS: Final = 1024
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RESERVED: Final = ("auto",)
@@ -53,13 +57,13 @@ def user_model_files(weights_dir: Path, packaged: Collection[str]) -> list[UserM
     except OSError:  # no folder: no user models
         return []
     candidates = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and name[0] != "."]
-    found = (user_model_file(name, weights_dir, packaged) for name in candidates if not name.startswith(ESTIMATOR))
+    found = (user_model_file(name, weights_dir, packaged) for name in candidates if not name.startswith(_BESIDE))
     return [file for file in found if file is not None]
 
 
 def user_model_file(name: str, weights_dir: Path, packaged: Collection[str]) -> UserModelFile | None:
     """Return the file of the user model `name`; None if the file is missing or the name is no file name."""
-    if "/" in name or "\0" in name or name.startswith((".", ESTIMATOR)):
+    if "/" in name or "\0" in name or name.startswith((".", *_BESIDE)):
         return None
     path = weights_dir / f"{name}{SUFFIX}"
     if (now := revision(path)) is None:

@@ -12,7 +12,6 @@ from prometheus_client.registry import Collector
 from jobs.errors import StoreUnavailable
 from jobs.keys import WEBHOOKS
 from jobs.store import unavailable
-from jobs.tickets import QUEUES
 from service.operations import Operations
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
@@ -77,9 +76,8 @@ class _StateCollector(Collector):
         age = GaugeMetricFamily(
             "skipvsr_queue_oldest_seconds", "Seconds since the oldest waiting job was queued; 0 if the queue is empty."
         )
-        with unavailable():
-            for priority, queue in QUEUES.items():
-                depth.add_metric([priority], store.redis.llen(f"rq:queue:{queue}"))
+        for priority, count in store.depths().items():
+            depth.add_metric([priority], count)
         age.add_metric([], store.longest_wait())
         yield depth
         yield age

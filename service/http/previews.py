@@ -17,13 +17,14 @@ from anyio import CapacityLimiter
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from jobs.disk import open_regular
 from jobs.errors import Cancelled, DecoderFailed, Gone, JobFailed, NotReady, TooManyPreviews
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
-from jobs.storage import open_regular
+from jobs.stored import StoredFile
 from media.errors import DecoderCrashed, FrameMissing
 from media.preview import Preview, preview
-from pipeline.layout import finished_segments
+from pipeline.layout import SHOWN, finished_segments
 from pipeline.source import media_limits, user_errors
 from service.operations import Operations
 
@@ -143,14 +144,20 @@ def _files(operations: Operations, job: Job, view: View, *, newest: bool) -> _Fi
     """The files of a view. Raises NotReady, Cancelled, JobFailed, Gone."""
     if job.state is JobState.DONE:
         opened = operations.result if view is View.RESULT else operations.input
-        return _checked(_Files(opened(job.id)[1]))
-    work = operations.storage.work(job.id)
+        return _checked(_Files(_on_disk(operations, opened(job.id))))
+    work = operations.storage.work(job.id, SHOWN)
     segments = finished_segments(work) if work else ()
     if view is View.RESULT and not segments:
         _refuse(job)
     if view is not View.RESULT and not newest:
         segments = segments[:1]  # which tells the size of the result
-    return _checked(_Files(operations.input(job.id)[1], segments))
+    return _checked(_Files(_on_disk(operations, operations.input(job.id)), segments))
+
+
+def _on_disk(operations: Operations, found: tuple[Job, StoredFile]) -> Path:
+    """Path of a job's file on this machine."""
+    job, file = found
+    return operations.storage.on_disk(job.id, file)
 
 
 def _refuse(job: Job) -> None:

@@ -25,6 +25,7 @@ from jobs.settings import Settings
 from jobs.store.changes import Change, Changes, Document
 from service.callers import Caller
 from service.http.responses import JobDocument
+from service.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -171,9 +172,7 @@ class Streams:
                 stream.end()
             if self._places is not None:
                 self._places.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             await self._changes.close()
 
     def open(self, caller: Caller, job_id: str | None = None) -> Stream:

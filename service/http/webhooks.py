@@ -31,6 +31,7 @@ from service.admission import webhook_guard
 from service.http.api_metrics import ApiMetrics
 from service.http.responses import JobDocument
 from service.outgoing import async_client
+from service.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,9 @@ class Webhooks:
         try:
             yield
         finally:
-            tasks = [*self._running, *([poll] if poll else [])]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if poll:
+                await end([poll])  # first: it starts deliveries
+            await end(self._running)
             await self._http.aclose()
             await self._outbox.close()
 

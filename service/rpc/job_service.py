@@ -7,15 +7,14 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from grpc import StatusCode
 
 from jobs.errors import InvalidRequest
 from jobs.schema import Job
 from jobs.settings import Settings
-from jobs.storage import open_regular
+from jobs.stored import StoredFile
 from service.admission import Admissions
 from service.estimating import Estimating
 from service.names import media_type, result_name
@@ -26,7 +25,6 @@ from service.rpc.job_uploads import JobUploads
 from skipvsr.v1 import upscaler_pb2 as pb
 
 log = logging.getLogger(__name__)
-_DOWNLOAD_CHUNK_BYTES: Final = 256 * 1024
 _NEUTRAL: Final = "application/octet-stream"
 """Media type of uploads, which the server does not vouch for."""
 _WATCH_SECONDS: Final = 0.25
@@ -155,9 +153,9 @@ class JobService:
         self, request: pb.DownloadResultRequest, context: Any
     ) -> AsyncIterator[pb.DownloadResultResponse]:
         async with reported(context, "DownloadResult"), self._downloads.taken():
-            job, path = await asyncio.to_thread(self._own.result, request.job_id)
-            facts = pb.FileFacts(filename=result_name(job, path), media_type=media_type(path))
-            async with aclosing(_parts(path, facts, request.offset)) as parts:
+            job, file = await asyncio.to_thread(self._own.result, request.job_id)
+            facts = pb.FileFacts(filename=result_name(job, file.name), media_type=media_type(file.name))
+            async with aclosing(_parts(file, facts, request.offset)) as parts:
                 async for part in parts:
                     yield pb.DownloadResultResponse(**part)
 
@@ -165,9 +163,9 @@ class JobService:
         self, request: pb.DownloadInputRequest, context: Any
     ) -> AsyncIterator[pb.DownloadInputResponse]:
         async with reported(context, "DownloadInput"), self._downloads.taken():
-            job, path = await asyncio.to_thread(self._own.input, request.job_id)
+            job, file = await asyncio.to_thread(self._own.input, request.job_id)
             facts = pb.FileFacts(filename=job.filename, media_type=_NEUTRAL)
-            async with aclosing(_parts(path, facts, request.offset)) as parts:
+            async with aclosing(_parts(file, facts, request.offset)) as parts:
                 async for part in parts:
                     yield pb.DownloadInputResponse(**part)
 
@@ -177,22 +175,13 @@ class JobService:
         return self._operations.for_caller(call.caller())
 
 
-async def _parts(path: Path, facts: pb.FileFacts, offset: int) -> AsyncGenerator[dict[str, Any], None]:
+async def _parts(stored: StoredFile, facts: pb.FileFacts, offset: int) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the parts of a download: the facts with the file's size, then the bytes from `offset` on."""
-    async with _opened(path) as file:
-        facts.size_bytes = size = await asyncio.to_thread(file.seek, 0, 2)
-        if offset > size:
-            raise InvalidRequest(f"offset: {offset} is beyond the file's size, {size}")
-        await asyncio.to_thread(file.seek, offset)
+    async with stored.opened() as file:
+        facts.size_bytes = file.size
+        if offset > file.size:
+            raise InvalidRequest(f"offset: {offset} is beyond the file's size, {file.size}")
         yield {"file": facts}
-        while data := await asyncio.to_thread(file.read, _DOWNLOAD_CHUNK_BYTES):
-            yield {"data": data}
-
-
-@asynccontextmanager
-async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
-    file = await asyncio.to_thread(open_regular, path)
-    try:
-        yield file
-    finally:
-        await asyncio.to_thread(file.close)
+        async with aclosing(file.blocks(offset, file.size)) as blocks:
+            async for data in blocks:
+                yield {"data": data}

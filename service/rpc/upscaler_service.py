@@ -169,7 +169,7 @@ class UpscalerService:
             session_token=session.token,
             resume_after=session.snapshots[-1].consumed,
             device=str(model.device),
-            precision=str(model.dtype).removeprefix("torch."),
+            precision=model.precision,
         )
         if session.token:
             accepted.session_ttl.FromMilliseconds(round(1000 * self._settings.grpc_session_seconds))

@@ -149,7 +149,7 @@ def test_a_full_disk_ends_the_command_with_a_remedy(
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jobs.storage.replace", full)
+    monkeypatch.setattr("jobs.disk.replace", full)
     make_clip(folder / "b.mp4", frames=3)
     assert upscale("a.mp4", "b.mp4", "--out-dir", "out") == 1
     said = capsys.readouterr()

@@ -105,9 +105,9 @@ def test_a_running_watch_takes_files_when_they_are_complete_and_survives_a_resta
             wait_until(lambda: "whole.mp4" in results(folder), 60, "not upscaled")
             assert "slow.mp4" not in results(folder)
             file.write(clip[2000:])
-        wait_until(lambda: "slow.mp4" in results(folder), 30, "not upscaled")
+        wait_until(lambda: "slow.mp4" in results(folder), 60, "not upscaled")
         other = start(*command, folder=folder)
-        _, said = other.communicate(timeout=30)
+        _, said = other.communicate(timeout=60)
         assert (other.returncode, said) == (1, "skipvsr: another `skipvsr watch` writes into out; stop it first\n")
     finally:
         process.terminate()

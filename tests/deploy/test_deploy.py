@@ -194,7 +194,8 @@ def test_a_gpu_is_one_more_file() -> None:
     for service in override.values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-        assert service["environment"] == {"SKIPVSR_DEVICE": "cuda"}
+    assert override["worker"]["command"] == ["worker", "--devices", "all"]
+    assert override["grpc"]["environment"] == {"SKIPVSR_DEVICE": "cuda"}
 
 
 def test_images_run_as_nobody_and_get_what_they_copy() -> None:

@@ -12,9 +12,10 @@ from redis import Redis
 from jobs import allowance
 from jobs.allowance import Allowance, Limits
 from jobs.errors import LimitReached, StoreUnavailable, TooLarge
-from jobs.keys import bytes_key, owner_key, rate_key, slots_key, state_key
-from jobs.schema import JobState
-from jobs.store import connect
+from jobs.keys import bytes_key, job_key, owner_key, rate_key, slots_key, state_key
+from jobs.schema import Job, JobOptions, JobState
+from jobs.storage import new_id
+from jobs.store import JobStore, connect
 
 OWNER = "0123abcd"
 
@@ -31,6 +32,22 @@ def test_a_key_without_limits_needs_no_redis() -> None:
     strict = Allowance(connect("redis://127.0.0.1:1", timeout=0.2, attempts=1), OWNER, Limits(bytes_per_day=1))
     with pytest.raises(StoreUnavailable), strict.upload("a" * 24, 1):
         pass
+
+
+def test_a_key_whose_jobs_wait_too_long_queues_no_more(redis: Redis) -> None:
+    store = JobStore(redis)
+    first = Job(id=new_id(), filename="clip.mp4", owner=OWNER, options=JobOptions())
+    store.create(first)
+    keys = [Allowance(redis, owner, Limits(), max_wait=3600) for owner in (OWNER, "another")]
+    for key in keys:
+        key.check_wait()
+    redis.hset(job_key(first.id), "queued_at", int(time.time()) - 3700)
+    keys[1].check_wait()
+    with pytest.raises(LimitReached, match="more than 1 h"), keys[0].upload("a" * 24, 1):
+        pass
+    Allowance(redis, OWNER, Limits()).check_wait()
+    store.request_pause(first.id)
+    keys[0].check_wait()
 
 
 def test_slots_are_freed_renewed_and_expire(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as Ticket
 
-from jobs import tickets
+from jobs import lines, tickets
 from jobs.errors import NotFound, NotReady, StoreUnavailable
-from jobs.presence import Presence, WorkerInfo
+from jobs.lines import Place
+from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.schema import Job, JobMetrics, JobOptions, JobState, Priority, Progress
 from jobs.storage import new_id
 from jobs.store import JobStore, connect
@@ -77,15 +78,15 @@ def test_queue_order_follows_priority_and_age(store: JobStore) -> None:
     low, first, second = queued(store, Priority.LOW), queued(store), queued(store)
     high = queued(store, Priority.HIGH)
     assert tickets.waiting(store.redis) == [high, first, second, low]
-    store.enqueue(second, front=True)
+    store.enqueue(second, Place.FIRST)
     assert tickets.waiting(store.redis) == [high, second, first, low], "the ticket moves and has no duplicate"
 
 
 def test_a_lost_ticket_is_detected_and_replaced(store: JobStore) -> None:
     job_id = queued(store)
-    store.redis.lpop("rq:queue:skipvsr-normal")
+    assert lines.take(store.redis), "a worker took the ticket and died"
     assert store.without_ticket() == {job_id}
-    store.enqueue(job_id, front=True)
+    store.enqueue(job_id, Place.FIRST)
     assert store.without_ticket() == set()
 
 
@@ -99,14 +100,16 @@ def test_a_ticket_may_vanish_while_the_store_drops_the_ticket(store: JobStore, m
         return ticket
 
     monkeypatch.setattr(Ticket, "fetch", fetch_and_delete)
-    store.enqueue(job_id, front=True)
+    store.enqueue(job_id, Place.FIRST)
     assert tickets.waiting(store.redis) == [job_id]
     assert len(store.redis.keys("rq:job:*")) == 1
 
 
 def begin(store: JobStore) -> Execution:
     """Take the only ticket like RQ's worker "w"; return the execution record."""
-    ticket_id = store.redis.lpop(f"rq:queue:{tickets.QUEUES[Priority.NORMAL]}").decode()  # type: ignore[union-attr]
+    taken = lines.take(store.redis)
+    assert taken is not None
+    ticket_id = taken[1].decode()
     ticket = Ticket.fetch(ticket_id, connection=store.redis, serializer=tickets.SERIALIZER)
     with store.redis.pipeline() as pipe:
         ticket.prepare_for_execution("w", pipe)
@@ -317,6 +320,19 @@ def test_an_announcement_expires(redis: Redis) -> None:
     assert [worker.name for worker in presence.workers()] == ["w"]
     presence.leave("w")
     assert presence.workers() == []
+
+
+def test_few_workers_take_a_duty_and_another_follows(redis: Redis) -> None:
+    presence = Presence(redis)
+    names = [f"w{number}" for number in range(5)]
+    for _ in range(2):
+        on_duty = [name for name in names if presence.on_duty(Duty.WATCH, name, 60)]
+        assert on_duty == names[:3]
+    presence.leave("w1")
+    assert presence.on_duty(Duty.WATCH, "w4", 0.05)
+    wait_until(lambda: presence.on_duty(Duty.WATCH, "w3", 60), 5, "a term does not end")
+    assert presence.on_duty(Duty.CLEAN, "w0", 60)
+    assert not presence.on_duty(Duty.CLEAN, "w1", 60)
 
 
 def test_a_full_redis_still_pauses_cancels_and_deletes(store: JobStore, redis: Redis) -> None:

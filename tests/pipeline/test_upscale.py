@@ -133,10 +133,31 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.upscale._PAUSE", 0.001)
 
 
-@pytest.mark.slow
+class Paced(Upscaler):
+    """A network that waits after each step until the caller has got another event: no number is left out."""
+
+    def __init__(self, model: Upscaler) -> None:
+        self.__dict__.update(model.__dict__)
+        self._told = threading.Event()
+
+    def events(self, work: UpscaleTask, **stops: threading.Event) -> Iterator[Event]:
+        for event in upscale(work, self, **stops):
+            yield event
+            self._told.set()
+
+    def forward(self, frames: Any, state: Any, *, observer: Any, **options: Any) -> ChunkResult:
+        def paced(fraction: float) -> None:
+            observer(fraction)
+            self._told.clear()
+            while not self._told.wait(0.05):
+                observer(fraction)  # raises Interrupted if nobody wants more events
+
+        return super().forward(frames, state, observer=paced, **options)
+
+
 @pytest.mark.usefixtures("_often")
 def test_frames_count_one_by_one(clip: Path, model: Upscaler, tmp_path: Path) -> None:
-    events = list(upscale(task(clip, tmp_path / "w", chunk=12), model))
+    events = list(Paced(model).events(task(clip, tmp_path / "w", chunk=12)))
     done = [event.progress.frames_done for event in events if isinstance(event, Working | ChunkDone)]
     assert done == sorted(done)
     assert len(set(done)) > 12, "the numbers between two chunks are missing"
@@ -149,7 +170,6 @@ def test_frames_count_one_by_one(clip: Path, model: Upscaler, tmp_path: Path) ->
         assert event.progress.frames_saved in (0, 12, 24)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_often")
 @pytest.mark.parametrize("frames", [1, 14])
 def test_halt_stops_between_two_steps_and_a_resumed_run_is_byte_identical(
@@ -158,7 +178,7 @@ def test_halt_stops_between_two_steps_and_a_resumed_run_is_byte_identical(
     whole = finish(upscale(task(clip, tmp_path / "whole", chunk=12), model)).path.read_bytes()
     halt, work = threading.Event(), task(clip, tmp_path / "w", chunk=12)
     saved = 0
-    for event in upscale(work, model, halt=halt):
+    for event in Paced(model).events(work, halt=halt):
         if isinstance(event, Working) and event.progress.frames_done >= frames:
             halt.set()
         if isinstance(event, ChunkDone):
@@ -358,6 +378,28 @@ def test_long_chunks_are_shortened_and_stay_so(clip: Path, model: Upscaler, tmp_
             break
     events.close()
     assert finish(upscale(replace(again, max_model_bytes=0), model)).path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_job_keeps_the_threads_of_its_encoder(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job resumes with the threads it started with, on a worker with more cores: they decide about the bytes."""
+    monkeypatch.setattr("pipeline.upscale.job_threads", lambda cores, shared: 1)
+    work = task(clip, tmp_path / "w")
+    events = upscale(work, model)
+    assert _threads(events) == 1
+    assert next(event for event in events if isinstance(event, ChunkDone))
+    events.close()
+    monkeypatch.setattr("pipeline.upscale.job_threads", lambda cores, shared: 4)
+    assert _threads(upscale(work, model)) == 1
+    assert _threads(upscale(task(clip, tmp_path / "fresh"), model)) == 4
+
+
+def _threads(events: Iterator[Event]) -> int:
+    """Threads of the encoder of a run that has not begun."""
+    started = next(events)
+    assert isinstance(started, Started)
+    return started.spec.threads
 
 
 def test_a_frame_of_each_field_resumes_byte_for_byte(model: Upscaler, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 
+from jobs import lines
+from jobs.lines import Line, Place
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Estimate, Job, JobOptions, JobState, Priority, Progress
 from jobs.settings import Settings
@@ -171,7 +173,7 @@ def test_a_page_of_500_jobs_among_10000(operations: Operations, store: JobStore,
             pipe.hset(f"skipvsr:job:{job_id}", mapping={**fields, b"id": f'"{job_id}"'})
             pipe.zadd("skipvsr:jobs", {job_id: number})
             pipe.sadd("skipvsr:state:queued", job_id)
-            pipe.rpush("rq:queue:skipvsr-normal", f"{job_id}-{number}")
+            lines.push(pipe, Line(Priority.NORMAL), f"{job_id}-{number}", Place.BACK)
         pipe.execute()
     operations.recent(limit=500)  # reads every new estimate once
     begun = time.process_time()

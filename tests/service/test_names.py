@@ -1,7 +1,5 @@
 """Names of results."""
 
-from pathlib import Path
-
 import pytest
 
 from jobs.schema import Job, JobOptions, StreamFacts
@@ -25,4 +23,4 @@ def facts(height: int) -> StreamFacts:
 def test_a_name_says_the_size(options: dict[str, object], height: int | None, name: str) -> None:
     output = None if height is None else facts(height)
     job = Job(id="a", filename="clip.mp4", options=JobOptions(**options), input=facts(48), output=output)
-    assert result_name(job, Path("result.mkv")) == name
+    assert result_name(job, "result.mkv") == name

@@ -65,6 +65,14 @@ def crew(
             worker.process.wait(10)
 
 
+@contextmanager
+def held_crew(settings: Settings, folder: Path, *calls: int) -> Iterator[Worker]:
+    """A worker whose network waits in the middle of some of its chunks, until somebody stops the job."""
+    environment = {"HELD": str(folder / "held"), "HELD_CALLS": ",".join(map(str, calls))}
+    with crew(settings, folder, command=("-m", "tests.support.held", "worker"), **environment) as (worker,):
+        yield worker
+
+
 def ready(worker: Worker) -> None:
     """Wait until a worker has loaded its network."""
     wait_until(lambda: " on cpu" in worker.log or worker.process.poll() is not None, 60, f"not ready: {worker.log}")

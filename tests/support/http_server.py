@@ -88,5 +88,6 @@ def serving(settings: Settings) -> Iterator[Service]:
             yield Service(url, port, client, app, app.state.operations, stop)
     finally:
         stop()
-        thread.join(60)  # a server that goes on would send the webhooks of the next test
+        thread.join(60)
         app.state.operations.store.redis.close()
+        assert not thread.is_alive(), "the server did not stop: it would send the webhooks of the next test"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from media.probe import probe
 from media.reader import VideoReader
 from media.spec import OutputSpec, output_spec
 from media.types import MediaInfo
+from tests.support.processes import own_children
 
 
 def stripes(index: int, width: int, height: int) -> np.ndarray[Any, Any]:
@@ -54,6 +54,8 @@ def write_clip(
         video = container.add_stream(codec, rate=25, options=options or {})
         video.width, video.height, video.pix_fmt = width, height, pixel_format
         video.time_base = video.codec_context.time_base = unit
+        if codec.startswith("libvpx"):
+            video.codec_context.thread_count = 1  # its threads spin: 0.5 s took 18 s on busy cores
         sounds = tone(container) if tone else []
         if prepare:
             prepare(container, video)
@@ -196,16 +198,12 @@ def video_packets(path: Path) -> list[tuple[int, int, bool]]:
         return [(p.pts, p.dts, p.is_keyframe) for p in container.demux(video=0) if p.size]  # type: ignore[misc]
 
 
-def children() -> list[str]:
+def children() -> list[int]:
     """Process ids of this process's decoders."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the thread has ended
-            found += (task / "children").read_text().split()
-    return [pid for pid in found if _is_reader(pid)]
+    return [pid for pid in own_children() if _is_reader(pid)]
 
 
-def _is_reader(pid: str) -> bool:
+def _is_reader(pid: int) -> bool:
     try:
         return b"media.jailed.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

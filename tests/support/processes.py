@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +29,34 @@ def children(pid: int) -> list[int]:
         if parent == pid:
             found += [int(entry.parent.name), *children(int(entry.parent.name))]
     return found
+
+
+def own_children() -> set[int]:
+    """Process ids of the children of this process, zombies too."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def title(pid: int) -> str:
+    """A process's id and command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        words = []
+    return f"{pid} {b' '.join(words).decode(errors='replace') or '(ended)'}"
+
+
+def kill_tree(*pids: int) -> list[str]:
+    """Kill processes and their descendants; return their titles."""
+    tree = [each for pid in pids for each in (pid, *children(pid)) if alive(each)]
+    titles = [title(each) for each in tree]
+    for each in tree:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    return titles
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:

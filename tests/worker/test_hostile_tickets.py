@@ -13,11 +13,13 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from jobs.schema import JobState
+from jobs import lines
+from jobs.lines import Line, Place
+from jobs.schema import JobState, Priority
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
-from jobs.tickets import QUEUES, SERIALIZER, TASK
+from jobs.tickets import QUEUES, SERIALIZER, TASK, FairQueue
 from tests.support.clips import make_clip
 from tests.support.crew import crew, submit, wait_for
 from tests.support.processes import wait_until
@@ -40,7 +42,7 @@ def plant(redis: Redis, payload: bytes, ticket_id: str = "", **fields: bytes) ->
     queue = next(iter(QUEUES.values()))
     head = {"created_at": b"2026-01-01T00:00:00.000000Z", "status": b"queued", "origin": queue.encode()}
     redis.hset(f"rq:job:{ticket_id}", mapping={**head, "data": payload, **fields})
-    redis.rpush(f"rq:queue:{queue}", ticket_id)
+    lines.push(redis, Line(Priority.HIGH), ticket_id, Place.BACK)
     return ticket_id
 
 
@@ -75,13 +77,12 @@ def test_a_worker_drops_hostile_tickets(
         plant(redis, zlib.compress(b"[" * 4000)),
         plant(redis, b""),
     ]
-    queue = next(iter(QUEUES.values()))
     planted.append(plant(redis, ours("../../etc-1"), "../../etc-1"))
     redis.hset(b"rq:job:\xff\xfe", "data", b"x")
-    redis.rpush(f"rq:queue:{queue}", b"\xff\xfe")
+    lines.push(redis, Line(Priority.HIGH), b"\xff\xfe", Place.BACK)  # type: ignore[arg-type]
     no_hash = f"{new_id()}-1"
     redis.set(f"rq:job:{no_hash}", b"x")
-    redis.rpush(f"rq:queue:{queue}", no_hash)
+    lines.push(redis, Line(Priority.HIGH), no_hash, Place.BACK)
     with crew(settings, tmp_path) as (worker,):
         job = wait_for(store, submit(store, storage, make_clip(tmp_path / "clip.mp4", frames=8)))
         assert job.state is JobState.DONE, worker.log
@@ -103,10 +104,9 @@ def test_our_own_tickets_pass(store: JobStore, storage: Storage, state: str) -> 
         store.request_pause(job_id)
         store.resume(job_id)
     else:
-        store.enqueue(job_id, front=True)
+        store.enqueue(job_id, Place.FIRST)
     seen: list[str] = []
-    queues = [Queue(name, connection=store.redis, serializer=SERIALIZER) for name in QUEUES.values()]
-    found = Queue.dequeue_any(queues, None, store.redis, job_class=ticket_class(seen.append), serializer=SERIALIZER)
+    found = FairQueue.dequeue_any([], None, store.redis, job_class=ticket_class(seen.append), serializer=SERIALIZER)
     assert found is not None
     found[0].perform()
     assert seen == [job_id]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs import records
+from jobs import lines, records
 from jobs.errors import Gone, NotFound
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
@@ -141,7 +141,7 @@ def names(storage: Storage, job_id: str) -> set[str]:
 def test_expired_files_are_removed(janitor: Janitor, store: JobStore, storage: Storage, times: Times) -> None:
     done, failed = job_in(JobState.DONE, store, storage), job_in(JobState.FAILED, store, storage)
     cancelled = job_in(JobState.CANCELLED, store, storage)
-    store.redis.lpop("rq:queue:skipvsr-normal")  # a worker took the ticket, finished the job, and died
+    lines.take(store.redis)  # a worker took the ticket, finished the job, and died
     janitor.clean()
     assert names(storage, done) == {"input", "result.mp4", "work"}, "the worker may still clean up"
     times.wall += timedelta(minutes=1)
@@ -271,7 +271,7 @@ def test_a_lost_worker_is_detected_by_its_heartbeat_count(
     times.monotonic += 2
     assert monitor.check() == [job_id]
     assert store.get(job_id).state is JobState.QUEUED
-    store.redis.delete("rq:queue:skipvsr-normal")  # another worker took the ticket and died
+    lines.take(store.redis)  # another worker took the ticket and died
     assert monitor.check() == []
     for _ in range(5):
         times.monotonic += 2

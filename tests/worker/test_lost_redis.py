@@ -137,8 +137,8 @@ def test_a_result_without_a_record_can_be_downloaded(settings: Settings, store: 
     (storage.root / "no-job").mkdir()
     store.redis.flushall()
     assert records.restore(store, storage) == [done]
-    job, path = Operations(store, storage).result(done)
-    assert path.read_bytes() == b"result"
+    job, file = Operations(store, storage).result(done)
+    assert storage.on_disk(done, file).read_bytes() == b"result"
     assert "its record is missing" in job.warnings[0]
 
 

@@ -28,10 +28,10 @@ _MOST_FRAMES = 2000
 def get_report(job_id: str, operations: JobsDep) -> Report:
     """Return the figures of a job, in all and chunk by chunk. A running job's report holds the finished chunks."""
     job, figures = operations.figures(job_id)
-    facts = figures.facts
+    facts, result = figures.facts, operations.storage.result(job_id) if job.state is JobState.DONE else None
     return Report(
         source=job.filename,
-        target=result_name(job, operations.storage.result_path(job_id)) if job.state is JobState.DONE else None,
+        target=None if result is None else result_name(job, result.name),
         model=facts.model,
         device=facts.device,
         precision=facts.precision,

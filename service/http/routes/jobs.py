@@ -269,8 +269,8 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
 )
 def get_result(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Download the upscaled video. `Range` requests let players seek and downloads resume (`curl -C -`)."""
-    job, path = operations.result(job_id)
-    return file_response(request, path, result_name(job, path), media_type(path))
+    job, file = operations.result(job_id)
+    return file_response(request, file, result_name(job, file.name), media_type(file.name))
 
 
 @router.head("/jobs/{job_id}/input", include_in_schema=False, dependencies=_READ)
@@ -283,6 +283,6 @@ def get_result(job_id: str, request: Request, operations: JobsDep) -> Response:
 )
 def get_input(job_id: str, request: Request, operations: JobsDep) -> Response:
     """Download the original video while it is kept."""
-    job, path = operations.input(job_id)
+    job, file = operations.input(job_id)
     # A neutral type: browsers must not interpret untrusted uploads.
-    return file_response(request, path, job.filename, "application/octet-stream")
+    return file_response(request, file, job.filename, "application/octet-stream")

@@ -14,7 +14,7 @@ _SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 def test_the_worker_gets_no_api_key() -> None:
     """The key is neither in the environment that the worker reads, nor in /proc, where other processes read it."""
-    real = {child.name: child.without for child in _children(0, None, grpc=True)}
+    real = {child.name: child.without for child in _children(0, None, None, metrics_port=0, grpc=True)}
     assert set(real) == {"API", "worker", "gRPC server"}
     children = [Child(name, _SLEEP, without=without) for name, without in real.items()]
     supervisor = Supervisor(children, {"SKIPVSR_API_KEY": "sesame", "SKIPVSR_MODEL": "tiny"}, 5.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine import execute
+from model.engine import bands
 from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR, NetworkConfig
 
@@ -27,8 +27,8 @@ def test_bands_of_a_trunk_change_nothing(coupled: bool, dtype: torch.dtype, monk
         return plainly(x)
 
     monkeypatch.setattr(model.network.backward_trunk, "forward", forward)
-    monkeypatch.setattr(execute, "MAPPED_BYTES", 20 * 24 * 8 * dtype.itemsize)  # twenty rows
-    monkeypatch.setattr(execute, "LEAST_GAIN", 1)
+    monkeypatch.setattr(bands, "MAPPED_BYTES", 20 * 24 * 8 * dtype.itemsize)  # twenty rows
+    monkeypatch.setattr(bands, "LEAST_GAIN", 1)
     assert np.array_equal(model.forward(frames, None, lookahead=0, last=True).frames, whole)
     assert len(seen) == 3 * 3
     assert max(seen) <= 20

@@ -1,82 +1,133 @@
-"""The dense network's time: measured where it has to be, and no longer than that is worth."""
+"""The dense network's time: told by the steps that ran anyway, and free."""
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from model.engine.calibration import BUDGET, FRAMES, ROUNDS, DenseTimes
+from model.engine.calibration import DenseTimes, Kind, StepCounts, StepTimes, Stopwatch
 from model.engine.state import RecurrentState
 from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.routing import preset
+from model.network.macs import macs_of_steps
+from model.routing import Preset
+
+LIGHT = NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True)
+ROUTED = Preset(overhead=60)
 
 
-class Network:
-    """Takes a second for each frame; notes how many there were."""
+class Watch(Stopwatch):
+    """A clock that stands still unless moved."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[int, int]] = []
+        super().__init__(torch.device("cpu"))
+        self.now = 0.0
 
-    def __call__(self, frames: Tensor, emit: int, before: RecurrentState | None) -> float:
-        self.calls.append((emit, len(frames)))
-        return float(len(frames))
-
-
-def ask(times: DenseTimes, network: Network, emit: int, *, lookahead: int = 2, last: bool = False) -> float:
-    """The dense time of a frame of a chunk that took half as long by its routing."""
-    stored = torch.zeros(emit + lookahead, 8, 8, 3, dtype=torch.uint8)
-    return times.a_frame(network, stored, emit, RecurrentState("m", stored[:0]), took=emit / 2, last=last)
+    def mark(self) -> float:
+        return self.now
 
 
-def test_a_short_clip_pays_for_a_few_frames_once() -> None:
-    times, network = DenseTimes(), Network()
-    assert [ask(times, network, 24) for _ in range(3)] == [1.0] * 3
-    assert network.calls == [(2, 2), (FRAMES, FRAMES)], "kernels are prepared, and one round"
+def measured(watch: Watch, *steps: tuple[Kind, float, bool]) -> StepTimes:
+    """The times of steps of a kind that take some seconds, on the whole frame or not."""
+    times = StepTimes(watch)
+    for kind, seconds, whole in steps:
+        with times.step(kind, whole=whole):
+            watch.now += seconds
+    return times
 
 
-def test_further_rounds_wait_until_they_are_little_of_what_was_computed() -> None:
-    times, network = DenseTimes(), Network()
-    computed = 0.0
-    for _ in range(2000):
-        ask(times, network, 24)
-        computed += 12
-        rounds = len(network.calls) - 1
-        assert rounds == 1 or (rounds - 1) * FRAMES <= BUDGET * computed
-    assert len(network.calls) == 1 + ROUNDS
+def upscaler() -> Upscaler:
+    torch.manual_seed(3)
+    return Upscaler("seeded", BasicVSR(LIGHT), "seeded:3", torch.device("cpu"), torch.float32)
 
 
-def test_short_chunks_are_measured_as_they_are_and_the_end_is_held_to_them() -> None:
-    times, network = DenseTimes(), Network()
-    assert ask(times, network, 1) == 3.0, "the look-ahead is most of the work"
-    assert network.calls == [(1, 3), (1, 3)]
-    assert ask(times, network, 3, lookahead=0, last=True) == 3.0
-    assert len(network.calls) == 2
+def test_a_dense_chunk_costs_its_dense_steps() -> None:
+    """Crops do not count, nor does the first step of a kind, which prepares kernels."""
+    dense, watch = DenseTimes(BasicVSR(LIGHT)), Watch()
+    for kind, seconds in (("flow", 1.0), ("alignment", 2.0), ("backward", 30.0), ("forward", 40.0), ("output", 5.0)):
+        dense.add("size", measured(watch, (kind, 99.0, True), (kind, seconds, True), (kind, 0.5, False)))
+    assert dense.known("size")
+    assert not dense.known("another size")
+    assert dense.seconds("size", StepCounts(flows=7, backward=5, forward=3)) == 7 * 3 + 5 * 30 + 3 * 45
+
+
+def test_a_kind_that_never_ran_whole_follows_from_the_others() -> None:
+    network, watch = BasicVSR(LIGHT), Watch()
+    macs, dense = macs_of_steps(network, 64, 64), DenseTimes(network)
+    dense.add("size", measured(watch, ("backward", 10.0, True), ("forward", 1.0, False)))
+    assert dense.seconds("size", StepCounts(forward=1)) == pytest.approx(
+        10 * (macs.forward + 1.5 * macs.output) / macs.backward
+    )
+
+
+def test_a_step_inside_another_counts_once() -> None:
+    watch = Watch()
+    times = StepTimes(watch)
+    with times.step("alignment", whole=True) as outer:
+        watch.now += 1
+        with times.step("backward", whole=True, within=outer):
+            watch.now += 10
+        watch.now += 2
+    assert dict(times.dense()) == {"alignment": 3, "backward": 10}
+    assert times.routed() == 13
+
+
+def test_steps_are_counted_as_the_dense_network_runs_them() -> None:
+    assert StepCounts.of(6, 4, continues=False) == StepCounts(flows=5 + 3, backward=6, forward=4)
+    assert StepCounts.of(6, 4, continues=True) == StepCounts(flows=5 + 4, backward=6, forward=4)
+    assert StepCounts.of(1, 1, continues=False) == StepCounts(flows=0, backward=1, forward=1)
+
+
+def test_no_frame_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A still scene computes one frame of each branch; that is enough."""
+    model = upscaler()
+    monkeypatch.setattr(model._accounting, "run_dense", pytest.fail)
+    still = np.full((12, 48, 64, 3), 90, np.uint8)
+    first = model.forward(still, None, lookahead=2, last=False, routing=ROUTED)
+    second = model.forward(still, first.state, lookahead=2, last=False, routing=ROUTED)
+    assert any(report.units_left_out for report in first.reports)
+    assert first.dense_seconds > first.seconds
+    assert second.dense_seconds > second.seconds
 
 
 def test_what_was_computed_everywhere_tells_its_time_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing stands still: what routing costs there is its planning, and nothing is run twice to find that out."""
-    torch.manual_seed(3)
-    network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
-    model = Upscaler("seeded", network, "seeded:3", torch.device("cpu"), torch.float32)
+    model = upscaler()
     monkeypatch.setattr(model._accounting, "run_dense", pytest.fail)
     noise = np.random.default_rng(0).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
-    result = model.forward(noise, None, lookahead=2, last=False, routing=preset("balanced", overhead=600))
+    result = model.forward(noise, None, lookahead=2, last=False, routing=ROUTED)
     assert len(result.reports) == 10
     assert not any(report.units_left_out for report in result.reports)
     assert 0 < result.dense_seconds < result.seconds
 
 
+def resumed() -> tuple[np.ndarray, RecurrentState]:
+    """The rest of a clip in which one corner moves, and the state before, from another process."""
+    clip = np.full((12, 48, 64, 3), 90, np.uint8)
+    clip[6:, :8, :8] = np.arange(6, dtype=np.uint8)[:, None, None, None] * 40
+    return clip[6:], upscaler().forward(clip[:6], None, lookahead=0, last=False, routing=ROUTED).state
+
+
+def test_a_resumed_job_measures_a_frame_once() -> None:
+    rest, state = resumed()
+    model = upscaler()
+    runs, run = [], model._accounting.run_dense
+    model._accounting.run_dense = lambda *args, **kwargs: runs.append(run(*args, **kwargs)) or runs[-1]
+    for _ in range(2):
+        result = model.forward(rest, state, lookahead=0, last=False, routing=ROUTED)
+        assert any(report.units_left_out for report in result.reports)
+        assert result.dense_seconds > 0
+    assert len(runs) == 1
+
+
 def test_where_the_dense_network_has_no_memory_no_gain_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The routed frames are made by then: a job is not lost for want of a number."""
-    network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="light", tail="light", coupled=True))
-    model = Upscaler("any", network, "any", torch.device("cpu"), torch.float32)
+    rest, state = resumed()
+    model = upscaler()
 
     def full(*_: object, **__: object) -> float:
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(model._accounting, "run_dense", full)
-    still = np.full((12, 48, 64, 3), 90, np.uint8)
-    result = model.forward(still, None, lookahead=2, last=False, routing=preset("balanced", overhead=600))
+    result = model.forward(rest, state, lookahead=0, last=False, routing=ROUTED)
     assert any(report.units_left_out for report in result.reports)
     assert result.dense_seconds == pytest.approx(result.seconds)

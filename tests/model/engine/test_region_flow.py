@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.region_flow import chunk_flows
 from model.mask.plan import dense_plan
 from model.network.basicvsr import BasicVSR, NetworkConfig
@@ -20,7 +21,7 @@ def test_each_frame_of_a_dense_chunk_is_reduced_once(kind: str, monkeypatch: pyt
     frames = list(torch.rand(4, 1, 3, 20, 36).unbind(0))
     plan = dense_plan(torch.zeros(3, 20, 36, 3, dtype=torch.uint8), 2)
     reduced: list[Tensor] = []
-    plainly = network.pyramid
+    plainly, times = network.pyramid, StepTimes(Stopwatch(torch.device("cpu")))
 
     def pyramid(lr: Tensor) -> object:
         reduced.append(lr)
@@ -28,7 +29,7 @@ def test_each_frame_of_a_dense_chunk_is_reduced_once(kind: str, monkeypatch: pyt
 
     with torch.inference_mode():
         monkeypatch.setattr(network, "pyramid", pyramid)
-        to_next, to_previous = chunk_flows(network, frames[1:], plan, frames[0], lambda task: None)
+        to_next, to_previous = chunk_flows(network, frames[1:], plan, frames[0], times, lambda task: None)
         assert len(reduced) == 4
         for i in range(2):
             found = to_next[i]

@@ -151,7 +151,7 @@ def test_job_survives_a_lost_redis_answer(service: Service, clip: Path, monkeypa
         assert service.post(clip).status_code == 503
     again = service.post(clip)
     assert (again.status_code, again.json()["state"]) == (202, "queued")
-    assert service.operations.input(again.json()["id"])[1].read_bytes() == clip.read_bytes()
+    assert service.operations.storage.input_path(again.json()["id"]).read_bytes() == clip.read_bytes()
     assert len(service.operations.recent()) == 1
 
 

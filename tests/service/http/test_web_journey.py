@@ -89,7 +89,7 @@ def test_three_videos_from_the_choice_to_the_download(
         with page.expect_download() as download:
             running.get_by_role("link", name="Download").click()
         job = next(job for job in service.operations.recent() if job.filename == name)
-        assert download.value.path().read_bytes() == service.operations.result(job.id)[1].read_bytes()
+        assert download.value.path().read_bytes() == service.operations.storage.result_path(job.id).read_bytes()
 
 
 def watch_live(page: Page, name: str) -> None:
@@ -155,7 +155,7 @@ def test_an_upload_goes_on_after_a_reload(service: Service, page: Page, tmp_path
     assert set(offsets) == {0, PART}
     (job,) = service.operations.recent()
     assert job.options.scale == 3
-    assert service.operations.input(job.id)[1].stat().st_size == clip.stat().st_size
+    assert service.operations.storage.input_path(job.id).stat().st_size == clip.stat().st_size
     page.reload()
     expect(page.locator(".job")).to_have_count(1)
     expect(page.locator("#uploads li")).to_have_count(0)

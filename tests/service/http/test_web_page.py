@@ -335,7 +335,7 @@ def test_run_again_with_other_options(service: Service, page: Page, tmp_path: Pa
     expect(page.locator(".job")).to_have_count(2)
     newest, _ = service.operations.recent()
     assert newest.options.height == 720
-    assert service.operations.input(newest.id)[1].read_bytes() == clip.read_bytes()
+    assert service.operations.storage.input_path(newest.id).read_bytes() == clip.read_bytes()
 
 
 def test_page_asks_for_the_api_key(settings: Settings, page: Page, tmp_path: Path) -> None:

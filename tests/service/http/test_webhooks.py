@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr, ValidationError
 from standardwebhooks import Webhook
@@ -57,7 +58,7 @@ class Receiver:
             request.send_header("Content-Length", "0")
             request.end_headers()
 
-    def wait(self, count: int, seconds: float = 15) -> list[tuple[dict[str, str], bytes]]:
+    def wait(self, count: int, seconds: float = 60) -> list[tuple[dict[str, str], bytes]]:
         wait_until(lambda: len(self.messages) >= count, seconds, f"{count} messages expected: {len(self.messages)}")
         return self.messages
 
@@ -215,38 +216,36 @@ def trickle(request: BaseHTTPRequestHandler) -> None:
         pass
 
 
-@pytest.mark.slow
 def test_receivers_that_misbehave_are_tried_again(hooked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "_TOTAL_SECONDS", 0.5)
-    for misbehave in (reset, endless, endless_header, trickle):
-        with receiving(misbehave, 200) as receiver, serving(hooked) as service:
-            started = time.monotonic()
-            finish(service.operations.store, create(service.operations.store, receiver.url))
-            assert payload(receiver.wait(2)[1])
-            assert time.monotonic() - started < 8, misbehave
+    with serving(hooked) as service:
+        for misbehave in (reset, endless, endless_header, trickle):
+            with receiving(misbehave, 200) as receiver:
+                finish(service.operations.store, create(service.operations.store, receiver.url))
+                assert payload(receiver.wait(2)[1])
 
 
 def test_nobody_reads_an_endless_answer_of_success(hooked: Settings) -> None:
     with receiving(lambda request: endless(request, 200)) as receiver, serving(hooked) as service:
         finish(service.operations.store, create(service.operations.store, receiver.url))
         receiver.wait(1)
-        wait_until(lambda: not service.operations.store.redis.zcard("skipvsr:webhooks"), 5, "the end of the delivery")
+        wait_until(lambda: not service.operations.store.redis.zcard("skipvsr:webhooks"), 60, "the end of the delivery")
 
 
-@pytest.mark.slow
-def test_a_receiver_that_hangs_delays_nobody_else(hooked: Settings) -> None:
-    with receiving(lambda _: receiver.done.wait(20)) as receiver, receiving(200) as quick, serving(hooked) as service:
+def test_a_receiver_that_hangs_delays_nobody_else(hooked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver hangs to the end of the test: no attempt ends before, however busy the machine is."""
+    monkeypatch.setattr(webhooks, "_TIMEOUT", httpx.Timeout(600.0))
+    monkeypatch.setattr(webhooks, "_TOTAL_SECONDS", 600.0)
+    with receiving(lambda _: receiver.done.wait()) as receiver, receiving(200) as quick, serving(hooked) as service:
         store = service.operations.store
         for _ in range(100):
             finish(store, create(store, receiver.url))
         receiver.wait(webhooks._AT_ONCE_TO_HOST)
         url = quick.url.replace("127.0.0.1", "localhost")  # another host: receivers are told apart by name
         finish(store, create(store, url))
-        quick.wait(1, 5)
+        quick.wait(1)
         assert len(receiver.messages) == webhooks._AT_ONCE_TO_HOST
-        started = time.monotonic()
         assert service.client.get("/jobs").status_code == 200
-        assert time.monotonic() - started < 2
 
 
 def test_redirects_are_not_followed(hooked: Settings) -> None:
@@ -265,11 +264,10 @@ def test_redirects_are_not_followed(hooked: Settings) -> None:
 
 
 def warnings_of(service: Service, job_id: str) -> list[str]:
-    wait_until(lambda: bool(service.operations.get(job_id).warnings), 10, "a warning")
+    wait_until(lambda: bool(service.operations.get(job_id).warnings), 60, "a warning")
     return service.operations.get(job_id).warnings
 
 
-@pytest.mark.slow
 def test_a_private_address_behind_a_name_is_given_up_and_named(hooked: Settings) -> None:
     with receiving(200) as receiver, serving(hooked.model_copy(update={"webhook_networks": ""})) as service:
         job_id = create(service.operations.store, receiver.url.replace("127.0.0.1", "localhost"))
@@ -277,23 +275,28 @@ def test_a_private_address_behind_a_name_is_given_up_and_named(hooked: Settings)
         (warning,) = warnings_of(service, job_id)
         assert "job.done to localhost was given up after 1 attempt: localhost has a private address" in warning
         assert receiver.messages == []
-        assert 'skipvsr_webhooks_total{outcome="given_up"} 1.0' in service.client.get("/metrics").text
+        given_up = 'skipvsr_webhooks_total{outcome="given_up"} 1.0'  # counted after the warning
+        wait_until(lambda: given_up in service.client.get("/metrics").text, 60, given_up)
 
 
-@pytest.mark.slow
+class Thrice(Backoff):
+    """Three attempts: the pause after the third one is longer than a delivery lasts."""
+
+    def pause(self, tries: int) -> float:
+        return 0.1 if tries < 3 else 2 * self.until
+
+
 def test_a_delivery_is_given_up_at_last_and_named(hooked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "Backoff", lambda: Backoff(first=0.1, factor=1.0, until=1.5))
+    monkeypatch.setattr(webhooks, "Backoff", Thrice)
     with receiving(503) as receiver, serving(hooked) as service:
         job_id = create(service.operations.store, receiver.url)
         finish(service.operations.store, job_id)
         (warning,) = warnings_of(service, job_id)
-        assert warning.startswith("The webhook job.done to 127.0.0.1 was given up after ")
-        assert warning.endswith(" attempts: status 503.")
-        assert len(receiver.messages) > 1
+        assert warning == "The webhook job.done to 127.0.0.1 was given up after 3 attempts: status 503."
+        assert len(receiver.messages) == 3
         assert not service.operations.store.redis.keys("skipvsr:webhook*")
 
 
-@pytest.mark.slow
 def test_gone_ends_the_repetitions_and_retry_after_delays_them(hooked: Settings) -> None:
     with receiving(410) as receiver, serving(hooked) as service:
         job_id = create(service.operations.store, receiver.url)
@@ -307,7 +310,7 @@ def test_gone_ends_the_repetitions_and_retry_after_delays_them(hooked: Settings)
         for round_ in range(3):
             store.request_pause(job_id)
             receiver.wait(round_ + 1)
-            wait_until(lambda: not store.redis.keys("skipvsr:webhook*"), 10, "the end of the delivery")
+            wait_until(lambda: not store.redis.keys("skipvsr:webhook*"), 60, "the end of the delivery")
             store.resume(job_id)
         assert len(warnings_of(service, job_id)) == 1, "a job that pauses again and again gets no endless list"
 
@@ -323,7 +326,6 @@ def test_gone_ends_the_repetitions_and_retry_after_delays_them(hooked: Settings)
         assert receiver.times[1] - receiver.times[0] > 0.9  # Redis counts whole seconds
 
 
-@pytest.mark.slow
 def test_two_secrets_sign_every_message_twice(hooked: Settings) -> None:
     second = "whsec_" + "QUFB" * 10
     both = hooked.model_copy(update={"webhook_secret": SecretStr(f"{second} {SECRET}")})

@@ -22,6 +22,7 @@ from commands.shared.embedded_redis import EmbeddedRedis
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client import ConnectionFailed, Unauthorized
 from skipvsr_client.live import StreamClient
+from tests.support.certificates import Authority
 from tests.support.processes import wait_until
 from tests.support.rpc_server import ROOT, Proxy, RpcServer, details, noise, rpc_server
 
@@ -269,23 +270,14 @@ def test_key_as_bearer_token_and_as_header(tmp_path: Path, redis_url: str) -> No
 def test_tls_and_client_certificates(tmp_path: Path, redis_url: str) -> None:
     """The server presents its certificate. With a client CA, clients must present one too."""
 
-    def certificate(name: str, *options: str) -> tuple[Path, Path]:
-        key, cert = tmp_path / f"{name}.key", tmp_path / f"{name}.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        command += ["-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(cert), *options]
-        subprocess.run(command, check=True, capture_output=True)
-        return key, cert
-
-    ca_key, ca = certificate("ca")
-    signed = ("-CA", str(ca), "-CAkey", str(ca_key), "-addext", "basicConstraints=CA:FALSE")
-    server_key, server_cert = certificate("server", *signed, "-addext", "subjectAltName=IP:127.0.0.1")
-    client_key, client_cert = certificate("client", *signed)
-    settings = {"CERT": server_cert, "KEY": server_key, "CLIENT_CA": ca}
+    authority = Authority(tmp_path)
+    own, known = authority.server(), authority.client()
+    settings = {"CERT": own.cert, "KEY": own.key, "CLIENT_CA": authority.ca.cert}
     variables = {f"SKIPVSR_GRPC_TLS_{name}": str(path) for name, path in settings.items()}
-    root = ca.read_bytes()
+    root = authority.ca.cert.read_bytes()
     with rpc_server(tmp_path / "server", redis_url, **variables) as server:
-        known = grpc.ssl_channel_credentials(root, client_key.read_bytes(), client_cert.read_bytes())
-        with server.client(credentials=known) as client:
+        both = grpc.ssl_channel_credentials(root, known.key.read_bytes(), known.cert.read_bytes())
+        with server.client(credentials=both) as client:
             assert len(list(client.stream(noise(2), width=32, height=24))) == 2
         for credentials in (grpc.ssl_channel_credentials(root), None):
             with server.client(credentials=credentials) as client, pytest.raises(ConnectionFailed):
@@ -299,23 +291,23 @@ def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
         rpc_server(tmp_path / "server", redis_url, SKIPVSR_GRPC_DRAIN_SECONDS="3") as server,
         server.client() as client,
     ):
-        hold = threading.Event()
+        go_on, never = threading.Event(), threading.Event()
 
-        def requests(wait: float) -> Iterator[pb.StreamRequest]:
+        def requests(until: threading.Event) -> Iterator[pb.StreamRequest]:
             yield config(routing="off")
             yield frame(sequence=1)
-            hold.wait(wait)
+            until.wait(60)
             yield frame(sequence=2, end_of_stream=True)
 
-        ends, stays = client.upscaler.Stream(requests(1.5)), client.upscaler.Stream(requests(30))
+        ends, stays = client.upscaler.Stream(requests(go_on)), client.upscaler.Stream(requests(never))
         for call in (ends, stays):
             next(call)
         health = health_pb2_grpc.HealthStub(client._channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(service="skipvsr.v1.UpscalerService"), timeout=20)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="skipvsr.v1.UpscalerService"), timeout=60)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        begun = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        go_on.set()
         with pytest.raises(grpc.RpcError) as refused:
             list(client.upscaler.Stream(iter([config()]), timeout=10))
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -324,9 +316,8 @@ def test_graceful_shutdown(tmp_path: Path, redis_url: str) -> None:
             list(stays)
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "stopping" in ended.value.details()
-        hold.set()
-        assert server.process.wait(20) == 0
-        assert 2.5 < time.monotonic() - begun < 20
+        never.set()
+        assert server.process.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -350,10 +341,8 @@ def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
                 time.sleep(3)
                 assert "interrupted" not in server.log, "a silent client that answers pings must stay connected"
                 proxy.silence()
-                silent = time.monotonic()
-                wait_until(lambda: "interrupted" in server.log, 20, "the server does not notice the dead connection")
-                assert time.monotonic() - silent < 10
-                wait_until(lambda: server.files() <= before, 10, "the dead connection is still open")
+                wait_until(lambda: "interrupted" in server.log, 60, "the server does not notice the dead connection")
+                wait_until(lambda: server.files() <= before, 30, "the dead connection is still open")
                 with server.client() as back:
                     resume = pb.Resume(session_token=token, last_received=1)
                     answers = back.upscaler.Stream(iter([config(routing="off", resume=resume), frame(sequence=2)]))
@@ -365,7 +354,6 @@ def test_half_open_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
             proxy.close()
 
 
-@pytest.mark.slow
 def test_killed_server(tmp_path: Path, redis_url: str) -> None:
     with rpc_server(tmp_path / "server", redis_url) as server, server.client() as client:
         stream = client.stream((noise(1)[0] for _ in range(10**6)), width=32, height=24)

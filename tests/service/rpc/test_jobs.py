@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,70 +10,16 @@ from pathlib import Path
 
 import grpc
 import pytest
-from redis import Redis
 
-from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.presence import WorkerInfo
-from jobs.schema import Estimate, Job, JobMetrics, JobOptions, JobState, Progress, QueuePlace, StreamFacts
-from jobs.settings import Settings
+from jobs.schema import Estimate, Job, JobMetrics, JobOptions, Progress, QueuePlace, StreamFacts
 from service.operations import Operations
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client.live import StreamClient
 from tests.support.clips import make_clip
 from tests.support.processes import wait_until
+from tests.support.rpc_jobs import finish, upload
 from tests.support.rpc_server import RpcServer, details, rpc_server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
-    settings = {
-        "SKIPVSR_MAX_UPLOAD_BYTES": "200000",
-        "SKIPVSR_UPLOAD_IDLE_SECONDS": "2",
-        "SKIPVSR_GRPC_MAX_WATCHERS": "3",
-        "SKIPVSR_MAX_UPLOADS": "3",
-        "SKIPVSR_GRPC_MAX_DOWNLOADS": "2",
-        "SKIPVSR_DOWNLOAD_IDLE_SECONDS": "2",
-    }
-    with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RpcServer, redis_url: str) -> Iterator[StreamClient]:
-    """A client of the server, with no jobs: the server would list those again that lie in its data folder."""
-    shutil.rmtree(server.data_dir / "jobs", ignore_errors=True)
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
-    with server.client() as connected:
-        yield connected
-
-
-@pytest.fixture
-def operations(server: RpcServer, redis_url: str) -> Iterator[Operations]:
-    operations = Operations.from_settings(Settings(redis_url=redis_url, data_dir=server.data_dir))
-    yield operations
-    operations.store.redis.close()
-
-
-def upload(data: bytes, size: int | None = None, key: str = "", **options: object) -> Iterator[pb.CreateJobRequest]:
-    chosen = pb.JobOptions(**options)  # type: ignore[arg-type]
-    config = pb.UploadConfig(filename="dir/my clip.mp4", options=chosen, idempotency_key=key)
-    if size is not None:
-        config.size_bytes = size
-    yield pb.CreateJobRequest(config=config)
-    for start in range(0, len(data), 1000):
-        yield pb.CreateJobRequest(chunk=pb.UploadChunk(data=data[start : start + 1000]))
-
-
-def finish(operations: Operations, job_id: str, result: bytes) -> Job:
-    """Publish `result` as a worker would."""
-    claim = operations.store.claim(job_id, "test-worker")
-    assert claim is not None
-    work = operations.storage.take_work(job_id, claim.token)
-    (work / "result.mkv").write_bytes(result)
-    operations.storage.publish(work / "result.mkv", job_id)
-    assert operations.store.release(claim, JobState.DONE)
-    return operations.get(job_id)
 
 
 def test_from_upload_to_download(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
@@ -272,46 +217,6 @@ def test_every_wrong_field_is_named(client: StreamClient) -> None:
     assert all(each.description for each in violations)
 
 
-def test_a_repeated_upload_creates_no_second_job(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
-    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
-    first = client.jobs.CreateJob(upload(data, key="mine", crf=20), timeout=30)
-    again = client.jobs.CreateJob(upload(data, len(data), key="mine", crf=20), timeout=30)
-    assert (first.replayed, again.replayed) == (False, True)
-    assert first.job.id == again.job.id
-    for other in (upload(data, key="mine", crf=21), upload(data[:-1], key="mine", crf=20)):
-        with pytest.raises(grpc.RpcError) as reused:
-            client.jobs.CreateJob(other, timeout=30)
-        assert reused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert details(reused.value)["ErrorInfo"].reason == "KEY_REUSED"
-    assert client.jobs.CreateJob(upload(data, key="another", crf=20), timeout=30).job.id != first.job.id
-    assert len(operations.recent()) == 2
-    assert not [path for path in operations.storage.uploads.glob("*") if path.is_file()]
-
-
-def test_a_key_is_busy_during_its_upload_and_free_after_a_failed_one(
-    client: StreamClient, operations: Operations, tmp_path: Path
-) -> None:
-    data = make_clip(tmp_path / "clip.mp4", frames=6).read_bytes()
-    over = threading.Event()
-
-    def held() -> Iterator[pb.CreateJobRequest]:
-        yield from upload(data[:1000], len(data), key="mine")
-        over.wait(30)
-
-    call = client.jobs.CreateJob.future(held(), timeout=30)
-    wait_until(lambda: bool(list(operations.storage.uploads.glob("*.part"))), 10, "the upload did not begin")
-    with pytest.raises(grpc.RpcError) as busy:
-        client.jobs.CreateJob(upload(data, key="mine"), timeout=30)
-    assert details(busy.value)["ErrorInfo"].reason == "NOT_READY"
-    over.set()
-    with pytest.raises(grpc.RpcError):
-        call.result()
-    assert client.jobs.CreateJob(upload(data, key="mine"), timeout=30).job.state == pb.JOB_STATE_QUEUED
-    for key in ("x" * 256, "two\nlines"):
-        with pytest.raises(grpc.RpcError, match="idempotency_key"):
-            client.jobs.CreateJob(upload(data, key=key), timeout=30)
-
-
 def test_delete_and_download_of_the_input(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
     data = make_clip(tmp_path / "clip.mp4").read_bytes()
     job_id = client.jobs.CreateJob(upload(data), timeout=30).job.id
@@ -334,85 +239,6 @@ def test_delete_and_download_of_the_input(client: StreamClient, operations: Oper
         with pytest.raises(grpc.RpcError) as error:
             call()
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-@pytest.mark.parametrize(
-    ("data", "options", "code", "words"),
-    [
-        (b"", {}, "INVALID_ARGUMENT", "empty"),
-        (b"no video at all" * 99, {}, "INVALID_ARGUMENT", ""),
-        (bytes(300_000), {}, "INVALID_ARGUMENT", "SKIPVSR_MAX_UPLOAD_BYTES"),
-        (b"x", {"crf": 99}, "INVALID_ARGUMENT", "crf"),
-        (b"x", {"scale": 2, "height": 100}, "INVALID_ARGUMENT", "not both"),
-    ],
-)
-def test_refused_uploads_leave_no_files(
-    client: StreamClient, operations: Operations, data: bytes, options: dict[str, object], code: str, words: str
-) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        client.jobs.CreateJob(upload(data, **options), timeout=30)
-    assert error.value.code().name == code
-    assert words in error.value.details()
-    assert details(error.value)["ErrorInfo"].domain == "skipvsr"
-    assert not [path for path in operations.storage.uploads.glob("*") if path.is_file()]
-
-
-def test_truncated_and_stalled_uploads(client: StreamClient, operations: Operations) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        client.jobs.CreateJob(upload(bytes(1000), 2000), timeout=30)
-    assert "cut off" in error.value.details()
-
-    over = threading.Event()
-
-    def stalled() -> Iterator[pb.CreateJobRequest]:
-        yield from upload(bytes(1000))
-        over.wait(30)
-
-    with pytest.raises(grpc.RpcError) as error:
-        client.jobs.CreateJob(stalled(), timeout=30)
-    over.set()
-    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert not list(operations.storage.uploads.glob("*.part"))
-
-
-def test_slow_uploads_are_cut_off(client: StreamClient, operations: Operations) -> None:
-    """A client that sends a little and never pauses for long holds its place for a few seconds only."""
-
-    def slow() -> Iterator[pb.CreateJobRequest]:
-        for part in upload(bytes(60_000), 60_000):
-            yield part
-            time.sleep(0.3)
-
-    begun = time.monotonic()
-    with pytest.raises(grpc.RpcError) as error:
-        client.jobs.CreateJob(slow(), timeout=30)
-    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "SKIPVSR_UPLOAD_MIN_RATE" in error.value.details()
-    assert details(error.value)["ErrorInfo"].reason == "UPLOAD_STALLED"
-    assert time.monotonic() - begun < 8
-    assert not list(operations.storage.uploads.glob("*.part"))
-
-
-def test_uploads_at_the_same_time_are_limited(client: StreamClient, operations: Operations, tmp_path: Path) -> None:
-    over = threading.Event()
-    clip = make_clip(tmp_path / "clip.mp4").read_bytes()
-
-    def held() -> Iterator[pb.CreateJobRequest]:
-        yield from upload(bytes(1000), 150_000)
-        over.wait(30)
-
-    calls = [client.jobs.CreateJob.future(held(), timeout=30) for _ in range(3)]
-    wait_until(lambda: len(list(operations.storage.uploads.glob("*.part"))) == 3, 10, "the uploads did not begin")
-    with pytest.raises(grpc.RpcError) as error:
-        client.jobs.CreateJob(upload(clip), timeout=30)
-    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert details(error.value)["ErrorInfo"].reason == "TOO_MANY_UPLOADS"
-    assert "SKIPVSR_MAX_UPLOADS" in error.value.details()
-    over.set()
-    for call in calls:
-        call.cancel()
-    wait_until(lambda: not list(operations.storage.uploads.glob("*.part")), 10, "the uploads are still there")
-    assert client.jobs.CreateJob(upload(clip), timeout=30).job.id
 
 
 def test_errors_match_rest(client: StreamClient, server: RpcServer) -> None:

@@ -1,0 +1,171 @@
+"""Residual blocks and convolutions on 8-bit integers, for inference on CPUs with VNNI.
+
+Activations are unsigned: `value = scale * (integer - zero)`, with a scale and a zero point for the input of each
+convolution. Weights are signed, with a scale for each output channel. Products add up exactly in 32 bits: results do
+not depend on the number of threads or the size of a crop. oneDNN pads with the zero point, which stands for zero.
+
+A block keeps its features in the network's number format, and only its residual passes through integers: rounding
+errors do not add up from block to block. Quantising the features takes a seventh of a convolution's time.
+
+Integers belong to a module of one network on one machine. Copies of a network compute without integers, as does
+training.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+LEVELS: Final = 255
+"""Largest integer of an activation."""
+MOST_WEIGHT: Final = 127
+"""Largest magnitude of a weight's integer."""
+SLICE: Final = 2**18
+"""Numbers that are converted at once: their float32 copy stays in the cache."""
+_SHAPE: Final = (24, 24)
+"""Rows and columns for which oneDNN lays out weights. The layout is the same for every size (torch 2.13)."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The mapping from activations to integers."""
+
+    scale: float
+    """Difference between neighbouring integers."""
+    zero: int
+    """Integer for zero, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What turns a convolution into one on integers."""
+
+    range: Range
+    """Of the input."""
+    weight_scale: Tensor
+    """[out] float32."""
+    bias: Tensor
+    """[out] float32: the bias of the convolution, corrected for the mean error of its rounded weights and input."""
+
+
+class QuantisedConv:
+    """A convolution on the integers of its input."""
+
+    def __init__(self, conv: nn.Conv2d, weight: Tensor, numbers: Quantisation) -> None:
+        """Quantise the float32 `weight` of `conv`, which may hold the weight in another number format."""
+        self.range = numbers.range
+        self._bias, self._scale = numbers.bias, numbers.weight_scale
+        self._zeros = torch.zeros(len(numbers.weight_scale), dtype=torch.int32)
+        self._where = [list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups]
+        integers = rounded(weight, numbers.weight_scale).to(torch.int8)
+        shape = [1, conv.in_channels, *_SHAPE]
+        self._weight = torch.ops.onednn.qconv_prepack(
+            integers, self._scale, self.range.scale, self.range.zero, *self._where, shape
+        )
+
+    def into(self, x: Tensor, following: Range) -> Tensor:
+        """Compute the ReLU of the convolution of integers `x`, as integers of the range `following`."""
+        return self._run(x, following.scale, following.zero, torch.uint8, "relu")
+
+    def floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Compute the convolution of integers `x` in the number format `dtype`."""
+        return self._run(x, 1.0, 0, dtype, "none")
+
+    def onto(self, x: Tensor, sum_: Tensor) -> Tensor:
+        """Add the convolution of integers `x` to `sum_`, in place."""
+        run = torch.ops.onednn.qconv2d_pointwise.binary
+        more: tuple[Any, ...] = (1.0, 0, sum_.dtype, 1.0, 0, "sum", 1.0, "none", [], "")
+        return run(x, *self._inputs(), sum_, self._bias, *self._where, *more)  # type: ignore[no-any-return]
+
+    def _run(self, x: Tensor, scale: float, zero: int, dtype: torch.dtype, activation: str) -> Tensor:
+        run = torch.ops.onednn.qconv2d_pointwise
+        more: tuple[Any, ...] = (scale, zero, dtype, activation, [], "")
+        return run(x, *self._inputs(), self._bias, *self._where, *more)  # type: ignore[no-any-return]
+
+    def _inputs(self) -> tuple[Any, ...]:
+        return self.range.scale, self.range.zero, self._weight, self._scale, self._zeros
+
+
+class QuantisedBlock:
+    """A residual block, whose residual is computed on integers."""
+
+    def __init__(self, conv1: QuantisedConv, conv2: QuantisedConv) -> None:
+        self._conv1, self._conv2 = conv1, conv2
+
+    def __call__(self, x: Tensor, overwrite: bool) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W], in `x` itself if `overwrite`."""
+        hidden = self._conv1.into(integers(x, self._conv1.range), self._conv2.range)
+        sum_ = x.contiguous(memory_format=torch.channels_last)
+        if not overwrite and sum_.data_ptr() == x.data_ptr():
+            sum_ = sum_.clone(memory_format=torch.channels_last)
+        return self._conv2.onto(hidden, sum_)
+
+
+_BLOCKS: WeakKeyDictionary[nn.Module, QuantisedBlock] = WeakKeyDictionary()
+_CONVOLUTIONS: WeakKeyDictionary[nn.Conv2d, QuantisedConv] = WeakKeyDictionary()
+
+
+def integers(x: Tensor, range_: Range) -> Tensor:
+    """Quantise [B, C, H, W]: uint8 of the same shape, channels last in memory."""
+    b, c, h, w = x.shape
+    made = _empty_quantised((b, h, w, c), range_)
+    pixels = x.permute(0, 2, 3, 1).reshape(-1)
+    for target, part in zip(made.view(-1).split(SLICE), pixels.split(SLICE), strict=True):  # type: ignore[no-untyped-call]
+        target.copy_(part.float())
+    seen = torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage(), 0, made.shape, made.stride())
+    return seen.permute(0, 3, 1, 2)
+
+
+def rounded(weight: Tensor, scale: Tensor) -> Tensor:
+    """Return the integers, as floats, of a weight [out, in, h, w] with a scale [out]."""
+    return (weight / scale.view(-1, 1, 1, 1)).round_().clamp_(-MOST_WEIGHT, MOST_WEIGHT)
+
+
+def quantise_block(block: nn.Module, conv1: QuantisedConv, conv2: QuantisedConv) -> None:
+    """Let inference compute a residual block on integers."""
+    _BLOCKS[block] = QuantisedBlock(conv1, conv2)
+
+
+def quantise_convolution(conv: nn.Conv2d, made: QuantisedConv) -> None:
+    """Let inference compute a convolution on integers."""
+    _CONVOLUTIONS[conv] = made
+
+
+def block_on_integers(block: nn.Module) -> QuantisedBlock | None:
+    """Return the integers' version of a residual block, if any; none in training."""
+    return None if torch.is_grad_enabled() else _BLOCKS.get(block)
+
+
+def convolution_on_integers(conv: nn.Conv2d) -> QuantisedConv | None:
+    """Return the integers' version of a convolution, if any; none in training."""
+    return None if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv)
+
+
+@cache
+def exact() -> bool:
+    """Check that this torch has the operations, and that this CPU adds up products of integers without saturation.
+
+    CPUs without VNNI add pairs of products in 16 bits, which saturates.
+    """
+    conv = nn.Conv2d(8, 8, 3, 1, 1)
+    weight = torch.full((8, 8, 3, 3), float(MOST_WEIGHT))
+    numbers = Quantisation(Range(1.0, 0), torch.ones(8), torch.zeros(8))
+    x = torch.full((1, 8, 3, 3), float(LEVELS)).contiguous(memory_format=torch.channels_last)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # torch will drop its quantised tensors one day: this check then fails
+            seen = integers(x, numbers.range)
+            y = QuantisedConv(conv, weight, numbers).floats(seen, torch.float32)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return bool(torch.equal(seen.float(), x) and y[0, 0, 1, 1] == 72 * LEVELS * MOST_WEIGHT)
+
+
+def _empty_quantised(shape: tuple[int, ...], range_: Range) -> Tensor:
+    return torch._empty_affine_quantized(shape, scale=range_.scale, zero_point=range_.zero, dtype=torch.quint8)
