@@ -26,7 +26,7 @@ def run_cells(work: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chosen: 
     edge of the frame the crop moves inwards and ends with the frame, so that convolutions see the same zeros outside.
     """
     out = out.contiguous(memory_format=torch.channels_last)
-    cells = _cells(chosen, *x.shape[-2:], halo)
+    cells = _cells(chosen, x.shape[2], x.shape[3], halo)
     for first in range(0, len(cells), BATCH):
         batch = cells[first : first + BATCH]
         done = work(_gathered(x, [crop for _, crop in batch]))
@@ -61,7 +61,7 @@ def _gathered(x: Tensor, crops: Sequence[Rectangle]) -> Tensor:
     """Return crops of `x` [1, C, H, W] as a batch, channels last in memory."""
     pixels = x[0].permute(1, 2, 0)
     batch = x.new_empty(len(crops), crops[0].height, crops[0].width, x.shape[1])
-    _copy(batch.unbind(), [pixels[crop.rows, crop.columns] for crop in crops])
+    _copy(list(batch.unbind()), [pixels[crop.rows, crop.columns] for crop in crops])
     return batch.permute(0, 3, 1, 2)
 
 
@@ -74,6 +74,6 @@ def _scatter(done: Tensor, cells: Sequence[tuple[Rectangle, Rectangle]], out: Te
     _copy([pixels[cell.rows, cell.columns] for cell, _ in cells], parts)
 
 
-def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copy tensors, in one call: rows of pixels move twice as fast as single pixels by an index."""
     torch._foreach_copy_(targets, sources)
