@@ -41,11 +41,12 @@ test: $(STAMP) ## run the test suite in two processes; each starts its own Redis
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
-check: $(STAMP) ## check format, lint, types, imports between packages, and links in the docs
+check: $(STAMP) ## check format, lint, types, imports between packages, Kubernetes manifests, and links in the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.manifests
 	@$(MAKE) --no-print-directory site
 
 format: $(STAMP) ## format the code and apply lint's fixes
