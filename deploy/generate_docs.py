@@ -23,8 +23,9 @@ PACKAGES = ("commands", "service", "worker", "pipeline", "jobs", "media", "model
 
 _ENV_HEAD = """\
 # Settings of SkipVSR. Copy this file to `.env` and uncomment lines to change them. Environment variables win.
-# Files work too: SKIPVSR_API_KEY_FILE, SKIPVSR_REDIS_URL_FILE and SKIPVSR_WEBHOOK_SECRET_FILE name a file with the
-# value, and a folder of SKIPVSR_SECRETS_DIR holds files named like the variable in lower case.
+# Files work too: SKIPVSR_API_KEY_FILE, SKIPVSR_REDIS_URL_FILE, SKIPVSR_WEBHOOK_SECRET_FILE and
+# SKIPVSR_S3_SECRET_ACCESS_KEY_FILE name a file with the value, and a folder of SKIPVSR_SECRETS_DIR holds files named
+# like the variable in lower case.
 """
 _ENV_COMPOSE = """
 # File with the API key, instead of SKIPVSR_API_KEY. With docker-compose.yml, user 10001 must be able to read the file.
@@ -33,6 +34,8 @@ _ENV_COMPOSE = """
 #SKIPVSR_REDIS_URL_FILE=
 # File with the secret of webhooks, instead of SKIPVSR_WEBHOOK_SECRET.
 #SKIPVSR_WEBHOOK_SECRET_FILE=
+# File with the secret of the bucket's access key, instead of SKIPVSR_S3_SECRET_ACCESS_KEY.
+#SKIPVSR_S3_SECRET_ACCESS_KEY_FILE=
 
 # Read by docker-compose.yml only:
 # Place and version of the images; -api and -worker follow the place. `docker compose build` and `pull` make them.
@@ -56,9 +59,10 @@ _CONFIGURATION_HEAD = """\
 Each setting is an environment variable, or a line of `.env` in the folder where `skipvsr` starts.
 An environment variable wins over `.env`. Copy `.env.example` to begin.
 
-Secrets may be files. `SKIPVSR_API_KEY_FILE`, `SKIPVSR_REDIS_URL_FILE` and `SKIPVSR_WEBHOOK_SECRET_FILE` name a file
-with the value. A folder of `SKIPVSR_SECRETS_DIR` holds files named like the variable in lower case; a colon separates
-several folders. A named file or folder that cannot be read ends the command with one line.
+Secrets may be files. `SKIPVSR_API_KEY_FILE`, `SKIPVSR_REDIS_URL_FILE`, `SKIPVSR_WEBHOOK_SECRET_FILE` and
+`SKIPVSR_S3_SECRET_ACCESS_KEY_FILE` name a file with the value. A folder of `SKIPVSR_SECRETS_DIR` holds files named
+like the variable in lower case; a colon separates several folders. A named file or folder that cannot be read ends the
+command with one line.
 
 `skipvsr up` stores the password of its Redis in the data folder, in a file that only this user can read. In containers,
 Redis creates a password at the start; see [Containers](containers.md#password-of-redis).

@@ -22,6 +22,7 @@
     ├── JobFailed             500   the processing of the job failed
     ├── FetchFailed           502   another host did not send the video
     ├── StoreUnavailable      503   Redis does not answer
+    ├── StorageUnavailable    503   the bucket with the job files does not answer
     ├── KeysUnreadable        503   the list of API keys is damaged
     ├── TooManyUploads        503   too many uploads at the same time
     ├── TooManyEstimates      503   too many estimates at the same time
@@ -267,6 +268,17 @@ class StoreUnavailable(SkipVsrError):
     cure = (
         "Repeat the request after `Retry-After` seconds. If the error stays, start Redis or correct "
         "`SKIPVSR_REDIS_URL`."
+    )
+    retry_after = 5
+
+
+class StorageUnavailable(SkipVsrError):
+    """The bucket that holds the job files does not answer."""
+
+    status, title = 503, "Storage unavailable"
+    cure = (
+        "Repeat the request after `Retry-After` seconds. If the error stays, start the store, or correct "
+        "`SKIPVSR_STORAGE`, `SKIPVSR_S3_ENDPOINT` and the credentials."
     )
     retry_after = 5
 

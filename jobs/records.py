@@ -14,7 +14,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.errors import JobFailed
+from jobs.errors import JobFailed, StorageUnavailable
 from jobs.schema import STORED, Job, JobOptions, JobState, Problem
 from jobs.storage import Storage
 from jobs.store import JobStore
@@ -24,26 +24,30 @@ log = logging.getLogger(__name__)
 _WAITING: Final = (JobState.QUEUED, JobState.RUNNING)
 
 
-def keep(storage: Storage, job: Job, *, through: Path | None = None, replace: bool = True) -> bool:
+def keep(storage: Storage, job: Job, *, through: Path | None = None, replaces: bytes | None = b"") -> bool:
     """Write the record of a job atomically; return False if the record could not be written.
 
     Args:
         storage: the files.
         job: the document.
         through: the working folder of a worker. A worker that has lost the folder cannot write the record.
-        replace: whether to replace an existing record.
+        replaces: the record that the caller has read; None: no record; empty: any.
     """
     text = job.model_dump_json(exclude={"request"})
     try:
-        return storage.write_record(job.id, text, through=through, replace=replace)
-    except OSError as error:
-        log.warning("cannot write the record of job %s: %s", job.id, error.strerror, extra={"job_id": job.id})
+        return storage.write_record(job.id, text, through=through, replaces=replaces)
+    except (OSError, StorageUnavailable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        log.warning("cannot write the record of job %s: %s", job.id, reason, extra={"job_id": job.id})
         return False
 
 
 def read(storage: Storage, job_id: str) -> Job | None:
     """Read the record of a job; None without a usable record."""
-    text = storage.read_record(job_id)
+    return _parsed(storage.read_record(job_id), job_id)
+
+
+def _parsed(text: bytes | None, job_id: str) -> Job | None:
     try:
         job = Job.model_validate_json(text, context=STORED) if text is not None else None
     except ValidationError:
@@ -59,9 +63,10 @@ def follow(storage: Storage, jobs: Iterable[Job]) -> None:
     for job in jobs:
         if not storage.holds(job.id):
             continue
-        known = read(storage, job.id)
+        text = storage.read_record(job.id)
+        known = _parsed(text, job.id)
         if known is None or (known.state is not job.state and known.state is not JobState.DONE):
-            keep(storage, job)
+            keep(storage, job, replaces=text)
 
 
 def restore(store: JobStore, storage: Storage) -> list[str]:

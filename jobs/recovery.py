@@ -10,11 +10,12 @@ import logging
 import threading
 
 from jobs import records
-from jobs.errors import StoreUnavailable
+from jobs.errors import StorageUnavailable, StoreUnavailable
 from jobs.keys import COMPLETE
 from jobs.storage import Storage
 from jobs.store import JobStore
 from jobs.store.connection import unavailable
+from jobs.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +23,16 @@ _POLL_SECONDS = 2.0
 
 
 class Recovery:
-    """Restores lost jobs at the start of a process, and after each loss. Several processes may restore at once."""
+    """Restores lost jobs at the start of a process, and after each loss. Several processes may restore at once.
 
-    def __init__(self, store: JobStore, storage: Storage) -> None:
-        self._store, self._storage = store, storage
+    Args:
+        store: the jobs.
+        storage: the files.
+        upkeep: cleans this machine's data folder in the thread; None on machines where a worker's janitor does so.
+    """
+
+    def __init__(self, store: JobStore, storage: Storage, upkeep: Upkeep | None = None) -> None:
+        self._store, self._storage, self._upkeep = store, storage, upkeep
         self._run_id = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
@@ -57,8 +64,10 @@ class Recovery:
         while not self._ended.wait(wait):
             wait = _POLL_SECONDS
             try:
+                if self._upkeep is not None:
+                    self._upkeep.clean_if_due()
                 self.check()
-            except StoreUnavailable:
+            except (StoreUnavailable, StorageUnavailable):
                 continue
             except Exception:  # one broken record must not end the thread
                 log.exception("cannot list lost jobs again; trying again")

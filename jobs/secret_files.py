@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from jobs.errors import InvalidRequest
 
-SECRETS: Final = ("api_key", "redis_url", "webhook_secret")
+SECRETS: Final = ("api_key", "redis_url", "webhook_secret", "s3_secret_access_key")
 """Settings whose value may come from a file."""
 _PREFIX: Final = "skipvsr_"
 _SUFFIX: Final = "_file"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64decode
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
@@ -15,6 +16,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from jobs.environment import unknown_variables, usual_data_dir
 from jobs.redis_address import sentinels_of, with_tls_files
 from jobs.secret_files import SECRETS, SecretFiles
+
+_STORAGE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
+_ENDPOINT: Final = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+/?")
 
 
 class Settings(BaseSettings):
@@ -42,6 +46,38 @@ class Settings(BaseSettings):
         default_factory=usual_data_dir,
         description="Folder of uploads, checkpoints, results and weights. Empty: `data` in a checkout of SkipVSR, or "
         "where that folder holds files of a service; else the user's data folder, `~/.local/share/skipvsr` on Linux.",
+    )
+    storage: str = Field(
+        "",
+        description="Place of the job files: `s3://BUCKET` or `s3://BUCKET/PREFIX` for a bucket of an S3-compatible "
+        "store, which API, gRPC server and workers on several machines share. Empty: the data folder. The data folder "
+        "then holds only uploads, working files and copies of this machine.",
+    )
+    s3_endpoint: str | None = Field(
+        None, description="URL of the S3-compatible store, such as https://minio.example:9000; empty: Amazon S3."
+    )
+    s3_region: str | None = Field(None, description="Region of the bucket; empty: AWS_REGION, or us-east-1.")
+    s3_path_style: bool = Field(
+        True, description="true: requests name the bucket in the path; false: in the host name, as Amazon prefers."
+    )
+    s3_access_key_id: str | None = Field(
+        None,
+        description="Access key of the bucket. Empty: AWS_ACCESS_KEY_ID, a web identity, or the role of the container "
+        "or instance.",
+    )
+    s3_secret_access_key: SecretStr | None = Field(
+        None, description="Secret of the access key; empty: AWS_SECRET_ACCESS_KEY, as for the access key."
+    )
+    s3_ca: Path | None = Field(
+        None, description="CA file (PEM) of the store's certificate; empty: the CAs of the system."
+    )
+    s3_retry_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0,
+        description="Seconds for which a request to the bucket is repeated, before the API answers with status 503. "
+        "Workers wait until the bucket answers again.",
+    )
+    cache_gb: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="Maximum size in GB of this machine's copies from a bucket, for previews and reports."
     )
     http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
     http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
@@ -157,8 +193,9 @@ class Settings(BaseSettings):
     )
     encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
         "software",
-        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: this "
-        "hardware encoder if it works, else software; auto: the first encoder that works.",
+        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2, but for one thread "
+        "instead of four where the network computes on at most four cores; nvenc, vaapi: this hardware encoder if it "
+        "works, else software; auto: the first encoder that works.",
     )
     model: str = Field(
         "auto",
@@ -364,6 +401,20 @@ class Settings(BaseSettings):
             if not 24 <= size <= 64:
                 raise ValueError('is no webhook secret: use echo "whsec_$(openssl rand -base64 32)"')
         return secret
+
+    @field_validator("storage")
+    @classmethod
+    def _is_storage(cls, text: str) -> str:
+        if text and not _STORAGE.fullmatch(text):
+            raise ValueError("is no storage: use s3://BUCKET or s3://BUCKET/PREFIX, or leave the setting empty")
+        return text
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _is_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not _ENDPOINT.fullmatch(url):
+            raise ValueError("is no URL of a store: use https://HOST or https://HOST:PORT")
+        return url
 
     @field_validator("webhook_networks", "url_networks")
     @classmethod

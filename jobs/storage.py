@@ -22,7 +22,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from jobs.disk import open_regular, replace, room, size_of, size_of_file, sync_file
 from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
@@ -90,14 +90,18 @@ class Storage:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the storage of the settings."""
-        return cls(
-            settings.data_dir,
-            quota=int(settings.quota_gb * GB),
-            min_free=int(settings.min_free_gb * GB),
-            max_uploads=settings.max_uploads,
-            max_open_uploads=settings.max_open_uploads,
-            upload_lifetime=min(settings.upload_ttl_hours, LONGEST_HOURS) * 3600,
-        )
+        return cls(settings.data_dir, **cls.limits(settings))
+
+    @staticmethod
+    def limits(settings: Settings) -> dict[str, Any]:
+        """The arguments that limit uploads and sizes."""
+        return {
+            "quota": int(settings.quota_gb * GB),
+            "min_free": int(settings.min_free_gb * GB),
+            "max_uploads": settings.max_uploads,
+            "max_open_uploads": settings.max_open_uploads,
+            "upload_lifetime": min(settings.upload_ttl_hours, LONGEST_HOURS) * 3600,
+        }
 
     def prepare(self) -> None:
         """Create the folders. Raises `StorageFull` if the disk is full or read-only."""
@@ -124,8 +128,11 @@ class Storage:
         folder = self.job_dir(job_id)
         return next(folder.glob("result.*"), folder / "result.mp4")
 
-    def adopt(self, upload: Path, job_id: str) -> Path:
-        """Move a complete upload into the folder of a new job; return the new path.
+    def check(self) -> None:
+        """Check that the job files can be reached. Raises StorageUnavailable."""
+
+    def adopt(self, upload: Path, job_id: str) -> None:
+        """Make a complete upload the input of a new job.
 
         Raises `StorageFull` if the disk is full or read-only; the upload then stays in place.
         """
@@ -137,7 +144,6 @@ class Storage:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return folder / "input"
 
     def give_back(self, upload: Path, job_id: str) -> None:
         """Undo `adopt`: move the file back, and remove the job's folder."""
@@ -162,6 +168,9 @@ class Storage:
     def holds(self, job_id: str) -> bool:
         """Whether any file of a job exists."""
         return self.job_dir(job_id).exists()
+
+    def survey(self) -> None:
+        """Look at all jobs now. Later reads of this object may answer from what `entries` and `job_ids` saw last."""
 
     def job_ids(self) -> set[str]:
         """Ids of the jobs with files."""
@@ -245,8 +254,11 @@ class Storage:
                 raise Fenced(job_id) from error
         return mine
 
-    def work(self, job_id: str) -> Path | None:
-        """The working folder of the last worker; None without one. A takeover renames the folder at any time."""
+    def work(self, job_id: str, wanted: Sequence[str]) -> Path | None:
+        """The working folder of the last worker; None without one. A takeover renames the folder at any time.
+
+        `wanted` are patterns of the names that the caller needs; another file may be missing.
+        """
         found = self._work(job_id)
         return found[-1][1] if found else None
 
@@ -287,7 +299,7 @@ class Storage:
 
     def figures_folders(self, job_id: str) -> list[Path]:
         """Folders that may hold a job's figures: the job's folder, and the working folder with the highest token."""
-        return [folder for folder in (self.job_dir(job_id), self.work(job_id)) if folder is not None]
+        return [folder for folder in (self.job_dir(job_id), self.work(job_id, ())) if folder is not None]
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
         """Remove all working folders of a job, or only the folder of the worker with `token`."""
@@ -312,13 +324,14 @@ class Storage:
         (self.job_dir(job_id) / stored.name).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
-        """All uploads and all jobs with files, for the janitor."""
+        """All jobs with files, for the janitor."""
+        return [LocalEntry(path, name) for name, path in self.folders().items() if not name.startswith(_REMOVED)]
+
+    def leftovers(self) -> list[Entry]:
+        """Uploads and other files of this machine without a job, which are removed once nobody changes them."""
         uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
-        folders = self.folders().items()
-        return [
-            *(LocalEntry(path) for path in uploads),
-            *(LocalEntry(path, "" if name.startswith(_REMOVED) else name) for name, path in folders),
-        ]
+        removed = [path for name, path in self.folders().items() if name.startswith(_REMOVED)]
+        return [LocalEntry(path) for path in (*uploads, *removed)]
 
     def folders(self) -> dict[str, Path]:
         """All folders by name: job ids, and remains of interrupted removals."""
@@ -326,29 +339,33 @@ class Storage:
 
     # The record of a job, from which `jobs.records` lists the job again after a loss of Redis
 
-    def write_record(self, job_id: str, text: str, *, through: Path | None = None, replace: bool = True) -> bool:
+    def write_record(
+        self, job_id: str, text: str, *, through: Path | None = None, replaces: bytes | None = b""
+    ) -> bool:
         """Write the record of a job atomically.
 
         Args:
             job_id: the job.
             text: the record.
             through: the working folder of a worker. A worker that has lost the folder cannot write the record.
-            replace: whether to replace an existing record.
+            replaces: the record that the caller has read; None: no record; empty: any.
 
-        Returns False if a record exists already, or the job's files belong to another worker or have been removed.
+        Returns False if another record exists, or the job's files belong to another worker or have been removed.
         Raises OSError.
         """
         folder = self.job_dir(job_id)
+        if replaces and self.read_record(job_id) != replaces:
+            return False
         part = (through or folder) / f".{_RECORD}-{secrets.token_hex(4)}"
         try:
             with part.open("x") as file:
                 file.write(text)
             sync_file(part)
-            if replace:
-                part.replace(folder / _RECORD)
-            else:
+            if replaces is None:
                 os.link(part, folder / _RECORD)  # fails if the record exists
                 part.unlink()
+            else:
+                part.replace(folder / _RECORD)
             sync_file(folder)
         except FileNotFoundError:
             return False

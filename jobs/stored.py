@@ -43,6 +43,16 @@ class StoredFile(ABC):
         """Whether the file is no link."""
         return True
 
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Size in bytes. Raises FileNotFoundError."""
+
+    @property
+    @abstractmethod
+    def etag(self) -> str:
+        """A strong entity tag of the version, with its quotes. Raises FileNotFoundError."""
+
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[OpenedFile]:
         """Open the file during the block. Raises FileNotFoundError for a removed file, and JobFailed for a link."""
@@ -82,6 +92,17 @@ class LocalFile(StoredFile):
         """Whether the file is a regular file, and no link."""
         return self.path.is_file() and not self.path.is_symlink()
 
+    @property
+    def size(self) -> int:
+        """Size of the file, or of the link in its place."""
+        return self.path.lstat().st_size
+
+    @property
+    def etag(self) -> str:
+        """A tag from inode, size and time of the last change."""
+        found = self.path.lstat()
+        return f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"'
+
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[OpenedFile]:
         """Open the file during the block."""
@@ -97,7 +118,7 @@ class Entry(ABC):
 
     Args:
         name: a name for the log, which no other entry has.
-        job_id: the job; empty for uploads and for remains of interrupted removals.
+        job_id: the job; empty for files of this machine.
     """
 
     def __init__(self, name: str, job_id: str) -> None:
@@ -119,8 +140,8 @@ class Entry(ABC):
 class LocalEntry(Entry):
     """An upload or a job's folder in the data folder."""
 
-    def __init__(self, path: Path, job_id: str = "") -> None:
-        super().__init__(path.name, job_id)
+    def __init__(self, path: Path, job_id: str = "", name: str = "") -> None:
+        super().__init__(name or path.name, job_id)
         self.path = path
 
     def changed(self) -> float:

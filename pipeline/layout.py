@@ -8,6 +8,8 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 MANIFEST: Final = "manifest.json"
+SHOWN: Final = (MANIFEST, "segment-*.mp4")
+"""Patterns of the files that `finished_segments` needs."""
 
 
 class _Head(BaseModel):

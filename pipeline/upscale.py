@@ -12,6 +12,7 @@ generator between two events loses only the chunks in work, and waits for one st
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -22,6 +23,7 @@ from typing import Final
 from jobs.figures import FiguresWriter
 from jobs.storage import Fenced
 from media.assemble import Assembled, assembling
+from media.encode.encoders import job_threads
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
@@ -100,6 +102,7 @@ class _Run:
         if unused:
             self._manifest.warnings.append(unused)
         self._fit_chunk()
+        self._choose_threads()
         self._figures = self._open_figures()
         self._checkpointed_at = time.perf_counter()
         self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
@@ -124,6 +127,13 @@ class _Run:
                 )
         shorter = [chunk for chunk in (task.chunk, self._manifest.chunk) if chunk]
         self._task = replace(task, chunk=min(shorter, default=None))
+
+    def _choose_threads(self) -> None:
+        """Choose the threads of the encoder for this machine. A resumed job keeps its threads, and so its bytes."""
+        if self._manifest.segments == 0:
+            cores, shared = len(os.sched_getaffinity(0)), self._model.device.type == "cpu"
+            self._manifest.encoder_threads = job_threads(cores, shared=shared)
+        self._spec = replace(self._spec, threads=self._manifest.encoder_threads)
 
     def _open_figures(self) -> FiguresWriter | None:
         """The writer of the chunks' figures; None if no chunk is left, because the figures may be published."""

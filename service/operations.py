@@ -11,7 +11,17 @@ from typing import Self
 from jobs import idempotency, records, tracing
 from jobs.allowance import Allowance, Meter
 from jobs.disk import room
-from jobs.errors import Cancelled, FieldError, Gone, InvalidRequest, JobFailed, NotFound, NotReady, StoreUnavailable
+from jobs.errors import (
+    Cancelled,
+    FieldError,
+    Gone,
+    InvalidRequest,
+    JobFailed,
+    NotFound,
+    NotReady,
+    StorageUnavailable,
+    StoreUnavailable,
+)
 from jobs.figures import Figures
 from jobs.idempotency import Reservation
 from jobs.incoming import Incoming
@@ -20,6 +30,7 @@ from jobs.retention import Retention
 from jobs.schema import Job, JobState, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
+from jobs.storages import open_storage
 from jobs.store import JobStore, Page, Selection, connect, unavailable
 from jobs.stored import StoredFile
 from service.admission import Admission
@@ -60,7 +71,7 @@ class Operations:
             raise ValueError("no Redis: set SKIPVSR_REDIS_URL")
         store = JobStore(connect(url), job_timeout=settings.job_timeout_hours * 3600)
         max_wait = settings.max_queue_hours * 3600
-        return cls(store, Storage.from_settings(settings), retention=Retention(settings), max_wait=max_wait)
+        return cls(store, open_storage(settings), retention=Retention(settings), max_wait=max_wait)
 
     def for_caller(self, caller: Caller) -> Self:
         """The same operations for another caller."""
@@ -166,7 +177,8 @@ class Operations:
         except BaseException:
             self.storage.give_back(upload, job.id)
             raise
-        records.keep(self.storage, job, replace=False)  # a worker may have finished the job already
+        upload.unlink(missing_ok=True)  # still there if the storage has copied the file
+        records.keep(self.storage, job, replaces=None)  # a worker may have finished the job already
         with suppress(StoreUnavailable, NotFound):  # the job exists, so the caller must get the document
             return self.get(job.id)
         return job
@@ -206,7 +218,8 @@ class Operations:
         """Cancel a job. Files of a waiting job are removed now, files of a running job when the worker has stopped."""
         self.get(job_id)
         if self.store.request_cancel(job_id) is JobState.CANCELLED:
-            self.storage.remove(job_id)
+            with suppress(StorageUnavailable):  # the janitor removes the files later
+                self.storage.remove(job_id)
         return self.get(job_id)
 
     def remove(self, job_id: str) -> Job:
@@ -247,7 +260,8 @@ class Operations:
     def _recorded(self, job_id: str) -> Job:
         """Return a job's document, and write its record."""
         job = self.store.get(job_id)
-        records.follow(self.storage, [job])
+        with suppress(StorageUnavailable):  # the janitor writes the record later
+            records.follow(self.storage, [job])
         return self.announced([job])[0]
 
     def result(self, job_id: str) -> tuple[Job, StoredFile]:

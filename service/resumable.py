@@ -95,6 +95,9 @@ class Resumable:
         """
         self._allowance.check_wait()
         with self.open(upload_id) as opened, self._allowance.slot(upload_id):
+            if self._store.knows(upload_id):  # the process died after the upload had become a job
+                opened.remove()
+                raise became_job(upload_id)
             if not opened.complete:
                 raise NotReady(
                     f"the upload has {opened.offset:,} of {opened.upload.length:,} bytes: send the rest, then try again"

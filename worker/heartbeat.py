@@ -83,6 +83,11 @@ class Heartbeat:
         self._beat_now.set()
         self._thread.join(timeout=10)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the process has been asked to end."""
+        return self._stop_by is not None
+
     @contextmanager
     def lease(self, claim: Claim) -> Iterator[Lease]:
         """Send heartbeats for a claimed job during the block."""

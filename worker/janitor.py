@@ -17,15 +17,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from jobs import records
-from jobs.errors import StoreUnavailable
+from jobs.errors import StorageUnavailable, StoreUnavailable
 from jobs.recovery import Recovery
-from jobs.resumable import ResumableFiles
 from jobs.retention import Retention
 from jobs.schema import Job, JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.store import JobStore
 from jobs.stored import Entry
+from jobs.upkeep import Abandoned, Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class Janitor:
     Args:
         settings: the settings, with all retention times.
         store: the jobs.
-        storage: the files.
+        storage: the files; an object that only the janitor uses, because listing a bucket changes what later reads see.
         now: the wall clock.
         clock: a monotonic clock in seconds.
-        on_duty: whether this process is the one that cleans up; takes the seconds of a term.
+        on_duty: whether this process is the one that cleans up for all; takes the seconds of a term.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Janitor:
         self._now, self._clock, self._on_duty = now, clock, on_duty
         self._retention = Retention(settings)
         self._recovery = Recovery(store, storage)
-        self._resumable = ResumableFiles(storage, store.knows, lambda: now().timestamp())
-        self._unchanged_since: dict[str, tuple[float, float]] = {}
+        self._upkeep = Upkeep(settings, storage, store.knows, now=lambda: now().timestamp(), clock=clock)
+        self._abandoned = Abandoned(settings.orphan_minutes * 60, clock)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -87,8 +87,10 @@ class Janitor:
                     due = self._clock() + self._settings.janitor_seconds
                     if self._on_duty(2 * self._settings.janitor_seconds):
                         self.clean()
+                    else:
+                        self.tidy()
                 self._recovery.check()
-            except StoreUnavailable:
+            except (StoreUnavailable, StorageUnavailable):
                 continue
             except OSError as error:
                 log.warning("cleanup failed: %s", error)
@@ -98,14 +100,22 @@ class Janitor:
     def clean(self) -> list[str]:
         """Clean up once; return descriptions of the removed files. Raises StoreUnavailable, OSError."""
         removed = []
+        self._storage.survey()
         complete = self._restore()
         jobs = self._store.list(limit=1_000_000)
         records.follow(self._storage, jobs)
         surplus = self._surplus(jobs)
         for job in jobs:
             removed += self._forget(job) if job.id in surplus else self._expire(job)
-        removed += self._remove_orphans() if complete else []
-        removed += self._resumable.expire()
+        removed += self._abandoned.remove(self._orphans()) if complete else []
+        return self._logged(removed) + self.tidy()
+
+    def tidy(self) -> list[str]:
+        """Clean what belongs to this machine alone; return descriptions of the removed files."""
+        return self._logged(self._upkeep.clean())
+
+    @staticmethod
+    def _logged(removed: list[str]) -> list[str]:
         for line in removed:
             log.info("removed %s", line)
         return removed
@@ -183,32 +193,12 @@ class Janitor:
         self._storage.remove(job.id)
         return [f"files of {job.id}"]
 
-    def _remove_orphans(self) -> list[str]:
-        now, grace = self._clock(), self._settings.orphan_minutes * 60
-        unchanged_since, removed = {}, []
-        for entry in self._orphans():
-            changed = entry.changed()
-            before = self._unchanged_since.get(entry.name)
-            if before is None or before[0] != changed:
-                unchanged_since[entry.name] = (changed, now)
-            elif now - before[1] < grace:
-                unchanged_since[entry.name] = before
-            else:
-                entry.remove()
-                removed.append(f"orphan {entry.name}")
-        self._unchanged_since = unchanged_since
-        return removed
-
     def _orphans(self) -> list[Entry]:
-        """Uploads, remains of removals, and files without a job that hold no result within its retention time."""
+        """Files without a job that hold no result within its retention time."""
         # List the files before the jobs, so that files of a new job cannot seem orphaned.
         entries = self._storage.entries()
         known = self._store.ids()
-        return [
-            entry
-            for entry in entries
-            if not entry.job_id or (known and entry.job_id not in known and not self._holds_result(entry))
-        ]
+        return [entry for entry in entries if known and entry.job_id not in known and not self._holds_result(entry)]
 
     def _holds_result(self, entry: Entry) -> bool:
         """Whether a result within its retention time exists. Redis may have lost the job."""

@@ -19,7 +19,7 @@ from jobs.errors import SkipVsrError, StoreUnavailable
 from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.settings import Settings
 from jobs.speed_records import RedisSpeeds
-from jobs.storage import Storage
+from jobs.storages import open_storage
 from jobs.store import JobStore, client, connect
 from jobs.tickets import QUEUES
 from media.errors import MediaError
@@ -68,7 +68,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         jail_missing = checked_jail(required=settings.require_jail)
-        storage = Storage.from_settings(settings)
+        storage = open_storage(settings)
         storage.prepare()
         store = JobStore.from_settings(settings, redis_url)
         url = redis_url or settings.redis_address
@@ -108,7 +108,9 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     heartbeat.start()
     cleaners = JobStore.from_settings(settings, url)
     duties = Presence(cleaners.redis)
-    janitor = Janitor(settings, cleaners, storage, on_duty=lambda seconds: duties.on_duty(Duty.CLEAN, name, seconds))
+    janitor = Janitor(
+        settings, cleaners, open_storage(settings), on_duty=lambda seconds: duties.on_duty(Duty.CLEAN, name, seconds)
+    )
     janitor.start()
     speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
     runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)

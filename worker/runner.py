@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from jobs import records, tracing
-from jobs.errors import JobFailed, StorageFull, StoreUnavailable
+from jobs.errors import JobFailed, StorageFull, StorageUnavailable, StoreUnavailable
 from jobs.figures import FILES as FIGURES
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
@@ -35,9 +37,11 @@ from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
 from worker.lease import STATE_AFTER, Lease, StopReason
 from worker.metrics import WorkerMetrics
+from worker.patience import patiently
 from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _UNLIMITED: Final = Limits(
     max_pixels=2**62,
@@ -102,7 +106,12 @@ class Runner:
     def run(self, job_id: str) -> None:
         """Process a job if the job is still queued. Raises StoreUnavailable if Redis is down at the claim."""
         job_log = JobLog(log, job_id)
-        claim = self._store.claim(job_id, self._name, above=self._storage.last_token(job_id))
+        try:
+            above = patiently(lambda: self._storage.last_token(job_id), stopped=lambda: self._heartbeat.stopping)
+        except StorageUnavailable:
+            job_log.warning("not claimed: the worker stops, and the bucket does not answer")
+            return
+        claim = self._store.claim(job_id, self._name, above=above)
         if claim is None:
             job_log.info("no longer queued")
             return
@@ -125,12 +134,19 @@ class Runner:
             self._metrics.ended(outcome, time.monotonic() - started)
 
     def _process(self, claim: Claim, lease: Lease) -> Outcome:
+        """Process a claimed job. A job that has to stop while the bucket is away keeps its last saved checkpoint."""
+        try:
+            return self._attempt(claim, lease)
+        except StorageUnavailable:
+            return self._stop(lease)
+
+    def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
         job = self._store.get(claim.job_id)
         with tracing.span("upscale", parent=job.traceparent, job_id=job.id, attempt=job.attempt) as span:
             attempt = Attempt(job, lease)
             task = UpscaleTask(
-                self._storage.fetch_input(job.id),
-                self._storage.take_work(job.id, claim.token),
+                _stored(lease, lambda: self._storage.fetch_input(job.id)),
+                _stored(lease, lambda: self._storage.take_work(job.id, claim.token)),
                 job.options,
                 self._limits,
                 encoder=self._settings.encoder,
@@ -169,7 +185,7 @@ class Runner:
         try:
             for event in events:
                 if isinstance(event, ChunkDone):
-                    self._storage.save(attempt.job.id, task.folder)
+                    _stored(attempt.lease, lambda: self._storage.save(attempt.job.id, task.folder))
                 speedometer.take(event)
                 self._report(event, attempt)
                 match event:
@@ -222,7 +238,8 @@ class Runner:
         output = probe(finished.path, _UNLIMITED)
         figures = [finished.path.with_name(name) for name in FIGURES]
         # Figures that are missing have been published before the worker died.
-        self._storage.publish(finished.path, job_id, also=[path for path in figures if path.exists()])
+        also = [path for path in figures if path.exists()]
+        _stored(attempt.lease, lambda: self._storage.publish(finished.path, job_id, also=also))
         fields: dict[str, Any] = {
             "model": model.name,
             "progress": finished.progress,
@@ -244,7 +261,8 @@ class Runner:
             raise Fenced(job_id)
         attempt.log.info("published")
         self._metrics.published(finished.metrics)
-        self._storage.remove_work(job_id)
+        with suppress(StorageUnavailable):  # here and below: the janitor removes the files later
+            self._storage.remove_work(job_id)
         return Outcome.DONE
 
     # Ends of a job
@@ -256,12 +274,14 @@ class Runner:
             raise Fenced(job_id)
         wanted = STATE_AFTER[reason]
         if wanted is JobState.CANCELLED:
-            self._storage.remove(job_id)  # before the release: a cancelled job has no files
+            with suppress(StorageUnavailable):
+                self._storage.remove(job_id)  # before the release: a cancelled job has no files
         state = self._release(lease, wanted, fields)
         if state is None:
             raise Fenced(job_id)
         if state is JobState.CANCELLED:
-            self._storage.remove(job_id)
+            with suppress(StorageUnavailable):
+                self._storage.remove(job_id)
         return Outcome.of(state)
 
     def _fail(self, lease: Lease, error: Exception) -> Outcome:
@@ -276,15 +296,20 @@ class Runner:
             job_log.error("%s", shown, exc_info=error)
         state = JobState.PAUSED if isinstance(shown, StorageFull) else JobState.FAILED
         if is_final(error):
-            self._storage.remove_work(lease.claim.job_id, lease.claim.token)
+            with suppress(StorageUnavailable):
+                self._storage.remove_work(lease.claim.job_id, lease.claim.token)
         now = self._release(lease, state, {**lease.take_fields_at_checkpoint(), "error": Problem.from_error(shown)})
         if now is JobState.CANCELLED:
-            self._storage.remove(lease.claim.job_id)
+            with suppress(StorageUnavailable):
+                self._storage.remove(lease.claim.job_id)
         return Outcome.of(now) if now else Outcome.LOST
 
     def _fail_without_files(self, lease: Lease) -> bool:
         """Fail a job whose files somebody removed; return False if the files exist or another worker has the job."""
-        if self._storage.input(lease.claim.job_id) is not None:
+        try:
+            if _stored(lease, lambda: self._storage.input(lease.claim.job_id)) is not None:
+                return False
+        except StorageUnavailable:
             return False
         error = JobFailed("The job's files are gone from the data folder; upload the video again.")
         fields = {"error": Problem.from_error(error), "files_removed": True}
@@ -305,3 +330,8 @@ class Runner:
                 lease.touch()  # a job that waits for Redis does not hang
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
+
+
+def _stored(lease: Lease, call: Callable[[], T]) -> T:
+    """Make a call about stored files, and wait while the bucket is away and the job has no reason to stop."""
+    return patiently(call, stopped=lambda: lease.stop_reason is not None, waiting=lease.touch)

@@ -100,6 +100,22 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", "ok", text)
 
 
+def _storage(settings: Settings) -> Iterator[Finding]:
+    if not settings.storage:
+        return
+    from jobs.bucket import Bucket
+    from jobs.errors import InvalidRequest, StorageUnavailable
+
+    try:
+        Bucket.from_settings(settings).check()
+    except InvalidRequest as error:
+        yield Finding("storage", "problem", str(error), "correct SKIPVSR_STORAGE and the settings SKIPVSR_S3_…")
+    except StorageUnavailable as error:
+        yield Finding("storage", "problem", str(error), "start the store, or correct address and credentials")
+    else:
+        yield Finding("storage", "ok", f"{settings.storage} writes, keeps conditions and deletes")
+
+
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
@@ -301,5 +317,5 @@ def _api_keys(settings: Settings) -> Iterator[Finding]:
 
 
 _CHECKS: Final[Sequence[Check]] = (
-    *(_system, _settings, _data_folder, _device, _models, _encoders, _jail, _redis, _ports, _api_keys),
+    *(_system, _settings, _data_folder, _storage, _device, _models, _encoders, _jail, _redis, _ports, _api_keys),
 )

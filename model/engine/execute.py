@@ -27,9 +27,9 @@ from model.network.propagation import propagate
 
 TAIL_HALO = 2
 """Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
-TAIL_PIXELS = 8192
+TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
-each time, which costs a third of the tail's time (measured at 320x180)."""
+each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
 CropStep = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
@@ -146,8 +146,16 @@ class _ChunkRun:
             parts: Sequence[Rectangle] = (rectangle,)
             if self._skipper:
                 parts = self._skipper.tail(index, around, back, feat, rectangle, out[0])
-            for band in (band for part in parts for band in _bands(part, self._count)):
+            for band in (band for part in parts for band in self._bands(part)):
                 _reconstruct(self._net, around, back, feat, band, out)
+
+    def _bands(self, rectangle: Rectangle) -> list[Rectangle]:
+        """Split a rectangle into bands of rows for the upsampler."""
+        rows = max(TAIL_PIXELS[self._net.config.tail] // (rectangle.width * self._count), 4)
+        return [
+            Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
+            for y in range(rectangle.y0, rectangle.y1, rows)
+        ]
 
     def _count_flow(self, task: FlowTask) -> None:
         if self._work:
@@ -270,12 +278,3 @@ def _cut(x: Tensor, rectangle: Rectangle) -> Tensor:
 
 def _is_whole(rectangles: Sequence[Rectangle], h: int, w: int) -> bool:
     return len(rectangles) == 1 and rectangles[0].area == h * w
-
-
-def _bands(rectangle: Rectangle, count: int) -> list[Rectangle]:
-    """Split a rectangle into bands of rows, for `count` frames at once."""
-    rows = max(TAIL_PIXELS // (rectangle.width * count), 4)
-    return [
-        Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
-        for y in range(rectangle.y0, rectangle.y1, rows)
-    ]

@@ -147,7 +147,7 @@ class Upscaler:
         if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
             # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
             adapted = self.estimator is not None and self.estimator.adapted is not None
-            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted else 0.0)
+            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted and name == "fast" else 0.0)
         return made
 
     def identity(self, routing: str) -> str:

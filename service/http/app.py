@@ -13,6 +13,7 @@ from jobs.recovery import Recovery
 from jobs.settings import Settings
 from jobs.store.changes import Changes
 from jobs.store.outbox import Outbox
+from jobs.upkeep import Upkeep
 from media.jail import checked_jail
 from service.admission import Admissions
 from service.api_key import ApiKeys
@@ -92,7 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _running(app: FastAPI) -> AsyncIterator[None]:
     """While the application runs: list the jobs again that Redis has lost, follow changes, deliver webhooks."""
     operations: Operations = app.state.operations
-    recovery = Recovery(operations.store, operations.storage)
+    upkeep = Upkeep.of_a_server(app.state.settings, operations.storage, operations.store.knows)
+    recovery = Recovery(operations.store, operations.storage, upkeep)
     recovery.start()
     try:
         async with app.state.streams.running(), app.state.webhooks.running():

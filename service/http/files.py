@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from typing import BinaryIO
 from urllib.parse import quote
@@ -31,7 +31,8 @@ def file_response(request: Request, stored: StoredFile, filename: str, media_typ
     Raises Gone if the file has vanished, JobFailed if the file is a link, PreconditionFailed if the request demands
     another version, and 416 if the range is outside the file.
     """
-    assert isinstance(stored, LocalFile)
+    if not isinstance(stored, LocalFile):
+        return _remote_response(request, stored, filename, media_type)
     try:
         file = open_regular(stored.path)
     except FileNotFoundError as error:
@@ -64,6 +65,62 @@ class _OpenFileResponse(FileResponse):
             await super().__call__(scope, receive, send)
 
 
+def _remote_response(request: Request, stored: StoredFile, filename: str, media_type: str) -> Response:
+    """The response for a file of a bucket. Several ranges of one request get the whole file, which RFC 9110 allows."""
+    modified = datetime.fromtimestamp(stored.modified, UTC)
+    version = Version(stored.etag, modified)
+    if not check(request, version):
+        return Response(status_code=304, headers=version.headers | {"Cache-Control": _CACHING})
+    headers = version.headers | {"Content-Disposition": content_disposition(filename), "Cache-Control": _CACHING}
+    response = _StoredResponse(stored, headers | {"Accept-Ranges": "bytes"}, media_type, head=request.method == "HEAD")
+    if (text := request.headers.get("range")) is not None:
+        kept = _kept(request, response, text, stored.size)
+        if len(kept) == 1:
+            response.narrow(*_place(kept[0], stored.size))
+    return response
+
+
+class _StoredResponse(Response):
+    """Response with a file of any storage, in blocks."""
+
+    def __init__(self, stored: StoredFile, headers: dict[str, str], media_type: str, *, head: bool) -> None:
+        super().__init__(headers=headers, media_type=media_type)
+        self._stored, self._head = stored, head
+        self._first, self._end = 0, stored.size
+        self.headers["Content-Length"] = str(stored.size)
+
+    def narrow(self, first: int, end: int) -> None:
+        """Send only the bytes from number `first` to before number `end`."""
+        self._first, self._end, self.status_code = first, end, 206
+        self.headers["Content-Length"] = str(end - first)
+        self.headers["Content-Range"] = f"bytes {first}-{end - 1}/{self._stored.size}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        if self._head:
+            await send(start)
+            await send({"type": "http.response.body"})
+            return
+        async with self._stored.opened() as file, aclosing(file.blocks(self._first, self._end)) as blocks:
+            begun = False
+            async for block in blocks:
+                if not begun:  # an error of the first block still becomes an answer
+                    await send(start)
+                    begun = True
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+            if not begun:
+                await send(start)
+            await send({"type": "http.response.body"})
+
+
+def _place(spec: str, size: int) -> tuple[int, int]:
+    """First byte and end of a satisfiable range."""
+    first, _, last = spec.partition("-")
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(int(last) + 1, size) if last else size
+
+
 def content_disposition(filename: str) -> str:
     """Format the header of RFC 6266: an ASCII name, plus the exact name (RFC 8187) if it has other characters."""
     plain = re.sub(r'[^ -~]|["\\%/]', "_", filename)
@@ -86,7 +143,7 @@ def _check_range(request: Request, response: FileResponse) -> None:
         request.scope["headers"].append((b"range", f"bytes={', '.join(kept)}".encode()))
 
 
-def _kept(request: Request, response: FileResponse, text: str, size: int) -> list[str]:
+def _kept(request: Request, response: Response, text: str, size: int) -> list[str]:
     """The satisfiable parts of a Range header; nothing for the whole file."""
     current = request.headers.get("if-range") in (None, response.headers["etag"], response.headers["last-modified"])
     if (

@@ -24,7 +24,7 @@ from jobs.settings import Settings
 from jobs.stored import StoredFile
 from media.errors import DecoderCrashed, FrameMissing
 from media.preview import Preview, preview
-from pipeline.layout import finished_segments
+from pipeline.layout import SHOWN, finished_segments
 from pipeline.source import media_limits, user_errors
 from service.operations import Operations
 
@@ -145,7 +145,7 @@ def _files(operations: Operations, job: Job, view: View, *, newest: bool) -> _Fi
     if job.state is JobState.DONE:
         opened = operations.result if view is View.RESULT else operations.input
         return _checked(_Files(_on_disk(operations, opened(job.id))))
-    work = operations.storage.work(job.id)
+    work = operations.storage.work(job.id, SHOWN)
     segments = finished_segments(work) if work else ()
     if view is View.RESULT and not segments:
         _refuse(job)

@@ -222,8 +222,8 @@ _DESCRIPTIONS: dict[int | str, str] = {
     460: "The bytes do not match their checksum. They were dropped.",
     500: "The job failed; `detail` states the reason.",
     502: "The host of the URL did not send the video.",
-    503: "Redis does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list of API keys is "
-    "damaged.",
+    503: "Redis or the bucket does not answer, or no worker is alive. Retry after `Retry-After` seconds. Or the list "
+    "of API keys is damaged.",
     507: "The data folder is full.",
     "default": "Any other error.",
 }

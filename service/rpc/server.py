@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from jobs.errors import InvalidRequest
 from jobs.recovery import Recovery
 from jobs.settings import Settings
+from jobs.upkeep import Upkeep
 from media.jail import checked_jail
 from model.device import resolve_device, set_threads
 from model.engine.budget import usable_bytes
@@ -88,7 +89,8 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
     operations = Operations.from_settings(settings)
     upscaler = UpscalerService(settings, models, scheduler, sessions, operations)
     jobs = JobService(settings, operations, Admissions(settings))
-    recovery = Recovery(operations.store, operations.storage)
+    upkeep = Upkeep.of_a_server(settings, operations.storage, operations.store.knows)
+    recovery = Recovery(operations.store, operations.storage, upkeep)
     checks = health.aio.HealthServicer()
     server = _server(settings)
     wire.register(upscaler, server)

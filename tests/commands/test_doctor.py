@@ -12,6 +12,7 @@ import cli
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
 from tests.support.http_server import serving
+from tests.support.s3_server import s3_server
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,23 @@ def test_a_misspelt_variable_and_a_missing_package(
         "correct or remove the variable"
     ]
     assert "note: grpc is missing, for the gRPC server; pip install 'skipvsr[grpc]'" in found["packages"]
+
+
+def test_a_bucket_is_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "storage" not in doctor(capsys, 0)
+    with s3_server(tmp_path / "log") as server:
+        server.empty()
+        monkeypatch.setenv("SKIPVSR_STORAGE", "s3://videos/x")
+        monkeypatch.setenv("SKIPVSR_S3_ENDPOINT", f"http://127.0.0.1:{server.port}")
+        monkeypatch.setenv("SKIPVSR_S3_RETRY_SECONDS", "1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+        assert doctor(capsys, 0)["storage"] == ["ok: s3://videos/x writes, keeps conditions and deletes; "]
+        monkeypatch.setattr("jobs.bucket.Bucket._refuses", lambda self, write: False)
+        assert "ignores If-None-Match" in doctor(capsys, 1)["storage"][0]
+        monkeypatch.setenv("SKIPVSR_STORAGE", "s3://other")
+        assert doctor(capsys, 1)["storage"][0].startswith("problem: ")
+    monkeypatch.setenv("SKIPVSR_STORAGE", "s3://videos")
+    assert "does not answer" in doctor(capsys, 1)["storage"][0]

@@ -39,13 +39,14 @@ async def healthz() -> Health:
     dependencies=[Depends(known_name)],
 )
 def readyz(operations: OperationsDep, jail: JailDep, trusted: Annotated[bool, Depends(is_admin)]) -> Readiness:
-    """Return the live workers, or 503 if Redis does not answer or no worker is alive.
+    """Return the live workers, or 503 if Redis or the bucket does not answer, or no worker is alive.
 
     Without an administrator's API key, the workers have no name, host name, process id, machine and job.
     """
     workers = operations.workers()
     if not workers:
         raise NoWorker("no worker is alive: start a worker with `skipvsr worker`")
+    operations.storage.check()
     components = [Component(name=f"jail: {layer}", status="missing" if layer in jail else "ok") for layer in LAYERS]
     return Readiness(workers=shown(workers, trusted=trusted), components=components)
 

@@ -261,7 +261,7 @@ def test_a_job_with_gates_at_work_is_told_from_one_with_other_gates() -> None:
     assert light.estimator is not None
     before = {routing: light.identity(routing) for routing in ("off", "balanced", "fast")}
     light.estimator.digest = "another"
-    assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"fast"}
+    assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"balanced", "fast"}
 
 
 def test_a_job_is_told_from_one_that_was_routed_by_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +346,7 @@ def test_fast_skips_blocks_of_light_networks_and_of_adapted_ones() -> None:
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     assert light.estimator is not None
     assert light.estimator.adapted is not None
-    assert light.preset("fast").error_budget > 0
-    assert light.preset("balanced").error_budget == 0
+    assert light.preset("fast").error_budget > light.preset("balanced").error_budget > 0
 
 
 def test_what_comes_along_for_small_skips_where_little_is_to_see() -> None:
