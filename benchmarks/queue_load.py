@@ -28,7 +28,7 @@ from redis import Redis
 from rich.console import Console
 
 from benchmarks.report import machine, one_line, show, write_json
-from commands.shared.embedded_redis import EmbeddedRedis
+from benchmarks.targets import redis_in
 from jobs import tickets
 from jobs.presence import Presence, WorkerInfo
 from jobs.schema import Estimate, Job, JobOptions, JobState, Progress, StreamFacts
@@ -243,15 +243,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--beside", default="", help="what ran on the machine at the same time")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/queue_load.json"))
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="queue") as name, EmbeddedRedis(Path(name) / "redis") as server:
-        bench = Bench(JobStore(connect(server.url)))
+    with tempfile.TemporaryDirectory(prefix="queue") as name, redis_in(Path(name)) as url:
+        bench = Bench(JobStore(connect(url)))
         memory = submit(bench, args.jobs, args.keys)
         look(bench, Operations(bench.store, Storage(Path(name) / "data")))
         overtakes = newcomer(bench)
         dispatch(bench, args.jobs // 10)
         watch(bench, 1000)
         clean(bench, Path(name))
-        wake(bench, server.url)
+        wake(bench, url)
     figures: dict[str, Any] = {"jobs": args.jobs, "keys": args.keys, "beside": args.beside}
     figures |= {"bytes_per_job": round(memory), "jobs_before_a_newcomer": overtakes}
     facts = machine(torch.device("cpu"))
