@@ -105,6 +105,10 @@ class Ledgers:
         found = self._version(job_id)
         return found.ledger if found is not None else None
 
+    def exists(self, job_id: str) -> bool:
+        """Whether a job has a ledger."""
+        return job_id in self._listed if self._listed is not None else self._version(job_id) is not None
+
     def create(self, job_id: str, ledger: Ledger) -> bool:
         """Write the first ledger of a job; return False if the job has one."""
         ledger.write = secrets.token_hex(8)
