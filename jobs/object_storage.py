@@ -217,6 +217,7 @@ class ObjectStorage(Storage):
     def leave(self, job_id: str) -> None:
         """Let the janitor of this machine remove the scratch files some time after the end of an attempt."""
         self._works.pop(job_id, None)
+        self._ledgers.leave(job_id)
         lock = self._locks.pop(job_id, None)
         if lock is not None:
             os.close(lock)
