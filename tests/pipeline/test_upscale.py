@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from media.errors import DecoderCrashed, UnsupportedFile
 from media.probe import probe
 from media.reader import Frame, VideoReader
 from model.engine.budget import needed_bytes
+from model.engine.overlap import Group
 from model.engine.upscaler import ChunkResult, Upscaler, load_model
 from pipeline.checkpoint import Checkpoints
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
@@ -145,14 +147,15 @@ class Paced(Upscaler):
             yield event
             self._told.set()
 
-    def forward(self, frames: Any, state: Any, *, observer: Any, **options: Any) -> ChunkResult:
-        def paced(fraction: float) -> None:
-            observer(fraction)
-            self._told.clear()
-            while not self._told.wait(0.05):
-                observer(fraction)  # raises Interrupted if nobody wants more events
+    def stream(self, groups: Iterable[Group], state: Any, **options: Any) -> Generator[ChunkResult]:
+        paced = (replace(group, observer=partial(self._pace, group.observer)) for group in groups)
+        return super().stream(paced, state, **options)
 
-        return super().forward(frames, state, observer=paced, **options)
+    def _pace(self, observer: Callable[[float], None], fraction: float) -> None:
+        observer(fraction)
+        self._told.clear()
+        while not self._told.wait(0.05):
+            observer(fraction)  # raises Interrupted if nobody wants more events
 
 
 @pytest.mark.usefixtures("_often")
@@ -193,11 +196,12 @@ def test_halt_and_close_interrupt_the_network(clip: Path, tmp_path: Path, model:
     """The network is stuck in the middle of its first chunk until somebody wants the run to end."""
 
     class Stuck(Upscaler):
-        def forward(self, frames: Any, state: Any, *, observer: Any, **_: Any) -> ChunkResult:
-            observer(0.5)
-            while True:
-                time.sleep(0.01)
-                observer(0.5)
+        def stream(self, groups: Iterable[Group], state: Any, **_: Any) -> Generator[ChunkResult]:
+            for group in groups:
+                while group.observer is not None:
+                    group.observer(0.5)
+                    time.sleep(0.01)
+            yield from ()
 
     stuck = object.__new__(Stuck)
     stuck.__dict__.update(model.__dict__)

@@ -3,7 +3,7 @@
 The network waits between two steps until somebody stops the run, so a test that stops the run cannot come too late.
 
 Environment variables:
-    HELD_CALLS: numbers of the network's calls in the process that wait, counted from 1: `1,3`.
+    HELD_CALLS: numbers of the chunks in the process in which the network waits, counted from 1: `1,3`.
     HELD: a file. The network appends a line to it when it begins to wait.
 """
 
@@ -12,13 +12,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from model.engine.overlap import Group
 from model.engine.upscaler import ChunkResult, Upscaler
 
-_forward = Upscaler.forward
-_calls = 0
+_stream = Upscaler.stream
+_chunks = 0
 
 
 def _held(observer: Callable[[float], None]) -> Callable[[float], None]:
@@ -34,17 +36,21 @@ def _held(observer: Callable[[float], None]) -> Callable[[float], None]:
     return wait
 
 
-def forward(self: Upscaler, frames: Any, state: Any, *, observer: Any = None, **options: Any) -> ChunkResult:
-    global _calls
-    if observer is not None:
-        _calls += 1
-        if str(_calls) in os.environ["HELD_CALLS"].split(","):
-            observer = _held(observer)
-    return _forward(self, frames, state, observer=observer, **options)
+def _watched(groups: Iterable[Group]) -> Iterator[Group]:
+    global _chunks
+    for group in groups:
+        _chunks += 1
+        if group.observer is not None and str(_chunks) in os.environ["HELD_CALLS"].split(","):
+            group = replace(group, observer=_held(group.observer))
+        yield group
+
+
+def stream(self: Upscaler, groups: Iterable[Group], state: Any, **options: Any) -> Generator[ChunkResult]:
+    return _stream(self, _watched(groups), state, **options)
 
 
 if __name__ == "__main__":
-    Upscaler.forward = forward  # type: ignore[method-assign]
+    Upscaler.stream = stream  # type: ignore[method-assign]
     if sys.argv[1] == "worker":
         from worker.main import main
 

@@ -16,17 +16,21 @@ import signal
 import sys
 import time
 import weakref
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from model.engine.overlap import Group
 from model.engine.upscaler import ChunkResult, Upscaler
 from model.errors import DeviceError
 from worker.main import main
 
-dense = Upscaler.forward
+dense = Upscaler.stream
 calls = 0
 held: weakref.ref[Any] | None = None
 
@@ -64,18 +68,27 @@ def note(line: str) -> None:
         file.write(f"{os.getpid()} {line}\n".encode())
 
 
-def forward(self: Upscaler, frames: Any, state: Any, **options: Any) -> ChunkResult:
-    global calls
-    calls += 1
-    digest = hashlib.md5(frames.tobytes()).hexdigest()[:12]
-    wait(digest)
-    note(f"begin {digest}")
-    misbehave(len(frames))
-    result = dense(self, frames, state, **options)
-    note(f"end {digest}")
-    return result
+def stream(self: Upscaler, groups: Iterable[Group], state: Any, **options: Any) -> Generator[ChunkResult]:
+    begun: deque[str] = deque()
+
+    def watched() -> Iterator[Group]:
+        global calls
+        for group in groups:
+            calls += 1
+            begun.append(hashlib.md5(group.frames.tobytes()).hexdigest()[:12])
+            wait(begun[-1])
+            note(f"begin {begun[-1]}")
+            misbehave(len(group.frames))
+            yield group
+            del group
+
+    with closing(dense(self, watched(), state, **options)) as results:
+        for result in results:
+            note(f"end {begun.popleft()}")
+            yield result
+            del result
 
 
 if __name__ == "__main__":
-    Upscaler.forward = forward  # type: ignore[method-assign]
+    Upscaler.stream = stream  # type: ignore[method-assign]
     sys.exit(main())
