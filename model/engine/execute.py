@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from model.engine.bands import run_in_bands
 from model.engine.calibration import Step, StepTimes, Stopwatch
 from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
 from model.engine.state import RecurrentState
@@ -228,7 +230,7 @@ class ChunkRun:
     def _trunk(self, branch: Branch, index: int, crop: Rectangle, alignment: Step) -> TrunkFunction:
         """Return the trunk of a branch for a crop, measured as a step of its own."""
         gates = self._skipper
-        run: TrunkFunction = gates.trunk(branch, index, crop) if gates else self._net.trunk(branch)
+        run = gates.trunk(branch, index, crop) if gates else partial(run_in_bands, self._net.trunk(branch))
         whole = self._as_dense([crop]) and not (gates and gates.gates(branch, crop))
 
         def measured(x: Tensor) -> Tensor:
