@@ -84,7 +84,7 @@ class RoutingReport:
     tiles_reused: int
     """Tiles of the HR frame reused from the frame before."""
     seconds: float
-    """Wall-clock seconds of this frame: an equal share of its chunk."""
+    """Wall-clock seconds of this frame: an equal share of its chunk. Steps of the same moment share its time."""
     dense_seconds: float = 0.0
     """Seconds of the dense network for such a frame, measured on this machine under the same load."""
     left_out: NDArray[np.float32] = field(

@@ -148,14 +148,16 @@ class Upscaler:
     ) -> Generator[ChunkResult]:
         """Upscale a stream chunk by chunk; each result equals that of `forward`.
 
-        With `overlap`, on a CPU with several threads, the backward half of the next chunk runs beside the forward half
-        of the current one. The stream then reads the next group before the result of the current group comes out, and
-        torch has one thread in the calling thread. The end of the generator drops all steps but the running ones. For
-        the other arguments and the errors see `forward`.
+        With `overlap`, on a CPU with several threads and for a light network, the backward half of the next chunk runs
+        beside the forward half of the current one. The stream then reads the next group before the result of the
+        current group comes out, and torch has one thread in the calling thread. The end of the generator drops all
+        steps but the running ones. For the other arguments and the errors see `forward`.
         """
-        threads = torch.get_num_threads()
+        threads, config = torch.get_num_threads(), self.config
+        # Convolutions of SPyNet round differently on one thread and on two, and a full network gains nothing.
+        light = config.flow == "light" and config.tail == "light"
         make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
-        if not overlap or self.device.type != "cpu" or threads == 1:
+        if not (overlap and light) or self.device.type != "cpu" or threads == 1:
             yield from make(Inline(self._clock), ahead=0).results(groups, state)
             return
         with Crew(threads, self._clock) as crew:

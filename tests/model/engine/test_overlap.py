@@ -175,3 +175,13 @@ def test_the_shares_of_the_clock_add_up(model: Upscaler) -> None:
     wall = time.perf_counter() - begun
     assert 0 < sum(result.seconds for result in results) <= wall
     assert all(result.dense_seconds == pytest.approx(result.seconds) for result in results), "nothing was left out"
+
+
+def test_a_network_whose_rounding_depends_on_threads_has_no_crew() -> None:
+    network = BasicVSR(NetworkConfig(channels=8, blocks=1, flow="spynet", tail="light", coupled=True))
+    model = Upscaler("seeded", network, "seeded:7", torch.device("cpu"), torch.float32)
+    before = threading.active_count()
+    stream = model.stream(grouped(WATER[:2, :16, :16], 1, 0), None, lookahead=0)
+    next(stream)
+    assert threading.active_count() == before
+    stream.close()
