@@ -183,6 +183,8 @@ def main() -> None:
     threads, clocks = Threads(), Clocks(float(begun))
     threads.start()
     with_clock = clocks.wrap(import_module, "imports")
+    # The command itself imports the pipeline with this function, where the checkout has it.
+    clocks.wrap(getattr(with_clock("commands.shared.local"), "import_pipeline", lambda: None), "imports")()
     for module, name, part in _PARTS:
         owner = with_clock(module)
         *classes, attribute = name.split(".")
