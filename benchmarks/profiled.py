@@ -37,6 +37,7 @@ _PARTS: Final = (
     ("media.reader", "VideoReader.__iter__", "receive frames"),
     ("pipeline.stages", "run_model", "gather chunks"),
     ("model.engine.upscaler", "Upscaler.forward", "network"),
+    ("model.engine.upscaler", "Upscaler.stream", "network"),
     ("media.encode.segment", "SegmentWriter.__init__", "encode: open"),
     ("media.encode.segment", "SegmentWriter.write", "encode: send"),
     ("media.encode.segment", "SegmentWriter._yuv", "encode: RGB to YUV"),
