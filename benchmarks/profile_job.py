@@ -6,8 +6,9 @@
 The clip is resized and written as H.264, as in `benchmarks.end_to_end`; `skipvsr upscale` then runs in a process of its
 own, with a clock in each part (`benchmarks.profiled`). `--code` names checkouts to compare; their runs alternate.
 Figures are medians over the rounds. Parts of a thread exclude the parts inside them. `…'s libraries` are the threads
-that libraries began from a thread: torch's from the network's, the encoder's from the main thread. The threads of a
-segment's encoder end with the segment, so up to 20 ms of each are missing there; `ended threads` holds this rest.
+that libraries began from a thread: torch's from the network's, the encoder's from the main thread. The network's own
+further threads count in the second table only. The threads of a segment's encoder end with the segment, so up to 20 ms
+of each are missing there; `ended threads` holds this rest.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ _PARTS: Final = (
     ("media.reader", "VideoReader.__iter__", "receive frames"),
     ("pipeline.stages", "run_model", "gather chunks"),
     ("model.engine.upscaler", "Upscaler.forward", "network"),
+    ("model.engine.upscaler", "Upscaler.stream", "network"),
     ("media.encode.segment", "SegmentWriter.__init__", "encode: open"),
     ("media.encode.segment", "SegmentWriter.write", "encode: send"),
     ("media.encode.segment", "SegmentWriter._yuv", "encode: RGB to YUV"),
@@ -183,6 +184,8 @@ def main() -> None:
     threads, clocks = Threads(), Clocks(float(begun))
     threads.start()
     with_clock = clocks.wrap(import_module, "imports")
+    # The command itself imports the pipeline with this function, where the checkout has it.
+    clocks.wrap(getattr(with_clock("commands.shared.local"), "import_pipeline", lambda: None), "imports")()
     for module, name, part in _PARTS:
         owner = with_clock(module)
         *classes, attribute = name.split(".")

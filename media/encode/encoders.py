@@ -22,8 +22,8 @@ _FEW_CORES: Final = 4
 # 4.1 / 441 / 48.2, veryfast 6.9 / 226 / 47.0, faster 13.6 / 263 / 47.8, medium 20.3 / 255 / 47.8.
 _PRESET: Final = "veryfast"
 _COARSE: Final = "partitions=i8x8,i4x4"
-"""No motion of 8x8 pixels. Enlarged frames hold no motion so fine: without it, six clips that `small` enlarged took 20
-to 30 % less time, and 1 to 3 % fewer bytes at equal PSNR and SSIM. Frames of a camera would take up to 9 % more."""
+"""No motion of 8x8 pixels. Enlarged frames hold no motion so fine: without it, six clips that `small` enlarged took 9
+to 28 % less time, and 3 % fewer to 1 % more bytes at equal PSNR and SSIM. A camera's own frames would take 9 % more."""
 _PQ: Final = 16
 """H.273's transfer characteristics of HDR10."""
 
