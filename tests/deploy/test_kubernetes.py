@@ -135,6 +135,20 @@ def test_only_known_traffic_passes(cpu: list[Document]) -> None:
     assert way["from"][0]["podSelector"]["matchExpressions"][0]["values"] == ["api", "grpc", "worker"]
 
 
+def test_files_in_a_bucket_need_no_volume_and_no_redis_in_the_cluster() -> None:
+    found = documents("s3")
+    kinds = {document["kind"] for document in found}
+    assert not kinds & {"PersistentVolumeClaim", "StatefulSet"}
+    for name, pod in pods(found):
+        assert pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": "skipvsr-storage"}}], name
+        (secret,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+        keys = {item["key"] for item in secret["items"]}
+        assert {"skipvsr_s3_access_key_id", "skipvsr_s3_secret_access_key"} <= keys, name
+        assert "emptyDir" in next(volume for volume in pod["volumes"] if volume["name"] == "data"), name
+    (settings,) = of("ConfigMap", found).values()
+    Settings.model_validate({name.removeprefix("SKIPVSR_").lower(): v or None for name, v in settings["data"].items()})
+
+
 def test_a_gpu_for_each_worker() -> None:
     found = dict(pods(documents("nvidia")))
     for name in ("skipvsr-worker", "skipvsr-grpc"):
