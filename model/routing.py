@@ -48,8 +48,8 @@ class Preset:
 OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
-    "balanced": Preset(error_budget=0.03),
-    "fast": Preset(luma=2.0, drift=1.2, detail=6.0, error_budget=0.07, tail_error_budget=0.15),
+    "balanced": Preset(error_budget=0.04),
+    "fast": Preset(luma=2.0, drift=1.2, detail=6.0, error_budget=0.08, tail_error_budget=0.15),
 }
 _KINDS: dict[type[float], str] = {bool: "true or false", int: "a whole number", float: "a number"}
 TILE = 8

@@ -34,6 +34,7 @@ from model.engine.work import Observer
 from model.gates.estimator import Estimator, load_estimator
 from model.mask.crop_cost import crop_overhead
 from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.network.quantised import has_integers
 from model.routing import Preset, preset
 from model.zoo.cache import ModelCache
 from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator, usable_scales
@@ -175,11 +176,19 @@ class Upscaler:
         """Return the preset `name` for this network and device, with some numbers changed. Raises ModelError."""
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
         made = preset(name, **{**numbers, **changes})
-        if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
-            # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
-            adapted = self.estimator is not None and self.estimator.adapted is not None
-            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted and name == "fast" else 0.0)
+        if made.error_budget and "error_budget" not in changes:
+            made = replace(made, error_budget=self._error_budget(name, made.error_budget))
         return made
+
+    def _error_budget(self, name: str, light: float) -> float:
+        """Return the error budget of the preset `name`, whose budget for light networks is `light`."""
+        adapted = self.estimator.adapted if self.estimator is not None else None
+        if adapted is not None and has_integers(self.network) and not has_integers(adapted):
+            return 0.0  # adapted weights in a wider number format take as long as the gates save
+        if self.config.tail == "light":
+            return light
+        # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
+        return FULL_ERROR_BUDGET if adapted is not None and name == "fast" else 0.0
 
     def identity(self, routing: str) -> str:
         """Return a string that differs for models that compute different frames from the same input.

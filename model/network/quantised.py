@@ -147,6 +147,11 @@ def convolution_on_integers(conv: nn.Conv2d) -> QuantisedConv | None:
     return None if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv)
 
 
+def has_integers(network: nn.Module) -> bool:
+    """Check whether inference computes any residual block of a network on integers."""
+    return any(module in _BLOCKS for module in network.modules())
+
+
 @cache
 def exact() -> bool:
     """Check that this torch has the operations, and that this CPU adds up products of integers without saturation.

@@ -350,6 +350,16 @@ def test_fast_skips_blocks_of_light_networks_and_of_adapted_ones() -> None:
     assert light.preset("fast").error_budget > light.preset("balanced").error_budget > 0
 
 
+def test_gates_rest_where_only_the_networks_own_weights_are_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapted weights would take as long in a wider number format as the gates save."""
+    light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
+    monkeypatch.setattr("model.engine.upscaler.has_integers", lambda network: network is light.network)
+    assert light.preset("fast").error_budget == light.preset("balanced").error_budget == 0
+    assert light.preset("fast", error_budget=0.02).error_budget == 0.02
+    monkeypatch.setattr("model.engine.upscaler.has_integers", lambda network: True)
+    assert light.preset("fast").error_budget > 0
+
+
 def test_what_comes_along_for_small_skips_where_little_is_to_see() -> None:
     """Ripples beside a blurred half: hardly anything is lost, and cells are left out."""
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
