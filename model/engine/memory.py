@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES: Final = 512 * 1024**2
 MAPPED_BYTES: Final = 32 * 1024**2
 """Larger blocks always return to the system. Kept, they leave gaps that later blocks do not fit: `small` on 960x540
-took 3.3 GB instead of 2.3 GB. The trunks of larger frames therefore run in bands (`model.engine.execute`)."""
+took 3.3 GB instead of 2.3 GB. The trunks of larger frames therefore run in bands (`model.engine.bands`)."""
 _STEP_BYTES: Final = 16 * 1024**2
 
 
