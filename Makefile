@@ -35,8 +35,8 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml requirements.lock
 up: $(STAMP) ## start the service; ^C stops it
 	@exec $(BIN)/skipvsr up
 
-test: $(STAMP) ## run the test suite in two processes; each starts its own Redis
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --session-timeout 1800 --durations 20 --durations-min 3
+test: $(STAMP) ## run the test suite in three processes; each starts its own Redis
+	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder --session-timeout 1800 --durations 20 --durations-min 3
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -95,7 +95,7 @@ def _seconds(model: Upscaler, stored: Tensor, rectangles: Rectangles) -> float:
     plan = ChunkPlan([rectangles] * FRAMES, [rectangles] * FRAMES, folded[-1], tiles_of(*folded.shape[1:3]), HALO)
     lr = [normalised(frame) for frame in folded]
     begun = time.thread_time()
-    run_chunk(model.network, lr, plan, None, stored.dtype)
+    run_chunk(model.network, lr, plan, [], stored.dtype)
     return (time.thread_time() - begun) / FRAMES
 
 

@@ -91,7 +91,15 @@ class Bucket:
             raise InvalidRequest(f"SKIPVSR_STORAGE: {_line(error)}") from error
         return cls(store, settings.storage)
 
-    def put(self, key: str, data: bytes | Path, *, replaces: str | None = None, new: bool = False) -> str:
+    def put(
+        self,
+        key: str,
+        data: bytes | Path,
+        *,
+        replaces: str | None = None,
+        new: bool = False,
+        about: Mapping[str, str] | None = None,
+    ) -> str:
         """Write an object in one step; return its ETag.
 
         Args:
@@ -99,6 +107,7 @@ class Bucket:
             data: the bytes, or a file, of which a large one is sent in parts.
             replaces: ETag of the version that the object must have.
             new: whether no object of this key may exist.
+            about: headers of answers to presigned requests for a file.
 
         Raises Changed if the condition does not hold.
         """
@@ -111,7 +120,13 @@ class Bucket:
                 part = max(_PART_BYTES, -(-size // _MOST_PARTS))
                 many = size > part
                 result = obstore.put(
-                    self._store, key, data, use_multipart=many, chunk_size=part, max_concurrency=_AT_ONCE
+                    self._store,
+                    key,
+                    data,
+                    attributes=dict(about or {}),
+                    use_multipart=many,
+                    chunk_size=part,
+                    max_concurrency=_AT_ONCE,
                 )
             else:
                 result = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
@@ -134,6 +149,13 @@ class Bucket:
                 with self._reported():
                     block = obstore.get_range(self._store, key, start=first, end=min(first + BLOCK_BYTES, size))
                 file.write(memoryview(block))
+
+    def presigned(self, key: str, seconds: float) -> str:
+        """A URL with which anybody can read an object for some seconds. No request is made."""
+        import obstore
+
+        with self._reported():
+            return str(obstore.sign(self._store, "GET", key, timedelta(seconds=seconds)))
 
     async def block(self, key: str, first: int, end: int) -> bytes:
         """Some bytes of an object. Raises FileNotFoundError."""

@@ -73,6 +73,8 @@ class Ledgers:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._listed: dict[str, Found] | None = None
+        self._written: dict[str, _Version] = {}
+        """What a worker of this process has written last. A wrong guess costs one more request, and nothing else."""
         self._seen: dict[str, tuple[str, bytes]] = {}
         """ETag and compressed bytes of listed ledgers."""
 
@@ -105,6 +107,10 @@ class Ledgers:
         found = self._version(job_id)
         return found.ledger if found is not None else None
 
+    def exists(self, job_id: str) -> bool:
+        """Whether a job has a ledger."""
+        return job_id in self._listed if self._listed is not None else self._version(job_id) is not None
+
     def create(self, job_id: str, ledger: Ledger) -> bool:
         """Write the first ledger of a job; return False if the job has one."""
         ledger.write = secrets.token_hex(8)
@@ -127,7 +133,8 @@ class Ledgers:
         """
         name = secrets.token_hex(8)
         for _ in range(_TRIES):
-            found = self._version(job_id)
+            guess = self._written.pop(job_id, None) if token is not None else None
+            found = guess or self._version(job_id)
             if found is None or (token is not None and found.ledger.token != token):
                 raise Fenced(job_id)
             ledger, before = found.ledger, found.ledger.pieces()
@@ -135,11 +142,17 @@ class Ledgers:
                 return set()
             ledger.write = name
             try:
-                self._bucket.put(_key(job_id), ledger.model_dump_json().encode(), replaces=found.etag)
+                etag = self._bucket.put(_key(job_id), ledger.model_dump_json().encode(), replaces=found.etag)
             except Changed:
                 continue
+            if token is not None:
+                self._written[job_id] = _Version(ledger, etag)
             return before - ledger.pieces()
         raise Fenced(job_id)
+
+    def leave(self, job_id: str) -> None:
+        """Forget what a worker of this process has written."""
+        self._written.pop(job_id, None)
 
     def remove(self, job_id: str) -> None:
         """Remove a ledger. No worker can change the job's files from now on."""

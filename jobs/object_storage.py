@@ -30,6 +30,7 @@ from jobs.disk import room
 from jobs.errors import JobFailed, StorageUnavailable
 from jobs.figures import FILES as FIGURES
 from jobs.ledger import Filed, Ledger, Ledgers, Piece, file_key, files_of
+from jobs.names import content_disposition, media_type
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage, is_id
 from jobs.stored import Entry, LocalEntry, StoredFile
@@ -115,7 +116,7 @@ class ObjectStorage(Storage):
     def holds(self, job_id: str) -> bool:
         """Whether the job has a ledger."""
         self.job_dir(job_id)
-        return self._ledgers.read(job_id) is not None
+        return self._ledgers.exists(job_id)
 
     def survey(self) -> None:
         """List all ledgers; from now on this object reads a ledger again only if the ledger has changed."""
@@ -196,7 +197,7 @@ class ObjectStorage(Storage):
         files.saved(work)
         self._drop(job_id, dropped)
 
-    def publish(self, part: Path, job_id: str, also: Sequence[Path] = ()) -> None:
+    def publish(self, part: Path, job_id: str, also: Sequence[Path] = (), name: str = "") -> None:
         """Send finished files, and publish all in one step. Raises Fenced."""
         parts = (part, *also)
         for each in parts:
@@ -204,7 +205,8 @@ class ObjectStorage(Storage):
                 if not each.parent.exists():
                     raise Fenced(job_id)
                 raise JobFailed(f"The job's file {each.name} is a link or no regular file.")
-        sent = _all(lambda each: (each.name, self._send(job_id, each, each.name)), parts)
+        title = name or part.name
+        sent = _all(lambda each: (each.name, self._send(job_id, each, each.name, title if each is part else "")), parts)
 
         def enter(ledger: Ledger) -> None:
             ledger.files = {name: kept for name, kept in ledger.files.items() if not _RESULT.fullmatch(name)}
@@ -215,6 +217,7 @@ class ObjectStorage(Storage):
     def leave(self, job_id: str) -> None:
         """Let the janitor of this machine remove the scratch files some time after the end of an attempt."""
         self._works.pop(job_id, None)
+        self._ledgers.leave(job_id)
         lock = self._locks.pop(job_id, None)
         if lock is not None:
             os.close(lock)
@@ -299,9 +302,10 @@ class ObjectStorage(Storage):
 
     # Objects
 
-    def _send(self, job_id: str, path: Path, name: str) -> Filed:
+    def _send(self, job_id: str, path: Path, name: str, title: str = "") -> Filed:
         piece = Piece(key=f"{secrets.token_hex(8)}-{name}", size=path.stat().st_size)
-        self._bucket.put(file_key(job_id, piece), path)
+        about = {"Content-Type": media_type(title), "Content-Disposition": content_disposition(title)} if title else {}
+        self._bucket.put(file_key(job_id, piece), path, about=about)
         return Filed(pieces=[piece], modified=time.time())
 
     def _send_change(self, job_id: str, change: Change) -> Piece:

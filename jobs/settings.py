@@ -76,6 +76,12 @@ class Settings(BaseSettings):
         description="Seconds for which a request to the bucket is repeated, before the API answers with status 503. "
         "Workers wait until the bucket answers again.",
     )
+    s3_redirect_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
+        0.0,
+        description="Seconds for which a presigned URL of a result is valid. The API then redirects downloads of "
+        "results (status 307) to the store, which clients must reach at SKIPVSR_S3_ENDPOINT. 0: the API sends the "
+        "results itself.",
+    )
     cache_gb: Annotated[float, Field(ge=0)] = Field(
         10.0, description="Maximum size in GB of this machine's copies from a bucket, for previews and reports."
     )

@@ -285,8 +285,10 @@ class Storage:
     def leave(self, job_id: str) -> None:
         """End the use of a job's files by the worker that has called `fetch_input` and `take_work`."""
 
-    def publish(self, part: Path, job_id: str, also: Sequence[Path] = ()) -> None:
-        """Move a file from the working folder to the published files, and then the files of `also`.
+    def publish(self, part: Path, job_id: str, also: Sequence[Path] = (), name: str = "") -> None:
+        """Move a result from the working folder to the published files, and then the files of `also`.
+
+        `name` is the result's name for downloads that do not pass the API.
 
         Raises `Fenced` if a file does not exist, and `JobFailed` if a file is no regular file.
         """

@@ -53,6 +53,10 @@ class StoredFile(ABC):
     def etag(self) -> str:
         """A strong entity tag of the version, with its quotes. Raises FileNotFoundError."""
 
+    def address(self, seconds: float) -> str | None:
+        """A URL with which anybody can read the file for some seconds; None if only the service reads the file."""
+        return None
+
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[OpenedFile]:
         """Open the file during the block. Raises FileNotFoundError for a removed file, and JobFailed for a link."""

@@ -56,6 +56,12 @@ class StoredObject(StoredFile):
         """A strong entity tag, with its quotes. Pieces are never overwritten, so their keys tell the version."""
         return f'"{fingerprint(self.filed)}"'
 
+    def address(self, seconds: float) -> str | None:
+        """A presigned URL; None for a file of several objects."""
+        if len(self.filed.pieces) != 1:
+            return None
+        return self._bucket.presigned(file_key(self._job_id, self.filed.pieces[0]), seconds)
+
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[OpenedFile]:
         """Open the file during the block, without a request."""

@@ -27,7 +27,7 @@ from media.encode.encoders import job_threads
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
-from model.engine.budget import longest_chunk, needed_bytes
+from model.engine.budget import longest_chunk, needed_bytes, overlap_fits
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
@@ -135,6 +135,17 @@ class _Run:
             self._manifest.encoder_threads = job_threads(cores, shared=shared)
         self._spec = replace(self._spec, threads=self._manifest.encoder_threads)
 
+    def _overlap_fits(self) -> bool:
+        """Check whether there is memory for two chunks in the network at a time."""
+        task, video = self._task, self._info.video
+        return overlap_fits(
+            self._model,
+            video.width * video.height,
+            task.frames_per_chunk + task.options.lookahead,
+            sample_bytes=2 if video.bit_depth > 8 else 1,
+            budget=task.max_model_bytes,
+        )
+
     def _open_figures(self) -> FiguresWriter | None:
         """The writer of the chunks' figures; None if no chunk is left, because the figures may be published."""
         manifest = self._manifest
@@ -166,7 +177,14 @@ class _Run:
         decoder = DecodeStage(task, self._manifest, self._info.video.canvas)
         frames = Prefetcher(decoder, depth=max(2, task.frames_per_chunk), name="decode")
         computed = run_model(
-            frames, self._model, self._take_state(), self._manifest.pending, task, self._stops, self._progress
+            frames,
+            self._model,
+            self._take_state(),
+            self._manifest.pending,
+            task,
+            self._stops,
+            self._progress,
+            overlap=self._overlap_fits(),
         )
         chunks = Prefetcher(computed, depth=1, name="model")
         with chunks, frames:  # closes the frames first, which ends the chunks

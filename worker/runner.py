@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StorageUnavailable, StoreUnavailable
 from jobs.figures import FILES as FIGURES
+from jobs.names import result_name
 from jobs.schema import JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage
@@ -235,27 +236,28 @@ class Runner:
 
     def _publish(self, finished: Finished, model: Upscaler, attempt: Attempt) -> Outcome:
         job_id = attempt.job.id
-        output = probe(finished.path, _UNLIMITED)
-        figures = [finished.path.with_name(name) for name in FIGURES]
-        # Figures that are missing have been published before the worker died.
-        also = [path for path in figures if path.exists()]
-        _stored(attempt.lease, lambda: self._storage.publish(finished.path, job_id, also=also))
         fields: dict[str, Any] = {
             "model": model.name,
             "progress": finished.progress,
             "metrics": attempt.metrics(finished.metrics),
             "output": stream_facts(
-                output,
+                probe(finished.path, _UNLIMITED),
                 finished.spec,
                 frames=finished.progress.frames_done,
                 frame_rate=finished.frame_rate,
             ),
             "warnings": [*finished.warnings, *attempt.warnings],
             "error": None,
-            "finished_at": datetime.now(UTC),
             "worker": self._name,
         }
         done = attempt.job.model_copy(update={**fields, "state": JobState.DONE})
+        name = result_name(done, finished.path.name)
+        figures = [finished.path.with_name(each) for each in FIGURES]
+        # Figures that are missing have been published before the worker died.
+        also = [path for path in figures if path.exists()]
+        _stored(attempt.lease, lambda: self._storage.publish(finished.path, job_id, also=also, name=name))
+        fields["finished_at"] = datetime.now(UTC)
+        done = done.model_copy(update={"finished_at": fields["finished_at"]})
         records.keep(self._storage, done, through=finished.path.parent)
         if self._release(attempt.lease, JobState.DONE, fields) is not JobState.DONE:
             raise Fenced(job_id)

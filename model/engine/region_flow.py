@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -70,12 +70,12 @@ def chunk_flows(
     previous: Tensor | None,
     times: StepTimes,
     after_each: Callable[[FlowTask], None],
-) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
+) -> Generator[None, None, tuple[list[RegionFlow | None], list[RegionFlow | None]]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels. Pairs that follow each other
-    in one region share the pyramid of their common frame.
+    in one region share the pyramid of their common frame. Yields after each pair.
     """
     count, _, h, w = frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
@@ -99,6 +99,7 @@ def chunk_flows(
         if task.forward:
             to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
         after_each(task)
+        yield
     return to_next, to_previous
 
 

@@ -106,6 +106,13 @@ class Trunk(nn.Module):
         )
 
     @property
+    def channels(self) -> int:
+        """Width of the hidden features."""
+        conv = self.main[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv.out_channels
+
+    @property
     def blocks(self) -> Blocks:
         """The residual blocks, in order."""
         blocks = self.main[2]

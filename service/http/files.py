@@ -7,7 +7,6 @@ import re
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from typing import BinaryIO
-from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import FileResponse, Response
@@ -16,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from jobs.disk import open_regular
 from jobs.errors import Gone
+from jobs.names import content_disposition
 from jobs.stored import LocalFile, StoredFile
 from service.http.conditions import Version, check
 
@@ -119,13 +119,6 @@ def _place(spec: str, size: int) -> tuple[int, int]:
     if not first:
         return max(0, size - int(last)), size
     return int(first), min(int(last) + 1, size) if last else size
-
-
-def content_disposition(filename: str) -> str:
-    """Format the header of RFC 6266: an ASCII name, plus the exact name (RFC 8187) if it has other characters."""
-    plain = re.sub(r'[^ -~]|["\\%/]', "_", filename)
-    value = f'attachment; filename="{plain}"'
-    return value if plain == filename else f"{value}; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 def _check_range(request: Request, response: FileResponse) -> None:

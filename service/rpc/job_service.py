@@ -12,12 +12,12 @@ from typing import Any, Final
 from grpc import StatusCode
 
 from jobs.errors import InvalidRequest
+from jobs.names import media_type, result_name
 from jobs.schema import Job
 from jobs.settings import Settings
 from jobs.stored import StoredFile
 from service.admission import Admissions
 from service.estimating import Estimating
-from service.names import media_type, result_name
 from service.operations import Operations
 from service.rpc import call, messages
 from service.rpc.errors import StatusError, reported, stopping

@@ -51,9 +51,9 @@ def test_every_setting_is_on_the_configuration_page() -> None:
 
 
 def test_pages_name_existing_settings() -> None:
-    known = set(re.findall(r"\b[A-Z][A-Z_]+\b", env_example())) | {"SKIPVSR_SECRETS_DIR"}
+    known = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", env_example())) | {"SKIPVSR_SECRETS_DIR"}
     for page in [*TOP_PAGES, *PAGES]:
-        assert set(re.findall(r"SKIPVSR_[A-Z_]*[A-Z]", page.read_text())) <= known, page
+        assert set(re.findall(r"SKIPVSR_[A-Z0-9_]*[A-Z0-9]", page.read_text())) <= known, page
 
 
 def test_env_example_is_a_valid_env_file(tmp_path: Path) -> None:

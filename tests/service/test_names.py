@@ -2,8 +2,8 @@
 
 import pytest
 
+from jobs.names import result_name
 from jobs.schema import Job, JobOptions, StreamFacts
-from service.names import result_name
 
 
 def facts(height: int) -> StreamFacts:

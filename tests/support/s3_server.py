@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -23,8 +24,17 @@ BUCKET = "videos"
 class S3Server:
     """A running server."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.port, self._process = port, process
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """During the block, the server takes connections and answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def settings(self, settings: Settings, data_dir: Path, port: int | None = None) -> Settings:
         """Settings of a machine with this data folder."""
@@ -60,7 +70,7 @@ def s3_server(log: Path) -> Iterator[S3Server]:
     try:
         wait_until(lambda: _answers(port) or process.poll() is not None, 60, "the S3 server did not start")
         assert process.poll() is None, log.read_text()
-        yield S3Server(port)
+        yield S3Server(port, process)
     finally:
         process.kill()
         process.wait(10)

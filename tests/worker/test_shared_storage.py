@@ -96,6 +96,11 @@ def test_an_outage_of_the_bucket_costs_time_only(
             whole = content(files.result(wait_for(store, submit(store, files, clip)).id))
             job_id, next_id = submit(store, files, clip), submit(store, files, clip)
             wait_for_frames(store, job_id, 12)
+            with server.silent():
+                time.sleep(1)
+            wait_for_frames(store, job_id, 20)
+            way.delay = 0.02
+            wait_for_frames(store, job_id, 24)
             way.cut()
             wait_until(lambda: "waits for the bucket" in workers[0].log, 20, "the worker does not notice the outage")
             time.sleep(quick.worker_lost_seconds + 1)  # a job that waits is not lost

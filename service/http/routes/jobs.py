@@ -6,13 +6,14 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
+from jobs.names import MEDIA_TYPES, media_type, result_name
 from jobs.schema import JobRequest, JobState
 from service.callers import Scope
 from service.http.auth import CallerDep, JobsDep, known_name, needs, require_key, same_site
 from service.http.conditions import check_document, conditional, document_response
-from service.http.dependencies import UploadsDep
+from service.http.dependencies import SettingsDep, UploadsDep
 from service.http.files import file_response
 from service.http.openapi import BINARY
 from service.http.responses import (
@@ -29,7 +30,6 @@ from service.http.responses import (
     shown,
 )
 from service.http.waiting import WAITS, WaitingDep, retry_after
-from service.names import MEDIA_TYPES, media_type, result_name
 
 router = APIRouter(dependencies=[Depends(require_key), Depends(known_name), Depends(same_site)], tags=["jobs"])
 
@@ -265,11 +265,17 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     summary="Download the result",
     dependencies=_READ,
     response_class=FileResponse,
-    responses={**_file_responses(*MEDIA_TYPES.values()), **problems(401, 403, 404, 409, 410, 412, 416, 500, 503)},
+    responses={
+        **_file_responses(*MEDIA_TYPES.values()),
+        307: {"description": "The result is at the address in `Location` (`SKIPVSR_S3_REDIRECT_SECONDS`)."},
+        **problems(401, 403, 404, 409, 410, 412, 416, 500, 503),
+    },
 )
-def get_result(job_id: str, request: Request, operations: JobsDep) -> Response:
+def get_result(job_id: str, request: Request, operations: JobsDep, settings: SettingsDep) -> Response:
     """Download the upscaled video. `Range` requests let players seek and downloads resume (`curl -C -`)."""
     job, file = operations.result(job_id)
+    if settings.s3_redirect_seconds and (address := file.address(settings.s3_redirect_seconds)) is not None:
+        return RedirectResponse(address, 307, {"Cache-Control": "no-store"})
     return file_response(request, file, result_name(job, file.name), media_type(file.name))
 
 

@@ -10,6 +10,7 @@ from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.region_flow import chunk_flows
 from model.mask.plan import dense_plan
 from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.network.propagation import completed
 
 
 @pytest.mark.parametrize("kind", ["light", "spynet"])
@@ -29,7 +30,7 @@ def test_each_frame_of_a_dense_chunk_is_reduced_once(kind: str, monkeypatch: pyt
 
     with torch.inference_mode():
         monkeypatch.setattr(network, "pyramid", pyramid)
-        to_next, to_previous = chunk_flows(network, frames[1:], plan, frames[0], times, lambda task: None)
+        to_next, to_previous = completed(chunk_flows(network, frames[1:], plan, frames[0], times, lambda task: None))
         assert len(reduced) == 4
         for i in range(2):
             found = to_next[i]

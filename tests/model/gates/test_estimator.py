@@ -126,8 +126,9 @@ def test_all_is_run_where_the_backward_branch_begins() -> None:
     assert [report.skip_ratio for report in reports] == pytest.approx([4 / 6] * 4 + [2 / 6], abs=1e-3)
 
 
-def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
+def test_execution_does_what_the_rule_says_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rectangles with a halo against whole frames and a mask: the same but for what lies within a halo's reach."""
+    monkeypatch.setattr("model.gates.skipping.CELL", 24)  # the frames are small
     clip, gates = moving(), by_magnitude()
     model = upscaler(gates)
     lab = ClipRunner(model.network, gates, Clip("moving", clip, np.zeros((5, 160, 224, 3), np.uint8)))

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from jobs.schema import JobState
@@ -121,3 +122,29 @@ def test_an_outage_is_answered_with_retry_after(service: Service, way: Proxy, cl
     assert service.client.get(f"/jobs/{job_id}/result").content == b"the result"
     assert service.client.post("/upscale", data={"upload": upload_id}).status_code == 202, "no byte is lost"
     assert service.operations.get(upload_id).state is JobState.QUEUED
+
+
+def test_results_can_be_read_from_the_store(
+    server: S3Server, service: Service, settings: Settings, clip: Path, tmp_path: Path
+) -> None:
+    job_id = service.post(clip).json()["id"]
+    storage = service.operations.storage
+    claim = service.operations.store.claim(job_id, "test-worker")
+    assert claim is not None
+    made = storage.take_work(job_id, claim.token) / "result.mp4"
+    made.write_bytes(b"the result")
+    storage.publish(made, job_id, name="K\u00e4se-x4.mp4")
+    service.operations.store.release(claim, JobState.DONE)
+    shared = server.settings(settings, tmp_path / "redirects").model_copy(update={"s3_redirect_seconds": 60.0})
+    with serving(shared) as redirecting:
+        answer = redirecting.client.get(f"/jobs/{job_id}/result")
+        assert answer.status_code == 307
+        assert answer.headers["cache-control"] == "no-store"
+        assert "X-Amz-Expires=60" in answer.headers["location"]
+        assert "something" not in answer.headers["location"], "the secret"
+        direct = httpx.get(answer.headers["location"])
+        assert direct.content == b"the result"
+        assert direct.headers["content-type"] == "video/mp4"
+        assert direct.headers["content-disposition"].endswith("filename*=UTF-8''K%C3%A4se-x4.mp4")
+        assert redirecting.client.get(f"/jobs/{job_id}/input").content == clip.read_bytes()
+    assert service.client.get(f"/jobs/{job_id}/result").content == b"the result"
