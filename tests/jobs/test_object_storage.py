@@ -111,8 +111,10 @@ def test_a_checkpoint_is_taken_over(machines: list[ObjectStorage]) -> None:
         "figures.jsonl": b"a\nbb\n",
     }
     assert there.last_token(job_id) == here.last_token(job_id) == 7
+    before = {found.key for found in here._bucket.objects("files/")}
     with pytest.raises(Fenced):
         here.save(job_id, mine)
+    assert {found.key for found in here._bucket.objects("files/")} == before, "the loser takes its objects back"
     (mine / "result.mp4").write_bytes(b"result of the loser")
     with pytest.raises(Fenced):
         here.publish(mine / "result.mp4", job_id)

@@ -82,8 +82,12 @@ def test_a_job_of_a_lost_machine_goes_on_on_another(
             assert ledger is not None
             assert set(ledger.files) == {"input", "result.mp4", "figures.jsonl", "skipmap.bin"}
             assert ledger.work == {}
-            names = {found.key.rpartition("/")[2] for found in files._bucket.objects(f"files/{job_id}/")}
-            assert names == ledger.pieces()
+            kept = ledger.pieces()
+            wait_until(lambda: _names(files, job_id) == kept, 20, "what the first worker sent last remains")
+
+
+def _names(files: ObjectStorage, job_id: str) -> set[str]:
+    return {found.key.rpartition("/")[2] for found in files._bucket.objects(f"files/{job_id}/")}
 
 
 def test_an_outage_of_the_bucket_costs_time_only(
