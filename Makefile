@@ -35,17 +35,18 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml requirements.lock
 up: $(STAMP) ## start the service; ^C stops it
 	@exec $(BIN)/skipvsr up
 
-test: $(STAMP) ## run the test suite in two processes; each starts its own Redis
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --session-timeout 1800 --durations 20 --durations-min 3
+test: $(STAMP) ## run the test suite in three processes; each starts its own Redis
+	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder --session-timeout 1800 --durations 20 --durations-min 3
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
-check: $(STAMP) ## check format, lint, types, imports between packages, and links in the docs
+check: $(STAMP) ## check format, lint, types, imports between packages, Kubernetes manifests, and links in the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.manifests
 	@$(MAKE) --no-print-directory site
 
 format: $(STAMP) ## format the code and apply lint's fixes

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -95,7 +96,7 @@ def overhead(name: str, width: int, height: int, frames: int, rounds: int) -> di
     model = load_model(name, weights_dir=Settings().weights, threads=1)
     clip: Any = np.stack(list(pictures(width, height, frames)))
     counter = ProgressCounter(frames, 0)
-    counter.begin_chunk(frames)
+    observe = partial(counter.compute, counter.begin_chunk(frames))
 
     def seconds(observer: Observer | None) -> float:
         begun = time.thread_time()
@@ -106,9 +107,9 @@ def overhead(name: str, width: int, height: int, frames: int, rounds: int) -> di
     ratios = []
     for number in range(rounds):
         if number % 2:
-            plain, observed = seconds(None), seconds(counter.compute)
+            plain, observed = seconds(None), seconds(observe)
         else:
-            observed, plain = seconds(counter.compute), seconds(None)
+            observed, plain = seconds(observe), seconds(None)
         ratios.append(observed / plain)
     return {"median_ratio": median(ratios), "lowest_ratio": min(ratios), "highest_ratio": max(ratios)}
 

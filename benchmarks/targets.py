@@ -102,7 +102,7 @@ def target(kind: str, code: Path, **settings: str) -> Iterator[Target]:
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks")))
-        redis = stack.enter_context(_redis(folder))
+        redis = stack.enter_context(redis_in(folder))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SKIPVSR_")}
@@ -174,7 +174,7 @@ def in_parallel(count: int, act: Callable[[int], str]) -> list[str]:
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[str]:
+def redis_in(folder: Path) -> Iterator[str]:
     """A Redis on a Unix socket during the block; yields its URL."""
     binary = shutil.which("redis-server")
     if binary is None:

@@ -23,7 +23,7 @@ from commands.shared.job_options import job_options
 def command(paths: Sequence[Path], report: Path | None, skipmap: Path | None, **options: Any) -> int:
     """Upscale files on this machine, without a server."""
     from commands.shared.batch import run, single
-    from commands.shared.local import LocalUpscaler
+    from commands.shared.local import LocalUpscaler, import_pipeline
 
     settings = read_settings()
     output = output_of(options)
@@ -31,6 +31,7 @@ def command(paths: Sequence[Path], report: Path | None, skipmap: Path | None, **
     for name, path in (("--report", report), ("--skipmap", skipmap)):
         if path is not None:
             single(items, name)
+    import_pipeline()
     upscaler = LocalUpscaler(items[0].options.model, settings, quiet=output.quiet, tell=output.tells)
     try:
         return run(items, output, partial(upscaler.upscale, report=report, skipmap=skipmap))

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from redis.connection import parse_url
-
 _SENTINEL: Final = "+sentinel"
 _SENTINEL_PORT: Final = 26379
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
@@ -41,6 +39,8 @@ def sentinels_of(url: str) -> Sentinels | None:
         raise ValueError(f"is no URL of Redis: begin with {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
     if not parts.scheme.endswith(_SENTINEL):
         return None
+    from redis.connection import parse_url  # here: it takes as long as all other imports of the settings together
+
     user, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
     if not (service and hosts):

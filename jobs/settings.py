@@ -199,8 +199,9 @@ class Settings(BaseSettings):
     )
     encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
         "software",
-        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2; nvenc, vaapi: this "
-        "hardware encoder if it works, else software; auto: the first encoder that works.",
+        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2, but for one thread "
+        "instead of four where the network computes on at most four cores; nvenc, vaapi: this hardware encoder if it "
+        "works, else software; auto: the first encoder that works.",
     )
     model: str = Field(
         "auto",

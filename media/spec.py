@@ -21,6 +21,8 @@ AUTO_LINES: Final = 2160
 """Most pixels of the shorter side of an output without `scale` or `height`."""
 _COMMON_DEPTH: Final = 8
 """Bits a sample of H.264 that every device decodes."""
+_ENLARGED: Final = 2
+"""`OutputSpec.enlarged` from this factor on."""
 _SMALLEST: Final = {"h264": 2, "hevc": 16, "av1": 4}
 """Smallest side, in pixels, that each codec's encoder accepts."""
 
@@ -86,6 +88,7 @@ def output_spec(
         content_light=video.content_light,
         container=info.target,
         warnings=warnings,
+        enlarged=factor >= _ENLARGED,
     )
 
 

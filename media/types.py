@@ -168,3 +168,7 @@ class OutputSpec:
     """Frame rate for the encoder's rate control. None: `frame_rate`."""
     warnings: tuple[str, ...] = ()
     """Differences between the source's picture and the output's."""
+    threads: int = 4
+    """Threads of the encoder, whose bytes depend on their number."""
+    enlarged: bool = False
+    """Whether the frames are at least twice as wide as the source's, and so hold no detail of a few pixels."""

@@ -48,7 +48,7 @@ class Preset:
 OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
-    "balanced": Preset(),
+    "balanced": Preset(error_budget=0.03),
     "fast": Preset(luma=2.0, drift=1.2, detail=6.0, error_budget=0.07, tail_error_budget=0.15),
 }
 _KINDS: dict[type[float], str] = {bool: "true or false", int: "a whole number", float: "a number"}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from jobs.speed import Rates
 from jobs.speed_records import SpeedRecords
+from media.encode.encoders import job_threads
 from media.encode.hardware import choose
 from media.encode.segment import SegmentWriter
 from media.errors import MediaError
@@ -93,7 +95,7 @@ def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path
         network=rates,
         pixels=width * height,
         grows=on_cpu,
-        encode=_encoding(encoder),
+        encode=_encoding(encoder, shared=on_cpu),
         shared=on_cpu and torch.get_num_threads() >= len(os.sched_getaffinity(0)),
     )
 
@@ -104,10 +106,14 @@ def _macs(name: str, weights: Path) -> float:
     return macs_per_pixel(config_of(name, weights)) if known is None else known
 
 
-def _encoding(encoder: str) -> float:
-    """Seconds of H.264 per output pixel, for a moving pattern."""
+def _encoding(encoder: str, *, shared: bool) -> float:
+    """Seconds of H.264 per output pixel, for a moving pattern. `shared`: the network computes on the same cores."""
     width, height, count = _ENCODED
-    spec = plain_spec("h264", choose("h264", encoder, width, height), width, height)
+    spec = replace(
+        plain_spec("h264", choose("h264", encoder, width, height), width, height),
+        threads=job_threads(len(os.sched_getaffinity(0)), shared=shared),
+        enlarged=True,
+    )
     frames = [_pattern(width, height, index) for index in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

@@ -24,7 +24,7 @@ from model.engine.state import RecurrentState
 from model.errors import StateMismatch
 from pipeline.layout import MANIFEST, segment_path
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 CHUNKS_REMEMBERED: Final = 1000
 """Maximum number of chunk times in the metrics."""
 CUTS_REMEMBERED: Final = 10_000
@@ -59,6 +59,7 @@ class Manifest(BaseModel):
 
     identity: Identity
     chunk: int | None = Field(None, description="Frames per chunk, if memory allowed fewer than the options ask for.")
+    encoder_threads: int = Field(4, description="Threads of the encoder, whose bytes depend on their number.")
     segments: int = Field(0, description="Number of finished chunks, and of segments.")
     frames: int = Field(0, description="Number of frames in the segments.")
     read_to: int | None = Field(None, description="PTS of the last decoded frame; decoding resumes after it.")

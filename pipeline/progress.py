@@ -1,7 +1,8 @@
-"""Progress of a run, frame by frame: a frame of the chunk in work counts by the work that is done on it."""
+"""Progress of a run, frame by frame: a frame of a chunk in work counts by the work that is done on it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -13,9 +14,9 @@ _ENCODING: Final = 0.1
 
 
 class ProgressCounter:
-    """Progress of a run. The network's thread and the caller's thread report; the caller's thread reads.
+    """Progress of a run. The network's threads and the caller's thread report; the caller's thread reads.
 
-    While the caller's thread encodes a chunk, the network's thread may compute the next one.
+    While the caller's thread encodes a chunk, the network's threads may compute the next two.
 
     Args:
         total: number of frames in the video, if known.
@@ -30,43 +31,51 @@ class ProgressCounter:
         self._encoding = _ENCODING
         self._begun: float | None = None
         self._idle = 0.0
-        self._network = (0, 0, 0.0)
-        """Number of the chunk within the run, its frames, and the part that is computed. One value: two threads."""
+        self._lock = threading.Lock()
+        """Guards the values that the network's threads change."""
+        self._network: dict[int, tuple[int, float]] = {}
+        """By number of a begun chunk that the caller's thread has not taken: its frames, and the computed fraction."""
+        self._number = 0
         self._computed_at = 0.0
-        self._taken = 0
-        """Number of chunks that the caller's thread has taken from the network's."""
+        """Time of the last step that was not a measurement."""
         self._frames = self._written = 0
         """Frames of the chunk that is encoded, and how many of them are written."""
 
-    # The network's thread
+    # The network's threads
 
-    def begin_chunk(self, frames: int) -> None:
-        """The network begins a chunk that emits a number of frames."""
-        number, _, _ = self._network
-        self._network, self._computed_at = (number + 1, frames, 0.0), self._clock()
+    def begin_chunk(self, frames: int) -> int:
+        """The network begins a chunk that emits a number of frames. Returns the chunk's number."""
+        with self._lock:
+            self._number += 1
+            self._network[self._number], self._computed_at = (frames, 0.0), self._clock()
+            return self._number
 
-    def compute(self, fraction: float) -> None:
-        """A fraction of the chunk is computed."""
-        now = self._clock()
-        if self._begun is None:
-            self._begun = now
-        number, frames, before = self._network
-        if before < 1.0:
-            self._computed_at = now
-        self._network = (number, frames, fraction)
+    def compute(self, number: int, fraction: float) -> None:
+        """A fraction of a chunk is computed."""
+        with self._lock:
+            now = self._clock()
+            if self._begun is None:
+                self._begun = now
+            frames, before = self._network[number]
+            if before < 1.0:
+                self._computed_at = now
+            self._network[number] = frames, fraction
 
-    def end_chunk(self) -> None:
-        """The network has returned. Time since the last step went into measurements, not into frames."""
-        number, frames, _ = self._network
-        self._idle += self._clock() - self._computed_at
-        self._network = (number, frames, 1.0)
+    def end_chunk(self, number: int) -> None:
+        """The network has returned a chunk. Time since the last step went into measurements, not into frames."""
+        with self._lock:
+            frames, _ = self._network[number]
+            self._idle += self._clock() - self._computed_at
+            self._computed_at = self._clock()
+            self._network[number] = frames, 1.0
 
     # The caller's thread
 
     def take(self, frames: int) -> None:
-        """The encoder gets a computed chunk."""
-        self._taken += 1
-        self._frames, self._written = frames, 0
+        """The encoder gets the oldest computed chunk."""
+        with self._lock:
+            self._network.pop(min(self._network))
+            self._frames, self._written = frames, 0
 
     def write(self, frames: int) -> None:
         """A number of the chunk's frames is encoded."""
@@ -96,19 +105,21 @@ class ProgressCounter:
 
     def seconds_to_checkpoint(self) -> float | None:
         """Estimated seconds until the chunk in the network is checkpointed; None if unknown."""
-        number, frames, _ = self._network
         fps = self._fps()
         if not fps:
             return None
-        end = self._saved + self._frames + (frames if number > self._taken else 0)
-        return max(0.0, end - self._position()) / fps
+        with self._lock:
+            begun = self._network[min(self._network)] if self._network else (0, 0.0)
+        frames, fraction = begun
+        computed, encoded = self._frames + frames * fraction, self._written
+        left = self._frames + frames - computed * (1.0 - self._encoding) - encoded * self._encoding
+        return max(0.0, left) / fps
 
     def _position(self) -> float:
         """Frames by the work done."""
-        number, frames, fraction = self._network
-        network = 1.0 - self._encoding
-        computed = frames * fraction * network if number > self._taken else 0.0
-        return self._saved + self._frames * network + self._written * self._encoding + computed
+        with self._lock:
+            computed = sum(frames * fraction for frames, fraction in self._network.values()) + self._frames
+        return self._saved + computed * (1.0 - self._encoding) + self._written * self._encoding
 
     def _fps(self) -> float | None:
         """Frames per second since the first step of the network."""

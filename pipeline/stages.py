@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from media.reader import Frame, VideoReader
 from media.spec import OutputSpec
 from media.types import Canvas
 from model.engine.state import RecurrentState
-from model.engine.upscaler import ChunkResult, Upscaler, groups
+from model.engine.upscaler import ChunkResult, Group, Upscaler, groups
 from model.engine.work import Interrupted
 from pipeline.checkpoint import Checkpoints, Manifest
 from pipeline.prefetch import Abandoned, Prefetcher
@@ -113,6 +115,64 @@ class Stops:
         return self.halt.is_set() or self.closed.is_set()
 
 
+@dataclass(frozen=True)
+class _Position:
+    """Position of the decoder after a group of frames."""
+
+    pending: list[int]
+    """PTS of the frames that are not emitted yet."""
+    read_to: int
+    clean: bool
+    last: bool
+
+
+class _Groups:
+    """The decoded frames in groups for the network, with the decoder's position after each group."""
+
+    def __init__(
+        self,
+        frames: Iterable[Frame],
+        pending: list[int],
+        task: UpscaleTask,
+        stops: Stops,
+        progress: ProgressCounter,
+        *,
+        resumed: bool,
+    ) -> None:
+        # A state from a checkpoint already holds its look-ahead frames.
+        lookahead = 0 if resumed else task.options.lookahead
+        self._groups = groups(frames, task.frames_per_chunk, lookahead)
+        self._pending, self._lookahead = pending, task.options.lookahead
+        self._stops, self._progress = stops, progress
+        self._begun: deque[tuple[int, list[int], _Position]] = deque()
+
+    def __iter__(self) -> Iterator[Group]:
+        for group, last in self._groups:
+            if self._stops.before_chunk or not group:
+                return
+            times = [*self._pending, *(frame.pts for frame in group)]
+            emitted = len(times) if last else max(len(times) - self._lookahead, 0)
+            self._pending = times[emitted:]
+            number = self._progress.begin_chunk(emitted)
+            position = _Position(self._pending, group[-1].pts, group[-1].clean, last)
+            self._begun.append((number, times[:emitted], position))
+            rgb: Any = np.stack([frame.rgb for frame in group])
+            group.clear()
+            yield Group(rgb, last, partial(self._observe, number))
+            del rgb
+
+    def computed(self, result: ChunkResult) -> ComputedChunk:
+        """Return the result of the oldest group that has none yet, with its position."""
+        number, pts, position = self._begun.popleft()
+        self._progress.end_chunk(number)
+        return ComputedChunk(result, pts, position.pending, position.read_to, position.clean, position.last)
+
+    def _observe(self, number: int, fraction: float) -> None:
+        self._progress.compute(number, fraction)
+        if self._stops.at_once:
+            raise Interrupted
+
+
 def run_model(
     frames: Prefetcher[Frame],
     model: Upscaler,
@@ -121,6 +181,8 @@ def run_model(
     task: UpscaleTask,
     stops: Stops,
     progress: ProgressCounter,
+    *,
+    overlap: bool,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -132,33 +194,19 @@ def run_model(
         task: the video with its options.
         stops: end the iterator early.
         progress: follows the steps of the network.
+        overlap: whether the next chunk may begin beside the current one.
     """
-
-    def observe(fraction: float) -> None:
-        progress.compute(fraction)
-        if stops.at_once:
-            raise Interrupted
-
-    lookahead = task.options.lookahead
-    times = deque(pending)
+    options = task.options
+    waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None)
+    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, overlap=overlap)
+    del state
     try:
-        # A state from a checkpoint already holds its look-ahead frames.
-        for group, last in groups(frames, task.frames_per_chunk, 0 if state is not None else lookahead):
-            if stops.before_chunk or not group:
-                return
-            times.extend(frame.pts for frame in group)
-            read_to, clean = group[-1].pts, group[-1].clean
-            rgb: Any = np.stack([frame.rgb for frame in group])
-            group.clear()
-            progress.begin_chunk(len(times) if last else max(len(times) - lookahead, 0))
-            result = model.forward(
-                rgb, state, lookahead=lookahead, last=last, routing=task.options.routing, observer=observe
-            )
-            progress.end_chunk()
-            state = None if last else result.state
-            pts = [times.popleft() for _ in result.frames]
-            yield ComputedChunk(result, pts, list(times), read_to, clean, last)
-            del rgb, result
+        with closing(results):
+            for result in results:
+                yield waiting.computed(result)
+                del result
+                if stops.before_chunk:
+                    return
     except (Abandoned, Interrupted):
         return
 

@@ -12,6 +12,7 @@ generator between two events loses only the chunks in work, and waits for one st
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -22,10 +23,11 @@ from typing import Final
 from jobs.figures import FiguresWriter
 from jobs.storage import Fenced
 from media.assemble import Assembled, assembling
+from media.encode.encoders import job_threads
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
-from model.engine.budget import longest_chunk, needed_bytes
+from model.engine.budget import longest_chunk, needed_bytes, overlap_fits
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
@@ -100,6 +102,7 @@ class _Run:
         if unused:
             self._manifest.warnings.append(unused)
         self._fit_chunk()
+        self._choose_threads()
         self._figures = self._open_figures()
         self._checkpointed_at = time.perf_counter()
         self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
@@ -124,6 +127,24 @@ class _Run:
                 )
         shorter = [chunk for chunk in (task.chunk, self._manifest.chunk) if chunk]
         self._task = replace(task, chunk=min(shorter, default=None))
+
+    def _choose_threads(self) -> None:
+        """Choose the threads of the encoder for this machine. A resumed job keeps its threads, and so its bytes."""
+        if self._manifest.segments == 0:
+            cores, shared = len(os.sched_getaffinity(0)), self._model.device.type == "cpu"
+            self._manifest.encoder_threads = job_threads(cores, shared=shared)
+        self._spec = replace(self._spec, threads=self._manifest.encoder_threads)
+
+    def _overlap_fits(self) -> bool:
+        """Check whether there is memory for two chunks in the network at a time."""
+        task, video = self._task, self._info.video
+        return overlap_fits(
+            self._model,
+            video.width * video.height,
+            task.frames_per_chunk + task.options.lookahead,
+            sample_bytes=2 if video.bit_depth > 8 else 1,
+            budget=task.max_model_bytes,
+        )
 
     def _open_figures(self) -> FiguresWriter | None:
         """The writer of the chunks' figures; None if no chunk is left, because the figures may be published."""
@@ -156,7 +177,14 @@ class _Run:
         decoder = DecodeStage(task, self._manifest, self._info.video.canvas)
         frames = Prefetcher(decoder, depth=max(2, task.frames_per_chunk), name="decode")
         computed = run_model(
-            frames, self._model, self._take_state(), self._manifest.pending, task, self._stops, self._progress
+            frames,
+            self._model,
+            self._take_state(),
+            self._manifest.pending,
+            task,
+            self._stops,
+            self._progress,
+            overlap=self._overlap_fits(),
         )
         chunks = Prefetcher(computed, depth=1, name="model")
         with chunks, frames:  # closes the frames first, which ends the chunks

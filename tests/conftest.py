@@ -32,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with few long tests come first, so that no process of pytest-xdist waits for another at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/worker/", "tests/commands/")))
+
+
 @pytest.fixture(autouse=True)
 def _all_processes_end() -> Iterator[None]:
     """A test ends the processes that it starts. Left ones are killed, and fail the test."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.calibration import DenseTimes, StepCounts, StepTimes, Stopwatch
 from model.engine.chunk import Chunk
-from model.engine.execute import PreviousFrame, normalised, run_chunk
+from model.engine.clock import Clock, Seconds
+from model.engine.execute import normalised, run_chunk
 from model.engine.state import RecurrentState
 from model.engine.work import Interrupted, Observer, Work
 from model.gates.skipping import Skipper
@@ -19,25 +17,6 @@ from model.mask.plan import ChunkPlan, dense_plan
 from model.network.basicvsr import BasicVSR
 from model.network.folding import fold_frames
 from model.routing import RoutingReport
-
-
-class Clock:
-    """Measures wall-clock time and computing time on a device, in seconds."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cpu = device.type == "cpu"
-
-    def computing(self) -> float:
-        """Return computing time, comparable between chunks under different load.
-
-        On a CPU this is the time of the calling thread, which takes part in all work of the network. Time in which
-        encoders or other streams had the cores does not count. On a GPU this is wall-clock time.
-        """
-        return time.thread_time() if self._cpu else time.perf_counter()
-
-    def both(self) -> NDArray[np.float64]:
-        """Return [wall-clock time, computing time]."""
-        return np.array([time.perf_counter(), self.computing()])
 
 
 class Accounting:
@@ -48,9 +27,9 @@ class Accounting:
         self._dense_times = DenseTimes(network)
 
     def reports(
-        self, chunk: Chunk, computing: NDArray[np.float64], times: StepTimes, observer: Observer | None = None
+        self, chunk: Chunk, computing: Seconds, times: StepTimes, observer: Observer | None = None
     ) -> list[RoutingReport]:
-        """Return a report for each emitted frame; `computing` is the time without planning, as `Clock.both` counts.
+        """Return a report for each emitted frame; `computing` is the time without planning.
 
         `times` are those of the chunk's steps. `observer` follows the dense network where no step tells its time.
         """
@@ -90,17 +69,16 @@ class Accounting:
     ) -> float:
         """Run the dense network over frames [T, H, W, 3] and return the computing time; keep the times of its steps."""
         begun = self._clock.computing()
-        fold = self._network.fold
-        folded, previous = fold_frames(frames, fold), PreviousFrame.of([before], fold) if before else None
+        folded, states = fold_frames(frames, self._network.fold), [before] if before else []
         plan = dense_plan(folded, emit)
         work = Work.finished(observer) if observer else None
         times = StepTimes(Stopwatch(self._device))
         lr = [normalised(frame) for frame in folded]
-        run_chunk(self._network, lr, plan, previous, frames.dtype, work=work, times=times)
+        run_chunk(self._network, lr, plan, states, frames.dtype, times, work)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self._dense_times.add(_size(frames), times)
-        return self._clock.computing() - begun
+        return (self._clock.computing() - begun) * self._clock.threads()
 
 
 def _size(frames: Tensor) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ def bytes_per_pixel(model: Upscaler, *, sample_bytes: int = 1) -> tuple[int, int
     config, item = model.config, model.dtype.itemsize
     features = config.channels * item / config.fold**2
     once = math.ceil((5 * STRIDE**2 if config.tail == "full" else 8) * features)
-    return once, _OUTPUTS * 3 * config.scale**2 * sample_bytes + math.ceil(features) + _OTHER_BYTES
+    return once, _output_bytes(model, sample_bytes) + math.ceil(features) + _OTHER_BYTES
 
 
 def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -67,6 +67,22 @@ def needed_bytes(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int
     """Estimate the memory of a chunk of `frames` frames, look-ahead included."""
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
     return pixels * (once + each * frames)
+
+
+def overlap_fits(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1, budget: int = 0) -> bool:
+    """Check whether the backward half of the next chunk fits into the memory beside a chunk (`Upscaler.stream`).
+
+    The half holds everything of a chunk but the upscaled frames. The arguments are those of `needed_bytes` and of
+    `longest_chunk`.
+    """
+    once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
+    half = each - _output_bytes(model, sample_bytes)
+    return pixels * (2 * once + (each + half) * frames) <= (budget or usable_bytes(model.device))
+
+
+def _output_bytes(model: Upscaler, sample_bytes: int) -> int:
+    """Memory of upscaled frames per pixel of the source, and frame."""
+    return _OUTPUTS * 3 * model.config.scale**2 * sample_bytes
 
 
 def _system_bytes() -> int:

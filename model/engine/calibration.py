@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 import torch
 
+from model.engine.clock import Clock
 from model.network.basicvsr import BasicVSR
 from model.network.macs import step_macs
 
@@ -41,7 +42,12 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cpu = device.type == "cpu"
+        self._cpu, self._clock = device.type == "cpu", Clock(device)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads whose time a difference of marks stands for."""
+        return self._clock.threads()
 
     def mark(self) -> Mark:
         """Return the present."""
@@ -60,6 +66,8 @@ class Step:
     whole: bool
     """Whether they ran as in the dense network: on the whole frame, without gates."""
     count: int
+    threads: int
+    """Number of threads that computed."""
     begun: Mark
     ended: Mark
     within: list[Step] = field(default_factory=list)
@@ -67,8 +75,9 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """Seconds without those of the steps inside. The work must have ended."""
-        return _between(self.begun, self.ended) - sum(_between(step.begun, step.ended) for step in self.within)
+        """Seconds of all threads, without those of the steps inside. The work must have ended."""
+        inside = sum(_between(step.begun, step.ended) for step in self.within)
+        return (_between(self.begun, self.ended) - inside) * self.threads
 
 
 class StepTimes:
@@ -82,7 +91,7 @@ class StepTimes:
     def step(self, kind: Kind, *, whole: bool, count: int = 1, within: Step | None = None) -> Iterator[Step]:
         """Measure what happens inside; the arguments are those of `Step`. `within` is the step around this one."""
         begun = self._watch.mark()
-        step = Step(kind, whole, count, begun, begun)
+        step = Step(kind, whole, count, self._watch.threads, begun, begun)
         yield step
         step.ended = self._watch.mark()
         self._steps.append(step)

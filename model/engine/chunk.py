@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.engine.clock import Seconds
 from model.engine.execute import is_dense
 from model.engine.state import RecurrentState
 from model.gates.skipping import Skipper
@@ -39,7 +41,7 @@ class Scene:
     """The frames, folded (`model.network.folding`): [T, h, w, 3 f f]."""
     emit: int
     before: RecurrentState
-    """State before the first frame."""
+    """State before the first frame; in a planned chunk perhaps without features and HR frame."""
     index: int
     """Frames since the start of the scene."""
     plan: ChunkPlan
@@ -56,11 +58,27 @@ class Chunk:
     """Number of frames to emit."""
     last: bool
     before: RecurrentState
+    """State before the first frame, perhaps without features and HR frame."""
     scene_cuts: list[int]
     """Indices into `stored`."""
     scenes: list[Scene]
-    planning: NDArray[np.float64]
-    """Seconds that planning took, as `model.engine.accounting.Clock.both` counts."""
+    planning: Seconds
+    """Time of planning."""
+
+    @property
+    def planned_state(self) -> RecurrentState:
+        """The state after the chunk, without features and HR frame. Planning of the next chunk needs no more."""
+        pending = self.stored[self.emit :].clone()
+        if not self.scenes:
+            return replace(self.before, pending=pending, feat=None, hr=None)
+        scene = self.scenes[-1]
+        return RecurrentState(
+            self.before.model,
+            pending,
+            last=scene.frames[scene.emit - 1].clone(),
+            reference=scene.plan.reference,
+            index=torch.tensor(scene.index + scene.emit),
+        )
 
     @property
     def batch_key(self) -> object:

@@ -6,12 +6,14 @@ streams run as one batch if all of their plans are dense.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from model.engine.bands import run_in_bands
 from model.engine.calibration import Step, StepTimes, Stopwatch
 from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
 from model.engine.state import RecurrentState
@@ -23,86 +25,110 @@ from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
 from model.network.flow import FeatureTable
 from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
-from model.network.propagation import propagate
+from model.network.propagation import backward_steps, completed, forward_steps
 
 TAIL_HALO = 2
 """Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
-TAIL_PIXELS = 8192
+TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
-each time, which costs a third of the tail's time (measured at 320x180)."""
+each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
 CropStep = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
 
 @dataclass(frozen=True)
 class PreviousFrame:
-    """The frame before a chunk, for B streams."""
+    """The results at the frame before a chunk, for B streams."""
 
-    lr: Tensor
-    """[B, 3 f f, H, W] in [0, 1]."""
     feat: Tensor
     """[B, C, H, W] forward features."""
     hr: Sequence[Tensor]
     """[4 H, 4 W, 3] integers, one for each stream."""
 
     @classmethod
-    def of(cls, states: Sequence[RecurrentState], fold: int) -> PreviousFrame | None:
-        """Return the last frames of states; None at the start of a scene. Either all states have one, or none."""
-        known = [(s.last, s.feat, s.hr) for s in states]
-        lasts = [normalised(fold_frames(last, fold)) for last, _, _ in known if last is not None]
-        feats = [feat[None].contiguous(memory_format=torch.channels_last) for _, feat, _ in known if feat is not None]
-        return cls(batched(lasts), batched(feats), [hr for _, _, hr in known if hr is not None]) if lasts else None
+    def of(cls, states: Sequence[RecurrentState]) -> PreviousFrame | None:
+        """Return the results in states; None at the start of a scene. Either all states have one, or none."""
+        feats = [s.feat[None].contiguous(memory_format=torch.channels_last) for s in states if s.feat is not None]
+        return cls(batched(feats), [s.hr for s in states if s.hr is not None]) if feats else None
+
+
+def last_frames(states: Sequence[RecurrentState], fold: int) -> Tensor | None:
+    """Return the LR frames before a chunk [B, 3 f f, H, W] in [0, 1]; None at the start of a scene."""
+    lasts = [normalised(fold_frames(state.last, fold)) for state in states if state.last is not None]
+    return batched(lasts) if lasts else None
 
 
 def run_chunk(
     net: BasicVSR,
     frames: Sequence[Tensor],
     plan: ChunkPlan,
-    previous: PreviousFrame | None,
+    states: Sequence[RecurrentState],
     dtype: torch.dtype,
-    skipper: Skipper | None = None,
-    work: Work | None = None,
     times: StepTimes | None = None,
+    work: Work | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Upscale the emitted frames of a chunk; crops pass the gates of `skipper`, if given.
-
-    `work` counts the steps, `times` measures them.
-
-    `frames` are [B, 3 f f, H, W] float32 in [0, 1] of B independent streams, look-ahead included. More than one stream
-    needs a plan that `is_dense`, and no skipper. Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of
-    `dtype`, and the forward features [B, C, H, W] at the last emitted frame.
-    """
+    """Run both halves of a `ChunkRun`; `states` are those before the chunk, if any."""
     times = times or StepTimes(Stopwatch(frames[0].device))
-    run = _ChunkRun(net, frames, plan, previous, dtype, skipper, work, times)
-    feat = propagate(run, len(frames), len(plan.forward), previous.feat if previous else None)
-    assert feat is not None
-    return run.hr, feat
+    run = ChunkRun(net, frames, plan, last_frames(states, net.fold), dtype, times, work=work)
+    completed(run.backward_half())
+    return completed(run.forward_half(PreviousFrame.of(states)))
 
 
-class _ChunkRun:
-    """The steps of one chunk, computed in the rectangles of its plan."""
+class ChunkRun:
+    """The steps of one chunk, computed in the rectangles of its plan, in two halves.
+
+    The backward half needs no results of the chunk before, and can run beside the forward half of that chunk.
+
+    Args:
+        net: the network.
+        frames: [B, 3 f f, H, W] float32 in [0, 1] of B independent streams, look-ahead included. More than one stream
+            needs a plan that `is_dense`, and no skipper.
+        plan: the plan.
+        before: the frame before the chunk [B, 3 f f, H, W]; None at the start of a scene.
+        dtype: number format of the HR frames.
+        times: measures the steps.
+        skipper: gates for the crops.
+        work: counts the steps.
+    """
 
     def __init__(
         self,
         net: BasicVSR,
         frames: Sequence[Tensor],
         plan: ChunkPlan,
-        previous: PreviousFrame | None,
+        before: Tensor | None,
         dtype: torch.dtype,
-        skipper: Skipper | None,
-        work: Work | None,
         times: StepTimes,
+        skipper: Skipper | None = None,
+        work: Work | None = None,
     ) -> None:
-        self._net, self._frames, self._plan, self._previous, self._skipper = net, frames, plan, previous, skipper
-        self._work, self._times = work, times
-        self._to_next, self._to_previous = chunk_flows(
-            net, frames, plan, previous.lr if previous else None, times, self._count_flow
-        )
-        self._pixels = [net.pixels(frame) for frame in frames]  # once, not once per branch and crop
+        self._net, self._frames, self._plan, self._before, self._skipper = net, frames, plan, before, skipper
+        self._dtype, self._times, self._work = dtype, times, work
         self._count, _, self._h, self._w = frames[0].shape
-        size = len(plan.forward), self._h * STRIDE, self._w * STRIDE, 3
-        self.hr = [torch.empty(size, dtype=dtype, device=frames[0].device) for _ in range(self._count)]
-        """[T', 4 H, 4 W, 3] of each stream."""
+        self._previous: PreviousFrame | None = None
+        self._backs: list[Tensor | None] = []
+        self._hr: list[Tensor] = []
+
+    def backward_half(self) -> Generator[None]:
+        """Run flow and backward branch; yield after each step."""
+        self._pixels = [self._net.pixels(frame) for frame in self._frames]  # once, not once per branch and crop
+        self._to_next, self._to_previous = yield from chunk_flows(
+            self._net, self._frames, self._plan, self._before, self._times, self._count_flow
+        )
+        self._backs = yield from backward_steps(self, len(self._frames), len(self._plan.forward))
+
+    def forward_half(self, previous: PreviousFrame | None) -> Generator[None, None, tuple[list[Tensor], Tensor]]:
+        """Run forward branch and upsampler, given the results at the frame before the chunk; yield after each frame.
+
+        Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of `dtype`, and the forward features
+        [B, C, H, W] at the last emitted frame.
+        """
+        size = len(self._plan.forward), self._h * STRIDE, self._w * STRIDE, 3
+        self._hr = [torch.empty(size, dtype=self._dtype, device=self._frames[0].device) for _ in range(self._count)]
+        self._previous = previous
+        feat = yield from forward_steps(self, self._backs, previous.feat if previous else None)
+        assert feat is not None
+        return self._hr, feat
 
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
@@ -134,7 +160,7 @@ class _ChunkRun:
 
     def _output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
         rectangles = self._plan.forward[index]
-        out = [stream[index] for stream in self.hr]
+        out = [stream[index] for stream in self._hr]
         if not _is_whole(rectangles, self._h, self._w):
             self._reuse_hr(index, out[0])
         if not rectangles:
@@ -146,8 +172,16 @@ class _ChunkRun:
             parts: Sequence[Rectangle] = (rectangle,)
             if self._skipper:
                 parts = self._skipper.tail(index, around, back, feat, rectangle, out[0])
-            for band in (band for part in parts for band in _bands(part, self._count)):
+            for band in (band for part in parts for band in self._bands(part)):
                 _reconstruct(self._net, around, back, feat, band, out)
+
+    def _bands(self, rectangle: Rectangle) -> list[Rectangle]:
+        """Split a rectangle into bands of rows for the upsampler."""
+        rows = max(TAIL_PIXELS[self._net.config.tail] // (rectangle.width * self._count), 4)
+        return [
+            Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
+            for y in range(rectangle.y0, rectangle.y1, rows)
+        ]
 
     def _count_flow(self, task: FlowTask) -> None:
         if self._work:
@@ -196,7 +230,7 @@ class _ChunkRun:
     def _trunk(self, branch: Branch, index: int, crop: Rectangle, alignment: Step) -> TrunkFunction:
         """Return the trunk of a branch for a crop, measured as a step of its own."""
         gates = self._skipper
-        run: TrunkFunction = gates.trunk(branch, index, crop) if gates else self._net.trunk(branch)
+        run = gates.trunk(branch, index, crop) if gates else partial(run_in_bands, self._net.trunk(branch))
         whole = self._as_dense([crop]) and not (gates and gates.gates(branch, crop))
 
         def measured(x: Tensor) -> Tensor:
@@ -212,7 +246,7 @@ class _ChunkRun:
     def _reuse_hr(self, index: int, out: Tensor) -> None:
         """Copy the HR frame before into `out` [4 H, 4 W, 3], if any."""
         if index:
-            out.copy_(self.hr[0][index - 1])
+            out.copy_(self._hr[0][index - 1])
         elif self._previous:
             out.copy_(self._previous.hr[0])
 
@@ -270,12 +304,3 @@ def _cut(x: Tensor, rectangle: Rectangle) -> Tensor:
 
 def _is_whole(rectangles: Sequence[Rectangle], h: int, w: int) -> bool:
     return len(rectangles) == 1 and rectangles[0].area == h * w
-
-
-def _bands(rectangle: Rectangle, count: int) -> list[Rectangle]:
-    """Split a rectangle into bands of rows, for `count` frames at once."""
-    rows = max(TAIL_PIXELS // (rectangle.width * count), 4)
-    return [
-        Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
-        for y in range(rectangle.y0, rectangle.y1, rows)
-    ]

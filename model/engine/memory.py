@@ -9,9 +9,9 @@ from typing import Any, Final
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES: Final = 512 * 1024**2
-_MAPPED_BYTES: Final = 32 * 1024**2
+MAPPED_BYTES: Final = 32 * 1024**2
 """Larger blocks always return to the system. Kept, they leave gaps that later blocks do not fit: `small` on 960x540
-took 3.3 GB instead of 2.3 GB. Fresh pages cost little beside the work on a large block."""
+took 3.3 GB instead of 2.3 GB. The trunks of larger frames therefore run in bands (`model.engine.execute`)."""
 _STEP_BYTES: Final = 16 * 1024**2
 
 
@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
     libc = _libc()
     if libc is None:
         return
-    libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+    libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
     libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     libc.mallopt(_M_TOP_PAD, _STEP_BYTES)
     libc.mallopt(_M_ARENA_MAX, 1)

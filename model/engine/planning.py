@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from model.device import one_thread
-from model.engine.accounting import Clock
 from model.engine.chunk import Chunk, Frames, Request, Scene
+from model.engine.clock import Seconds
 from model.engine.scene_cuts import find_scene_cuts
 from model.engine.state import RecurrentState
 from model.errors import StateMismatch
@@ -25,18 +25,15 @@ from model.routing import Preset
 class Planner:
     """Plans the chunks of streams for one network on a device."""
 
-    def __init__(
-        self, network: BasicVSR, estimator: Estimator | None, fingerprint: str, device: torch.device, clock: Clock
-    ) -> None:
-        self._network, self._estimator, self._fingerprint = network, estimator, fingerprint
-        self._device, self._clock = device, clock
+    def __init__(self, network: BasicVSR, estimator: Estimator | None, fingerprint: str, device: torch.device) -> None:
+        self._network, self._estimator, self._fingerprint, self._device = network, estimator, fingerprint, device
 
-    def plan(self, request: Request, numbers: Preset) -> Chunk:
+    def plan(self, request: Request, numbers: Preset, spent: Seconds) -> Chunk:
         """Return the next chunk of a stream, planned with the numbers of a preset.
 
-        Raises StateMismatch if the request's state belongs to another model or another frame size.
+        The state of the request needs no features and no HR frame. `spent` becomes the chunk's time of planning. Raises
+        StateMismatch if the state belongs to another model or another frame size.
         """
-        begun = self._clock.both()
         state = request.state
         stored = self.join(request.frames, state)
         emit = len(stored) if request.last else max(len(stored) - request.lookahead, 0)
@@ -44,7 +41,7 @@ class Planner:
         with one_thread():
             cuts = find_scene_cuts(stored, before.last) if emit else []
             scenes = self._scenes(stored, emit, before, cuts, numbers)
-        return Chunk(stored, emit, request.last, before, cuts, scenes, self._clock.both() - begun)
+        return Chunk(stored, emit, request.last, before, cuts, scenes, spent)
 
     def join(self, frames: Frames, state: RecurrentState | None) -> Tensor:
         """Return the pending frames of a state and the new frames [T, H, W, 3] as one tensor on the device."""

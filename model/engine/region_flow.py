@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from model.engine.calibration import StepTimes
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR
+from model.network.flow import Pyramid
 
 FLOW_MARGIN, FLOW_GRID = 16, 32
 """Feature pixels that a flow region is larger on each side, and the multiple that it is aligned to: the coarsest pixel
@@ -70,33 +70,37 @@ def chunk_flows(
     previous: Tensor | None,
     times: StepTimes,
     after_each: Callable[[FlowTask], None],
-) -> tuple[list[RegionFlow | None], list[RegionFlow | None]]:
+) -> Generator[None, None, tuple[list[RegionFlow | None], list[RegionFlow | None]]]:
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
-    share a batch: at the coarse levels of the pyramid a call costs more than the pixels.
+    share a batch: at the coarse levels of the pyramid a call costs more than the pixels. Pairs that follow each other
+    in one region share the pyramid of their common frame. Yields after each pair.
     """
     count, _, h, w = frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
     to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
+    known: tuple[int, Rectangle, Pyramid] | None = None
     for task in planned_flows(plan, h, w, continues=previous is not None):
-        older, newer = previous if task.index < 0 else frames[task.index], frames[task.index + 1]
-        assert older is not None
-        pairs = [(older, newer)] * task.backward + [(newer, older)] * task.forward
+        here = (..., task.region.rows, task.region.columns)
         with times.step("flow", whole=count == 1 and task.region.area == h * w, count=task.directions):
-            flow = _flow(net, pairs, task.region)
+            older = known[2] if known and known[:2] == (task.index, task.region) else None
+            if older is None:
+                frame = previous if task.index < 0 else frames[task.index]
+                assert frame is not None
+                older = net.pyramid(frame[here])
+            newer = net.pyramid(frames[task.index + 1][here])
+            refs = [older] * task.backward + [newer] * task.forward
+            supps = [newer] * task.backward + [older] * task.forward
+            flow = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps))
+        known = task.index + 1, task.region, newer
         if task.backward:
             to_next[task.index] = RegionFlow(task.region, flow[:count])
         if task.forward:
             to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
         after_each(task)
+        yield
     return to_next, to_previous
-
-
-def _flow(net: BasicVSR, pairs: Sequence[tuple[Tensor, Tensor]], region: Rectangle) -> Tensor:
-    """Estimate the flow from the first to the second frame of each pair in a region: [pairs B, 2, h, w]."""
-    here = (..., region.rows, region.columns)
-    return net.flow(torch.cat([ref[here] for ref, _ in pairs]), torch.cat([supp[here] for _, supp in pairs]))
 
 
 def _region(rectangles: Sequence[Rectangle], halo: int, h: int, w: int) -> Rectangle:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,17 +18,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from model.device import inference_copy, memory_errors, resolve_device, resolve_dtype, set_threads
-from model.engine.accounting import Accounting, Clock
-from model.engine.calibration import StepTimes, Stopwatch
-from model.engine.chunk import Chunk, ChunkResult, Frames, Request, Scene
-from model.engine.execute import PreviousFrame, batched, normalised, run_chunk
+from model.engine.accounting import Accounting
+from model.engine.chunk import Chunk, ChunkResult, Frames, Request
+from model.engine.clock import Clock
+from model.engine.halves import Halves
+from model.engine.overlap import Group, Overlap
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
-from model.engine.work import Observer, StepCosts, Work
+from model.engine.strands import Crew, Executor, Inline
+from model.engine.work import Observer
 from model.gates.estimator import Estimator, load_estimator
 from model.mask.crop_cost import crop_overhead
 from model.network.basicvsr import BasicVSR, NetworkConfig
@@ -37,7 +39,7 @@ from model.zoo.cache import ModelCache
 from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator, usable_scales
 from model.zoo.scales import Integers, Scales, chosen_scales, quantise, wants_integers
 
-__all__ = ["ChunkResult", "Frames", "Request", "Upscaler", "groups", "load_model", "model_cache"]
+__all__ = ["ChunkResult", "Frames", "Group", "Request", "Upscaler", "groups", "load_model", "model_cache"]
 
 FULL_ERROR_BUDGET = 0.025
 """`Preset.error_budget` of `fast` for a full-tail network adapted to its gates. Such a network is closer to the truth
@@ -73,9 +75,9 @@ class Upscaler:
         self.network = inference_copy(network, device, dtype)
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
         self._clock = Clock(device)
-        self._planner = Planner(self.network, self.estimator, self.fingerprint, device, self._clock)
+        self._planner = Planner(self.network, self.estimator, self.fingerprint, device)
         self._accounting = Accounting(self.network, device, self._clock)
-        self._step_costs = StepCosts.of(self.network)
+        self._halves = Halves(self.network, device, self._accounting)
         if scales:
             quantise(self.network, network, scales.numbers)
 
@@ -110,7 +112,9 @@ class Upscaler:
         Raises StateMismatch if the state belongs to another model, or if the size or number format of the frames
         changes. Raises DeviceError if the device runs out of memory; `state` stays valid then.
         """
-        return self._finish([self._begin(Request(frames, state, lookahead, last, routing))], observer)[0]
+        executor = Inline(self._clock)
+        chunk = self._plan(Request(frames, state, lookahead, last, routing), executor)
+        return self._compute([chunk], executor, observer)[0]
 
     @torch.inference_mode()
     def forward_many(self, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
@@ -120,17 +124,42 @@ class Upscaler:
         error affects the request that caused the error, not the others. If a batch runs out of memory, its chunks run
         one by one.
         """
+        executor = Inline(self._clock)
         outcomes: dict[int, ChunkResult | Exception] = {}
         batches: dict[object, list[tuple[int, Chunk]]] = {}
         for index, request in enumerate(requests):
-            begun = _attempt(self._begin, request)
-            if isinstance(begun, Exception):
-                outcomes[index] = begun
+            planned = _attempt(partial(self._plan, request), executor)
+            if isinstance(planned, Exception):
+                outcomes[index] = planned
             else:
-                batches.setdefault(begun.batch_key or index, []).append((index, begun))
+                batches.setdefault(planned.batch_key or index, []).append((index, planned))
         for batch in batches.values():
-            outcomes.update(zip((index for index, _ in batch), self._finish_batch(batch), strict=True))
+            outcomes.update(zip((index for index, _ in batch), self._compute_batch(batch, executor), strict=True))
         return [outcomes[index] for index in range(len(requests))]
+
+    def stream(
+        self,
+        groups: Iterable[Group],
+        state: RecurrentState | None,
+        *,
+        lookahead: int,
+        routing: str | Preset = "off",
+        overlap: bool = True,
+    ) -> Generator[ChunkResult]:
+        """Upscale a stream chunk by chunk; each result equals that of `forward`.
+
+        With `overlap`, on a CPU with several threads, the backward half of the next chunk runs beside the forward half
+        of the current one. The stream then reads the next group before the result of the current group comes out, and
+        torch has one thread in the calling thread. The end of the generator drops all steps but the running ones. For
+        the other arguments and the errors see `forward`.
+        """
+        threads = torch.get_num_threads()
+        make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
+        if not overlap or self.device.type != "cpu" or threads == 1:
+            yield from make(Inline(self._clock), ahead=0).results(groups, state)
+            return
+        with Crew(threads, self._clock) as crew:
+            yield from make(crew, ahead=1).results(groups, state)
 
     @torch.inference_mode()
     def dense_seconds(self, height: int, width: int, count: int) -> float:
@@ -147,7 +176,7 @@ class Upscaler:
         if self.config.tail == "full" and made.error_budget and "error_budget" not in changes:
             # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
             adapted = self.estimator is not None and self.estimator.adapted is not None
-            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted else 0.0)
+            made = replace(made, error_budget=FULL_ERROR_BUDGET if adapted and name == "fast" else 0.0)
         return made
 
     def identity(self, routing: str) -> str:
@@ -161,15 +190,17 @@ class Upscaler:
         facts = f"{numbers}{self.estimator.digest if self.estimator is not None and gated else ''}"
         return f"{self.fingerprint}:{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
-    def _begin(self, request: Request) -> Chunk:
+    def _plan(self, request: Request, executor: Executor) -> Chunk:
         """Plan a request. Raises DeviceError if the device runs out of memory."""
-        numbers = self.preset(request.routing) if isinstance(request.routing, str) else request.routing
-        with memory_errors(self.device, request.frames.shape):
-            return self._planner.plan(request, numbers)
+        numbers, spent = request.routing, np.zeros(2)
+        if isinstance(numbers, str):
+            numbers = self.preset(numbers)
+        with memory_errors(self.device, request.frames.shape), executor.measured(spent):
+            return self._planner.plan(request, numbers, spent)
 
-    def _finish_batch(self, batch: list[tuple[int, Chunk]]) -> list[ChunkResult | Exception]:
+    def _compute_batch(self, batch: list[tuple[int, Chunk]], executor: Executor) -> list[ChunkResult | Exception]:
         """Compute a batch; after an error compute its chunks one by one."""
-        together = _attempt(self._finish, [chunk for _, chunk in batch])
+        together = _attempt(partial(self._compute, executor=executor), [chunk for _, chunk in batch])
         if not isinstance(together, Exception):
             return list(together)
         if len(batch) == 1:
@@ -177,73 +208,16 @@ class Upscaler:
         del together  # and with the error the tensors that its traceback holds
         outcomes: list[ChunkResult | Exception] = []
         for _, chunk in batch:
-            alone = _attempt(self._finish, [chunk])
+            alone = _attempt(partial(self._compute, executor=executor), [chunk])
             outcomes.append(alone if isinstance(alone, Exception) else alone[0])
         return outcomes
 
-    def _finish(self, chunks: Sequence[Chunk], observer: Observer | None = None) -> list[ChunkResult]:
-        """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory.
-
-        `observer` follows the steps of a single chunk.
-        """
-        begun = self._clock.both()
-        work, times = self._work(chunks[0], observer) if observer else None, StepTimes(Stopwatch(self.device))
-        upscaled: list[list[Tensor]] = [[] for _ in chunks]
-        states = [chunk.before for chunk in chunks]
-        with memory_errors(self.device, chunks[0].stored.shape):
-            for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
-                for index, (part, state) in enumerate(self._scenes(scenes, work, times)):
-                    upscaled[index].append(part)
-                    states[index] = state
-            frames = [self._frames(chunk, parts) for chunk, parts in zip(chunks, upscaled, strict=True)]
-        share = (self._clock.both() - begun) / len(chunks)
-        results = []
-        for chunk, out, state in zip(chunks, frames, states, strict=True):
-            after = replace(state, pending=chunk.stored[chunk.emit :].clone())
-            cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
-            results.append(
-                ChunkResult(out, after, self._accounting.reports(chunk, share, times, observer), cuts, len(chunks))
-            )
-        return results
-
-    def _work(self, chunk: Chunk, observer: Observer) -> Work:
-        """Return the work of a chunk, of which the observer is told."""
-        costs, total = self._step_costs, 0.0
-        for scene in chunk.scenes:
-            h, w = scene.folded.shape[1:3]
-            total += costs.of_plan(scene.plan, h, w, continues=scene.before.last is not None)
-        return Work(costs, total, observer)
-
-    def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
-        """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
-        _, h, w, _ = chunk.stored.shape
-        if not parts:
-            return chunk.stored.new_empty(0, h * self.scale, w * self.scale, 3).cpu().numpy()
-        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return whole[:, : h * self.scale, : w * self.scale].contiguous().cpu().numpy()
-
-    def _scenes(
-        self, scenes: Sequence[Scene], work: Work | None, times: StepTimes
-    ) -> list[tuple[Tensor, RecurrentState]]:
-        """Return the HR frames of each scene and the state after the scene. Several scenes run as a batch."""
-        first = scenes[0]
-        lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
-        previous = PreviousFrame.of([scene.before for scene in scenes], self.network.fold)
-        network = first.gates.network if first.gates else self.network
-        upscaled, feat = run_chunk(network, lr, first.plan, previous, first.frames.dtype, first.gates, work, times)
-        after = [
-            RecurrentState(
-                self.fingerprint,
-                pending=scene.frames[:0],
-                last=scene.frames[scene.emit - 1].clone(),
-                feat=features.contiguous(),  # on this thread: another thread saves the state (see `load_model`)
-                hr=out[-1].clone(),
-                reference=scene.plan.reference,
-                index=torch.tensor(scene.index + scene.emit),
-            )
-            for scene, out, features in zip(scenes, upscaled, feat, strict=True)
-        ]
-        return list(zip(upscaled, after, strict=True))
+    def _compute(
+        self, chunks: Sequence[Chunk], executor: Executor, observer: Observer | None = None
+    ) -> list[ChunkResult]:
+        """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory."""
+        begun = self._halves.begin(chunks, executor, observer)
+        return self._halves.wait(begun, self._halves.finish(begun, executor), executor)
 
 
 def _attempt(work: Callable[[A], T], given: A) -> T | Exception:

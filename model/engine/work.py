@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from model.network.macs import SIDE, step_macs
 Observer = Callable[[float], None]
 """Called before the first step and after each step of a chunk, with the fraction of the chunk's work that is done.
 
-A step is the flow between two frames, a backward step or a forward step. The fraction is 1 while the dense network is
-measured. The observer may raise `Interrupted`. The call of the network then ends, and the state before the chunk stays
-valid; a chunk that is complete still comes out, without a measured speedup.
+The calls come one at a time, perhaps from several threads; the fraction never falls. A step is the flow between two
+frames, a backward step or a forward step. The fraction is 1 while the dense network is measured. The observer may raise
+`Interrupted`. The call of the network then ends, and the state before the chunk stays valid; a chunk that is complete
+still comes out, without a measured speedup.
 """
 _ROUNDING = 1e-9
 
@@ -52,7 +54,7 @@ class Interrupted(Exception):
 
 
 class Work:
-    """Counts the finished steps of a chunk, and tells an observer.
+    """Counts the finished steps of a chunk, and tells an observer. Thread-safe.
 
     Args:
         costs: the cost of each kind of step.
@@ -63,6 +65,7 @@ class Work:
     def __init__(self, costs: StepCosts, total: float, observer: Observer) -> None:
         self.costs = costs
         self._total, self._observer, self._done = total, observer, 0.0
+        self._lock = threading.Lock()
         self.add(0.0)
 
     @classmethod
@@ -72,11 +75,12 @@ class Work:
 
     def add(self, cost: float) -> None:
         """Count a finished step."""
-        self._done += cost
-        if not self._total:
-            self._observer(1.0)
-        elif self._done < self._total * (1 - _ROUNDING):
-            self._observer(self._done / self._total)
-        else:
-            with suppress(Interrupted):  # the last step is done: nothing is left to interrupt
+        with self._lock:
+            self._done += cost
+            if not self._total:
                 self._observer(1.0)
+            elif self._done < self._total * (1 - _ROUNDING):
+                self._observer(self._done / self._total)
+            else:
+                with suppress(Interrupted):  # the last step is done: nothing is left to interrupt
+                    self._observer(1.0)

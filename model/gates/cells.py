@@ -1,17 +1,19 @@
 """Cells: small squares of a frame; a group of convolutions runs any number of cells as one batch.
 
-The number of calls does not depend on the number of cells, so that single cells can be chosen. Rectangles
+The number of convolutions does not depend on the number of cells, so that single cells can be chosen. Rectangles
 (`model.mask.rectangles`), in contrast, take one call each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from model.mask.rectangles import Rectangle
 
 BATCH = 64
 """Cells of one batch; larger batches are no faster and take more memory."""
@@ -24,29 +26,11 @@ def run_cells(work: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chosen: 
     edge of the frame the crop moves inwards and ends with the frame, so that convolutions see the same zeros outside.
     """
     out = out.contiguous(memory_format=torch.channels_last)
-    _, channels, height, width = x.shape
-    n_down, n_across = chosen.shape
-    tall, wide = crop_size(height, n_down, halo), crop_size(width, n_across, halo)
-    down, across = (at[:, None, None] for at in np.nonzero(chosen))
-    pixels_in, pixels_out = _rows(x), _rows(out)
-    for first in range(0, len(down), BATCH):
-        i, j = (at[first : first + BATCH] for at in (down, across))
-        top, bottom, left, right = (
-            at * size // n
-            for at, size, n in (
-                (i, height, n_down),
-                (i + 1, height, n_down),
-                (j, width, n_across),
-                (j + 1, width, n_across),
-            )
-        )
-        crop_top, crop_left = np.clip(top - halo, 0, height - tall), np.clip(left - halo, 0, width - wide)
-        rows, columns = crop_top + np.arange(tall)[:, None], crop_left + np.arange(wide)
-        here = rows * width + columns
-        crops = pixels_in.index_select(0, _index(here, x)).view(-1, tall, wide, channels).permute(0, 3, 1, 2)
-        inside = (top <= rows) & (rows < bottom) & (left <= columns) & (columns < right)
-        done = _rows(work(crops)).index_select(0, _index(np.flatnonzero(inside), x))
-        pixels_out.index_copy_(0, _index(here[inside], x), done)
+    cells = _cells(chosen, x.shape[2], x.shape[3], halo)
+    for first in range(0, len(cells), BATCH):
+        batch = cells[first : first + BATCH]
+        done = work(_gathered(x, [crop for _, crop in batch]))
+        _scatter(done, batch, out)
     return out
 
 
@@ -60,10 +44,36 @@ def cell_starts(pixels: int, cells: int) -> list[int]:
     return [i * pixels // cells for i in range(cells)]
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Reshape [B, C, H, W] to [B H W, C]; a view if channels are last in memory."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+def _cells(chosen: NDArray[np.bool_], height: int, width: int, halo: int) -> list[tuple[Rectangle, Rectangle]]:
+    """Return the chosen cells of a frame, each with its crop; all crops have one size."""
+    n_down, n_across = chosen.shape
+    tops, lefts = [*cell_starts(height, n_down), height], [*cell_starts(width, n_across), width]
+    tall, wide = crop_size(height, n_down, halo), crop_size(width, n_across, halo)
+    cells = []
+    for i, j in np.argwhere(chosen).tolist():
+        cell = Rectangle(tops[i], lefts[j], tops[i + 1], lefts[j + 1])
+        y, x = min(max(cell.y0 - halo, 0), height - tall), min(max(cell.x0 - halo, 0), width - wide)
+        cells.append((cell, Rectangle(y, x, y + tall, x + wide)))
+    return cells
 
 
-def _index(pixels: NDArray[np.int64], like: Tensor) -> Tensor:
-    return torch.from_numpy(pixels.ravel()).to(like.device, non_blocking=True)
+def _gathered(x: Tensor, crops: Sequence[Rectangle]) -> Tensor:
+    """Return crops of `x` [1, C, H, W] as a batch, channels last in memory."""
+    pixels = x[0].permute(1, 2, 0)
+    batch = x.new_empty(len(crops), crops[0].height, crops[0].width, x.shape[1])
+    _copy(list(batch.unbind()), [pixels[crop.rows, crop.columns] for crop in crops])
+    return batch.permute(0, 3, 1, 2)
+
+
+def _scatter(done: Tensor, cells: Sequence[tuple[Rectangle, Rectangle]], out: Tensor) -> None:
+    """Write the cells within a batch of their crops into `out` [1, C, H, W]."""
+    pixels, parts = out[0].permute(1, 2, 0), []
+    for crop_done, (cell, crop) in zip(done.permute(0, 2, 3, 1), cells, strict=True):
+        inner = cell.within(crop)
+        parts.append(crop_done[inner.rows, inner.columns])
+    _copy([pixels[cell.rows, cell.columns] for cell, _ in cells], parts)
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors, in one call: rows of pixels move twice as fast as single pixels by an index."""
+    torch._foreach_copy_(targets, sources)

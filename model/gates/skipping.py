@@ -37,9 +37,9 @@ TAIL_HALO, TAIL_OVERHEAD = 2, 200
 """Halo and overhead of a crop of the upsampler, in pixels. One of its pixels costs as much as one of a whole trunk."""
 TAIL_BAND = 3
 """Rows of tiles in a band of the upsampler."""
-CELL, CELL_HALO = 24, 1
-"""Approximate side and halo of a trunk's cells in pixels. Without a halo, seams cost PSNR; two pixels or more gain
-nothing (lab notebook)."""
+CELL, CELL_HALO = 40, 1
+"""Approximate side and halo of a trunk's cells in pixels. Smaller cells skip hardly more, and take longer.
+Without a halo, seams cost PSNR; two pixels or more gain nothing (lab notebook)."""
 MOST = 3.0
 """Cap of the log price of a tile, in computed tiles: no single tile decides for its cell."""
 

@@ -2,7 +2,7 @@
 
 Every call of a convolution has a fixed cost. Its worth in pixels depends on how fast the machine computes a pixel.
 Plans depend on this number. A table gives the number instead of a measurement at load, so that a job resumed on the
-same kind of machine gets the same plans.
+same kind of machine gets the same plans, under any load.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ FULL = 1300
 """Overhead for BasicVSR, measured on two cores with AMX by pairs of dense and routed runs. On two cores with AVX2 only,
 a trunk on 8x8 to 48x48 pixels has an overhead of 245 to 95 pixels. With 600 or 150, however, rectangles follow single
 tiles and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (lab notebook)."""
-LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 4000, 1200
-"""Overheads for networks with a light tail, whose pixels cost a tenth. Measured with `small`: the first with AMX, the
-last in float32 with AVX2 only (780 to 1210 pixels for a trunk on 8x8 to 48x48 pixels). The value for AVX512-BF16
-without AMX is interpolated by the speed of a pixel. GPUs use the first value, without a measurement."""
+LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 1500, 600
+"""Overheads for networks with a light tail, whose pixels cost a tenth. `python -m benchmarks.crop_cost` measures them
+with `small` on one thread: one more crop costs 1070 pixels in bfloat16 with AVX512-BF16, and 470 in float32. The
+numbers are a little higher, since a crop with gates costs more. The first is of two threads with AMX, where each of
+many small calls waits for the other core; GPUs use this value, without a measurement."""
 
 
 def crop_overhead(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> int:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network import propagation
-from model.network.flow import FeatureTable, LightFlow, SpyNet, warp
+from model.network.flow import FeatureTable, LightFlow, Pyramid, SpyNet, warp
 from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
 from model.network.quantised import block_on_integers
@@ -106,6 +106,13 @@ class Trunk(nn.Module):
         )
 
     @property
+    def channels(self) -> int:
+        """Width of the hidden features."""
+        conv = self.main[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv.out_channels
+
+    @property
     def blocks(self) -> Blocks:
         """The residual blocks, in order."""
         blocks = self.main[2]
@@ -173,11 +180,17 @@ class BasicVSR(nn.Module):
         """Return the trunk of a branch."""
         return self.backward_trunk if branch == "backward" else self.forward_trunk
 
+    def pyramid(self, lr: Tensor) -> Pyramid:
+        """Reduce a frame [B, 3 f f, H, W] to the images that `flow_between` compares."""
+        return self.spynet.pyramid(means(lr) if isinstance(self.spynet, SpyNet) else lr)
+
+    def flow_between(self, ref: Pyramid, supp: Pyramid) -> Tensor:
+        """Estimate the flow that warps `supp` onto `ref`: [B, 2, H, W], float32."""
+        return self.spynet(ref, supp)  # type: ignore[no-any-return]
+
     def flow(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Estimate the flow that warps `supp` onto `ref`: [B, 3 f f, H, W] twice -> [B, 2, H, W], float32."""
-        if isinstance(self.spynet, SpyNet):
-            ref, supp = means(ref), means(supp)
-        return self.spynet(ref, supp)  # type: ignore[no-any-return]
+        return self.flow_between(self.pyramid(ref), self.pyramid(supp))
 
     def pixels(self, lr: Tensor) -> Tensor:
         """Prepare a frame [B, 3 f f, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
@@ -265,15 +278,8 @@ class BasicVSR(nn.Module):
 
     def _stacked(self, *parts: Tensor) -> Tensor:
         """Concatenate the channels of parts [B, ., H, W] in the network's number format, channels last in memory."""
-        if torch.is_grad_enabled():
-            return torch.cat([part.to(self.dtype) for part in parts], 1).contiguous(memory_format=torch.channels_last)
-        b, _, h, w = parts[0].shape
-        whole = parts[0].new_empty(b, h, w, sum(part.shape[1] for part in parts), dtype=self.dtype)
-        at = 0
-        for part in parts:  # one pass converts and copies
-            whole[..., at : at + part.shape[1]] = part.permute(0, 2, 3, 1)
-            at += part.shape[1]
-        return whole.permute(0, 3, 1, 2)
+        whole = torch.cat([part.to(self.dtype) for part in parts], 1)
+        return whole.contiguous(memory_format=torch.channels_last)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale whole clips of h x w pixels: [B, T, 3, h, w] -> [B, T, 3, s h, s w]. Both branches see all frames."""

@@ -46,7 +46,13 @@ def means(x: Tensor) -> Tensor:
 
 def padded(x: Tensor, f: int) -> Tensor:
     """Surround folded images [B, C f f, H, W] with one feature pixel whose pixels repeat the outermost pixels."""
-    wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    b, c, h, w = x.shape
+    wide = x.new_empty(b, h + 2, w + 2, c).permute(0, 3, 1, 2)  # `F.pad` takes four times as long, channel by channel
+    wide[..., 1:-1, 1:-1] = x
+    for at, beside in ((0, 1), (-1, -2)):
+        wide[..., at, :] = wide[..., beside, :]
+    for at, beside in ((0, 1), (-1, -2)):  # corners too
+        wide[..., at] = wide[..., beside]
     if f > 1:  # the outermost pixels repeat, not the outermost feature pixels
         pixels = wide.unflatten(1, (-1, f, f))  # type: ignore[no-untyped-call]
         for at, side in ((0, 0), (-1, f - 1)):

@@ -92,7 +92,8 @@ def with_remainder(x: Tensor, dtype: torch.dtype) -> Tensor:
     """
     rows = x.permute(0, 2, 3, 1)
     rounded = rows.to(dtype)
-    both = torch.stack([rounded, (rows - rounded).to(dtype)], dim=-1)
+    both = rounded.new_empty(*rows.shape, 2)
+    both[..., 0], both[..., 1] = rounded, rows - rounded.float()
     return both.flatten(-2).permute(0, 3, 1, 2)
 
 

@@ -10,10 +10,15 @@ import math
 from functools import cache
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.network.folding import STRIDE
+from model.network.kernels import convolve
+
+STRIP = 8192
+"""Feature pixels that one pass converts: the float32 HR pixels of a strip stay in the cache."""
+_STEPS = {torch.uint8: torch.int16, torch.uint16: torch.int32}
+"""Integers between float32 and the integers of frames: two fast conversions take a third of the time of one."""
 
 
 def write_pixels(out: Tensor, lr: Tensor, residual: Tensor) -> None:
@@ -24,16 +29,27 @@ def write_pixels(out: Tensor, lr: Tensor, residual: Tensor) -> None:
     1, a step of bfloat16 is half a level of 255.
     """
     h, w = lr.shape[-2] - 2, lr.shape[-1] - 2
-    fold = math.isqrt(lr.shape[1] // 3)
-    enlarged = F.conv2d(lr.contiguous(memory_format=torch.channels_last), _bilinear(fold, lr.device))[0]
-    enlarged = enlarged.permute(1, 2, 0).contiguous()  # a copy only for frames of one pixel
+    side, rows = residual.shape[-2] // h, max(STRIP // w, 1)
+    for top in range(0, h, rows):
+        end = min(top + rows, h)
+        part = residual[..., top * side : end * side, :]
+        _write_strip(out[top * STRIDE : end * STRIDE], lr[..., top : end + 2, :], part)
+
+
+def _write_strip(out: Tensor, lr: Tensor, residual: Tensor) -> None:
+    h, w = lr.shape[-2] - 2, lr.shape[-1] - 2
+    enlarge = _bilinear(math.isqrt(lr.shape[1] // 3), lr.device)
+    lr = lr.contiguous(memory_format=torch.channels_last)
     if residual.shape[1] == 3:
+        enlarged = convolve(enlarge, lr)[0].permute(1, 2, 0).contiguous()  # a copy only for frames of one pixel
         pixels = _by_row(enlarged).reshape(h * STRIDE, w * STRIDE, 3)
         out.copy_(_quantised(pixels.add_(residual[0].permute(1, 2, 0)), out.dtype))
         return
-    pixels = _quantised(enlarged.add_(residual[0].permute(1, 2, 0)), out.dtype)
+    wide = residual.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    whole = convolve(enlarge, lr, plus=wide, in_place=True)[0].permute(1, 2, 0).contiguous()
     # A row of a feature pixel has twelve bytes (or 16-bit words): it moves as three (or six) 32-bit integers.
-    out.view(h, STRIDE, w, STRIDE * 3).view(torch.int32).copy_(_by_row(pixels).view(torch.int32))
+    pixels = _by_row(_quantised(whole, out.dtype))
+    out.view(h, STRIDE, w, STRIDE * 3).view(torch.int32).copy_(pixels.view(torch.int32))
 
 
 def _by_row(pixels: Tensor) -> Tensor:
@@ -45,14 +61,16 @@ def _by_row(pixels: Tensor) -> Tensor:
 def _quantised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Round floats in [0, 1] to the nearest integers. Overwrites `pixels`."""
     peak = 255.0 if dtype == torch.uint8 else 65535.0
-    return pixels.mul_(peak).round_().clamp_(0.0, peak).to(dtype)
+    return pixels.mul_(peak).round_().clamp_(0.0, peak).to(_STEPS[dtype]).to(dtype)
 
 
 @cache
-def _bilinear(fold: int, device: torch.device) -> Tensor:
-    """Weights [48, 3 f f, 3, 3] that enlarge folded RGB feature pixels; HR pixels by row, column, colour."""
+def _bilinear(fold: int, device: torch.device) -> nn.Conv2d:
+    """Return a convolution that enlarges folded RGB feature pixels; HR pixels by row, column, colour."""
     centres = (torch.arange(STRIDE) + 0.5) * fold / STRIDE - 0.5  # of the HR pixels, in LR pixels
     pixels = torch.arange(-fold, 2 * fold)  # LR pixels of the feature pixel before, of the same, and of the one after
     taps = (1 - (centres[:, None] - pixels).abs()).clamp(min=0).view(STRIDE, 3, fold)
-    weights = torch.einsum("yip,xjq,ck->yxckpqij", taps, taps, torch.eye(3)).reshape(-1, 3 * fold * fold, 3, 3)
-    return weights.to(device).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # parameters of networks have a version, inference tensors have none
+        conv = nn.Conv2d(3 * fold * fold, 3 * STRIDE**2, 3, bias=False).requires_grad_(False)
+        conv.weight[:] = torch.einsum("yip,xjq,ck->yxckpqij", taps, taps, torch.eye(3)).reshape(conv.weight.shape)
+        return conv.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import alive, children, wait_until
+from tests.support.processes import alive, children, kill_tree, wait_until
 
 
 class Up:
@@ -55,7 +56,7 @@ class Up:
         assert text in self.said, self.said
 
     def get(self, path: str) -> dict[str, object]:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             document = json.load(answer)
         assert isinstance(document, dict)
         return document
@@ -75,8 +76,9 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-@pytest.fixture
-def up(data_dir: Path) -> Iterator[Up]:
+@contextmanager
+def running(data_dir: Path) -> Iterator[Up]:
+    """A service that is ready. No process is left after the block."""
     service = Up(data_dir)
     try:
         service.wait_for("SkipVSR is ready")
@@ -84,8 +86,26 @@ def up(data_dir: Path) -> Iterator[Up]:
     finally:
         tree = [service.process.pid, *children(service.process.pid)]
         service.process.terminate()
-        service.process.wait(60)
-        wait_until(lambda: not any(alive(pid) for pid in tree), 10, "processes were left")
+        try:
+            service.process.wait(60)
+            wait_until(lambda: not any(alive(pid) for pid in tree), 10, "processes were left")
+        except BaseException:
+            kill_tree(*tree)
+            raise
+
+
+@pytest.fixture
+def up(data_dir: Path) -> Iterator[Up]:
+    """A service for one test."""
+    with running(data_dir) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A service that goes on after each of its tests."""
+    with running(tmp_path_factory.mktemp("shared")) as service:
+        yield service
 
 
 def test_a_life(up: Up, tmp_path: Path) -> None:
@@ -116,24 +136,26 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
     assert "Redis does not answer" not in up.said, "Redis was stopped before the worker"
 
 
-def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(up: Up) -> None:
+def test_data_folders_are_private(shared: Up) -> None:
+    modes = {name: (shared.log.parent / name).stat().st_mode & 0o777 for name in ("jobs", "uploads", "redis")}
+    assert modes == dict.fromkeys(modes, 0o700)
+
+
+def test_a_dead_api_restarts_on_the_same_port(shared: Up) -> None:
+    os.kill(shared.child("cli api"), signal.SIGKILL)
+    shared.wait_for("the API was ended by SIGKILL; restarting in 1 s")
+    assert shared.get("/healthz")
+
+
+def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(shared: Up) -> None:
     """A video may kill three workers in a row before its job fails (SKIPVSR_MAX_DEATHS)."""
     for seconds in (1, 2, 4):
-        wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
-        os.kill(up.child("cli worker"), signal.SIGKILL)
-        up.wait_for(f"the worker was ended by SIGKILL; restarting in {seconds} s")
-    assert up.get("/healthz")
-
-
-def test_a_dead_api_restarts_on_the_same_port(up: Up) -> None:
-    os.kill(up.child("cli api"), signal.SIGKILL)
-    up.wait_for("the API was ended by SIGKILL; restarting in 1 s")
-    assert up.get("/healthz")
-
-
-def test_data_folders_are_private(up: Up, data_dir: Path) -> None:
-    modes = {name: (data_dir / name).stat().st_mode & 0o777 for name in ("jobs", "uploads", "redis")}
-    assert modes == dict.fromkeys(modes, 0o700)
+        wait_until(
+            lambda: any("cli worker" in _command_line(pid) for pid in children(shared.process.pid)), 20, shared.said
+        )
+        os.kill(shared.child("cli worker"), signal.SIGKILL)
+        shared.wait_for(f"the worker was ended by SIGKILL; restarting in {seconds} s")
+    assert shared.get("/healthz")
 
 
 @pytest.mark.parametrize(("child", "name"), [("redis-server", "embedded Redis")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,19 @@ def test_a_full_disk_ends_the_command_with_a_remedy(
     assert upscale("a.mp4", "c.mp4") == 1
     said = capsys.readouterr()
     assert said.err.endswith("skipvsr: the disk is full: free some space, then run the same command again\n")
+
+
+def test_start_imports_no_compiler_and_no_redis() -> None:
+    """torch's compiler and Redis would add more than a second to the start of each run."""
+    script = (
+        "import gc, sys\n"
+        "from pathlib import Path\n"
+        "from commands.shared.local import import_pipeline\n"
+        "import_pipeline()\n"
+        "from model.engine.upscaler import load_model\n"
+        "load_model('tiny', weights_dir=Path())\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 100_000)\n"
+        "print(*sorted({'redis', 'torch', 'torch._dynamo'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True True", "torch"]

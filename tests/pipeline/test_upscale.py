@@ -380,6 +380,28 @@ def test_long_chunks_are_shortened_and_stay_so(clip: Path, model: Upscaler, tmp_
     assert finish(upscale(replace(again, max_model_bytes=0), model)).path.read_bytes() == whole.path.read_bytes()
 
 
+def test_a_job_keeps_the_threads_of_its_encoder(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job resumes with the threads it started with, on a worker with more cores: they decide about the bytes."""
+    monkeypatch.setattr("pipeline.upscale.job_threads", lambda cores, shared: 1)
+    work = task(clip, tmp_path / "w")
+    events = upscale(work, model)
+    assert _threads(events) == 1
+    assert next(event for event in events if isinstance(event, ChunkDone))
+    events.close()
+    monkeypatch.setattr("pipeline.upscale.job_threads", lambda cores, shared: 4)
+    assert _threads(upscale(work, model)) == 1
+    assert _threads(upscale(task(clip, tmp_path / "fresh"), model)) == 4
+
+
+def _threads(events: Iterator[Event]) -> int:
+    """Threads of the encoder of a run that has not begun."""
+    started = next(events)
+    assert isinstance(started, Started)
+    return started.spec.threads
+
+
 def test_a_frame_of_each_field_resumes_byte_for_byte(model: Upscaler, tmp_path: Path) -> None:
     clip = interlaced_clip(tmp_path / "clip.mp4", 9, sound=True)
     started, *_, whole = upscale(task(clip, tmp_path / "whole", deinterlace="field"), model)

@@ -60,6 +60,7 @@ def write_vp8(
 
 def _blocks(picture: Callable[[int], np.ndarray[Any, np.dtype[np.uint8]]], addition: bytes, added_from: int) -> bytes:
     encoder: Any = av.CodecContext.create("libvpx", "w")
+    encoder.thread_count = 1  # of VP8, more spin
     encoder.width, encoder.height, encoder.pix_fmt = WIDTH, HEIGHT, "yuv420p"
     encoder.time_base, encoder.framerate, encoder.options = Fraction(1, 15), 15, {"deadline": "realtime", "crf": "4"}
     packets = []

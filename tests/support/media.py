@@ -54,6 +54,8 @@ def write_clip(
         video = container.add_stream(codec, rate=25, options=options or {})
         video.width, video.height, video.pix_fmt = width, height, pixel_format
         video.time_base = video.codec_context.time_base = unit
+        if codec.startswith("libvpx"):
+            video.codec_context.thread_count = 1  # its threads spin: 0.5 s took 18 s on busy cores
         sounds = tone(container) if tone else []
         if prepare:
             prepare(container, video)

@@ -49,9 +49,9 @@ def title(pid: int) -> str:
     return f"{pid} {b' '.join(words).decode(errors='replace') or '(ended)'}"
 
 
-def kill_tree(pid: int) -> list[str]:
-    """Kill a process and its descendants; return their titles."""
-    tree = [pid, *children(pid)]
+def kill_tree(*pids: int) -> list[str]:
+    """Kill processes and their descendants; return their titles."""
+    tree = [each for pid in pids for each in (pid, *children(pid)) if alive(each)]
     titles = [title(each) for each in tree]
     for each in tree:
         with contextlib.suppress(ProcessLookupError):

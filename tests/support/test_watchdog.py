@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 
 _CONFTEST = """
 from tests.support import watchdog
-watchdog.GRACE = watchdog.EXIT = 1.0
+watchdog.GRACE, watchdog.EXIT = 0.5, {exit_}
 def pytest_configure(config):
     watchdog.install(config)
 """
@@ -24,9 +24,9 @@ def hang():
 """
 
 
-def run(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest on a file. A test may take one second."""
-    (folder / "conftest.py").write_text(_CONFTEST)
+def run(folder: Path, test: str, *options: str, exit_: float = 0.5) -> subprocess.CompletedProcess[str]:
+    """Run pytest on a file. A test may take one second, and the end of a process `exit_` seconds."""
+    (folder / "conftest.py").write_text(_CONFTEST.format(exit_=exit_))
     (folder / "test_it.py").write_text(_HANGS + test)
     command = ["-m", "pytest", "--timeout", "1", "-p", "no:cacheprovider", "--rootdir", str(folder), *options]
     return subprocess.run(
@@ -36,7 +36,7 @@ def run(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[s
 
 
 def test_a_test_that_hangs_fails_and_the_next_one_runs(tmp_path: Path) -> None:
-    done = run(tmp_path, "def test_one():\n    hang()\ndef test_two():\n    pass\n", "-n", "1")
+    done = run(tmp_path, "def test_one():\n    hang()\ndef test_two():\n    pass\n", "-n", "1", exit_=90)
     assert done.returncode == 1
     assert "in hang" in done.stderr
     assert "crashed while running 'test_it.py::test_one'" in done.stdout

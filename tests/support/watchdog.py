@@ -57,8 +57,9 @@ class Watchdog:
             self._end_in(GRACE)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
-        self._end_in(EXIT)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        if not hasattr(config, "workerinput"):  # a worker of pytest-xdist waits for the others, and is then killed
+            self._end_in(EXIT)
 
     def _end_in(self, seconds: float) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr)
@@ -87,8 +88,7 @@ class Controller:
         self._running.pop(nodeid, None)
         self._heard = time.monotonic()
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_unconfigure(self) -> None:
         self._over.set()
         self._thread.join()
 
@@ -105,7 +105,7 @@ class Controller:
         for pid in own_children():
             self._say(f"Stacks of process {pid}:")
             os.kill(pid, signal.SIGUSR1)
-            time.sleep(2)
+            time.sleep(1)
             self._say(*(f"  killed: {line}" for line in kill_tree(pid)))
         os._exit(pytest.ExitCode.INTERNAL_ERROR)
 

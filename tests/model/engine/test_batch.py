@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine import upscaler as engine
+from model.engine import halves
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Frames, Request, Upscaler, groups
@@ -34,13 +34,13 @@ def upscaler(dtype: torch.dtype = torch.float32, **config: Any) -> Upscaler:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many streams went through the network together, call by call."""
     sizes: list[int] = []
-    run = engine.run_chunk
+    run = halves.ChunkRun
 
-    def noted(net: BasicVSR, frames: Sequence[torch.Tensor], *rest: Any) -> Any:
+    def noted(net: BasicVSR, frames: Sequence[torch.Tensor], *rest: Any, **more: Any) -> Any:
         sizes.append(len(frames[0]))
-        return run(net, frames, *rest)
+        return run(net, frames, *rest, **more)
 
-    monkeypatch.setattr(engine, "run_chunk", noted)
+    monkeypatch.setattr(halves, "ChunkRun", noted)
     return sizes
 
 
@@ -173,16 +173,16 @@ def test_a_request_that_does_not_fit_fails_alone(batches: list[int]) -> None:
 
 def test_what_does_not_fit_into_memory_together_is_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is full with two streams' frames; one of them is too large even alone."""
-    model, run = upscaler(), engine.run_chunk
+    model, run = upscaler(), halves.ChunkRun
 
-    def full(net: BasicVSR, frames: Sequence[torch.Tensor], *rest: Any) -> Any:
+    def full(net: BasicVSR, frames: Sequence[torch.Tensor], *rest: Any, **more: Any) -> Any:
         if len(frames[0]) > 1 or float(frames[0].max()) < 0.1:
             raise torch.OutOfMemoryError("out of memory")
-        return run(net, frames, *rest)
+        return run(net, frames, *rest, **more)
 
     clips = [CLIPS[0], CLIPS[1] // 20, CLIPS[2]]
     wanted = [model.forward(clip[:1], None, lookahead=0, last=False).frames for clip in clips]
-    monkeypatch.setattr(engine, "run_chunk", full)
+    monkeypatch.setattr(halves, "ChunkRun", full)
     results = model.forward_many([Request(clip[:1], None, 0, last=False) for clip in clips])
     assert isinstance(results[1], DeviceError)
     for index in (0, 2):
@@ -198,7 +198,7 @@ def test_memory_that_is_short_for_the_result_is_said_as_well(monkeypatch: pytest
         raise torch.OutOfMemoryError("out of memory")
 
     model = upscaler()
-    for owner, step in ((Planner, "join"), (engine.Upscaler, "_frames")):
+    for owner, step in ((Planner, "join"), (halves.Halves, "_frames")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, step, full)
             with pytest.raises(DeviceError, match="smaller chunk"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.engine.budget import available_bytes, longest_chunk, needed_bytes
+from model.engine.budget import available_bytes, longest_chunk, needed_bytes, overlap_fits
 from model.engine.upscaler import Upscaler, load_model
 
 CPU = torch.device("cpu")
@@ -27,6 +27,12 @@ def test_chunk_and_lookahead_share_the_memory(model: Upscaler, wanted: int, look
 def test_more_bits_take_more_memory(model: Upscaler) -> None:
     budget = needed_bytes(model, 1000, 10)
     assert longest_chunk(model, 1000, 64, 0, sample_bytes=2, budget=budget) < 10
+
+
+def test_two_chunks_at_a_time_take_more_memory_than_one_and_less_than_two(model: Upscaler) -> None:
+    one = needed_bytes(model, 1000, 10)
+    assert not overlap_fits(model, 1000, 10, budget=one)
+    assert overlap_fits(model, 1000, 10, budget=2 * one)
 
 
 def test_a_control_group_limits_the_memory(tmp_path: Path) -> None:

@@ -126,8 +126,9 @@ def test_all_is_run_where_the_backward_branch_begins() -> None:
     assert [report.skip_ratio for report in reports] == pytest.approx([4 / 6] * 4 + [2 / 6], abs=1e-3)
 
 
-def test_execution_does_what_the_rule_says_tile_by_tile() -> None:
+def test_execution_does_what_the_rule_says_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rectangles with a halo against whole frames and a mask: the same but for what lies within a halo's reach."""
+    monkeypatch.setattr("model.gates.skipping.CELL", 24)  # the frames are small
     clip, gates = moving(), by_magnitude()
     model = upscaler(gates)
     lab = ClipRunner(model.network, gates, Clip("moving", clip, np.zeros((5, 160, 224, 3), np.uint8)))
@@ -261,7 +262,7 @@ def test_a_job_with_gates_at_work_is_told_from_one_with_other_gates() -> None:
     assert light.estimator is not None
     before = {routing: light.identity(routing) for routing in ("off", "balanced", "fast")}
     light.estimator.digest = "another"
-    assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"fast"}
+    assert {routing for routing, told in before.items() if told != light.identity(routing)} == {"balanced", "fast"}
 
 
 def test_a_job_is_told_from_one_that_was_routed_by_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +347,7 @@ def test_fast_skips_blocks_of_light_networks_and_of_adapted_ones() -> None:
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     assert light.estimator is not None
     assert light.estimator.adapted is not None
-    assert light.preset("fast").error_budget > 0
-    assert light.preset("balanced").error_budget == 0
+    assert light.preset("fast").error_budget > light.preset("balanced").error_budget > 0
 
 
 def test_what_comes_along_for_small_skips_where_little_is_to_see() -> None:

@@ -55,7 +55,8 @@ def test_parts_of_a_box_are_beside_an_end_where_one_of_their_lines_is() -> None:
     ]
 
 
-def test_gates_leave_nothing_out_where_a_bar_ends() -> None:
+def test_gates_leave_nothing_out_where_a_bar_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.gates.skipping.CELL", 24)
     clip = moving(height=96, width=96)  # four by four cells
     clip[:, :40] = 0
     gated, dense = run(upscaler(estimator(added=-10.0)), clip, with_error_budget(0.5)), run(upscaler(None), clip, "off")

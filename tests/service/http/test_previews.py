@@ -26,7 +26,7 @@ from media.probe import probe
 from media.spec import output_spec
 from service.http import previews
 from tests.support.clips import make_clip
-from tests.support.crew import crew
+from tests.support.crew import held_crew
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
@@ -271,10 +271,10 @@ def test_nobody_decodes_for_clients_that_have_gone(
     assert sorted(made) == [0, 1, 3]
 
 
-@pytest.mark.slow
 def test_a_worker_s_unfinished_result_looks_like_the_finished_one(settings: Settings, tmp_path: Path) -> None:
-    clip = make_clip(tmp_path / "long.mp4", frames=48, width=64, height=48, sound=True)
-    with serving(settings) as service, crew(settings, tmp_path):
+    """The worker waits in the middle of its third chunk until the job is paused."""
+    clip = make_clip(tmp_path / "clip.mp4", frames=12, width=64, height=48, sound=True)
+    with serving(settings) as service, held_crew(settings, tmp_path, 3):
         job_id = service.post(clip, model="tiny", chunk="2", scale="2").json()["id"]
 
         def newest() -> Any:
@@ -284,6 +284,9 @@ def test_a_worker_s_unfinished_result_looks_like_the_finished_one(settings: Sett
         found = newest()
         seconds = found.headers["Skipvsr-Time"]
         early = get(service, job_id, t=seconds)
+        service.operations.pause(job_id)
+        wait_until(lambda: service.operations.get(job_id).state is JobState.PAUSED, 60, "not paused")
+        service.operations.resume(job_id)
         done = service.client.get(f"/jobs/{job_id}?wait=60").json()
         assert done["state"] == "done", done["error"]
         late = get(service, job_id, t=seconds)
