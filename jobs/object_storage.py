@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -42,6 +42,8 @@ _RESULT: Final = re.compile(r"result\.[a-z0-9]+")
 _AT_ONCE: Final = 4
 """Files sent or fetched at the same time."""
 _LOCK: Final = ".lock"
+_TRIES: Final = 3
+"""Attempts at copies of files that a worker replaces meanwhile."""
 
 
 class ObjectStorage(Storage):
@@ -129,18 +131,21 @@ class ObjectStorage(Storage):
 
     def work(self, job_id: str, wanted: Sequence[str]) -> Path | None:
         """A folder with copies of files of the last checkpoint; None without a checkpoint."""
-        self.job_dir(job_id)
-        work = (self._ledgers.read(job_id) or Ledger()).work
-        files = {name: filed for name, filed in work.items() if any(fnmatch(name, pattern) for pattern in wanted)}
-        return self._copies.folder(job_id, files) if files else None
+        found = self._copied(job_id, lambda ledger: [_named(ledger.work, wanted)])
+        return found[0] if found else None
 
     def figures_folders(self, job_id: str) -> list[Path]:
         """Folders with copies of the job's figures."""
+        return self._copied(job_id, lambda ledger: [_named(ledger.files, FIGURES), _named(ledger.work, FIGURES)])
+
+    def _copied(self, job_id: str, pick: Callable[[Ledger], list[dict[str, Filed]]]) -> list[Path]:
+        """Folders with copies of groups of files. A worker may replace the files meanwhile."""
         self.job_dir(job_id)
-        ledger = self._ledgers.read(job_id) or Ledger()
-        names: tuple[str, ...] = FIGURES
-        groups = [{name: group[name] for name in names if name in group} for group in (ledger.files, ledger.work)]
-        return [self._copies.folder(job_id, group) for group in groups if group]
+        for _ in range(_TRIES):
+            groups = pick(self._ledgers.read(job_id) or Ledger())
+            with suppress(FileNotFoundError):
+                return [self._copies.folder(job_id, group) for group in groups if group]
+        return []
 
     # The worker's files
 
@@ -181,7 +186,7 @@ class ObjectStorage(Storage):
         if ledger is None or ledger.token != token:
             raise Fenced(job_id)
         self.check_room(sum(filed.size for filed in ledger.work.values()))
-        shutil.rmtree(folder, ignore_errors=True)
+        super().remove_work(job_id)  # of earlier workers of this machine
         with room(self.root):
             folder.mkdir()
         _all(lambda item: self._fetch(job_id, item[1], folder / item[0]), ledger.work.items())
@@ -220,7 +225,9 @@ class ObjectStorage(Storage):
         try:
             dropped = self._ledgers.change(job_id, edit, token=token)
         except Fenced:
-            self._drop(job_id, sent)
+            # A write whose answer was lost counts all the same, and the next worker builds on it.
+            with suppress(StorageUnavailable):
+                self._drop(job_id, set(sent) - (self._ledgers.read(job_id) or Ledger()).pieces())
             raise
         self._drop(job_id, dropped)
 
@@ -407,6 +414,11 @@ class _ObjectEntry(Entry):
     def remove(self) -> None:
         """Remove ledger and files."""
         self._storage.remove(self.job_id)
+
+
+def _named(files: Mapping[str, Filed], patterns: Iterable[str]) -> dict[str, Filed]:
+    """The files whose name fits one of some patterns."""
+    return {name: filed for name, filed in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
 
 
 def _is_at(path: Path, file: int) -> bool:

@@ -124,6 +124,7 @@ def test_a_checkpoint_is_taken_over(machines: list[ObjectStorage]) -> None:
     assert there.result(job_id) is None
     again = there.take_work(job_id, 8)
     assert (again / "figures.jsonl").read_bytes() == b"a\nbb\n", "the loser changed nothing"
+    assert not taken.exists(), "the folder of the last worker of this machine"
 
 
 def test_files_that_grow_have_few_pieces(machines: list[ObjectStorage]) -> None:
@@ -298,3 +299,25 @@ def test_wrong_storage_is_named(base: Settings, tmp_path: Path) -> None:
 
 def test_filed_size_is_that_of_all_pieces() -> None:
     assert Filed(pieces=[Piece(key="a", size=2), Piece(key="b", size=3)], modified=0).size == 5
+
+
+def test_a_commit_whose_answer_was_lost_stays(machines: list[ObjectStorage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first worker's write arrives, its answer does not, and another worker takes the job over at once."""
+    here, there = machines
+    job_id = adopted(here)
+    mine = here.take_work(job_id, 1)
+    (mine / "manifest.json").write_text("1")
+    put = Bucket.put
+
+    def unanswered(self: Bucket, key: str, *args: object, **conditions: object) -> str:
+        etag = put(self, key, *args, **conditions)  # type: ignore[arg-type]
+        if key.startswith("jobs/"):
+            monkeypatch.setattr(Bucket, "put", put)
+            there.take_work(job_id, 2)
+            raise Changed
+        return etag
+
+    monkeypatch.setattr(Bucket, "put", unanswered)
+    with pytest.raises(Fenced):
+        here.save(job_id, mine)
+    assert (there.take_work(job_id, 3) / "manifest.json").read_text() == "1"
