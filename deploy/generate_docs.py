@@ -34,7 +34,7 @@ _ENV_COMPOSE = """
 #SKIPVSR_REDIS_URL_FILE=
 # File with the secret of webhooks, instead of SKIPVSR_WEBHOOK_SECRET.
 #SKIPVSR_WEBHOOK_SECRET_FILE=
-# File with the secret of the bucket's access key, instead of SKIPVSR_S3_SECRET_ACCESS_KEY.
+# File with the secret of the bucket's access key, instead of SKIPVSR_S3_SECRET_ACCESS_KEY. Not with docker-compose.yml.
 #SKIPVSR_S3_SECRET_ACCESS_KEY_FILE=
 
 # Read by docker-compose.yml only:

@@ -3,7 +3,8 @@
     <data_dir>/cache/<id>/<fingerprint>         the content of a file
                           <fingerprint>.folder/ hard links to such files, under their names
 
-The least recently used copies are removed beyond the limit, and `jobs.upkeep` removes copies that nobody uses.
+The least recently used jobs' copies are removed beyond the limit. A new copy replaces copies of the same job that
+nobody has used for a minute, since a running job's files change with each chunk. `jobs.upkeep` removes the rest.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from jobs.bucket import Bucket
 from jobs.disk import room, size_of
@@ -21,6 +24,8 @@ from jobs.errors import StorageFull
 from jobs.ledger import Filed, file_key
 from jobs.stored import Entry, LocalEntry
 from jobs.stored_object import fingerprint
+
+_KEPT_SECONDS: Final = 60.0
 
 
 class Copies:
@@ -39,7 +44,8 @@ class Copies:
         """A copy of a file. Raises FileNotFoundError, StorageFull and StorageUnavailable."""
         folder = self._enter(job_id, filed.size)
         path = folder / fingerprint(filed)
-        if not path.exists():
+        if not _used(path):
+            _prune(folder)
             part = folder / f".{secrets.token_hex(8)}"
             try:
                 part.touch()
@@ -54,7 +60,7 @@ class Copies:
         """A folder with copies of files under their names."""
         home = self._enter(job_id, sum(filed.size for filed in files.values()))
         folder = home / f"{fingerprint(*files.values())}.folder"
-        if not folder.exists():
+        if not _used(folder):
             part = home / f".{secrets.token_hex(8)}"
             part.mkdir()
             try:
@@ -64,6 +70,7 @@ class Copies:
                     part.rename(folder)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
+            _prune(home)
         return folder
 
     def forget(self, job_id: str) -> None:
@@ -87,7 +94,7 @@ class Copies:
         return folder
 
     def _evict(self, current: Path, coming: int) -> None:
-        used = {path: _used(path) for path in self._root.iterdir() if path != current}
+        used = {path: _used_at(path) for path in self._root.iterdir() if path != current}
         total = size_of(self._root) + coming
         for path in sorted(used, key=used.__getitem__):
             if total <= self._most:
@@ -96,8 +103,28 @@ class Copies:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _used(path: Path) -> float:
+def _used(path: Path) -> bool:
+    """Take note that a copy is used; return False if the copy does not exist. Its time of change stays."""
     try:
-        return path.stat().st_mtime
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _used_at(path: Path) -> float:
+    try:
+        found = path.stat()
+        return max(found.st_atime, found.st_mtime)
     except FileNotFoundError:
         return 0.0
+
+
+def _prune(home: Path) -> None:
+    """Remove the copies of a job that nobody has used for a while."""
+    for path in home.iterdir():
+        if time.time() - _used_at(path) > _KEPT_SECONDS:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -17,16 +17,16 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
 from jobs.bucket import Bucket
 from jobs.copies import Copies
-from jobs.disk import room
+from jobs.disk import open_regular, room
 from jobs.errors import JobFailed, StorageUnavailable
 from jobs.figures import FILES as FIGURES
 from jobs.ledger import Filed, Ledger, Ledgers, Piece, file_key, files_of
@@ -42,6 +42,8 @@ _RESULT: Final = re.compile(r"result\.[a-z0-9]+")
 _AT_ONCE: Final = 4
 """Files sent or fetched at the same time."""
 _LOCK: Final = ".lock"
+_TRIES: Final = 3
+"""Attempts at copies of files that a worker replaces meanwhile."""
 
 
 class ObjectStorage(Storage):
@@ -81,6 +83,7 @@ class ObjectStorage(Storage):
     def adopt(self, upload: Path, job_id: str) -> None:
         """Send a complete upload to the bucket; the file on the disk stays."""
         self.job_dir(job_id)
+        open_regular(upload).close()
         filed = self._send(job_id, upload, _INPUT)
         if not self._ledgers.create(job_id, Ledger(files={_INPUT: filed})):
             # An earlier try of this upload, which lost Redis before the job was known.
@@ -128,18 +131,21 @@ class ObjectStorage(Storage):
 
     def work(self, job_id: str, wanted: Sequence[str]) -> Path | None:
         """A folder with copies of files of the last checkpoint; None without a checkpoint."""
-        self.job_dir(job_id)
-        work = (self._ledgers.read(job_id) or Ledger()).work
-        files = {name: filed for name, filed in work.items() if any(fnmatch(name, pattern) for pattern in wanted)}
-        return self._copies.folder(job_id, files) if files else None
+        found = self._copied(job_id, lambda ledger: [_named(ledger.work, wanted)])
+        return found[0] if found else None
 
     def figures_folders(self, job_id: str) -> list[Path]:
         """Folders with copies of the job's figures."""
+        return self._copied(job_id, lambda ledger: [_named(ledger.files, FIGURES), _named(ledger.work, FIGURES)])
+
+    def _copied(self, job_id: str, pick: Callable[[Ledger], list[dict[str, Filed]]]) -> list[Path]:
+        """Folders with copies of groups of files. A worker may replace the files meanwhile."""
         self.job_dir(job_id)
-        ledger = self._ledgers.read(job_id) or Ledger()
-        names: tuple[str, ...] = FIGURES
-        groups = [{name: group[name] for name in names if name in group} for group in (ledger.files, ledger.work)]
-        return [self._copies.folder(job_id, group) for group in groups if group]
+        for _ in range(_TRIES):
+            groups = pick(self._ledgers.read(job_id) or Ledger())
+            with suppress(FileNotFoundError):
+                return [self._copies.folder(job_id, group) for group in groups if group]
+        return []
 
     # The worker's files
 
@@ -180,7 +186,7 @@ class ObjectStorage(Storage):
         if ledger is None or ledger.token != token:
             raise Fenced(job_id)
         self.check_room(sum(filed.size for filed in ledger.work.values()))
-        shutil.rmtree(folder, ignore_errors=True)
+        super().remove_work(job_id)  # of earlier workers of this machine
         with room(self.root):
             folder.mkdir()
         _all(lambda item: self._fetch(job_id, item[1], folder / item[0]), ledger.work.items())
@@ -193,9 +199,9 @@ class ObjectStorage(Storage):
         changes = files.changes()
         pieces = _all(lambda change: self._send_change(job_id, change), changes)
         work = files.merged(zip(changes, pieces, strict=True), time.time())
-        dropped = self._ledgers.change(job_id, lambda ledger: setattr(ledger, "work", work), token=token)
+        sent = [piece.key for piece in pieces]
+        self._commit(job_id, lambda ledger: setattr(ledger, "work", work), sent, token)
         files.saved(work)
-        self._drop(job_id, dropped)
 
     def publish(self, part: Path, job_id: str, also: Sequence[Path] = (), name: str = "") -> None:
         """Send finished files, and publish all in one step. Raises Fenced."""
@@ -212,7 +218,18 @@ class ObjectStorage(Storage):
             ledger.files = {name: kept for name, kept in ledger.files.items() if not _RESULT.fullmatch(name)}
             ledger.files.update(sent)
 
-        self._drop(job_id, self._ledgers.change(job_id, enter, token=_token(part.parent)))
+        self._commit(job_id, enter, [piece.key for _, filed in sent for piece in filed.pieces], _token(part.parent))
+
+    def _commit(self, job_id: str, edit: Callable[[Ledger], None], sent: Iterable[str], token: int) -> None:
+        """Enter pieces that have been sent into the ledger; a worker that has lost the job takes the pieces back."""
+        try:
+            dropped = self._ledgers.change(job_id, edit, token=token)
+        except Fenced:
+            # A write whose answer was lost counts all the same, and the next worker builds on it.
+            with suppress(StorageUnavailable):
+                self._drop(job_id, set(sent) - (self._ledgers.read(job_id) or Ledger()).pieces())
+            raise
+        self._drop(job_id, dropped)
 
     def leave(self, job_id: str) -> None:
         """Let the janitor of this machine remove the scratch files some time after the end of an attempt."""
@@ -227,12 +244,17 @@ class ObjectStorage(Storage):
         ledger = self._ledgers.read(job_id)
         if self._ledgers.surveying and not (ledger is not None and ledger.work):
             return
+        # Before the change, which proves that no other worker has sent any of these objects.
+        found = [each.key for each in self._bucket.objects(files_of(job_id))]
+        kept: set[str] = set()
+
+        def clear(ledger: Ledger) -> None:
+            ledger.work.clear()
+            kept.clear()
+            kept.update(files_of(job_id) + key for key in ledger.pieces())
+
         with suppress(Fenced):
-            self._ledgers.change(job_id, lambda ledger: ledger.work.clear(), token=token)
-        ledger = self._ledgers.read(job_id)
-        if ledger is not None and (token is None or ledger.token == token):
-            kept = {files_of(job_id) + key for key in ledger.pieces()}
-            found = [each.key for each in self._bucket.objects(files_of(job_id))]
+            self._ledgers.change(job_id, clear, token=token)
             self._bucket.delete(*(key for key in found if key not in kept))
         if token is None:
             shutil.rmtree(self.job_dir(job_id), ignore_errors=True)
@@ -325,12 +347,17 @@ class ObjectStorage(Storage):
 
     def _enter(self, job_id: str) -> None:
         """Keep the janitor away from the scratch folder of a job until `leave`, or the end of the process."""
+        folder = self.job_dir(job_id)
         with room(self.root):
-            self.job_dir(job_id).mkdir(parents=True, exist_ok=True)
-            if job_id not in self._locks:
-                lock = os.open(self.job_dir(job_id) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                self._locks[job_id] = lock
+            while job_id not in self._locks:
+                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # the janitor has just removed the folder
+                    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+                    if _is_at(folder / _LOCK, lock):
+                        self._locks[job_id] = lock
+                    else:
+                        os.close(lock)
 
 
 class _Scratch(LocalEntry):
@@ -338,15 +365,34 @@ class _Scratch(LocalEntry):
 
     def changed(self) -> float:
         """Newest modification time; now while a worker uses the folder."""
-        with suppress(OSError):
+        with self._unused() as unused:
+            return super().changed() if unused else time.time()
+
+    def remove(self) -> None:
+        """Remove the folder, unless a worker has just begun to use the folder."""
+        removed = self.path.with_name(f".removed-{self.path.name}-{secrets.token_hex(4)}")
+        with self._unused() as unused, suppress(OSError):
+            if unused:
+                self.path.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+    @contextmanager
+    def _unused(self) -> Iterator[bool]:
+        """Keep workers out of the folder during the block; False if a worker uses the folder."""
+        try:
             lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return time.time()
-            finally:
-                os.close(lock)
-        return super().changed()
+        except OSError:
+            yield True
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unused = True
+        except BlockingIOError:
+            unused = False
+        try:
+            yield unused
+        finally:
+            os.close(lock)
 
 
 class _ObjectEntry(Entry):
@@ -368,6 +414,18 @@ class _ObjectEntry(Entry):
     def remove(self) -> None:
         """Remove ledger and files."""
         self._storage.remove(self.job_id)
+
+
+def _named(files: Mapping[str, Filed], patterns: Iterable[str]) -> dict[str, Filed]:
+    """The files whose name fits one of some patterns."""
+    return {name: filed for name, filed in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Whether an open file still has this path."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file))
+    return False
 
 
 def _token(folder: Path) -> int:

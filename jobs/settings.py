@@ -78,9 +78,9 @@ class Settings(BaseSettings):
     )
     s3_redirect_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
         0.0,
-        description="Seconds for which a presigned URL of a result is valid. The API then redirects downloads of "
-        "results (status 307) to the store, which clients must reach at SKIPVSR_S3_ENDPOINT. 0: the API sends the "
-        "results itself.",
+        description="Seconds for which a presigned URL of a result is valid. `GET /jobs/ID/result?direct=true` is then "
+        "redirected to the store, which the client must reach at SKIPVSR_S3_ENDPOINT. 0: the API sends all results "
+        "itself.",
     )
     cache_gb: Annotated[float, Field(ge=0)] = Field(
         10.0, description="Maximum size in GB of this machine's copies from a bucket, for previews and reports."

@@ -111,8 +111,10 @@ def test_a_checkpoint_is_taken_over(machines: list[ObjectStorage]) -> None:
         "figures.jsonl": b"a\nbb\n",
     }
     assert there.last_token(job_id) == here.last_token(job_id) == 7
+    before = {found.key for found in here._bucket.objects("files/")}
     with pytest.raises(Fenced):
         here.save(job_id, mine)
+    assert {found.key for found in here._bucket.objects("files/")} == before, "the loser takes its objects back"
     (mine / "result.mp4").write_bytes(b"result of the loser")
     with pytest.raises(Fenced):
         here.publish(mine / "result.mp4", job_id)
@@ -122,6 +124,7 @@ def test_a_checkpoint_is_taken_over(machines: list[ObjectStorage]) -> None:
     assert there.result(job_id) is None
     again = there.take_work(job_id, 8)
     assert (again / "figures.jsonl").read_bytes() == b"a\nbb\n", "the loser changed nothing"
+    assert not taken.exists(), "the folder of the last worker of this machine"
 
 
 def test_files_that_grow_have_few_pieces(machines: list[ObjectStorage]) -> None:
@@ -174,8 +177,10 @@ def test_a_removed_job_fences_its_worker_and_leaves_nothing(machines: list[Objec
     with pytest.raises(Fenced):
         here.take_work(job_id, 2)
     assert there.job_ids() == set()
+    assert list(there._bucket.objects("")) == []
+    there._bucket.put(f"files/{job_id}/0-input", b"of a process that died before its next step")
     entries = {entry.job_id: entry for entry in there.entries()}
-    assert entries[job_id].changed() > 0, "what the worker sent last"
+    assert entries[job_id].changed() > 0
     entries[job_id].remove()
     assert list(there._bucket.objects("")) == []
 
@@ -294,3 +299,25 @@ def test_wrong_storage_is_named(base: Settings, tmp_path: Path) -> None:
 
 def test_filed_size_is_that_of_all_pieces() -> None:
     assert Filed(pieces=[Piece(key="a", size=2), Piece(key="b", size=3)], modified=0).size == 5
+
+
+def test_a_commit_whose_answer_was_lost_stays(machines: list[ObjectStorage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first worker's write arrives, its answer does not, and another worker takes the job over at once."""
+    here, there = machines
+    job_id = adopted(here)
+    mine = here.take_work(job_id, 1)
+    (mine / "manifest.json").write_text("1")
+    put = Bucket.put
+
+    def unanswered(self: Bucket, key: str, *args: object, **conditions: object) -> str:
+        etag = put(self, key, *args, **conditions)  # type: ignore[arg-type]
+        if key.startswith("jobs/"):
+            monkeypatch.setattr(Bucket, "put", put)
+            there.take_work(job_id, 2)
+            raise Changed
+        return etag
+
+    monkeypatch.setattr(Bucket, "put", unanswered)
+    with pytest.raises(Fenced):
+        here.save(job_id, mine)
+    assert (there.take_work(job_id, 3) / "manifest.json").read_text() == "1"

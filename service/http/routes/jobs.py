@@ -259,6 +259,10 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
+_DIRECT = "true: a redirect to the store if the server allows it (`SKIPVSR_S3_REDIRECT_SECONDS`), else the file."
+DirectQuery = Annotated[bool, Query(description=_DIRECT)]
+
+
 @router.head("/jobs/{job_id}/result", include_in_schema=False, dependencies=_READ)
 @router.get(
     "/jobs/{job_id}/result",
@@ -267,14 +271,17 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     response_class=FileResponse,
     responses={
         **_file_responses(*MEDIA_TYPES.values()),
-        307: {"description": "The result is at the address in `Location` (`SKIPVSR_S3_REDIRECT_SECONDS`)."},
+        307: {"description": "With `direct=true`: the result is at the address in `Location`."},
         **problems(401, 403, 404, 409, 410, 412, 416, 500, 503),
     },
 )
-def get_result(job_id: str, request: Request, operations: JobsDep, settings: SettingsDep) -> Response:
+def get_result(
+    job_id: str, request: Request, operations: JobsDep, settings: SettingsDep, direct: DirectQuery = False
+) -> Response:
     """Download the upscaled video. `Range` requests let players seek and downloads resume (`curl -C -`)."""
     job, file = operations.result(job_id)
-    if settings.s3_redirect_seconds and (address := file.address(settings.s3_redirect_seconds)) is not None:
+    seconds = settings.s3_redirect_seconds if direct and request.method == "GET" else 0
+    if seconds and (address := file.address(seconds)) is not None:
         return RedirectResponse(address, 307, {"Cache-Control": "no-store"})
     return file_response(request, file, result_name(job, file.name), media_type(file.name))
 

@@ -137,7 +137,10 @@ def test_results_can_be_read_from_the_store(
     service.operations.store.release(claim, JobState.DONE)
     shared = server.settings(settings, tmp_path / "redirects").model_copy(update={"s3_redirect_seconds": 60.0})
     with serving(shared) as redirecting:
-        answer = redirecting.client.get(f"/jobs/{job_id}/result")
+        where = f"/jobs/{job_id}/result"
+        assert redirecting.client.get(where).content == b"the result"
+        assert redirecting.client.head(where, params={"direct": True}).status_code == 200
+        answer = redirecting.client.get(where, params={"direct": True})
         assert answer.status_code == 307
         assert answer.headers["cache-control"] == "no-store"
         assert "X-Amz-Expires=60" in answer.headers["location"]
@@ -147,4 +150,4 @@ def test_results_can_be_read_from_the_store(
         assert direct.headers["content-type"] == "video/mp4"
         assert direct.headers["content-disposition"].endswith("filename*=UTF-8''K%C3%A4se-x4.mp4")
         assert redirecting.client.get(f"/jobs/{job_id}/input").content == clip.read_bytes()
-    assert service.client.get(f"/jobs/{job_id}/result").content == b"the result"
+    assert service.client.get(where, params={"direct": True}).content == b"the result"
