@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
     from model.engine.upscaler import Frames as EngineFrames
     from model.engine.upscaler import Upscaler
+    from model.gates.estimator import Estimator
+    from model.network.basicvsr import BasicVSR
+    from model.routing import Preset
     from model.training.prepare import Frames
+    from model.zoo.scales import Scales
+
+    Version = tuple[str, Frames, Frames]
+    """Name, HR and LR frames of a clip."""
 
 COMPRESSED: Final = "h264:23"
 """How the compressed version of each clip is made."""
@@ -26,6 +34,8 @@ CORNER: Final = (480, 640)
 """Most HR rows and columns of a frame that scales are chosen from: the frame's first."""
 CHECKED: Final = 10
 """Most frames of each clip on which the loss is measured."""
+GATED: Final = ("balanced", "fast")
+"""Presets that may use gates, and with them adapted weights."""
 
 _say = partial(print, flush=True)
 
@@ -47,45 +57,76 @@ def run(
 ) -> int:
     """Choose scales for `model` from the videos in `data`; write them beside the weights, or to `out`.
 
-    The loss is measured on the videos in `check` and written to the file: `precision=auto` uses the scales if the loss
-    of every video is small. Raises ModelError, and CommandError if a video cannot be decoded.
+    The adapted weights of an estimator get scales of their own. The loss is measured on the videos in `check` and
+    written to the file: `precision=auto` uses the scales if the loss of every video is small. Raises ModelError, and
+    CommandError if a video cannot be decoded.
     """
     import torch
 
     from commands.shared.naming import check_names
     from model.device import resolve_dtype
     from model.engine.upscaler import Upscaler
-    from model.training import quantise
+    from model.gates.estimator import load_estimator
     from model.training.checkpoint import replace
-    from model.zoo.models import card, load_network
-    from model.zoo.scales import MOST_LOSS, Scales, wants_integers
+    from model.zoo.models import card, load_network, usable_estimator
+    from model.zoo.scales import wants_integers
 
     cpu = torch.device("cpu")
     wants_integers("int8", cpu)
-    path = out or card(model, weights_dir).scales_path(weights_dir)
+    entry = card(model, weights_dir)
+    path, gates = out or entry.scales_path(weights_dir), usable_estimator(entry, weights_dir)
     check_names(None, {"the scales": path})
     network, fingerprint = load_network(model, weights_dir)
-    names = quantise.block_convolutions(network)
+    estimator = load_estimator(gates, fingerprint, network) if gates else None
     try:
-        sources = (lr for _, _, lr in _versions(data, frames, clean, network.scale, CORNER))
-        scales = Scales(quantise.calibrate(network, names, sources), fingerprint)
-        _say(f"scales of {len(names)} convolutions")
-        exact = Upscaler(model, network, fingerprint, cpu, torch.float32)
-        integers = Upscaler(model, network, fingerprint, cpu, resolve_dtype("int8", cpu), scales=scales)
-        loss = max(_loss(exact, integers, *each) for each in _versions(check, CHECKED, clean, network.scale))
+        scales = _chosen(network, fingerprint, estimator, _versions(data, frames, clean, network.scale, CORNER))
+        exact = Upscaler(model, network, fingerprint, cpu, torch.float32, estimator)
+        integers = Upscaler(model, network, fingerprint, cpu, resolve_dtype("int8", cpu), estimator, scales)
+        scales = _measured(scales, exact, integers, _versions(check, CHECKED, clean, network.scale))
     except ValueError as error:
         raise CommandError(str(error)) from error
     how = f"skipvsr calibrate {model} --frames {frames} --degrade {clean}"
     notes = {"made_by": how, "clips": data.name, "checked_on": f"{check.name}, clean and {COMPRESSED}"}
-    replace(path, lambda part: Scales(scales.numbers, fingerprint, loss).save(part, notes))
-    _say(f"largest loss: {loss:.3f} dB; precision auto {'uses' if loss <= MOST_LOSS else 'does not use'} integers")
+    replace(path, lambda part: scales.save(part, notes))
     _say(f"scales: {path}")
     return 0
 
 
+def _chosen(network: BasicVSR, fingerprint: str, estimator: Estimator | None, versions: Iterator[Version]) -> Scales:
+    """Choose the scales of a network, and of the adapted weights of its estimator."""
+    from model.training import quantise
+    from model.zoo.scales import AdaptedScales, Scales
+
+    clips, names = [lr for _, _, lr in versions], quantise.block_convolutions(network)
+    scales = Scales(quantise.calibrate(network, names, clips), fingerprint)
+    _say(f"scales of {len(names)} convolutions")
+    if estimator is None or estimator.adapted is None:
+        return scales
+    adapted = AdaptedScales(quantise.calibrate(estimator.adapted, names, clips), estimator.digest)
+    _say(f"scales of {len(names)} adapted convolutions")
+    return dataclasses.replace(scales, adapted=adapted)
+
+
+def _measured(scales: Scales, exact: Upscaler, integers: Upscaler, versions: Iterator[Version]) -> Scales:
+    """Measure the losses of scales on clips, and print what `precision=auto` does with the scales."""
+    from model.zoo.scales import MOST_LOSS
+
+    gated = [name for name in GATED if scales.adapted and exact.preset(name).error_budget > 0]
+    losses = [[_loss(exact, integers, routing, *each) for routing in ("off", *gated)] for each in versions]
+    loss = max(of_clip[0] for of_clip in losses)
+    _say(f"largest loss: {loss:.3f} dB; precision auto {'uses' if loss <= MOST_LOSS else 'does not use'} integers")
+    scales = dataclasses.replace(scales, loss=loss)
+    if scales.adapted is None or not gated:
+        return scales
+    loss = max(max(of_clip[1:]) for of_clip in losses)
+    what = "work" if loss <= MOST_LOSS else "rest"
+    _say(f"largest loss with gates: {loss:.3f} dB; where precision auto uses integers, gates {what}")
+    return dataclasses.replace(scales, adapted=dataclasses.replace(scales.adapted, loss=loss))
+
+
 def _versions(
     folder: Path, frames: int, clean: str, scale: int, corner: tuple[int, int] | None = None
-) -> Iterator[tuple[str, Frames, Frames]]:
+) -> Iterator[Version]:
     """Yield (name, HR, LR) for the clean and the compressed version of each clip: its first `frames` frames."""
     import numpy as np
 
@@ -100,18 +141,19 @@ def _versions(
             yield f"{path.stem} {how}", hr, degraded(hr, how, scale).astype(np.uint8)
 
 
-def _loss(exact: Upscaler, integers: Upscaler, name: str, hr: Frames, lr: Frames) -> float:
-    """Return what integers cost on a clip in dB against the network in float32, and print the PSNR of both."""
-    wanted, found = _psnr(exact, lr, hr), _psnr(integers, lr, hr)
-    _say(f"{name:<28} float32 {wanted:.3f} dB  integers {found:.3f} dB  {found - wanted:+.3f} dB")
+def _loss(exact: Upscaler, integers: Upscaler, routing: str, name: str, hr: Frames, lr: Frames) -> float:
+    """Return what integers cost on a clip in dB against the same routing in float32, and print the PSNR of both."""
+    numbers = integers.preset(routing)
+    wanted, found = _psnr(exact, numbers, lr, hr), _psnr(integers, numbers, lr, hr)
+    _say(f"{name:<28} {routing:<8} float32 {wanted:.3f} dB  integers {found:.3f} dB  {found - wanted:+.3f} dB")
     return wanted - found
 
 
-def _psnr(upscaler: Upscaler, lr: Frames, hr: Frames) -> float:
+def _psnr(upscaler: Upscaler, routing: Preset, lr: Frames, hr: Frames) -> float:
     from benchmarks.quality import LOOKAHEAD
     from model import quality
 
-    frames = upscaler.forward(lr, None, lookahead=LOOKAHEAD, last=True).frames
+    frames = upscaler.forward(lr, None, lookahead=LOOKAHEAD, last=True, routing=routing).frames
     return fmean(min(quality.psnr_y(a, b), quality.MAX_DB) for a, b in zip(_planar(frames), _planar(hr), strict=True))
 
 

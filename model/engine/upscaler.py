@@ -66,7 +66,7 @@ class Upscaler:
         estimator: Estimator | None = None,
         scales: Scales | None = None,
     ) -> None:
-        """Prepare a network in the number format `dtype`; convolutions with `scales` compute on integers."""
+        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers."""
         number = str(dtype).removeprefix("torch.")
         self.name = name
         self.fingerprint = f"{fingerprint}:{number}" + (f":int8-{scales.digest}" if scales else "")
@@ -80,7 +80,14 @@ class Upscaler:
         self._accounting = Accounting(self.network, device, self._clock)
         self._halves = Halves(self.network, device, self._accounting)
         if scales:
-            quantise(self.network, network, scales.numbers)
+            self._quantise(network, estimator, scales)
+
+    def _quantise(self, network: BasicVSR, estimator: Estimator | None, scales: Scales) -> None:
+        """Quantise the copies of `network` and of adapted weights; scales for another estimator stay unused."""
+        quantise(self.network, network, scales.numbers)
+        exact, own = (each.adapted if each is not None else None for each in (estimator, self.estimator))
+        if scales.adapted and estimator and exact and own and scales.adapted.estimator == estimator.digest:
+            quantise(own, exact, scales.adapted.numbers)
 
     @property
     def config(self) -> NetworkConfig:

@@ -1,4 +1,4 @@
-"""Residual blocks and convolutions on 8-bit integers, for inference on CPUs with VNNI.
+"""Residual blocks on 8-bit integers, for inference on CPUs with VNNI.
 
 Activations are unsigned: `value = scale * (integer - zero)`, with a scale and a zero point for the input of each
 convolution. Weights are signed, with a scale for each output channel. Products add up exactly in 32 bits: results do
@@ -7,7 +7,7 @@ not depend on the number of threads or the size of a crop. oneDNN pads with the 
 A block keeps its features in the network's number format, and only its residual passes through integers: rounding
 errors do not add up from block to block. Quantising the features takes a seventh of a convolution's time.
 
-Integers belong to a module of one network on one machine. Copies of a network compute without integers, as does
+Integers belong to a block of one network on one machine. Copies of a network compute without integers, as does
 training.
 """
 
@@ -108,7 +108,6 @@ class QuantisedBlock:
 
 
 _BLOCKS: WeakKeyDictionary[nn.Module, QuantisedBlock] = WeakKeyDictionary()
-_CONVOLUTIONS: WeakKeyDictionary[nn.Conv2d, QuantisedConv] = WeakKeyDictionary()
 
 
 def integers(x: Tensor, range_: Range) -> Tensor:
@@ -132,19 +131,9 @@ def quantise_block(block: nn.Module, conv1: QuantisedConv, conv2: QuantisedConv)
     _BLOCKS[block] = QuantisedBlock(conv1, conv2)
 
 
-def quantise_convolution(conv: nn.Conv2d, made: QuantisedConv) -> None:
-    """Let inference compute a convolution on integers."""
-    _CONVOLUTIONS[conv] = made
-
-
 def block_on_integers(block: nn.Module) -> QuantisedBlock | None:
     """Return the integers' version of a residual block, if any; none in training."""
     return None if torch.is_grad_enabled() else _BLOCKS.get(block)
-
-
-def convolution_on_integers(conv: nn.Conv2d) -> QuantisedConv | None:
-    """Return the integers' version of a convolution, if any; none in training."""
-    return None if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv)
 
 
 def has_integers(network: nn.Module) -> bool:

@@ -1,8 +1,9 @@
 """Scales of a model's 8-bit integers: the file `int8-MODEL.safetensors`, beside the weights.
 
 A file belongs to one set of weights, named by their fingerprint in the header. The header also says how and from what
-clips the scales were made, and the largest loss that was measured. Convolutions without scales keep the network's
-number format.
+clips the scales were made, and the largest loss that was measured. Blocks without scales keep the network's number
+format. Adapted weights (`model.gates.estimator`) have scales of their own, which belong to one estimator, named by its
+digest.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,19 +23,24 @@ from torch import Tensor, nn
 from model.device import has_vnni
 from model.errors import BadWeights, DeviceError, MissingWeights
 from model.network.basicvsr import BasicVSR, ResidualBlock
-from model.network.quantised import (
-    LEVELS,
-    Quantisation,
-    QuantisedConv,
-    Range,
-    exact,
-    quantise_block,
-    quantise_convolution,
-)
+from model.network.quantised import LEVELS, Quantisation, QuantisedConv, Range, exact, quantise_block
 from model.zoo.header import header_of, write_tensors
 
 MOST_LOSS: Final = 0.03
 """Largest loss in dB, on every clip of a measurement, with which `precision=auto` uses integers."""
+_ADAPTED: Final = "adapted."
+"""Prefix of the names of adapted convolutions."""
+
+
+@dataclass(frozen=True)
+class AdaptedScales:
+    """Scales of an estimator's adapted weights, by the names of convolutions in the network."""
+
+    numbers: Mapping[str, Quantisation]
+    estimator: str
+    """Digest of the estimator."""
+    loss: float | None = None
+    """Largest measured loss of a clip against the same routing without integers, in dB; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,15 @@ class Scales:
     """Largest measured loss of a clip against the network without integers, in dB; None: not measured."""
     digest: str = ""
     """Hash of the file."""
+    adapted: AdaptedScales | None = None
+    """None: the adapted weights, if any, have no scales."""
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file for `load_scales`. Raises OSError."""
-        tensors: dict[str, Tensor] = {}
-        for name, numbers in self.numbers.items():
-            tensors[f"{name}.range"] = torch.tensor([numbers.range.scale, numbers.range.zero], dtype=torch.float32)
-            tensors[f"{name}.weight_scale"] = numbers.weight_scale.contiguous()
-            tensors[f"{name}.bias"] = numbers.bias.contiguous()
-        facts = {"network": self.network, **({} if self.loss is None else {"loss": json.dumps(round(self.loss, 4))})}
+        tensors, facts = _tensors(self.numbers, ""), {"network": self.network, "loss": _written(self.loss)}
+        if self.adapted is not None:
+            tensors |= _tensors(self.adapted.numbers, _ADAPTED)
+            facts |= {"estimator": self.adapted.estimator, "adapted_loss": _written(self.adapted.loss)}
         write_tensors(tensors, path, {**(notes or {}), **facts})
 
 
@@ -72,14 +78,15 @@ def load_scales(path: Path, fingerprint: str) -> Scales | None:
         tensors = load(data)
         names = [name.removesuffix(".range") for name in tensors if name.endswith(".range")]
         numbers = {name: _numbers(name, tensors) for name in names}
-        loss = json.loads(notes.get("loss", "null"))
-        return Scales(numbers, fingerprint, loss, hashlib.sha256(data).hexdigest()[:16])
+        of_adapted = {name.removeprefix(_ADAPTED): numbers.pop(name) for name in names if name.startswith(_ADAPTED)}
+        adapted = AdaptedScales(of_adapted, notes["estimator"], _read(notes, "adapted_loss")) if of_adapted else None
+        return Scales(numbers, fingerprint, _read(notes, "loss"), hashlib.sha256(data).hexdigest()[:16], adapted)
     except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, OSError) as error:
         raise BadWeights(f"{path.name} holds no scales: {str(error).splitlines()[0]}") from error
 
 
 Integers = Literal["no", "if good", "yes"]
-"""Whether a network is to compute on integers; "if good" needs scales with a measured loss of at most `MOST_LOSS`."""
+"""Whether a network is to compute on integers; "if good" needs scales with a small measured loss."""
 
 
 def wants_integers(precision: str, device: torch.device) -> Integers:
@@ -95,6 +102,7 @@ def wants_integers(precision: str, device: torch.device) -> Integers:
 def chosen_scales(name: str, path: Path | None, fingerprint: str, integers: Integers) -> Scales | None:
     """Return the scales with which the model `name` is to compute; None for none.
 
+    With "if good", scales of adapted weights are left out if their loss is large.
     Raises MissingWeights if integers are wanted and the model has no scales, and BadWeights for a damaged file.
     """
     scales = load_scales(path, fingerprint) if integers != "no" and path is not None else None
@@ -103,27 +111,24 @@ def chosen_scales(name: str, path: Path | None, fingerprint: str, integers: Inte
             f"{name} has no scales for int8; make them with `skipvsr calibrate {name} --clips DIR`, "
             "or use bf16, fp32 or auto"
         )
-    good = scales is not None and scales.loss is not None and scales.loss <= MOST_LOSS
-    return scales if good or integers == "yes" else None
+    if scales is None or integers == "yes":
+        return scales
+    adapted = scales.adapted if scales.adapted and _good(scales.adapted.loss) else None
+    return replace(scales, adapted=adapted) if _good(scales.loss) else None
 
 
 def quantise(network: BasicVSR, weights: BasicVSR, scales: Mapping[str, Quantisation]) -> None:
-    """Let `network` compute on integers where `scales` have numbers; `weights` is the same network in float32.
+    """Let residual blocks of `network` with `scales` compute on integers; `weights` is the same network in float32.
 
     Raises BadWeights if the scales do not fit the network.
     """
-    blocks = [name for name, module in network.named_modules() if isinstance(module, ResidualBlock)]
-    single = dict(scales)
-    for name in blocks:
-        pair = [single.pop(f"{name}.{part}", None) for part in ("conv1", "conv2")]
-        made = [_made(f"{name}.conv{i + 1}", weights, numbers) for i, numbers in enumerate(pair) if numbers is not None]
-        if len(made) == len(pair):
-            quantise_block(network.get_submodule(name), *made)
-    for name, numbers in single.items():
-        conv = network.get_submodule(name) if name in dict(network.named_modules()) else None
-        if not isinstance(conv, nn.Conv2d):
-            raise BadWeights(f"the scales name {name!r}, which the network lacks")
-        quantise_convolution(conv, _made(name, weights, numbers))
+    left = dict(scales)
+    for name, module in network.named_modules():
+        if isinstance(module, ResidualBlock) and f"{name}.conv1" in left and f"{name}.conv2" in left:
+            pair = (f"{name}.conv1", f"{name}.conv2")
+            quantise_block(module, *(_made(each, weights, left.pop(each)) for each in pair))
+    if left:
+        raise BadWeights(f"the network has no residual block for the scales of {min(left)!r}")
 
 
 def _made(name: str, weights: BasicVSR, numbers: Quantisation) -> QuantisedConv:
@@ -131,6 +136,30 @@ def _made(name: str, weights: BasicVSR, numbers: Quantisation) -> QuantisedConv:
     if not isinstance(conv, nn.Conv2d) or numbers.weight_scale.shape != (conv.out_channels,):
         raise BadWeights(f"the scales of {name!r} do not fit the network")
     return QuantisedConv(conv, conv.weight.detach().float().contiguous(), numbers)
+
+
+def _good(loss: float | None) -> bool:
+    return loss is not None and loss <= MOST_LOSS
+
+
+def _written(loss: float | None) -> str:
+    return json.dumps(None if loss is None else round(loss, 4))
+
+
+def _read(notes: Mapping[str, str], name: str) -> float | None:
+    """Return a loss from a header. Raises TypeError and ValueError for anything else."""
+    loss = json.loads(notes.get(name, "null"))
+    return None if loss is None else float(loss)
+
+
+def _tensors(scales: Mapping[str, Quantisation], prefix: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, numbers in scales.items():
+        key = f"{prefix}{name}"
+        tensors[f"{key}.range"] = torch.tensor([numbers.range.scale, numbers.range.zero], dtype=torch.float32)
+        tensors[f"{key}.weight_scale"] = numbers.weight_scale.contiguous()
+        tensors[f"{key}.bias"] = numbers.bias.contiguous()
+    return tensors
 
 
 def _numbers(name: str, tensors: Mapping[str, Tensor]) -> Quantisation:

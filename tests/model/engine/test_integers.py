@@ -13,18 +13,24 @@ from model import device
 from model.engine.state import RecurrentState
 from model.engine.upscaler import Upscaler, groups, load_model
 from model.errors import BadWeights, DeviceError, MissingWeights, StateMismatch
+from model.gates.estimator import Estimator, Gate, Layout
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
+from model.network.quantised import has_integers
+from model.routing import Preset
 from model.training.quantise import block_convolutions, calibrate
 from model.zoo import scales as zoo
 from model.zoo.models import fingerprint, load_file
-from model.zoo.scales import MOST_LOSS, Scales, load_scales
+from model.zoo.scales import MOST_LOSS, AdaptedScales, Scales, load_scales
 from tests.support.paths import DATA
 from tests.support.user_models import reason_unused, write_model
 
 pytestmark = pytest.mark.skipif(not quantised.exact(), reason="this machine lacks exact products of integers")
 
 WATER = np.load(DATA / "water_lr.npy")[:6, :32, :64]
+FIELD = np.tile(np.load(DATA / "water_lr.npy")[:5], (1, 2, 1, 1))[:, :80, :96]
+"""Two cells down and two across."""
+GATED = Preset(mask=False, overhead=60, error_budget=1.0)
 CPU = torch.device("cpu")
 
 
@@ -49,12 +55,46 @@ def scales(network: BasicVSR, tmp_path_factory: pytest.TempPathFactory) -> Scale
     return found
 
 
-def upscaler(network: BasicVSR, scales: Scales | None, dtype: torch.dtype = torch.float32) -> Upscaler:
-    return Upscaler("seeded", network, "seeded:7", CPU, dtype, scales=scales)
+@pytest.fixture(scope="module")
+def estimator(network: BasicVSR) -> Estimator:
+    """Gates with adapted weights; of `FIELD`, some cells run and some do not."""
+    torch.manual_seed(8)
+    layout = Layout(backward=((0, 2),), forward=((0, 2),), tail=False, kernel=1)
+    made = Estimator(network.config, layout, copy.deepcopy(network))
+    assert made.adapted is not None
+    with torch.no_grad():
+        for parameter in made.adapted.parameters():
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+        for gate in (module for module in made.modules() if isinstance(module, Gate)):
+            gate.surrogate.weight.mul_(0.1)
+    made.digest = "gates"
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def both(network: BasicVSR, estimator: Estimator, scales: Scales, tmp_path_factory: pytest.TempPathFactory) -> Scales:
+    """Scales of the network and of the estimator's adapted weights, as loaded from a file."""
+    path = tmp_path_factory.mktemp("scales") / "int8-seeded.safetensors"
+    assert estimator.adapted is not None
+    numbers = calibrate(estimator.adapted, block_convolutions(network), [WATER[:3]])
+    Scales(scales.numbers, "seeded:7", 0.01, adapted=AdaptedScales(numbers, estimator.digest, 0.02)).save(path)
+    found = load_scales(path, "seeded:7")
+    assert found is not None
+    assert found.numbers.keys() == scales.numbers.keys()
+    return found
+
+
+def upscaler(
+    network: BasicVSR,
+    scales: Scales | None,
+    dtype: torch.dtype = torch.float32,
+    estimator: Estimator | None = None,
+) -> Upscaler:
+    return Upscaler("seeded", network, "seeded:7", CPU, dtype, estimator, scales)
 
 
 def stream(
-    model: Upscaler, frames: np.ndarray, chunk: int, routing: str = "off", between: Path | None = None
+    model: Upscaler, frames: np.ndarray, chunk: int, routing: str | Preset = "off", between: Path | None = None
 ) -> np.ndarray:
     """Push a clip through in chunks that see all of its rest; with `between`, states go through files there."""
     state, out = None, []
@@ -88,14 +128,51 @@ def test_chunks_equal_the_whole_and_states_survive_files(
     assert np.array_equal(stream(model, WATER, chunk, routing, tmp_path), whole)
 
 
-def test_threads_change_no_frame(network: BasicVSR, scales: Scales) -> None:
-    model, threads = upscaler(network, scales), torch.get_num_threads()
+@pytest.mark.parametrize("routing", ["off", GATED])
+def test_threads_change_no_frame(routing: str | Preset, network: BasicVSR, estimator: Estimator, both: Scales) -> None:
+    model, threads = upscaler(network, both, estimator=estimator), torch.get_num_threads()
     frames = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        frames.append(stream(model, WATER, 3))
+        frames.append(stream(model, FIELD, 3, routing))
     torch.set_num_threads(threads)
     assert np.array_equal(*frames)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_with_gates_chunks_equal_the_whole(
+    chunk: int, dtype: torch.dtype, network: BasicVSR, estimator: Estimator, both: Scales, tmp_path: Path
+) -> None:
+    model = upscaler(network, both, dtype, estimator)
+    whole = model.forward(FIELD, None, lookahead=0, last=True, routing=GATED)
+    assert any(0 < report.skip_ratio < 0.9 for report in whole.reports)  # some cells run, and some do not
+    assert np.array_equal(stream(model, FIELD, chunk, GATED, tmp_path), whole.frames)
+
+
+def test_adapted_weights_compute_on_integers_of_their_own(
+    network: BasicVSR, estimator: Estimator, both: Scales
+) -> None:
+    nothing_skipped = Preset(mask=False, overhead=60, error_budget=1e-12)
+    assert estimator.adapted is not None
+    assert both.adapted is not None
+    found = stream(upscaler(network, both, estimator=estimator), FIELD, len(FIELD), nothing_skipped)
+    alone = upscaler(estimator.adapted, Scales(both.adapted.numbers, "seeded:7"))
+    assert np.array_equal(found, stream(alone, FIELD, len(FIELD)))
+    assert not np.array_equal(found, stream(upscaler(estimator.adapted, None), FIELD, len(FIELD)))
+
+
+def test_gates_rest_without_scales_for_the_adapted_weights(
+    network: BasicVSR, estimator: Estimator, both: Scales
+) -> None:
+    assert both.adapted is not None
+    other = Scales(both.numbers, "seeded:7", adapted=AdaptedScales(both.adapted.numbers, "other gates"))
+    for scales, work in ((None, True), (both, True), (other, False), (Scales(both.numbers, "seeded:7"), False)):
+        model = upscaler(network, scales, estimator=estimator)
+        assert model.estimator is not None
+        assert model.estimator.adapted is not None
+        assert has_integers(model.estimator.adapted) == (scales is both)
+        assert all((model.preset(name).error_budget > 0) == work for name in ("balanced", "fast"))
 
 
 def test_a_state_belongs_to_its_scales(network: BasicVSR, scales: Scales) -> None:
@@ -144,6 +221,28 @@ def test_auto_takes_integers_with_good_scales_alone(tmp_path: Path, monkeypatch:
     assert precision(tmp_path) == floats
 
 
+def test_the_packaged_scales_fit_the_packaged_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "has_vnni", lambda: True)
+    for wanted in ("auto", "int8"):
+        model = load_model("small", weights_dir=Path(), device="cpu", precision=wanted, threads=1)
+        assert model.precision == "int8"
+        assert model.estimator is not None
+        assert model.estimator.adapted is not None
+        assert has_integers(model.estimator.adapted)
+        assert model.preset("fast").error_budget > model.preset("balanced").error_budget > 0
+
+
+def test_auto_takes_adapted_integers_with_good_scales_alone(network: BasicVSR, both: Scales, tmp_path: Path) -> None:
+    path = tmp_path / "int8-seeded.safetensors"
+    assert both.adapted is not None
+    for loss, good in ((None, False), (MOST_LOSS + 0.001, False), (MOST_LOSS, True)):
+        Scales(both.numbers, "seeded:7", 0.01, adapted=AdaptedScales(both.adapted.numbers, "gates", loss)).save(path)
+        for integers, wanted in (("if good", good), ("yes", True)):
+            found = zoo.chosen_scales("seeded", path, "seeded:7", integers)
+            assert found is not None
+            assert (found.adapted is not None) == wanted
+
+
 def test_integers_that_are_wanted_and_cannot_be_had_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +284,8 @@ def test_damaged_scales_are_refused(network: BasicVSR, scales: Scales, tmp_path:
     path.write_bytes(b"nothing")
     with pytest.raises(BadWeights, match="holds no scales"):
         load_scales(path, "seeded:7")
-    for wrong in ({"no.such.convolution": good}, {name: quantised.Quantisation(good.range, torch.ones(3), good.bias)}):
+    narrow = quantised.Quantisation(good.range, torch.ones(3), good.bias)
+    for wrong in ({"no.such.convolution": good}, {name: good}, {**scales.numbers, name: narrow}):
         with pytest.raises(BadWeights):
             upscaler(network, Scales(wrong, "seeded:7", digest="x"))
 

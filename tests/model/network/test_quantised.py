@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from model.gates.cells import run_cells
 from model.network import quantised
 from model.network.basicvsr import Blocks, ResidualBlock
 from model.network.quantised import Quantisation, QuantisedConv, Range
@@ -91,6 +93,18 @@ def test_a_crop_of_a_frame_counts_as_the_frame() -> None:
     with torch.inference_mode():
         whole, crop = made(x), made(x[..., 5:25, 10:40])
         assert torch.equal(crop[..., 2:-2, 2:-2], whole[..., 7:23, 12:38])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cells_of_a_frame_count_as_the_frame(dtype: torch.dtype) -> None:
+    """A halo of four pixels is all that two blocks see."""
+    _, made = blocks(2, dtype=dtype)
+    x = features(1, 16, 40, 60).to(dtype)
+    chosen_cells = np.array([[True, False, True], [False, True, False]])
+    inside = torch.from_numpy(chosen_cells).repeat_interleave(20, 0).repeat_interleave(20, 1)
+    with torch.inference_mode():
+        whole, found = made(x), run_cells(made, x, torch.zeros_like(x), chosen_cells, 4)
+        assert torch.equal(found, torch.where(inside, whole, 0))
 
 
 def test_threads_change_no_number() -> None:

@@ -10,10 +10,12 @@ from torch import nn
 
 import cli
 from model.engine.upscaler import load_model
+from model.gates.estimator import Estimator, Layout
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.network.quantised import LEVELS, rounded
+from model.network.quantised import LEVELS, has_integers, rounded
 from model.training.quantise import block_convolutions, chosen
+from model.zoo.models import fingerprint, load_file
 from tests.support.clips import make_clip
 from tests.support.user_models import write_model
 
@@ -58,3 +60,29 @@ def test_one_command_makes_the_scales_of_an_own_model(
     (tmp_path / "clips/one.mp4").write_bytes(b"no video" * 99)
     assert cli.main(["calibrate", "mine", "--clips", str(tmp_path / "clips")]) == 1
     assert "one.mp4: cannot be decoded" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not quantised.exact(), reason="this machine lacks exact products of integers")
+def test_adapted_weights_get_scales_from_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, clips = tmp_path / "weights", tmp_path / "clips"
+    monkeypatch.setenv("SKIPVSR_WEIGHTS_DIR", str(folder))
+    network = load_file(write_model(folder))
+    gates = Estimator(network.config, Layout(((0, 1),), ((0, 1),), tail=False, kernel=1), network)
+    gates.save(folder / "skip-mine.safetensors", fingerprint("mine", folder / "mine.safetensors"))
+    clips.mkdir()
+    make_clip(clips / "one.mp4", frames=3, width=64, height=48)
+    assert cli.main(["calibrate", "mine", "--clips", str(clips), "--frames", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "scales of 4 adapted convolutions" in said
+    assert all(f"one h264:23 {routing} " in " ".join(said.split()) for routing in ("off", "balanced", "fast"))
+    assert "largest loss with gates" in said
+    for again in (False, True):
+        if again:  # another estimator: its adapted weights have no scales yet
+            gates.save(folder / "skip-mine.safetensors", fingerprint("mine", folder / "mine.safetensors"), {"a": "b"})
+        model = load_model("mine", weights_dir=folder, device="cpu", precision="int8", threads=1)
+        assert model.estimator is not None
+        assert model.estimator.adapted is not None
+        assert has_integers(model.estimator.adapted) is not again
+        assert (model.preset("fast").error_budget > 0) is not again
