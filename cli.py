@@ -36,9 +36,9 @@ COMMANDS: Final = {
         "resume": "Resume paused or failed jobs on a server",
     },
     "Serve": {
-        "up": "Start API, gRPC server, worker and Redis; ^C stops",
+        "up": "Start API, gRPC server, a worker for each GPU, and Redis; ^C stops",
         "api": "Run the HTTP API",
-        "worker": "Run one worker",
+        "worker": "Run a worker, or a worker for each device",
         "grpc": "Run the gRPC server",
         "keys": "Add, list and revoke API keys",
         "doctor": "Check this machine and the settings",

@@ -57,10 +57,9 @@ def test_every_example_is_found() -> None:
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
-def test_example(title: str, service: Service, folder: Path, request: pytest.FixtureRequest) -> None:
+def test_example(title: str, service: Service, frames_server: RpcServer, folder: Path) -> None:
     code = EXAMPLES[title].replace("http://127.0.0.1:8000", service.url)
-    if "127.0.0.1:50051" in code:
-        code = code.replace("127.0.0.1:50051", request.getfixturevalue("frames_server").address)
+    code = code.replace("127.0.0.1:50051", frames_server.address)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=folder,

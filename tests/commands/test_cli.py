@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,16 +185,17 @@ def test_a_skip_map_of_an_interrupted_run_is_complete(tmp_path: Path, monkeypatc
     skipmap, report = tmp_path / "map.mp4", tmp_path / "report.json"
     options = ["--model", "tiny", "--chunk", "4", "--skipmap", skipmap, "--report", report]
     command = [str(word) for word in ("upscale", source, out, *options)]
-    dense, calls = Upscaler.forward, 0
+    stream, chunks = Upscaler.stream, 0
 
-    def interrupted(*given: Any, **options: Any) -> ChunkResult:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return dense(*given, **options)
+    def interrupted(*given: Any, **options: Any) -> Iterator[ChunkResult]:
+        nonlocal chunks
+        for result in stream(*given, **options):
+            chunks += 1
+            if chunks == 3:
+                raise KeyboardInterrupt
+            yield result
 
-    monkeypatch.setattr(Upscaler, "forward", interrupted)
+    monkeypatch.setattr(Upscaler, "stream", interrupted)
     assert cli.main(command) == 130
     assert not skipmap.exists()
     assert cli.main(command) == 0
