@@ -18,7 +18,7 @@ from jobs.storage import Storage
 from jobs.store import JobStore
 from tests.support import watchdog
 from tests.support.media import children, open_files
-from tests.support.processes import alive, kill_tree, own_children, wait_until
+from tests.support.processes import alive, forbid_realtime, kill_tree, own_children, wait_until
 
 # As every `skipvsr` command: else torch's threads here spin while a worker that a test started needs the cores. (Read
 # when torch is first imported, which nothing above does.)
@@ -28,6 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 def pytest_configure(config: pytest.Config) -> None:
     """Whatever hangs is named and ends. ^C works in the processes of tests, also if the tests run in the background."""
     watchdog.install(config)
+    forbid_realtime()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+_DROP_FROM_BOUNDING_SET: Final = 24
+"""PR_CAPBSET_DROP of `prctl`."""
+_SYS_NICE: Final = 23
+"""CAP_SYS_NICE: the right to real-time scheduling."""
 
 
 def alive(pid: int) -> bool:
@@ -65,3 +72,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) ->
     while not condition():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.02)
+
+
+def forbid_realtime() -> None:
+    """Keep real-time scheduling from all programs that this process starts from now on.
+
+    As root, Chromium gives some threads real-time priority. Threads that spin then occupy every core, and the ordinary
+    thread for which they wait never runs: the whole machine stands still.
+    """
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(_DROP_FROM_BOUNDING_SET, _SYS_NICE, 0, 0, 0)
