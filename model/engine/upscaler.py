@@ -65,8 +65,12 @@ class Upscaler:
         dtype: torch.dtype,
         estimator: Estimator | None = None,
         scales: Scales | None = None,
+        accelerated: bool | None = None,
     ) -> None:
-        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers."""
+        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers.
+
+        `accelerated` sets `BasicVSR.accelerated`; by default everywhere but on a CPU.
+        """
         number = str(dtype).removeprefix("torch.")
         self.name = name
         self.fingerprint = f"{fingerprint}:{number}" + (f":int8-{scales.digest}" if scales else "")
@@ -75,6 +79,9 @@ class Upscaler:
         """Number format of the convolutions with most of the work."""
         self.network = inference_copy(network, device, dtype)
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
+        for each in (self.network, self.estimator.adapted if self.estimator is not None else None):
+            if each is not None:
+                each.accelerated = device.type != "cpu" if accelerated is None else accelerated
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device)
         self._accounting = Accounting(self.network, device, self._clock)
