@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from model.errors import ModelError
 
 
+WHOLE_FRAMES = 1 << 30
+"""Crop overhead with which no crop pays, nor any gate."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """Numbers of the router. Levels are 0 to 255; pixels are feature pixels, which at x4 are LR pixels."""
@@ -35,7 +39,7 @@ class Preset:
     pictures visible."""
     overhead: int = 1300
     """Crop overhead: fixed cost of one more crop, in pixels of dense work (`model.mask.crop_cost`). Frames smaller
-    than three times this number run densely."""
+    than three times this number run densely; with `WHOLE_FRAMES` frames of every size are computed or reused whole."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame runs densely."""
     error_budget: float = 0.0
