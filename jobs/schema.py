@@ -315,6 +315,9 @@ class Job(BaseModel):
     )
     model: str | None = Field(None, description="Name of the model; null until a worker resolves `auto`.")
     worker: str | None = Field(None, description="Name of the current or last worker.")
+    device: str | None = Field(
+        None, description="Compute device and number format of the current or last worker; null before the first."
+    )
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = Field(None, description="Properties of the uploaded file.")
     output: StreamFacts | None = Field(None, description="Properties of the result; null until the job is done.")

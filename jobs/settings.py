@@ -183,11 +183,15 @@ class Settings(BaseSettings):
         "certificate.",
     )
 
-    device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        "auto",
+        description="Compute device of the network: auto, cpu, cuda or cuda:N. auto: a GPU that computes right "
+        "frames in a trial, else the CPU.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="Number format of the network; auto: int8 on CPUs with VNNI for models with good scales, else bf16 "
-        "if the device supports bf16, else fp32.",
+        "if the device supports bf16, else fp16 on a GPU that computes right frames in fp16, else fp32.",
     )
     max_model_bytes: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -27,6 +27,7 @@ from media.spec import plain_spec
 from model.device import machine_name
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
+from model.faults import device_failure
 from model.network.macs import macs_per_pixel
 from model.zoo.models import card, config_of
 
@@ -54,7 +55,8 @@ def machine_of(model: Upscaler, encoder: str) -> str:
 def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> None:
     """Calibrate this kind of machine, unless a calibration that knows the models exists.
 
-    A failure leaves the machine without a calibration. Raises StoreUnavailable.
+    A failure leaves the machine without a calibration. Raises StoreUnavailable, and RuntimeError if the device
+    fails.
     """
     machine, wanted = machine_of(model, encoder), set(names)
     known = speeds.table(machine).rates
@@ -62,7 +64,9 @@ def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: I
         return
     try:
         rates = calibrate(model, encoder, wanted, weights)
-    except (MediaError, ModelError, OSError, torch.OutOfMemoryError) as error:
+    except (MediaError, ModelError, OSError, RuntimeError) as error:
+        if device_failure(error):
+            raise
         log.info("no calibration of %s: %s", machine, error)
     else:
         speeds.calibrated(machine, rates)

@@ -119,17 +119,19 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
-    from model.device import resolve_device, resolve_dtype
+    from model.engine.upscaler import load_model
     from model.errors import ModelError
 
+    precision = "auto" if settings.precision == "int8" else settings.precision  # `tiny` has no scales for int8
     try:
-        device = resolve_device(settings.device)
-        dtype = str(resolve_dtype(settings.precision, device)).removeprefix("torch.")
+        model = load_model("tiny", weights_dir=settings.weights, device=settings.device, precision=precision)
     except ModelError as error:
         yield Finding("device", "problem", str(error), "set SKIPVSR_DEVICE and SKIPVSR_PRECISION, or unset both")
         return
+    for note in model.notes:
+        yield Finding("device", "note", note, "update the driver, or install a PyTorch with kernels for the GPU")
     cores = settings.threads or len(os.sched_getaffinity(0))
-    yield Finding("device", "ok", f"{device}, {dtype}" + (f", {cores} threads" if device.type == "cpu" else ""))
+    yield Finding("device", "ok", model.place + (f", {cores} threads" if model.device.type == "cpu" else ""))
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

@@ -108,17 +108,20 @@ class SessionRegistry:
         while len(self._parked) > self._most:
             self._forget(self._superfluous())
 
-    async def drain(self) -> None:
-        """Refuse new streams, wait for connected streams to end, then end the rest with UNAVAILABLE."""
+    async def drain(self, because: StatusError | None = None) -> None:
+        """Refuse new streams, wait for connected streams to end, then end the rest with UNAVAILABLE.
+
+        If no stream can go on, `because` ends all at once.
+        """
         self._draining = True
         for token in list(self._parked):
             self._forget(token)
         waiting = [asyncio.ensure_future(session.released.wait()) for session in self._active]
-        if waiting:
+        if waiting and because is None:
             log.info("waiting up to %g s for %d streams to end", self._drain_seconds, len(waiting))
             await asyncio.wait(waiting, timeout=self._drain_seconds)
         for session in list(self._active):
-            self._stop(session, stopping())
+            self._stop(session, because or stopping())
         if waiting:
             await asyncio.wait(waiting, timeout=_HANDOVER_SECONDS)
         for task in waiting:
