@@ -95,7 +95,7 @@ class JobOptions(BaseModel):
     codec: Literal["auto", "h264", "hevc", "av1"] = Field(
         "auto",
         description="Codec of the output: h264, hevc or av1; auto: av1 in webm, hevc for a source of more "
-        "than 8 bits per sample, h264 otherwise.",
+        "than 8 bits per sample and for more than 4096 pixels a side, h264 otherwise.",
     )
     container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
         "auto",

@@ -139,6 +139,12 @@ class Settings(BaseSettings):
         description="Maximum number of open gRPC connections; the server closes further connections at once. The limit "
         "of open files can lower this number.",
     )
+    grpc_session_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Maximum main memory in bytes for the states of disconnected gRPC streams, which leave a GPU. "
+        "Beyond that, the oldest cannot resume. 0: 10 % of the memory that the system and the control group "
+        "have free when the server starts.",
+    )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
         description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
@@ -147,7 +153,7 @@ class Settings(BaseSettings):
     grpc_batch: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
-        "The automatic maximum is all streams on a GPU, and a total of 57,600 pixels on a CPU.",
+        "The automatic maximum is a total of 57,600 pixels on a CPU. On a GPU, the memory limits every batch.",
     )
     grpc_max_message_bytes: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         0,
@@ -201,11 +207,12 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Number of CPU threads for the network; 0: one thread per core."
     )
-    encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
-        "software",
-        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2, but for one thread "
-        "instead of four where the network computes on at most four cores; nvenc, vaapi: this hardware encoder if it "
-        "works, else software; auto: the first encoder that works.",
+    encoder: Literal["device", "software", "auto", "nvenc", "vaapi"] = Field(
+        "device",
+        description="Encoder of results. device: nvenc if the network computes on an NVIDIA GPU, else software; "
+        "software: the same bytes on every x86 CPU with AVX2, but for one thread instead of four where the network "
+        "computes on at most four cores; nvenc, vaapi: this hardware encoder if it works, else software; auto: the "
+        "first encoder that works.",
     )
     model: str = Field(
         "auto",

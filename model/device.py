@@ -52,6 +52,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def device_kind(device: torch.device) -> str:
+    """Return what decides about the rounding of a device's results: cpu, cuda or rocm."""
+    return "rocm" if device.type == "cuda" and torch.version.hip else device.type
+
+
 def automatic() -> tuple[torch.device, str]:
     """Return the GPU if one starts, else the CPU, and why a GPU that is there does not start; empty without trouble."""
     if torch.cuda.device_count() == 0:

@@ -30,6 +30,7 @@ from model.errors import ModelError
 from model.faults import device_failure
 from model.network.macs import macs_per_pixel
 from model.zoo.models import card, config_of
+from pipeline.encoder import wished_encoder
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ _POWER: Final = 0.94
 
 def machine_of(model: Upscaler, encoder: str) -> str:
     """Name the kind of machine that measured speeds belong to."""
-    return f"{machine_name(model.device, model.precision)}, {encoder}"
+    return f"{machine_name(model.device, model.precision)}, {wished_encoder(encoder, model.device)}"
 
 
 def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> None:
@@ -99,7 +100,7 @@ def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path
         network=rates,
         pixels=width * height,
         grows=on_cpu,
-        encode=_encoding(encoder, shared=on_cpu),
+        encode=_encoding(wished_encoder(encoder, model.device), shared=on_cpu),
         shared=on_cpu and torch.get_num_threads() >= len(os.sched_getaffinity(0)),
     )
 

@@ -154,11 +154,18 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 
 def _encoders(settings: Settings) -> Iterator[Finding]:
-    if find_spec("numpy") is None:  # of the network: this installation encodes nothing
+    if find_spec("torch") is None:  # this installation encodes nothing
         return
     from media.encode.hardware import choose
+    from model.device import resolve_device
+    from model.errors import DeviceError
+    from pipeline.encoder import wished_encoder
 
-    chosen = {codec: choose(codec, settings.encoder, *_TEST_SIZE) for codec in ("h264", "hevc", "av1")}
+    try:
+        wish = wished_encoder(settings.encoder, resolve_device(settings.device))
+    except DeviceError:  # which the check of the device reports
+        wish = "software"
+    chosen = {codec: choose(codec, wish, *_TEST_SIZE) for codec in ("h264", "hevc", "av1")}
     working = []
     for codec, encoder in chosen.items():
         if trouble := _encoding_trouble(codec, encoder):
@@ -167,9 +174,9 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
         else:
             working.append(encoder.name)
     soft = [name for name in working if name.startswith("lib")]
-    if settings.encoder in ("nvenc", "vaapi") and soft:
-        cure = "install the GPU's driver, or unset SKIPVSR_ENCODER"
-        yield Finding("encoders", "note", f"{settings.encoder} does not work for all codecs: {', '.join(soft)}", cure)
+    if wish in ("nvenc", "vaapi") and soft:
+        cure = "install the GPU's driver, with the capability `video` in containers, or set SKIPVSR_ENCODER=software"
+        yield Finding("encoders", "note", f"{wish} does not work for all codecs: {', '.join(soft)}", cure)
     if working:
         yield Finding("encoders", "ok", ", ".join(working))
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from model.admission import Place, admit
-from model.device import inference_copy, memory_errors, set_threads
+from model.device import device_kind, inference_copy, memory_errors, set_threads
 from model.engine.accounting import Accounting
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request
 from model.engine.clock import Clock
@@ -70,9 +70,12 @@ class Upscaler:
         scales: Scales | None = None,
     ) -> None:
         """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers."""
-        number = str(dtype).removeprefix("torch.")
+        number, kind = str(dtype).removeprefix("torch."), device_kind(device)
         self.name = name
+        self.weights = fingerprint
+        """Fingerprint of the weights alone."""
         self.fingerprint = f"{fingerprint}:{number}" + (f":int8-{scales.digest}" if scales else "")
+        self.fingerprint += f":{kind}" if kind != "cpu" else ""
         self.device, self.dtype = device, dtype
         self.precision = "int8" if scales else number
         """Number format of the convolutions with most of the work."""
@@ -101,8 +104,14 @@ class Upscaler:
 
     @property
     def place(self) -> str:
-        """Device and number format, for people: `cuda, bfloat16`."""
-        return f"{self.device}, {self.precision}"
+        """Kind of device and number format: `cuda, bfloat16`. Equal places and inputs give equal frames, but for
+        rounding on other GPUs."""
+        return f"{device_kind(self.device)}, {self.precision}"
+
+    def adopt(self, state: RecurrentState) -> RecurrentState:
+        """Return a state that another device or number format computed with the same weights, for this network."""
+        feat = None if state.feat is None else state.feat.to(self.dtype)
+        return replace(state, model=self.fingerprint, feat=feat)
 
     @property
     def scale(self) -> int:
@@ -214,8 +223,8 @@ class Upscaler:
     def identity(self, routing: str) -> str:
         """Return a string that differs for models that compute different frames from the same input.
 
-        The identity covers weights, number format, the router's numbers, and the estimator if its gates work. Crop
-        overhead is excluded: another machine, with another overhead, may resume a job.
+        The identity covers weights, number format, the kind of device (cpu, cuda, rocm), the router's numbers, and the
+        estimator if its gates work. Crop overhead is excluded: a machine with another overhead may resume a job.
         """
         numbers = self.preset(routing, overhead=0)
         gated = self.estimator is not None and (numbers.error_budget > 0 or numbers.tail_error_budget > 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -89,6 +90,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
         device=device,
+        host_memory=settings.grpc_session_bytes or usable_bytes(torch.device("cpu")) // 7,
     )
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from commands.shared.errors import explained
 from model.device import memory_errors
 from model.errors import DeviceError
 from model.faults import device_failure, memory_ran_out
@@ -66,3 +67,12 @@ def test_a_loop_of_causes_ends() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert device_failure(first) is None
+
+
+def test_a_command_says_what_failed() -> None:
+    failed, wrong = torch.AcceleratorError("CUDA error: device-side assert triggered\nSearch"), RuntimeError("wrong")
+    assert explained(failed) == (
+        "the compute device failed: CUDA error: device-side assert triggered; run the same command again, which "
+        "continues its work"
+    )
+    assert explained(wrong) is None
