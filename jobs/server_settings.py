@@ -66,6 +66,12 @@ class ServerSettings(BaseSettings):
         description="Maximum number of open gRPC connections; the server closes further connections at once. The limit "
         "of open files can lower this number.",
     )
+    grpc_session_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Maximum main memory in bytes for the states of disconnected gRPC streams, which leave a GPU. "
+        "Beyond that, the oldest cannot resume. 0: 10 % of the memory that the system and the control group "
+        "have free when the server starts.",
+    )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
         description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
@@ -74,7 +80,7 @@ class ServerSettings(BaseSettings):
     grpc_batch: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
-        "The automatic maximum is all streams on a GPU, and a total of 57,600 pixels on a CPU.",
+        "The automatic maximum is a total of 57,600 pixels on a CPU. On a GPU, the memory limits every batch.",
     )
     grpc_max_message_bytes: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         0,

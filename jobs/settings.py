@@ -25,11 +25,15 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
         env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        "auto",
+        description="Compute device of the network: auto, cpu, cuda or cuda:N. auto: a GPU that computes right "
+        "frames in a trial, else the CPU.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="Number format of the network; auto: int8 on CPUs with VNNI for models with good scales, else bf16 "
-        "if the device supports bf16, else fp32.",
+        "if the device supports bf16, else fp16 on a GPU that computes right frames in fp16, else fp32.",
     )
     max_model_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -39,11 +43,12 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Number of CPU threads for the network; 0: one thread per core."
     )
-    encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
-        "software",
-        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2, but for one thread "
-        "instead of four where the network computes on at most four cores; nvenc, vaapi: this hardware encoder if it "
-        "works, else software; auto: the first encoder that works.",
+    encoder: Literal["device", "software", "auto", "nvenc", "vaapi"] = Field(
+        "device",
+        description="Encoder of results. device: nvenc if the network computes on an NVIDIA GPU, else software; "
+        "software: the same bytes on every x86 CPU with AVX2, but for one thread instead of four where the network "
+        "computes on at most four cores; nvenc, vaapi: this hardware encoder if it works, else software; auto: the "
+        "first encoder that works.",
     )
     model: str = Field(
         "auto",
