@@ -68,8 +68,12 @@ class Upscaler:
         dtype: torch.dtype,
         estimator: Estimator | None = None,
         scales: Scales | None = None,
+        accelerated: bool | None = None,
     ) -> None:
-        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers."""
+        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers.
+
+        `accelerated` sets `BasicVSR.accelerated`; by default everywhere but on a CPU.
+        """
         number, kind = str(dtype).removeprefix("torch."), device_kind(device)
         self.name = name
         self.weights = fingerprint
@@ -83,6 +87,9 @@ class Upscaler:
         self.notes: tuple[str, ...] = ()
         """Better places than this one that failed, and why (`load_model`)."""
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
+        for each in (self.network, self.estimator.adapted if self.estimator is not None else None):
+            if each is not None:
+                each.accelerated = device.type != "cpu" if accelerated is None else accelerated
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device)
         self._accounting = Accounting(self.network, device, self._clock)
