@@ -35,9 +35,13 @@ def bytes_per_pixel(model: Upscaler, *, sample_bytes: int = 1) -> tuple[int, int
 
 
 def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process can still take: the GPU's, or the system's within the limits of the control groups."""
+    """Memory that this process can still take: the GPU's, or the system's within the limits of the control groups.
+
+    Blocks that torch keeps for its next tensors count as available, and a GPU does not count them as free.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return min(_system_bytes(), *_cgroup_bytes(cgroup), 2**62)
 
 
