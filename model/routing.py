@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 
-
 WHOLE_FRAMES = 1 << 30
 """Crop overhead with which no crop pays, nor any gate."""
 

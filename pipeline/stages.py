@@ -20,6 +20,7 @@ from media.types import Canvas
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Group, Upscaler, groups
 from model.engine.work import Interrupted
+from model.engine.yuv import YuvFormat
 from pipeline.checkpoint import Checkpoints, Manifest
 from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.progress import ProgressCounter
@@ -138,12 +139,13 @@ class _Groups:
         progress: ProgressCounter,
         *,
         resumed: bool,
+        yuv: YuvFormat | None,
     ) -> None:
         # A state from a checkpoint already holds its look-ahead frames.
         lookahead = 0 if resumed else task.options.lookahead
         self._groups = groups(frames, task.frames_per_chunk, lookahead)
         self._pending, self._lookahead = pending, task.options.lookahead
-        self._stops, self._progress = stops, progress
+        self._stops, self._progress, self._yuv = stops, progress, yuv
         self._begun: deque[tuple[int, list[int], _Position]] = deque()
 
     def __iter__(self) -> Iterator[Group]:
@@ -158,7 +160,7 @@ class _Groups:
             self._begun.append((number, times[:emitted], position))
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
-            yield Group(rgb, last, partial(self._observe, number))
+            yield Group(rgb, last, partial(self._observe, number), self._yuv)
             del rgb
 
     def computed(self, result: ChunkResult) -> ComputedChunk:
@@ -183,6 +185,7 @@ def run_model(
     progress: ProgressCounter,
     *,
     overlap: bool,
+    yuv: YuvFormat | None = None,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -195,9 +198,10 @@ def run_model(
         stops: end the iterator early.
         progress: follows the steps of the network.
         overlap: whether the next chunk may begin beside the current one.
+        yuv: format of the upscaled frames (`pipeline.yuv`); None: RGB.
     """
     options = task.options
-    waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None)
+    waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None, yuv=yuv)
     results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, overlap=overlap)
     del state
     try:
@@ -214,8 +218,8 @@ def run_model(
 def encode(chunk: ComputedChunk, checkpoints: Checkpoints, number: int, spec: OutputSpec) -> Iterator[int]:
     """Write the segment of a chunk. Yields the number of frames written after each frame or delayed packet."""
     with SegmentWriter(checkpoints.segment(number), spec) as writer:
-        for rgb, pts in zip(chunk.result.frames, chunk.pts, strict=True):
-            writer.write(rgb, pts)
+        for frame, pts in zip(chunk.result.frames, chunk.pts, strict=True):
+            writer.write(frame, pts)
             yield writer.frames
         for _ in writer.drain():
             yield writer.frames

@@ -39,6 +39,7 @@ from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
 from pipeline.stages import ComputedChunk, DecodeStage, Stops, encode, run_model
 from pipeline.task import UpscaleTask
+from pipeline.yuv import device_format
 
 _PAUSE: Final = 0.25
 """Seconds between two events."""
@@ -201,6 +202,7 @@ class _Run:
             self._stops,
             self._progress,
             overlap=self._overlap_fits(),
+            yuv=device_format(self._model, self._spec, self._info.video.width, self._info.video.height),
         )
         chunks = Prefetcher(computed, depth=1, name="model")
         with chunks, frames:  # closes the frames first, which ends the chunks

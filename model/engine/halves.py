@@ -13,12 +13,14 @@ from torch import Tensor
 from model.device import memory_errors
 from model.engine.accounting import Accounting
 from model.engine.calibration import StepTimes, Stopwatch
-from model.engine.chunk import Chunk, ChunkResult, Frames
+from model.engine.chunk import Chunk, ChunkResult
 from model.engine.clock import Seconds
 from model.engine.execute import ChunkRun, PreviousFrame, batched, last_frames, normalised
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Steps, Strand, single
+from model.engine.transfers import Download, Transfers
 from model.engine.work import Observer, StepCosts, Work
+from model.engine.yuv import to_yuv
 from model.network.basicvsr import BasicVSR
 
 
@@ -42,7 +44,7 @@ class Halves:
 
     def __init__(self, network: BasicVSR, device: torch.device, accounting: Accounting) -> None:
         self._network, self._device, self._accounting = network, device, accounting
-        self._costs = StepCosts.of(network)
+        self._costs, self._transfers = StepCosts.of(network), Transfers(device)
 
     def begin(self, chunks: Sequence[Chunk], executor: Executor, observer: Observer | None = None) -> Begun:
         """Begin the backward half of chunks with equal batch keys. Raises DeviceError if memory runs out.
@@ -71,12 +73,15 @@ class Halves:
         results = Strand(single(partial(self._results, chunks, forward, begun)), np.zeros(2), forward)
         with memory_errors(self._device, chunks[0].stored.shape):
             executor.start(forward)
-            executor.start(results)
+            if self._device.type == "cpu":
+                executor.start(results)
         return results
 
     def wait(self, begun: Begun, results: Strand[list[ChunkResult]], executor: Executor) -> list[ChunkResult]:
         """Return the results. Raises DeviceError if memory ran out, or the error of a step."""
         with memory_errors(self._device, begun.chunks[0].stored.shape):
+            if self._device.type != "cpu":  # the frames were on their way meanwhile
+                executor.start(results)
             return executor.wait(results)
 
     def _backward(
@@ -93,7 +98,7 @@ class Halves:
             runs.append(run)
             yield from run.backward_half()
 
-    def _forward(self, chunks: Sequence[Chunk], runs: list[ChunkRun]) -> Steps[list[tuple[Frames, RecurrentState]]]:
+    def _forward(self, chunks: Sequence[Chunk], runs: list[ChunkRun]) -> Steps[list[tuple[Download, RecurrentState]]]:
         """Run the forward half of each scene; return the HR frames of each chunk and the state after the chunk."""
         parts: list[list[Tensor]] = [[] for _ in chunks]
         feats: Sequence[Tensor | None] = [chunk.before.feat for chunk in chunks]
@@ -120,22 +125,23 @@ class Halves:
             total += self._costs.of_plan(scene.plan, h, w, continues=scene.before.last is not None)
         return Work(self._costs, total, observer)
 
-    def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
-        """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
+    def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Download:
+        """Return the frames of `ChunkResult`, given the HR frames of each scene."""
         _, h, w, _ = chunk.stored.shape
         scale = self._network.scale
-        if not parts:
-            return chunk.stored.new_empty(0, h * scale, w * scale, 3).cpu().numpy()
+        parts = parts or [chunk.stored.new_empty(0, h * scale, w * scale, 3)]
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return whole[:, : h * scale, : w * scale].contiguous().cpu().numpy()
+        whole = whole[:, : h * scale, : w * scale].contiguous()
+        return self._transfers.download(to_yuv(whole, chunk.yuv) if chunk.yuv else whole)
 
     def _results(
-        self, chunks: Sequence[Chunk], forward: Strand[list[tuple[Frames, RecurrentState]]], begun: Begun
+        self, chunks: Sequence[Chunk], forward: Strand[list[tuple[Download, RecurrentState]]], begun: Begun
     ) -> list[ChunkResult]:
         """Return the result of each chunk, with its reports."""
         share = begun.spent / len(chunks)
         results = []
-        for chunk, (frames, state) in zip(chunks, forward.value, strict=True):
+        for chunk, (download, state) in zip(chunks, forward.value, strict=True):
+            frames = download.frames()  # first: the times of a GPU are known after the last step
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
             reports = self._accounting.reports(chunk, share, begun.times, begun.observer)
             results.append(ChunkResult(frames, state, reports, cuts, len(chunks)))

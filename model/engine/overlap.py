@@ -13,6 +13,7 @@ from model.engine.halves import Begun, Halves
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Strand
 from model.engine.work import Observer
+from model.engine.yuv import YuvFormat
 from model.routing import Preset
 
 
@@ -25,6 +26,8 @@ class Group:
     """Whether the group ends the stream."""
     observer: Observer | None = None
     """Follows the steps of the chunk."""
+    yuv: YuvFormat | None = None
+    """Format of the upscaled frames; None: RGB."""
 
 
 class Overlap:
@@ -91,7 +94,7 @@ class Overlap:
 
     @torch.inference_mode()
     def _begin(self, group: Group, state: RecurrentState | None) -> Begun:
-        request = Request(group.frames, state, self._lookahead, group.last, self._routing)
+        request = Request(group.frames, state, self._lookahead, group.last, self._routing, group.yuv)
         return self._halves.begin([self._plan(request, self._executor)], self._executor, group.observer)
 
     @torch.inference_mode()

@@ -195,7 +195,9 @@ class Upscaler:
         light = config.flow == "light" and config.tail == "light"
         make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
         if not (overlap and light) or self.device.type != "cpu" or threads == 1:
-            yield from make(Inline(self._clock), ahead=0).results(groups, state)
+            # A GPU begins the next chunk while the frames of this one leave.
+            ahead = int(overlap and self.device.type != "cpu")
+            yield from make(Inline(self._clock), ahead=ahead).results(groups, state)
             return
         with Crew(threads, self._clock) as crew:
             yield from make(crew, ahead=1).results(groups, state)
