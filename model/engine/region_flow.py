@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -63,44 +63,32 @@ def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[F
     return tasks
 
 
-def chunk_flows(
-    net: BasicVSR,
-    frames: Sequence[Tensor],
-    plan: ChunkPlan,
-    previous: Tensor | None,
-    times: StepTimes,
-    after_each: Callable[[FlowTask], None],
-) -> Generator[None, None, tuple[list[RegionFlow | None], list[RegionFlow | None]]]:
-    """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
+def pair_flows(
+    net: BasicVSR, frames: Sequence[Tensor], tasks: Sequence[FlowTask], previous: Tensor | None, times: StepTimes
+) -> Iterator[tuple[FlowTask, RegionFlow | None, RegionFlow | None]]:
+    """Estimate the flows of the tasks. Yields each task with its flow to the next frame, and the flow back.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels. Pairs that follow each other
-    in one region share the pyramid of their common frame. Yields after each pair.
+    in one region share the pyramid of their common frame. The last pair comes first, as the backward branch reads it.
     """
     count, _, h, w = frames[0].shape
-    to_next: list[RegionFlow | None] = [None] * len(frames)
-    to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
     known: tuple[int, Rectangle, Pyramid] | None = None
-    for task in planned_flows(plan, h, w, continues=previous is not None):
+    for task in reversed(tasks):
         here = (..., task.region.rows, task.region.columns)
         with times.step("flow", whole=count == 1 and task.region.area == h * w, count=task.directions):
-            older = known[2] if known and known[:2] == (task.index, task.region) else None
-            if older is None:
-                frame = previous if task.index < 0 else frames[task.index]
-                assert frame is not None
-                older = net.pyramid(frame[here])
-            newer = net.pyramid(frames[task.index + 1][here])
+            newer = known[2] if known and known[:2] == (task.index + 1, task.region) else None
+            if newer is None:
+                newer = net.pyramid(frames[task.index + 1][here])
+            frame = previous if task.index < 0 else frames[task.index]
+            assert frame is not None
+            older = net.pyramid(frame[here])
             refs = [older] * task.backward + [newer] * task.forward
             supps = [newer] * task.backward + [older] * task.forward
             flow = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps))
-        known = task.index + 1, task.region, newer
-        if task.backward:
-            to_next[task.index] = RegionFlow(task.region, flow[:count])
-        if task.forward:
-            to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
-        after_each(task)
-        yield
-    return to_next, to_previous
+        known = task.index, task.region, older
+        to_next = RegionFlow(task.region, flow[:count]) if task.backward else None
+        yield task, to_next, RegionFlow(task.region, flow[-count:]) if task.forward else None
 
 
 def _region(rectangles: Sequence[Rectangle], halo: int, h: int, w: int) -> Rectangle:
