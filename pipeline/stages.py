@@ -160,7 +160,7 @@ class _Groups:
             self._begun.append((number, times[:emitted], position))
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
-            yield Group(rgb, last, partial(self._observe, number), self._yuv)
+            yield Group(rgb, last, partial(self._observe, number), yuv=self._yuv)
             del rgb
 
     def computed(self, result: ChunkResult) -> ComputedChunk:
@@ -184,7 +184,7 @@ def run_model(
     stops: Stops,
     progress: ProgressCounter,
     *,
-    overlap: bool,
+    ahead: int,
     yuv: YuvFormat | None = None,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
@@ -197,12 +197,12 @@ def run_model(
         task: the video with its options.
         stops: end the iterator early.
         progress: follows the steps of the network.
-        overlap: whether the next chunk may begin beside the current one.
+        ahead: most chunks to begin before the current one is finished.
         yuv: format of the upscaled frames (`pipeline.yuv`); None: RGB.
     """
     options = task.options
     waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None, yuv=yuv)
-    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, overlap=overlap)
+    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, ahead=ahead)
     del state
     try:
         with closing(results):
