@@ -296,7 +296,7 @@ class JobSegments(BaseModel):
 
     total: int = Field(description="Number of segments.")
     done: int = Field(description="Number of finished segments.")
-    workers: int = Field(description="Number of workers that process the job, or did so last.")
+    workers: int = Field(description="Most workers that have processed the job at the same time.")
     exact_seams: int = Field(
         description="Number of seams at which the frames equal those of one worker: a scene cut precedes the seam."
     )

@@ -54,8 +54,10 @@ class Plan(BaseModel):
 
     identity: Identity = Field(description="Input, model, options and encoder, which all workers must have in common.")
     frames: int = Field(description="Number of frames in the video.")
-    chunk: int = Field(description="Frames per chunk.")
-    encoder_threads: int = Field(description="Threads of the encoder, whose bytes depend on their number.")
+    chunk: int = Field(ge=1, le=256, description="Frames per chunk.")
+    encoder_threads: int = Field(
+        ge=1, le=1024, description="Threads of the encoder, whose bytes depend on their number."
+    )
     warnings: list[str] = Field(default_factory=list, description="Why the job differs from its options.")
     parts: list[Part]
 

@@ -27,7 +27,8 @@ from pipeline.task import UpscaleTask
 from pipeline.upscale import prepared
 
 _AT_ONCE: Final = 32
-"""Frames of the scan that are compared together."""
+"""Most frames of the scan that are compared together."""
+_AT_ONCE_BYTES: Final = 64_000_000
 LEAST_CHUNKS: Final = 2
 """Fewest chunks of a part."""
 
@@ -82,7 +83,7 @@ def _groups(reader: VideoReader) -> Generator[list[Frame]]:
     group: list[Frame] = []
     for frame in reader:
         group.append(frame)
-        if len(group) == _AT_ONCE:
+        if len(group) >= min(_AT_ONCE, _AT_ONCE_BYTES // frame.rgb.nbytes):
             yield group
             group = []
     if group:

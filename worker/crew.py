@@ -138,13 +138,14 @@ class Crew:
     def leave(self, claim: PartClaim, *, done: bool) -> None:
         """End the lead's claim on a part."""
         self.files.leave(part_id(claim.number))
-        row = self.together.row(claim.number)
-        fields = {"progress": row.progress, "metrics": row.metrics} if done else {}
+        progress, metrics = self.together.checkpoint(claim.number)
+        fields = {"progress": progress, "metrics": metrics}
         with suppress(StoreUnavailable):  # a successor finds the part done, or at its checkpoint
             self._table.release(claim, JobState.DONE if done else JobState.QUEUED, fields)
 
     def join(self, folder: Path) -> None:
         """Take the files of all parts over, and join the parts. Raises Fenced."""
+        self._attempt.lease.update({"segments": self.together.segments()})
         folders = [self.take(number, self._store(self._table.token)) for number in self._numbers]
         join(self._plan, folder, folders)
         for number in self._numbers:

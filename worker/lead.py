@@ -34,6 +34,7 @@ AUTO_CHUNKS: Final = 10
 """Fewest chunks of a part that nobody has asked for: a warm-up then costs a tenth of the part at most."""
 AUTO_PARTS: Final = 3
 """Parts for each worker, so that workers of unequal speed end at about the same time."""
+MOST_PARTS: Final = 64
 
 
 class Run(Protocol):
@@ -132,7 +133,7 @@ class Lead:
         if not frames or frames < 2 * AUTO_CHUNKS * chunk:
             return None
         idle = self._idle(model.name)
-        return (AUTO_PARTS * (1 + idle), AUTO_CHUNKS * chunk) if idle > 0 else None
+        return (min(AUTO_PARTS * (1 + idle), MOST_PARTS), AUTO_CHUNKS * chunk) if idle > 0 else None
 
     def _idle(self, model: str) -> int:
         """Number of other workers that have the model and nothing to do, beyond those that waiting jobs need."""

@@ -21,10 +21,12 @@ class Together:
         self._plan = plan
         self._rows = {number: Row(number, "", 0, 0, Progress(), JobMetrics()) for number in range(len(plan.parts))}
         self._own: int | None = None
+        self._latest = Progress()
+        self._workers = 1
 
     def begin(self, number: int) -> None:
         """The lead begins a part."""
-        self._own = number
+        self._own, self._latest = number, self._rows[number].progress
 
     def end(self, progress: Progress, metrics: JobMetrics) -> None:
         """The lead has finished its part."""
@@ -32,20 +34,24 @@ class Together:
         self._rows[self._own] = Row(self._own, DONE, 0, 0, progress, metrics)
         self._own = None
 
-    def row(self, number: int) -> Row:
-        """What is known of a part."""
-        return self._rows[number]
-
     def is_own(self, number: int) -> bool:
         """Whether the lead computes a part now."""
         return number == self._own
 
+    def checkpoint(self, number: int) -> tuple[Progress, JobMetrics]:
+        """Progress and measurements of a part that the lead has finished, or gives back at its checkpoint."""
+        row = self._rows[number]
+        return (self._latest.at_checkpoint() if number == self._own else row.progress), row.metrics
+
     def see(self, rows: Iterable[Row]) -> None:
         """Take the rows of the table, which knows nothing new of the lead's own part."""
         self._rows.update({row.number: row for row in rows if row.number != self._own})
+        taken = sum(row.state == TAKEN for row in self._rows.values() if row.number != self._own)
+        self._workers = max(self._workers, 1 + taken)
 
     def progress(self, own: Progress | None = None) -> Progress:
         """Progress of the whole job; `own` is that of the lead's part."""
+        self._latest = own or self._latest
         each = [(row.state == TAKEN, row.progress) for row in self._rows.values() if row.number != self._own]
         each += [(True, own)] if own is not None else []
         total = self._plan.frames
@@ -87,7 +93,7 @@ class Together:
         return JobSegments(
             total=len(self._plan.parts),
             done=sum(row.state == DONE for row in self._rows.values()),
-            workers=1 + sum(row.state == TAKEN for row in self._rows.values() if row.number != self._own),
+            workers=self._workers,
             exact_seams=exact,
             warmed_seams=warmed,
             warmup_frames=WARM_UP,

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from jobs.bucket import Bucket
 from jobs.figures import Figures
 from jobs.parts import OPEN, TAKEN, PartTable
 from jobs.presence import Presence
 from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.storage import Storage
+from jobs.storages import open_storage
 from jobs.store import JobStore
+from tests.jobs.test_object_storage import content
 from tests.support.clips import make_clip, make_scenes
 from tests.support.crew import Worker, crew, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
+from tests.support.s3_server import s3_server
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip without cuts that takes two workers several seconds."""
-    return make_clip(tmp_path_factory.mktemp("clip") / "long.mp4", frames=400, width=96, height=64, sound=True)
+    return make_clip(tmp_path_factory.mktemp("clip") / "long.mp4", frames=240, width=96, height=64, sound=True)
 
 
 def log_of(workers: list[Worker]) -> str:
@@ -110,7 +114,7 @@ def test_a_worker_lost_in_a_segment_costs_no_byte(
         assert job.deaths == (1 if (who, how) == ("lead", signal.SIGKILL) else 0)
         only_files(storage, job_id, *FILES)
     frames = sum(log.count("computed") for log in (worker.log for worker in workers)) * 4
-    assert frames <= 2 * 400 + 2 * 24 + 3 * 4, "finished chunks were computed again"
+    assert frames <= 2 * 240 + 2 * 24 + 3 * 4, "finished chunks were computed again"
 
 
 @pytest.mark.slow
@@ -126,7 +130,7 @@ def test_pause_resume_and_cancel_stop_all_workers(
         job = wait_for(store, job_id, JobState.PAUSED)
         wait_until(lambda: all(worker.job is None for worker in Presence(store.redis).workers()), 10, "still working")
         assert job.request is None
-        assert 0 < job.progress.frames_saved < 400
+        assert 0 < job.progress.frames_saved < 240
         wait_until(lambda: PartTable(store.redis).rows(job_id, 2)[0].state == OPEN, 5, "the segment is not open")
         saved = store.get(job_id).progress.frames_saved
         store.resume(job_id)
@@ -141,3 +145,33 @@ def test_pause_resume_and_cancel_stop_all_workers(
         wait_until(lambda: all(worker.job is None for worker in Presence(store.redis).workers()), 10, "still working")
         wait_until(lambda: not storage.job_dir(job_id).exists(), 10, "files remain")
     assert "Traceback" not in log_of(workers)
+
+
+@pytest.mark.slow
+def test_workers_with_data_folders_of_their_own_share_a_job_through_a_bucket(
+    quick: Settings, store: JobStore, long: Path, tmp_path: Path
+) -> None:
+    """The helper is killed in its segment; the lead goes on from the checkpoint in the bucket."""
+    with s3_server(tmp_path / "log") as server:
+        server.empty()
+        one, two, api = (server.settings(quick, tmp_path / name) for name in ("one", "two", "api"))
+        files = open_storage(api)
+        files.prepare()
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        with crew(one, tmp_path / "a") as [first], crew(two, tmp_path / "b") as [second]:
+            workers = [first, second]
+            whole_id = submit(store, files, long, segments="2")
+            job = wait_for(store, whole_id, seconds=90)
+            assert job.state is JobState.DONE, log_of(workers)
+            assert "helps with segment 1" in log_of(workers)
+            whole = content(files.result(whole_id))
+            job_id = submit(store, files, long, segments="2")
+            helper_of(store, workers, job_id).kill()
+            job = wait_for(store, job_id, seconds=90)
+            assert (job.state, job.attempt) == (JobState.DONE, 1), log_of(workers)
+            assert content(files.result(job_id)) == whole
+            assert sum(worker.log.count("computed") for worker in workers) <= 2 * (240 + 24) / 4 + 2
+            bucket = Bucket.from_settings(api)
+            kept = {found.key.rpartition("-")[2] for found in bucket.objects(f"files/{job_id}/")}
+            assert kept == {"input", "result.mp4", "figures.jsonl", "skipmap.bin"}
