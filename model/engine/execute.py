@@ -22,7 +22,7 @@ from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
-from model.network.flow import FeatureTable
+from model.network.flow import FeatureTable, warp
 from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
 from model.network.propagation import backward_steps, completed, forward_steps
@@ -131,14 +131,16 @@ class ChunkRun:
         return self._hr, feat
 
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
-        pixels = self._pixels[index]
+        pixels, rests = self._pixels[index], index in self._plan.rests
 
         def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+            if rests and table is not None and flow is not None:
+                return warp(table, flow, origin=(crop.y0, crop.x0))
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
         feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
         if self._work:
-            self._work.add(self._work.costs.backward * _area(self._plan.backward[index]))
+            self._work.add(self._work.costs.backward * _area(self._plan.backward_trunk(index)))
         return feat
 
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
@@ -201,7 +203,7 @@ class ChunkRun:
             if self._skipper:
                 self._skipper.end_frame(branch)
             return feat
-        aligned = feat is not None and flow is not None
+        aligned = feat is not None and flow is not None and not (branch == "backward" and index in self._plan.rests)
         with self._times.step("alignment", whole=aligned and self._as_dense(rectangles)) as alignment:
             return self._computed(branch, index, rectangles, flow, feat, step, alignment)
 
@@ -268,7 +270,7 @@ def _reconstruct(
 
 def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:
     """Check whether a plan computes everything, as a batch requires: a dense plan, or a change of the whole frame."""
-    return all(_is_whole(rectangles, h, w) for rectangles in (*plan.backward, *plan.forward))
+    return not plan.rests and all(_is_whole(rectangles, h, w) for rectangles in (*plan.backward, *plan.forward))
 
 
 def normalised(frame: Tensor) -> Tensor:

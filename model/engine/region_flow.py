@@ -41,11 +41,13 @@ class FlowTask:
     """Whether the backward branch needs the flow to the next frame."""
     forward: bool
     """Whether the forward branch needs the flow from the next frame back."""
+    negated: bool = False
+    """Whether the backward branch takes the negative of the flow back."""
 
     @property
     def directions(self) -> int:
-        """Number of flows."""
-        return self.backward + self.forward
+        """Number of flows to estimate."""
+        return self.backward + self.forward if not self.negated else 1
 
 
 def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[FlowTask]:
@@ -59,7 +61,7 @@ def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[F
         forward = plan.forward[i + 1] if i + 1 < len(plan.forward) else ()
         if backward or forward:
             region = _region((*backward, *forward), plan.halo, h, w)
-            tasks.append(FlowTask(i, region, bool(backward), bool(forward)))
+            tasks.append(FlowTask(i, region, bool(backward), bool(forward), plan.negated_flow))
     return tasks
 
 
@@ -75,7 +77,8 @@ def chunk_flows(
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels. Pairs that follow each other
-    in one region share the pyramid of their common frame. Yields after each pair.
+    in one region share the pyramid of their common frame. With `ChunkPlan.negated_flow`, the flow back is estimated
+    even where only the other is needed: chunk borders make no difference. Yields after each pair.
     """
     count, _, h, w = frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
@@ -90,12 +93,12 @@ def chunk_flows(
                 assert frame is not None
                 older = net.pyramid(frame[here])
             newer = net.pyramid(frames[task.index + 1][here])
-            refs = [older] * task.backward + [newer] * task.forward
-            supps = [newer] * task.backward + [older] * task.forward
+            onward, back = task.backward and not task.negated, task.forward or task.negated
+            refs, supps = [older] * onward + [newer] * back, [newer] * onward + [older] * back
             flow = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps))
         known = task.index + 1, task.region, newer
         if task.backward:
-            to_next[task.index] = RegionFlow(task.region, flow[:count])
+            to_next[task.index] = RegionFlow(task.region, -flow if task.negated else flow[:count])
         if task.forward:
             to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
         after_each(task)
