@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from jobs.schema import JobMetrics
 from pipeline.checkpoint import CHUNKS_REMEMBERED, CUTS_REMEMBERED, Manifest
-from pipeline.stages import ComputedChunk
+from pipeline.stages import ComingChunk
 
 STAGES = ("decode", "model", "encode")
 
 
 def after_chunk(
-    before: Manifest, chunk: ComputedChunk, *, decode_seconds: float, encode_seconds: float, warnings: tuple[str, ...]
+    before: Manifest, chunk: ComingChunk, *, decode_seconds: float, encode_seconds: float, warnings: tuple[str, ...]
 ) -> Manifest:
     """Manifest after one more chunk.
 
