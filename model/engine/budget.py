@@ -82,8 +82,8 @@ def halves_beside(model: Upscaler, pixels: int, frames: int, *, sample_bytes: in
     """
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
     half = once + (each - _output_bytes(model, sample_bytes)) * frames
-    allowed = (budget or usable_bytes(model.device)) - _flow_bytes(model)
-    return max(0, (allowed // pixels - (once + each * frames)) // half)
+    left = ((budget or usable_bytes(model.device)) - _flow_bytes(model)) // pixels - (once + each * frames)
+    return max(0, left // half)
 
 
 def _flow_bytes(model: Upscaler) -> int:

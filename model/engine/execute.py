@@ -135,15 +135,14 @@ class ChunkRun:
 
     def flow(self) -> Steps[None]:
         """Estimate the flow of each pair of frames, the last pair first."""
-        for batch in pair_flows(self._net, self._frames, self._tasks, self._before, self._times):
-            for task, to_next, to_previous in batch:
-                if to_next:
-                    self._to_next[task.index] = to_next
-                if to_previous:
-                    self._to_previous[task.index + 1] = to_previous
-                self._awaited.remove(task.index)
-                if self._work:
-                    self._work.add(self._work.costs.flow * task.region.area * task.directions)
+        for task, to_next, to_previous in pair_flows(self._net, self._frames, self._tasks, self._before, self._times):
+            if to_next:
+                self._to_next[task.index] = to_next
+            if to_previous:
+                self._to_previous[task.index + 1] = to_previous
+            self._awaited.remove(task.index)
+            if self._work:
+                self._work.add(self._work.costs.flow * task.region.area * task.directions)
             yield None
 
     def backward_branch(self) -> Steps[None]:

@@ -72,8 +72,8 @@ def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[F
 
 def pair_flows(
     net: BasicVSR, frames: Sequence[Tensor], tasks: Sequence[FlowTask], previous: Tensor | None, times: StepTimes
-) -> Iterator[list[tuple[FlowTask, RegionFlow | None, RegionFlow | None]]]:
-    """Estimate the flows of the tasks. Yields batches of tasks, each with the flow to the next frame, and back.
+) -> Iterator[tuple[FlowTask, RegionFlow | None, RegionFlow | None]]:
+    """Estimate the flows of the tasks. Yields each task with its flow to the next frame, and the flow back.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels. On an accelerator, pairs that
@@ -82,7 +82,7 @@ def pair_flows(
     """
     count, _, h, w = frames[0].shape
     pyramids, seen = dict[int, Pyramid](), None
-    for batch in _batches(list(reversed(tasks)), _most_flows(net, count)):
+    for batch in _batches(tasks[::-1], _most_flows(net, count)):
         region, directions = batch[0].region, sum(task.directions for task in batch)
         with times.step("flow", whole=count == 1 and region.area == h * w, count=directions):
             wanted = sorted({i for task in batch for i in (task.index, task.index + 1)})
@@ -95,8 +95,8 @@ def pair_flows(
             flows = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps)).split(count)  # type: ignore[no-untyped-call]
         seen = region
         found = {pair: RegionFlow(region, flow) for pair, flow in zip(pairs, flows, strict=True)}
-        ends = [(task, task.index, task.index + 1) for task in batch]
-        yield [(task, found.get((older, newer)), found.get((newer, older))) for task, older, newer in ends]
+        for task in batch:
+            yield task, found.get((task.index, task.index + 1)), found.get((task.index + 1, task.index))
 
 
 def _batches(tasks: Sequence[FlowTask], most: Callable[[int], int]) -> Iterator[list[FlowTask]]:

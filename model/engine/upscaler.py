@@ -110,15 +110,6 @@ class Upscaler:
         return self.network.config
 
     @property
-    def strands(self) -> bool:
-        """Whether strands may run side by side.
-
-        Only on a CPU, and only for light networks: convolutions of SPyNet round differently on one thread and on two,
-        and a full network gains nothing.
-        """
-        return self.device.type == "cpu" and self.config.flow == "light" and self.config.tail == "light"
-
-    @property
     def place(self) -> str:
         """Kind of device and number format: `cuda, bfloat16`. Equal places and inputs give equal frames, but for
         rounding on other GPUs."""
@@ -128,6 +119,15 @@ class Upscaler:
         """Return a state that another device or number format computed with the same weights, for this network."""
         feat = None if state.feat is None else state.feat.to(self.dtype)
         return replace(state, model=self.fingerprint, feat=feat)
+
+    @property
+    def strands(self) -> bool:
+        """Whether strands may run side by side.
+
+        Only on a CPU, and only for light networks: convolutions of SPyNet round differently on one thread and on two,
+        and a full network gains nothing.
+        """
+        return self.device.type == "cpu" and self.config.flow == "light" and self.config.tail == "light"
 
     @property
     def scale(self) -> int:

@@ -30,15 +30,14 @@ def test_each_frame_of_a_dense_chunk_is_reduced_once(kind: str, monkeypatch: pyt
     with torch.inference_mode():
         monkeypatch.setattr(network, "pyramid", pyramid)
         tasks = planned_flows(plan, 20, 36, continues=True)
-        batches = pair_flows(network, frames[1:], tasks, frames[0], times)
-        found = [pair for batch in batches for pair in batch]
+        found = list(pair_flows(network, frames[1:], tasks, frames[0], times))
         assert len(reduced) == 4
         assert [task.index for task, _, _ in found] == [1, 0, -1], "the backward branch begins at the last frame"
         for task, to_next, back in found:
             older, newer = frames[task.index + 1], frames[task.index + 2]
             for flow, wanted in ((to_next, (older, newer)), (back, (newer, older))):
                 if flow is not None:
-                    assert torch.allclose(flow.flow, network.flow(*wanted), atol=1e-5)
+                    assert torch.allclose(flow.flow, network.flow(*wanted), atol=1e-3)  # pixels
     assert [(to_next is None, back is None) for _, to_next, back in found] == [
         (False, True), (False, False), (True, False)
     ]  # fmt: skip
