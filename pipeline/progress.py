@@ -69,6 +69,11 @@ class ProgressCounter:
             self._computed_at = self._clock()
             self._network[number] = frames, 1.0
 
+    def leave_out(self, number: int) -> None:
+        """The frames of a chunk are not encoded."""
+        with self._lock:
+            del self._network[number]
+
     # The caller's thread
 
     def write(self, frames: int) -> None:

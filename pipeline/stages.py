@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,9 +23,36 @@ from model.engine.upscaler import ChunkResult, Group, Upscaler, groups
 from model.engine.work import Interrupted
 from pipeline.checkpoint import Checkpoints, Manifest
 from pipeline.feed import ChunkFeed
+from pipeline.parts import Part
 from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.progress import ProgressCounter
 from pipeline.task import UpscaleTask
+
+
+class Position(NamedTuple):
+    """Where decoding begins."""
+
+    after: int | None
+    """PTS of the last frame to leave out; None: decoding begins at the start."""
+    before: int | None
+    """Number of frames to leave out, if the decoder can seek."""
+
+
+def position_of(part: Part | None, done: Manifest) -> Position:
+    """Where decoding begins: after the frames of the checkpoint, or at the start of the warm-up."""
+    first = part.first if part is not None else 0
+    if done.read_to is None and part is not None:
+        return Position(part.after, part.start if part.clean and part.start else None)
+    return Position(done.read_to, first + done.frames + len(done.pending) if done.clean else None)
+
+
+def frames_left(task: UpscaleTask, done: Manifest) -> int | None:
+    """Number of frames to decode; None: all frames to the end of the video."""
+    part = task.part
+    if part is None or part.frames is None:
+        return None
+    before = part.warm_up if done.read_to is None else -done.frames - len(done.pending)
+    return before + part.frames + task.options.lookahead
 
 
 @dataclass(frozen=True)
@@ -44,7 +72,9 @@ class ComingChunk:
     clean: bool
     """Whether the decoder can resume after that frame by seeking."""
     last: bool
-    """Whether the chunk ends the video."""
+    """Whether the chunk ends the video, or the part of the video."""
+    warm_up: bool
+    """Whether the frames come before the part, and are left out."""
 
     @property
     def result(self) -> ChunkResult:
@@ -53,7 +83,7 @@ class ComingChunk:
 
 
 class DecodeStage:
-    """Frames of the source after a checkpoint. One thread iterates; another thread may read the times.
+    """Frames of the source after a checkpoint, to the end of the part. One thread iterates; another may read the times.
 
     Args:
         task: the video.
@@ -69,26 +99,26 @@ class DecodeStage:
         """Warnings of the decoder, complete after the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        task, done = self._task, self._manifest
-        before = done.frames + len(done.pending) if done.clean else None
+        task = self._task
+        position = position_of(task.part, self._manifest)
         with VideoReader(
             task.source,
-            start_after_pts=done.read_to,
-            frames_before=before,
+            start_after_pts=position.after,
+            frames_before=position.before,
             canvas=self._canvas,
             fields=task.options.deinterlace == "field",
             limits=task.limits,
         ) as reader:
             self._reader = reader
             frames = iter(reader)
-            while True:
+            for _ in count() if (left := frames_left(task, self._manifest)) is None else range(left):
                 started = time.perf_counter()
                 frame = next(frames, None)
                 self._seconds += time.perf_counter() - started
                 if frame is None:
+                    self.warnings = tuple(reader.warnings)
                     break
                 yield frame
-            self.warnings = tuple(reader.warnings)
 
     def abandon(self) -> None:
         """End the decoder's process. A thread that waits for a frame gets an error."""
@@ -125,7 +155,10 @@ class Stops:
 
 
 class _Groups:
-    """The decoded frames in groups for the network, and the chunks that come of them."""
+    """The decoded frames in groups for the network, and the chunks that come of them.
+
+    The groups of a part end where those of the whole video end, also in the warm-up.
+    """
 
     def __init__(
         self,
@@ -137,9 +170,12 @@ class _Groups:
         *,
         resumed: bool,
     ) -> None:
+        part, chunk = task.part, task.frames_per_chunk
+        self._warm_up = part.warm_up if part is not None and not resumed else 0
+        self._bounded = part is not None and part.frames is not None
         # A state from a checkpoint already holds its look-ahead frames.
-        lookahead = 0 if resumed else task.options.lookahead
-        self._groups = groups(frames, task.frames_per_chunk, lookahead)
+        first = 0 if resumed else task.options.lookahead - -self._warm_up % chunk
+        self._groups = groups(frames, chunk, first)
         self._pending, self._lookahead = pending, task.options.lookahead
         self._stops, self._progress = stops, progress
         self._coming: deque[ComingChunk] = deque()
@@ -159,7 +195,10 @@ class _Groups:
         """The network returns the result of the oldest chunk."""
         chunk = self._coming.popleft()
         self._progress.end_chunk(chunk.number)
-        chunk.feed.finish(result)
+        if chunk.warm_up:
+            self._progress.leave_out(chunk.number)
+        else:
+            chunk.feed.finish(result)
 
     def drop(self) -> None:
         """The network returns no more results."""
@@ -174,20 +213,22 @@ class _Groups:
         return group is not None
 
     def _all(self) -> Iterator[Group]:
-        for group, last in self._groups:
+        for group, ended in self._groups:
             if self._stops.before_chunk or not group:
                 return
+            last = ended and not self._bounded
             times = [*self._pending, *(frame.pts for frame in group)]
             emitted = len(times) if last else max(len(times) - self._lookahead, 0)
             self._pending = times[emitted:]
-            number = self._progress.begin_chunk(emitted)
-            feed, ends = ChunkFeed(), group[-1]
-            chunk = ComingChunk(number, feed, times[:emitted], self._pending, ends.pts, ends.clean, last)
+            warm_up, feed, ends = self._warm_up > 0, ChunkFeed(), group[-1]
+            self._warm_up -= emitted
+            number = self._progress.begin_chunk(0 if warm_up else emitted)
+            chunk = ComingChunk(number, feed, times[:emitted], self._pending, ends.pts, ends.clean, ended, warm_up)
             self._coming.append(chunk)
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
             del ends
-            yield Group(rgb, last, partial(self._observe, number), feed.put)
+            yield Group(rgb, last, partial(self._observe, number), None if warm_up else feed.put)
             del rgb
 
     def _observe(self, number: int, fraction: float) -> None:
@@ -228,7 +269,8 @@ def run_model(
     try:
         with closing(results):
             while (chunk := waiting.coming()) is not None:
-                yield chunk
+                if not chunk.warm_up:
+                    yield chunk
                 del chunk
                 if stops.before_chunk:
                     return
