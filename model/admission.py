@@ -68,7 +68,8 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
                     f"{place.device} ran out of memory while a model was loaded; free memory there, use a smaller "
                     "model, or use cpu"
                 ) from error
-            notes.append(f"{place} is not used: {told(device_failure(error) or error)} ({gpu_facts(place.device)})")
+            *_, cause = chain(error)
+            notes.append(f"{place} is not used: {told(cause)} ({gpu_facts(place.device)})")
             if device_failure(error):  # also of a GPU without kernels: no number format helps
                 left = [other for other in left if other.device != place.device]
         else:

@@ -13,7 +13,7 @@ import torch
 
 from model import device as devices
 from model.admission import Place, admit, places
-from model.device import resolve_device, resolve_dtype
+from model.device import memory_errors, resolve_device, resolve_dtype
 from model.engine.chunk import ChunkResult
 from model.engine.gpus import gpu_troubles
 from model.engine.trial import check
@@ -111,6 +111,23 @@ def test_numbers_that_are_not_finite_lead_to_float32(gpu: Callable[..., None]) -
     assert note.startswith("cuda with float16 is not used: the network computes numbers that are not finite (driver")
     with pytest.raises(DeviceError, match="cuda with float16 is not used"):
         admit("cuda", "fp16", failing(wrong))
+
+
+def test_formats_for_which_cudnn_has_no_kernels(gpu: Callable[..., None]) -> None:
+    """Turing in bfloat16, and Pascal and Volta in each format: cuDNN finds no plan, and memory is not the reason."""
+    gpu("Tesla P100", 6, 0)
+
+    def no_plan() -> Exception:
+        try:
+            with memory_errors(CUDA, [2, 64, 64, 3]):
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
+        except DeviceError as error:
+            return error
+
+    place, notes = admit("auto", "auto", failing(no_plan(), no_plan(), None))
+    assert place == Place(CPU, CPU_DTYPE)
+    for note, number in zip(notes, ("float16", "float32"), strict=True):
+        assert note.startswith(f"cuda with {number} is not used: GET was unable to find an engine")
 
 
 def test_no_other_place_for_want_of_memory(gpu: Callable[..., None]) -> None:
