@@ -48,15 +48,15 @@ class Identity(BaseModel):
         """Whether the same weights computed on another kind of device or in another number format before."""
         return self.weights != "" and self.weights == other.weights and self.place != other.place
 
-    def differs(self, other: Identity) -> str | None:
-        """Names of the parts that differ from another identity; None if both are equal, or only the place differs."""
+    def differs(self, other: Identity, *, moved: bool = False) -> str | None:
+        """Names of the parts that differ from another identity; None if both are equal. `moved` ignores the place."""
         ours, theirs = self.model_dump(), other.model_dump()
         # The queue of a job does not change its result.
         ours["options"].pop("priority")
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
         names["encoder"] = "encoder"
-        if self.moved_from(other):
+        if moved:
             del names["model"]
         different = [name for key, name in names.items() if ours[key] != theirs[key]]
         return ", ".join(different) or None
@@ -132,7 +132,7 @@ class Checkpoints:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except ValidationError:
             return fresh, None, "The checkpoint has another version or is damaged; the job started again."
-        if differs := manifest.identity.differs(identity):
+        if differs := manifest.identity.differs(identity, moved=identity.moved_from(manifest.identity)):
             return fresh, None, f"The checkpoint belongs to another {differs}; the job started again."
         if any(not segment.exists() for segment in self.segments(manifest)):
             return fresh, None, "A segment of the checkpoint is missing; the job started again."
