@@ -182,7 +182,7 @@ def run_model(
     stops: Stops,
     progress: ProgressCounter,
     *,
-    overlap: bool,
+    ahead: int,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -194,11 +194,11 @@ def run_model(
         task: the video with its options.
         stops: end the iterator early.
         progress: follows the steps of the network.
-        overlap: whether the next chunk may begin beside the current one.
+        ahead: most chunks to begin before the current one is finished.
     """
     options = task.options
     waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None)
-    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, overlap=overlap)
+    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, ahead=ahead)
     del state
     try:
         with closing(results):

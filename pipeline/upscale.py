@@ -27,7 +27,7 @@ from media.encode.encoders import job_threads
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
-from model.engine.budget import longest_chunk, needed_bytes, overlap_fits
+from model.engine.budget import halves_beside, longest_chunk, needed_bytes
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
@@ -151,10 +151,10 @@ class _Run:
             self._manifest.encoder_threads = job_threads(cores, shared=shared)
         self._spec = replace(self._spec, threads=self._manifest.encoder_threads)
 
-    def _overlap_fits(self) -> bool:
-        """Check whether there is memory for two chunks in the network at a time."""
+    def _chunks_ahead(self) -> int:
+        """Return for how many next chunks in the network the memory suffices."""
         task, video = self._task, self._info.video
-        return overlap_fits(
+        return halves_beside(
             self._model,
             video.width * video.height,
             task.frames_per_chunk + task.options.lookahead,
@@ -200,7 +200,7 @@ class _Run:
             task,
             self._stops,
             self._progress,
-            overlap=self._overlap_fits(),
+            ahead=self._chunks_ahead(),
         )
         chunks = Prefetcher(computed, depth=1, name="model")
         with chunks, frames:  # closes the frames first, which ends the chunks

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from model.engine.region_flow import FLOW_BYTES
 from model.engine.upscaler import Upscaler
 from model.network.folding import STRIDE
 
@@ -64,24 +65,30 @@ def longest_chunk(
     """
     allowed = budget or usable_bytes(model.device)
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    return min(chunk, (allowed // pixels - once) // each - lookahead)
+    return min(chunk, ((allowed - _flow_bytes(model)) // pixels - once) // each - lookahead)
 
 
 def needed_bytes(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1) -> int:
     """Estimate the memory of a chunk of `frames` frames, look-ahead included."""
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    return pixels * (once + each * frames)
+    return _flow_bytes(model) + pixels * (once + each * frames)
 
 
-def overlap_fits(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1, budget: int = 0) -> bool:
-    """Check whether the backward half of the next chunk fits into the memory beside a chunk (`Upscaler.stream`).
+def halves_beside(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1, budget: int = 0) -> int:
+    """Return how many backward halves of next chunks fit into the memory beside a chunk (`Upscaler.stream`).
 
-    The half holds everything of a chunk but the upscaled frames. The arguments are those of `needed_bytes` and of
+    A half holds everything of a chunk but the upscaled frames. The arguments are those of `needed_bytes` and of
     `longest_chunk`.
     """
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    half = each - _output_bytes(model, sample_bytes)
-    return pixels * (2 * once + (each + half) * frames) <= (budget or usable_bytes(model.device))
+    half = once + (each - _output_bytes(model, sample_bytes)) * frames
+    left = ((budget or usable_bytes(model.device)) - _flow_bytes(model)) // pixels - (once + each * frames)
+    return max(0, left // half)
+
+
+def _flow_bytes(model: Upscaler) -> int:
+    """Memory of a batch of flows: accelerators batch the flows of a chunk."""
+    return FLOW_BYTES if model.network.accelerated else 0
 
 
 def _output_bytes(model: Upscaler, sample_bytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from model.mask.plan import ChunkPlan
 from model.routing import Preset, RoutingReport
 
 Frames = NDArray[np.uint8] | NDArray[np.uint16]
+Receiver = Callable[[Frames], None]
+"""Receives an HR frame [s H, s W, 3], a view of `ChunkResult.frames`, as soon as the frame is complete. The calls come
+in order, from several threads."""
 
 
 @dataclass(frozen=True)

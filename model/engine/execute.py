@@ -6,33 +6,39 @@ streams run as one batch if all of their plans are dense.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.engine.bands import run_in_bands
 from model.engine.calibration import Step, StepTimes, Stopwatch
-from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
+from model.engine.clock import Clock
+from model.engine.region_flow import RegionFlow, pair_flows, planned_flows
 from model.engine.state import RecurrentState
+from model.engine.strands import Fate, Inline, Steps, Strand, conditioned
 from model.engine.work import Work
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
-from model.network.flow import FeatureTable
+from model.network.flow import Sampled
 from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
-from model.network.propagation import backward_steps, completed, forward_steps
+from model.network.propagation import backward_steps, forward_steps
 
 TAIL_HALO = 2
 """Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
 TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
 each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
-CropStep = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction], Tensor]
+ACCELERATED_TAIL_PIXELS = {"full": 2**18, "light": 2**21}
+"""The same on an accelerator, where bands only bound the memory: about 2 GB."""
+CropStep = Callable[[Rectangle, Sampled | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
 
@@ -67,17 +73,28 @@ def run_chunk(
     times: StepTimes | None = None,
     work: Work | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Run both halves of a `ChunkRun`; `states` are those before the chunk, if any."""
-    times = times or StepTimes(Stopwatch(frames[0].device))
+    """Run all parts of a `ChunkRun` in the calling thread; `states` are those before the chunk, if any.
+
+    Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of `dtype`, and the forward features
+    [B, C, H, W] at the last emitted frame.
+    """
+    device = frames[0].device
+    times = times or StepTimes(Stopwatch(device))
     run = ChunkRun(net, frames, plan, last_frames(states, net.fold), dtype, times, work=work)
-    completed(run.backward_half())
-    return completed(run.forward_half(PreviousFrame.of(states)))
+    previous, executor, fate, spent = PreviousFrame.of(states), Inline(Clock(device)), Fate(), np.zeros(2)
+    flow = Strand(run.flow(), spent, (0, 3), fate)
+    backward = Strand(run.backward_branch(), spent, (0, 2), fate)
+    forward = Strand(run.forward_branch(previous), spent, (0, 1), fate, [backward])
+    output = Strand(run.hr_frames(previous), spent, (0, 0), fate)
+    executor.start(flow, backward, forward, output)
+    return executor.wait(output), executor.wait(forward)
 
 
 class ChunkRun:
-    """The steps of one chunk, computed in the rectangles of its plan, in two halves.
+    """The steps of one chunk, computed in the rectangles of its plan, in four parts.
 
-    The backward half needs no results of the chunk before, and can run beside the forward half of that chunk.
+    The parts can run side by side: each step tells the condition of the next step. Flow and backward branch need no
+    results of the chunk before. Only the forward branch is a chain through all chunks.
 
     Args:
         net: the network.
@@ -105,35 +122,67 @@ class ChunkRun:
         self._net, self._frames, self._plan, self._before, self._skipper = net, frames, plan, before, skipper
         self._dtype, self._times, self._work = dtype, times, work
         self._count, _, self._h, self._w = frames[0].shape
-        self._previous: PreviousFrame | None = None
+        self._tasks = planned_flows(plan, self._h, self._w, continues=before is not None)
+        self._awaited = {task.index for task in self._tasks}
+        """Frames whose flow to the next frame is not known yet."""
+        self._to_next: list[RegionFlow | None] = [None] * len(frames)
+        self._to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
+        self._pixels: list[Tensor | None] = [None] * len(frames)
         self._backs: list[Tensor | None] = []
+        self._due: deque[tuple[int, Tensor | None, Tensor | None]] = deque()
+        """Frames to reconstruct, with the features of both branches."""
         self._hr: list[Tensor] = []
 
-    def backward_half(self) -> Generator[None]:
-        """Run flow and backward branch; yield after each step."""
-        self._pixels = [self._net.pixels(frame) for frame in self._frames]  # once, not once per branch and crop
-        self._to_next, self._to_previous = yield from chunk_flows(
-            self._net, self._frames, self._plan, self._before, self._times, self._count_flow
-        )
-        self._backs = yield from backward_steps(self, len(self._frames), len(self._plan.forward))
+    def flow(self) -> Steps[None]:
+        """Estimate the flow of each pair of frames, the last pair first."""
+        for task, to_next, to_previous in pair_flows(self._net, self._frames, self._tasks, self._before, self._times):
+            if to_next:
+                self._to_next[task.index] = to_next
+            if to_previous:
+                self._to_previous[task.index + 1] = to_previous
+            self._awaited.remove(task.index)
+            if self._work:
+                self._work.add(self._work.costs.flow * task.region.area * task.directions)
+            yield None
 
-    def forward_half(self, previous: PreviousFrame | None) -> Generator[None, None, tuple[list[Tensor], Tensor]]:
-        """Run forward branch and upsampler, given the results at the frame before the chunk; yield after each frame.
+    def backward_branch(self) -> Steps[None]:
+        """Run the backward branch; each frame waits for the flow to the next frame."""
+        count = len(self._frames)
+        conditions = (partial(self._flows_known, index) for index in reversed(range(count)))
+        self._backs = yield from conditioned(backward_steps(self, count, len(self._plan.forward)), conditions)
 
-        Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of `dtype`, and the forward features
-        [B, C, H, W] at the last emitted frame.
+    def forward_branch(self, previous: PreviousFrame | None) -> Steps[Tensor]:
+        """Run the forward branch after the backward branch, given the results at the frame before the chunk.
+
+        Returns the features [B, C, H, W] at the last emitted frame.
         """
-        size = len(self._plan.forward), self._h * STRIDE, self._w * STRIDE, 3
-        self._hr = [torch.empty(size, dtype=self._dtype, device=self._frames[0].device) for _ in range(self._count)]
-        self._previous = previous
         feat = yield from forward_steps(self, self._backs, previous.feat if previous else None)
         assert feat is not None
-        return self._hr, feat
+        return feat
+
+    def hr_frames(
+        self, previous: PreviousFrame | None, show: Callable[[Tensor], None] | None = None
+    ) -> Steps[list[Tensor]]:
+        """Reconstruct each frame after its forward step, given the results at the frame before the chunk.
+
+        `show` receives each HR frame [4 H, 4 W, 3] of a single stream. Returns the HR frames [T', 4 H, 4 W, 3] of each
+        stream, integers of `dtype`.
+        """
+        size = len(self._plan.forward), self._h * STRIDE, self._w * STRIDE, 3
+        for index in range(size[0]):
+            yield self._any_due
+            if not index:
+                device = self._frames[0].device
+                self._hr = [torch.empty(size, dtype=self._dtype, device=device) for _ in range(self._count)]
+            self._reconstruct(*self._due.popleft(), previous)
+            if show:
+                show(self._hr[0][index])
+        return self._hr
 
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
-        pixels = self._pixels[index]
+        pixels = self._pixels[index] = self._net.pixels(self._frames[index])  # once, not once per branch and crop
 
-        def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+        def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
         feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
@@ -143,8 +192,9 @@ class ChunkRun:
 
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
+        assert pixels is not None
 
-        def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+        def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             assert back is not None, "the plan computes the backward features that a crop reads"
             origin = crop.y0, crop.x0
             return self._net.forward_step(_cut(pixels, crop), _cut(back, crop), table, flow, origin, trunk)
@@ -152,17 +202,28 @@ class ChunkRun:
         return self._branch("forward", index, self._plan.forward[index], self._to_previous[index], before, step)
 
     def output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
+        self._due.append((index, back, feat))
+
+    def _flows_known(self, index: int) -> bool:
+        return index not in self._awaited
+
+    def _any_due(self) -> bool:
+        return bool(self._due)
+
+    def _reconstruct(
+        self, index: int, back: Tensor | None, feat: Tensor | None, previous: PreviousFrame | None
+    ) -> None:
         whole = self._as_dense(self._plan.forward[index]) and not (self._skipper and self._skipper.gates_tail)
         with self._times.step("output", whole=whole):
-            self._output(index, back, feat)
+            self._output(index, back, feat, previous)
         if self._work:
             self._work.add(self._work.costs.forward * _area(self._plan.forward[index]))
 
-    def _output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
+    def _output(self, index: int, back: Tensor | None, feat: Tensor | None, previous: PreviousFrame | None) -> None:
         rectangles = self._plan.forward[index]
         out = [stream[index] for stream in self._hr]
         if not _is_whole(rectangles, self._h, self._w):
-            self._reuse_hr(index, out[0])
+            self._reuse_hr(index, out[0], previous)
         if not rectangles:
             return
         assert back is not None
@@ -177,15 +238,12 @@ class ChunkRun:
 
     def _bands(self, rectangle: Rectangle) -> list[Rectangle]:
         """Split a rectangle into bands of rows for the upsampler."""
-        rows = max(TAIL_PIXELS[self._net.config.tail] // (rectangle.width * self._count), 4)
+        pixels = ACCELERATED_TAIL_PIXELS if self._net.accelerated else TAIL_PIXELS
+        rows = max(pixels[self._net.config.tail] // (rectangle.width * self._count), 4)
         return [
             Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
             for y in range(rectangle.y0, rectangle.y1, rows)
         ]
-
-    def _count_flow(self, task: FlowTask) -> None:
-        if self._work:
-            self._work.add(self._work.costs.flow * task.region.area * task.directions)
 
     def _branch(
         self,
@@ -216,7 +274,7 @@ class ChunkRun:
         alignment: Step,
     ) -> Tensor:
         """Return `feat` with the branch's features in the rectangles; the trunk runs within the step `alignment`."""
-        table = FeatureTable.of(feat) if feat is not None else None  # once, not once per crop
+        table = self._net.sampled(feat) if feat is not None else None  # once, not once per crop
         crops = []
         for rectangle in rectangles:
             outer = rectangle.grown(self._plan.halo, self._h, self._w)
@@ -230,7 +288,10 @@ class ChunkRun:
     def _trunk(self, branch: Branch, index: int, crop: Rectangle, alignment: Step) -> TrunkFunction:
         """Return the trunk of a branch for a crop, measured as a step of its own."""
         gates = self._skipper
-        run = gates.trunk(branch, index, crop) if gates else partial(run_in_bands, self._net.trunk(branch))
+        plain: TrunkFunction = self._net.trunk(branch)
+        if not self._net.accelerated:
+            plain = partial(run_in_bands, self._net.trunk(branch))
+        run = gates.trunk(branch, index, crop) if gates else plain
         whole = self._as_dense([crop]) and not (gates and gates.gates(branch, crop))
 
         def measured(x: Tensor) -> Tensor:
@@ -243,12 +304,12 @@ class ChunkRun:
         """Check whether the dense network runs the same rectangles, of one stream."""
         return self._count == 1 and _is_whole(rectangles, self._h, self._w)
 
-    def _reuse_hr(self, index: int, out: Tensor) -> None:
+    def _reuse_hr(self, index: int, out: Tensor, previous: PreviousFrame | None) -> None:
         """Copy the HR frame before into `out` [4 H, 4 W, 3], if any."""
         if index:
             out.copy_(self._hr[0][index - 1])
-        elif self._previous:
-            out.copy_(self._previous.hr[0])
+        elif previous:
+            out.copy_(previous.hr[0])
 
 
 def _reconstruct(
@@ -263,7 +324,8 @@ def _reconstruct(
     around = lr[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
     hr = rectangle.scaled(STRIDE)
     for index, frame in enumerate(out):
-        write_pixels(frame[hr.rows, hr.columns], around[index : index + 1], residual[index : index + 1])
+        part = slice(index, index + 1)
+        write_pixels(frame[hr.rows, hr.columns], around[part], residual[part], whole=net.accelerated)
 
 
 def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:

@@ -31,7 +31,7 @@ from model.engine.one_thread import on_gpu_thread, steps_on_gpu_thread
 from model.engine.overlap import Group, Overlap
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
-from model.engine.strands import Crew, Executor, Inline
+from model.engine.strands import Crew, Executor, Inline, beside
 from model.engine.trial import check
 from model.engine.work import Observer
 from model.gates.estimator import Estimator, load_estimator
@@ -68,8 +68,12 @@ class Upscaler:
         dtype: torch.dtype,
         estimator: Estimator | None = None,
         scales: Scales | None = None,
+        accelerated: bool | None = None,
     ) -> None:
-        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers."""
+        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers.
+
+        `accelerated` sets `BasicVSR.accelerated`; by default everywhere but on a CPU.
+        """
         number, kind = str(dtype).removeprefix("torch."), device_kind(device)
         self.name = name
         self.weights = fingerprint
@@ -83,6 +87,9 @@ class Upscaler:
         self.notes: tuple[str, ...] = ()
         """Better places than this one that failed, and why (`load_model`)."""
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
+        for each in (self.network, self.estimator.adapted if self.estimator is not None else None):
+            if each is not None:
+                each.accelerated = device.type != "cpu" if accelerated is None else accelerated
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device)
         self._accounting = Accounting(self.network, device, self._clock)
@@ -112,6 +119,15 @@ class Upscaler:
         """Return a state that another device or number format computed with the same weights, for this network."""
         feat = None if state.feat is None else state.feat.to(self.dtype)
         return replace(state, model=self.fingerprint, feat=feat)
+
+    @property
+    def strands(self) -> bool:
+        """Whether strands may run side by side.
+
+        Only on a CPU, and only for light networks: convolutions of SPyNet round differently on one thread and on two,
+        and a full network gains nothing.
+        """
+        return self.device.type == "cpu" and self.config.flow == "light" and self.config.tail == "light"
 
     @property
     def scale(self) -> int:
@@ -174,24 +190,24 @@ class Upscaler:
         *,
         lookahead: int,
         routing: str | Preset = "off",
-        overlap: bool = True,
+        ahead: int | None = None,
     ) -> Generator[ChunkResult]:
         """Upscale a stream chunk by chunk; each result equals that of `forward`.
 
-        With `overlap`, on a CPU with several threads and for a light network, the backward half of the next chunk runs
-        beside the forward half of the current one. The stream then reads the next group before the result of the
-        current group comes out, and torch has one thread in the calling thread. The end of the generator drops all
-        steps but the running ones. For the other arguments and the errors see `forward`.
+        On a CPU with several threads and for a light network, the parts of a chunk run side by side, and the backward
+        halves of the next chunks beside the forward half of the current one: as many as keep the cores at work, and at
+        most `ahead`. The stream then reads their groups before the result of the current group comes out, and torch has
+        one thread in the calling thread. The end of the generator drops all steps but the running ones. For the other
+        arguments and the errors see `forward`.
         """
-        threads, config = torch.get_num_threads(), self.config
-        # Convolutions of SPyNet round differently on one thread and on two, and a full network gains nothing.
-        light = config.flow == "light" and config.tail == "light"
+        threads = torch.get_num_threads()
         make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
-        if not (overlap and light) or self.device.type != "cpu" or threads == 1:
+        if not self.strands or threads == 1:
             yield from make(Inline(self._clock), ahead=0).results(groups, state)
             return
+        most = beside(threads) if ahead is None else min(ahead, beside(threads))
         with Crew(threads, self._clock) as crew:
-            yield from make(crew, ahead=1).results(groups, state)
+            yield from make(crew, ahead=most).results(groups, state)
 
     @on_gpu_thread
     @torch.inference_mode()
@@ -257,7 +273,7 @@ class Upscaler:
         self, chunks: Sequence[Chunk], executor: Executor, observer: Observer | None = None
     ) -> list[ChunkResult]:
         """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory."""
-        begun = self._halves.begin(chunks, executor, observer)
+        begun = self._halves.begin(chunks, executor, observer=observer)
         return self._halves.wait(begun, self._halves.finish(begun, executor), executor)
 
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from model.engine.calibration import StepTimes, Stopwatch
-from model.engine.region_flow import chunk_flows
+from model.engine.region_flow import pair_flows, planned_flows
 from model.mask.plan import dense_plan
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.network.propagation import completed
 
 
 @pytest.mark.parametrize("kind", ["light", "spynet"])
@@ -30,13 +29,15 @@ def test_each_frame_of_a_dense_chunk_is_reduced_once(kind: str, monkeypatch: pyt
 
     with torch.inference_mode():
         monkeypatch.setattr(network, "pyramid", pyramid)
-        to_next, to_previous = completed(chunk_flows(network, frames[1:], plan, frames[0], times, lambda task: None))
+        tasks = planned_flows(plan, 20, 36, continues=True)
+        found = list(pair_flows(network, frames[1:], tasks, frames[0], times))
         assert len(reduced) == 4
-        for i in range(2):
-            found = to_next[i]
-            assert found is not None
-            assert torch.allclose(found.flow, network.flow(frames[i + 1], frames[i + 2]), atol=1e-5)
-            back = to_previous[i]
-            assert back is not None
-            assert torch.allclose(back.flow, network.flow(frames[i + 1], frames[i]), atol=1e-5)
-    assert to_next[2] is None
+        assert [task.index for task, _, _ in found] == [1, 0, -1], "the backward branch begins at the last frame"
+        for task, to_next, back in found:
+            older, newer = frames[task.index + 1], frames[task.index + 2]
+            for flow, wanted in ((to_next, (older, newer)), (back, (newer, older))):
+                if flow is not None:
+                    assert torch.allclose(flow.flow, network.flow(*wanted), atol=1e-3)  # pixels
+    assert [(to_next is None, back is None) for _, to_next, back in found] == [
+        (False, True), (False, False), (True, False)
+    ]  # fmt: skip

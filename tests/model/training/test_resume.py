@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from media import dataset
+from model.errors import ConfigError
 from model.training.checkpoint import read_log
-from model.training.config import ConfigError, TrainConfig
+from model.training.config import TrainConfig
 from model.training.loop import _workers, run
 from model.zoo.models import load_file
 from tests.support.squares import pack_squares, run_config
