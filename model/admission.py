@@ -56,6 +56,7 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
     place is left, or if memory runs out: other programs may give memory back, so no other place is better.
     """
     left, notes = places(device, precision)
+    cause: BaseException | None = None
     while left:
         place, *left = left
         try:
@@ -76,4 +77,4 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
             for note in notes:
                 log.warning("%s", note)
             return found, tuple(notes)
-    raise DeviceError(f"{notes[-1]}; install a PyTorch with kernels for this GPU, or use cpu or auto")
+    raise DeviceError(f"{notes[-1]}; install a PyTorch with kernels for this GPU, or use cpu or auto") from cause

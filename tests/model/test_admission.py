@@ -19,6 +19,7 @@ from model.engine.gpus import gpu_troubles
 from model.engine.trial import check
 from model.engine.upscaler import Upscaler, load_model
 from model.errors import DeviceError
+from model.faults import device_failure
 
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -101,6 +102,7 @@ def test_a_gpu_without_kernels(gpu: Callable[..., None], caplog: pytest.LogCaptu
     for fact in (NO_KERNEL, "driver 535.161.07", "kernels for sm_75 sm_90", "NVIDIA GeForce GTX 1080 is sm_61"):
         assert fact in str(raised.value)
         assert fact in notes[0]
+    assert device_failure(raised.value), "a worker whose device fails while a second model is loaded must end"
 
 
 def test_numbers_that_are_not_finite_lead_to_float32(gpu: Callable[..., None]) -> None:
