@@ -89,7 +89,9 @@ class Chunk:
         """Equal for chunks that can share a batch; None for a chunk that must run alone."""
         shape, dtype = self.stored.shape, self.stored.dtype
         dense = all(is_dense(scene.plan, *scene.folded.shape[1:3]) and not scene.gates for scene in self.scenes)
-        steps = tuple((len(scene.frames), scene.emit, scene.before.last is None) for scene in self.scenes)
+        steps = tuple(
+            (len(scene.frames), scene.emit, scene.before.last is None, scene.plan.negated_flow) for scene in self.scenes
+        )
         return (shape, dtype, steps) if steps and dense else None
 
 

@@ -26,7 +26,7 @@ from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
-from model.network.flow import Sampled
+from model.network.flow import Sampled, warp
 from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
 from model.network.propagation import backward_steps, forward_steps
@@ -181,13 +181,16 @@ class ChunkRun:
 
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index] = self._net.pixels(self._frames[index])  # once, not once per branch and crop
+        rests = index in self._plan.rests
 
         def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+            if rests and table is not None and flow is not None:
+                return warp(table, flow, origin=(crop.y0, crop.x0))
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
         feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
         if self._work:
-            self._work.add(self._work.costs.backward * _area(self._plan.backward[index]))
+            self._work.add(self._work.costs.backward * _area(self._plan.backward_trunk(index)))
         return feat
 
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
@@ -259,7 +262,7 @@ class ChunkRun:
             if self._skipper:
                 self._skipper.end_frame(branch)
             return feat
-        aligned = feat is not None and flow is not None
+        aligned = feat is not None and flow is not None and not (branch == "backward" and index in self._plan.rests)
         with self._times.step("alignment", whole=aligned and self._as_dense(rectangles)) as alignment:
             return self._computed(branch, index, rectangles, flow, feat, step, alignment)
 
@@ -330,7 +333,7 @@ def _reconstruct(
 
 def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:
     """Check whether a plan computes everything, as a batch requires: a dense plan, or a change of the whole frame."""
-    return all(_is_whole(rectangles, h, w) for rectangles in (*plan.backward, *plan.forward))
+    return not plan.rests and all(_is_whole(rectangles, h, w) for rectangles in (*plan.backward, *plan.forward))
 
 
 def normalised(frame: Tensor) -> Tensor:

@@ -48,11 +48,21 @@ class FlowTask:
     """Whether the backward branch needs the flow to the next frame."""
     forward: bool
     """Whether the forward branch needs the flow from the next frame back."""
+    negated: bool = False
+    """Whether the backward branch takes the negative of the flow back."""
 
     @property
     def directions(self) -> int:
-        """Number of flows."""
-        return self.backward + self.forward
+        """Number of flows to estimate."""
+        return len(self.pairs)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The frames of each flow to estimate: from, to."""
+        onward, back = (self.index, self.index + 1), (self.index + 1, self.index)
+        if self.negated:
+            return [back]
+        return [onward] * self.backward + [back] * self.forward
 
 
 def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[FlowTask]:
@@ -66,7 +76,7 @@ def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[F
         forward = plan.forward[i + 1] if i + 1 < len(plan.forward) else ()
         if backward or forward:
             region = _region((*backward, *forward), plan.halo, h, w)
-            tasks.append(FlowTask(i, region, bool(backward), bool(forward)))
+            tasks.append(FlowTask(i, region, bool(backward), bool(forward), plan.negated_flow))
     return tasks
 
 
@@ -77,8 +87,9 @@ def pair_flows(
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels. On an accelerator, pairs that
-    follow each other in one region share a batch too. Such pairs also share the pyramid of their common frame. The last
-    pair comes first, as the backward branch reads it.
+    follow each other in one region share a batch too. Such pairs also share the pyramid of their common frame. With
+    `ChunkPlan.negated_flow`, the flow back is estimated even where only the other is needed: chunk borders make no
+    difference. The last pair comes first, as the backward branch reads it.
     """
     count, _, h, w = frames[0].shape
     pyramids, seen = dict[int, Pyramid](), None
@@ -89,14 +100,17 @@ def pair_flows(
             pyramids = {i: pyramids[i] for i in wanted if i in pyramids} if region == seen else {}
             images = {i: _image(frames, previous, i, region) for i in wanted if i not in pyramids}
             pyramids |= zip(images, _pyramids(net, list(images.values())), strict=True)
-            pairs = [(task.index, task.index + 1) for task in batch if task.backward]
-            pairs += [(task.index + 1, task.index) for task in batch if task.forward]
+            pairs = sorted((pair for task in batch for pair in task.pairs), key=lambda pair: pair[0] > pair[1])
             refs, supps = zip(*((pyramids[ref], pyramids[supp]) for ref, supp in pairs), strict=True)
             flows = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps)).split(count)  # type: ignore[no-untyped-call]
         seen = region
         found = {pair: RegionFlow(region, flow) for pair, flow in zip(pairs, flows, strict=True)}
         for task in batch:
-            yield task, found.get((task.index, task.index + 1)), found.get((task.index + 1, task.index))
+            onward, back = (task.index, task.index + 1), (task.index + 1, task.index)
+            to_next = found.get(onward)
+            if task.backward and task.negated:
+                to_next = RegionFlow(region, -found[back].flow)
+            yield task, to_next, found.get(back) if task.forward else None
 
 
 def _batches(tasks: Sequence[FlowTask], most: Callable[[int], int]) -> Iterator[list[FlowTask]]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -222,19 +222,23 @@ class Upscaler:
         """Return the preset `name` for this network and device, with some numbers changed. Raises ModelError."""
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
         made = preset(name, **{**numbers, **changes})
-        if made.error_budget and "error_budget" not in changes:
-            made = replace(made, error_budget=self._error_budget(name, made.error_budget))
-        return made
+        return replace(made, **{key: value for key, value in self._suited(made, name).items() if key not in changes})
 
-    def _error_budget(self, name: str, light: float) -> float:
-        """Return the error budget of the preset `name`, whose budget for light networks is `light`."""
-        adapted = self.estimator.adapted if self.estimator is not None else None
-        if adapted is not None and has_integers(self.network) and not has_integers(adapted):
-            return 0.0  # adapted weights in a wider number format take as long as the gates save
-        if self.config.tail == "light":
-            return light
-        # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
-        return FULL_ERROR_BUDGET if adapted is not None and name == "fast" else 0.0
+    def _suited(self, made: Preset, name: str) -> dict[str, Any]:
+        """Return the numbers of the preset `name` that depend on the network; `made` is for light networks."""
+        adapted, integers = self.estimator.adapted if self.estimator else None, has_integers(self.network)
+        wider = integers and adapted is not None and not has_integers(adapted)
+        if self.config.tail != "light":
+            # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
+            budget = FULL_ERROR_BUDGET if adapted is not None and name == "fast" and not wider else 0.0
+            return {"backward_every": 1, "negated_flow": False, "error_budget": budget, "backward_error_budget": budget}
+        numbers = dict[str, Any]()
+        if adapted is None:  # weights that have never met gates lose more
+            numbers = {"backward_every": 1, "backward_error_budget": made.error_budget}
+        elif wider:  # adapted weights in a wider number format take as long as the gates save
+            numbers = {"backward_every": 1, "backward_error_budget": 0.0}
+        # On integers, cells gain nothing until most of them are skipped: only the backward branch is so calm.
+        return numbers | ({"error_budget": 0.0} if integers else {})
 
     def identity(self, routing: str) -> str:
         """Return a string that differs for models that compute different frames from the same input.
@@ -243,7 +247,8 @@ class Upscaler:
         estimator if its gates work. Crop overhead is excluded: a machine with another overhead may resume a job.
         """
         numbers = self.preset(routing, overhead=0)
-        gated = self.estimator is not None and (numbers.error_budget > 0 or numbers.tail_error_budget > 0)
+        budgets = numbers.error_budget, numbers.backward_error_budget, numbers.tail_error_budget
+        gated = self.estimator is not None and max(budgets) > 0
         facts = f"{numbers}{self.estimator.digest if self.estimator is not None and gated else ''}"
         return f"{self.fingerprint}:{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,3 +43,22 @@ def test_each_frame_of_a_dense_chunk_is_reduced_once(kind: str, monkeypatch: pyt
     assert [(to_next is None, back is None) for _, to_next, back in found] == [
         (False, True), (False, False), (True, False)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("emit", [1, 4])
+def test_a_negated_flow_is_estimated_once_and_the_same_for_every_chunk(emit: int) -> None:
+    torch.manual_seed(0)
+    network = BasicVSR(NetworkConfig(8, 1, "light")).eval()
+    for p in network.spynet.parameters():
+        p.data.normal_(0, 0.05)
+    frames, times = list(torch.rand(4, 1, 3, 20, 36).unbind(0)), StepTimes(Stopwatch(torch.device("cpu")))
+    plan = replace(dense_plan(torch.zeros(4, 20, 36, 3, dtype=torch.uint8), emit), negated_flow=True)
+    with torch.inference_mode():
+        tasks = planned_flows(plan, 20, 36, continues=False)
+        found = list(pair_flows(network, frames, tasks, None, times))
+        assert [task.directions for task in tasks] == [1, 1, 1]
+        for task, to_next, back in found:
+            assert to_next is not None
+            assert torch.allclose(to_next.flow, -network.flow(frames[task.index + 1], frames[task.index]), atol=1e-3)
+            assert (back is not None) == (task.index + 1 < emit)
+            assert back is None or torch.equal(back.flow, -to_next.flow)
