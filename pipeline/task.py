@@ -23,7 +23,7 @@ class UpscaleTask:
     max_model_bytes: int = 0
     """Maximum memory of a chunk in the network; 0: a part of the free memory."""
     encoder: str = "software"
-    """software, nvenc, vaapi or auto."""
+    """device, software, nvenc, vaapi or auto (SKIPVSR_ENCODER)."""
 
     @property
     def frames_per_chunk(self) -> int:

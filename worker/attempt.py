@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
+from typing import Final
 
 from jobs.schema import Job, JobMetrics, Progress
 from pipeline.events import Event, Finished, Stopped
 from worker.job_log import JobLog
 from worker.lease import Lease
+
+DEVICE_FAILED: Final = "The compute device of a worker failed"
+"""Beginning of a warning that stays with the job in later attempts."""
 
 
 class Attempt:
@@ -23,8 +27,8 @@ class Attempt:
     def __init__(self, job: Job, lease: Lease) -> None:
         self.job, self.lease = job, lease
         self.log = JobLog(logging.getLogger(__name__), job.id)
-        self.warnings: list[str] = []
-        """Warnings of the worker itself, besides those of the pipeline."""
+        self.warnings = [warning for warning in job.warnings if warning.startswith(DEVICE_FAILED)]
+        """Warnings of the workers themselves, besides those of the pipeline."""
         self._started = time.monotonic()
         self._frames = 0
         self._seconds_before = job.metrics.processing_seconds or 0.0

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.device import resolve_dtype
-from model.errors import ConfigError, ModelError
+from model.device import resolve_device, resolve_dtype
+from model.errors import ConfigError, DeviceError, ModelError
 from model.gates.estimator import Estimator
 from model.network.basicvsr import BasicVSR
 from model.training import checkpoint
@@ -326,18 +326,12 @@ def _processes() -> int:
 def _workers(config: TrainConfig) -> Iterator[tuple[int, torch.device]]:
     """Yield rank and device of this process, inside the process group if torchrun started several processes."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: this machine has no CUDA device")
-    device = torch.device("cpu")
-    if config.device == "cuda":
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device: process {local} needs its own GPU, and this machine has {torch.cuda.device_count()}"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(
-            device
-        )  # NCCL and new tensors use this device; otherwise all processes share the first GPU
+    try:
+        device = resolve_device(f"cuda:{local}" if config.device == "cuda" else "cpu")
+    except DeviceError as error:
+        raise ConfigError(f"device: process {local} needs its own GPU: {error}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL and new tensors use this device; else all processes share the first GPU
     if _processes() == 1:
         yield 0, device
         return
