@@ -1,4 +1,4 @@
-"""Launches, copies and synchronisations of some work, from torch's profiler and its warnings about synchronisations."""
+"""Launches, copies and synchronisations of some work, as torch dispatches them and as the profiler sees them."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.launches import Launches
+
 
 @dataclass(frozen=True)
 class Counts:
-    """What the host asked of the device. On a CPU, `launches` counts torch's operations, and the rest is zero."""
+    """What the host asks of the device. Without a GPU, or where the profiler sees nothing, most figures are None."""
 
-    launches: int
-    """Kernels, and replays of graphs."""
-    copies: int
+    expected: int
+    """Launches by the operations that torch dispatches (`benchmarks.launches`); 0 on a CPU."""
+    launches: int | None = None
+    """Launches of kernels and graphs that the profiler saw."""
+    copies: int | None = None
     """Copies and fills of memory."""
-    waits: int
+    waits: int | None = None
     """Calls that wait for a stream or an event."""
-    synchronising: int
+    synchronising: int | None = None
     """Operations that torch reports as synchronising."""
 
 
 def counted(device: torch.device, work: Callable[[], object]) -> Counts:
-    """Run some work twice, once for each counter."""
-    cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
+    """Run some work, on a GPU three times: once for each counter."""
+    dispatched = Launches()
+    with dispatched:
         work()
-    events = profiler.events() or []
-    if not cuda:
-        outer = [e for e in events if e.name.startswith("aten::") and not _inside_operation(e)]
-        return Counts(len(outer), 0, 0, 0)
-    calls = Counter(_kind(event.name) for event in events)
-    return Counts(calls["launch"], calls["copy"], calls["wait"], _synchronising(device, work))
+    expected = dispatched.launches.total()
+    if device.type != "cuda":
+        return Counts(expected)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize(device)
+    calls = Counter(kind(event.name) for event in profiler.events() or [])
+    waits = _synchronising(device, work)
+    if not calls["launch"]:  # the profiler has no access to the device
+        return Counts(expected, synchronising=waits)
+    return Counts(expected, calls["launch"], calls["copy"], calls["wait"], waits)
 
 
-def _kind(name: str) -> str:
-    """Return the kind of a call of the CUDA runtime or driver; "" for other events."""
-    if not name.startswith(("cuda", "cu", "hip")):
+def kind(name: str) -> str:
+    """Return the kind of a call of the CUDA runtime or driver: launch, copy, wait, or nothing."""
+    if not name.startswith(("cuda", "cuLaunch", "cuMem", "cuGraph", "hip")):
         return ""
     if "Launch" in name:
         return "launch"
     if "Memcpy" in name or "Memset" in name:
         return "copy"
-    # The profiler itself synchronises the device.
+    # The profiler and `counted` synchronise the whole device.
     return "wait" if "Synchronize" in name and "Device" not in name else ""
-
-
-def _inside_operation(event: object) -> bool:
-    parent = getattr(event, "cpu_parent", None)
-    return parent is not None and str(parent.name).startswith("aten::")
 
 
 def _synchronising(device: torch.device, work: Callable[[], object]) -> int:

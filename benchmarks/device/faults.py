@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from benchmarks.device.results import Section
 from benchmarks.device.session import Item, Session
 from model.errors import DeviceError
+from model.faults import device_failure
 
 _CHILD: Final = "from benchmarks.device.faults import broken_process; broken_process()"
 _BROKEN: Final = 3
@@ -79,9 +81,7 @@ def _assertion(session: Session, section: Section) -> None:
 
 
 def broken_process() -> None:
-    """Break the context of this process, and exit with `_BROKEN` if the engine then raises the device's error."""
-    from pathlib import Path
-
+    """Break the context of this process; exit with `_BROKEN` if the engine then reports a failed device."""
     device, tiny, weights = sys.argv[1:]
     session = Session(torch.device(device), bool(int(tiny)), Path(weights), 0.0)
     model, frames = session.upscaler(session.models[0], session.formats[0]), session.clip(2, session.check_size)
@@ -94,5 +94,5 @@ def broken_process() -> None:
         model.forward(frames, None, lookahead=0, last=True)
     except Exception as error:
         print(f"{type(error).__name__}: {error}".splitlines()[0], flush=True)
-        os._exit(_BROKEN)  # the interpreter's end would touch the broken context
+        os._exit(_BROKEN if device_failure(error) else 1)  # the interpreter's end would touch the broken context
     os._exit(0)

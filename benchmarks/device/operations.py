@@ -128,11 +128,11 @@ def _flow_network(kind: Callable[[], nn.Module]) -> nn.Module:
     return network
 
 
-def _written(dtype: torch.dtype, _: Any, lr: Tensor, residual: Tensor) -> Tensor:
+def _written(dtype: torch.dtype, _: Any, lr: Tensor, residual: Tensor, *, whole: bool = False) -> Tensor:
     """Write the pixels of a frame; the result is in [0, 1]."""
     out = torch.empty(4 * _H, 4 * _W, 3, dtype=dtype, device=lr.device)
     around = padded(lr.float(), 1)
-    write_pixels(out, around, residual)
+    write_pixels(out, around, residual, whole=whole)
     return out.float() / (255 if dtype == torch.uint8 else 65535)
 
 
@@ -184,6 +184,7 @@ OPERATIONS: Final = (
     Operation("pixels 8 bit, full", lambda: _residual(3), partial(_written, torch.uint8), narrow=False),
     Operation("pixels 16 bit, light", lambda: _residual(48), partial(_written, torch.uint16), narrow=False),
     Operation("pixels 16 bit, full", lambda: _residual(3), partial(_written, torch.uint16), narrow=False),
+    Operation("pixels at once", lambda: _residual(48), partial(_written, torch.uint8, whole=True), narrow=False),
     Operation("fold", lambda: [_picture()], lambda _, x: unfold(means(fold(x, 2)), 1), narrow=False),
     Operation(
         "fold frames",

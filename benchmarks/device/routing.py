@@ -32,11 +32,11 @@ def items(session: Session) -> Iterator[Item]:
 
 def _overhead(session: Session) -> int:
     """Return a crop overhead with which the frames are routed, with the same crops on every device."""
-    return 10 if session.tiny else 1300
+    return 20 if session.tiny else 1300
 
 
 def _size(session: Session) -> tuple[int, int]:
-    return (32, 48) if session.tiny else (180, 320)
+    return (48, 80) if session.tiny else (180, 320)
 
 
 def _plan(session: Session, routing: str, section: Section) -> None:

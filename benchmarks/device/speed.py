@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from benchmarks.device.counting import counted
+from benchmarks.device.counting import Counts, counted
 from benchmarks.device.results import Section
 from benchmarks.device.session import Item, Session
 from model.engine.chunk import ChunkResult, Frames
@@ -62,12 +62,21 @@ def _speed(session: Session, name: str, size: tuple[int, int], number: str, rout
         frames_per_second=1 / median(times),
         milliseconds=1000 * median(times),
         skipped=stream.skipped,
-        launches=counts.launches / chunk,
-        copies=counts.copies / chunk,
-        waits=counts.waits / chunk,
-        synchronisations=counts.synchronising / chunk,
+        **_each_frame(counts, chunk),
         peak_mib=memory,
     )
+
+
+def _each_frame(counts: Counts, frames: int) -> dict[str, float | None]:
+    """Return the counts of a chunk for each frame; the expected launches where the profiler saw none."""
+    figures = {
+        "launches": counts.expected or None if counts.launches is None else counts.launches,
+        "expected_launches": counts.expected or None,
+        "copies": counts.copies,
+        "waits": counts.waits,
+        "synchronisations": counts.synchronising,
+    }
+    return {name: None if value is None else value / frames for name, value in figures.items()}
 
 
 class Stream:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from benchmarks.device.ceilings import convolution
 from benchmarks.device.results import Section
-from benchmarks.device.session import Item, Session
+from benchmarks.device.session import FORMATS, Item, Session
+from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR
 
 PAIRS: Final = 8
@@ -33,6 +34,7 @@ def items(session: Session) -> Iterator[Item]:
     yield "pinned copies", partial(_pinned, session)
     for name in session.models:
         yield f"{name} several streams", partial(_several_streams, session, name)
+        yield f"{name} in bands", partial(_in_bands, session, name)
 
 
 def _pair(section: Section, name: str, plain: float, variant: float) -> None:
@@ -144,6 +146,18 @@ def _pinned(session: Session, section: Section) -> None:
         compute()
 
     _pair(section, "pinned copy beside work", session.seconds(plain), session.seconds(beside))
+
+
+def _in_bands(session: Session, name: str, section: Section) -> None:
+    """Compare the engine as on an accelerator with the engine as on a CPU: bands, tables, one flow at a time."""
+    loaded, number, frames = session.loaded(name), session.formats[0], session.clip(4, _size(session))
+    times = []
+    for accelerated in (False, True):
+        model = Upscaler(
+            name, loaded.network, loaded.fingerprint, session.device, FORMATS[number], accelerated=accelerated
+        )
+        times.append(session.seconds(partial(model.forward, frames, None, lookahead=0, last=True)) / len(frames))
+    _pair(section, f"{name} whole, not in bands", *times)
 
 
 def _several_streams(session: Session, name: str, section: Section) -> None:

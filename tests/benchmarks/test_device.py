@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.device import main as device
+from benchmarks.device.counting import kind
 from benchmarks.device.results import Results, Section
 from benchmarks.device.session import Session
 from benchmarks.device.table import MOST, table
@@ -113,3 +114,23 @@ def test_the_table_has_sixty_lines_at_most(tmp_path):
 def test_wrong_arguments_are_refused(arguments, status, tmp_path, capsys):
     assert device.main([*arguments, "--out", str(tmp_path)]) == status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cudaLaunchKernel", "launch"),
+        ("cudaLaunchKernelExC", "launch"),
+        ("cuLaunchKernelEx", "launch"),
+        ("cudaGraphLaunch", "launch"),
+        ("cudaMemcpyAsync", "copy"),
+        ("cudaMemsetAsync", "copy"),
+        ("cudaStreamSynchronize", "wait"),
+        ("cudaEventSynchronize", "wait"),
+        ("cudaDeviceSynchronize", ""),
+        ("cudaMalloc", ""),
+        ("aten::copy_", ""),
+    ],
+)
+def test_calls_of_cuda_are_counted_by_kind(name, expected):
+    assert kind(name) == expected
