@@ -39,14 +39,14 @@ def main() -> None:
     model = load_model(args.model, weights_dir=args.weights_dir, device=args.device, threads=args.threads)
     print(f"{'clip':24}" + "".join(f"{f'L={count}':>8}" for count in _LOOKAHEADS) + f"{'whole':>8}")
     for clip in args.clips:
-        truth = _middle(clip, args.frames, args.side)
-        small = _reduced(truth)
-        values = [_psnr(_upscaled(model, small, 1, count), truth) for count in _LOOKAHEADS]
-        values.append(_psnr(_upscaled(model, small, len(small), 0), truth))
+        truth = middle(clip, args.frames, args.side)
+        small = reduced(truth)
+        values = [psnr(_upscaled(model, small, 1, count), truth) for count in _LOOKAHEADS]
+        values.append(psnr(_upscaled(model, small, len(small), 0), truth))
         print(f"{clip.name[:23]:24}" + "".join(f"{value:8.2f}" for value in values), flush=True)
 
 
-def _middle(clip: Path, count: int, side: int) -> Frames:
+def middle(clip: Path, count: int, side: int) -> Frames:
     """The centre of the first frames of a clip; sides are multiples of four."""
     frames: list[Frames] = []
     with VideoReader(clip) as reader:
@@ -59,7 +59,8 @@ def _middle(clip: Path, count: int, side: int) -> Frames:
     return np.stack(frames)
 
 
-def _reduced(frames: Frames) -> Frames:
+def reduced(frames: Frames) -> Frames:
+    """Frames of a quarter of the size."""
     tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     small = F.interpolate(tensor, scale_factor=0.25, mode="bicubic", antialias=True)
     reduced: Frames = small.permute(0, 2, 3, 1).round().clamp(0, 255).byte().contiguous().numpy()
@@ -71,9 +72,10 @@ def _upscaled(model: Upscaler, frames: Frames, chunk: int, lookahead: int) -> Fr
     return np.concatenate(parts).astype(np.uint8)
 
 
-def _psnr(frames: Frames, truth: Frames) -> float:
+def psnr(frames: Frames, truth: Frames) -> float:
+    """Mean PSNR of Y over the frames, at most 100 dB."""
     errors = ((frames.astype(float) - truth) @ _LUMA) ** 2
-    return float(np.mean(10 * np.log10(255**2 / errors.mean((1, 2)))))
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors.mean((1, 2)), 255**2 * 1e-10))))
 
 
 if __name__ == "__main__":

@@ -204,6 +204,30 @@ class FiguresWriter:
             sync_file(path)
 
 
+def join(parts: Sequence[tuple[Path, int]], folder: Path) -> None:
+    """Write the figures of successive parts of a job as those of the whole job.
+
+    Args:
+        parts: the folder of each part, and the number of its chunks.
+        folder: receives the files; may be the folder of a part.
+
+    Figures that are lost leave a gap. Raises OSError, and JobFailed if a file is a link or no regular file.
+    """
+    found = [(figures, chunks) for each, chunks in parts if (figures := Figures.read(each)) is not None]
+    if not found:
+        return
+    rows: list[BaseModel] = [found[0][0].facts]
+    with (folder / f"{SKIPMAP}.part").open("wb") as target:
+        for figures, chunks in found:
+            lines, size = figures.first(chunks)
+            rows += [line.model_copy(update={"at": line.at + target.tell()}) for line in lines]
+            with open_regular(figures.folder / SKIPMAP) as source:
+                target.write(source.read(size))
+    (folder / f"{FIGURES}.part").write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
+    for name in FILES:
+        replace(folder / f"{name}.part", folder / name)
+
+
 def _unpacked(data: bytes, frames: int, frame_bytes: int) -> list[bytes | None]:
     """Return the maps of a chunk; None for each frame of damaged data."""
     try:

@@ -8,6 +8,7 @@ skipvsr:fence           counter: the last fencing token
 skipvsr:tickets         counter: the last ticket number, or place in a line
 skipvsr:line:<priority>:<key id>  sorted set: waiting tickets of one API key, in their order (`jobs.lines`)
 skipvsr:turns:<priority>          sorted set: API keys with a line, by their turn
+skipvsr:parts:<id>      hash: who computes which part of one job (`jobs.parts`)
 skipvsr:owed            sorted set: queued jobs without a ticket in a line, by time
 skipvsr:bell            list: wakes an idle worker
 skipvsr:workers         set: names of workers
@@ -66,6 +67,11 @@ def line_key(priority: Priority, owner: str) -> str:
 def turns_key(priority: Priority) -> str:
     """Key of the API keys that wait for their turn in a priority."""
     return f"{PREFIX}turns:{priority}"
+
+
+def parts_key(job_id: str) -> str:
+    """Key of the table of a job's parts."""
+    return f"{PREFIX}parts:{job_id}"
 
 
 def worker_key(name: str) -> str:

@@ -7,6 +7,9 @@ one line. A higher priority always comes first.
 Each step is one Lua script, whose cost does not grow with the number of waiting jobs. A ticket that has left its line
 is *owed* to its job until a worker claims the job, so a ticket that a dead worker had in hand is found again.
 
+Tickets for the parts of running jobs (`jobs.parts`) have a line of their own, whose turn comes when no job of the
+priority waits. No list or count of waiting jobs holds that line.
+
 An idle worker waits at the *bell*. Whoever leaves a ticket in a line rings, unless the bell rings already; each worker
 that takes a ticket and leaves others rings for the next worker.
 """
@@ -26,6 +29,8 @@ from jobs.schema import Priority
 
 PRIORITIES: Final = tuple(Priority)
 """From the first to the last."""
+PARTS: Final = "~parts"
+"""In place of an API key: the line of the parts of running jobs."""
 
 
 class Place(StrEnum):
@@ -70,7 +75,9 @@ _PUSH: Final = f"""{_RING}
 -- KEYS: line, turns, owed, bell, counter; ARGV: ticket, owner, place.
 local number = redis.call('INCR', KEYS[5])
 redis.call('ZADD', KEYS[1], ARGV[3] == 'back' and number or -number, ARGV[1])
-if ARGV[3] == 'first' then
+if ARGV[2] == '{PARTS}' then
+  redis.call('ZADD', KEYS[2], 'inf', ARGV[2])
+elseif ARGV[3] == 'first' then
   redis.call('ZADD', KEYS[2], -number, ARGV[2])
 else
   redis.call('ZADD', KEYS[2], 'NX', number, ARGV[2])
@@ -89,7 +96,7 @@ for _, priority in ipairs(ARGV) do
     local line = '{PREFIX}line:' .. priority .. ':' .. next[1]
     local ticket = redis.call('ZPOPMIN', line)[1]
     if redis.call('EXISTS', line) == 1 then
-      redis.call('ZADD', turns, redis.call('INCR', KEYS[3]), next[1])
+      redis.call('ZADD', turns, next[1] == '{PARTS}' and 'inf' or redis.call('INCR', KEYS[3]), next[1])
     else
       redis.call('ZREM', turns, next[1])
     end
@@ -119,7 +126,9 @@ local found = {{}}
 for i, priority in ipairs(ARGV) do
   local lines = {{}}
   for _, owner in ipairs(redis.call('ZRANGE', '{PREFIX}turns:' .. priority, 0, -1)) do
-    lines[#lines + 1] = redis.call('ZRANGE', '{PREFIX}line:' .. priority .. ':' .. owner, 0, -1)
+    if owner ~= '{PARTS}' then
+      lines[#lines + 1] = redis.call('ZRANGE', '{PREFIX}line:' .. priority .. ':' .. owner, 0, -1)
+    end
   end
   found[i] = lines
 end
@@ -132,7 +141,9 @@ local found = {{}}
 for i, priority in ipairs(ARGV) do
   found[i] = 0
   for _, owner in ipairs(redis.call('ZRANGE', '{PREFIX}turns:' .. priority, 0, -1)) do
-    found[i] = found[i] + redis.call('ZCARD', '{PREFIX}line:' .. priority .. ':' .. owner)
+    if owner ~= '{PARTS}' then
+      found[i] = found[i] + redis.call('ZCARD', '{PREFIX}line:' .. priority .. ':' .. owner)
+    end
   end
 end
 return found
@@ -151,9 +162,11 @@ for i = 2, #ARGV do
   local owners = {{ARGV[1]}}
   if ARGV[1] == '*' then owners = redis.call('ZRANGE', '{PREFIX}turns:' .. ARGV[i], 0, -1) end
   for _, owner in ipairs(owners) do
-    local line = '{PREFIX}line:' .. ARGV[i] .. ':' .. owner
-    look(line, '(0', '+inf', 'BYSCORE', 'LIMIT', 0, 1) -- each half of a line is in the order of time
-    look(line, '(0', '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1)
+    if owner ~= '{PARTS}' then
+      local line = '{PREFIX}line:' .. ARGV[i] .. ':' .. owner
+      look(line, '(0', '+inf', 'BYSCORE', 'LIMIT', 0, 1) -- each half of a line is in the order of time
+      look(line, '(0', '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1)
+    end
   end
 end
 return oldest

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.bucket import Bucket
+from jobs.bucket_folder import BucketFolder
 from jobs.copies import Copies
 from jobs.disk import open_regular, room
 from jobs.errors import JobFailed, StorageUnavailable
@@ -38,6 +39,7 @@ from jobs.working_files import WorkingFiles
 
 _INPUT: Final = "input"
 _RESULT: Final = re.compile(r"result\.[a-z0-9]+")
+_PARTS: Final = "parts"
 _AT_ONCE: Final = 4
 """Files sent or fetched at the same time."""
 _TRIES: Final = 3
@@ -184,12 +186,26 @@ class ObjectStorage(Storage):
         if ledger is None or ledger.token != token:
             raise Fenced(job_id)
         self.check_room(sum(filed.size for filed in ledger.work.values()))
-        super().remove_work(job_id)  # of earlier workers of this machine
+        self._remove_folders(job_id)  # of earlier workers of this machine
         with room(self.root):
             folder.mkdir()
         _all(lambda item: self._pieces.fetch(job_id, item[1], folder / item[0]), ledger.work.items())
         self._works[job_id] = WorkingFiles(folder, ledger.work)
         return folder
+
+    def parts(self, job_id: str) -> Storage:
+        """The working folders of the parts of a job, whose objects lie below those of the job."""
+        bucket = BucketFolder(self._bucket, f"{files_of(job_id)}{_PARTS}/")
+        return ObjectStorage(self.job_dir(job_id) / _PARTS, bucket, min_free=self.min_free)
+
+    def begin(self, job_id: str) -> None:
+        """Let workers take the working folder of a job without an upload."""
+        self._ledgers.create(job_id, Ledger())
+
+    def remove_parts(self, job_id: str) -> None:
+        """Remove the working folders of all parts of a job."""
+        self._bucket.delete(*(found.key for found in self._bucket.objects(f"{files_of(job_id)}{_PARTS}/")))
+        super().remove_parts(job_id)
 
     def save(self, job_id: str, folder: Path) -> None:
         """Send new files and the added ends of grown files, then write the ledger. Raises Fenced."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -52,6 +53,7 @@ class Priority(StrEnum):
 _CODECS: Final = {"mov": ("h264", "hevc"), "webm": ("av1",)}
 """Codecs of the containers that do not support all codecs."""
 _ROUTINGS: Final = ("off", "balanced", "fast")
+_SEGMENTS: Final = r"^(auto|off|[1-9]|[1-5][0-9]|6[0-4])$"
 PROBLEMS: Final = "/problems/"
 """Path of the pages that explain each kind of error."""
 STORED: Final = "stored"
@@ -111,6 +113,12 @@ class JobOptions(BaseModel):
         "field, at twice the frame rate.",
     )
     priority: Priority = Field(Priority.NORMAL, description="Queue of the job: high, normal or low.")
+    segments: str = Field(
+        "auto",
+        description="Segments that several workers process at the same time: auto: some for each idle worker, if the "
+        "video is long enough; off: none; or a number from 1 to 64.",
+        json_schema_extra={"pattern": _SEGMENTS},
+    )
 
     @field_validator("routing")
     @classmethod
@@ -118,6 +126,13 @@ class JobOptions(BaseModel):
         if routing not in _ROUTINGS and info.context is not STORED:
             raise ValueError("Input should be 'off', 'balanced' or 'fast'")
         return routing
+
+    @field_validator("segments")
+    @classmethod
+    def _is_number_of_segments(cls, segments: str) -> str:
+        if re.fullmatch(_SEGMENTS, segments) is None:
+            raise ValueError("Input should be 'auto', 'off' or a number from 1 to 64")
+        return segments
 
     @model_validator(mode="after")
     def _one_size(self) -> JobOptions:
@@ -276,6 +291,21 @@ class QueuePlace(BaseModel):
     wait_seconds: float | None = Field(description="Estimated seconds until a worker takes the job; null if unknown.")
 
 
+class JobSegments(BaseModel):
+    """Segments of a job that several workers process at the same time."""
+
+    total: int = Field(description="Number of segments.")
+    done: int = Field(description="Number of finished segments.")
+    workers: int = Field(description="Most workers that have processed the job at the same time.")
+    exact_seams: int = Field(
+        description="Number of seams at which the frames equal those of one worker: a scene cut precedes the seam."
+    )
+    warmed_seams: int = Field(
+        description="Number of seams without a scene cut. The network first reads `warmup_frames` frames before."
+    )
+    warmup_frames: int = Field(description="Frames before each seam without a scene cut.")
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -324,6 +354,9 @@ class Job(BaseModel):
     estimate: Estimate | None = Field(None, description="Expected time and result; null if unknown at submission.")
     queue: QueuePlace | None = Field(None, description="Place in the queue, as of now; null unless the job is queued.")
     metrics: JobMetrics = Field(default_factory=JobMetrics)
+    segments: JobSegments | None = Field(
+        None, description="Segments of the job; null: one worker processes the whole video."
+    )
     warnings: list[str] = Field(
         default_factory=list,
         description="Notes for the user: properties of the source that the result cannot keep, a reduced size, damage, "

@@ -5,6 +5,7 @@
     <data_dir>/estimates/               ends of files, for the time of an estimate (`service.estimating`)
     <data_dir>/jobs/<id>/input          the uploaded file
                          work-<token>/  checkpoint and segments of the worker with this fencing token
+                         parts/         the same for each part that another worker computes (`jobs.parts`)
                          result.mp4     the published result (or .mkv, .mov, .webm)
                          figures.jsonl, skipmap.bin  published with the result (`jobs.figures`)
 
@@ -31,6 +32,7 @@ from jobs.settings import Settings
 from jobs.stored import Entry, LocalEntry, LocalFile, StoredFile
 
 GB: Final = 1_000_000_000
+_PARTS: Final = "parts"
 _RECORD: Final = "job.json"
 _MOST_RECORD_BYTES: Final = 1 << 20
 _REMOVED: Final = ".removed-"
@@ -49,6 +51,11 @@ def new_id() -> str:
 def is_id(text: str) -> bool:
     """Whether a text is the id of a job or an upload, and safe in a path."""
     return _ID.fullmatch(text) is not None
+
+
+def part_id(number: int) -> str:
+    """Id of a part of a job in `Storage.parts`."""
+    return f"{number:016x}"
 
 
 class Storage:
@@ -285,6 +292,23 @@ class Storage:
     def leave(self, job_id: str) -> None:
         """End the use of a job's files by the worker that has called `fetch_input` and `take_work`."""
 
+    def parts(self, job_id: str) -> Storage:
+        """The working folders of the parts of a job, each under its `part_id`, as those of a job of its own."""
+        return Storage(self.job_dir(job_id) / _PARTS, min_free=self.min_free)
+
+    def begin(self, job_id: str) -> None:
+        """Let workers take the working folder of a job without an upload. Raises `Fenced` if the job is removed."""
+        with room(self.root):
+            try:
+                for folder in (self.root.parent, self.root, self.job_dir(job_id)):  # never the folder of the whole job
+                    folder.mkdir(exist_ok=True)
+            except FileNotFoundError as error:
+                raise Fenced(job_id) from error
+
+    def remove_parts(self, job_id: str) -> None:
+        """Remove the working folders of all parts of a job."""
+        shutil.rmtree(self.job_dir(job_id) / _PARTS, ignore_errors=True)
+
     def publish(self, part: Path, job_id: str, also: Sequence[Path] = (), name: str = "") -> None:
         """Move a result from the working folder to the published files, and then the files of `also`.
 
@@ -304,7 +328,12 @@ class Storage:
         return [folder for folder in (self.job_dir(job_id), self.work(job_id, ())) if folder is not None]
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
-        """Remove all working folders of a job, or only the folder of the worker with `token`."""
+        """Remove all working folders of a job and its parts, or only the folder of the worker with `token`."""
+        if token is None:
+            self.remove_parts(job_id)
+        self._remove_folders(job_id, token)
+
+    def _remove_folders(self, job_id: str, token: int | None = None) -> None:
         for work in self.job_dir(job_id).glob(f"work-{'*' if token is None else token}"):
             shutil.rmtree(work, ignore_errors=True)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jobs.schema import JobMetrics
 from pipeline.checkpoint import CHUNKS_REMEMBERED, CUTS_REMEMBERED, Manifest
 from pipeline.stages import ComputedChunk
 
 STAGES = ("decode", "model", "encode")
+_COUNTED = ("segments", "frames", "units_total", "units_skipped", "units_reused", "dense_seconds")
 
 
 def after_chunk(
@@ -44,6 +47,30 @@ def after_chunk(
     return manifest.model_copy(
         update={"metrics": _metrics(manifest, before.metrics, result.seconds, decode_seconds, encode_seconds)}
     )
+
+
+def joined(manifests: Sequence[Manifest], firsts: Sequence[int]) -> Manifest:
+    """Manifest of a whole video after all of its parts; `firsts` are the parts' first frames."""
+    last = manifests[-1]
+    cuts = [first + cut for manifest, first in zip(manifests, firsts, strict=True) for cut in manifest.cuts]
+    whole = last.model_copy(
+        update={
+            "identity": last.identity.of_whole(),
+            "cuts": cuts[:CUTS_REMEMBERED],
+            "warnings": list(dict.fromkeys(text for manifest in manifests for text in manifest.warnings)),
+            **{name: sum(getattr(manifest, name) for manifest in manifests) for name in _COUNTED},
+        }
+    )
+    parts = [manifest.metrics for manifest in manifests]
+    chunks = [seconds for part in parts for seconds in part.chunk_seconds]
+    before = JobMetrics(
+        decode_seconds=sum(part.decode_seconds for part in parts),
+        model_seconds=sum(part.model_seconds for part in parts),
+        encode_seconds=sum(part.encode_seconds for part in parts),
+    )
+    metrics = _metrics(whole, before, 0.0, 0.0, 0.0)
+    chunk_seconds = chunks[-CHUNKS_REMEMBERED:]
+    return whole.model_copy(update={"metrics": metrics.model_copy(update={"chunk_seconds": chunk_seconds})})
 
 
 def _metrics(

@@ -4,6 +4,7 @@
     segment-000000.mp4 …      one encoded segment for each chunk
     state-000007.safetensors  the recurrent state after the last chunk
     figures.jsonl …           the figures of the chunks (`jobs.figures`)
+    plan.json                 the parts of the video, if several workers compute the job (`pipeline.parts`)
 
 Renaming the manifest into place commits a checkpoint in one step. Files that the manifest does not name are remains of
 an interrupted chunk.
@@ -12,6 +13,7 @@ an interrupted chunk.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ from jobs.figures import FILES as FIGURES
 from jobs.schema import JobMetrics, JobOptions
 from model.engine.state import RecurrentState
 from model.errors import StateMismatch
-from pipeline.layout import MANIFEST, segment_path
+from pipeline.layout import MANIFEST, PLAN, segment_path
 
 _VERSION: Final = 3
 CHUNKS_REMEMBERED: Final = 1000
@@ -43,20 +45,28 @@ class Identity(BaseModel):
     encoder: str = Field(
         "libx264", description="libav's name of the encoder; segments of two encoders cannot be joined."
     )
+    part: str = Field("", description="Name of the part of the video (`pipeline.parts`); empty: the whole video.")
+
+    def of_whole(self) -> Identity:
+        """Identity of the whole video."""
+        return self.model_copy(update={"part": ""})
 
     def moved_from(self, other: Identity) -> bool:
         """Whether the same weights computed on another kind of device or in another number format before."""
         return self.weights != "" and self.weights == other.weights and self.place != other.place
 
-    def differs(self, other: Identity) -> str | None:
-        """Names of the parts that differ from another identity; None if both are equal, or only the place differs."""
+    def differs(self, other: Identity, *, same_place: bool = False) -> str | None:
+        """Names of the parts that differ from another identity; None if both are equal.
+
+        Another place of the same weights is no difference, unless `same_place`.
+        """
         ours, theirs = self.model_dump(), other.model_dump()
         # The queue of a job does not change its result.
         ours["options"].pop("priority")
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
-        names["encoder"] = "encoder"
-        if self.moved_from(other):
+        names |= {"encoder": "encoder", "part": "part of the video"}
+        if not same_place and self.moved_from(other):
             del names["model"]
         different = [name for key, name in names.items() if ours[key] != theirs[key]]
         return ", ".join(different) or None
@@ -115,9 +125,9 @@ class Checkpoints:
             The manifest, the recurrent state, and the reason why an existing checkpoint is not used.
         """
         manifest, state, reason = self._read(identity)
-        keep = {MANIFEST, manifest.state_name(), *FIGURES, *(path.name for path in self.segments(manifest))}
+        keep = {PLAN, MANIFEST, manifest.state_name(), *FIGURES, *(path.name for path in self.segments(manifest))}
         if manifest.segments == 0:
-            keep = set()
+            keep = {PLAN}
         for path in self.folder.iterdir():
             if path.name not in keep:
                 path.unlink()
@@ -176,6 +186,12 @@ def shortened_chunk(folder: Path) -> int | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
+    """SHA-256 of a file in hexadecimal. A worker that computes many parts of a video reads the file once."""
+    facts = path.stat()
+    return _digest(path, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+@lru_cache(8)
+def _digest(path: Path, *_facts: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

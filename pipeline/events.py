@@ -1,4 +1,7 @@
-"""The output of the pipeline: `Started`, then `Working` and `ChunkDone` in turn, then `Finished` or `Stopped`."""
+"""The output of the pipeline: `Started`, then `Working` and `ChunkDone` in turn, then `Finished` or `Stopped`.
+
+A part of a video ends with `PartDone` instead of `Finished`.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,14 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class PartDone:
+    """All chunks of a part of the video are encoded and checkpointed."""
+
+    progress: Progress
+    metrics: JobMetrics
+
+
+@dataclass(frozen=True)
 class Finished:
     """The complete result is at `path` in the working folder; the caller publishes the file."""
 
@@ -71,4 +82,4 @@ class Finished:
     """Average frames a second of the result. None: it has no length."""
 
 
-Event = Started | Working | ChunkDone | Stopped | Finished
+Event = Started | Working | ChunkDone | Stopped | PartDone | Finished

@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 MANIFEST: Final = "manifest.json"
+PLAN: Final = "plan.json"
 SHOWN: Final = (MANIFEST, "segment-*.mp4")
 """Patterns of the files that `finished_segments` needs."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from jobs.schema import JobOptions
 from jobs.speed import Measurement, Work
-from pipeline.events import ChunkDone, Event, Finished, Started, Stopped
+from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped
 
 _WINDOW_SECONDS: Final = 20.0
 """Seconds of work after which a part of a long job counts, so that estimates need not wait for its end."""
@@ -51,7 +51,7 @@ class Speedometer:
                 self._last = now
                 if now - self._since >= _WINDOW_SECONDS:
                     self._flush()
-            case Stopped():
+            case Stopped() | PartDone():
                 self._flush()
             case Finished():
                 self._flush(start=self._start + now - self._last, bits=_bits(event))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +22,36 @@ from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Group, Upscaler, groups
 from model.engine.work import Interrupted
 from pipeline.checkpoint import Checkpoints, Manifest
+from pipeline.parts import Part
 from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.progress import ProgressCounter
 from pipeline.task import UpscaleTask
+
+
+class Position(NamedTuple):
+    """Where decoding begins."""
+
+    after: int | None
+    """PTS of the last frame to leave out; None: decoding begins at the start."""
+    before: int | None
+    """Number of frames to leave out, if the decoder can seek."""
+
+
+def position_of(part: Part | None, done: Manifest) -> Position:
+    """Where decoding begins: after the frames of the checkpoint, or at the start of the warm-up."""
+    first = part.first if part is not None else 0
+    if done.read_to is None and part is not None:
+        return Position(part.after, part.start if part.clean and part.start else None)
+    return Position(done.read_to, first + done.frames + len(done.pending) if done.clean else None)
+
+
+def frames_left(task: UpscaleTask, done: Manifest) -> int | None:
+    """Number of frames to decode; None: all frames to the end of the video."""
+    part = task.part
+    if part is None or part.frames is None:
+        return None
+    before = part.warm_up if done.read_to is None else -done.frames - len(done.pending)
+    return before + part.frames + task.options.lookahead
 
 
 @dataclass(frozen=True)
@@ -40,11 +68,11 @@ class ComputedChunk:
     clean: bool
     """Whether the decoder can resume after that frame by seeking."""
     last: bool
-    """Whether the chunk ends the video."""
+    """Whether the chunk ends the video, or the part of the video."""
 
 
 class DecodeStage:
-    """Frames of the source after a checkpoint. One thread iterates; another thread may read the times.
+    """Frames of the source after a checkpoint, to the end of the part. One thread iterates; another may read the times.
 
     Args:
         task: the video.
@@ -60,26 +88,26 @@ class DecodeStage:
         """Warnings of the decoder, complete after the last frame."""
 
     def __iter__(self) -> Iterator[Frame]:
-        task, done = self._task, self._manifest
-        before = done.frames + len(done.pending) if done.clean else None
+        task = self._task
+        position = position_of(task.part, self._manifest)
         with VideoReader(
             task.source,
-            start_after_pts=done.read_to,
-            frames_before=before,
+            start_after_pts=position.after,
+            frames_before=position.before,
             canvas=self._canvas,
             fields=task.options.deinterlace == "field",
             limits=task.limits,
         ) as reader:
             self._reader = reader
             frames = iter(reader)
-            while True:
+            for _ in count() if (left := frames_left(task, self._manifest)) is None else range(left):
                 started = time.perf_counter()
                 frame = next(frames, None)
                 self._seconds += time.perf_counter() - started
                 if frame is None:
+                    self.warnings = tuple(reader.warnings)
                     break
                 yield frame
-            self.warnings = tuple(reader.warnings)
 
     def abandon(self) -> None:
         """End the decoder's process. A thread that waits for a frame gets an error."""
@@ -124,10 +152,15 @@ class _Position:
     read_to: int
     clean: bool
     last: bool
+    dropped: bool
+    """Whether the frames belong to the warm-up."""
 
 
 class _Groups:
-    """The decoded frames in groups for the network, with the decoder's position after each group."""
+    """The decoded frames in groups for the network, with the decoder's position after each group.
+
+    The groups of a part end where those of the whole video end, also in the warm-up.
+    """
 
     def __init__(
         self,
@@ -139,32 +172,41 @@ class _Groups:
         *,
         resumed: bool,
     ) -> None:
+        part, chunk = task.part, task.frames_per_chunk
+        self._warm_up = part.warm_up if part is not None and not resumed else 0
+        self._bounded = part is not None and part.frames is not None
         # A state from a checkpoint already holds its look-ahead frames.
-        lookahead = 0 if resumed else task.options.lookahead
-        self._groups = groups(frames, task.frames_per_chunk, lookahead)
+        first = 0 if resumed else task.options.lookahead - -self._warm_up % chunk
+        self._groups = groups(frames, chunk, first)
         self._pending, self._lookahead = pending, task.options.lookahead
         self._stops, self._progress = stops, progress
         self._begun: deque[tuple[int, list[int], _Position]] = deque()
 
     def __iter__(self) -> Iterator[Group]:
-        for group, last in self._groups:
+        for group, ended in self._groups:
             if self._stops.before_chunk or not group:
                 return
+            last = ended and not self._bounded
             times = [*self._pending, *(frame.pts for frame in group)]
             emitted = len(times) if last else max(len(times) - self._lookahead, 0)
             self._pending = times[emitted:]
-            number = self._progress.begin_chunk(emitted)
-            position = _Position(self._pending, group[-1].pts, group[-1].clean, last)
+            dropped = self._warm_up > 0
+            self._warm_up -= emitted
+            number = self._progress.begin_chunk(0 if dropped else emitted)
+            position = _Position(self._pending, group[-1].pts, group[-1].clean, ended, dropped)
             self._begun.append((number, times[:emitted], position))
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
             yield Group(rgb, last, partial(self._observe, number))
             del rgb
 
-    def computed(self, result: ChunkResult) -> ComputedChunk:
-        """Return the result of the oldest group that has none yet, with its position."""
+    def computed(self, result: ChunkResult) -> ComputedChunk | None:
+        """Return the result of the oldest group that has none yet, with its position; None for the warm-up's."""
         number, pts, position = self._begun.popleft()
         self._progress.end_chunk(number)
+        if position.dropped:
+            self._progress.take(0)
+            return None
         return ComputedChunk(result, pts, position.pending, position.read_to, position.clean, position.last)
 
     def _observe(self, number: int, fraction: float) -> None:
@@ -182,7 +224,7 @@ def run_model(
     stops: Stops,
     progress: ProgressCounter,
     *,
-    overlap: bool,
+    ahead: int,
 ) -> Iterator[ComputedChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -194,17 +236,18 @@ def run_model(
         task: the video with its options.
         stops: end the iterator early.
         progress: follows the steps of the network.
-        overlap: whether the next chunk may begin beside the current one.
+        ahead: most chunks to begin before the current one is finished.
     """
     options = task.options
     waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None)
-    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, overlap=overlap)
+    results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, ahead=ahead)
     del state
     try:
         with closing(results):
             for result in results:
-                yield waiting.computed(result)
-                del result
+                if (chunk := waiting.computed(result)) is not None:
+                    yield chunk
+                del result, chunk
                 if stops.before_chunk:
                     return
     except (Abandoned, Interrupted):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jobs.schema import JobOptions
 from media.limits import DEFAULT_LIMITS, Limits
+from pipeline.checkpoint import Identity
+from pipeline.parts import Part
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class UpscaleTask:
     """Maximum memory of a chunk in the network; 0: a part of the free memory."""
     encoder: str = "software"
     """device, software, nvenc, vaapi or auto (SKIPVSR_ENCODER)."""
+    encoder_threads: int | None = None
+    """Threads of the encoder; by default as many as suit this machine."""
+    part: Part | None = None
+    """The part of the video to compute, without the other tracks; None: the whole video."""
+    identity: Identity | None = None
+    """What this run must have in common with those of the other parts."""
 
     @property
     def frames_per_chunk(self) -> int:

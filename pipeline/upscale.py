@@ -18,7 +18,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from jobs.figures import FiguresWriter
 from jobs.storage import Fenced
@@ -27,13 +27,15 @@ from media.encode.encoders import job_threads
 from media.errors import UnusableVideo
 from media.probe import probe
 from media.spec import output_spec
-from model.engine.budget import longest_chunk, needed_bytes, overlap_fits
+from media.types import Canvas
+from model.engine.budget import halves_beside, longest_chunk, needed_bytes
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler
+from model.errors import ModelError
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
 from pipeline.checkpoint import Checkpoints, Identity, sha256_of
 from pipeline.encoder import encoder_of_job
-from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
+from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
 from pipeline.figures import chunk_figures, facts, packed
 from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
@@ -63,7 +65,8 @@ def upscale(
             computed chunk is saved.
 
     Yields:
-        `Started`, then `Working` and `ChunkDone` in turn, then `Finished`; or `Stopped` after `stop` or `halt`.
+        `Started`, then `Working` and `ChunkDone` in turn, then `Finished`, or `PartDone` for a part of the video; or
+        `Stopped` after `stop` or `halt`.
     """
     stops = Stops(stop or threading.Event(), halt or threading.Event())
     try:
@@ -72,6 +75,24 @@ def upscale(
         if not task.folder.exists():
             raise Fenced(task.folder.name) from error
         raise
+
+
+class Prepared(NamedTuple):
+    """What is known of a run before the first chunk."""
+
+    identity: Identity
+    canvas: Canvas
+    chunk: int
+    encoder_threads: int
+    warnings: list[str]
+    """Why the run differs from what the options ask for."""
+    begun: bool
+    """Whether a checkpoint exists."""
+
+
+def prepared(task: UpscaleTask, model: Upscaler) -> Prepared:
+    """Probe a video and choose what `upscale` would choose for it. Raises the same errors."""
+    return _Run(task, model, Stops(threading.Event(), threading.Event())).prepared
 
 
 class _Run:
@@ -93,23 +114,40 @@ class _Run:
             limits=task.limits,
         )
         self._checkpoints = Checkpoints(task.folder)
-        identity = Identity(
+        self._identity = Identity(
             input_sha256=sha256_of(task.source),
             model=model.identity(options.routing),
             weights=model.weights,
             place=model.place,
             options=options,
             encoder=self._spec.encoder,
+            part=task.part.name if task.part is not None else "",
         )
-        self._manifest, self._state, unused = self._checkpoints.load(identity)
+        if task.identity is not None and (differs := self._identity.of_whole().differs(task.identity, same_place=True)):
+            raise ModelError(f"this worker has another {differs} than the worker that has planned the job")
+        self._manifest, self._state, unused = self._checkpoints.load(self._identity)
         if unused:
             self._manifest.warnings.append(unused)
-        self._take_over(identity)
+        self._take_over(self._identity)
         self._fit_chunk()
         self._choose_threads()
         self._figures = self._open_figures()
         self._checkpointed_at = time.perf_counter()
-        self._progress = ProgressCounter(self._info.video.output_frames, self._manifest.frames)
+        self._progress = ProgressCounter(self._frames_total(), self._manifest.frames)
+
+    @property
+    def prepared(self) -> Prepared:
+        """What is known before the first chunk."""
+        manifest, chunk = self._manifest, self._task.frames_per_chunk
+        canvas, begun = self._info.video.canvas, manifest.segments > 0
+        return Prepared(self._identity, canvas, chunk, manifest.encoder_threads, manifest.warnings, begun)
+
+    def _frames_total(self) -> int | None:
+        """Number of frames to compute; None if the file does not state the number."""
+        total, part = self._info.video.output_frames, self._task.part
+        if part is None:
+            return total
+        return total - part.first if part.frames is None and total is not None else part.frames
 
     def _take_over(self, identity: Identity) -> None:
         """Go on with a checkpoint of another kind of device or another number format. Finished chunks stay."""
@@ -148,13 +186,13 @@ class _Run:
         """Choose the threads of the encoder for this machine. A resumed job keeps its threads, and so its bytes."""
         if self._manifest.segments == 0:
             cores, shared = len(os.sched_getaffinity(0)), self._model.device.type == "cpu"
-            self._manifest.encoder_threads = job_threads(cores, shared=shared)
+            self._manifest.encoder_threads = self._task.encoder_threads or job_threads(cores, shared=shared)
         self._spec = replace(self._spec, threads=self._manifest.encoder_threads)
 
-    def _overlap_fits(self) -> bool:
-        """Check whether there is memory for two chunks in the network at a time."""
+    def _chunks_ahead(self) -> int:
+        """Return for how many next chunks in the network the memory suffices."""
         task, video = self._task, self._info.video
-        return overlap_fits(
+        return halves_beside(
             self._model,
             video.width * video.height,
             task.frames_per_chunk + task.options.lookahead,
@@ -180,7 +218,9 @@ class _Run:
         yield Started(self._info, self._spec, self._progress.at_checkpoint(), resumed, self._warnings())
         if not self._manifest.complete:
             yield from self._chunks()
-        if self._manifest.complete and (finished := (yield from self._finish())) is not None:
+        if self._manifest.complete and self._task.part is not None:
+            yield PartDone(self._progress.at_checkpoint(complete=True), self._manifest.metrics)
+        elif self._manifest.complete and (finished := (yield from self._finish())) is not None:
             yield finished
         elif self._manifest.complete or self._stops.before_chunk:
             yield Stopped(self._progress.at_checkpoint(), self._manifest.metrics)
@@ -200,7 +240,7 @@ class _Run:
             task,
             self._stops,
             self._progress,
-            overlap=self._overlap_fits(),
+            ahead=self._chunks_ahead(),
         )
         chunks = Prefetcher(computed, depth=1, name="model")
         with chunks, frames:  # closes the frames first, which ends the chunks
@@ -243,7 +283,7 @@ class _Run:
             encode_seconds=time.perf_counter() - started,
             warnings=decoder.warnings,
         )
-        self._add_figures(before.frames, chunk.result)
+        self._add_figures(before.frames + (self._task.part.first if self._task.part else 0), chunk.result)
         self._checkpoints.commit(manifest, chunk.result.state)
         self._progress.save(manifest.frames, encoding=encoding_share(manifest.metrics))
         yield ChunkDone(

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from jobs.schema import Job, JobMetrics, Progress
 from pipeline.events import Event, Finished, Stopped
 from worker.job_log import JobLog
 from worker.lease import Lease
+from worker.patience import patiently
+
+T = TypeVar("T")
+
+
+class Others(Protocol):
+    """What other workers add to an attempt."""
+
+    def progress(self, own: Progress) -> Progress: ...
+    def metrics(self, own: JobMetrics) -> JobMetrics: ...
+    def look(self) -> object: ...
+
 
 DEVICE_FAILED: Final = "The compute device of a worker failed"
 """Beginning of a warning that stays with the job in later attempts."""
@@ -29,6 +42,10 @@ class Attempt:
         self.log = JobLog(logging.getLogger(__name__), job.id)
         self.warnings = [warning for warning in job.warnings if warning.startswith(DEVICE_FAILED)]
         """Warnings of the workers themselves, besides those of the pipeline."""
+        self.others: Others | None = None
+        """Other workers with parts of the job."""
+        self.begun = False
+        """Whether the pipeline has started in this attempt."""
         self._started = time.monotonic()
         self._frames = 0
         self._seconds_before = job.metrics.processing_seconds or 0.0
@@ -41,19 +58,28 @@ class Attempt:
 
     def progress(self, event: Event) -> Progress:
         """Progress of an event. The number of frames grows until the end, also if the pipeline starts again."""
-        progress = event.progress
-        if isinstance(event, Stopped | Finished):
-            return progress
+        progress = event.progress if self.others is None else self.others.progress(event.progress)
+        return progress if isinstance(event, Stopped | Finished) else self.shown(progress)
+
+    def shown(self, progress: Progress) -> Progress:
+        """Progress whose number of frames never falls."""
         if progress.frames_done > self._frames:
             self._frames = progress.frames_done
             self.lease.touch()
         return progress.model_copy(update={"frames_done": self._frames})
 
     def metrics(self, measured: JobMetrics) -> JobMetrics:
-        """Add the times of waiting and processing to the pipeline's measurements."""
+        """Add the times of waiting and processing, and other workers' measurements, to those of the pipeline."""
+        if self.others is not None:
+            measured = self.others.metrics(measured)
         return measured.model_copy(
             update={
                 "queue_seconds": self.queue_seconds,
                 "processing_seconds": self._seconds_before + time.monotonic() - self._started,
             }
         )
+
+
+def stored(lease: Lease, call: Callable[[], T]) -> T:
+    """Make a call about stored files, and wait while the bucket is away and the job has no reason to stop."""
+    return patiently(call, stopped=lambda: lease.stop_reason is not None, waiting=lease.touch)

@@ -12,16 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.errors import StoreUnavailable
+from jobs.parts import PartClaim, PartTable
 from jobs.presence import Duty, Presence, WorkerInfo
 from jobs.schema import JobState
 from jobs.settings import Settings
-from jobs.store import Claim, JobStore
+from jobs.store import Claim, HeartbeatReply, JobStore
 from worker.lease import Lease, StopReason
 from worker.liveness import LivenessMonitor
 
@@ -57,6 +58,7 @@ class Heartbeat:
     ) -> None:
         self._settings = settings
         self._store = JobStore(connection, job_timeout=settings.job_timeout_hours * 3600)
+        self._parts = PartTable(connection)
         self._presence = Presence(connection)
         self._monitor = LivenessMonitor(
             self._store, settings, on_duty=lambda seconds: self._presence.on_duty(Duty.WATCH, info.name, seconds)
@@ -90,7 +92,7 @@ class Heartbeat:
 
     @contextmanager
     def lease(self, claim: Claim) -> Iterator[Lease]:
-        """Send heartbeats for a claimed job during the block."""
+        """Send heartbeats for a claimed job, or for a claimed part of a job, during the block."""
         lease = Lease(claim, self._beat_now.set)
         if self._stop_by is not None:
             lease.shut_down(self._stop_by)
@@ -126,11 +128,17 @@ class Heartbeat:
         lease = self._lease
         try:
             if lease is not None:
-                self._store.release(lease.claim, JobState.QUEUED, lease.take_fields_at_checkpoint())
+                self._give_back(lease.claim, lease.take_fields_at_checkpoint())
             self._presence.leave(self._info.name)
         except StoreUnavailable:
             log.warning("Redis does not answer; other workers will requeue the job later")
         os._exit(status)
+
+    def _give_back(self, claim: Claim, fields: dict[str, Any]) -> None:
+        if isinstance(claim, PartClaim):
+            self._parts.release(claim, JobState.QUEUED, fields)
+        else:
+            self._store.release(claim, JobState.QUEUED, fields)
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -198,7 +206,7 @@ class Heartbeat:
         """Send the heartbeat of a job with the new fields, and pass a request of the user on."""
         fields = lease.take_fields()
         try:
-            reply = self._store.heartbeat(lease.claim, fields)
+            reply = self._beaten(lease.claim, fields)
         except StoreUnavailable:
             lease.return_fields(fields)
             raise
@@ -206,6 +214,11 @@ class Heartbeat:
             lease.request_stop(StopReason.LOST)
         elif reply.request is not None:
             lease.request_stop(StopReason.of(reply.request))
+
+    def _beaten(self, claim: Claim, fields: dict[str, Any]) -> HeartbeatReply:
+        if isinstance(claim, PartClaim):
+            return self._parts.heartbeat(claim, fields)
+        return self._store.heartbeat(claim, fields)
 
     def _enforce_timeouts(self, lease: Lease | None) -> None:
         """End the process if its job hangs or takes too long to stop."""

@@ -9,13 +9,14 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StorageUnavailable, StoreUnavailable
 from jobs.figures import FILES as FIGURES
 from jobs.names import result_name
-from jobs.schema import JobState, Problem
+from jobs.schema import Job, JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage
 from jobs.store import Claim, JobStore
@@ -28,21 +29,24 @@ from model.errors import ModelError
 from model.faults import advice, device_failure, told
 from model.zoo.cache import ModelCache
 from pipeline.checkpoint import shortened_chunk
-from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
+from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
 from pipeline.source import media_limits, stream_facts
 from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
-from worker.attempt import DEVICE_FAILED, Attempt
+from worker.attempt import DEVICE_FAILED, Attempt, stored
 from worker.errors import is_final, out_of_memory, user_error
 from worker.heartbeat import Heartbeat
+from worker.helper import Helper
 from worker.job_log import JobLog
+from worker.lead import Lead
 from worker.lease import STATE_AFTER, Lease, StopReason
 from worker.metrics import WorkerMetrics
 from worker.patience import patiently
 from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _UNLIMITED: Final = Limits(
@@ -106,6 +110,8 @@ class Runner:
         self._limits = media_limits(settings)
         self.device_failed = False
         """Whether this process can use its device no more, and must end."""
+        self._lead = Lead(settings, store, storage, name, self._upscale)
+        self._helper = Helper(store, storage, models, heartbeat, name, self._upscale, self._task)
 
     def run(self, job_id: str) -> None:
         """Process a job if the job is still queued. Raises StoreUnavailable if Redis is down at the claim."""
@@ -117,7 +123,7 @@ class Runner:
             return
         claim = self._store.claim(job_id, self._name, above=above)
         if claim is None:
-            job_log.info("no longer queued")
+            self._helper.help(job_id)
             return
         with self._heartbeat.lease(claim) as lease:
             job_log.info("claimed with token %d", claim.token)
@@ -136,6 +142,8 @@ class Runner:
             finally:
                 self._storage.leave(job_id)
                 free_memory()
+            if outcome in (Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED):
+                self._lead.end(job_id)
             job_log.info("%s", outcome)
             self._metrics.ended(outcome, time.monotonic() - started)
 
@@ -150,52 +158,63 @@ class Runner:
         job = self._store.get(claim.job_id)
         with tracing.span("upscale", parent=job.traceparent, job_id=job.id, attempt=job.attempt) as span:
             attempt = Attempt(job, lease)
-            task = UpscaleTask(
-                _stored(lease, lambda: self._storage.fetch_input(job.id)),
-                _stored(lease, lambda: self._storage.take_work(job.id, claim.token)),
-                job.options,
-                self._limits,
-                encoder=self._settings.encoder,
-                max_model_bytes=self._settings.max_model_bytes,
-            )
+            source = stored(lease, lambda: self._storage.fetch_input(job.id))
+            task = self._task(job, source, stored(lease, lambda: self._storage.take_work(job.id, claim.token)))
             if attempt.is_first:
                 self._metrics.queue_seconds.observe(attempt.queue_seconds)
             model = self._models.get(job.options.model)
-            self._metrics.uses(model.name)
             lease.update({"model": model.name, "device": model.place})
-            finished = self._upscale(task, model, attempt)
+            finished = self._lead.upscale(task, model, attempt)
             outcome = self._stop(lease) if finished is None else self._publish(finished, model, attempt)
             span.set_attribute("skipvsr.outcome", outcome)
             return outcome
 
+    def _task(self, job: Job, source: Path, folder: Path) -> UpscaleTask:
+        return UpscaleTask(
+            source,
+            folder,
+            job.options,
+            self._limits,
+            encoder=self._settings.encoder,
+            max_model_bytes=self._settings.max_model_bytes,
+        )
+
     # The stages of a job
 
-    def _upscale(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
-        """Run the pipeline, and once more with smaller chunks if the memory is too small; None if the job stopped."""
+    def _upscale(
+        self, task: UpscaleTask, model: Upscaler, attempt: Attempt, save: Callable[[], None]
+    ) -> Finished | PartDone | None:
+        """Run the pipeline, and once more with smaller chunks if the memory is too small; None if the job stopped.
+
+        `save` makes a checkpoint available to other workers.
+        """
+        self._metrics.uses(model.name)
         try:
-            return self._run_pipeline(task, model, attempt)
+            return self._run_pipeline(task, model, attempt, save)
         except Exception as error:
             if not out_of_memory(error):
                 raise
         # Outside of the except block, because the exception refers to the objects that fill the memory.
-        chunk = max(1, min(task.options.chunk, shortened_chunk(task.folder) or task.options.chunk) // 4)
+        chunk = max(1, min(task.frames_per_chunk, shortened_chunk(task.folder) or task.options.chunk) // 4)
         attempt.log.warning("out of memory; trying chunks of %d frames", chunk)
         attempt.warnings.append(f"The device ran out of memory: the job used chunks of {chunk} frames.")
         free_memory()
-        return self._run_pipeline(replace(task, chunk=chunk), model, attempt)
+        return self._run_pipeline(replace(task, chunk=chunk), model, attempt, save)
 
-    def _run_pipeline(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> Finished | None:
+    def _run_pipeline(
+        self, task: UpscaleTask, model: Upscaler, attempt: Attempt, save: Callable[[], None]
+    ) -> Finished | PartDone | None:
         """Run the pipeline and report its progress; None if the job stopped."""
         speedometer = Speedometer(model.name, task.options, self._speeds.add)
         events = upscale(task, model, stop=attempt.lease.stop, halt=attempt.lease.halt)
         try:
             for event in events:
                 if isinstance(event, ChunkDone):
-                    _stored(attempt.lease, lambda: self._storage.save(attempt.job.id, task.folder))
+                    stored(attempt.lease, save)
                 speedometer.take(event)
                 self._report(event, attempt)
                 match event:
-                    case Finished():
+                    case Finished() | PartDone():
                         return event
                     case Started():
                         self._check_room(event)
@@ -210,12 +229,15 @@ class Runner:
 
     def _report(self, event: Event, attempt: Attempt) -> None:
         """Pass an event on to the log, the metrics, the trace and the job document."""
+        if attempt.others is not None:
+            attempt.others.look()
         progress = {"progress": attempt.progress(event)}
         match event:
             case Started():
-                attempt.log.info("resumes" if event.resumed else "starts")
-                if event.resumed:
-                    self._metrics.resumes.inc()
+                if not attempt.begun:
+                    attempt.log.info("resumes" if event.resumed else "starts")
+                    self._metrics.resumes.inc(event.resumed)
+                attempt.begun = True
                 attempt.lease.update({**progress, "warnings": [*event.warnings, *attempt.warnings]})
             case Working():
                 attempt.lease.note(progress)
@@ -228,7 +250,7 @@ class Runner:
                 self._metrics.chunk(event)
                 attempt.lease.touch()
                 attempt.lease.note({**progress, "metrics": attempt.metrics(event.metrics)})
-            case Stopped() | Finished():
+            case Stopped() | PartDone() | Finished():
                 attempt.lease.update({**progress, "metrics": attempt.metrics(event.metrics)})
 
     def _check_room(self, event: Started) -> None:
@@ -261,7 +283,7 @@ class Runner:
         figures = [finished.path.with_name(each) for each in FIGURES]
         # Figures that are missing have been published before the worker died.
         also = [path for path in figures if path.exists()]
-        _stored(attempt.lease, lambda: self._storage.publish(finished.path, job_id, also=also, name=name))
+        stored(attempt.lease, lambda: self._storage.publish(finished.path, job_id, also=also, name=name))
         fields["finished_at"] = datetime.now(UTC)
         done = done.model_copy(update={"finished_at": fields["finished_at"]})
         records.keep(self._storage, done, through=finished.path.parent)
@@ -334,7 +356,7 @@ class Runner:
     def _fail_without_files(self, lease: Lease) -> bool:
         """Fail a job whose files somebody removed; return False if the files exist or another worker has the job."""
         try:
-            if _stored(lease, lambda: self._storage.input(lease.claim.job_id)) is not None:
+            if stored(lease, lambda: self._storage.input(lease.claim.job_id)) is not None:
                 return False
         except StorageUnavailable:
             return False
@@ -361,8 +383,3 @@ class Runner:
                 lease.touch()  # a job that waits for Redis does not hang
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-
-
-def _stored(lease: Lease, call: Callable[[], T]) -> T:
-    """Make a call about stored files, and wait while the bucket is away and the job has no reason to stop."""
-    return patiently(call, stopped=lambda: lease.stop_reason is not None, waiting=lease.touch)

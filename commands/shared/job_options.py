@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from pydantic import ValidationError
 
 from commands.shared.command_line import MODEL_HELP, ModelName, option
 from commands.shared.naming import container_of
@@ -24,6 +25,7 @@ HELP: Final = {
     "crf": "Quality; lower is better",
     "deinterlace": "Frames of interlaced video",
     "priority": "Queue of the job",
+    "segments": "Segments for several workers",
 }
 """One line for each field, shorter than the API's description."""
 
@@ -59,6 +61,21 @@ def given(options: Mapping[str, Any], target: Path) -> dict[str, Any]:
     return chosen
 
 
+class _Segments(click.ParamType[str]):
+    """auto, off, or a number of segments."""
+
+    name = "segments"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "auto|off|N"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return JobOptions(segments=value).segments
+        except ValidationError:
+            self.fail(f"{value!r} is not auto, off or a number from 1 to 64", param, ctx)
+
+
 def _flat(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of a field without `null` and references."""
     if "anyOf" in field:
@@ -74,6 +91,8 @@ def _type(name: str, facts: Mapping[str, Any]) -> tuple[click.ParamType[Any], st
         return ModelName(), None
     if "enum" in facts:
         return click.Choice(facts["enum"]), None
+    if name == "segments":
+        return _Segments(), None
     if facts["type"] == "integer":
         low, high = facts["minimum"], facts["maximum"]
         return click.IntRange(low, high), f"{low}-{high}"

@@ -32,6 +32,7 @@ _FACTS: Final = tuple(field.name for field in pb.StreamFacts.DESCRIPTOR.fields)
 _METRICS: Final = tuple(field.name for field in pb.JobMetrics.DESCRIPTOR.fields)
 _PROGRESS: Final = tuple(field.name for field in pb.Progress.DESCRIPTOR.fields)
 _ESTIMATE: Final = tuple(field.name for field in pb.Estimate.DESCRIPTOR.fields)
+_SEGMENTS: Final = tuple(field.name for field in pb.JobSegments.DESCRIPTOR.fields)
 _QUEUE: Final = tuple(field.name for field in pb.QueuePlace.DESCRIPTOR.fields)
 
 
@@ -116,6 +117,7 @@ def job(document: Job) -> pb.Job:
         queue=pb.QueuePlace(**_set_fields(document.queue, _QUEUE)) if document.queue is not None else None,
         estimate=_estimate(document.estimate),
         webhook=document.webhook,
+        segments=pb.JobSegments(**_set_fields(document.segments, _SEGMENTS)) if document.segments is not None else None,
     )
     if document.error is not None:
         message.error.CopyFrom(

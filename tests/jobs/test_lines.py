@@ -18,6 +18,7 @@ from jobs import tickets
 from jobs.errors import NotReady
 from jobs.keys import BELL, OWED
 from jobs.lines import Place
+from jobs.parts import PartTable
 from jobs.schema import Job, JobOptions, JobState, Priority
 from jobs.storage import new_id
 from jobs.store import Claim, JobStore
@@ -241,3 +242,32 @@ def test_no_job_is_lost_and_no_key_starves(redis: Redis, steps: list[tuple[str, 
     service.step("repair", 0, None)
     expected = tickets.waiting(redis)
     assert list(taken(service.store)) == expected
+
+
+def test_parts_of_running_jobs_come_behind_all_jobs_of_their_priority(store: JobStore) -> None:
+    running, first, second, low = (
+        *(queue(store, key) for key in ("", "a", "b")),
+        queue(store, priority=Priority.LOW),
+    )
+    claim = store.claim(running, "lead")
+    assert claim is not None
+    assert take(store) == running, "the ticket of the claim"
+    PartTable(store.redis).call(running, Priority.NORMAL, 2, timeout=60)
+    late = queue(store, "a")
+    assert (tickets.waiting(store.redis), store.depths()[Priority.NORMAL]) == ([first, second, late, low], 3)
+    assert store.longest_wait() < 5
+    store.redis.hset(f"skipvsr:job:{running}", "queued_at", 1)
+    assert store.longest_wait() < 5, "a running job does not wait"
+    assert list(taken(store)) == [first, second, late, running, running, low]
+
+
+def test_a_ticket_of_a_part_wakes_an_idle_worker(store: JobStore) -> None:
+    job_id = queue(store)
+    assert take(store) == job_id
+    claim = store.claim(job_id, "lead")
+    assert claim is not None
+    store.redis.delete(BELL)
+    PartTable(store.redis).call(job_id, Priority.NORMAL, 1, timeout=60)
+    found = FairQueue.dequeue_any([], 5, store.redis, serializer=SERIALIZER)
+    assert found is not None
+    assert store.without_ticket() == set(), "a running job needs no ticket"

@@ -15,7 +15,7 @@ from jobs.errors import InvalidRequest, NotFound, StorageFull, StorageUnavailabl
 from jobs.ledger import Filed, Ledger, Piece
 from jobs.object_storage import ObjectStorage
 from jobs.settings import Settings
-from jobs.storage import Fenced, new_id
+from jobs.storage import Fenced, new_id, part_id
 from jobs.storages import open_storage
 from jobs.stored import StoredFile
 from tests.support.certificates import Authority
@@ -377,3 +377,35 @@ def test_a_commit_whose_answer_was_lost_stays(machines: list[ObjectStorage], mon
     with pytest.raises(Fenced):
         here.save(job_id, mine)
     assert (there.take_work(job_id, 3) / "manifest.json").read_text() == "1"
+
+
+def test_parts_travel_between_machines_and_end_with_the_job(
+    server: S3Server, base: Settings, machines: list[ObjectStorage]
+) -> None:
+    one, two = machines
+    job_id = adopted(one)
+    lead, helper = one.parts(job_id), two.parts(job_id)
+    lead.begin(part_id(1))
+    work = helper.take_work(part_id(1), 4)
+    (work / "segment-000000.mp4").write_bytes(b"frames")
+    helper.save(part_id(1), work)
+    taken = lead.take_work(part_id(1), 5)
+    assert (taken / "segment-000000.mp4").read_bytes() == b"frames"
+    (work / "segment-000001.mp4").write_bytes(b"late")
+    with pytest.raises(Fenced):
+        helper.save(part_id(1), work)
+    helper.leave(part_id(1))
+    lead.leave(part_id(1))
+    assert one.job_ids() == {job_id}
+    folder = one.take_work(job_id, 6)
+    assert taken.exists(), "a takeover of the job leaves the parts"
+    (folder / "manifest.json").write_text("{}")
+    one.save(job_id, folder)
+    one.remove_work(job_id)
+    bucket = Bucket.from_settings(server.settings(base, base.data_dir))
+    assert len(list(bucket.objects("files/"))) == 1, "the input alone"
+    lead.begin(part_id(1))
+    one.remove(job_id)
+    with pytest.raises(Fenced):
+        helper.take_work(part_id(1), 9)
+    assert not list(bucket.objects("files/"))

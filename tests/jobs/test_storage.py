@@ -12,7 +12,7 @@ import pytest
 from jobs.disk import open_regular, replace, room, size_of
 from jobs.errors import JobFailed, NotFound, StorageFull
 from jobs.incoming import Incoming
-from jobs.storage import Fenced, Storage, new_id
+from jobs.storage import Fenced, Storage, new_id, part_id
 
 
 @pytest.fixture
@@ -204,3 +204,28 @@ def test_a_folder_that_is_a_link_opens_no_file(storage: Storage, tmp_path: Path)
     storage.job_dir(job_id).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(JobFailed, match="no regular file"):
         open_regular(storage.result_path(job_id))
+
+
+def test_parts_have_working_folders_of_their_own_which_end_with_the_job(storage: Storage) -> None:
+    job_id = adopted(storage)
+    parts = storage.parts(job_id)
+    parts.begin(part_id(1))
+    parts.begin(part_id(1))
+    work = parts.take_work(part_id(1), 4)
+    (work / "manifest.json").write_text("{}")
+    assert storage.last_token(job_id) == 0
+    taken = storage.parts(job_id).take_work(part_id(1), 5)
+    assert (taken / "manifest.json").exists()
+    assert not work.exists()
+    assert storage.job_ids() == {job_id}
+    storage.take_work(job_id, 6)
+    storage.remove_work(job_id, 6)
+    assert taken.exists(), "another worker may need the parts"
+    storage.remove_work(job_id)
+    assert {path.name for path in storage.job_dir(job_id).iterdir()} == {"input"}
+    parts.begin(part_id(2))
+    storage.remove(job_id)
+    for call in (lambda: parts.begin(part_id(2)), lambda: parts.take_work(part_id(2), 7)):
+        with pytest.raises(Fenced):
+            call()
+    assert not storage.job_dir(job_id).exists()

@@ -263,7 +263,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
 class JobOptions(_message.Message):
-    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container", "deinterlace")
+    __slots__ = ("model", "scale", "height", "chunk", "lookahead", "routing", "codec", "crf", "priority", "container", "deinterlace", "segments")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +275,7 @@ class JobOptions(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     DEINTERLACE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     scale: int
     height: int
@@ -286,7 +287,8 @@ class JobOptions(_message.Message):
     priority: str
     container: str
     deinterlace: str
-    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ..., deinterlace: _Optional[str] = ...) -> None: ...
+    segments: str
+    def __init__(self, model: _Optional[str] = ..., scale: _Optional[int] = ..., height: _Optional[int] = ..., chunk: _Optional[int] = ..., lookahead: _Optional[int] = ..., routing: _Optional[str] = ..., codec: _Optional[str] = ..., crf: _Optional[int] = ..., priority: _Optional[str] = ..., container: _Optional[str] = ..., deinterlace: _Optional[str] = ..., segments: _Optional[str] = ...) -> None: ...
 
 class StreamFacts(_message.Message):
     __slots__ = ("container", "codec", "width", "height", "frames", "frame_rate", "duration_seconds", "pixel_format", "bit_depth", "size_bytes", "audio", "subtitles")
@@ -390,8 +392,24 @@ class Problem(_message.Message):
     detail: str
     def __init__(self, title: _Optional[str] = ..., status: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
+class JobSegments(_message.Message):
+    __slots__ = ("total", "done", "workers", "exact_seams", "warmed_seams", "warmup_frames")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_SEAMS_FIELD_NUMBER: _ClassVar[int]
+    WARMED_SEAMS_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    total: int
+    done: int
+    workers: int
+    exact_seams: int
+    warmed_seams: int
+    warmup_frames: int
+    def __init__(self, total: _Optional[int] = ..., done: _Optional[int] = ..., workers: _Optional[int] = ..., exact_seams: _Optional[int] = ..., warmed_seams: _Optional[int] = ..., warmup_frames: _Optional[int] = ...) -> None: ...
+
 class Job(_message.Message):
-    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner", "request", "expires_at", "queue", "estimate", "webhook", "updated_at")
+    __slots__ = ("id", "state", "filename", "options", "created_at", "started_at", "finished_at", "attempt", "deaths", "worker", "progress", "input", "output", "metrics", "warnings", "error", "model", "files_removed", "owner", "request", "expires_at", "queue", "estimate", "webhook", "updated_at", "segments")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -417,6 +435,7 @@ class Job(_message.Message):
     ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JobState
     filename: str
@@ -442,7 +461,8 @@ class Job(_message.Message):
     estimate: Estimate
     webhook: str
     updated_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ..., request: _Optional[_Union[PendingRequest, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., webhook: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    segments: JobSegments
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., filename: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., deaths: _Optional[int] = ..., worker: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., input: _Optional[_Union[StreamFacts, _Mapping]] = ..., output: _Optional[_Union[StreamFacts, _Mapping]] = ..., metrics: _Optional[_Union[JobMetrics, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[Problem, _Mapping]] = ..., model: _Optional[str] = ..., files_removed: _Optional[bool] = ..., owner: _Optional[str] = ..., request: _Optional[_Union[PendingRequest, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., webhook: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., segments: _Optional[_Union[JobSegments, _Mapping]] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("config", "chunk")

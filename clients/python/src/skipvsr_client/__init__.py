@@ -20,6 +20,7 @@ from skipvsr_client.documents import (
     Problem,
     Progress,
     Queue,
+    Segments,
     StreamFacts,
     Worker,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "Progress",
     "Queue",
     "Refused",
+    "Segments",
     "SkipVsrError",
     "StreamFacts",
     "Unauthorized",

@@ -42,6 +42,8 @@ class Options(TypedDict, total=False):
     """Frames made of interlaced video: frame or field."""
     priority: str
     """Queue of the job: high, normal or low."""
+    segments: str
+    """Segments that several workers process at the same time: auto, off, or a number from 1 to 64."""
     webhook: str
     """URL that the server informs about the job's end."""
 
@@ -127,6 +129,21 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """Segments of a job that several workers process at the same time."""
+
+    total: int = 0
+    done: int = 0
+    workers: int = 0
+    exact_seams: int = 0
+    """Seams at which the frames equal those of one worker."""
+    warmed_seams: int = 0
+    """Seams without a scene cut."""
+    warmup_frames: int = 0
+    """Frames that the network reads before each seam without a scene cut."""
+
+
+@dataclass(frozen=True)
 class Job:
     """A job."""
 
@@ -158,6 +175,8 @@ class Job:
     metrics: Metrics = field(default_factory=Metrics)
     estimate: JobEstimate | None = None
     queue: Queue | None = None
+    segments: Segments | None = None
+    """None: one worker processes the whole video."""
     webhook: str | None = None
     warnings: list[str] = field(default_factory=list)
     error: Problem | None = None
