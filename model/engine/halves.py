@@ -136,7 +136,8 @@ class Halves:
     ) -> Steps[list[tuple[Tensor | None, Download]]]:
         """Reconstruct each scene; return for each chunk the last HR frame, and all frames on their way to the host."""
         parts: list[list[Tensor]] = [[] for _ in chunks]
-        show = partial(self._show, chunks[0], receiver) if receiver and self._device.type == "cpu" else None
+        one_by_one = receiver and self._device.type == "cpu" and not chunks[0].yuv
+        show = partial(self._show, chunks[0], receiver) if receiver and one_by_one else None
         for index, run in enumerate(runs):
             frames = yield from run.hr_frames(_previous(chunks, index), show)
             for part, new in zip(parts, frames, strict=True):

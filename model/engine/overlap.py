@@ -30,9 +30,9 @@ class Group:
     observer: Observer | None = None
     """Follows the steps of the chunk."""
     receiver: Receiver | None = None
-    """Gets the HR frames one by one on a CPU. On other devices the frames come with the result only."""
+    """Gets the HR frames one by one on a CPU, in RGB. Else the frames come with the result only."""
     yuv: YuvFormat | None = None
-    """Format of the upscaled frames; None: RGB, as the receiver always gets."""
+    """Format of the upscaled frames; None: RGB."""
 
 
 class Overlap:
