@@ -13,9 +13,11 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from jobs.schema import JobOptions
+from media.color.pixels import Pixels
 from media.color.planes import LAYOUTS, chroma_place, frame_of_planes, luma_weights
 from media.color.tags import BT470BG, BT709, BT2020_NCL, FCC, SMPTE170M, SMPTE240M
 from media.color.yuv import RgbToYuv
+from media.encode import segment
 from media.encode.hardware import Encoder
 from media.encode.segment import SegmentWriter
 from media.reader import VideoReader
@@ -107,8 +109,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Upscaler, Upscaler
     return plain, Upscaler("tiny", plain.network, "tiny:0", plain.device, plain.dtype, accelerated=True)
 
 
-def test_a_job_on_an_accelerator_shows_the_same_picture(models: tuple[Upscaler, Upscaler], tmp_path: Path) -> None:
-    clip, shown = make_clip(tmp_path / "clip.mp4", frames=5), []
+def test_a_job_on_an_accelerator_shows_the_same_picture(
+    models: tuple[Upscaler, Upscaler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, shown, converted = make_clip(tmp_path / "clip.mp4", frames=5), [], list[tuple[int, ...]]()
+
+    def counting(samples: Pixels, spec: OutputSpec) -> VideoFrame:
+        converted.append(samples.shape)
+        return frame_of_planes(samples, spec)
+
+    monkeypatch.setattr(segment, "frame_of_planes", counting)
     for number, model in enumerate(models):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -119,6 +129,7 @@ def test_a_job_on_an_accelerator_shows_the_same_picture(models: tuple[Upscaler, 
         assert isinstance(last, Finished)
         shown.append(_shown(last.path))
     assert shown[0].shape == shown[1].shape == (5, 96, 128, 3)
+    assert converted == [(96 * 128 * 3 // 2,)] * 5
     difference = shown[0] - shown[1]
     assert np.abs(difference).mean() < 1  # of the encoder, which turns rounding errors into other decisions
     assert abs(difference.mean()) < 0.1
