@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from benchmarks.lookahead import psnr
 from benchmarks.report import machine, write_json
-from commands.shared.embedded_redis import EmbeddedRedis
+from benchmarks.targets import redis_in
 from jobs.presence import Presence
 from jobs.schema import Job, JobOptions
 from jobs.settings import Settings
@@ -59,9 +59,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
-    with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis", persist=False) as redis:
+    with tempfile.TemporaryDirectory() as folder, redis_in(Path(folder)) as url:
         settings = Settings(
-            data_dir=Path(folder) / "data", weights=args.weights_dir, model=args.model, threads=1, redis_url=redis.url
+            data_dir=Path(folder) / "data", weights=args.weights_dir, model=args.model, threads=1, redis_url=url
         )
         video = make_video(Path(folder) / "video.mp4", args.clips, args.seconds * _RATE, width, height)
         rows = measure(settings, video, args.model, args.segments)

@@ -121,7 +121,7 @@ class Running:
     grpc: str
     """host:port of the gRPC server."""
     parts: dict[str, int]
-    """Process ids of api, worker and grpc; further workers are not listed."""
+    """Process ids of api, worker, grpc and redis; further workers are not listed."""
 
 
 @contextmanager
@@ -161,8 +161,12 @@ def service(folder: Path, model: str, workers: int, threads: int, **more: str) -
 def _parts(parent: int) -> dict[str, int]:
     """Process ids of the children of `skipvsr up`, by command."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    commands = {Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[4:5][0].decode(): int(pid) for pid in children}
-    return {part: commands[part] for part in ("api", "worker", "grpc")}
+    commands = {_part(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")): int(pid) for pid in children}
+    return {part: commands[part] for part in ("api", "worker", "grpc", "redis")}
+
+
+def _part(command: list[bytes]) -> str:
+    return "redis" if b"redis-server" in command[0] else command[4].decode()
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -1,9 +1,12 @@
-"""Memory of API, gRPC server and worker under full load for half an hour.
+"""Memory of API, gRPC server, worker and Redis under load, for half an hour.
 
     python -m benchmarks.soak [CLIP] [--minutes 30] [--model small] [--json OUT]
+    python -m benchmarks.soak --model tiny --every 5 --streams 0 --sample-seconds 5
 
-The worker always has a waiting job, and two gRPC streams run all the time, each restarted after 200 frames. Every ten
-seconds, the resident memory of each process and its children is sampled. The first tenth of the samples is warm-up.
+The worker always has a waiting job, and two gRPC streams run all the time, each restarted after 200 frames. `--every`
+submits a job each N seconds instead. Every sample has the resident memory of each process and its children, and the
+anonymous memory of the process alone. The worker joins the segments of a video, so its memory includes the joiner's.
+The first tenth of the samples is warm-up.
 """
 
 from __future__ import annotations
@@ -28,17 +31,23 @@ from model.device import resolve_device
 from skipvsr_client import SkipVsrError
 from skipvsr_client.live import StreamClient
 
-_SAMPLE_SECONDS = 10.0
-_STREAMS = 2
 _STREAM_FRAMES = 200
+_PARTS = 12
 _MIB = 1 << 20
 
 
 class Load:
-    """Jobs back to back and continuous streams, until `end`."""
+    """Jobs and continuous streams, until `end`.
 
-    def __init__(self, running: Running, clip: Path) -> None:
-        self._running, self._clip = running, clip
+    Args:
+        running: the service.
+        clip: the video of jobs and streams.
+        every: seconds from one job to the next; 0: the next job always waits.
+        streams: number of gRPC streams at the same time.
+    """
+
+    def __init__(self, running: Running, clip: Path, every: float, streams: int) -> None:
+        self._running, self._clip, self._every = running, clip, every
         with VideoReader(clip) as reader:
             self._frames = [frame.rgb.astype(np.uint8) for frame in reader]
         self.end = threading.Event()
@@ -52,7 +61,7 @@ class Load:
         }
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._jobs)]
-        self._threads += [threading.Thread(target=self._streams) for _ in range(_STREAMS)]
+        self._threads += [threading.Thread(target=self._streams) for _ in range(streams)]
 
     def start(self) -> None:
         """Start the load."""
@@ -70,12 +79,12 @@ class Load:
             self.counts[event] += number
 
     def _jobs(self) -> None:
-        """Keep two jobs submitted, one of them waiting; delete finished jobs."""
+        """Submit the next job in time; fetch the results of finished jobs, and delete the jobs."""
         waiting: set[str] = set()
-        number = 0
+        number, begun = 0, time.monotonic()
         while not self.end.is_set():
             try:
-                while len(waiting) < 2:
+                while time.monotonic() - begun >= number * self._every if self._every else len(waiting) < 2:
                     number += 1
                     waiting.add(self._post(number))
                 for job_id in list(waiting):
@@ -118,6 +127,15 @@ class Load:
                 self._count("streams failed")
 
 
+def anonymous(pid: int) -> int:
+    """Memory of a process without its files and children, in bytes. Leaks are here; other processes change nothing."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
+
+
 def resident(pid: int) -> int:
     """Resident memory of a process and its descendants, in bytes."""
     total, pids = 0, [pid]
@@ -136,41 +154,63 @@ def _tasks(pid: int) -> list[Path]:
 
 
 Samples = list[dict[str, float]]
-"""Samples: seconds since the start, and bytes of each part."""
+"""Samples: seconds since the start, and bytes of each part and of its main process alone."""
+_ALONE = " alone"
 
 
-def soak(running: Running, clip: Path, minutes: float, note: Callable[[Samples, dict[str, int]], None]) -> None:
-    """Run the load for `minutes`; call `note` with all samples and counts after each sample."""
-    load = Load(running, clip)
+def sample(parts: dict[str, int]) -> dict[str, float]:
+    """Bytes of each part, and of its main process alone."""
+    found: dict[str, float] = {}
+    for part, pid in parts.items():
+        found |= {part: resident(pid), part + _ALONE: anonymous(pid)}
+    return found
+
+
+def soak(load: Load, parts: dict[str, int], minutes: float, every: float, note: Callable[[Samples], None]) -> None:
+    """Run the load for `minutes`; call `note` with all samples after each sample."""
     begun, samples = time.monotonic(), Samples()
     load.start()
     try:
-        while len(samples) * _SAMPLE_SECONDS < 60 * minutes:  # a suspended machine does not shorten this
-            elapsed = time.monotonic() - begun
-            samples.append({"seconds": elapsed} | {part: resident(pid) for part, pid in running.parts.items()})
-            note(samples, load.counts)
-            time.sleep(_SAMPLE_SECONDS)
+        while len(samples) * every < 60 * minutes:  # a suspended machine does not shorten this
+            samples.append({"seconds": time.monotonic() - begun} | sample(parts))
+            note(samples)
+            time.sleep(every)
     finally:
         load.stop()
 
 
 def rows(samples: Sequence[dict[str, float]], parts: Sequence[str]) -> list[list[str]]:
-    """Memory of each part after the warm-up, in MiB: peak of each third, growth, last sample."""
+    """Memory of each part after the warm-up, in MiB: peak of each third, growth, last sample, and `slope`."""
     steady = samples[len(samples) // 10 :]
     third = max(1, len(steady) // 3)
     lines = []
     for part in parts:
         values = [sample[part] / _MIB for sample in steady]
         first, middle, last = max(values[:third]), max(values[third:-third] or values), max(values[-third:])
-        figures = (first, middle, last, last - first, values[-1])
-        lines.append([part, *(f"{value:{'+' if index == 3 else ''}.0f}" for index, value in enumerate(figures))])
+        hourly = slope([each["seconds"] for each in steady], values)
+        figures = (f"{value:.0f}" for value in (first, middle, last))
+        lines.append([part, *figures, f"{last - first:+.0f}", f"{values[-1]:.0f}", f"{hourly:+.1f}"])
     return lines
+
+
+def slope(seconds: Sequence[float], values: Sequence[float]) -> float:
+    """Growth in an hour of the least values of a dozen parts: short-lived children count only if they accumulate."""
+    size = max(1, len(values) // _PARTS)
+    least = [
+        min(range(first, first + size), key=values.__getitem__) for first in range(0, len(values) - size + 1, size)
+    ]
+    if len(least) < 2:
+        return 0.0
+    return 3600 * float(np.polyfit([seconds[at] for at in least], [values[at] for at in least], 1)[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the load, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", type=Path, nargs="?", default=EXAMPLE)
+    parser.add_argument("--every", type=float, default=0.0, help="seconds from one job to the next; 0: without a pause")
+    parser.add_argument("--streams", type=int, default=2, help="gRPC streams at the same time")
+    parser.add_argument("--sample-seconds", type=float, default=10.0, help="seconds from one sample to the next")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--model", default="small")
     parser.add_argument("--threads", type=int, default=0, help="threads of worker and of gRPC server; 0: one per core")
@@ -179,23 +219,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = machine(resolve_device("auto"))
     found: dict[str, object] = {}
 
-    def note(samples: Samples, counts: dict[str, int]) -> None:
-        found.update({"machine": facts, "counts": counts, "samples": samples})
-        if args.json:
-            write_json(args.json, found)
-
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), args.model, 1, args.threads) as running:
-        soak(running, args.clip, args.minutes, note)
-        parts = list(running.parts)
-    samples, counts = cast(Samples, found["samples"]), cast("dict[str, int]", found["counts"])
+        load = Load(running, args.clip, args.every, args.streams)
+
+        def note(samples: Samples) -> None:
+            found.update({"machine": facts, "counts": load.counts, "samples": samples})
+            if args.json:
+                write_json(args.json, found)
+
+        soak(load, running.parts, args.minutes, args.sample_seconds, note)
+    samples, counts = cast(Samples, found["samples"]), load.counts
+    parts = [name for name in samples[0] if name != "seconds"]
     print(one_line(facts))
     print(f"{args.minutes:g} minutes: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print(
-        f"{'MiB':8}"
-        + "".join(f"{name:>14}" for name in ("first third", "middle", "last third", "growth", "at the end"))
+        f"{'MiB':14}"
+        + "".join(f"{name:>14}" for name in ("first third", "middle", "last third", "growth", "at the end", "per hour"))
     )
     for name, *figures in rows(samples, parts):
-        print(f"{name:8}" + "".join(f"{figure:>14}" for figure in figures))
+        print(f"{name:14}" + "".join(f"{figure:>14}" for figure in figures))
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ def windows(data: Path, frames: int, clean: str = "bi", scale: int = 4) -> Itera
 
     from media import dataset
     from model.training import degrade
+    from model.training.degrade import each
     from model.training.fit_estimator import Clip
-    from model.training.prepare import each
 
     for path in dataset.clips(data):
         video = dataset.clip(path, FIRST + frames)

@@ -34,7 +34,7 @@ _ENV_COMPOSE = """
 #SKIPVSR_REDIS_URL_FILE=
 # File with the secret of webhooks, instead of SKIPVSR_WEBHOOK_SECRET.
 #SKIPVSR_WEBHOOK_SECRET_FILE=
-# File with the secret of the bucket's access key, instead of SKIPVSR_S3_SECRET_ACCESS_KEY. Not with docker-compose.yml.
+# File with the secret of the bucket's access key, instead of SKIPVSR_S3_SECRET_ACCESS_KEY. As for the API key.
 #SKIPVSR_S3_SECRET_ACCESS_KEY_FILE=
 
 # Read by docker-compose.yml only:
@@ -43,6 +43,8 @@ _ENV_COMPOSE = """
 #SKIPVSR_TAG=0.1.0
 # Extra package index for torch while images are built (PyTorch's CPU index, or a CUDA index).
 #TORCH_INDEX=
+# Image of the S3 server of the profile `s3`.
+#S3_IMAGE=versity/versitygw:v1.8.0
 # Memory limit of each worker and of the gRPC server.
 #SKIPVSR_WORKER_MEMORY=8g
 # Ports of Prometheus and Grafana on this machine.

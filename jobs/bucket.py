@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
@@ -32,6 +34,7 @@ _MOST_PARTS: Final = 9000
 _AT_ONCE: Final = 4
 """Parts of an object sent at the same time."""
 _LIST: Final = 1000
+_WRITERS: Final = 8
 _REQUEST_SECONDS: Final = 30
 _CONNECT_SECONDS: Final = 3
 DENIED: Final = (
@@ -193,7 +196,8 @@ class Bucket:
     def check(self) -> None:
         """Check that the bucket writes, refuses a second creation, accepts and refuses conditional writes, deletes.
 
-        Raises StorageUnavailable, and InvalidRequest for a store without conditional writes.
+        Several writers at the same time show whether a condition and its write are one step. Raises StorageUnavailable,
+        and InvalidRequest for a store without conditional writes.
         """
         key = f"check/{os.urandom(8).hex()}"
         etag = self.put(key, b"1", new=True)
@@ -205,8 +209,31 @@ class Bucket:
                 raise InvalidRequest(f"{self.where} ignores If-Match: use a store with conditional writes")
             if self.get(key) != (b"2", changed):
                 raise InvalidRequest(f"{self.where} returns an old version: use a store with strong consistency")
+            self._check_races(key, changed)
         finally:
-            self.delete(key)
+            self.delete(key, f"{key}-new")
+
+    def _check_races(self, key: str, etag: str) -> None:
+        """Let writers replace an object, and create another one. Raises InvalidRequest if several succeed."""
+        replaced = self._winners(lambda data: self.put(key, data, replaces=etag))
+        created = self._winners(lambda data: self.put(f"{key}-new", data, new=True))
+        for what, winners in (("replace one version of", replaced), ("create", created)):
+            if winners > 1:
+                raise InvalidRequest(
+                    f"{self.where} lets {winners} writers at the same time {what} an object: use a store with atomic "
+                    "conditional writes"
+                )
+
+    def _winners(self, write: Callable[[bytes], str]) -> int:
+        """Number of writers that succeed of `_WRITERS` at the same time."""
+        start = Barrier(_WRITERS)
+
+        def succeeds(number: int) -> bool:
+            start.wait()
+            return not self._refuses(lambda: write(b"writer %d" % number))
+
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            return sum(pool.map(succeeds, range(_WRITERS)))
 
     @staticmethod
     def _refuses(write: Callable[[], str]) -> bool:

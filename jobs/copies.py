@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from jobs.bucket import Bucket
 from jobs.disk import room, size_of
 from jobs.errors import StorageFull
-from jobs.ledger import Filed, file_key
+from jobs.ledger import Filed
+from jobs.pieces import Pieces
 from jobs.stored import Entry, LocalEntry
 from jobs.stored_object import fingerprint
 
@@ -33,12 +33,12 @@ class Copies:
 
     Args:
         root: the folder.
-        bucket: the bucket.
+        pieces: the pieces in the bucket.
         most: upper limit in bytes.
     """
 
-    def __init__(self, root: Path, bucket: Bucket, most: int) -> None:
-        self._root, self._bucket, self._most = root, bucket, most
+    def __init__(self, root: Path, pieces: Pieces, most: int) -> None:
+        self._root, self._pieces, self._most = root, pieces, most
 
     def file(self, job_id: str, filed: Filed) -> Path:
         """A copy of a file. Raises FileNotFoundError, StorageFull and StorageUnavailable."""
@@ -48,9 +48,7 @@ class Copies:
             _prune(folder)
             part = folder / f".{secrets.token_hex(8)}"
             try:
-                part.touch()
-                for piece in filed.pieces:
-                    self._bucket.download(file_key(job_id, piece), piece.size, part)
+                self._pieces.fetch(job_id, filed, part)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)

@@ -11,15 +11,13 @@ A commit of a checkpoint ends on the disk; `save` then brings the checkpoint to 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
@@ -30,20 +28,20 @@ from jobs.copies import Copies
 from jobs.disk import open_regular, room
 from jobs.errors import JobFailed, StorageUnavailable
 from jobs.figures import FILES as FIGURES
-from jobs.ledger import Filed, Ledger, Ledgers, Piece, file_key, files_of
-from jobs.names import content_disposition, media_type
+from jobs.ledger import Filed, Ledger, Ledgers, files_of
+from jobs.pieces import Pieces
+from jobs.scratch import ScratchEntry, ScratchLocks
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage, is_id
 from jobs.stored import Entry, LocalEntry, StoredFile
 from jobs.stored_object import StoredObject
-from jobs.working_files import Change, WorkingFiles
+from jobs.working_files import WorkingFiles
 
 _INPUT: Final = "input"
 _RESULT: Final = re.compile(r"result\.[a-z0-9]+")
 _PARTS: Final = "parts"
 _AT_ONCE: Final = 4
 """Files sent or fetched at the same time."""
-_LOCK: Final = ".lock"
 _TRIES: Final = 3
 """Attempts at copies of files that a worker replaces meanwhile."""
 
@@ -60,10 +58,10 @@ class ObjectStorage(Storage):
 
     def __init__(self, data_dir: Path, bucket: Bucket, *, cache_bytes: int = 0, **limits: Any) -> None:
         super().__init__(data_dir, **limits)
-        self._bucket, self._ledgers = bucket, Ledgers(bucket)
-        self._copies = Copies(data_dir / "cache", bucket, cache_bytes)
+        self._bucket, self._ledgers, self._pieces = bucket, Ledgers(bucket), Pieces(bucket)
+        self._copies = Copies(data_dir / "cache", self._pieces, cache_bytes)
         self._works: dict[str, WorkingFiles] = {}
-        self._locks: dict[str, int] = {}
+        self._scratch = ScratchLocks()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ObjectStorage:
@@ -86,10 +84,10 @@ class ObjectStorage(Storage):
         """Send a complete upload to the bucket; the file on the disk stays."""
         self.job_dir(job_id)
         open_regular(upload).close()
-        filed = self._send(job_id, upload, _INPUT)
+        filed = self._pieces.send(job_id, upload, _INPUT)
         if not self._ledgers.create(job_id, Ledger(files={_INPUT: filed})):
             # An earlier try of this upload, which lost Redis before the job was known.
-            self._drop(job_id, self._ledgers.change(job_id, lambda ledger: ledger.files.update({_INPUT: filed})))
+            self._pieces.drop(job_id, self._ledgers.change(job_id, lambda ledger: ledger.files.update({_INPUT: filed})))
 
     def give_back(self, upload: Path, job_id: str) -> None:
         """Undo `adopt`."""
@@ -160,13 +158,13 @@ class ObjectStorage(Storage):
     def fetch_input(self, job_id: str) -> Path:
         """Fetch the uploaded file, unless this machine has the file already. Raises StorageFull."""
         path = self.input_path(job_id)
-        self._enter(job_id)
+        self._scratch.enter(self.job_dir(job_id))
         filed = (self._ledgers.read(job_id) or Ledger()).files.get(_INPUT)
         if filed is not None and not (path.exists() and path.stat().st_size == filed.size):
             self.check_room(filed.size)
             part = path.with_name(f".{_INPUT}-{secrets.token_hex(4)}")
             try:
-                self._fetch(job_id, filed, part)
+                self._pieces.fetch(job_id, filed, part)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
@@ -175,7 +173,7 @@ class ObjectStorage(Storage):
     def take_work(self, job_id: str, token: int) -> Path:
         """Take the job over for the worker with `token`, and fetch the files of the last checkpoint."""
         folder = self.job_dir(job_id) / f"work-{token}"
-        self._enter(job_id)
+        self._scratch.enter(self.job_dir(job_id))
 
         def take(ledger: Ledger) -> bool | None:
             if ledger.token > token:
@@ -191,7 +189,7 @@ class ObjectStorage(Storage):
         self._remove_folders(job_id)  # of earlier workers of this machine
         with room(self.root):
             folder.mkdir()
-        _all(lambda item: self._fetch(job_id, item[1], folder / item[0]), ledger.work.items())
+        _all(lambda item: self._pieces.fetch(job_id, item[1], folder / item[0]), ledger.work.items())
         self._works[job_id] = WorkingFiles(folder, ledger.work)
         return folder
 
@@ -213,7 +211,7 @@ class ObjectStorage(Storage):
         """Send new files and the added ends of grown files, then write the ledger. Raises Fenced."""
         files, token = self._works[job_id], _token(folder)
         changes = files.changes()
-        pieces = _all(lambda change: self._send_change(job_id, change), changes)
+        pieces = _all(lambda change: self._pieces.send_change(job_id, change), changes)
         work = files.merged(zip(changes, pieces, strict=True), time.time())
         sent = [piece.key for piece in pieces]
         self._commit(job_id, lambda ledger: setattr(ledger, "work", work), sent, token)
@@ -228,7 +226,11 @@ class ObjectStorage(Storage):
                     raise Fenced(job_id)
                 raise JobFailed(f"The job's file {each.name} is a link or no regular file.")
         title = name or part.name
-        sent = _all(lambda each: (each.name, self._send(job_id, each, each.name, title if each is part else "")), parts)
+
+        def send(each: Path) -> tuple[str, Filed]:
+            return each.name, self._pieces.send(job_id, each, each.name, title if each is part else "")
+
+        sent = _all(send, parts)
 
         def enter(ledger: Ledger) -> None:
             ledger.files = {name: kept for name, kept in ledger.files.items() if not _RESULT.fullmatch(name)}
@@ -243,17 +245,15 @@ class ObjectStorage(Storage):
         except Fenced:
             # A write whose answer was lost counts all the same, and the next worker builds on it.
             with suppress(StorageUnavailable):
-                self._drop(job_id, set(sent) - (self._ledgers.read(job_id) or Ledger()).pieces())
+                self._pieces.drop(job_id, set(sent) - (self._ledgers.read(job_id) or Ledger()).pieces())
             raise
-        self._drop(job_id, dropped)
+        self._pieces.drop(job_id, dropped)
 
     def leave(self, job_id: str) -> None:
         """Let the janitor of this machine remove the scratch files some time after the end of an attempt."""
         self._works.pop(job_id, None)
         self._ledgers.leave(job_id)
-        lock = self._locks.pop(job_id, None)
-        if lock is not None:
-            os.close(lock)
+        self._scratch.leave(self.job_dir(job_id))
 
     def remove_work(self, job_id: str, token: int | None = None) -> None:
         """Remove the working files; with a token, only those of the worker with this token."""
@@ -291,7 +291,7 @@ class ObjectStorage(Storage):
             return ledger.files.pop(stored.name, None) is not None
 
         with suppress(Fenced):
-            self._drop(job_id, self._ledgers.change(job_id, take_out))
+            self._pieces.drop(job_id, self._ledgers.change(job_id, take_out))
 
     def entries(self) -> list[Entry]:
         """The jobs with files in the bucket."""
@@ -305,7 +305,7 @@ class ObjectStorage(Storage):
     def leftovers(self) -> list[Entry]:
         """Uploads, scratch folders and copies of this machine."""
         uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
-        return [*map(LocalEntry, uploads), *map(_Scratch, self.folders().values()), *self._copies.entries()]
+        return [*map(LocalEntry, uploads), *map(ScratchEntry, self.folders().values()), *self._copies.entries()]
 
     def newest(self, job_id: str) -> float:
         """Time of the last write of a job's files."""
@@ -338,78 +338,6 @@ class ObjectStorage(Storage):
         ledger = self._ledgers.read(job_id) if is_id(job_id) else None
         return ledger.record.encode() if ledger is not None and ledger.record is not None else None
 
-    # Objects
-
-    def _send(self, job_id: str, path: Path, name: str, title: str = "") -> Filed:
-        piece = Piece(key=f"{secrets.token_hex(8)}-{name}", size=path.stat().st_size)
-        about = {"Content-Type": media_type(title), "Content-Disposition": content_disposition(title)} if title else {}
-        self._bucket.put(file_key(job_id, piece), path, about=about)
-        return Filed(pieces=[piece], modified=time.time())
-
-    def _send_change(self, job_id: str, change: Change) -> Piece:
-        piece = Piece(key=f"{secrets.token_hex(8)}-{change.name}", size=change.end - change.start)
-        self._bucket.put(file_key(job_id, piece), change.path if change.start == 0 else change.added())
-        return piece
-
-    def _fetch(self, job_id: str, filed: Filed, target: Path) -> None:
-        target.touch(exist_ok=False)
-        for piece in filed.pieces:
-            self._bucket.download(file_key(job_id, piece), piece.size, target)
-
-    def _drop(self, job_id: str, keys: Iterable[str]) -> None:
-        """Delete pieces that no ledger names any more."""
-        with suppress(StorageUnavailable):  # the end of the job removes the pieces
-            self._bucket.delete(*(files_of(job_id) + key for key in keys))
-
-    def _enter(self, job_id: str) -> None:
-        """Keep the janitor away from the scratch folder of a job until `leave`, or the end of the process."""
-        folder = self.job_dir(job_id)
-        with room(self.root):
-            while job_id not in self._locks:
-                folder.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # the janitor has just removed the folder
-                    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                    fcntl.flock(lock, fcntl.LOCK_SH)
-                    if _is_at(folder / _LOCK, lock):
-                        self._locks[job_id] = lock
-                    else:
-                        os.close(lock)
-
-
-class _Scratch(LocalEntry):
-    """The scratch folder of a job, which counts as abandoned once no worker of this machine uses the folder."""
-
-    def changed(self) -> float:
-        """Newest modification time; now while a worker uses the folder."""
-        with self._unused() as unused:
-            return super().changed() if unused else time.time()
-
-    def remove(self) -> None:
-        """Remove the folder, unless a worker has just begun to use the folder."""
-        removed = self.path.with_name(f".removed-{self.path.name}-{secrets.token_hex(4)}")
-        with self._unused() as unused, suppress(OSError):
-            if unused:
-                self.path.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
-
-    @contextmanager
-    def _unused(self) -> Iterator[bool]:
-        """Keep workers out of the folder during the block; False if a worker uses the folder."""
-        try:
-            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            yield True
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unused = True
-        except BlockingIOError:
-            unused = False
-        try:
-            yield unused
-        finally:
-            os.close(lock)
-
 
 class _ObjectEntry(Entry):
     """All files of a job in the bucket."""
@@ -435,13 +363,6 @@ class _ObjectEntry(Entry):
 def _named(files: Mapping[str, Filed], patterns: Iterable[str]) -> dict[str, Filed]:
     """The files whose name fits one of some patterns."""
     return {name: filed for name, filed in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
-
-
-def _is_at(path: Path, file: int) -> bool:
-    """Whether an open file still has this path."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(file))
-    return False
 
 
 def _token(folder: Path) -> int:

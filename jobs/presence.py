@@ -34,6 +34,10 @@ class WorkerInfo(BaseModel):
         default_factory=list,
         description="Layers of the decoder's jail that the worker's kernel does not enforce: system calls, files.",
     )
+    device_notes: list[str] = Field(
+        default_factory=list,
+        description="Devices and number formats that the worker would rather use, and why they are of no use.",
+    )
     started_at: datetime
 
 

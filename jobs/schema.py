@@ -97,7 +97,7 @@ class JobOptions(BaseModel):
     codec: Literal["auto", "h264", "hevc", "av1"] = Field(
         "auto",
         description="Codec of the output: h264, hevc or av1; auto: av1 in webm, hevc for a source of more "
-        "than 8 bits per sample, h264 otherwise.",
+        "than 8 bits per sample and for more than 4096 pixels a side, h264 otherwise.",
     )
     container: Literal["auto", "mp4", "mkv", "mov", "webm"] = Field(
         "auto",
@@ -345,6 +345,9 @@ class Job(BaseModel):
     )
     model: str | None = Field(None, description="Name of the model; null until a worker resolves `auto`.")
     worker: str | None = Field(None, description="Name of the current or last worker.")
+    device: str | None = Field(
+        None, description="Compute device and number format of the current or last worker; null before the first."
+    )
     progress: Progress = Field(default_factory=Progress)
     input: StreamFacts | None = Field(None, description="Properties of the uploaded file.")
     output: StreamFacts | None = Field(None, description="Properties of the result; null until the job is done.")

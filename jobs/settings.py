@@ -3,191 +3,37 @@
 from __future__ import annotations
 
 import os
-import re
 from base64 import b64decode
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from jobs.environment import unknown_variables, usual_data_dir
-from jobs.redis_address import sentinels_of, with_tls_files
+from jobs.environment import unknown_variables
 from jobs.secret_files import SECRETS, SecretFiles
+from jobs.server_settings import ServerSettings
+from jobs.storage_settings import StorageSettings
 
-_STORAGE: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
-_ENDPOINT: Final = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+/?")
 
-
-class Settings(BaseSettings):
+class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of the last class first
     """All settings. Each is an environment variable `SKIPVSR_<NAME>` or a line of `.env`; an empty value is unset."""
 
     model_config = SettingsConfigDict(
         env_prefix="SKIPVSR_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    redis_url: str | None = Field(
-        None,
-        repr=False,  # the URL may hold a password
-        description="URL of the Redis server: redis://, rediss:// with TLS, unix://, or redis+sentinel:// and "
-        "rediss+sentinel:// with the hosts of Sentinels and the name of their server, such as "
-        "redis+sentinel://host1:26379,host2:26379/main. Empty: `skipvsr up` starts a Redis.",
+    device: str = Field(
+        "auto",
+        description="Compute device of the network: auto, cpu, cuda or cuda:N. auto: a GPU that computes right "
+        "frames in a trial, else the CPU.",
     )
-    redis_tls_ca: Path | None = Field(
-        None, description="CA file (PEM) of the certificates of Redis and Sentinels; empty: the system's CAs."
-    )
-    redis_tls_cert: Path | None = Field(
-        None, description="Certificate file (PEM) that clients present to Redis and Sentinels; empty: none."
-    )
-    redis_tls_key: Path | None = Field(None, description="Private key file (PEM) of redis_tls_cert.")
-    data_dir: Path = Field(
-        default_factory=usual_data_dir,
-        description="Folder of uploads, checkpoints, results and weights. Empty: `data` in a checkout of SkipVSR, or "
-        "where that folder holds files of a service; else the user's data folder, `~/.local/share/skipvsr` on Linux.",
-    )
-    storage: str = Field(
-        "",
-        description="Place of the job files: `s3://BUCKET` or `s3://BUCKET/PREFIX` for a bucket of an S3-compatible "
-        "store, which API, gRPC server and workers on several machines share. Empty: the data folder. The data folder "
-        "then holds only uploads, working files and copies of this machine.",
-    )
-    s3_endpoint: str | None = Field(
-        None, description="URL of the S3-compatible store, such as https://minio.example:9000; empty: Amazon S3."
-    )
-    s3_region: str | None = Field(None, description="Region of the bucket; empty: AWS_REGION, or us-east-1.")
-    s3_path_style: bool = Field(
-        True, description="true: requests name the bucket in the path; false: in the host name, as Amazon prefers."
-    )
-    s3_access_key_id: str | None = Field(
-        None,
-        description="Access key of the bucket. Empty: AWS_ACCESS_KEY_ID, a web identity, or the role of the container "
-        "or instance.",
-    )
-    s3_secret_access_key: SecretStr | None = Field(
-        None, description="Secret of the access key; empty: AWS_SECRET_ACCESS_KEY, as for the access key."
-    )
-    s3_ca: Path | None = Field(
-        None, description="CA file (PEM) of the store's certificate; empty: the CAs of the system."
-    )
-    s3_retry_seconds: Annotated[float, Field(gt=0)] = Field(
-        10.0,
-        description="Seconds for which a request to the bucket is repeated, before the API answers with status 503. "
-        "Workers wait until the bucket answers again.",
-    )
-    s3_redirect_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
-        0.0,
-        description="Seconds for which a presigned URL of a result is valid. `GET /jobs/ID/result?direct=true` is then "
-        "redirected to the store, which the client must reach at SKIPVSR_S3_ENDPOINT. 0: the API sends all results "
-        "itself.",
-    )
-    cache_gb: Annotated[float, Field(ge=0)] = Field(
-        10.0, description="Maximum size in GB of this machine's copies from a bucket, for previews and reports."
-    )
-    http_host: str = Field("127.0.0.1", description="Listen address of the HTTP API.")
-    http_port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Listen port of the HTTP API.")
-    http_names: str = Field(
-        "",
-        description="Comma-separated public host names that the HTTP API accepts if the service has no API keys. IP "
-        "addresses and names of local networks are always accepted.",
-    )
-    http_max_connections: Annotated[int, Field(ge=1)] = Field(
-        512,
-        description="Maximum number of open HTTP connections. A new connection replaces the connection that waits "
-        "longest for a request; if all are at work, the API answers with status 503. The limit of open files can lower "
-        "this number.",
-    )
-    http_max_streams: Annotated[int, Field(ge=0)] = Field(
-        256,
-        description="Maximum number of event streams and waiting requests (`Prefer: wait`), which count beside "
-        "http_max_connections; the API rejects further streams with status 503, and further requests do not wait.",
-    )
-    http_max_key_streams: Annotated[int, Field(ge=0)] = Field(
-        64, description="Maximum number of event streams and waiting requests of one API key of `skipvsr keys`."
-    )
-    http_head_seconds: Annotated[float, Field(gt=0)] = Field(
-        10.0,
-        description="Seconds in which the head of an HTTP request must arrive, from the start of the connection or "
-        "the end of the last response.",
-    )
-    grpc_host: str = Field("127.0.0.1", description="Listen address of the gRPC server.")
-    grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(50051, description="Listen port of the gRPC server.")
-    grpc_max_streams: Annotated[int, Field(ge=1)] = Field(
-        8,
-        description="Maximum number of concurrent gRPC streams; the server rejects further streams with "
-        "RESOURCE_EXHAUSTED.",
-    )
-    grpc_memory_bytes: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="Maximum memory in bytes, as estimated, of all gRPC streams together. A stream beyond it gets a "
-        "shorter chunk, or RESOURCE_EXHAUSTED. 0: 70 % of the memory that the GPU, or the system and the control "
-        "group, have free when the server starts.",
-    )
-    grpc_max_watchers: Annotated[int, Field(ge=1)] = Field(
-        256,
-        description="Maximum number of gRPC calls that watch a job; the server rejects further calls with "
-        "RESOURCE_EXHAUSTED.",
-    )
-    grpc_max_downloads: Annotated[int, Field(ge=1)] = Field(
-        64,
-        description="Maximum number of concurrent downloads of results over gRPC; the server rejects further downloads "
-        "with RESOURCE_EXHAUSTED.",
-    )
-    grpc_max_connections: Annotated[int, Field(ge=1)] = Field(
-        8192,
-        description="Maximum number of open gRPC connections; the server closes further connections at once. The limit "
-        "of open files can lower this number.",
-    )
-    grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
-        8,
-        description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
-        "look-ahead.",
-    )
-    grpc_batch: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
-        "The automatic maximum is all streams on a GPU, and a total of 57,600 pixels on a CPU.",
-    )
-    grpc_max_message_bytes: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
-        0,
-        description="Maximum size of a gRPC message in bytes, such as a frame or a chunk of an upload. 0: eight bytes "
-        "for each pixel of the largest frame (SKIPVSR_MAX_PIXELS), and at least 1 MiB.",
-    )
-    grpc_idle_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0,
-        description="Seconds without a frame from the client, or without the client reading an answer, before a gRPC "
-        "stream ends. A connection without a call is closed after the same time.",
-    )
-    grpc_session_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0,
-        description="Seconds for which the server keeps a stream's state after a lost connection, so that the client "
-        "can resume.",
-    )
-    grpc_drain_seconds: Annotated[float, Field(ge=0)] = Field(
-        10.0, description="Seconds after SIGTERM before the server ends the remaining gRPC streams."
-    )
-    grpc_keepalive_seconds: Annotated[float, Field(ge=1)] = Field(
-        20.0,
-        description="Seconds without traffic before the server probes a gRPC connection. The server closes a "
-        "connection without an answer after half this time.",
-    )
-    grpc_metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="Port of the gRPC server's Prometheus metrics; 0: no metrics."
-    )
-    grpc_tls_cert: Path | None = Field(None, description="Certificate file (PEM) of the gRPC server; empty: no TLS.")
-    grpc_tls_key: Path | None = Field(None, description="Private key file (PEM) of the gRPC server's certificate.")
-    grpc_tls_client_ca: Path | None = Field(
-        None,
-        description="CA file (PEM) that must have signed the certificates of gRPC clients; empty: clients need no "
-        "certificate.",
-    )
-
-    device: str = Field("auto", description="Compute device of the network: auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="Number format of the network; auto: int8 on CPUs with VNNI for models with good scales, else bf16 "
-        "if the device supports bf16, else fp32.",
+        "if the device supports bf16, else fp16 on a GPU that computes right frames in fp16, else fp32.",
     )
     max_model_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -197,11 +43,12 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Number of CPU threads for the network; 0: one thread per core."
     )
-    encoder: Literal["software", "auto", "nvenc", "vaapi"] = Field(
-        "software",
-        description="Encoder of results. software: the same bytes on every x86 CPU with AVX2, but for one thread "
-        "instead of four where the network computes on at most four cores; nvenc, vaapi: this hardware encoder if it "
-        "works, else software; auto: the first encoder that works.",
+    encoder: Literal["device", "software", "auto", "nvenc", "vaapi"] = Field(
+        "device",
+        description="Encoder of results. device: nvenc if the network computes on an NVIDIA GPU, else software; "
+        "software: the same bytes on every x86 CPU with AVX2, but for one thread instead of four where the network "
+        "computes on at most four cores; nvenc, vaapi: this hardware encoder if it works, else software; auto: the "
+        "first encoder that works.",
     )
     model: str = Field(
         "auto",
@@ -389,13 +236,6 @@ class Settings(BaseSettings):
         None, description="URL of the OpenTelemetry collector (OTLP over HTTP) that receives traces; empty: no tracing."
     )
 
-    @field_validator("redis_url")
-    @classmethod
-    def _is_redis(cls, url: str | None) -> str | None:
-        if url:
-            sentinels_of(url)
-        return url
-
     @field_validator("webhook_secret")
     @classmethod
     def _is_secret(cls, secret: SecretStr | None) -> SecretStr | None:
@@ -407,20 +247,6 @@ class Settings(BaseSettings):
             if not 24 <= size <= 64:
                 raise ValueError('is no webhook secret: use echo "whsec_$(openssl rand -base64 32)"')
         return secret
-
-    @field_validator("storage")
-    @classmethod
-    def _is_storage(cls, text: str) -> str:
-        if text and not _STORAGE.fullmatch(text):
-            raise ValueError("is no storage: use s3://BUCKET or s3://BUCKET/PREFIX, or leave the setting empty")
-        return text
-
-    @field_validator("s3_endpoint")
-    @classmethod
-    def _is_endpoint(cls, url: str | None) -> str | None:
-        if url is not None and not _ENDPOINT.fullmatch(url):
-            raise ValueError("is no URL of a store: use https://HOST or https://HOST:PORT")
-        return url
 
     @field_validator("webhook_networks", "url_networks")
     @classmethod
@@ -449,12 +275,6 @@ class Settings(BaseSettings):
         lines = dotenv_values(file) if isinstance(file, str) else {}
         files = [f"{secret}_file" for secret in SECRETS]
         return unknown_variables([*cls.model_fields, *files], os.environ, lines)
-
-    @property
-    def redis_address(self) -> str | None:
-        """`redis_url` with the files of TLS."""
-        files = {"ca_certs": self.redis_tls_ca, "certfile": self.redis_tls_cert, "keyfile": self.redis_tls_key}
-        return with_tls_files(self.redis_url, **files) if self.redis_url else None
 
     @property
     def grpc_message_bytes(self) -> int:

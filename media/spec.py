@@ -19,6 +19,8 @@ DEFAULT_SCALE: Final = 4
 """Enlargement by a model that nobody has asked about its scale."""
 AUTO_LINES: Final = 2160
 """Most pixels of the shorter side of an output without `scale` or `height`."""
+MOST_H264: Final = 4096
+"""Most pixels of a side in H.264 that hardware decodes (level 5.2), and that NVENC encodes. HEVC reaches 8192."""
 _COMMON_DEPTH: Final = 8
 """Bits a sample of H.264 that every device decodes."""
 _ENLARGED: Final = 2
@@ -44,7 +46,8 @@ def output_spec(
         scale: enlargement. Without `scale` and `height`: the model's, or less for an output of `AUTO_LINES` at most.
         height: height in pixels, instead of `scale`; the width follows.
         model_scale: enlargement by the model; `DEFAULT_SCALE` if unknown.
-        codec: h264, hevc, av1, or auto: av1 for webm, hevc for more than 8 bits a sample, else h264.
+        codec: h264, hevc, av1, or auto: av1 for webm, hevc for more than 8 bits a sample or `MOST_H264` pixels, else
+            h264.
         hardware: software, nvenc, vaapi or auto; see `media.encode.hardware.choose`.
 
     Raises:
@@ -56,8 +59,9 @@ def output_spec(
     auto = scale is None and height is None
     factor = _auto_factor(video, natural) if auto else Fraction(scale or Fraction(height or 0, video.height))
     width, height = _even(video.width * factor), _even(video.height * factor)
-    if codec == "auto":
-        codec = _best_codec(info, min(width, height))
+    automatic = codec == "auto"
+    if automatic:
+        codec = _best_codec(info, (width, height))
     display = _display(info, factor, (width, height))
     shape, warnings = display.sample_aspect_ratio, display.warnings
     if auto and factor != natural:
@@ -66,8 +70,7 @@ def output_spec(
         # AV1 has no sample aspect ratio, and PyAV can't set the one of libav's Matroska muxer.
         width, shape = _even(video.width * factor * shape), Fraction(1)
         warnings += (f"The pixels are not square, which AV1 in {info.target} can't store; the width was scaled.",)
-    if codec == "h264" and video.bit_depth > _COMMON_DEPTH:
-        warnings += ("H.264 with 10 bits a sample (High 10) plays on few devices; HEVC plays on most.",)
+    warnings += _codec_warnings(codec, video, (width, height), automatic=automatic)
     _check_size(width, height, codec, limits)
     encoder = choose(codec, hardware, width, height, deep=video.bit_depth > 8)
     return OutputSpec(
@@ -140,11 +143,27 @@ def expected_bytes(spec: OutputSpec, frames: int, bits: float | None) -> int:
     return round(bits * spec.width * spec.height * frames / 8 * 2 ** ((18 - spec.crf) / 6))
 
 
-def _best_codec(info: MediaInfo, smallest_side: int) -> str:
-    """The codec that most devices play. Few decode H.264 with more than 8 bits."""
+def _best_codec(info: MediaInfo, size: tuple[int, int]) -> str:
+    """The codec that most devices play. Few decode H.264 with more than 8 bits or `MOST_H264` pixels."""
     if info.target == "webm":
         return "av1"
-    return "hevc" if info.video.bit_depth > _COMMON_DEPTH and smallest_side >= _SMALLEST["hevc"] else "h264"
+    special = info.video.bit_depth > _COMMON_DEPTH or max(size) > MOST_H264
+    return "hevc" if special and min(size) >= _SMALLEST["hevc"] else "h264"
+
+
+def _codec_warnings(codec: str, video: VideoInfo, size: tuple[int, int], *, automatic: bool) -> tuple[str, ...]:
+    """What to know about a codec; `automatic` if the user has chosen none."""
+    large, deep = max(size) > MOST_H264, video.bit_depth > _COMMON_DEPTH
+    if automatic and large and not deep and codec == "hevc":
+        return (f"The result is HEVC: few devices play H.264 with more than {MOST_H264} pixels a side.",)
+    if codec != "h264":
+        return ()
+    out: tuple[str, ...] = ()
+    if deep:
+        out += ("H.264 with 10 bits a sample (High 10) plays on few devices; HEVC plays on most.",)
+    if large:
+        out += (f"H.264 with more than {MOST_H264} pixels a side plays on few devices; HEVC plays on most.",)
+    return out
 
 
 class _Display(NamedTuple):

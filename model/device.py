@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from model.errors import DeviceError
+from model.faults import memory_ran_out
 
 M = TypeVar("M", bound=nn.Module)
 _ISAS: Final = (
@@ -22,13 +24,19 @@ _ISAS: Final = (
     "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16",
 )  # fmt: skip
 """oneDNN's names of instruction sets, ascending as far as the networks care; others include all of these."""
+_AMD_BF16: Final = ("gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
+"""AMD's architectures with units for bfloat16: CDNA 2 and later, RDNA 3 and later."""
+_DRIVER: Final = Path("/proc/driver/nvidia/version")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device `name`: auto, cpu, cuda or cuda:N. Raises DeviceError for unknown or missing devices."""
+    """Return the device `name`: auto, cpu, cuda or cuda:N. Raises DeviceError for unknown, missing or dead devices.
+
+    auto is the CPU if no GPU starts. `model.admission` also tries what a GPU computes.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return automatic()[0]
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -37,19 +45,68 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(
             f"this machine has no device {name} (CUDA devices: {torch.cuda.device_count()}); use cpu or auto"
         )
-    if device.type == "cuda":  # TF32 has ten bits of mantissa; the frames need float32
-        torch.backends.cudnn.allow_tf32 = False
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"{name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        _start(device)
     return device
+
+
+def device_kind(device: torch.device) -> str:
+    """Return what decides about the rounding of a device's results: cpu, cuda or rocm."""
+    return "rocm" if device.type == "cuda" and torch.version.hip else device.type
+
+
+def automatic() -> tuple[torch.device, str]:
+    """Return the GPU if one starts, else the CPU, and why a GPU that is there does not start; empty without trouble."""
+    if torch.cuda.device_count() == 0:
+        return torch.device("cpu"), ""
+    try:
+        return resolve_device("cuda"), ""
+    except DeviceError as error:
+        return torch.device("cpu"), str(error)
+
+
+def _start(device: torch.device) -> None:
+    """Start CUDA. The number of devices comes from the driver's library for management, and says nothing about CUDA."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DeviceError(
+            f"{device} does not start: {reason} ({gpu_facts()}); update the driver, or use cpu"
+        ) from error
+    # TF32 has ten bits of mantissa; the frames need float32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def gpu_facts(device: torch.device | None = None) -> str:
+    """Describe the driver, PyTorch's build, and the GPU if one is given, for messages about a GPU that is of no use."""
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    parts = [_driver(), f"PyTorch {torch.__version__} for {build}"]
+    with suppress(RuntimeError, AssertionError):
+        if kernels := torch.cuda.get_arch_list():
+            parts[-1] += f" with kernels for {' '.join(kernels)}"
+        if device is not None:
+            card = torch.cuda.get_device_properties(device)
+            kind = getattr(card, "gcnArchName", "") if torch.version.hip else f"sm_{card.major}{card.minor}"
+            parts.append(f"{card.name} is {kind}")
+    return ", ".join(parts)
+
+
+def _driver() -> str:
+    with suppress(OSError):
+        if found := re.search(r"Module\s+(?:for \S+\s+)?(\d[\d.]+)", _DRIVER.read_text()):
+            return f"driver {found[1]}"
+    return "driver of unknown version"
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the number format for `precision` (auto, fp32, bf16, fp16, int8) on a device. Raises DeviceError.
 
-    auto is bfloat16 if the hardware supports bfloat16 (AVX512-BF16 or AMX; compute capability 8.0). Otherwise auto is
-    float16 on a GPU and float32 on a CPU, where emulated bfloat16 is slower. int8 is for CPUs; convolutions without
-    integers then have the format of auto.
+    auto is bfloat16 if the hardware supports bfloat16 (AVX512-BF16 or AMX; compute capability 8.0; CDNA 2, RDNA 3).
+    Otherwise auto is float16 on a GPU and float32 on a CPU, where emulated bfloat16 is slower. int8 is for CPUs;
+    convolutions without integers then have the format of auto.
     """
     if precision == "int8" and device.type != "cpu":
         raise DeviceError("int8 needs a CPU; on a GPU use fp16, bf16, fp32 or auto")
@@ -60,9 +117,24 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
             raise DeviceError("fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
         return _DTYPES[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+        return torch.bfloat16 if _has_bf16(device) else torch.float16
     bf16 = torch.cpu._is_avx512_bf16_supported() and _allowed("AVX512_CORE_BF16")
     return torch.bfloat16 if bf16 else torch.float32
+
+
+def formats(precision: str, device: torch.device) -> list[torch.dtype]:
+    """Return the number formats to try for `precision` on a device, the best first. Raises DeviceError."""
+    best = resolve_dtype(precision, device)
+    if precision != "auto" or device.type == "cpu":
+        return [best]
+    order = (torch.bfloat16, torch.float16, torch.float32)
+    return list(order[order.index(best) :])
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if torch.version.hip:  # AMD's numbers of architectures mean something else than NVIDIA's
+        return str(torch.cuda.get_device_properties(device).gcnArchName).startswith(_AMD_BF16)
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def has_vnni() -> bool:
@@ -94,10 +166,12 @@ def inference_copy(module: M, device: torch.device, dtype: torch.dtype) -> M:
 
 @contextmanager
 def memory_errors(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
-    """Raise DeviceError if torch runs out of memory inside, for frames of `shape` [T, H, W, ...]."""
+    """Raise DeviceError if torch, cuBLAS or cuDNN runs out of memory inside, for frames of `shape` [T, H, W, ...]."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not memory_ran_out(error):
+            raise
         count, h, w = shape[:3]
         raise DeviceError(
             f"{device} ran out of memory at {w}x{h} with {count} frames; use a smaller chunk or a smaller model"

@@ -4,7 +4,7 @@ ModelError
 ├── UnknownModel      no model has the requested name
 ├── MissingWeights    the weights file is missing; the message says how to fetch the file
 ├── BadWeights        a weights file is damaged or holds something else
-├── ConfigError       a training configuration, or its data, is unusable (`model.training.config`)
+├── ConfigError       a training configuration, or its data, is unusable
 ├── StateMismatch     a recurrent state belongs to another model or another frame size
 └── DeviceError       the requested device is missing or out of memory
 """
@@ -24,6 +24,10 @@ class MissingWeights(ModelError):
 
 class BadWeights(ModelError):
     """A weights file is damaged or holds something else."""
+
+
+class ConfigError(ModelError):
+    """A training configuration, or its data, is unusable. The message is one line with place and cause."""
 
 
 class StateMismatch(ModelError):

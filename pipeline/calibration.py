@@ -27,8 +27,10 @@ from media.spec import plain_spec
 from model.device import machine_name
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
+from model.faults import device_failure
 from model.network.macs import macs_per_pixel
 from model.zoo.models import card, config_of
+from pipeline.encoder import wished_encoder
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +50,14 @@ _POWER: Final = 0.94
 
 def machine_of(model: Upscaler, encoder: str) -> str:
     """Name the kind of machine that measured speeds belong to."""
-    return f"{machine_name(model.device, model.precision)}, {encoder}"
+    return f"{machine_name(model.device, model.precision)}, {wished_encoder(encoder, model.device)}"
 
 
 def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> None:
     """Calibrate this kind of machine, unless a calibration that knows the models exists.
 
-    A failure leaves the machine without a calibration. Raises StoreUnavailable.
+    A failure leaves the machine without a calibration. Raises StoreUnavailable, and RuntimeError if the device
+    fails.
     """
     machine, wanted = machine_of(model, encoder), set(names)
     known = speeds.table(machine).rates
@@ -62,7 +65,9 @@ def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: I
         return
     try:
         rates = calibrate(model, encoder, wanted, weights)
-    except (MediaError, ModelError, OSError, torch.OutOfMemoryError) as error:
+    except (MediaError, ModelError, OSError, RuntimeError) as error:
+        if device_failure(error):
+            raise
         log.info("no calibration of %s: %s", machine, error)
     else:
         speeds.calibrated(machine, rates)
@@ -95,7 +100,7 @@ def _measured(model: Upscaler, encoder: str, names: Iterable[str], weights: Path
         network=rates,
         pixels=width * height,
         grows=on_cpu,
-        encode=_encoding(encoder, shared=on_cpu),
+        encode=_encoding(wished_encoder(encoder, model.device), shared=on_cpu),
         shared=on_cpu and torch.get_num_threads() >= len(os.sched_getaffinity(0)),
     )
 

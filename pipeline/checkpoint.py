@@ -39,6 +39,8 @@ class Identity(BaseModel):
     version: int = _VERSION
     input_sha256: str
     model: str = Field(description="`Upscaler.identity`: weights, number format, routing parameters and gates.")
+    weights: str = Field("", description="Fingerprint of the network's weights alone.")
+    place: str = Field("", description="Kind of device and number format, a part of `model`: `cuda, bfloat16`.")
     options: JobOptions
     encoder: str = Field(
         "libx264", description="libav's name of the encoder; segments of two encoders cannot be joined."
@@ -49,14 +51,20 @@ class Identity(BaseModel):
         """Identity of the whole video."""
         return self.model_copy(update={"part": ""})
 
+    def moved_from(self, other: Identity) -> bool:
+        """Whether the same weights computed on another kind of device or in another number format before."""
+        return self.weights != "" and self.weights == other.weights and self.place != other.place
+
     def differs(self, other: Identity) -> str | None:
-        """Names of the parts that differ from another identity; None if both are equal."""
+        """Names of the parts that differ from another identity; None if both are equal, or only the place differs."""
         ours, theirs = self.model_dump(), other.model_dump()
         # The queue of a job does not change its result.
         ours["options"].pop("priority")
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
         names |= {"encoder": "encoder", "part": "part of the video"}
+        if self.moved_from(other):
+            del names["model"]
         different = [name for key, name in names.items() if ours[key] != theirs[key]]
         return ", ".join(different) or None
 
@@ -155,6 +163,15 @@ class Checkpoints:
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != state_path.name or manifest.complete:
                 old.unlink()
+
+
+def kept_encoder(folder: Path) -> str | None:
+    """Encoder of a job's segments, whose other segments must have the same; None for a job without segments."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return manifest.identity.encoder if manifest.segments else None
 
 
 def shortened_chunk(folder: Path) -> int | None:

@@ -25,7 +25,7 @@ class UpscaleTask:
     max_model_bytes: int = 0
     """Maximum memory of a chunk in the network; 0: a part of the free memory."""
     encoder: str = "software"
-    """software, nvenc, vaapi or auto."""
+    """device, software, nvenc, vaapi or auto (SKIPVSR_ENCODER)."""
     encoder_threads: int | None = None
     """Threads of the encoder; by default as many as suit this machine."""
     part: Part | None = None

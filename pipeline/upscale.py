@@ -34,6 +34,7 @@ from model.engine.upscaler import ChunkResult, Upscaler
 from model.errors import ModelError
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
 from pipeline.checkpoint import Checkpoints, Identity, sha256_of
+from pipeline.encoder import encoder_of_job
 from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
 from pipeline.figures import chunk_figures, facts, packed
 from pipeline.prefetch import Prefetcher
@@ -109,13 +110,15 @@ class _Run:
             model_scale=model.scale,
             codec=options.codec,
             crf=options.crf,
-            hardware=task.encoder,
+            hardware=encoder_of_job(task.encoder, model.device, task.folder, task.identity),
             limits=task.limits,
         )
         self._checkpoints = Checkpoints(task.folder)
         self._identity = Identity(
             input_sha256=sha256_of(task.source),
             model=model.identity(options.routing),
+            weights=model.weights,
+            place=model.place,
             options=options,
             encoder=self._spec.encoder,
             part=task.part.name if task.part is not None else "",
@@ -125,6 +128,7 @@ class _Run:
         self._manifest, self._state, unused = self._checkpoints.load(self._identity)
         if unused:
             self._manifest.warnings.append(unused)
+        self._take_over(self._identity)
         self._fit_chunk()
         self._choose_threads()
         self._figures = self._open_figures()
@@ -144,6 +148,18 @@ class _Run:
         if part is None:
             return total
         return total - part.first if part.frames is None and total is not None else part.frames
+
+    def _take_over(self, identity: Identity) -> None:
+        """Go on with a checkpoint of another kind of device or another number format. Finished chunks stay."""
+        manifest = self._manifest
+        if self._state is None or not identity.moved_from(manifest.identity):
+            return
+        self._state = self._model.adopt(self._state)
+        manifest.warnings.append(
+            f"The first {manifest.frames} frames were computed on another device ({manifest.identity.place}) than the "
+            f"following ones ({identity.place}). The results of both differ by rounding."
+        )
+        manifest.identity = identity
 
     def _fit_chunk(self) -> None:
         """Shorten the chunks to the memory there is. A resumed job keeps its chunks, and so the bytes of its result."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from jobs.schema import Job, JobMetrics, Progress
 from pipeline.events import Event, Finished, Stopped
@@ -25,6 +25,10 @@ class Others(Protocol):
     def look(self) -> object: ...
 
 
+DEVICE_FAILED: Final = "The compute device of a worker failed"
+"""Beginning of a warning that stays with the job in later attempts."""
+
+
 class Attempt:
     """The job of an attempt, with log, warnings and times.
 
@@ -36,8 +40,8 @@ class Attempt:
     def __init__(self, job: Job, lease: Lease) -> None:
         self.job, self.lease = job, lease
         self.log = JobLog(logging.getLogger(__name__), job.id)
-        self.warnings: list[str] = []
-        """Warnings of the worker itself, besides those of the pipeline."""
+        self.warnings = [warning for warning in job.warnings if warning.startswith(DEVICE_FAILED)]
+        """Warnings of the workers themselves, besides those of the pipeline."""
         self.others: Others | None = None
         """Other workers with parts of the job."""
         self.begun = False

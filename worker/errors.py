@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from rq.timeouts import JobTimeoutException
 
 from jobs.disk import NO_ROOM
 from jobs.errors import JobFailed, SkipVsrError, StorageFull
 from media.errors import MediaError
 from model.errors import DeviceError, MissingWeights, ModelError, UnknownModel
+from model.faults import chain, memory_ran_out
 from pipeline import source
 
 
@@ -55,7 +54,7 @@ def is_final(error: BaseException) -> bool:
 
 def no_room(error: BaseException) -> str | None:
     """Reason why the disk accepts no data, if an error or one of its causes says so."""
-    for cause in _chain(error):
+    for cause in chain(error):
         number = getattr(cause, "errno", None)
         if number is None and (match := re.search(r"\(os error (\d+)\)", str(cause))):  # safetensors, from Rust
             number = int(match[1])
@@ -66,10 +65,4 @@ def no_room(error: BaseException) -> str | None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device had too little memory for a chunk."""
-    return isinstance(error, DeviceError) and any(isinstance(cause, torch.OutOfMemoryError) for cause in _chain(error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    return isinstance(error, DeviceError) and any(memory_ran_out(cause) for cause in chain(error))

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -27,6 +26,7 @@ from media.jail import checked_jail
 from model.engine.memory import free_memory
 from model.engine.upscaler import model_cache
 from model.errors import ModelError
+from model.faults import advice, device_failure, end_process
 from pipeline.calibration import machine_of
 from worker.heartbeat import Heartbeat
 from worker.janitor import Janitor
@@ -100,6 +100,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         scales=models.scales(),
         machine=machine_of(warm, settings.encoder),
         jail_missing=list(jail_missing),
+        device_notes=list(warm.notes),
         started_at=datetime.now(UTC),
     )
     heartbeat = Heartbeat(
@@ -115,39 +116,47 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
     speeds = WorkerSpeeds(RedisSpeeds(connect(url, timeout=1.0, attempts=1)), info.machine)
     runner = Runner(settings, store, storage, models, heartbeat, metrics, name, speeds)
     log.info("worker %s: %s on %s", name, warm.name, warm.device)
-    speeds.calibrate(warm, settings.encoder, models.names(), settings.weights)
     try:
-        _serve(settings, url, heartbeat, runner.run, signals, name)
+        speeds.calibrate(warm, settings.encoder, models.names(), settings.weights)
+        _serve(settings, url, heartbeat, runner, signals, name)
+    except RuntimeError as error:
+        if (failure := device_failure(error)) is None:
+            raise
+        log.critical("%s", advice(failure))
+        runner.device_failed = True
     finally:
         janitor.stop()
         heartbeat.stop()
+    if runner.device_failed:
+        end_process()
     return 0
 
 
-def _serve(
-    settings: Settings, url: str, heartbeat: Heartbeat, run: Callable[[str], None], signals: _Signals, name: str
-) -> None:
-    """Run RQ's loop until a signal, and start a new loop whenever a Redis error ends the old one."""
+def _serve(settings: Settings, url: str, heartbeat: Heartbeat, runner: Runner, signals: _Signals, name: str) -> None:
+    """Run RQ's loop until a signal or a failure of the device. A new loop replaces a loop that a Redis error ends."""
     asked = threading.Event()
 
     def on_stop() -> None:
         asked.set()
         heartbeat.shut_down()
 
+    def stopping() -> bool:
+        return signals.stop.is_set() or runner.device_failed
+
     ttl = round(settings.worker_lost_seconds) + 60
     pause, number = 0.5, 0
-    while not (signals.stop.is_set() or asked.is_set()):
+    while not (stopping() or asked.is_set()):
         number += 1
         try:
             worker = WarmWorker(
                 list(QUEUES.values()),
-                run,
+                runner.run,
                 name=f"{name}-{number}",
                 connection=client(url, socket_connect_timeout=3.0, health_check_interval=30),
                 ttl=ttl,
                 on_stop=on_stop,
                 on_force_stop=lambda: heartbeat.exit_now(1),
-                stopping=signals.stop.is_set,
+                stopping=stopping,
             )
             with heartbeat.with_rq(worker.renew_records):
                 worker.work(logging_level="WARNING")
@@ -156,6 +165,6 @@ def _serve(
             log.warning("Redis does not answer (%s); trying again in %.1f s", error, pause)
         finally:
             signals.install()
-        if not asked.is_set():
+        if not (asked.is_set() or stopping()):
             signals.stop.wait(pause)
             pause = min(pause * 2, 5.0)

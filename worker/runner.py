@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StorageUnavailable, StoreUnavailable
@@ -26,6 +26,7 @@ from media.spec import estimated_bytes
 from model.engine.memory import free_memory
 from model.engine.upscaler import Upscaler
 from model.errors import ModelError
+from model.faults import advice, device_failure, told
 from model.zoo.cache import ModelCache
 from pipeline.checkpoint import shortened_chunk
 from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
@@ -33,7 +34,7 @@ from pipeline.source import media_limits, stream_facts
 from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
-from worker.attempt import Attempt, stored
+from worker.attempt import DEVICE_FAILED, Attempt, stored
 from worker.errors import is_final, out_of_memory, user_error
 from worker.heartbeat import Heartbeat
 from worker.helper import Helper
@@ -45,6 +46,7 @@ from worker.patience import patiently
 from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _UNLIMITED: Final = Limits(
     max_pixels=2**62,
@@ -105,8 +107,10 @@ class Runner:
         self._models, self._heartbeat, self._metrics, self._name = models, heartbeat, metrics, name
         self._speeds = speeds
         self._limits = media_limits(settings)
+        self.device_failed = False
+        """Whether this process can use its device no more, and must end."""
         self._lead = Lead(settings, store, storage, name, self._upscale)
-        self._helper = Helper(store, storage, models, heartbeat, name, self._upscale, self._task)
+        self._helper = Helper(store, storage, models, heartbeat, name, self._upscale, self._task, self._check_device)
 
     def run(self, job_id: str) -> None:
         """Process a job if the job is still queued. Raises StoreUnavailable if Redis is down at the claim."""
@@ -126,12 +130,14 @@ class Runner:
             self._metrics.claimed()
             try:
                 outcome = self._process(claim, lease)
-            except Fenced:
+            except Fenced as error:
+                self._check_device(error)
                 if not self._fail_without_files(lease):
                     job_log.warning("another worker has the job; stopping")
                 return
             except Exception as error:
-                outcome = self._fail(lease, error)
+                end = self._hand_back if self._check_device(error) else self._fail
+                outcome = end(lease, error)
             finally:
                 self._storage.leave(job_id)
                 free_memory()
@@ -156,7 +162,7 @@ class Runner:
             if attempt.is_first:
                 self._metrics.queue_seconds.observe(attempt.queue_seconds)
             model = self._models.get(job.options.model)
-            lease.update({"model": model.name})
+            lease.update({"model": model.name, "device": model.place})
             finished = self._lead.upscale(task, model, attempt)
             outcome = self._stop(lease) if finished is None else self._publish(finished, model, attempt)
             span.set_attribute("skipvsr.outcome", outcome)
@@ -231,7 +237,7 @@ class Runner:
                     attempt.log.info("resumes" if event.resumed else "starts")
                     self._metrics.resumes.inc(event.resumed)
                 attempt.begun = True
-                attempt.lease.update({**progress, "warnings": event.warnings})
+                attempt.lease.update({**progress, "warnings": [*event.warnings, *attempt.warnings]})
             case Working():
                 attempt.lease.note(progress)
                 if event.checkpoint_seconds is not None:
@@ -258,6 +264,7 @@ class Runner:
         job_id = attempt.job.id
         fields: dict[str, Any] = {
             "model": model.name,
+            "device": model.place,
             "progress": finished.progress,
             "metrics": attempt.metrics(finished.metrics),
             "output": stream_facts(
@@ -326,6 +333,25 @@ class Runner:
                 self._storage.remove(lease.claim.job_id)
         return Outcome.of(now) if now else Outcome.LOST
 
+    def _check_device(self, error: Exception) -> BaseException | None:
+        """Return the failure of the device behind an error, and stop this worker's claims; None for other errors."""
+        failure = device_failure(error)
+        if failure is not None:
+            self.device_failed = True
+            log.critical("%s", advice(failure))
+        return failure
+
+    def _hand_back(self, lease: Lease, error: Exception) -> Outcome:
+        """Queue a job again whose device failed. The failure is the worker's, unless it repeats at the same frame."""
+        fields, failure = lease.take_fields_at_checkpoint(), device_failure(error) or error
+        warning = f"{DEVICE_FAILED} ({self._name}: {told(failure)}). All finished chunks were kept."
+        most = self._settings.max_deaths
+        state = self._insist(lease, lambda: self._store.hand_back(lease.claim, fields, warning, most=most))
+        if state is JobState.CANCELLED:
+            with suppress(StorageUnavailable):
+                self._storage.remove(lease.claim.job_id)
+        return Outcome.of(state) if state else Outcome.LOST
+
     def _fail_without_files(self, lease: Lease) -> bool:
         """Fail a job whose files somebody removed; return False if the files exist or another worker has the job."""
         try:
@@ -338,14 +364,18 @@ class Runner:
         return self._release(lease, JobState.FAILED, fields) is JobState.FAILED
 
     def _release(self, lease: Lease, state: JobState, fields: dict[str, Any]) -> JobState | None:
-        """Release a job in the store, and repeat the call until Redis answers.
+        """Release a job in the store, however long Redis is away."""
+        return self._insist(lease, lambda: self._store.release(lease.claim, state, fields))
+
+    def _insist(self, lease: Lease, call: Callable[[], T]) -> T:
+        """Make a call to the store, and repeat the call until Redis answers.
 
         Raises StoreUnavailable only if the worker shuts down meanwhile.
         """
         pause = 0.5
         while True:
             try:
-                return self._store.release(lease.claim, state, fields)
+                return call()
             except StoreUnavailable:
                 if lease.stop_reason is StopReason.SHUTDOWN:
                     raise

@@ -119,17 +119,19 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
-    from model.device import resolve_device, resolve_dtype
+    from model.engine.upscaler import load_model
     from model.errors import ModelError
 
+    precision = "auto" if settings.precision == "int8" else settings.precision  # `tiny` has no scales for int8
     try:
-        device = resolve_device(settings.device)
-        dtype = str(resolve_dtype(settings.precision, device)).removeprefix("torch.")
+        model = load_model("tiny", weights_dir=settings.weights, device=settings.device, precision=precision)
     except ModelError as error:
         yield Finding("device", "problem", str(error), "set SKIPVSR_DEVICE and SKIPVSR_PRECISION, or unset both")
         return
+    for note in model.notes:
+        yield Finding("device", "note", note, "update the driver, or install a PyTorch with kernels for the GPU")
     cores = settings.threads or len(os.sched_getaffinity(0))
-    yield Finding("device", "ok", f"{device}, {dtype}" + (f", {cores} threads" if device.type == "cpu" else ""))
+    yield Finding("device", "ok", model.place + (f", {cores} threads" if model.device.type == "cpu" else ""))
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
@@ -152,11 +154,18 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 
 def _encoders(settings: Settings) -> Iterator[Finding]:
-    if find_spec("numpy") is None:  # of the network: this installation encodes nothing
+    if find_spec("torch") is None:  # this installation encodes nothing
         return
     from media.encode.hardware import choose
+    from model.device import resolve_device
+    from model.errors import DeviceError
+    from pipeline.encoder import wished_encoder
 
-    chosen = {codec: choose(codec, settings.encoder, *_TEST_SIZE) for codec in ("h264", "hevc", "av1")}
+    try:
+        wish = wished_encoder(settings.encoder, resolve_device(settings.device))
+    except DeviceError:  # which the check of the device reports
+        wish = "software"
+    chosen = {codec: choose(codec, wish, *_TEST_SIZE) for codec in ("h264", "hevc", "av1")}
     working = []
     for codec, encoder in chosen.items():
         if trouble := _encoding_trouble(codec, encoder):
@@ -165,9 +174,9 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
         else:
             working.append(encoder.name)
     soft = [name for name in working if name.startswith("lib")]
-    if settings.encoder in ("nvenc", "vaapi") and soft:
-        cure = "install the GPU's driver, or unset SKIPVSR_ENCODER"
-        yield Finding("encoders", "note", f"{settings.encoder} does not work for all codecs: {', '.join(soft)}", cure)
+    if wish in ("nvenc", "vaapi") and soft:
+        cure = "install the GPU's driver, with the capability `video` in containers, or set SKIPVSR_ENCODER=software"
+        yield Finding("encoders", "note", f"{wish} does not work for all codecs: {', '.join(soft)}", cure)
     if working:
         yield Finding("encoders", "ok", ", ".join(working))
 

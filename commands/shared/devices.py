@@ -6,6 +6,7 @@ A worker's process sees only its own GPU (`CUDA_VISIBLE_DEVICES`), so no part of
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import runpy
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from commands.shared.errors import CommandError
-from commands.shared.supervisor import Child
+from commands.shared.supervisor import Child, say
 
 SKIPVSR: Final = (sys.executable, "-P", "-m", "cli")
 """Command line of `skipvsr`. -P: a folder in the current directory cannot shadow one of this project's packages."""
@@ -27,8 +28,8 @@ _UNUSED: Final = frozenset(
 )
 """Secrets of the servers. The worker opens strangers' videos, and answers no request."""
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-_COUNT: Final = "import torch; print(torch.cuda.device_count())"
-_COUNT_SECONDS: Final = 120.0
+_TRY: Final = "from model.engine.gpus import gpu_troubles; import json; print(json.dumps(gpu_troubles()))"
+_TRY_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,20 @@ class Device:
 def devices(text: str, environment: Mapping[str, str] = os.environ) -> list[Device]:
     """Devices by a list: `all`, or numbers of GPUs and `cpu` with commas between. Raises CommandError.
 
-    `all` means the CPU on a machine without a GPU. A device may stand in the list more than once.
+    `all` means each GPU that works, and the CPU if none does; a line tells of each GPU that does not work. A device may
+    stand in the list more than once.
     """
     if text == "cpu":
         return [_device("cpu", environment)]
-    count = count_gpus()
-    names = [str(number) for number in range(count)] if text == "all" else [part.strip() for part in text.split(",")]
+    troubles = try_gpus()
+    if text == "all":
+        names = [str(number) for number, trouble in enumerate(troubles) if not trouble]
+        for trouble in filter(None, troubles):
+            say(trouble)
+    else:
+        names = [part.strip() for part in text.split(",")]
     for name in names:
-        if name != "cpu" and not (name.isdecimal() and int(name) < count):
-            raise CommandError(
-                f"--devices: this machine has no device {name!r} (CUDA devices: {count}); use all, cpu, or numbers "
-                "from 0 on with commas between"
-            )
+        _check(name, troubles)
     return [_device(name, environment) for name in names or ["cpu"]]
 
 
@@ -70,17 +73,30 @@ def worker_children(found: list[Device], metrics_port: int) -> list[Child]:
     ]
 
 
-def count_gpus() -> int:
-    """Number of GPUs that PyTorch can use, counted in a process of its own: this process needs no PyTorch."""
+def _check(name: str, troubles: list[str]) -> None:
+    """Raise CommandError for a device that is missing or does not work."""
+    if name == "cpu":
+        return
+    if not (name.isdecimal() and int(name) < len(troubles)):
+        raise CommandError(
+            f"--devices: this machine has no device {name!r} (CUDA devices: {len(troubles)}); use all, cpu, or numbers "
+            "from 0 on with commas between"
+        )
+    if trouble := troubles[int(name)]:
+        raise CommandError(f"--devices: {trouble}")
+
+
+def try_gpus() -> list[str]:
+    """For each GPU why it is of no use, empty if it works; tried in a process of its own, whose memory is free then."""
     if not _may_have_gpus():
-        return 0
+        return []
     try:
         answer = subprocess.run(  # noqa: S603 (our own command)
-            [sys.executable, "-P", "-c", _COUNT], capture_output=True, text=True, check=True, timeout=_COUNT_SECONDS
+            [sys.executable, "-P", "-c", _TRY], stdout=subprocess.PIPE, text=True, check=True, timeout=_TRY_SECONDS
         )
-        return int(answer.stdout)
+        return [str(trouble) for trouble in json.loads(answer.stdout)]
     except (subprocess.SubprocessError, ValueError, OSError) as error:
-        raise CommandError(f"cannot count the GPUs ({error}); set SKIPVSR_DEVICE to one of them") from None
+        raise CommandError(f"cannot try the GPUs ({error}); set SKIPVSR_DEVICE to one of them") from None
 
 
 def _may_have_gpus() -> bool:

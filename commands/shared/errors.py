@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import Final
 
 _NO_ROOM: Final = {
@@ -35,6 +36,11 @@ def explained(error: Exception) -> str | None:
     from media.errors import MediaError
     from model.errors import ModelError
 
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from model.faults import device_failure, told
+
+        if failure := device_failure(error):
+            return f"the compute device failed: {told(failure)}; run the same command again, which continues its work"
     return str(error) if isinstance(error, SkipVsrError | MediaError | ModelError) else None
 
 

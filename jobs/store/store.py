@@ -208,6 +208,24 @@ class JobStore(JobReader):
             self.enqueue(claim.job_id, Place.FIRST)
         return state
 
+    def hand_back(self, claim: Claim, fields: Mapping[str, Any], warning: str, *, most: int) -> JobState | None:
+        """End the claim of a worker whose device failed; the result is that of `release`.
+
+        The job is queued before all other jobs, with a warning, and no death is counted. But the job fails if `most`
+        workers in a row ended at the same frame, by a failed device or by death.
+        """
+        try:
+            job = self.get(claim.job_id)
+        except NotFound:
+            return None
+        job = job.model_copy(update={name: fields[name] for name in ("progress", "warnings") if name in fields})
+        there = self._ends_there(job)
+        state, error = JobState.QUEUED, None
+        if there["died_there"] >= most:
+            state, error = JobState.FAILED, _repeated_failures(job, there["died_there"])
+        warnings = list(dict.fromkeys([*job.warnings, warning]))
+        return self.release(claim, state, {**fields, **there, "warnings": warnings, "error": error})
+
     def declare_lost(self, job_id: str, token: int, beat: int, *, max_deaths: int) -> JobState | None:
         """Take a running job from a worker without a heartbeat since number `beat`; return the job's new state.
 
@@ -216,13 +234,11 @@ class JobStore(JobReader):
         """
         job = self.get(job_id)
         with unavailable():
-            values = cast("list[bytes | None]", self.redis.hmget(job_key(job_id), "request", "died_at", "died_there"))
-        request, died_at, died_there = ((value or b"").decode() for value in values)
-        frames = job.progress.frames_saved
-        deaths = int(died_there or 0) + 1 if died_at == str(frames) else 1
-        to, error = Request(request).state if request else JobState.QUEUED, None
-        if deaths >= max_deaths and to is not JobState.CANCELLED:
-            to, error = JobState.FAILED, _repeated_deaths(job, deaths)
+            request = cast("bytes | None", self.redis.hget(job_key(job_id), "request"))
+        there = self._ends_there(job)
+        to, error = Request(request.decode()).state if request else JobState.QUEUED, None
+        if there["died_there"] >= max_deaths and to is not JobState.CANCELLED:
+            to, error = JobState.FAILED, _repeated_deaths(job, there["died_there"])
         result = self._apply(
             job_id,
             Transition(
@@ -234,8 +250,7 @@ class JobStore(JobReader):
                 fields={
                     "error": error,
                     "finished_at": _finish_time(to),
-                    "died_at": frames,
-                    "died_there": deaths,
+                    **there,
                     "progress": job.progress.at_checkpoint(),
                 },
             ),
@@ -249,6 +264,14 @@ class JobStore(JobReader):
         else:
             self._drop_ticket(job_id)
         return to
+
+    def _ends_there(self, job: Job) -> dict[str, int]:
+        """Fields that count one more end of a worker at the job's frame: all ends in a row there."""
+        with unavailable():
+            values = cast("list[bytes | None]", self.redis.hmget(job_key(job.id), "died_at", "died_there"))
+        died_at, died_there = ((value or b"").decode() for value in values)
+        frames = job.progress.frames_saved
+        return {"died_at": frames, "died_there": int(died_there or 0) + 1 if died_at == str(frames) else 1}
 
     # Tickets
 
@@ -330,6 +353,16 @@ class JobStore(JobReader):
 
 def _finish_time(state: JobState) -> datetime | None:
     return datetime.now(UTC) if state.final else None
+
+
+def _repeated_failures(job: Job, count: int) -> Problem:
+    return Problem.from_error(
+        JobFailed(
+            f"The compute devices of {count} workers in a row failed after frame {job.progress.frames_saved} of this "
+            f"video, the last one of {job.worker}. The logs of the workers name the error. Another model, another "
+            "routing or SKIPVSR_DEVICE=cpu may help."
+        )
+    )
 
 
 def _repeated_deaths(job: Job, deaths: int) -> Problem:

@@ -14,6 +14,11 @@ from av.video.stream import VideoStream
 from media.color.hdr import MasteringDisplay, mastering_display
 from media.types import OutputSpec
 
+HARDWARE: Final = {
+    "nvenc": {"preset": "p5", "tune": "hq", "rc": "vbr", "forced-idr": "1"},
+    "vaapi": {"rc_mode": "CQP"},
+}
+"""Options of hardware encoders at each quality."""
 _MOST_THREADS: Final = 4
 """At 720p, more threads delay frames without being faster."""
 _FEW_CORES: Final = 4
@@ -102,11 +107,11 @@ def _svtav1(spec: OutputSpec) -> dict[str, str]:
 
 
 def _nvenc(spec: OutputSpec) -> dict[str, str]:
-    return {"preset": "p5", "tune": "hq", "rc": "vbr", "cq": str(_scaled_crf(spec)), "forced-idr": "1"}
+    return {**HARDWARE["nvenc"], "cq": str(_scaled_crf(spec))}
 
 
 def _vaapi(spec: OutputSpec) -> dict[str, str]:
-    return {"rc_mode": "CQP", "qp": str(_scaled_crf(spec))}
+    return {**HARDWARE["vaapi"], "qp": str(_scaled_crf(spec))}
 
 
 def _scaled_crf(spec: OutputSpec) -> int:

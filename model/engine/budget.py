@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from model.engine.region_flow import FLOW_BYTES
 from model.engine.upscaler import Upscaler
 from model.network.folding import STRIDE
 
@@ -34,9 +35,13 @@ def bytes_per_pixel(model: Upscaler, *, sample_bytes: int = 1) -> tuple[int, int
 
 
 def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process can still take: the GPU's, or the system's within the limits of the control groups."""
+    """Memory that this process can still take: the GPU's, or the system's within the limits of the control groups.
+
+    Blocks that torch keeps for its next tensors count as available, and a GPU does not count them as free.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return min(_system_bytes(), *_cgroup_bytes(cgroup), 2**62)
 
 
@@ -60,13 +65,13 @@ def longest_chunk(
     """
     allowed = budget or usable_bytes(model.device)
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    return min(chunk, (allowed // pixels - once) // each - lookahead)
+    return min(chunk, ((allowed - _flow_bytes(model)) // pixels - once) // each - lookahead)
 
 
 def needed_bytes(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1) -> int:
     """Estimate the memory of a chunk of `frames` frames, look-ahead included."""
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    return pixels * (once + each * frames)
+    return _flow_bytes(model) + pixels * (once + each * frames)
 
 
 def overlap_fits(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1, budget: int = 0) -> bool:
@@ -77,7 +82,13 @@ def overlap_fits(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int
     """
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
     half = each - _output_bytes(model, sample_bytes)
-    return pixels * (2 * once + (each + half) * frames) <= (budget or usable_bytes(model.device))
+    needed = _flow_bytes(model) + pixels * (2 * once + (each + half) * frames)
+    return needed <= (budget or usable_bytes(model.device))
+
+
+def _flow_bytes(model: Upscaler) -> int:
+    """Memory of a batch of flows: accelerators batch the flows of a chunk."""
+    return FLOW_BYTES if model.network.accelerated else 0
 
 
 def _output_bytes(model: Upscaler, sample_bytes: int) -> int:

@@ -22,7 +22,7 @@ from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
-from model.network.flow import FeatureTable
+from model.network.flow import Sampled
 from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
 from model.network.propagation import backward_steps, completed, forward_steps
@@ -32,7 +32,9 @@ TAIL_HALO = 2
 TAIL_PIXELS = {"full": 8192, "light": 65536}
 """Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
 each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
-CropStep = Callable[[Rectangle, FeatureTable | None, Tensor | None, TrunkFunction], Tensor]
+ACCELERATED_TAIL_PIXELS = {"full": 2**18, "light": 2**21}
+"""The same on an accelerator, where bands only bound the memory: about 2 GB."""
+CropStep = Callable[[Rectangle, Sampled | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
 
@@ -133,7 +135,7 @@ class ChunkRun:
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
 
-        def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+        def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
         feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
@@ -144,7 +146,7 @@ class ChunkRun:
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
 
-        def step(crop: Rectangle, table: FeatureTable | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+        def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             assert back is not None, "the plan computes the backward features that a crop reads"
             origin = crop.y0, crop.x0
             return self._net.forward_step(_cut(pixels, crop), _cut(back, crop), table, flow, origin, trunk)
@@ -177,7 +179,8 @@ class ChunkRun:
 
     def _bands(self, rectangle: Rectangle) -> list[Rectangle]:
         """Split a rectangle into bands of rows for the upsampler."""
-        rows = max(TAIL_PIXELS[self._net.config.tail] // (rectangle.width * self._count), 4)
+        pixels = ACCELERATED_TAIL_PIXELS if self._net.accelerated else TAIL_PIXELS
+        rows = max(pixels[self._net.config.tail] // (rectangle.width * self._count), 4)
         return [
             Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
             for y in range(rectangle.y0, rectangle.y1, rows)
@@ -216,7 +219,7 @@ class ChunkRun:
         alignment: Step,
     ) -> Tensor:
         """Return `feat` with the branch's features in the rectangles; the trunk runs within the step `alignment`."""
-        table = FeatureTable.of(feat) if feat is not None else None  # once, not once per crop
+        table = self._net.sampled(feat) if feat is not None else None  # once, not once per crop
         crops = []
         for rectangle in rectangles:
             outer = rectangle.grown(self._plan.halo, self._h, self._w)
@@ -230,7 +233,10 @@ class ChunkRun:
     def _trunk(self, branch: Branch, index: int, crop: Rectangle, alignment: Step) -> TrunkFunction:
         """Return the trunk of a branch for a crop, measured as a step of its own."""
         gates = self._skipper
-        run = gates.trunk(branch, index, crop) if gates else partial(run_in_bands, self._net.trunk(branch))
+        plain: TrunkFunction = self._net.trunk(branch)
+        if not self._net.accelerated:
+            plain = partial(run_in_bands, self._net.trunk(branch))
+        run = gates.trunk(branch, index, crop) if gates else plain
         whole = self._as_dense([crop]) and not (gates and gates.gates(branch, crop))
 
         def measured(x: Tensor) -> Tensor:
@@ -263,7 +269,8 @@ def _reconstruct(
     around = lr[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
     hr = rectangle.scaled(STRIDE)
     for index, frame in enumerate(out):
-        write_pixels(frame[hr.rows, hr.columns], around[index : index + 1], residual[index : index + 1])
+        part = slice(index, index + 1)
+        write_pixels(frame[hr.rows, hr.columns], around[part], residual[part], whole=net.accelerated)
 
 
 def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:

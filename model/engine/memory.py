@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
@@ -47,7 +48,8 @@ def free_memory() -> None:
     gc.collect()
     give_back()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a failed device gives nothing back, and the next call on the device says so
+            torch.cuda.empty_cache()
 
 
 @cache

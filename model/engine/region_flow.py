@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from model.engine.calibration import StepTimes
@@ -16,6 +17,12 @@ from model.network.flow import Pyramid
 FLOW_MARGIN, FLOW_GRID = 16, 32
 """Feature pixels that a flow region is larger on each side, and the multiple that it is aligned to: the coarsest pixel
 of the flow pyramid."""
+FLOW_BYTES = 512 * 1024**2
+"""Memory that the flows of one batch may take on an accelerator."""
+FLOW_CHANNELS = {"spynet": (30, 104), "light": (4, 20)}
+"""Most channels that a flow holds for each feature pixel at one moment: of images in float32, and of features in the
+network's number format. Measured by the size of all tensors: 531 and 323 bytes for SPyNet, 87 and 48 for the light
+flow, in float32 and bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -74,33 +81,70 @@ def chunk_flows(
     """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
-    share a batch: at the coarse levels of the pyramid a call costs more than the pixels. Pairs that follow each other
-    in one region share the pyramid of their common frame. Yields after each pair.
+    share a batch: at the coarse levels of the pyramid a call costs more than the pixels. On an accelerator, pairs that
+    follow each other in one region share a batch too. Such pairs also share the pyramid of their common frame. Yields
+    after each batch.
     """
     count, _, h, w = frames[0].shape
     to_next: list[RegionFlow | None] = [None] * len(frames)
     to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
-    known: tuple[int, Rectangle, Pyramid] | None = None
-    for task in planned_flows(plan, h, w, continues=previous is not None):
-        here = (..., task.region.rows, task.region.columns)
-        with times.step("flow", whole=count == 1 and task.region.area == h * w, count=task.directions):
-            older = known[2] if known and known[:2] == (task.index, task.region) else None
-            if older is None:
-                frame = previous if task.index < 0 else frames[task.index]
-                assert frame is not None
-                older = net.pyramid(frame[here])
-            newer = net.pyramid(frames[task.index + 1][here])
-            refs = [older] * task.backward + [newer] * task.forward
-            supps = [newer] * task.backward + [older] * task.forward
-            flow = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps))
-        known = task.index + 1, task.region, newer
-        if task.backward:
-            to_next[task.index] = RegionFlow(task.region, flow[:count])
-        if task.forward:
-            to_previous[task.index + 1] = RegionFlow(task.region, flow[-count:])
-        after_each(task)
+    pyramids, seen = dict[int, Pyramid](), None
+    for tasks in _batches(planned_flows(plan, h, w, continues=previous is not None), _most_flows(net, count)):
+        region, directions = tasks[0].region, sum(task.directions for task in tasks)
+        with times.step("flow", whole=count == 1 and region.area == h * w, count=directions):
+            wanted = sorted({i for task in tasks for i in (task.index, task.index + 1)})
+            pyramids = {i: pyramids[i] for i in wanted if i in pyramids} if region == seen else {}
+            images = {i: _image(frames, previous, i, region) for i in wanted if i not in pyramids}
+            pyramids |= zip(images, _pyramids(net, list(images.values())), strict=True)
+            pairs = [(task.index, task.index + 1) for task in tasks if task.backward]
+            pairs += [(task.index + 1, task.index) for task in tasks if task.forward]
+            refs, supps = zip(*((pyramids[ref], pyramids[supp]) for ref, supp in pairs), strict=True)
+            flows = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps)).split(count)  # type: ignore[no-untyped-call]
+        seen = region
+        for (ref, supp), flow in zip(pairs, flows, strict=True):
+            (to_next if ref < supp else to_previous)[ref] = RegionFlow(region, flow)
+        for task in tasks:
+            after_each(task)
         yield
     return to_next, to_previous
+
+
+def _batches(tasks: Sequence[FlowTask], most: Callable[[int], int]) -> Iterator[list[FlowTask]]:
+    """Split tasks into batches of one region; `most` maps the area of a region to the number of flows in a batch."""
+    batch: list[FlowTask] = []
+    for task in tasks:
+        flows = sum(other.directions for other in batch) + task.directions
+        if batch and (task.region != batch[0].region or flows > most(task.region.area)):
+            yield batch
+            batch = []
+        batch.append(task)
+    if batch:
+        yield batch
+
+
+def _most_flows(net: BasicVSR, streams: int) -> Callable[[int], int]:
+    """Return a function from the area of a region to the number of flows, of `streams` streams each, in a batch."""
+    each = flow_bytes(net) * streams
+    return lambda area: FLOW_BYTES // (each * area) if net.accelerated else 1
+
+
+def flow_bytes(net: BasicVSR) -> int:
+    """Return the most memory of a flow in one direction for each feature pixel."""
+    images, features = FLOW_CHANNELS[net.config.flow]
+    return 4 * images + net.dtype.itemsize * features
+
+
+def _image(frames: Sequence[Tensor], previous: Tensor | None, index: int, region: Rectangle) -> Tensor:
+    frame = previous if index < 0 else frames[index]
+    assert frame is not None
+    return frame[..., region.rows, region.columns]
+
+
+def _pyramids(net: BasicVSR, images: Sequence[Tensor]) -> list[Pyramid]:
+    """Reduce images [B, 3 f f, h, w], on an accelerator in one batch."""
+    if not net.accelerated or len(images) < 2:
+        return [net.pyramid(image) for image in images]
+    return net.pyramid(torch.cat(list(images))).split(len(images))
 
 
 def _region(rectangles: Sequence[Rectangle], halo: int, h: int, w: int) -> Rectangle:

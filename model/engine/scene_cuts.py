@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.network.constants import constant
+
 THUMBNAIL = (18, 32)
 """Most rows and columns of a thumbnail; each cell has at least CELL x CELL pixels."""
 CELL = 4
@@ -45,8 +47,8 @@ def find_scene_cuts(frames: Tensor, previous: Tensor | None = None) -> list[int]
     if len(images) < 2:
         return []
     thumbs = torch.stack([_thumbnail(image) for image in images])
-    found = _is_cut(thumbs).nonzero().flatten().tolist()
-    return [index + (1 if previous is None else 0) for index in found]
+    first = 1 if previous is None else 0
+    return [index for index, cut in enumerate(_is_cut(thumbs).tolist(), first) if cut]
 
 
 def _thumbnail(frame: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ def _thumbnail(frame: Tensor) -> Tensor:
 def _is_cut(thumbs: Tensor) -> Tensor:
     """Check for each thumbnail of [T, 3, h, w] except the first whether a new scene begins: [T - 1] bool."""
     difference = (thumbs[1:] - thumbs[:-1]).abs().mean((1, 2, 3))
-    luma = (thumbs * thumbs.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1).flatten(1)
+    luma = (thumbs * constant(_LUMA, thumbs.device).view(1, 3, 1, 1)).sum(1).flatten(1)
     return (
         (difference > MIN_DIFFERENCE)
         & (_correlation(luma) < MAX_CORRELATION)

@@ -45,8 +45,8 @@ class RecurrentState:
         return self.pending.shape[1], self.pending.shape[2]
 
     def to(self, device: torch.device | str) -> RecurrentState:
-        """Return the state on another device."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        """Return the state on another device. `index` stays in host memory, where the planner reads the number."""
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors().items() if name != "index"}
         return replace(self, **moved)
 
     def save(self, path: Path) -> None:

@@ -21,15 +21,18 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from model.device import inference_copy, memory_errors, resolve_device, resolve_dtype, set_threads
+from model.admission import Place, admit
+from model.device import device_kind, inference_copy, memory_errors, set_threads
 from model.engine.accounting import Accounting
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request
 from model.engine.clock import Clock
 from model.engine.halves import Halves
+from model.engine.one_thread import on_gpu_thread, steps_on_gpu_thread
 from model.engine.overlap import Group, Overlap
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
 from model.engine.strands import Crew, Executor, Inline
+from model.engine.trial import check
 from model.engine.work import Observer
 from model.gates.estimator import Estimator, load_estimator
 from model.mask.crop_cost import crop_overhead
@@ -38,7 +41,7 @@ from model.network.quantised import has_integers
 from model.routing import Preset, preset
 from model.zoo.cache import ModelCache
 from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator, usable_scales
-from model.zoo.scales import Integers, Scales, chosen_scales, quantise, wants_integers
+from model.zoo.scales import Scales, chosen_scales, quantise, wants_integers
 
 __all__ = ["ChunkResult", "Frames", "Group", "Request", "Upscaler", "groups", "load_model", "model_cache"]
 
@@ -65,16 +68,28 @@ class Upscaler:
         dtype: torch.dtype,
         estimator: Estimator | None = None,
         scales: Scales | None = None,
+        accelerated: bool | None = None,
     ) -> None:
-        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers."""
-        number = str(dtype).removeprefix("torch.")
+        """Prepare a network in the number format `dtype`; blocks with `scales` compute on integers.
+
+        `accelerated` sets `BasicVSR.accelerated`; by default everywhere but on a CPU.
+        """
+        number, kind = str(dtype).removeprefix("torch."), device_kind(device)
         self.name = name
+        self.weights = fingerprint
+        """Fingerprint of the weights alone."""
         self.fingerprint = f"{fingerprint}:{number}" + (f":int8-{scales.digest}" if scales else "")
+        self.fingerprint += f":{kind}" if kind != "cpu" else ""
         self.device, self.dtype = device, dtype
         self.precision = "int8" if scales else number
         """Number format of the convolutions with most of the work."""
         self.network = inference_copy(network, device, dtype)
+        self.notes: tuple[str, ...] = ()
+        """Better places than this one that failed, and why (`load_model`)."""
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
+        for each in (self.network, self.estimator.adapted if self.estimator is not None else None):
+            if each is not None:
+                each.accelerated = device.type != "cpu" if accelerated is None else accelerated
         self._clock = Clock(device)
         self._planner = Planner(self.network, self.estimator, self.fingerprint, device)
         self._accounting = Accounting(self.network, device, self._clock)
@@ -95,10 +110,22 @@ class Upscaler:
         return self.network.config
 
     @property
+    def place(self) -> str:
+        """Kind of device and number format: `cuda, bfloat16`. Equal places and inputs give equal frames, but for
+        rounding on other GPUs."""
+        return f"{device_kind(self.device)}, {self.precision}"
+
+    def adopt(self, state: RecurrentState) -> RecurrentState:
+        """Return a state that another device or number format computed with the same weights, for this network."""
+        feat = None if state.feat is None else state.feat.to(self.dtype)
+        return replace(state, model=self.fingerprint, feat=feat)
+
+    @property
     def scale(self) -> int:
         """Enlargement of height and width."""
         return self.network.scale
 
+    @on_gpu_thread
     @torch.inference_mode()
     def forward(
         self,
@@ -124,6 +151,7 @@ class Upscaler:
         chunk = self._plan(Request(frames, state, lookahead, last, routing), executor)
         return self._compute([chunk], executor, observer)[0]
 
+    @on_gpu_thread
     @torch.inference_mode()
     def forward_many(self, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
         """Upscale the next frames of several streams; the result for each stream equals that of `forward`.
@@ -145,6 +173,7 @@ class Upscaler:
             outcomes.update(zip((index for index, _ in batch), self._compute_batch(batch, executor), strict=True))
         return [outcomes[index] for index in range(len(requests))]
 
+    @steps_on_gpu_thread
     def stream(
         self,
         groups: Iterable[Group],
@@ -171,6 +200,7 @@ class Upscaler:
         with Crew(threads, self._clock) as crew:
             yield from make(crew, ahead=1).results(groups, state)
 
+    @on_gpu_thread
     @torch.inference_mode()
     def dense_seconds(self, height: int, width: int, count: int) -> float:
         """Measure the wall-clock time of the dense network for a frame of noise, over `count` frames."""
@@ -200,8 +230,8 @@ class Upscaler:
     def identity(self, routing: str) -> str:
         """Return a string that differs for models that compute different frames from the same input.
 
-        The identity covers weights, number format, the router's numbers, and the estimator if its gates work. Crop
-        overhead is excluded: another machine, with another overhead, may resume a job.
+        The identity covers weights, number format, the kind of device (cpu, cuda, rocm), the router's numbers, and the
+        estimator if its gates work. Crop overhead is excluded: a machine with another overhead may resume a job.
         """
         numbers = self.preset(routing, overhead=0)
         gated = self.estimator is not None and (numbers.error_budget > 0 or numbers.tail_error_budget > 0)
@@ -254,17 +284,19 @@ def load_model(
     precision: str = "auto",
     threads: int = 0,
 ) -> Upscaler:
-    """Load a model by name (`auto`: the default model) onto a device. Raises ModelError."""
-    where = resolve_device(device)
-    dtype, integers = resolve_dtype(precision, where), wants_integers(precision, where)
-    if where.type == "cpu":
-        set_threads(threads)
-    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, where, dtype, integers)
+    """Load a model by name (`auto`: the default model) onto a device.
+
+    On a GPU, the model has to pass a trial; `notes` of the model say which better places failed (`model.admission`).
+    Raises ModelError.
+    """
+    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, precision, threads)
     # Each thread that runs torch on several cores keeps its own OpenMP threads. More threads than cores sleep at every
     # barrier, and BasicVSR takes 1.45 times as long. A short-lived thread therefore loads the model, and the cores
     # belong to the thread that calls `forward`.
     with ThreadPoolExecutor(1) as loader:
-        return loader.submit(load).result()
+        model, notes = loader.submit(admit, device, precision, load).result()
+    model.notes = notes
+    return model
 
 
 def model_cache(
@@ -277,18 +309,33 @@ def model_cache(
     capacity: int | None = None,
     on_evict: Callable[[], None] = lambda: None,
 ) -> ModelCache[Upscaler]:
-    """Return an empty cache that loads models with `load_model`; `ModelCache` documents the other arguments."""
-    load = partial(load_model, weights_dir=weights_dir, device=device, precision=precision, threads=threads)
+    """Return an empty cache that loads models with `load_model`; `ModelCache` documents the other arguments.
+
+    The first model decides what the device `auto` means for all of them.
+    """
+
+    def load(name: str) -> Upscaler:
+        nonlocal device
+        model = load_model(name, weights_dir=weights_dir, device=device, precision=precision, threads=threads)
+        device = str(model.device)
+        return model
+
     return ModelCache(weights_dir, load, default=default, capacity=capacity, on_evict=on_evict)
 
 
-def _load(name: str, weights_dir: Path, device: torch.device, dtype: torch.dtype, integers: Integers) -> Upscaler:
+def _load(name: str, weights_dir: Path, precision: str, threads: int, place: Place) -> Upscaler:
+    integers = wants_integers(precision, place.device)
+    if place.device.type == "cpu":
+        set_threads(threads)
     entry = card(name, weights_dir)
     network, fingerprint = load_network(name, weights_dir)
     path = usable_estimator(entry, weights_dir)
     estimator = load_estimator(path, fingerprint, network) if path else None
     scales = chosen_scales(name, usable_scales(entry, weights_dir), fingerprint, integers)
-    return Upscaler(name, network, fingerprint, device, dtype, estimator, scales)
+    model = Upscaler(name, network, fingerprint, place.device, place.dtype, estimator, scales)
+    if place.device.type != "cpu":
+        check(model, Upscaler(name, network, fingerprint, torch.device("cpu"), torch.float32))
+    return model
 
 
 def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from model.mask.rectangles import Mask, dilate
+from model.network.constants import constant
 from model.routing import TILE, Preset
 
 QUARTER = TILE // 2
 """Side of a quarter of a tile in feature pixels."""
-_YCC = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
-"""Luma and colour differences of RGB (ITU-R BT.601)."""
+_YCC = (0.299, 0.587, 0.114, -0.169, -0.331, 0.5, 0.5, -0.419, -0.081)
+"""Luma and colour differences of RGB (ITU-R BT.601), a row each."""
 
 
 def tiles_of(height: int, width: int) -> tuple[int, int]:
@@ -64,7 +65,7 @@ class Picture:
         """Convert a folded frame [H, W, 3 f f] of integers."""
         peak = 255.0 if frame.dtype == torch.uint8 else 65535.0
         rgb = _pixels(_by_place(frame)).float()
-        mix = rgb.new_tensor(_YCC) * (255.0 / peak)
+        mix = constant(_YCC, rgb.device).view(3, 3) * (255.0 / peak)
         planes = (mix @ rgb.flatten(3)).view(rgb.shape)
         return cls(planes, (planes[:, :, :1].sum(0) * grid.per_pixel)[:, 0])
 

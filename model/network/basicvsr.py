@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network import propagation
-from model.network.flow import FeatureTable, LightFlow, Pyramid, SpyNet, warp
+from model.network.flow import FeatureTable, LightFlow, Pyramid, Sampled, SpyNet, warp
 from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
 from model.network.quantised import block_on_integers
@@ -144,6 +144,8 @@ class BasicVSR(nn.Module):
     def __init__(self, config: NetworkConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NetworkConfig()
+        self.accelerated = False
+        """Whether inference suits an accelerator: few operations on whole frames. On a CPU, tensors fit the cache."""
         if config.scale not in SCALES:
             raise ValueError(f"scale {config.scale!r} is not supported; use {', '.join(map(str, SCALES))}")
         c = config.channels
@@ -199,7 +201,7 @@ class BasicVSR(nn.Module):
     def backward_step(
         self,
         lr: Tensor,
-        feat: Tensor | FeatureTable | None,
+        feat: Sampled | None,
         flow: Tensor | None,
         origin: tuple[int, int] = (0, 0),
         trunk: TrunkFunction | None = None,
@@ -218,7 +220,7 @@ class BasicVSR(nn.Module):
         self,
         lr: Tensor,
         back: Tensor,
-        feat: Tensor | FeatureTable | None,
+        feat: Sampled | None,
         flow: Tensor | None,
         origin: tuple[int, int] = (0, 0),
         trunk: TrunkFunction | None = None,
@@ -268,13 +270,17 @@ class BasicVSR(nn.Module):
         x = convolve_shuffled(self.upconv2, convolve_shuffled(self.upconv1, x))
         return convolve(self.conv_last, convolve(self.conv_hr, x, "leaky"))
 
-    def _aligned(
-        self, lr: Tensor, feat: Tensor | FeatureTable | None, flow: Tensor | None, origin: tuple[int, int]
-    ) -> Tensor:
+    def _aligned(self, lr: Tensor, feat: Sampled | None, flow: Tensor | None, origin: tuple[int, int]) -> Tensor:
         if feat is None or flow is None:
             b, _, h, w = lr.shape
             return torch.zeros(b, self.config.channels, h, w, dtype=self.dtype, device=lr.device)
+        if self.accelerated and isinstance(feat, Tensor):  # number format and memory order change in one operation
+            return warp(feat.float(), flow, origin=origin).to(self.dtype, memory_format=torch.channels_last)
         return warp(feat, flow, origin=origin)
+
+    def sampled(self, feat: Tensor) -> Sampled:
+        """Return features [B, C, H, W] in the form that the steps sample fastest, any number of times."""
+        return feat if self.accelerated else FeatureTable.of(feat)
 
     def _stacked(self, *parts: Tensor) -> Tensor:
         """Concatenate the channels of parts [B, ., H, W] in the network's number format, channels last in memory."""

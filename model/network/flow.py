@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.network.constants import constant
 from model.network.kernels import convolve_all
 
 
@@ -72,7 +73,11 @@ class FeatureTable:
         return F.embedding_bag(rows.view(-1, 4), self.rows, mode="sum", per_sample_weights=weights)
 
 
-def warp(x: Tensor | FeatureTable, flow: Tensor, padding: str = "zeros", origin: tuple[int, int] = (0, 0)) -> Tensor:
+Sampled = Tensor | FeatureTable
+"""Features from which `warp` samples: [B, C, H, W], or a table of them."""
+
+
+def warp(x: Sampled, flow: Tensor, padding: str = "zeros", origin: tuple[int, int] = (0, 0)) -> Tensor:
     """Sample `x` [B, C, H, W] bilinearly at each pixel's position plus `flow` [B, 2, h, w] (pixels).
 
     `flow` covers the region of `x` whose top left pixel (y, x) is `origin`. Positions are float32. The result
@@ -86,7 +91,7 @@ def warp(x: Tensor | FeatureTable, flow: Tensor, padding: str = "zeros", origin:
         return sampled.view(-1, h, w, sampled.shape[1]).permute(0, 3, 1, 2)
     grid = _pixel_grid(top + h, left + w, x.device)[:, top:, left:].permute(1, 2, 0)
     position = grid + flow.float().permute(0, 2, 3, 1)
-    limit = position.new_tensor([2.0 / max(x.shape[-1] - 1, 1), 2.0 / max(x.shape[-2] - 1, 1)])
+    limit = constant((2.0 / max(x.shape[-1] - 1, 1), 2.0 / max(x.shape[-2] - 1, 1)), x.device)
     return F.grid_sample(
         x.float(), position * limit - 1.0, mode="bilinear", padding_mode=padding, align_corners=True
     ).to(x.dtype)
@@ -106,6 +111,11 @@ class Pyramid:
         """Join the batches of pyramids of equal sizes."""
         levels = zip(*(pyramid.images for pyramid in pyramids), strict=True)
         return cls([torch.cat(level) for level in levels], pyramids[0].size)
+
+    def split(self, count: int) -> list[Pyramid]:
+        """Split the batch into `count` pyramids of equal batches."""
+        levels = zip(*(level.chunk(count) for level in self.images), strict=True)
+        return [Pyramid(list(images), self.size) for images in levels]
 
 
 class PyramidLevel(nn.Module):
@@ -249,4 +259,4 @@ def _resized(flow: Tensor, h: int, w: int) -> Tensor:
     if before == (h, w):
         return flow
     flow = F.interpolate(flow, (h, w), mode="bilinear", align_corners=False)
-    return flow * flow.new_tensor([w / before[1], h / before[0]]).view(1, 2, 1, 1)
+    return flow * constant((w / before[1], h / before[0]), flow.device).view(1, 2, 1, 1)

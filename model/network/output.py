@@ -21,15 +21,15 @@ _STEPS = {torch.uint8: torch.int16, torch.uint16: torch.int32}
 """Integers between float32 and the integers of frames: two fast conversions take a third of the time of one."""
 
 
-def write_pixels(out: Tensor, lr: Tensor, residual: Tensor) -> None:
+def write_pixels(out: Tensor, lr: Tensor, residual: Tensor, *, whole: bool = False) -> None:
     """Write the enlarged `lr` plus the residual to `out` [4 h, 4 w, 3], integers rounded to the nearest.
 
     `lr` [1, 3 f f, h + 2, w + 2] in [0, 1], float32, includes one feature pixel around the region. `residual` comes
     from `BasicVSR.residual` for h x w feature pixels. The sum is float32 for every number format of the network: near
-    1, a step of bfloat16 is half a level of 255.
+    1, a step of bfloat16 is half a level of 255. `whole` converts everything in one pass, as suits an accelerator.
     """
     h, w = lr.shape[-2] - 2, lr.shape[-1] - 2
-    side, rows = residual.shape[-2] // h, max(STRIP // w, 1)
+    side, rows = residual.shape[-2] // h, h if whole else max(STRIP // w, 1)
     for top in range(0, h, rows):
         end = min(top + rows, h)
         part = residual[..., top * side : end * side, :]

@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from model.errors import ModelError
+from model.errors import ConfigError, ModelError
 from model.gates.estimator import TRUNKS, Estimator, Gate, load_estimator
 from model.gates.skipping import cells_to_run
 from model.gates.traversal import run_gated
 from model.network.basicvsr import BasicVSR, Blocks, Branch, TrunkFunction
 from model.network.folding import fold
-from model.training.config import ConfigError, GateSection
 from model.training.objective import charbonnier, clip_flows, flow_loss
+
+if TYPE_CHECKING:
+    from model.training.config import GateSection
 
 
 def gated_network(network: BasicVSR, section: GateSection, fingerprint: str) -> Estimator:

@@ -22,8 +22,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from model.errors import ConfigError
 from model.training import checkpoint
-from model.training.config import ConfigError
 
 Frames = npt.NDArray[np.uint8]
 Kind = Literal["clips", "photos", "val"]

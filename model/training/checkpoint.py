@@ -11,12 +11,14 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 
-from model.training.config import ConfigError, TrainConfig
+from model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from model.training.config import TrainConfig
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
@@ -59,13 +61,8 @@ def check_same_run(state: Mapping[str, Any], config: TrainConfig, processes: int
     their number of steps is checked.
     """
     remedy = f"use another --out ({out.name}/last.safetensors can be its `init`), or restore the configuration"
-    if (stored := state.get("config")) is not None:
-        try:  # options added by later versions have their defaults
-            other = config.differs(TrainConfig.model_validate(stored))
-        except ValidationError:
-            other = "version of SkipVSR"
-        if other:
-            raise ConfigError(f"{out}: holds a run with another {other}: {remedy}")
+    if (stored := state.get("config")) is not None and (other := config.differs_from_stored(stored)):
+        raise ConfigError(f"{out}: holds a run with another {other}: {remedy}")
     if (before := state.get("processes", processes)) != processes:
         raise ConfigError(f"{out}: holds a run with another number of processes ({before}, now {processes}): {remedy}")
     total = config.flow_steps + config.steps

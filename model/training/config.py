@@ -9,12 +9,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.errors import ModelError
+from model.errors import ConfigError
 from model.network.basicvsr import DEFAULT_SCALE, SCALES, NetworkConfig
-
-
-class ConfigError(ModelError):
-    """The configuration is invalid. The message is one line with place and cause."""
 
 
 class _Section(BaseModel):
@@ -132,6 +128,8 @@ class TrainConfig(_Section):
     """Steps of linear learning-rate warm-up from zero."""
     flow_steps: int = Field(0, ge=0)
     """Preliminary steps that train only the flow, by the photometric loss."""
+    flow_frozen: int = Field(0, ge=0)
+    """Steps at the start, behind the flow steps, that leave the flow as it is. The paper froze SPyNet at first."""
     flow_lr_scale: float = Field(1.0, gt=0)
     """Factor on the flow's learning rate."""
     gates: GateSection | None = None
@@ -192,6 +190,13 @@ class TrainConfig(_Section):
         """Name the settings that differ from `before` and change the learning curve; empty if equal."""
         harmless = {"threads", "device", "log_every", "val_every", "checkpoint_every"}
         return differences(*(config.model_dump(mode="json", exclude=harmless) for config in (before, self)))
+
+    def differs_from_stored(self, stored: Any) -> str:
+        """Name the settings that differ from those in the state of a run, as `differs` does."""
+        try:  # options added by later versions have their defaults
+            return self.differs(TrainConfig.model_validate(stored))
+        except ValidationError:
+            return "version of SkipVSR"
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:

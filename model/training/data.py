@@ -11,26 +11,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.errors import ConfigError
 from model.training import cache, degrade
-from model.training.config import ConfigError, Stage, TrainConfig
-from model.training.prepare import each
-
-Frames = npt.NDArray[np.uint8]
+from model.training.degrade import Frames
+from model.training.recipe import BatchShape, SamplingRecipe
 
 
 class Sampler:
     """Draw training batches.
 
-    Raises ConfigError if the cache lacks clips, photos, compressed versions, or segments large enough for a stage.
+    With `device`, each segment moves there at its first use, and stays. Without, files are mapped, and batches are on
+    the CPU. Raises ConfigError if the cache lacks clips, photos, compressed versions, or segments large enough for a
+    stage.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, rank: int = 0) -> None:
-        self.config = config
-        self.rank = rank
+    def __init__(self, folder: Path, config: SamplingRecipe, rank: int = 0, device: torch.device | None = None) -> None:
+        self.config, self.rank, self.device = config, rank, device
+        self._resident: dict[Path, Tensor] = {}
         clips, photos = cache.read(folder, "clips"), cache.read(folder, "photos")
         for kind, segments, share in (("clips", clips, 1 - config.photo_share), ("photos", photos, config.photo_share)):
             if share > 0 and not segments:
@@ -42,40 +42,47 @@ class Sampler:
                     raise ConfigError(f"the cache holds no {kind} of {_wanted(stage)}; a stage asks for them")
         self.sources = _by_source(clips), _by_source(photos)
 
-    def batch(self, step: int, stage: Stage) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, stage: BatchShape) -> tuple[Tensor, Tensor]:
         """Return LR and HR of one step: uint8 [B, T, p, p, 3] and [B, T, s p, s p, 3]."""
         rng = np.random.default_rng([self.config.seed, self.rank, step])
         pairs = [self._item(stage, rng) for _ in range(stage.batch)]
-        return torch.from_numpy(np.stack([p[0] for p in pairs])), torch.from_numpy(np.stack([p[1] for p in pairs]))
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
-    def _item(self, stage: Stage, rng: np.random.Generator) -> tuple[Frames, Frames]:
+    def _item(self, stage: BatchShape, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         sources = self.sources[int(rng.random() < self.config.photo_share)]
         segment = _pick(sources, stage, rng)
         clean = rng.random() < self.config.clean_share
-        lr = segment.frames("bi" if clean else segment.uploads[int(rng.integers(len(segment.uploads)))])
+        version = "bi" if clean else segment.uploads[int(rng.integers(len(segment.uploads)))]
+        lr = segment.frames(version)
         t, h, w, _ = lr.shape
         start, p = int(rng.integers(t - stage.frames + 1)), stage.patch
         # Of two random places keep the more detailed: the network learns nothing from flat sky.
         places = [(int(rng.integers(h - p + 1)), int(rng.integers(w - p + 1))) for _ in range(2)]
         y, x = max(places, key=lambda place: _detail(lr[start, place[0] : place[0] + p, place[1] : place[1] + p]))
-        times = slice(start, start + stage.frames)
-        low = lr[times, y : y + p, x : x + p]
-        scale = self.config.data.scale
-        y, x, p = y * scale, x * scale, p * scale
-        high = segment.frames("hr")[times, y : y + p, x : x + p]
+        times, scale = slice(start, start + stage.frames), self.config.network_config.scale
+        low = self._cut(segment.files[version], times, y, x, p)
+        high = self._cut(segment.files["hr"], times, y * scale, x * scale, p * scale)
         barred = clean and self.config.bars and rng.random() < self.config.bars
         if barred:
             high = _with_bar(high, rng)
         if barred or (clean and self.config.clean != "bi"):
-            low = each(high, partial(degrade.CLEAN[self.config.clean], scale=scale))
+            low = degrade.each_on_device(high, partial(degrade.CLEAN[self.config.clean], scale=scale))
         for axis in range(3):  # time, rows, columns
             if rng.random() < 0.5:
-                low, high = np.flip(low, axis), np.flip(high, axis)
+                low, high = low.flip(axis), high.flip(axis)
         if rng.random() < 0.5:
-            low, high = low.swapaxes(1, 2), high.swapaxes(1, 2)
+            low, high = low.transpose(1, 2), high.transpose(1, 2)
         return low, high
 
-    def batches(self, start: int, stop: int, stage: Callable[[int], Stage]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _cut(self, path: Path, times: slice, y: int, x: int, side: int) -> Tensor:
+        """Return frames [T, side, side, 3] of a file, on the device of the sampler."""
+        if self.device is None:
+            return torch.from_numpy(np.load(path, mmap_mode="r")[times, y : y + side, x : x + side].copy())
+        if path not in self._resident:
+            self._resident[path] = torch.from_numpy(np.load(path)).to(self.device)
+        return self._resident[path][times, y : y + side, x : x + side]
+
+    def batches(self, start: int, stop: int, stage: Callable[[int], BatchShape]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of steps `start` to `stop` - 1. A thread prefetches three."""
         with ThreadPoolExecutor(1) as pool:
             pending: list[Future[tuple[Tensor, Tensor]]] = []
@@ -99,7 +106,7 @@ def _by_source(segments: list[cache.Segment]) -> list[list[cache.Segment]]:
     return list(groups.values())
 
 
-def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Generator) -> cache.Segment:
+def _pick(sources: list[list[cache.Segment]], stage: BatchShape, rng: np.random.Generator) -> cache.Segment:
     for _ in range(100):
         group = sources[int(rng.integers(len(sources)))]
         segment = group[int(rng.integers(len(group)))]
@@ -109,20 +116,20 @@ def _pick(sources: list[list[cache.Segment]], stage: Stage, rng: np.random.Gener
     return fitting[int(rng.integers(len(fitting)))]
 
 
-def _fits(segment: cache.Segment, stage: Stage) -> bool:
+def _fits(segment: cache.Segment, stage: BatchShape) -> bool:
     t, h, w, _ = segment.shape
     return t >= stage.frames and h >= stage.patch and w >= stage.patch
 
 
-def _wanted(stage: Stage) -> str:
+def _wanted(stage: BatchShape) -> str:
     return f"{stage.frames} frames of {stage.patch} x {stage.patch} LR pixels"
 
 
-def _with_bar(high: Frames, rng: np.random.Generator) -> Frames:
+def _with_bar(high: Tensor, rng: np.random.Generator) -> Tensor:
     """Cover the first rows or columns of HR frames [T, H, W, 3] with a dark bar: at most a third of the height."""
-    high, thickness = high.copy(), int(rng.integers(1, high.shape[1] // 3 + 1))
-    at = (slice(None), slice(thickness)) if rng.random() < 0.5 else (slice(None), slice(None), slice(thickness))
-    high[at] = rng.integers(0, 17)  # 16: limited-range black shown as full range
+    high, thickness = high.clone(), int(rng.integers(1, high.shape[1] // 3 + 1))
+    bar = high[:, :thickness] if rng.random() < 0.5 else high[:, :, :thickness]
+    bar[:] = int(rng.integers(0, 17))  # 16: limited-range black shown as full range
     return high
 
 

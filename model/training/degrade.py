@@ -11,7 +11,7 @@ Images are [..., H, W] of any type convertible to float32. Colour must not be th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
+Frames = npt.NDArray[np.uint8]
 SCALE: Final = 4
 """The papers' scale."""
 
@@ -130,3 +131,23 @@ def _divisible(x: Tensor, scale: int) -> tuple[int, int]:
 def to_uint8(x: Tensor) -> Tensor:
     """Clip to 0..255 and round to uint8. Halves round up, as in MATLAB."""
     return (x.clamp(0, 255) + 0.5).floor().to(torch.uint8)
+
+
+def planar(frame: Frames) -> Tensor:
+    """Convert [..., H, W, 3] uint8 to [..., 3, H, W] float, 0..255."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frame, -1, -3))).float()
+
+
+def interleaved(x: Tensor) -> Frames:
+    """Convert [..., 3, H, W] float, 0..255, to [..., H, W, 3] uint8, rounded."""
+    return to_uint8(x).movedim(-3, -1).contiguous().numpy()
+
+
+def each_on_device(frames: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
+    """Degrade frame by frame on the device of the frames: [T, H, W, 3] -> [T, h, w, 3], uint8, rounded."""
+    return torch.stack([to_uint8(how(frame.movedim(-1, -3).contiguous().float())).movedim(-3, -1) for frame in frames])
+
+
+def each(frames: Frames, how: Callable[[Tensor], Tensor]) -> Frames:
+    """Degrade frame by frame: [T, H, W, 3] -> [T, h, w, 3], uint8, rounded."""
+    return each_on_device(torch.from_numpy(np.array(frames)), how).contiguous().numpy()

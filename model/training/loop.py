@@ -9,30 +9,33 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.device import resolve_dtype
-from model.errors import ModelError
+from model.device import resolve_device, resolve_dtype
+from model.errors import ConfigError, DeviceError, ModelError
 from model.gates.estimator import Estimator
 from model.network.basicvsr import BasicVSR
 from model.training import checkpoint
 from model.training.adapt_gates import GatedClip, GatedObjective, gated_network
-from model.training.config import ConfigError, Stage, TrainConfig
 from model.training.data import Sampler, to_model
 from model.training.objective import Objective
 from model.training.plot import plot
+from model.training.recipe import Recipe
 from model.training.validate import bicubic, validate
 from model.zoo.models import fingerprint, load_file, name_of, save_network
+
+if TYPE_CHECKING:
+    from model.training.config import Stage, TrainConfig
 
 Say = Callable[[str], None]
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
+def learning_rate(step: int, config: Recipe) -> float:
     """Return the learning rate of a step: linear warm-up, then half a cosine from `lr` to `final_lr`.
 
     `step` counts from 0, without the flow steps.
@@ -46,7 +49,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 class Trainer:
     """The changing parts of a run; `state` and `restore` save and load them."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: Recipe, device: torch.device) -> None:
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         network = _initial(config)
@@ -94,6 +97,8 @@ class Trainer:
         rate = self.config.lr if flow_only else learning_rate(self.step - self.config.flow_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
+        if not flow_only and self.step < self.config.flow_steps + self.config.flow_frozen:
+            self.optimizer.param_groups[1]["lr"] = 0.0
         lr, hr = to_model(lr_frames, self.device), to_model(hr_frames, self.device)
         loss, flow_loss = self.objective(lr, hr, flow_only)
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,10 +124,8 @@ class Trainer:
         return {"step": self.step, "loss": loss, "photometric": flow_loss, "lr": rate}
 
     def state(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs."""
+        """Return everything that changes during a run."""
         return {
-            "config": self.config.model_dump(mode="json"),
-            "processes": _processes(),
             "step": self.step,
             "network": self.network.state_dict(),
             "start": self.start.state_dict() if self.start is not None else None,
@@ -171,7 +174,7 @@ class Trainer:
         return GatedClip(network.ready(self.device, self.dtype), self.config.gates.error_budget)
 
 
-def _initial(config: TrainConfig) -> BasicVSR:
+def _initial(config: Recipe) -> BasicVSR:
     wanted = config.network_config
     if config.init is None:
         return BasicVSR(wanted)
@@ -184,7 +187,7 @@ def _initial(config: TrainConfig) -> BasicVSR:
     return network
 
 
-def _origin(config: TrainConfig) -> str:
+def _origin(config: Recipe) -> str:
     """Return the fingerprint of the initial weights of a run with gates."""
     assert config.init is not None
     return fingerprint(name_of(config.init), config.init)
@@ -209,17 +212,17 @@ def run(config: TrainConfig, cache: Path, out: Path, say: Say, stop_at: int | No
         if state is not None:
             trainer.restore(state)
         if rank == 0:
-            _Recorder(trainer, cache, out, say).follow(Sampler(cache, config, rank), stop_at, resumed=state is not None)
+            recorder = _Recorder(trainer, config, cache, out, say)
+            recorder.follow(Sampler(cache, config, rank), stop_at, resumed=state is not None)
         else:
-            for lr, hr in _batches(trainer, Sampler(cache, config, rank), stop_at):
+            for lr, hr in _batches(trainer.step, config, Sampler(cache, config, rank), stop_at):
                 trainer.train_step(lr, hr)
     return out / "last.safetensors"
 
 
-def _batches(trainer: Trainer, sampler: Sampler, stop_at: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    config = trainer.config
+def _batches(step: int, config: TrainConfig, sampler: Sampler, stop_at: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     end = config.flow_steps + config.steps
-    return sampler.batches(trainer.step, min(end, stop_at or end), lambda step: stage_at(config, step))
+    return sampler.batches(step, min(end, stop_at or end), lambda step: stage_at(config, step))
 
 
 def stage_at(config: TrainConfig, step: int) -> Stage:
@@ -230,9 +233,8 @@ def stage_at(config: TrainConfig, step: int) -> Stage:
 class _Recorder:
     """The extra work of rank 0: log, progress, validation, checkpoints."""
 
-    def __init__(self, trainer: Trainer, cache: Path, out: Path, say: Say) -> None:
-        self.trainer, self.cache, self.out, self.say = trainer, cache, out, say
-        self.config = trainer.config
+    def __init__(self, trainer: Trainer, config: TrainConfig, cache: Path, out: Path, say: Say) -> None:
+        self.trainer, self.config, self.cache, self.out, self.say = trainer, config, cache, out, say
         self.total = self.config.flow_steps + self.config.steps
         self.log = checkpoint.Log(out / "log.jsonl", trainer.step)
         self.last_val: dict[str, float] = {}
@@ -244,14 +246,14 @@ class _Recorder:
         else:
             self.say(f"bicubic: {_text(bicubic(self.cache, self.config.clean)) or 'no validation clips'}")
         started, seconds, first = time.monotonic(), trainer.seconds, trainer.step
-        for lr, hr in _batches(trainer, sampler, stop_at):
+        for lr, hr in _batches(trainer.step, config, sampler, stop_at):
             trainer.train_step(lr, hr)
             trainer.seconds = seconds + time.monotonic() - started
             if trainer.step % config.log_every == 0 or self._validates() or trainer.step == self.total:
                 self._report((time.monotonic() - started) / (trainer.step - first))
             if trainer.step % config.checkpoint_every == 0 and trainer.step < self.total:
-                checkpoint.save(self.out / "state.pt", trainer.state())
-        checkpoint.save(self.out / "state.pt", trainer.state())
+                self._save_state()
+        self._save_state()
         if trainer.step == self.total:
             self._export("last")
             plot(self.log.rows, self.out / "plot.png")
@@ -289,6 +291,10 @@ class _Recorder:
             self.trainer.best = score
             self._export("best")
 
+    def _save_state(self) -> None:
+        how = {"config": self.config.model_dump(mode="json"), "processes": _processes()}
+        checkpoint.save(self.out / "state.pt", {**how, **self.trainer.state()})
+
     def _export(self, name: str) -> None:
         notes = {"step": str(self.trainer.step)}
         path = self.out / f"{name}.safetensors"
@@ -320,18 +326,12 @@ def _processes() -> int:
 def _workers(config: TrainConfig) -> Iterator[tuple[int, torch.device]]:
     """Yield rank and device of this process, inside the process group if torchrun started several processes."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: this machine has no CUDA device")
-    device = torch.device("cpu")
-    if config.device == "cuda":
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device: process {local} needs its own GPU, and this machine has {torch.cuda.device_count()}"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(
-            device
-        )  # NCCL and new tensors use this device; otherwise all processes share the first GPU
+    try:
+        device = resolve_device(f"cuda:{local}" if config.device == "cuda" else "cpu")
+    except DeviceError as error:
+        raise ConfigError(f"device: process {local} needs its own GPU: {error}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL and new tensors use this device; else all processes share the first GPU
     if _processes() == 1:
         yield 0, device
         return

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import ValidationError
-from torch import Tensor
 
+from model.errors import ConfigError
 from model.training import cache, degrade
-from model.training.config import ConfigError, DataConfig, differences
+from model.training.config import DataConfig, differences
 from model.training.motion import moving_clip
 
 Frames = npt.NDArray[np.uint8]
@@ -182,27 +181,12 @@ def _longest_shot(frames: list[Frames]) -> list[Frames]:
     return frames[start:end]
 
 
-def planar(frame: Frames) -> Tensor:
-    """Convert [..., H, W, 3] uint8 to [..., 3, H, W] float, 0..255."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frame, -1, -3))).float()
-
-
-def interleaved(x: Tensor) -> Frames:
-    """Convert [..., 3, H, W] float, 0..255, to [..., H, W, 3] uint8, rounded."""
-    return degrade.to_uint8(x).movedim(-3, -1).contiguous().numpy()
-
-
 def _shrunk(frames: list[Frames], factor: float) -> Frames:
     h, w = frames[0].shape[:2]
     size = (int(h / factor) // 4 * 4, int(w / factor) // 4 * 4)
     if factor == 1.0:
         return np.stack([frame[: size[0], : size[1]] for frame in frames])
-    return np.stack([interleaved(degrade.resize(planar(frame), *size)) for frame in frames])
-
-
-def each(frames: Frames, how: Callable[[Tensor], Tensor]) -> Frames:
-    """Degrade frame by frame: [T, H, W, 3] -> [T, h, w, 3], uint8, rounded."""
-    return np.stack([interleaved(how(planar(frame))) for frame in frames])
+    return np.stack([degrade.interleaved(degrade.resize(degrade.planar(frame), *size)) for frame in frames])
 
 
 def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> Frames:
@@ -215,7 +199,7 @@ def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generato
     how = partial(degrade.bi, scale=config.scale)
     if draw >= 1 - config.blur_share:
         how = partial(degrade.bd, scale=config.scale, sigma=sigma)
-    lr = each(hr, how).astype(np.float32)
+    lr = degrade.each(hr, how).astype(np.float32)
     if rng.random() < config.noise_share:
         lr += rng.normal(0, rng.uniform(0.5, 3.0), lr.shape).astype(np.float32)
     frames = np.clip(lr + 0.5, 0, 255).astype(np.uint8)
@@ -228,7 +212,7 @@ def upload(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generato
 
 def _packed(hr: Frames, config: DataConfig, codec: Codec, rng: np.random.Generator) -> tuple[Frames, dict[str, Frames]]:
     """Return HR unchanged, and its LR versions by name."""
-    lr = {"bi": each(hr, partial(degrade.bi, scale=config.scale))}
+    lr = {"bi": degrade.each(hr, partial(degrade.bi, scale=config.scale))}
     for i in range(config.uploads):
         lr[f"up{i}"] = upload(hr, config, codec, rng)
     return hr, lr
@@ -249,5 +233,5 @@ def _pack_val(path: Path, config: DataConfig, write: cache.Write, codec: Codec) 
         if len(frames) == config.val_frames:
             break
     hr = _shrunk(frames, 1.0)
-    bi = each(hr, partial(degrade.bi, scale=config.scale))
+    bi = degrade.each(hr, partial(degrade.bi, scale=config.scale))
     write(0, hr, {"bi": bi, "up0": codec.h264(bi, config.val_crf, "medium")})

@@ -15,7 +15,6 @@ from model.network.basicvsr import BasicVSR
 from model.training import cache, degrade
 from model.training.adapt_gates import GatedClip
 from model.training.data import to_model
-from model.training.prepare import each
 
 
 def validate(network: BasicVSR | GatedClip, folder: Path, device: torch.device, clean: str = "bi") -> dict[str, float]:
@@ -53,7 +52,7 @@ def _versions(segment: cache.Segment, clean: str) -> Iterator[tuple[str, cache.F
     """Yield the LR versions of a clip by name. The cache holds the clean version `bi`; others are computed here."""
     for version in segment.versions:
         if version == "bi" != clean:
-            yield clean, each(segment.frames("hr"), partial(degrade.CLEAN[clean], scale=segment.scale))
+            yield clean, degrade.each(segment.frames("hr"), partial(degrade.CLEAN[clean], scale=segment.scale))
         else:
             yield version, segment.frames(version)
 

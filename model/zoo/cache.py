@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from model.errors import DeviceError
+from model.faults import allocation_failed, chain
 from model.zoo.models import DEFAULT_MODEL, Card, card, present, revisions, unusable
 from model.zoo.user_models import Revision
 
@@ -63,9 +65,23 @@ class ModelCache(Generic[T]):
                 while self._capacity is not None and len(self._loaded) >= self._capacity:
                     self._evict(next(iter(self._loaded)))
                 # The revision is from before loading, so that the next call notices a change during loading.
-                self._loaded[name] = self._load(name), now
+                self._loaded[name] = self._loaded_with_room(name), now
             self._loaded.move_to_end(name)
             return self._loaded[name][0]
+
+    def _loaded_with_room(self, name: str) -> T:
+        """Load a model; if memory runs out, drop the others first. Streams may hold the models of an endless cache."""
+        if self._capacity is None or not self._loaded:
+            return self._load(name)
+        try:
+            return self._load(name)
+        except DeviceError as error:
+            if not any(map(allocation_failed, chain(error))):
+                raise
+        log.warning("no memory for model %s beside %s", name, ", ".join(self._loaded))
+        for other in list(self._loaded):
+            self._evict(other)
+        return self._load(name)
 
     def present(self) -> list[Card]:
         """Return the models whose weights file exists."""

@@ -15,6 +15,7 @@ from grpc.aio import AbortError
 from jobs.errors import InvalidRequest, JobFailed, SkipVsrError
 from media.errors import MediaError
 from model.errors import BadWeights, DeviceError, MissingWeights, ModelError, StateMismatch, UnknownModel
+from model.faults import device_failure
 from service import request_id as ids
 from service.rpc import call
 
@@ -93,7 +94,7 @@ _MODEL_CODES: dict[type[ModelError], StatusCode] = {
 }
 
 
-def to_status_error(error: Exception) -> StatusError:
+def to_status_error(error: BaseException) -> StatusError:
     """Convert any error. Unexpected errors become INTERNAL, without their text."""
     match error:
         case StatusError():
@@ -111,6 +112,9 @@ def to_status_error(error: Exception) -> StatusError:
             return StatusError(code, str(error), reason=_reason(_kebab(error)), retry_after=retry_after)
         case MediaError():
             return StatusError(StatusCode.INVALID_ARGUMENT, str(error), reason=_reason(_kebab(error)))
+        case _ if device_failure(error):
+            message = "the server's compute device failed, and the server starts anew; start a new stream"
+            return StatusError(StatusCode.UNAVAILABLE, message, reason="DEVICE_FAILED", retry_after=10)
         case _:
             return StatusError(
                 StatusCode.INTERNAL, "internal error; the server's log has the details", reason="INTERNAL"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from media.live.codecs import Rgb
+from model.engine.budget import needed_bytes, usable_bytes
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Request, Upscaler
 from model.routing import RoutingReport
@@ -134,7 +134,12 @@ def _run_batch(tasks: Sequence[InferenceTask]) -> list[InferenceOutcome]:
 
 
 def largest_batch(model: Upscaler, config: StreamConfig, max_batch: int) -> int:
-    """Return the maximum number of streams per batch: `max_batch`, or a limit by device and frame size if 0."""
-    if max_batch or model.device.type != "cpu":
-        return max_batch or sys.maxsize
-    return max(1, _CPU_BATCH_PIXELS // (config.source.width * config.source.height))
+    """Return the maximum number of streams per batch: `max_batch`, or a limit by device and frame size if 0.
+
+    On a GPU, the batch fits into the memory in any case.
+    """
+    pixels = config.source.width * config.source.height
+    if model.device.type == "cpu":
+        return max_batch or max(1, _CPU_BATCH_PIXELS // pixels)
+    fits = max(1, usable_bytes(model.device) // needed_bytes(model, pixels, config.chunk + config.lookahead))
+    return min(max_batch or fits, fits)

@@ -21,6 +21,7 @@ from jobs.settings import Settings
 from model.engine.upscaler import Upscaler
 from pipeline.source import media_limits
 from service.rpc.codec_runner import CodecRunner
+from service.rpc.device_watch import DeviceWatch
 from service.rpc.errors import StatusError
 from service.rpc.grouping import FrameGroup
 from service.rpc.inference import InferenceOutcome, InferenceTask, StreamInference
@@ -59,7 +60,9 @@ class LiveStream:
         runner: CodecRunner,
         settings: Settings,
         permission: Permission,
+        watch: DeviceWatch,
     ) -> None:
+        self._watch = watch
         self._session, self._scheduler, self._runner, self._settings = session, scheduler, runner, settings
         self._permission = permission
         self._loop = asyncio.get_running_loop()
@@ -134,6 +137,7 @@ class LiveStream:
             await reader.close()
 
     def _on_done_in_thread(self, outcome: InferenceOutcome) -> None:
+        self._watch.see(outcome)
         self._loop.call_soon_threadsafe(self._on_done, outcome)
 
     def _on_done(self, outcome: InferenceOutcome) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -21,14 +22,17 @@ from jobs.recovery import Recovery
 from jobs.settings import Settings
 from jobs.upkeep import Upkeep
 from media.jail import checked_jail
-from model.device import resolve_device, set_threads
+from model.device import set_threads
 from model.engine.budget import usable_bytes
 from model.engine.upscaler import Upscaler, model_cache
+from model.faults import end_process
 from model.zoo.cache import ModelCache
 from service.admission import Admissions
 from service.api_key import ApiKeys
 from service.operations import Operations
 from service.rpc.auth import KeyInterceptor
+from service.rpc.device_watch import DeviceWatch
+from service.rpc.errors import to_status_error
 from service.rpc.gate import MessageGate
 from service.rpc.job_service import JobService
 from service.rpc.scheduler import Scheduler
@@ -51,7 +55,7 @@ _SWITCH_SECONDS: Final = 0.0005
 
 
 def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
-    """Serve until SIGINT or SIGTERM. Returns the exit status.
+    """Serve until SIGINT or SIGTERM, or until the device fails, which ends the process. Returns the exit status.
 
     Raises ModelError (weights or device), InvalidRequest (settings), NoJail or OSError.
     """
@@ -67,15 +71,18 @@ def run(settings: Settings, *, say: Callable[[str], None] = print) -> int:
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # a full collection would scan torch's 200,000 objects: a pause of 0.3 s for all streams
-    asyncio.run(_serve(settings, models, say))
+    if asyncio.run(_serve(settings, models, say)).failure:
+        end_process()
     return 0
 
 
-async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable[[str], None]) -> None:
-    stop = asyncio.Event()
+async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable[[str], None]) -> DeviceWatch:
+    """Serve until a signal, or until the device fails, as the returned watch says."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    device = resolve_device(settings.device)
+        loop.add_signal_handler(number, stop.set)
+    watch = DeviceWatch(lambda: loop.call_soon_threadsafe(stop.set))
+    device = models.get(models.default).device
     scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if device.type == "cpu" else None)
     sessions = SessionRegistry(
         most=settings.grpc_max_streams,
@@ -83,11 +90,12 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         ttl_seconds=settings.grpc_session_seconds,
         drain_seconds=settings.grpc_drain_seconds,
         device=device,
+        host_memory=settings.grpc_session_bytes or usable_bytes(torch.device("cpu")) // 7,
     )
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     operations = Operations.from_settings(settings)
-    upscaler = UpscalerService(settings, models, scheduler, sessions, operations)
+    upscaler = UpscalerService(settings, models, scheduler, sessions, operations, watch)
     jobs = JobService(settings, operations, Admissions(settings))
     upkeep = Upkeep.of_a_server(settings, operations.storage, operations.store.knows)
     recovery = Recovery(operations.store, operations.storage, upkeep)
@@ -108,13 +116,14 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         await stop.wait()
         await checks.enter_graceful_shutdown()
         jobs.stopping.set()
-        await sessions.drain()
+        await sessions.drain(to_status_error(watch.failure) if watch.failure else None)
     finally:
         await server.stop(1)
         upscaler.close()
         await asyncio.to_thread(recovery.stop)
         await asyncio.to_thread(scheduler.close)
     log.info("stopped")
+    return watch
 
 
 def _server(settings: Settings) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
+import torch
 from grpc import StatusCode
 from torch import Tensor
 
@@ -40,6 +41,10 @@ class Snapshot:
     """Sequence number of the last input frame in the state; None before the first."""
     answered: int | None = None
     """Sequence number of the last answer before this point; None before the first."""
+
+    def to(self, device: torch.device) -> Snapshot:
+        """Return the snapshot with its state on another device."""
+        return self if self.state is None else replace(self, state=self.state.to(device))
 
     @property
     def nbytes(self) -> int:
@@ -101,6 +106,8 @@ class Session:
     totals: StreamTotals = field(default_factory=StreamTotals)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     expiry: asyncio.TimerHandle | None = None
+    on_host: bool = False
+    """Whether the snapshots of a disconnected stream have left the GPU for main memory."""
 
     @property
     def parked_cost(self) -> StreamCost:

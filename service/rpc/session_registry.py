@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -14,14 +14,16 @@ import torch
 from grpc import StatusCode
 
 from model.engine.memory import give_back
+from model.engine.one_thread import here_or_there
 from service.rpc.errors import StatusError, stopping
-from service.rpc.session import Session
+from service.rpc.session import Session, Snapshot
 from service.rpc.stream_config import StreamConfig
 from service.rpc.stream_memory import StreamCost, total
 from service.rpc.stream_metrics import StreamMetrics
 
 log = logging.getLogger(__name__)
 
+_HOST: Final = torch.device("cpu")
 _HANDOVER_SECONDS: Final = 5.0
 """Seconds for a connection to end after it was told to stop."""
 
@@ -37,6 +39,7 @@ class SessionRegistry:
         ttl_seconds: float,
         drain_seconds: float,
         device: torch.device | None = None,
+        host_memory: int = 0,
     ) -> None:
         """Create a registry.
 
@@ -45,9 +48,14 @@ class SessionRegistry:
             memory: maximum bytes of all streams together.
             ttl_seconds: time for which a disconnected stream can resume.
             drain_seconds: time that streams get to end by themselves at shutdown.
-            device: device whose memory the metrics report.
+            device: device of the networks. States of disconnected streams leave a GPU for main memory.
+            host_memory: maximum bytes of main memory for these states; unused without a GPU.
         """
-        self.metrics = StreamMetrics(lambda: len(self._active), device)
+        self._device = device or _HOST
+        self.metrics = StreamMetrics(lambda: len(self._active), self._device)
+        self.metrics.watch_parked(lambda: len(self._parked), self._host_bytes)
+        self._host_memory = host_memory
+        self._moves: set[asyncio.Task[None]] = set()
         self._most, self._memory, self._ttl, self._drain_seconds = most, memory, ttl_seconds, drain_seconds
         self._active: set[Session] = set()
         self._parked: dict[str, Session] = {}
@@ -88,6 +96,9 @@ class SessionRegistry:
         self._check_capacity()
         self._make_room(parked.cost, resuming=parked)
         del self._parked[token]
+        if parked.on_host:  # the network's next call moves the state
+            self.metrics.moved.labels("device").inc()
+            parked.on_host = False
         if parked.expiry is not None:
             parked.expiry.cancel()
         parked.stop = asyncio.get_running_loop().create_future()
@@ -107,18 +118,48 @@ class SessionRegistry:
         session.expiry = asyncio.get_running_loop().call_later(self._ttl, self._forget, session.token)
         while len(self._parked) > self._most:
             self._forget(self._superfluous())
+        if self._device.type != _HOST.type:
+            move = asyncio.get_running_loop().create_task(self._move_to_host(session))
+            self._moves.add(move)
+            move.add_done_callback(self._moves.discard)
 
-    async def drain(self) -> None:
-        """Refuse new streams, wait for connected streams to end, then end the rest with UNAVAILABLE."""
+    async def _move_to_host(self, session: Session) -> None:
+        """Move the snapshots of a disconnected stream to main memory, unless the stream resumes meanwhile."""
+        before = list(session.snapshots)
+
+        def moved() -> list[Snapshot]:
+            return here_or_there(self._device, lambda: [snapshot.to(_HOST) for snapshot in before])
+
+        try:
+            after = await asyncio.to_thread(moved)
+        except (RuntimeError, MemoryError) as error:  # the stream's next frame meets the same failure
+            log.warning("the state of a disconnected stream stays on the GPU: %s", error)
+            return
+        if self._parked.get(session.token) is not session or list(session.snapshots) != before:
+            return
+        session.snapshots, session.on_host = deque(after), True
+        self.metrics.moved.labels("host").inc()
+        while self._host_bytes() > self._host_memory:
+            self._forget(self._superfluous(on_host=True))
+
+    def _host_bytes(self) -> int:
+        """Bytes of main memory that states from the GPU take."""
+        return sum(total([session.parked_cost]) for session in self._parked.values() if session.on_host)
+
+    async def drain(self, because: StatusError | None = None) -> None:
+        """Refuse new streams, wait for connected streams to end, then end the rest with UNAVAILABLE.
+
+        If no stream can go on, `because` ends all at once.
+        """
         self._draining = True
         for token in list(self._parked):
             self._forget(token)
         waiting = [asyncio.ensure_future(session.released.wait()) for session in self._active]
-        if waiting:
+        if waiting and because is None:
             log.info("waiting up to %g s for %d streams to end", self._drain_seconds, len(waiting))
             await asyncio.wait(waiting, timeout=self._drain_seconds)
         for session in list(self._active):
-            self._stop(session, stopping())
+            self._stop(session, because or stopping())
         if waiting:
             await asyncio.wait(waiting, timeout=_HANDOVER_SECONDS)
         for task in waiting:
@@ -138,13 +179,15 @@ class SessionRegistry:
     def _fits(self, cost: StreamCost, resuming: Session | None = None) -> bool:
         """Whether one more stream fits into the memory."""
         connected = [session.cost for session in self._active]
-        parked = [session.parked_cost for session in self._parked.values() if session is not resuming]
+        parked = [
+            session.parked_cost for session in self._parked.values() if session is not resuming and not session.on_host
+        ]
         return total([*connected, *parked, cost]) <= self._memory
 
     def _make_room(self, cost: StreamCost, resuming: Session | None = None) -> None:
         """Forget disconnected streams until a stream fits. Raises StatusError if that is in vain."""
         while not self._fits(cost, resuming):
-            token = self._superfluous(resuming)
+            token = self._superfluous(resuming, on_host=False)
             if token is None:
                 needed = (total([cost]) + 999_999) // 1_000_000
                 raise StatusError(
@@ -157,10 +200,17 @@ class SessionRegistry:
                 )
             self._forget(token)
 
-    def _superfluous(self, resuming: Session | None = None) -> str | None:
-        """Token of the oldest disconnected stream of the key with the most: nobody pushes out all others' streams."""
-        owners = Counter(session.owner for session in self._parked.values())
-        tokens = [token for token, session in self._parked.items() if session is not resuming]  # the oldest comes first
+    def _superfluous(self, resuming: Session | None = None, *, on_host: bool | None = None) -> str | None:
+        """Token of the oldest disconnected stream of the key with the most: nobody pushes out all others' streams.
+
+        `on_host` counts only streams whose state is in main memory or is not.
+        """
+        of = {
+            token: session
+            for token, session in self._parked.items()  # the oldest comes first
+            if session is not resuming and on_host in (None, session.on_host)
+        }
+        owners, tokens = Counter(session.owner for session in of.values()), list(of)
         return max(tokens, key=lambda token: owners[self._parked[token].owner], default=None)
 
     def _matching(self, config: StreamConfig, token: str, owner: str) -> Session:

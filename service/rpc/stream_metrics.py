@@ -45,6 +45,12 @@ class StreamMetrics:
         self.tiles_reused = Counter(
             "skipvsr_tiles_reused", "Tiles of output frames reused from the previous frame.", registry=self.registry
         )
+        self.moved = Counter(
+            "skipvsr_states_moved",
+            "States of disconnected streams moved between a GPU and main memory. to: host or device.",
+            ["to"],
+            registry=self.registry,
+        )
         active = Gauge("skipvsr_streams", "Connected streams.", registry=self.registry)
         active.set_function(streams)
         device = device or torch.device("cpu")
@@ -58,6 +64,17 @@ class StreamMetrics:
         build = Info("skipvsr_build", "Version and part of the software.", registry=self.registry)
         build.info({"version": version("skipvsr"), "part": "grpc"})
         ProcessCollector(registry=self.registry)
+
+    def watch_parked(self, streams: Callable[[], int], host_bytes: Callable[[], int]) -> None:
+        """Report disconnected streams that may resume, and the main memory of states that have left a GPU."""
+        parked = Gauge("skipvsr_parked_streams", "Disconnected streams that may resume.", registry=self.registry)
+        parked.set_function(streams)
+        moved = Gauge(
+            "skipvsr_parked_host_bytes",
+            "Main memory of the states that disconnected streams have moved from a GPU.",
+            registry=self.registry,
+        )
+        moved.set_function(host_bytes)
 
     def frame(self, model: str, report: RoutingReport, latency_seconds: float) -> None:
         """Count an answered frame of a stream with this model."""

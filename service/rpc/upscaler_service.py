@@ -22,6 +22,7 @@ from model.zoo.cache import ModelCache
 from service.operations import Operations
 from service.rpc import call
 from service.rpc.codec_runner import CodecRunner
+from service.rpc.device_watch import DeviceWatch
 from service.rpc.errors import StatusError, invalid, reported
 from service.rpc.inference import largest_batch
 from service.rpc.live_stream import LiveStream, Permission
@@ -46,7 +47,9 @@ class UpscalerService:
         scheduler: Scheduler,
         sessions: SessionRegistry,
         operations: Operations,
+        watch: DeviceWatch,
     ) -> None:
+        self._watch = watch
         self._settings, self._models, self._scheduler, self._sessions = settings, models, scheduler, sessions
         self._operations = operations
         self._executor = ThreadPoolExecutor(thread_name_prefix="codec")
@@ -57,7 +60,7 @@ class UpscalerService:
         async with reported(context, "Stream") as extra, AsyncExitStack() as sessions, AsyncExitStack() as places:
             message = await self._first_message(requests)
             config = await asyncio.to_thread(self._resolved, message)
-            model = await asyncio.to_thread(self._models.get, config.model)
+            model = await asyncio.to_thread(self._model, config.model)
             resume = message.resume if message.HasField("resume") else None
             owner = call.caller().key_id
             if resume:
@@ -73,7 +76,7 @@ class UpscalerService:
                 last_received = resume.last_received if resume.HasField("last_received") else None
                 session.rewind(last_received)
             permission = Permission(call.caller().confirm, meter)
-            live = LiveStream(session, model, self._scheduler, self._runner, self._settings, permission)
+            live = LiveStream(session, model, self._scheduler, self._runner, self._settings, permission, self._watch)
             call.entry().write(StatusCode.OK.name)
             await context.write(pb.StreamResponse(config=self._accepted(session, model, live)))
             await live.run(requests, context, last_received)
@@ -111,6 +114,14 @@ class UpscalerService:
         """Choose the stream's model, and resolve the config. Raises StatusError, and ModelError for unknown models."""
         name = self._models.resolved(message.model or "auto")
         return resolve(message, self._settings, name, self._models.scale(name))
+
+    def _model(self, name: str) -> Upscaler:
+        """Return a model, loaded if necessary. Raises ModelError, and RuntimeError if the device fails."""
+        try:
+            return self._models.get(name)
+        except Exception as error:
+            self._watch.see(error)
+            raise
 
     def close(self) -> None:
         """Shut down the codec threads."""

@@ -44,7 +44,9 @@ def test_the_plot_has_a_panel_for_ratios(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
-def test_memory_by_thirds_after_the_warm_up() -> None:
+def test_memory_by_thirds_and_per_hour_after_the_warm_up() -> None:
     mib = 1 << 20
     samples = [{"seconds": 10.0 * n, "api": float((1000 if n < 10 else 100 + n) * mib)} for n in range(100)]
-    assert soak.rows(samples, ["api"]) == [["api", "139", "169", "199", "+60", "199"]]
+    assert soak.rows(samples, ["api"]) == [["api", "139", "169", "199", "+60", "199", "+360.0"]]
+    children = [{**each, "api": each["api"] + (50 * mib if n % 3 else 0)} for n, each in enumerate(samples)]
+    assert soak.rows(children, ["api"])[0][-1] == "+360.0"

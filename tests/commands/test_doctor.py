@@ -143,7 +143,7 @@ def test_a_bucket_is_checked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert "storage" not in doctor(capsys, 0)
-    with s3_server(tmp_path / "log") as server:
+    with s3_server(tmp_path / "s3") as server:
         server.empty()
         monkeypatch.setenv("SKIPVSR_STORAGE", "s3://videos/x")
         monkeypatch.setenv("SKIPVSR_S3_ENDPOINT", f"http://127.0.0.1:{server.port}")

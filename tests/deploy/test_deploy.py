@@ -103,7 +103,55 @@ def test_only_services_that_need_redis_reach_it_and_know_its_password() -> None:
     for name in OURS:
         environment = SERVICES[name]["environment"]
         assert environment["SKIPVSR_REDIS_URL"] == ""  # a value in .env would win over the file
-        assert environment["SKIPVSR_SECRETS_DIR"].split(":") == ["/run/secrets", "/run/redis-key"]
+        assert environment["SKIPVSR_SECRETS_DIR"].split(":") == ["/run/secrets", "/run/redis-key", "/run/s3-key"]
+
+
+def test_the_profile_s3_brings_a_server_and_its_key_to_the_services_that_need_them() -> None:
+    assert SERVICES["s3"]["profiles"] == ["s3"]
+    assert COMPOSE["networks"]["storage"] == {"internal": True}
+    assert {name for name, service in SERVICES.items() if "storage" in service.get("networks", [])} == {*OURS, "s3"}
+    mounts = {
+        name: [v for v in service.get("volumes", []) if v.startswith("s3-key:")] for name, service in SERVICES.items()
+    }
+    assert {name for name, volumes in mounts.items() if volumes} == {*OURS, "s3"}
+    for name in OURS:
+        assert mounts[name] == ["s3-key:/run/s3-key:ro"]
+        assert SERVICES[name]["depends_on"]["s3"] == {"condition": "service_healthy", "required": False}
+        assert "SKIPVSR_STORAGE" not in SERVICES[name]["environment"]  # a value would win over the file
+    options = COMPOSE["volumes"]["s3-key"]["driver_opts"]
+    assert options["type"] == "tmpfs"
+    assert f"uid={SERVICES['s3']['user'].split(':')[0]}," in options["o"]
+    assert "useradd --uid 10001" in DOCKERFILE
+
+
+def test_the_s3_server_creates_its_key_and_the_settings_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of docker-compose.yml for real, with other folders and a program that prints its environment."""
+    keys, program = tmp_path / "keys", tmp_path / "bin" / "versitygw"
+    keys.mkdir()
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$ROOT_ACCESS_KEY $ROOT_SECRET_KEY $*"\n')
+    program.chmod(0o755)
+    [script] = SERVICES["s3"]["command"]
+    script = script.replace("$$", "$").replace("/run/s3-key", str(keys)).replace("/var/tmp", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    runs = [
+        subprocess.run([*SERVICES["s3"]["entrypoint"], script], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]  # a restart keeps the key
+    access, secret, *arguments = runs[0].split()
+    assert len(secret) == 64
+    assert arguments == ["--port", ":7070", "--health", "/health", "posix", str(tmp_path / "s3")]
+    assert {path.stat().st_mode & 0o777 for path in keys.iterdir()} == {0o600}
+    monkeypatch.setenv("SKIPVSR_SECRETS_DIR", str(keys))
+    settings = read_settings()
+    assert (settings.storage, settings.s3_endpoint) == ("s3://skipvsr", "http://s3:7070")
+    assert settings.s3_access_key_id == access
+    assert settings.s3_secret_access_key is not None
+    assert settings.s3_secret_access_key.get_secret_value() == secret
+    assert (tmp_path / "s3" / "skipvsr").is_dir()
 
 
 @pytest.mark.slow
@@ -177,11 +225,16 @@ def test_own_weights_are_mounted_beside_the_images() -> None:
 
 
 def test_secrets_are_files() -> None:
-    labels = {"skipvsr_api_key": "skipvsr.key-file", "skipvsr_webhook_secret": "skipvsr.webhook-file"}
+    labels = {
+        "skipvsr_api_key": "skipvsr.key-file",
+        "skipvsr_webhook_secret": "skipvsr.webhook-file",
+        "skipvsr_s3_secret_access_key": "skipvsr.s3-file",
+    }
     assert set(SERVICES["api"]["secrets"]) == set(SERVICES["grpc"]["secrets"]) == set(labels)
-    for name in ("api", "grpc"):  # else a running container would keep the old file
-        for secret, label in labels.items():
-            assert SERVICES[name]["labels"][label] == COMPOSE["secrets"][secret]["file"]
+    assert SERVICES["worker"]["secrets"] == ["skipvsr_s3_secret_access_key"]
+    for name in OURS:  # else a running container would keep the old file
+        for secret in SERVICES[name]["secrets"]:
+            assert SERVICES[name]["labels"][labels[secret]] == COMPOSE["secrets"][secret]["file"]
     assert "SKIPVSR_SECRETS_DIR=/run/secrets" in DOCKERFILE
     assert SERVICES["worker"]["environment"]["SKIPVSR_API_KEY"] == "", "a key in .env must not reach the worker"
     assert SERVICES["worker"]["environment"]["SKIPVSR_WEBHOOK_SECRET"] == ""
@@ -193,7 +246,8 @@ def test_a_gpu_is_one_more_file() -> None:
     assert set(override) == {"worker", "grpc"}
     for service in override.values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
-        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert device["driver"] == "nvidia"
+        assert device["capabilities"] == ["gpu", "compute", "utility", "video"], "NVENC needs the capability video"
     assert override["worker"]["command"] == ["worker", "--devices", "all"]
     assert override["grpc"]["environment"] == {"SKIPVSR_DEVICE": "cuda"}
 

@@ -155,4 +155,5 @@ def test_a_gpu_for_each_worker() -> None:
         (container,) = found[name]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
         assert variables(found[name])["SKIPVSR_DEVICE"] == "cuda"
+        assert variables(found[name])["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility,video", "NVENC needs video"
     assert "nvidia.com/gpu" not in found["skipvsr-api"]["containers"][0]["resources"]["limits"]

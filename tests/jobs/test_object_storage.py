@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -16,12 +18,13 @@ from jobs.settings import Settings
 from jobs.storage import Fenced, new_id, part_id
 from jobs.storages import open_storage
 from jobs.stored import StoredFile
+from tests.support.certificates import Authority
 from tests.support.s3_server import S3Server, proxy, s3_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log") as running:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 
@@ -266,6 +269,59 @@ def test_copies_stay_within_their_limit(server: S3Server, base: Settings, machin
     assert large is not None
     with pytest.raises(StorageFull):
         small.on_disk(ids[0], large)
+
+
+class _RacingBucket(Bucket):
+    """A store that looks at the condition first and writes later, as many stores do."""
+
+    _looked = Barrier(8)
+
+    def put(self, key: str, data: bytes | Path, **conditions: Any) -> str:
+        try:
+            found = self.get(key)[1]
+        except FileNotFoundError:
+            found = None
+        if (conditions.get("new") and found) or conditions.get("replaces") not in (None, found):
+            raise Changed
+        if isinstance(data, bytes) and data.startswith(b"writer"):
+            self._looked.wait(10)
+        return super().put(key, data)
+
+
+def test_the_check_finds_conditions_that_are_not_one_step_with_the_write(server: S3Server, base: Settings) -> None:
+    settings = server.settings(base, base.data_dir)
+    Bucket.from_settings(settings).check()
+    with pytest.raises(InvalidRequest, match="lets 8 writers at the same time replace one version of an object"):
+        _RacingBucket.from_settings(settings).check()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_private_ca_is_a_setting(base: Settings, tmp_path: Path, known: bool) -> None:
+    authority = Authority(tmp_path)
+    with s3_server(tmp_path / "s3", authority.server()) as server:
+        server.empty()
+        settings = server.settings(base, base.data_dir)
+        assert (settings.s3_endpoint or "").startswith("https://")
+        if known:
+            Bucket.from_settings(settings.model_copy(update={"s3_ca": authority.ca.cert})).check()
+        else:
+            with pytest.raises(StorageUnavailable):
+                Bucket.from_settings(settings).check()
+
+
+def test_objects_outlive_a_kill_of_the_test_server(base: Settings, tmp_path: Path) -> None:
+    with s3_server(tmp_path / "s3") as server:
+        server.empty()
+        bucket = Bucket.from_settings(server.settings(base, base.data_dir))
+        etag = bucket.put("a", b"1", new=True)
+        bucket.put("b", b"1")
+        bucket.delete("b")
+        server.kill()
+        with pytest.raises(StorageUnavailable):
+            bucket.get("a")
+        server.start()
+        assert bucket.get("a") == (b"1", etag)
+        assert [found.key for found in bucket.objects("")] == ["a"]
 
 
 def test_an_outage_is_reported_and_passes(server: S3Server, base: Settings, machines: list[ObjectStorage]) -> None:

@@ -219,6 +219,34 @@ def test_a_job_fails_after_repeated_deaths_with_details(store: JobStore) -> None
     assert tickets.waiting(store.redis) == []
 
 
+def test_a_job_that_breaks_devices_at_the_same_frame_fails(store: JobStore) -> None:
+    """One failure is the worker's. Failures in a row at the same frame are the job's: not every worker takes it."""
+    job_id, states = queued(store), []
+    for saved in (0, 24, 24, 24):
+        claim = store.claim(job_id, "w")
+        assert claim is not None
+        fields = {"progress": Progress(frames_done=saved, frames_saved=saved)}
+        states.append(store.hand_back(claim, fields, f"The device failed at {saved}", most=3))
+    job = store.get(job_id)
+    assert states == [JobState.QUEUED] * 3 + [JobState.FAILED]
+    assert (job.deaths, job.warnings) == (0, ["The device failed at 0", "The device failed at 24"])
+    assert job.error is not None
+    assert "devices of 3 workers in a row failed after frame 24" in job.error.detail
+    assert store.resume(job_id) is JobState.QUEUED
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    assert store.hand_back(claim, {}, "again", most=3) is JobState.QUEUED, "a resumption starts the count again"
+
+
+@pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_a_request_to_a_worker_whose_device_fails_is_carried_out(store: JobStore, word: str, state: JobState) -> None:
+    job_id = queued(store)
+    claim = store.claim(job_id, "w")
+    assert claim is not None
+    (store.request_cancel if word == "cancel" else store.request_pause)(job_id)
+    assert store.hand_back(claim, {}, "The device failed", most=3) is state
+
+
 @pytest.mark.parametrize(("word", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
 def test_a_request_to_a_dead_worker_is_carried_out(store: JobStore, word: str, state: JobState) -> None:
     job_id = queued(store)

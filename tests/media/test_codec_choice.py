@@ -36,6 +36,20 @@ def test_more_than_eight_bits_become_hevc(
             assert opened.streams.video[0].codec_tag == tag
 
 
+def test_large_pictures_become_hevc(tmp_path: Path) -> None:
+    """On every machine: estimates and results agree, and NVENC ends where hardware decoders of H.264 end."""
+    narrow, source = (
+        probe(write_clip(tmp_path / f"{width}.mp4", times=range(2), width=width, height=32)) for width in (2048, 2064)
+    )
+    at_limit, above = output_spec(narrow, scale=2), output_spec(source, scale=2)
+    assert (at_limit.width, at_limit.codec, at_limit.warnings) == (4096, "h264", ())
+    assert (above.width, above.codec) == (4128, "hevc")
+    assert above.warnings == ("The result is HEVC: few devices play H.264 with more than 4096 pixels a side.",)
+    wish = output_spec(source, scale=2, codec="h264")
+    assert (wish.codec, wish.encoder) == ("h264", "libx264")
+    assert wish.warnings == ("H.264 with more than 4096 pixels a side plays on few devices; HEVC plays on most.",)
+
+
 def test_a_tiny_picture_and_a_wish_stay_h264(tmp_path: Path) -> None:
     tiny = write_clip(
         tmp_path / "tiny.mkv", codec="ffv1", pixel_format="yuv420p10le", width=6, height=6, times=range(2)

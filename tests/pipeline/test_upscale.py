@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -315,6 +316,49 @@ def test_a_checkpoint_that_does_not_match_is_not_used(
     assert any("started again" in warning for warning in started.warnings)
     assert isinstance(finished, Finished)
     assert any("started again" in warning for warning in finished.warnings)
+
+
+def interrupted(work: UpscaleTask, model: Upscaler, chunks: int = 2) -> None:
+    events = upscale(work, model)
+    next(event for event in events if isinstance(event, ChunkDone) and event.number == chunks - 1)
+    events.close()
+
+
+def test_another_kind_of_device_goes_on_and_says_so(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for the GPU that began: the bytes stay those of one run, and the warning comes once."""
+    whole, work = task(clip, tmp_path / "whole"), task(clip, tmp_path / "w")
+    finish(upscale(whole, model))
+    with monkeypatch.context() as patch:
+        patch.setattr("model.engine.upscaler.device_kind", lambda device: "cuda")
+        gpu = load_model("tiny", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
+        assert gpu.fingerprint == f"{model.fingerprint}:cuda"
+        assert gpu.identity("off") != model.identity("off")
+        interrupted(work, gpu)
+    interrupted(work, model, chunks=4)
+    started, *_, finished = list(upscale(work, model))
+    assert isinstance(started, Started)
+    assert isinstance(finished, Finished)
+    assert started.resumed
+    (warning,) = (text for text in finished.warnings if "another device" in text)
+    assert re.match(r"The first \d+ frames were computed on another device \(cuda, float32\) than the", warning)
+    assert finished.path.read_bytes() == (whole.folder / finished.path.name).read_bytes()
+
+
+def test_another_number_format_goes_on(clip: Path, model: Upscaler, tmp_path: Path) -> None:
+    """A worker with other units for numbers takes over; features change their format, finished chunks stay."""
+    work = task(clip, tmp_path / "w")
+    interrupted(work, model)
+    segment = Checkpoints(work.folder).segment(0).read_bytes()
+    other = load_model("tiny", weights_dir=tmp_path, device="cpu", precision="bf16", threads=1)
+    started, *_, finished = list(upscale(work, other))
+    assert isinstance(started, Started)
+    assert isinstance(finished, Finished)
+    assert started.resumed
+    assert any("(cpu, float32) than the following ones (cpu, bfloat16)" in text for text in finished.warnings)
+    assert Checkpoints(work.folder).segment(0).read_bytes() == segment
+    assert finished.progress.frames_done == 26
 
 
 def test_a_renamed_folder_raises_fenced(clip: Path, model: Upscaler, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ from tests.support.processes import wait_until
 class RpcServer:
     """A running `skipvsr grpc`."""
 
-    def __init__(self, folder: Path, redis_url: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, redis_url: str, command: tuple[str, ...] = ("-m", "cli", "grpc"), **settings: str
+    ) -> None:
         self.data_dir = folder / "data"
         self._log = folder / "grpc.log"
         env = {name: value for name, value in os.environ.items() if not name.startswith("SKIPVSR_")} | {
@@ -45,7 +47,7 @@ class RpcServer:
         }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cli", "grpc"], stdout=log, stderr=log, env=env, cwd=folder
+                [sys.executable, "-P", *command], stdout=log, stderr=log, env=env, cwd=folder
             )
         wait_until(lambda: "is ready" in self.log or self.process.poll() is not None, 60, f"not ready: {self.log}")
         match = re.search(r"is ready: (\S+) ", self.log)
@@ -79,10 +81,12 @@ class RpcServer:
 
 
 @contextmanager
-def rpc_server(folder: Path, redis_url: str, **settings: str) -> Iterator[RpcServer]:
+def rpc_server(
+    folder: Path, redis_url: str, command: tuple[str, ...] = ("-m", "cli", "grpc"), **settings: str
+) -> Iterator[RpcServer]:
     """Run a server during the block, and kill it at the end."""
     folder.mkdir(exist_ok=True)
-    server = RpcServer(folder, redis_url, **settings)
+    server = RpcServer(folder, redis_url, command, **settings)
     try:
         yield server
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,16 +17,49 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from jobs.settings import Settings
+from tests.support.certificates import Certificate
 from tests.support.processes import wait_until
 
 BUCKET = "videos"
 
 
-class S3Server:
-    """A running server."""
+PROGRAM = Path(__file__).with_name("versitygw")
+_ANY_CERTIFICATE = ssl._create_unverified_context()
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
-        self.port, self._process = port, process
+
+class S3Server:
+    """A server, which keeps its objects over a kill.
+
+    Args:
+        folder: folder of the server's files.
+        tls: certificate of the server; without one, the server speaks plain HTTP.
+    """
+
+    def __init__(self, folder: Path, tls: Certificate | None = None) -> None:
+        self._folder, self._tls = folder, tls
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server, with the objects of the last run."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log = self._folder / "log"
+        secure = ["--cert", str(self._tls.cert), "--key", str(self._tls.key)] if self._tls else []
+        where = ["--port", f"127.0.0.1:{self.port}", "--health", "/health", "posix", str(self._folder)]
+        with log.open("ab") as file:
+            self._process = subprocess.Popen([sys.executable, PROGRAM, *secure, *where], stdout=file, stderr=file)
+        wait_until(lambda: self._answers() or self._process.poll() is not None, 60, "the S3 server did not start")
+        assert self._process.poll() is None, log.read_text()
+
+    def kill(self) -> None:
+        """Kill the server."""
+        self._process.kill()
+        self._process.wait(10)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -42,7 +76,7 @@ class S3Server:
             update={
                 "data_dir": data_dir,
                 "storage": f"s3://{BUCKET}/some/place",
-                "s3_endpoint": f"http://127.0.0.1:{port or self.port}",
+                "s3_endpoint": self.url.replace(str(self.port), str(port or self.port)),
                 "s3_region": "us-east-1",
                 "s3_access_key_id": "someone",
                 "s3_secret_access_key": SecretStr("something"),
@@ -54,32 +88,28 @@ class S3Server:
     def empty(self) -> None:
         """Start with an empty bucket."""
         for method, path in (("POST", "moto-api/reset"), ("PUT", BUCKET)):
-            request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{path}", method=method)
-            urllib.request.urlopen(request, timeout=10).read()
+            request = urllib.request.Request(f"{self.url}/{path}", method=method)
+            urllib.request.urlopen(request, timeout=10, context=_ANY_CERTIFICATE).read()
+
+    def requests(self) -> list[str]:
+        """Method and path of each request so far."""
+        lines = (self._folder / "log").read_text().splitlines()
+        return [f"{line.split()[5][1:]} {line.split()[6]}" for line in lines if " HTTP/1.1" in line]
+
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=1, context=_ANY_CERTIFICATE):
+            return True
+        return False
 
 
 @contextmanager
-def s3_server(log: Path) -> Iterator[S3Server]:
+def s3_server(folder: Path, tls: Certificate | None = None) -> Iterator[S3Server]:
     """Run a server."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=file, stderr=file
-        )
+    server = S3Server(folder, tls)
     try:
-        wait_until(lambda: _answers(port) or process.poll() is not None, 60, "the S3 server did not start")
-        assert process.poll() is None, log.read_text()
-        yield S3Server(port, process)
+        yield server
     finally:
-        process.kill()
-        process.wait(10)
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
+        server.kill()
 
 
 class Proxy:

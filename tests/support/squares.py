@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from model.training import cache
-from model.training.degrade import bi
+from model.training.degrade import Frames, bi, each
 from model.training.motion import moving_clip
-from model.training.prepare import Frames, each
 
 
 def pack_squares(folder: Path, scale: int = 4) -> list[tuple[Frames, Frames]]:

@@ -2,8 +2,8 @@
 
 Environment variables:
     WITNESS: a file. Each call of the network appends `begin <digest of the frames>` and `end <digest>`.
-    MISBEHAVE: `die` (SIGKILL), `exit`, `hang` or `raise` in a chunk; or `memory`: out of memory for chunks of more than
-        2 frames.
+    MISBEHAVE: `die` (SIGKILL), `exit`, `hang` or `raise` in a chunk; `device`: from a chunk on, the device fails; or
+        `memory`: out of memory for chunks of more than 2 frames.
     MISBEHAVE_AT: number of the chunk in the process, counted from 1; 2 by default.
     WAIT: a file with the digest of a chunk's frames. While the file exists, the network does not begin the chunk.
 """
@@ -45,8 +45,14 @@ def misbehave(frames: int) -> None:
         held = weakref.ref(filled)
         reason = torch.OutOfMemoryError("out of memory")
         raise DeviceError("cuda ran out of memory; use a smaller chunk or a smaller model") from reason
-    if calls != int(os.environ.get("MISBEHAVE_AT", "2")):
-        return
+    at = int(os.environ.get("MISBEHAVE_AT", "2"))
+    if calls == at or (calls > at and how == "device"):
+        fail(how)
+
+
+def fail(how: str) -> None:
+    if how == "device":
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nSearch for ...")
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "exit":

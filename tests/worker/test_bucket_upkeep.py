@@ -23,7 +23,7 @@ from worker.janitor import Janitor
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log") as running:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 

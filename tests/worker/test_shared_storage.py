@@ -23,7 +23,7 @@ from tests.support.s3_server import S3Server, proxy, s3_server
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log") as running:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
         running.empty()
         yield running
 
@@ -88,6 +88,45 @@ def test_a_job_of_a_lost_machine_goes_on_on_another(
 
 def _names(files: ObjectStorage, job_id: str) -> set[str]:
     return {found.key.rpartition("/")[2] for found in files._bucket.objects(f"files/{job_id}/")}
+
+
+@pytest.mark.parametrize(
+    ("how", "seconds"),
+    [
+        ("killed", 3.5),  # longer than a worker without heartbeat is waited for
+        pytest.param("killed", 60, marks=pytest.mark.slow),
+        pytest.param("silent", 60, marks=pytest.mark.slow),
+    ],
+)
+def test_a_server_that_is_away_during_a_job_costs_time_only(
+    how: str, seconds: float, quick: Settings, store: JobStore, clip: Path, tmp_path: Path
+) -> None:
+    with s3_server(tmp_path / "s3") as server:
+        server.empty()
+        files = opened(server.settings(quick, tmp_path / "near"))
+        with crew(server.settings(quick, tmp_path / "far"), tmp_path) as [worker]:
+            whole = content(files.result(wait_for(store, submit(store, files, clip)).id))
+            job_id, next_id = submit(store, files, clip), submit(store, files, clip)
+            wait_for_frames(store, job_id, 8)
+            if how == "killed":
+                server.kill()
+                _stay(seconds, worker, store, job_id)
+                server.start()
+            else:
+                with server.silent():
+                    _stay(seconds, worker, store, job_id)
+            job, following = wait_for(store, job_id), wait_for(store, next_id)
+            assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 1, 0), worker.log
+            assert (following.state, following.attempt) == (JobState.DONE, 1)
+            assert content(files.result(job_id)) == content(files.result(next_id)) == whole
+            assert worker.log.count("computed") == 3 * 20, "a chunk was lost"
+
+
+def _stay(seconds: float, worker: Worker, store: JobStore, job_id: str) -> None:
+    """Let an outage last, from the moment at which the worker notices the outage."""
+    wait_until(lambda: "waits for the bucket" in worker.log, 60, "the worker does not notice the outage")
+    time.sleep(seconds)
+    assert store.get(job_id).state is JobState.RUNNING
 
 
 @pytest.mark.slow

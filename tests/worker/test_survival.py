@@ -212,6 +212,34 @@ def test_out_of_memory_leads_to_smaller_chunks_and_then_to_advice(
         worker.wait(10)
 
 
+def test_a_worker_whose_device_failed_hands_its_job_back_and_ends(
+    quick: Settings, store: JobStore, storage: Storage, small_clip: Path, tmp_path: Path
+) -> None:
+    job_id = submit(store, storage, small_clip)
+    worker = Worker(
+        quick,
+        tmp_path / "w.log",
+        ("-m", "tests.support.witness"),
+        WITNESS=str(tmp_path / "w"),
+        MISBEHAVE="device",
+        MISBEHAVE_AT="3",
+    )
+    assert worker.wait(60) == 70
+    job = store.get(job_id)
+    assert (job.state, job.attempt, job.deaths) == (JobState.QUEUED, 1, 0)
+    assert job.progress.frames_saved in (4, 8), "finished chunks are lost"
+    (warning,) = job.warnings
+    assert warning.startswith("The compute device of a worker failed (")
+    assert "CUDA error: an illegal memory access was encountered). All finished chunks were kept." in warning
+    assert "a supervisor starts it anew" in worker.log
+    waiting = submit(store, storage, small_clip)
+    with crew(quick, tmp_path):
+        job = wait_for(store, job_id)
+        assert (job.state, job.attempt, job.warnings) == (JobState.DONE, 2, [warning])
+        assert wait_for(store, waiting).started_at > job.started_at, "the job was not queued at the front"  # type: ignore[operator]
+        assert storage.result_path(job_id).read_bytes() == storage.result_path(waiting).read_bytes()
+
+
 def test_a_job_fails_after_its_timeout(
     quick: Settings, redis: Redis, storage: Storage, small_clip: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from commands.shared import devices as module
-from commands.shared.devices import count_gpus, devices, worker_children
+from commands.shared.devices import devices, try_gpus, worker_children
 from commands.shared.errors import CommandError
 from commands.shared.supervisor import Interrupt, Supervisor
 from commands.up import _children
@@ -20,7 +20,7 @@ from tests.support.processes import wait_until
 
 @pytest.fixture
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "count_gpus", lambda: 3)
+    monkeypatch.setattr(module, "try_gpus", lambda: ["", "", ""])
 
 
 def variables(text: str, environment: Mapping[str, str] | None = None) -> list[tuple[str, str | None]]:
@@ -51,19 +51,34 @@ def test_a_device_that_does_not_exist(text: str) -> None:
 
 
 def test_a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "count_gpus", lambda: 0)
+    monkeypatch.setattr(module, "try_gpus", lambda: [])
     assert variables("all") == variables("cpu") == [("cpu", None)]
     with pytest.raises(CommandError, match="no device '0'"):
         devices("0", {})
 
 
-def test_gpus_are_counted_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_tried_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_may_have_gpus", lambda: True)
-    monkeypatch.setattr(module, "_COUNT", "print(4)")
-    assert count_gpus() == 4
-    monkeypatch.setattr(module, "_COUNT", "raise SystemExit(1)")
-    with pytest.raises(CommandError, match="cannot count the GPUs"):
-        count_gpus()
+    assert "from model.engine.gpus import gpu_troubles" in module._TRY, "tests/model/test_admission.py has its tests"
+    monkeypatch.setattr(module, "_TRY", 'print(\'["", "no kernels"]\')')
+    assert try_gpus() == ["", "no kernels"]
+    monkeypatch.setattr(module, "_TRY", "raise SystemExit(1)")
+    with pytest.raises(CommandError, match="cannot try the GPUs"):
+        try_gpus()
+
+
+def test_gpus_that_do_not_work_get_no_worker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = "cuda:1 with float32 is not used: no kernel image is available"
+    monkeypatch.setattr(module, "try_gpus", lambda: ["", old, ""])
+    assert variables("all") == [("cuda", "0"), ("cuda", "2")]
+    assert capsys.readouterr().out == f"{old}\n"
+    with pytest.raises(CommandError, match="no kernel image"):
+        devices("0,1", {})
+    monkeypatch.setattr(module, "try_gpus", lambda: [old])
+    assert variables("all") == [("cpu", None)], "auto ends at the CPU, and says why"
+    assert capsys.readouterr().out == f"{old}\n"
 
 
 def test_a_build_of_pytorch_for_cpus_has_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

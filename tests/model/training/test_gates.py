@@ -13,12 +13,12 @@ from safetensors import safe_open
 from commands import train_skip
 from commands.shared.errors import CommandError
 from model.engine.upscaler import Upscaler
-from model.errors import BadWeights
+from model.errors import BadWeights, ConfigError
 from model.gates.estimator import Estimator, load_estimator
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.routing import Preset
 from model.training.checkpoint import read_log
-from model.training.config import ConfigError, TrainConfig
+from model.training.config import TrainConfig
 from model.training.fit_estimator import Clip, all_gates, fit, fit_heads, layout, measure
 from model.training.loop import run
 from model.zoo.models import fingerprint, load_file, load_network, save_network

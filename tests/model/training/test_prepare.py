@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from media import dataset
+from model.errors import ConfigError
 from model.training import cache
-from model.training.config import ConfigError, DataConfig, TrainConfig
+from model.training.config import DataConfig, TrainConfig
 from model.training.data import Sampler
 from model.training.prepare import Codec, Frames, prepare
 from tests.support.clips import make_scenes, write_png
@@ -161,6 +162,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from media import dataset
+from model.errors import ConfigError
 from model.training.config import DataConfig
 from model.training.prepare import Codec, prepare
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from media import dataset
+from model.errors import ConfigError
 from model.training.checkpoint import read_log
-from model.training.config import ConfigError, TrainConfig
+from model.training.config import TrainConfig
 from model.training.loop import _workers, run
 from model.zoo.models import load_file
 from tests.support.squares import pack_squares, run_config
@@ -107,12 +108,23 @@ def test_a_state_of_an_earlier_version_goes_on(stopped: Path, packed: Path) -> N
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(f'device = "cuda"\n{CONFIG}')
     config, current = TrainConfig.load(tmp_path / "config.toml"), list[torch.device]()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with _workers(config) as (_, device):
         assert [device] == current == [torch.device("cuda", 1)]
+        assert not torch.backends.cudnn.allow_tf32, "training computes as inference does"
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="process 2 needs its own GPU, and this machine has 2"), _workers(config):
+    missing = "process 2 needs its own GPU: this machine has no device cuda:2"
+    with pytest.raises(ConfigError, match=missing), _workers(config):
+        pass
+
+    def old_driver() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "init", old_driver)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="cuda:0 does not start: The NVIDIA driver"), _workers(config):
         pass

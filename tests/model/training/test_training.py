@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from model.errors import ConfigError
 from model.training.checkpoint import read_log
-from model.training.config import ConfigError, TrainConfig
+from model.training.config import TrainConfig
 from model.training.data import Sampler
 from model.training.loop import Trainer, run
 from model.zoo.models import load_file
@@ -119,7 +120,7 @@ def test_a_batch_is_aligned_and_depends_on_its_step_alone(packed):
 @pytest.mark.parametrize("clean", ["bi", "bd"])
 def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed, clean):
     from model.training import degrade
-    from model.training.prepare import each
+    from model.training.degrade import each
 
     config = TrainConfig.load(packed / "config.toml").model_copy(update={"bars": 1.0, "clean": clean})
     plain, barred = Sampler(packed, config.model_copy(update={"bars": 0.0})), Sampler(packed, config)
@@ -133,7 +134,7 @@ def test_bars_are_black_in_hr_and_in_an_lr_that_is_made_of_it(packed, clean):
 
 def test_clean_frames_may_be_blurred_and_decimated_instead(packed, tmp_path):
     from model.training import degrade
-    from model.training.prepare import each
+    from model.training.degrade import each
 
     config = TrainConfig.load(packed / "config.toml").model_copy(update={"clean": "bd", "flow_steps": 0})
     lr, hr = Sampler(packed, config).batch(0, config.stages[0])
@@ -179,3 +180,21 @@ def test_what_is_wrong_with_a_configuration_is_said_in_one_line(tmp_path, change
 def test_an_empty_cache_is_refused(tmp_path, packed):
     with pytest.raises(ConfigError, match="the cache holds no photos"):
         run(TrainConfig.load(packed / "config.toml"), tmp_path, tmp_path / "out", lambda line: None)
+
+
+def test_frozen_flow_stays_as_it_is_for_a_while(packed):
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"flow_steps": 0, "flow_frozen": 2})
+    trainer, sampler = Trainer(config, torch.device("cpu")), Sampler(packed, config)
+    begun = [p.detach().clone() for p in trainer.network.spynet.parameters()]
+    kept = []
+    for step in range(3):
+        trainer.train_step(*sampler.batch(step, config.stages[0]))
+        kept.append(all(map(torch.equal, begun, trainer.network.spynet.parameters())))
+    assert kept == [True, True, False]
+
+
+def test_batches_cut_on_the_device_equal_those_from_files(packed):
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"bars": 0.5})
+    mapped, resident = Sampler(packed, config), Sampler(packed, config, device=torch.device("cpu"))
+    for step in range(3):
+        assert all(map(torch.equal, mapped.batch(step, config.stages[0]), resident.batch(step, config.stages[0])))

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.engine.upscaler import model_cache
-from model.errors import BadWeights, UnknownModel
+from model.errors import BadWeights, DeviceError, UnknownModel
 from model.network.basicvsr import NetworkConfig
 from model.zoo.cache import ModelCache
 from model.zoo.models import fingerprint
@@ -59,6 +60,28 @@ def test_a_full_cache_evicts_the_least_recently_used_model(tmp_path: Path) -> No
     assert loaded == ["one", "tiny", "two", "tiny"]
     assert len(evicted) == 2
     assert {"one", "two", "tiny", "small"} <= set(models.names())
+
+
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_a_model_without_memory_is_loaded_alone(tmp_path: Path, capacity: int | None) -> None:
+    """Streams may hold the models of a cache without a limit: their memory would not become free."""
+    loaded: list[str] = []
+
+    def load(name: str) -> str:
+        if loaded:
+            raise DeviceError("cuda ran out of memory") from torch.OutOfMemoryError("CUDA out of memory")
+        loaded.append(name)
+        return name
+
+    write_model(tmp_path, "one")
+    models = ModelCache(tmp_path, load, default="tiny", capacity=capacity, on_evict=loaded.clear)
+    assert models.get("tiny") == "tiny"
+    if capacity is None:
+        with pytest.raises(DeviceError, match="memory"):
+            models.get("one")
+    else:
+        assert models.get("one") == "one"
+        assert loaded == ["one"]
 
 
 def test_scales_are_known_without_loading(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.support.tus import TUS, create, metadata, patch
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log") as running:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
         running.empty()
         yield running
 

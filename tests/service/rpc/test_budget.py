@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -15,9 +16,10 @@ import torch
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs.settings import Settings
-from model.engine.budget import needed_bytes
+from model.engine.budget import available_bytes, needed_bytes
 from model.engine.state import RecurrentState
 from service.rpc.errors import StatusError
+from service.rpc.inference import largest_batch
 from service.rpc.session import Session, Snapshot
 from service.rpc.session_registry import SessionRegistry
 from service.rpc.stream_config import resolve
@@ -206,6 +208,77 @@ def test_disconnected_streams_make_room_and_resume_if_there_is_room() -> None:
             registry.open(config, lambda _: StreamCost(30))
 
     asyncio.run(run())
+
+
+def test_states_of_disconnected_streams_leave_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states come back bit for bit. Main memory has a limit of its own, and the metrics show both."""
+    monkeypatch.setattr("model.engine.one_thread._is_gpu", lambda device: device.type == "cuda")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    config = resolve(pb.StreamConfig(width=64, height=48), Settings(), "tiny", tiny().scale)
+    numbers, moved = torch.arange(30, dtype=torch.uint8).reshape(1, 1, 10, 3), []
+    state_to = RecurrentState.to
+
+    def to(self: RecurrentState, device: torch.device | str) -> RecurrentState:
+        moved.append((str(device), threading.current_thread().name))
+        return state_to(self, device)
+
+    monkeypatch.setattr(RecurrentState, "to", to)
+
+    def metric(registry: SessionRegistry, name: str, **labels: str) -> float | None:
+        return registry.metrics.registry.get_sample_value(f"skipvsr_{name}", labels)
+
+    async def settled(registry: SessionRegistry) -> None:
+        while registry._moves:
+            await asyncio.gather(*registry._moves)
+
+    async def run() -> None:
+        registry = SessionRegistry(
+            most=8, memory=100, ttl_seconds=60, drain_seconds=1, device=torch.device("cuda"), host_memory=70
+        )
+        sessions = []
+        for _ in range(3):
+            sessions.append(registry.open(config, lambda _: StreamCost(90)))
+            sessions[-1].remember(Snapshot(RecurrentState("tiny", numbers.clone())))
+            registry.release(sessions[-1], finished=False)
+            await settled(registry)
+        assert moved == [("cpu", "gpu_0")] * 3, "copied by the thread that computes"
+        assert [session.on_host for session in sessions] == [True] * 3
+        assert metric(registry, "parked_streams") == 2, "two states of 30 bytes fit into 70"
+        assert metric(registry, "parked_host_bytes") == 60
+        assert metric(registry, "states_moved_total", to="host") == 3
+        with pytest.raises(StatusError, match="unknown"):
+            await registry.resume(config, sessions[0].token)
+        back = await registry.resume(config, sessions[2].token)
+        state = back.rewind(None if back.snapshots[-1].answered is None else 0).state
+        assert state is not None
+        assert torch.equal(state.pending, numbers)
+        assert metric(registry, "states_moved_total", to="device") == 1
+        registry.release(back, finished=False)
+        again = registry.resume(config, back.token)  # before the copy is done
+        assert await again is back
+        await settled(registry)
+        assert not back.on_host
+
+    asyncio.run(run())
+
+
+def test_a_batch_on_a_gpu_fits_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(pb.StreamConfig(width=64, height=48), Settings(), "tiny", tiny().scale)
+    monkeypatch.setattr("service.rpc.inference.usable_bytes", lambda device: 10**7)
+    model = tiny()
+    one = needed_bytes(model, 64 * 48, config.chunk + config.lookahead)
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
+    assert largest_batch(model, config, 0) == 10**7 // one > 1
+    assert largest_batch(model, config, 2) == 2
+    assert largest_batch(model, config, 10**6) == 10**7 // one
+    assert largest_batch(model, replace(config, chunk=64, lookahead=10**6), 0) == 1
+
+
+def test_memory_that_torch_keeps_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2000)
+    assert available_bytes(torch.device("cuda")) == 4000
 
 
 def test_the_network_computes_one_batch_at_a_time() -> None:

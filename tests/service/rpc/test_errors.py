@@ -247,6 +247,19 @@ def test_health_and_reflection(server: RpcServer) -> None:
         assert database.FindFileContainingSymbol("skipvsr.v1.UpscalerService").name == "skipvsr/v1/upscaler.proto"
 
 
+def test_a_failed_device_ends_the_server(tmp_path: Path, redis_url: str) -> None:
+    """Health becomes NOT_SERVING, streams get UNAVAILABLE, and the process ends with 70, for its supervisor."""
+    command = ("-m", "tests.support.broken_device", "grpc")
+    with rpc_server(tmp_path, redis_url, command) as server, grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        error = failure(server, config(), frame(), frame(data=FRAME, sequence=1))
+        assert (error.code(), details(error)["ErrorInfo"].reason) == (grpc.StatusCode.UNAVAILABLE, "DEVICE_FAILED")
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert server.process.wait(30) == 70
+        assert "the compute device failed: CUDA error: device-side assert triggered. This process" in server.log
+
+
 def test_api_key(tmp_path: Path, redis_url: str) -> None:
     with rpc_server(tmp_path / "server", redis_url, SKIPVSR_API_KEY="sésame") as server:
         for key, words in ((None, "needs its API key"), ("wrong", "is wrong")):

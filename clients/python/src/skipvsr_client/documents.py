@@ -165,6 +165,8 @@ class Job:
     deaths: int = 0
     model: str | None = None
     worker: str | None = None
+    device: str | None = None
+    """Compute device and number format of the current or last worker."""
     request: str | None = None
     """pause or cancel, until the worker has carried out the request."""
     progress: Progress = field(default_factory=Progress)
@@ -251,6 +253,8 @@ class Worker:
     """Id of the current job."""
     jail_missing: list[str] = field(default_factory=list)
     """Layers of the decoder's jail that the worker's kernel does not enforce."""
+    device_notes: list[str] = field(default_factory=list)
+    """Devices and number formats that the worker would rather use, and why they are of no use."""
     started_at: datetime | None = None
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

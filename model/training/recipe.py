@@ -1,0 +1,79 @@
+"""What a run needs to know: the settings that trainer and sampler read.
+
+`model.training.config.TrainConfig` is the recipe of `skipvsr train`, validated from a TOML file. Machines without
+pydantic use plain classes with the same attributes (`benchmarks.device_train.recipes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from model.network.basicvsr import NetworkConfig
+
+if TYPE_CHECKING:
+    from model.training.config import GateSection
+
+
+class BatchShape(Protocol):
+    """Shape of a batch: `batch` clips of `frames` x `patch` x `patch` LR pixels."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def patch(self) -> int: ...
+
+
+class SamplingRecipe(Protocol):
+    """How to draw batches; `TrainConfig` documents the settings."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def network_config(self) -> NetworkConfig: ...
+    @property
+    def stages(self) -> Sequence[BatchShape]: ...
+    @property
+    def clean_share(self) -> float: ...
+    @property
+    def clean(self) -> str: ...
+    @property
+    def photo_share(self) -> float: ...
+    @property
+    def bars(self) -> float: ...
+
+
+class Recipe(SamplingRecipe, Protocol):
+    """How to train; `TrainConfig` documents the settings."""
+
+    @property
+    def init(self) -> Path | None: ...
+    @property
+    def gates(self) -> GateSection | None: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def final_lr(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def flow_steps(self) -> int: ...
+    @property
+    def flow_frozen(self) -> int: ...
+    @property
+    def flow_lr_scale(self) -> float: ...
+    @property
+    def photometric(self) -> float: ...
+    @property
+    def loss(self) -> str: ...
+    @property
+    def clip_grad(self) -> float: ...
+    @property
+    def ema(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
