@@ -111,7 +111,7 @@ def _measured(scales: Scales, exact: Upscaler, integers: Upscaler, versions: Ite
     """Measure the losses of scales on clips, and print what `precision=auto` does with the scales."""
     from model.zoo.scales import MOST_LOSS
 
-    gated = [name for name in GATED if scales.adapted and exact.preset(name).error_budget > 0]
+    gated = [name for name in GATED if scales.adapted and exact.preset(name).backward_error_budget > 0]
     losses = [[_loss(exact, integers, routing, *each) for routing in ("off", *gated)] for each in versions]
     loss = max(of_clip[0] for of_clip in losses)
     _say(f"largest loss: {loss:.3f} dB; precision auto {'uses' if loss <= MOST_LOSS else 'does not use'} integers")

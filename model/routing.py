@@ -38,9 +38,16 @@ class Preset:
     than three times this number run densely."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame runs densely."""
+    backward_every: int = 1
+    """The backward trunk runs in every n-th frame of a scene. In the other frames it rests: their features are the next
+    frame's, aligned by the flow."""
+    negated_flow: bool = False
+    """Estimate the flow from each frame to the frame before alone. The backward branch takes its negative."""
     error_budget: float = 0.0
-    """Error that skipping a group of blocks may add to a tile, as a fraction of the frame's mean squared error; a
-    higher budget skips more. 0 skips nothing, nor does a model without an estimator."""
+    """Error that skipping a group of blocks of the forward branch may add to a tile, as a fraction of the frame's mean
+    squared error; a higher budget skips more. 0 skips nothing, nor does a model without an estimator."""
+    backward_error_budget: float = 0.0
+    """Error budget for the groups of the backward branch."""
     tail_error_budget: float = 0.0
     """Error budget for skipping the upsampler."""
 
@@ -48,8 +55,17 @@ class Preset:
 OFF = Preset(mask=False)
 PRESETS = {
     "off": OFF,
-    "balanced": Preset(error_budget=0.04),
-    "fast": Preset(luma=2.0, drift=1.2, detail=6.0, error_budget=0.08, tail_error_budget=0.15),
+    "balanced": Preset(negated_flow=True, error_budget=0.04, backward_error_budget=0.2),
+    "fast": Preset(
+        luma=2.0,
+        drift=1.2,
+        detail=6.0,
+        backward_every=2,
+        negated_flow=True,
+        error_budget=0.08,
+        backward_error_budget=0.3,
+        tail_error_budget=0.15,
+    ),
 }
 _KINDS: dict[type[float], str] = {bool: "true or false", int: "a whole number", float: "a number"}
 TILE = 8
@@ -80,7 +96,7 @@ class RoutingReport:
     units_reused: int
     """Units not run because the inter-frame mask reused the tile of the neighbouring frame."""
     units_skipped: int
-    """Units not run because a gate skipped the block: the expected error was within the budget."""
+    """Units not run because a gate skipped the block, or because the backward trunk rested in the frame."""
     tiles_reused: int
     """Tiles of the HR frame reused from the frame before."""
     seconds: float

@@ -55,15 +55,18 @@ class Identity(BaseModel):
         """Whether the same weights computed on another kind of device or in another number format before."""
         return self.weights != "" and self.weights == other.weights and self.place != other.place
 
-    def differs(self, other: Identity) -> str | None:
-        """Names of the parts that differ from another identity; None if both are equal, or only the place differs."""
+    def differs(self, other: Identity, *, same_place: bool = False) -> str | None:
+        """Names of the parts that differ from another identity; None if both are equal.
+
+        Another place of the same weights is no difference, unless `same_place`.
+        """
         ours, theirs = self.model_dump(), other.model_dump()
         # The queue of a job does not change its result.
         ours["options"].pop("priority")
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
         names |= {"encoder": "encoder", "part": "part of the video"}
-        if self.moved_from(other):
+        if not same_place and self.moved_from(other):
             del names["model"]
         different = [name for key, name in names.items() if ours[key] != theirs[key]]
         return ", ".join(different) or None

@@ -51,7 +51,7 @@ class Accounting:
         """
         if chunk.batch_key is not None:  # everything was computed: the dense time is the own time without planning
             return network / busy if any(scene.plan.halo for scene in chunk.scenes) else 1.0
-        if not any(scene.plan.halo or scene.gates for scene in chunk.scenes):
+        if not any(scene.plan.halo or scene.plan.rests or scene.gates for scene in chunk.scenes):
             return 1.0
         size = _size(chunk.stored)
         if not self._dense_times.known(size):  # nothing ran on a whole frame in this process: a resumed job
@@ -95,6 +95,7 @@ def _scene_reports(
     backward = [int(mask.sum()) for mask in behind]
     forward_share = gates.shares["forward"] if gates else [0.0] * emit
     backward_share = gates.shares["backward"][::-1] if gates else [0.0] * len(backward)
+    backward_share = [1.0 if i in plan.rests else share for i, share in enumerate(backward_share)]
     backward_skipped = [n * share for n, share in zip(backward, backward_share, strict=True)]
     beyond, beyond_run = (len(backward) - emit) * tiles / emit, sum(backward[emit:]) / emit
     beyond_skipped = sum(backward_skipped[emit:]) / emit

@@ -74,16 +74,16 @@ def needed_bytes(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int
     return _flow_bytes(model) + pixels * (once + each * frames)
 
 
-def overlap_fits(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1, budget: int = 0) -> bool:
-    """Check whether the backward half of the next chunk fits into the memory beside a chunk (`Upscaler.stream`).
+def halves_beside(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1, budget: int = 0) -> int:
+    """Return how many backward halves of next chunks fit into the memory beside a chunk (`Upscaler.stream`).
 
-    The half holds everything of a chunk but the upscaled frames. The arguments are those of `needed_bytes` and of
+    A half holds everything of a chunk but the upscaled frames. The arguments are those of `needed_bytes` and of
     `longest_chunk`.
     """
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    half = each - _output_bytes(model, sample_bytes)
-    needed = _flow_bytes(model) + pixels * (2 * once + (each + half) * frames)
-    return needed <= (budget or usable_bytes(model.device))
+    half = once + (each - _output_bytes(model, sample_bytes)) * frames
+    left = ((budget or usable_bytes(model.device)) - _flow_bytes(model)) // pixels - (once + each * frames)
+    return max(0, left // half)
 
 
 def _flow_bytes(model: Upscaler) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from model.mask.plan import ChunkPlan
 from model.routing import Preset, RoutingReport
 
 Frames = NDArray[np.uint8] | NDArray[np.uint16]
+Receiver = Callable[[Frames], None]
+"""Receives an HR frame [s H, s W, 3], a view of `ChunkResult.frames`, as soon as the frame is complete. The calls come
+in order, from several threads."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ class Chunk:
         """Equal for chunks that can share a batch; None for a chunk that must run alone."""
         shape, dtype = self.stored.shape, self.stored.dtype
         dense = all(is_dense(scene.plan, *scene.folded.shape[1:3]) and not scene.gates for scene in self.scenes)
-        steps = tuple((len(scene.frames), scene.emit, scene.before.last is None) for scene in self.scenes)
+        steps = tuple(
+            (len(scene.frames), scene.emit, scene.before.last is None, scene.plan.negated_flow) for scene in self.scenes
+        )
         return (shape, dtype, steps) if steps and dense else None
 
 

@@ -6,26 +6,30 @@ streams run as one batch if all of their plans are dense.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.engine.bands import run_in_bands
 from model.engine.calibration import Step, StepTimes, Stopwatch
-from model.engine.region_flow import FlowTask, RegionFlow, chunk_flows
+from model.engine.clock import Clock
+from model.engine.region_flow import RegionFlow, pair_flows, planned_flows
 from model.engine.state import RecurrentState
+from model.engine.strands import Fate, Inline, Steps, Strand, conditioned
 from model.engine.work import Work
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
-from model.network.flow import Sampled
+from model.network.flow import Sampled, warp
 from model.network.folding import STRIDE, fold_frames, padded
 from model.network.output import write_pixels
-from model.network.propagation import backward_steps, completed, forward_steps
+from model.network.propagation import backward_steps, forward_steps
 
 TAIL_HALO = 2
 """Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
@@ -69,17 +73,28 @@ def run_chunk(
     times: StepTimes | None = None,
     work: Work | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Run both halves of a `ChunkRun`; `states` are those before the chunk, if any."""
-    times = times or StepTimes(Stopwatch(frames[0].device))
+    """Run all parts of a `ChunkRun` in the calling thread; `states` are those before the chunk, if any.
+
+    Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of `dtype`, and the forward features
+    [B, C, H, W] at the last emitted frame.
+    """
+    device = frames[0].device
+    times = times or StepTimes(Stopwatch(device))
     run = ChunkRun(net, frames, plan, last_frames(states, net.fold), dtype, times, work=work)
-    completed(run.backward_half())
-    return completed(run.forward_half(PreviousFrame.of(states)))
+    previous, executor, fate, spent = PreviousFrame.of(states), Inline(Clock(device)), Fate(), np.zeros(2)
+    flow = Strand(run.flow(), spent, (0, 3), fate)
+    backward = Strand(run.backward_branch(), spent, (0, 2), fate)
+    forward = Strand(run.forward_branch(previous), spent, (0, 1), fate, [backward])
+    output = Strand(run.hr_frames(previous), spent, (0, 0), fate)
+    executor.start(flow, backward, forward, output)
+    return executor.wait(output), executor.wait(forward)
 
 
 class ChunkRun:
-    """The steps of one chunk, computed in the rectangles of its plan, in two halves.
+    """The steps of one chunk, computed in the rectangles of its plan, in four parts.
 
-    The backward half needs no results of the chunk before, and can run beside the forward half of that chunk.
+    The parts can run side by side: each step tells the condition of the next step. Flow and backward branch need no
+    results of the chunk before. Only the forward branch is a chain through all chunks.
 
     Args:
         net: the network.
@@ -107,44 +122,80 @@ class ChunkRun:
         self._net, self._frames, self._plan, self._before, self._skipper = net, frames, plan, before, skipper
         self._dtype, self._times, self._work = dtype, times, work
         self._count, _, self._h, self._w = frames[0].shape
-        self._previous: PreviousFrame | None = None
+        self._tasks = planned_flows(plan, self._h, self._w, continues=before is not None)
+        self._awaited = {task.index for task in self._tasks}
+        """Frames whose flow to the next frame is not known yet."""
+        self._to_next: list[RegionFlow | None] = [None] * len(frames)
+        self._to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
+        self._pixels: list[Tensor | None] = [None] * len(frames)
         self._backs: list[Tensor | None] = []
+        self._due: deque[tuple[int, Tensor | None, Tensor | None]] = deque()
+        """Frames to reconstruct, with the features of both branches."""
         self._hr: list[Tensor] = []
 
-    def backward_half(self) -> Generator[None]:
-        """Run flow and backward branch; yield after each step."""
-        self._pixels = [self._net.pixels(frame) for frame in self._frames]  # once, not once per branch and crop
-        self._to_next, self._to_previous = yield from chunk_flows(
-            self._net, self._frames, self._plan, self._before, self._times, self._count_flow
-        )
-        self._backs = yield from backward_steps(self, len(self._frames), len(self._plan.forward))
+    def flow(self) -> Steps[None]:
+        """Estimate the flow of each pair of frames, the last pair first."""
+        for task, to_next, to_previous in pair_flows(self._net, self._frames, self._tasks, self._before, self._times):
+            if to_next:
+                self._to_next[task.index] = to_next
+            if to_previous:
+                self._to_previous[task.index + 1] = to_previous
+            self._awaited.remove(task.index)
+            if self._work:
+                self._work.add(self._work.costs.flow * task.region.area * task.directions)
+            yield None
 
-    def forward_half(self, previous: PreviousFrame | None) -> Generator[None, None, tuple[list[Tensor], Tensor]]:
-        """Run forward branch and upsampler, given the results at the frame before the chunk; yield after each frame.
+    def backward_branch(self) -> Steps[None]:
+        """Run the backward branch; each frame waits for the flow to the next frame."""
+        count = len(self._frames)
+        conditions = (partial(self._flows_known, index) for index in reversed(range(count)))
+        self._backs = yield from conditioned(backward_steps(self, count, len(self._plan.forward)), conditions)
 
-        Returns the HR frames [T', 4 H, 4 W, 3] of each stream, integers of `dtype`, and the forward features
-        [B, C, H, W] at the last emitted frame.
+    def forward_branch(self, previous: PreviousFrame | None) -> Steps[Tensor]:
+        """Run the forward branch after the backward branch, given the results at the frame before the chunk.
+
+        Returns the features [B, C, H, W] at the last emitted frame.
         """
-        size = len(self._plan.forward), self._h * STRIDE, self._w * STRIDE, 3
-        self._hr = [torch.empty(size, dtype=self._dtype, device=self._frames[0].device) for _ in range(self._count)]
-        self._previous = previous
         feat = yield from forward_steps(self, self._backs, previous.feat if previous else None)
         assert feat is not None
-        return self._hr, feat
+        return feat
+
+    def hr_frames(
+        self, previous: PreviousFrame | None, show: Callable[[Tensor], None] | None = None
+    ) -> Steps[list[Tensor]]:
+        """Reconstruct each frame after its forward step, given the results at the frame before the chunk.
+
+        `show` receives each HR frame [4 H, 4 W, 3] of a single stream. Returns the HR frames [T', 4 H, 4 W, 3] of each
+        stream, integers of `dtype`.
+        """
+        size = len(self._plan.forward), self._h * STRIDE, self._w * STRIDE, 3
+        for index in range(size[0]):
+            yield self._any_due
+            if not index:
+                device = self._frames[0].device
+                self._hr = [torch.empty(size, dtype=self._dtype, device=device) for _ in range(self._count)]
+            self._reconstruct(*self._due.popleft(), previous)
+            if show:
+                show(self._hr[0][index])
+        return self._hr
 
     def backward(self, index: int, after: Tensor | None) -> Tensor | None:
-        pixels = self._pixels[index]
+        pixels = self._pixels[index] = self._net.pixels(self._frames[index])  # once, not once per branch and crop
+        rests = index in self._plan.rests
 
         def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
+            if rests and table is not None and flow is not None:
+                return warp(table, flow, origin=(crop.y0, crop.x0))
             return self._net.backward_step(_cut(pixels, crop), table, flow, (crop.y0, crop.x0), trunk)
 
         feat = self._branch("backward", index, self._plan.backward[index], self._to_next[index], after, step)
         if self._work:
-            self._work.add(self._work.costs.backward * _area(self._plan.backward[index]))
+            self._work.add(self._work.costs.backward * _area(self._plan.backward_trunk(index)))
         return feat
 
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
         pixels = self._pixels[index]
+        assert pixels is not None
 
         def step(crop: Rectangle, table: Sampled | None, flow: Tensor | None, trunk: TrunkFunction) -> Tensor:
             assert back is not None, "the plan computes the backward features that a crop reads"
@@ -154,17 +205,28 @@ class ChunkRun:
         return self._branch("forward", index, self._plan.forward[index], self._to_previous[index], before, step)
 
     def output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
+        self._due.append((index, back, feat))
+
+    def _flows_known(self, index: int) -> bool:
+        return index not in self._awaited
+
+    def _any_due(self) -> bool:
+        return bool(self._due)
+
+    def _reconstruct(
+        self, index: int, back: Tensor | None, feat: Tensor | None, previous: PreviousFrame | None
+    ) -> None:
         whole = self._as_dense(self._plan.forward[index]) and not (self._skipper and self._skipper.gates_tail)
         with self._times.step("output", whole=whole):
-            self._output(index, back, feat)
+            self._output(index, back, feat, previous)
         if self._work:
             self._work.add(self._work.costs.forward * _area(self._plan.forward[index]))
 
-    def _output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
+    def _output(self, index: int, back: Tensor | None, feat: Tensor | None, previous: PreviousFrame | None) -> None:
         rectangles = self._plan.forward[index]
         out = [stream[index] for stream in self._hr]
         if not _is_whole(rectangles, self._h, self._w):
-            self._reuse_hr(index, out[0])
+            self._reuse_hr(index, out[0], previous)
         if not rectangles:
             return
         assert back is not None
@@ -186,10 +248,6 @@ class ChunkRun:
             for y in range(rectangle.y0, rectangle.y1, rows)
         ]
 
-    def _count_flow(self, task: FlowTask) -> None:
-        if self._work:
-            self._work.add(self._work.costs.flow * task.region.area * task.directions)
-
     def _branch(
         self,
         branch: Branch,
@@ -204,7 +262,7 @@ class ChunkRun:
             if self._skipper:
                 self._skipper.end_frame(branch)
             return feat
-        aligned = feat is not None and flow is not None
+        aligned = feat is not None and flow is not None and not (branch == "backward" and index in self._plan.rests)
         with self._times.step("alignment", whole=aligned and self._as_dense(rectangles)) as alignment:
             return self._computed(branch, index, rectangles, flow, feat, step, alignment)
 
@@ -249,12 +307,12 @@ class ChunkRun:
         """Check whether the dense network runs the same rectangles, of one stream."""
         return self._count == 1 and _is_whole(rectangles, self._h, self._w)
 
-    def _reuse_hr(self, index: int, out: Tensor) -> None:
+    def _reuse_hr(self, index: int, out: Tensor, previous: PreviousFrame | None) -> None:
         """Copy the HR frame before into `out` [4 H, 4 W, 3], if any."""
         if index:
             out.copy_(self._hr[0][index - 1])
-        elif self._previous:
-            out.copy_(self._previous.hr[0])
+        elif previous:
+            out.copy_(previous.hr[0])
 
 
 def _reconstruct(
@@ -275,7 +333,7 @@ def _reconstruct(
 
 def is_dense(plan: ChunkPlan, h: int, w: int) -> bool:
     """Check whether a plan computes everything, as a batch requires: a dense plan, or a change of the whole frame."""
-    return all(_is_whole(rectangles, h, w) for rectangles in (*plan.backward, *plan.forward))
+    return not plan.rests and all(_is_whole(rectangles, h, w) for rectangles in (*plan.backward, *plan.forward))
 
 
 def normalised(frame: Tensor) -> Tensor:

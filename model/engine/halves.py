@@ -1,8 +1,11 @@
-"""Compute planned chunks in two halves: flow and backward branch, then forward branch and HR frames."""
+"""Compute planned chunks in two halves: flow and backward branch, then forward branch and HR frames.
+
+Each half is two strands that run side by side (`model.engine.strands`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,13 +16,16 @@ from torch import Tensor
 from model.device import memory_errors
 from model.engine.accounting import Accounting
 from model.engine.calibration import StepTimes, Stopwatch
-from model.engine.chunk import Chunk, ChunkResult, Frames
+from model.engine.chunk import Chunk, ChunkResult, Frames, Receiver
 from model.engine.clock import Seconds
 from model.engine.execute import ChunkRun, PreviousFrame, batched, last_frames, normalised
 from model.engine.state import RecurrentState
-from model.engine.strands import Executor, Steps, Strand, single
+from model.engine.strands import Executor, Fate, Steps, Strand, single
 from model.engine.work import Observer, StepCosts, Work
 from model.network.basicvsr import BasicVSR
+
+_OUTPUT, _FORWARD, _BACKWARD, _FLOW = range(4)
+"""Order of a chunk's strands: finished frames leave soonest, and hold no features."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,12 @@ class Begun:
     """Chunks of one batch whose backward half has begun."""
 
     chunks: Sequence[Chunk]
+    turn: int
+    fate: Fate
     runs: list[ChunkRun]
     """One for each scene, filled by the backward half."""
-    backward: Strand[None]
+    strands: Sequence[Strand[None]]
+    """Flow and backward branch."""
     spent: Seconds
     """Time of both halves."""
     times: StepTimes
@@ -44,34 +53,44 @@ class Halves:
         self._network, self._device, self._accounting = network, device, accounting
         self._costs = StepCosts.of(network)
 
-    def begin(self, chunks: Sequence[Chunk], executor: Executor, observer: Observer | None = None) -> Begun:
-        """Begin the backward half of chunks with equal batch keys. Raises DeviceError if memory runs out.
+    def begin(
+        self, chunks: Sequence[Chunk], executor: Executor, *, turn: int = 0, observer: Observer | None = None
+    ) -> Begun:
+        """Begin the backward half of chunks with equal batch keys.
 
-        `observer` follows the steps of a single chunk, also in its forward half.
+        An executor with several chunks prefers a lower `turn`. `observer` follows the steps of a single chunk, also in
+        its forward half.
         """
-        spent, times, runs = np.zeros(2), StepTimes(Stopwatch(self._device)), list[ChunkRun]()
-        backward = Strand(self._backward(chunks, runs, times, observer), spent)
-        begun = Begun(chunks, runs, backward, spent, times, observer)
-        with memory_errors(self._device, chunks[0].stored.shape):
-            executor.start(begun.backward)
-        return begun
+        fate, spent, times = Fate(), np.zeros(2), StepTimes(Stopwatch(self._device))
+        runs: list[ChunkRun] = []
+        flow = Strand(self._flow(chunks, runs, times, observer), spent, (turn, _FLOW), fate)
+        backward = Strand(self._backward(len(chunks[0].scenes), runs), spent, (turn, _BACKWARD), fate)
+        executor.start(flow, backward)
+        return Begun(chunks, turn, fate, runs, (flow, backward), spent, times, observer)
 
     def finish(
-        self, begun: Begun, executor: Executor, states: Sequence[RecurrentState] | None = None
+        self,
+        begun: Begun,
+        executor: Executor,
+        states: Sequence[RecurrentState] | None = None,
+        receiver: Receiver | None = None,
     ) -> Strand[list[ChunkResult]]:
-        """Begin the forward half; the strand's value is the chunks' results. Raises DeviceError if memory runs out.
+        """Begin the forward half; the strand's value is the chunks' results.
 
-        `states` are the complete states before the chunks, by default those of the chunks.
+        `states` are the complete states before the chunks, by default those of the chunks. `receiver` gets the HR
+        frames of a single chunk one by one.
         """
         chunks = begun.chunks
         if states is not None:
             moved = [state.to(self._device) for state in states]
             chunks = [replace(chunk, before=state) for chunk, state in zip(chunks, moved, strict=True)]
-        forward = Strand(self._forward(chunks, begun.runs), begun.spent, begun.backward)
-        results = Strand(single(partial(self._results, chunks, forward, begun)), np.zeros(2), forward)
-        with memory_errors(self._device, chunks[0].stored.shape):
-            executor.start(forward)
-            executor.start(results)
+        turn, fate, runs, spent = begun.turn, begun.fate, begun.runs, begun.spent
+        before = begun.strands
+        forward = Strand(self._forward(chunks, runs), spent, (turn, _FORWARD), fate, before, heavy=True)
+        frames = Strand(self._hr_frames(chunks, runs, receiver), spent, (turn, _OUTPUT), fate, before)
+        collect = single(partial(self._results, chunks, forward, frames, begun))
+        results = Strand(collect, np.zeros(2), (turn, _OUTPUT), fate, [forward, frames])
+        executor.start(forward, frames, results)
         return results
 
     def wait(self, begun: Begun, results: Strand[list[ChunkResult]], executor: Executor) -> list[ChunkResult]:
@@ -79,10 +98,10 @@ class Halves:
         with memory_errors(self._device, begun.chunks[0].stored.shape):
             return executor.wait(results)
 
-    def _backward(
+    def _flow(
         self, chunks: Sequence[Chunk], runs: list[ChunkRun], times: StepTimes, observer: Observer | None
     ) -> Steps[None]:
-        """Run the backward half of each scene; several chunks run as a batch."""
+        """Prepare each scene, and estimate its flow; several chunks run as a batch."""
         work = self._work(chunks[0], observer) if observer else None
         for scenes in zip(*(chunk.scenes for chunk in chunks), strict=True):
             first = scenes[0]
@@ -91,26 +110,34 @@ class Halves:
             network = first.gates.network if first.gates else self._network
             run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, times, first.gates, work)
             runs.append(run)
-            yield from run.backward_half()
+            yield None
+            yield from run.flow()
 
-    def _forward(self, chunks: Sequence[Chunk], runs: list[ChunkRun]) -> Steps[list[tuple[Frames, RecurrentState]]]:
-        """Run the forward half of each scene; return the HR frames of each chunk and the state after the chunk."""
-        parts: list[list[Tensor]] = [[] for _ in chunks]
+    def _backward(self, scenes: int, runs: list[ChunkRun]) -> Steps[None]:
+        """Run the backward branch of each scene."""
+        for index in range(scenes):
+            yield partial(_has, runs, index)
+            yield from runs[index].backward_branch()
+
+    def _forward(self, chunks: Sequence[Chunk], runs: list[ChunkRun]) -> Steps[Sequence[Tensor | None]]:
+        """Run the forward branch of each scene; return the features of each chunk at the last emitted frame."""
         feats: Sequence[Tensor | None] = [chunk.before.feat for chunk in chunks]
-        hr = [chunk.before.hr for chunk in chunks]
         for index, run in enumerate(runs):
-            continues = chunks[0].scenes[index].before.last is not None
-            previous = PreviousFrame.of([chunk.before for chunk in chunks]) if continues else None
-            frames, feat = yield from run.forward_half(previous)
+            feat = yield from run.forward_branch(_previous(chunks, index))
+            feats = [each.contiguous() for each in feat]
+        return feats
+
+    def _hr_frames(
+        self, chunks: Sequence[Chunk], runs: list[ChunkRun], receiver: Receiver | None
+    ) -> Steps[list[list[Tensor]]]:
+        """Reconstruct the frames of each scene; return for each chunk the HR frames of its scenes."""
+        parts: list[list[Tensor]] = [[] for _ in chunks]
+        show = partial(self._show, chunks[0], receiver) if receiver and self._device.type == "cpu" else None
+        for index, run in enumerate(runs):
+            frames = yield from run.hr_frames(_previous(chunks, index), show)
             for part, new in zip(parts, frames, strict=True):
                 part.append(new)
-            feats, hr = [each.contiguous() for each in feat], [new[-1].clone() for new in frames]
-        runs.clear()  # and with them the features of all frames
-        states = [
-            replace(chunk.planned_state, feat=feat, hr=last)
-            for chunk, feat, last in zip(chunks, feats, hr, strict=True)
-        ]
-        return list(zip(map(self._frames, chunks, parts), states, strict=True))
+        return parts
 
     def _work(self, chunk: Chunk, observer: Observer) -> Work:
         """Return the work of a chunk, of which the observer is told."""
@@ -119,6 +146,11 @@ class Halves:
             h, w = scene.folded.shape[1:3]
             total += self._costs.of_plan(scene.plan, h, w, continues=scene.before.last is not None)
         return Work(self._costs, total, observer)
+
+    def _show(self, chunk: Chunk, receiver: Receiver, frame: Tensor) -> None:
+        """Give an HR frame [4 h, 4 w, 3] to a receiver."""
+        _, h, w, _ = chunk.stored.shape
+        receiver(frame[: h * self._network.scale, : w * self._network.scale].numpy())
 
     def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
         """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
@@ -130,13 +162,30 @@ class Halves:
         return whole[:, : h * scale, : w * scale].contiguous().cpu().numpy()
 
     def _results(
-        self, chunks: Sequence[Chunk], forward: Strand[list[tuple[Frames, RecurrentState]]], begun: Begun
+        self,
+        chunks: Sequence[Chunk],
+        forward: Strand[Sequence[Tensor | None]],
+        frames: Strand[list[list[Tensor]]],
+        begun: Begun,
     ) -> list[ChunkResult]:
         """Return the result of each chunk, with its reports."""
+        begun.runs.clear()  # and with them the features of all frames
         share = begun.spent / len(chunks)
         results = []
-        for chunk, (frames, state) in zip(chunks, forward.value, strict=True):
+        for chunk, feat, parts in zip(chunks, forward.value, frames.value, strict=True):
+            hr = parts[-1][-1].clone() if parts else chunk.before.hr
+            state = replace(chunk.planned_state, feat=feat, hr=hr)
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
             reports = self._accounting.reports(chunk, share, begun.times, begun.observer)
-            results.append(ChunkResult(frames, state, reports, cuts, len(chunks)))
+            results.append(ChunkResult(self._frames(chunk, parts), state, reports, cuts, len(chunks)))
         return results
+
+
+def _previous(chunks: Sequence[Chunk], scene: int) -> PreviousFrame | None:
+    """Return the results at the frame before a scene; None at the start of a scene."""
+    continues = chunks[0].scenes[scene].before.last is not None
+    return PreviousFrame.of([chunk.before for chunk in chunks]) if continues else None
+
+
+def _has(items: Sized, index: int) -> bool:
+    return len(items) > index

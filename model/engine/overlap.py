@@ -1,19 +1,22 @@
-"""Upscale one stream chunk by chunk, with the backward half of a chunk beside the forward half of the chunk before."""
+"""Upscale one stream chunk by chunk, with backward halves of the next chunks beside the forward half of a chunk."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from model.engine.chunk import Chunk, ChunkResult, Frames, Request
+from model.engine.chunk import Chunk, ChunkResult, Frames, Receiver, Request
 from model.engine.halves import Begun, Halves
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Strand
 from model.engine.work import Observer
 from model.routing import Preset
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Group:
     """Whether the group ends the stream."""
     observer: Observer | None = None
     """Follows the steps of the chunk."""
+    receiver: Receiver | None = None
+    """Gets the HR frames one by one on a CPU. On other devices the frames come with the result only."""
 
 
 class Overlap:
@@ -58,30 +63,32 @@ class Overlap:
 
         An error of `groups`, or of planning, is raised after the results of all groups before.
         """
-        source, begun = self._begun(groups, state), deque[Begun]()
+        source, begun = self._begun(groups, state), deque[tuple[Begun, Receiver | None]]()
         while True:
             self._fill(begun, source, 1)
             if not begun:
                 break
-            forward = self._finish(begun[0], state)
+            first, receiver = begun[0]
+            forward = self._finish(first, receiver, state)
             self._fill(begun, source, 1 + self._ahead)
-            result = self._halves.wait(begun[0], forward, self._executor)[0]
-            state = None if begun.popleft().chunks[0].last else result.state
-            del forward
+            result = self._halves.wait(first, forward, self._executor)[0]
+            state = None if first.chunks[0].last else result.state
+            begun.popleft()
+            del first, receiver, forward
             yield result
             del result
         if self._failure is not None:
             raise self._failure
 
-    def _begun(self, groups: Iterable[Group], state: RecurrentState | None) -> Iterator[Begun]:
+    def _begun(self, groups: Iterable[Group], state: RecurrentState | None) -> Iterator[tuple[Begun, Receiver | None]]:
         """Plan the groups, and begin the backward half of each."""
-        for group in groups:
-            begun = self._begin(group, state)
+        for turn, group in enumerate(groups):
+            begun = self._begin(group, state, turn)
             state = None if group.last else begun.chunks[0].planned_state
-            yield begun
+            yield begun, group.receiver
             del group, begun
 
-    def _fill(self, begun: deque[Begun], source: Iterator[Begun], count: int) -> None:
+    def _fill(self, begun: deque[T], source: Iterator[T], count: int) -> None:
         """Take from `source` until `count` chunks are begun, and keep its error."""
         try:
             while len(begun) < count and (following := next(source, None)) is not None:
@@ -90,10 +97,13 @@ class Overlap:
             self._failure = error
 
     @torch.inference_mode()
-    def _begin(self, group: Group, state: RecurrentState | None) -> Begun:
+    def _begin(self, group: Group, state: RecurrentState | None, turn: int) -> Begun:
         request = Request(group.frames, state, self._lookahead, group.last, self._routing)
-        return self._halves.begin([self._plan(request, self._executor)], self._executor, group.observer)
+        chunk = self._plan(request, self._executor)
+        return self._halves.begin([chunk], self._executor, turn=turn, observer=group.observer)
 
     @torch.inference_mode()
-    def _finish(self, begun: Begun, state: RecurrentState | None) -> Strand[list[ChunkResult]]:
-        return self._halves.finish(begun, self._executor, None if state is None else [state])
+    def _finish(
+        self, begun: Begun, receiver: Receiver | None, state: RecurrentState | None
+    ) -> Strand[list[ChunkResult]]:
+        return self._halves.finish(begun, self._executor, None if state is None else [state], receiver)

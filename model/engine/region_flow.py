@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +48,21 @@ class FlowTask:
     """Whether the backward branch needs the flow to the next frame."""
     forward: bool
     """Whether the forward branch needs the flow from the next frame back."""
+    negated: bool = False
+    """Whether the backward branch takes the negative of the flow back."""
 
     @property
     def directions(self) -> int:
-        """Number of flows."""
-        return self.backward + self.forward
+        """Number of flows to estimate."""
+        return len(self.pairs)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The frames of each flow to estimate: from, to."""
+        onward, back = (self.index, self.index + 1), (self.index + 1, self.index)
+        if self.negated:
+            return [back]
+        return [onward] * self.backward + [back] * self.forward
 
 
 def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[FlowTask]:
@@ -66,47 +76,41 @@ def planned_flows(plan: ChunkPlan, h: int, w: int, *, continues: bool) -> list[F
         forward = plan.forward[i + 1] if i + 1 < len(plan.forward) else ()
         if backward or forward:
             region = _region((*backward, *forward), plan.halo, h, w)
-            tasks.append(FlowTask(i, region, bool(backward), bool(forward)))
+            tasks.append(FlowTask(i, region, bool(backward), bool(forward), plan.negated_flow))
     return tasks
 
 
-def chunk_flows(
-    net: BasicVSR,
-    frames: Sequence[Tensor],
-    plan: ChunkPlan,
-    previous: Tensor | None,
-    times: StepTimes,
-    after_each: Callable[[FlowTask], None],
-) -> Generator[None, None, tuple[list[RegionFlow | None], list[RegionFlow | None]]]:
-    """Estimate the flow from each frame to the next and from each emitted frame to the frame before, as planned.
+def pair_flows(
+    net: BasicVSR, frames: Sequence[Tensor], tasks: Sequence[FlowTask], previous: Tensor | None, times: StepTimes
+) -> Iterator[tuple[FlowTask, RegionFlow | None, RegionFlow | None]]:
+    """Estimate the flows of the tasks. Yields each task with its flow to the next frame, and the flow back.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
     share a batch: at the coarse levels of the pyramid a call costs more than the pixels. On an accelerator, pairs that
-    follow each other in one region share a batch too. Such pairs also share the pyramid of their common frame. Yields
-    after each batch.
+    follow each other in one region share a batch too. Such pairs also share the pyramid of their common frame. With
+    `ChunkPlan.negated_flow`, the flow back is estimated even where only the other is needed: chunk borders make no
+    difference. The last pair comes first, as the backward branch reads it.
     """
     count, _, h, w = frames[0].shape
-    to_next: list[RegionFlow | None] = [None] * len(frames)
-    to_previous: list[RegionFlow | None] = [None] * len(plan.forward)
     pyramids, seen = dict[int, Pyramid](), None
-    for tasks in _batches(planned_flows(plan, h, w, continues=previous is not None), _most_flows(net, count)):
-        region, directions = tasks[0].region, sum(task.directions for task in tasks)
+    for batch in _batches(tasks[::-1], _most_flows(net, count)):
+        region, directions = batch[0].region, sum(task.directions for task in batch)
         with times.step("flow", whole=count == 1 and region.area == h * w, count=directions):
-            wanted = sorted({i for task in tasks for i in (task.index, task.index + 1)})
+            wanted = sorted({i for task in batch for i in (task.index, task.index + 1)})
             pyramids = {i: pyramids[i] for i in wanted if i in pyramids} if region == seen else {}
             images = {i: _image(frames, previous, i, region) for i in wanted if i not in pyramids}
             pyramids |= zip(images, _pyramids(net, list(images.values())), strict=True)
-            pairs = [(task.index, task.index + 1) for task in tasks if task.backward]
-            pairs += [(task.index + 1, task.index) for task in tasks if task.forward]
+            pairs = sorted((pair for task in batch for pair in task.pairs), key=lambda pair: pair[0] > pair[1])
             refs, supps = zip(*((pyramids[ref], pyramids[supp]) for ref, supp in pairs), strict=True)
             flows = net.flow_between(Pyramid.joined(refs), Pyramid.joined(supps)).split(count)  # type: ignore[no-untyped-call]
         seen = region
-        for (ref, supp), flow in zip(pairs, flows, strict=True):
-            (to_next if ref < supp else to_previous)[ref] = RegionFlow(region, flow)
-        for task in tasks:
-            after_each(task)
-        yield
-    return to_next, to_previous
+        found = {pair: RegionFlow(region, flow) for pair, flow in zip(pairs, flows, strict=True)}
+        for task in batch:
+            onward, back = (task.index, task.index + 1), (task.index + 1, task.index)
+            to_next = found.get(onward)
+            if task.backward and task.negated:
+                to_next = RegionFlow(region, -found[back].flow)
+            yield task, to_next, found.get(back) if task.forward else None
 
 
 def _batches(tasks: Sequence[FlowTask], most: Callable[[int], int]) -> Iterator[list[FlowTask]]:

@@ -1,30 +1,39 @@
-"""Strands of steps, and their executors: the calling thread, or a crew of two threads.
+"""Strands of steps, and their executors: the calling thread, or a crew of threads.
 
-A strand is one half of a chunk (`model.engine.halves`). The calling thread runs a strand in one go, each step on all
-cores. A crew runs two strands side by side, each step on half of the cores. A parallel operation of torch ends with its
-slowest core, and a core that runs an encoder is slow; the two strands never wait for each other's cores.
+A strand is a part of a chunk's work (`model.engine.halves`). The calling thread runs one step after the other, each on
+all cores. A crew runs strands side by side, each on some of the cores. A parallel operation of torch ends with its
+slowest core, and a core that runs an encoder is slow; strands never wait for each other's cores.
 
-The executor changes no result: a strand reads nothing that another unfinished strand writes.
+The executor changes no result: a step reads nothing that another unfinished step writes.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
 from model.engine.clock import Clock, Seconds
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
-"""Yields after each step, and returns a value."""
-_WORKERS: Final = 2
-"""The forward branch is one chain through all chunks and takes about half of the work: a third strand would wait."""
+Condition = Callable[[], bool]
+"""Whether a step can run. Once true, a condition stays true."""
+Steps = Generator[Condition | None, None, T]
+"""Yields after each step the condition of the next step, None for a step that can run at once; returns a value."""
+Turn = tuple[int, int]
+"""Place in the order of strands: number of the chunk, and place within the chunk. Earlier strands run first."""
+
+
+class Fate:
+    """What several strands share: the first error, with which all of them end."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
 
 
 class Strand(Generic[T]):
@@ -33,12 +42,26 @@ class Strand(Generic[T]):
     Args:
         steps: the steps.
         spent: receives the time of the steps.
-        after: the strand to finish before. If that fails, this strand fails with the same error.
+        turn: place among the other strands.
+        fate: shared with the strands for which the steps wait.
+        after: the strands to finish before.
+        heavy: whether a crew gives half of its cores to the steps.
     """
 
-    def __init__(self, steps: Steps[T], spent: Seconds, after: Strand[Any] | None = None) -> None:
-        self.spent, self._after = spent, after
+    def __init__(
+        self,
+        steps: Steps[T],
+        spent: Seconds,
+        turn: Turn,
+        fate: Fate,
+        after: Sequence[Strand[Any]] = (),
+        *,
+        heavy: bool = False,
+    ) -> None:
+        self.spent, self.turn, self.heavy = spent, turn, heavy
         self.done = False
+        self._fate, self._after = fate, tuple(after)
+        self._condition: Condition | None = None
         self._steps: Steps[T] | None = steps
         self._value: T
         self._error: BaseException | None = None
@@ -46,7 +69,9 @@ class Strand(Generic[T]):
     @property
     def ready(self) -> bool:
         """Whether the next step can run."""
-        return self._after is None or self._after.done
+        if self._fate.error is not None:
+            return True
+        return all(strand.done for strand in self._after) and (self._condition is None or self._condition())
 
     @property
     def value(self) -> T:
@@ -55,24 +80,22 @@ class Strand(Generic[T]):
             raise self._error
         return self._value
 
-    def step(self) -> bool:
-        """Run the next step. Returns whether the strand is finished."""
-        if self._after is not None:
-            self._error, self._after = self._after._error, None
-        steps = self._steps
+    def step(self) -> None:
+        """Run the next step."""
+        self._after = ()  # a finished strand holds its value
+        steps, self._error = self._steps, self._fate.error
         assert steps is not None
         try:
             if self._error is None:
-                next(steps)
-                return False
+                self._condition = next(steps)
+                return
             steps.close()
         except StopIteration as end:
             self._value = end.value
         except BaseException as error:  # any error belongs to the thread that waits
-            self._error = error
-        self._steps = None
+            self._error = self._fate.error = error
+        self._steps = self._condition = None
         self.done = True
-        return True
 
 
 def single(function: Callable[[], T]) -> Steps[T]:
@@ -81,11 +104,23 @@ def single(function: Callable[[], T]) -> Steps[T]:
     return function()
 
 
+def conditioned(steps: Generator[None, None, T], conditions: Iterable[Condition]) -> Steps[T]:
+    """Run one step after each condition, then the rest at once."""
+    try:
+        for condition in conditions:
+            yield condition
+            next(steps)
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
 class Executor(Protocol):
     """Runs strands."""
 
-    def start(self, strand: Strand[Any]) -> None:
-        """Take a strand. Strands begin in the order of these calls."""
+    def start(self, *strands: Strand[Any]) -> None:
+        """Take strands."""
 
     def wait(self, strand: Strand[T]) -> T:
         """Return the value of a strand. Raises the strand's error."""
@@ -95,21 +130,26 @@ class Executor(Protocol):
 
 
 class Inline:
-    """Runs strands in the calling thread."""
+    """Runs strands in the calling thread, while it waits."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._strands: list[Strand[Any]] = []
+        """Unfinished strands."""
 
-    def start(self, strand: Strand[Any]) -> None:
-        """Run a strand. Raises the strand's error."""
-        done = False
-        while not done:
-            with self.measured(strand.spent):
-                done = strand.step()
-        _ = strand.value
+    def start(self, *strands: Strand[Any]) -> None:
+        """Take strands."""
+        self._strands += strands
 
+    @torch.inference_mode()
     def wait(self, strand: Strand[T]) -> T:
-        """Return the value of a strand."""
+        """Return the value of a strand. Raises the strand's error."""
+        while not strand.done:
+            first = _in_turn(self._strands)[0]
+            with self.measured(first.spent):
+                first.step()
+            if first.done:
+                self._strands.remove(first)
         return strand.value
 
     @contextmanager
@@ -122,18 +162,38 @@ class Inline:
             spent += (self._clock.both() - begun) * (1, self._clock.threads())
 
 
-class Crew:
-    """Two threads that run strands step by step; a context manager.
+def _in_turn(strands: Iterable[Strand[Any]]) -> list[Strand[Any]]:
+    """Return the strands whose next step can run, in their order."""
+    return sorted((strand for strand in strands if strand.ready), key=lambda strand: strand.turn)
 
-    The first worker runs a lone strand on all cores. While two strands are ready, both workers run one step each, on
-    half of the cores. At the end, running steps finish and all others are dropped. Inside the context, torch has one
-    thread in the calling thread.
+
+def beside(threads: int) -> int:
+    """Return the number of light strands that a crew with `threads` threads runs beside a heavy one."""
+    return threads - threads // 2
+
+
+def share(threads: int, heavy: int, light: int, *, of_heavy: bool) -> int:
+    """Return the number of threads for a step, given the numbers of heavy and light strands that can run.
+
+    Heavy strands share half of the threads, and light ones the rest. A step alone gets all.
+    """
+    if of_heavy:
+        return max(1, (threads // 2 if light else threads) // heavy)
+    left = beside(threads) if heavy else threads
+    return max(1, left // min(light, beside(threads) + 1))
+
+
+class Crew:
+    """Threads that run strands step by step; a context manager.
+
+    Each worker runs one step at a time, on its `share` of the cores; a lone strand runs on all. At the end, running
+    steps finish and all others are dropped. Inside the context, torch has one thread in the calling thread.
 
     While n steps run, each of them adds an n-th of the wall-clock time to its `spent`. The sum over all strands is the
     time during which at least one step ran.
 
     Args:
-        threads: number of torch's threads for a lone strand, at least 2.
+        threads: number of torch's threads in all, at least 2.
         clock: measures the steps.
     """
 
@@ -143,7 +203,7 @@ class Crew:
         self._changed = threading.Condition(self._lock)
         """Notified when a strand starts, after each step, and at the end."""
         self._strands: list[Strand[Any]] = []
-        """Unfinished strands, the oldest first."""
+        """Unfinished strands."""
         self._busy: list[Strand[Any]] = []
         """Strands that run a step."""
         self._running: list[Seconds] = []
@@ -152,10 +212,11 @@ class Crew:
         """Wall-clock time up to which `_running` is accounted for."""
         self._closed = False
         self._before = 1
-        self._begun = threading.Barrier(_WORKERS + 1)
+        workers = 1 + beside(threads)
+        self._begun = threading.Barrier(workers + 1)
         self._workers = [
             threading.Thread(target=self._work, args=(number,), name=f"model-{number}", daemon=True)
-            for number in range(_WORKERS)
+            for number in range(workers)
         ]
 
     def __enter__(self) -> Self:
@@ -177,10 +238,10 @@ class Crew:
         self._strands.clear()
         torch.set_num_threads(self._before)  # last: a thread new to torch gets the number that was set last
 
-    def start(self, strand: Strand[Any]) -> None:
-        """Take a strand. Strands begin in the order of these calls."""
+    def start(self, *strands: Strand[Any]) -> None:
+        """Take strands."""
         with self._lock:
-            self._strands.append(strand)
+            self._strands += strands
             self._changed.notify_all()
 
     def wait(self, strand: Strand[T]) -> T:
@@ -215,27 +276,28 @@ class Crew:
                     del strand
 
     def _next(self, *, first: bool) -> Strand[Any] | None:
-        """Return the strand of the next step for the first or the second worker."""
+        """Return the strand of the next step for the first or another worker."""
         ready = self._ready()
         return ready[0] if ready and (first or self._busy or len(ready) > 1) else None
 
     def _ready(self) -> list[Strand[Any]]:
-        return [strand for strand in self._strands if strand.ready and strand not in self._busy]
+        return _in_turn(strand for strand in self._strands if strand not in self._busy)
 
     def _run(self, strand: Strand[Any]) -> None:
         """Run a step; the lock is free meanwhile."""
-        alone = not self._busy and len(self._ready()) == 1
-        torch.set_num_threads(self._threads if alone else self._threads // _WORKERS)
+        able = [*self._busy, *self._ready()]
+        heavy = sum(each.heavy for each in able)
+        torch.set_num_threads(share(self._threads, heavy, len(able) - heavy, of_heavy=strand.heavy))
         self._busy.append(strand)
         begun = self._begin(strand.spent)
         self._lock.release()
         try:
-            done = strand.step()
+            strand.step()
         finally:
             self._lock.acquire()
             self._end(strand.spent, begun)
             self._busy.remove(strand)
-        if done:
+        if strand.done:
             self._strands.remove(strand)
         self._changed.notify_all()
 

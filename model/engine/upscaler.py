@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from model.engine.one_thread import on_gpu_thread, steps_on_gpu_thread
 from model.engine.overlap import Group, Overlap
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
-from model.engine.strands import Crew, Executor, Inline
+from model.engine.strands import Crew, Executor, Inline, beside
 from model.engine.trial import check
 from model.engine.work import Observer
 from model.gates.estimator import Estimator, load_estimator
@@ -121,6 +121,15 @@ class Upscaler:
         return replace(state, model=self.fingerprint, feat=feat)
 
     @property
+    def strands(self) -> bool:
+        """Whether strands may run side by side.
+
+        Only on a CPU, and only for light networks: convolutions of SPyNet round differently on one thread and on two,
+        and a full network gains nothing.
+        """
+        return self.device.type == "cpu" and self.config.flow == "light" and self.config.tail == "light"
+
+    @property
     def scale(self) -> int:
         """Enlargement of height and width."""
         return self.network.scale
@@ -181,24 +190,25 @@ class Upscaler:
         *,
         lookahead: int,
         routing: str | Preset = "off",
-        overlap: bool = True,
+        ahead: int | None = None,
     ) -> Generator[ChunkResult]:
         """Upscale a stream chunk by chunk; each result equals that of `forward`.
 
-        With `overlap`, on a CPU with several threads and for a light network, the backward half of the next chunk runs
-        beside the forward half of the current one. The stream then reads the next group before the result of the
-        current group comes out, and torch has one thread in the calling thread. The end of the generator drops all
-        steps but the running ones. For the other arguments and the errors see `forward`.
+        On a CPU with several threads and for a light network, the parts of a chunk run side by side, and the backward
+        halves of the next chunks beside the forward half of the current one: as many as keep the cores at work, and at
+        most `ahead`. The stream then reads their groups before the result of the current group comes out, and torch has
+        one thread in the calling thread. The end of the generator drops all steps but the running ones. For the other
+        arguments and the errors see `forward`.
         """
-        threads, config = torch.get_num_threads(), self.config
-        # Convolutions of SPyNet round differently on one thread and on two, and a full network gains nothing.
-        light = config.flow == "light" and config.tail == "light"
+        threads = torch.get_num_threads()
         make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
-        if not (overlap and light) or self.device.type != "cpu" or threads == 1:
+        if not self.strands or threads == 1:
             yield from make(Inline(self._clock), ahead=0).results(groups, state)
             return
+        wanted = 1 + beside(threads)  # one more than run at once: the first halves begin together, and end together
+        most = wanted if ahead is None else min(ahead, wanted)
         with Crew(threads, self._clock) as crew:
-            yield from make(crew, ahead=1).results(groups, state)
+            yield from make(crew, ahead=most).results(groups, state)
 
     @on_gpu_thread
     @torch.inference_mode()
@@ -213,19 +223,23 @@ class Upscaler:
         """Return the preset `name` for this network and device, with some numbers changed. Raises ModelError."""
         numbers: dict[str, float] = {"overhead": crop_overhead(self.config, self.device, self.dtype)}
         made = preset(name, **{**numbers, **changes})
-        if made.error_budget and "error_budget" not in changes:
-            made = replace(made, error_budget=self._error_budget(name, made.error_budget))
-        return made
+        return replace(made, **{key: value for key, value in self._suited(made, name).items() if key not in changes})
 
-    def _error_budget(self, name: str, light: float) -> float:
-        """Return the error budget of the preset `name`, whose budget for light networks is `light`."""
-        adapted = self.estimator.adapted if self.estimator is not None else None
-        if adapted is not None and has_integers(self.network) and not has_integers(adapted):
-            return 0.0  # adapted weights in a wider number format take as long as the gates save
-        if self.config.tail == "light":
-            return light
-        # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
-        return FULL_ERROR_BUDGET if adapted is not None and name == "fast" else 0.0
+    def _suited(self, made: Preset, name: str) -> dict[str, Any]:
+        """Return the numbers of the preset `name` that depend on the network; `made` is for light networks."""
+        adapted, integers = self.estimator.adapted if self.estimator else None, has_integers(self.network)
+        wider = integers and adapted is not None and not has_integers(adapted)
+        if self.config.tail != "light":
+            # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
+            budget = FULL_ERROR_BUDGET if adapted is not None and name == "fast" and not wider else 0.0
+            return {"backward_every": 1, "negated_flow": False, "error_budget": budget, "backward_error_budget": budget}
+        numbers = dict[str, Any]()
+        if adapted is None:  # weights that have never met gates lose more
+            numbers = {"backward_every": 1, "backward_error_budget": made.error_budget}
+        elif wider:  # adapted weights in a wider number format take as long as the gates save
+            numbers = {"backward_every": 1, "backward_error_budget": 0.0}
+        # On integers, cells gain nothing until most of them are skipped: only the backward branch is so calm.
+        return numbers | ({"error_budget": 0.0} if integers else {})
 
     def identity(self, routing: str) -> str:
         """Return a string that differs for models that compute different frames from the same input.
@@ -234,7 +248,8 @@ class Upscaler:
         estimator if its gates work. Crop overhead is excluded: a machine with another overhead may resume a job.
         """
         numbers = self.preset(routing, overhead=0)
-        gated = self.estimator is not None and (numbers.error_budget > 0 or numbers.tail_error_budget > 0)
+        budgets = numbers.error_budget, numbers.backward_error_budget, numbers.tail_error_budget
+        gated = self.estimator is not None and max(budgets) > 0
         facts = f"{numbers}{self.estimator.digest if self.estimator is not None and gated else ''}"
         return f"{self.fingerprint}:{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
@@ -264,7 +279,7 @@ class Upscaler:
         self, chunks: Sequence[Chunk], executor: Executor, observer: Observer | None = None
     ) -> list[ChunkResult]:
         """Compute chunks with equal batch keys. Raises DeviceError if the device runs out of memory."""
-        begun = self._halves.begin(chunks, executor, observer)
+        begun = self._halves.begin(chunks, executor, observer=observer)
         return self._halves.wait(begun, self._halves.finish(begun, executor), executor)
 
 

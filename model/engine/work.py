@@ -44,7 +44,7 @@ class StepCosts:
     def of_plan(self, plan: ChunkPlan, h: int, w: int, *, continues: bool) -> float:
         """Estimate the cost of a plan for frames of `h` x `w` feature pixels; `continues`: a frame comes before."""
         flow = sum(task.region.area * task.directions for task in planned_flows(plan, h, w, continues=continues))
-        backward = sum(rectangle.area for rectangles in plan.backward for rectangle in rectangles)
+        backward = sum(r.area for index in range(len(plan.backward)) for r in plan.backward_trunk(index))
         forward = sum(rectangle.area for rectangles in plan.forward for rectangle in rectangles)
         return flow * self.flow + backward * self.backward + forward * self.forward
 

@@ -65,7 +65,7 @@ class Skipper:
     def gates(self, branch: Branch, rectangle: Rectangle) -> bool:
         """Check whether the trunk of a branch passes its gates on a rectangle of the current frame."""
         begins = branch == "backward" and not self.shares[branch]
-        return self.preset.error_budget > 0 and not begins and not _too_small(rectangle.area, self.preset)
+        return self._budget(branch) > 0 and not begins and not _too_small(rectangle.area, self.preset)
 
     @property
     def gates_tail(self) -> bool:
@@ -81,10 +81,14 @@ class Skipper:
         trunk = self.network.trunk(branch)
         self._done += len(trunk.blocks) * rectangle.area
         groups = self.estimator.groups(branch) if self.gates(branch, rectangle) else []
-        return run_gated(trunk, groups, x, partial(self._group, edges, rectangle))
+        return run_gated(trunk, groups, x, partial(self._group, self._budget(branch), edges, rectangle))
+
+    def _budget(self, branch: Branch) -> float:
+        return self.preset.error_budget if branch == "forward" else self.preset.backward_error_budget
 
     def _group(
         self,
+        error_budget: float,
         edges: LetterboxEdges | None,
         rectangle: Rectangle,
         _: int,
@@ -95,7 +99,7 @@ class Skipper:
     ) -> Tensor:
         """Run a group of blocks in the cells that need the group; the surrogate fills the others."""
         h, w = x.shape[-2:]
-        wanted, cost = cells_to_run(gate, x, change, self.preset.error_budget)
+        wanted, cost = cells_to_run(gate, x, change, error_budget)
         cells: Mask = wanted[0].cpu().numpy()
         if edges:
             cells |= edges.within(
@@ -174,7 +178,10 @@ def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset,
     """
     if estimator is None or _too_small(frames.shape[1] * frames.shape[2], preset):
         return None
-    blocks = preset.error_budget > 0 and bool(estimator.layout.backward or estimator.layout.forward)
+    blocks = bool(
+        (preset.error_budget > 0 and estimator.layout.forward)
+        or (preset.backward_error_budget > 0 and estimator.layout.backward)
+    )
     if not blocks and (preset.tail_error_budget <= 0 or estimator.tail_gate is None):
         return None
     return Skipper(estimator.adapted or network, estimator, preset, letterbox_edges(frames))

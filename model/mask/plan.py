@@ -10,8 +10,8 @@ The "inter-frame mask" is an idea of SkipVSR (ACM MM 2024); this project chose r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,18 @@ class ChunkPlan:
     """Number of tiles in a column and in a row."""
     halo: int = 0
     """`Preset.halo`; 0 in the dense plan, which has no crops."""
+    negated_flow: bool = False
+    """`Preset.negated_flow`."""
+    rests: Collection[int] = ()
+    """Frames in which the backward trunk rests (`Preset.backward_every`): rectangles are only aligned there."""
 
     def painted(self, rectangles: Rectangles) -> Mask:
         """Return the mask of the tiles that the rectangles compute."""
         return paint(rectangles, self.tiles, TILE)
+
+    def backward_trunk(self, index: int) -> Rectangles:
+        """Return the rectangles of a frame that go through the backward trunk."""
+        return () if index in self.rests else self.backward[index]
 
 
 def dense_plan(frames: Tensor, emit: int) -> ChunkPlan:
@@ -61,9 +69,10 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     of the scene.
     """
     h, w = frames.shape[1:3]
-    if not preset.mask or h * w < 3 * preset.overhead:
-        return dense_plan(frames, emit)
-    return _Planner(frames, preset).plan(emit, reference, index)
+    routed = preset.mask and h * w >= 3 * preset.overhead
+    plan = _Planner(frames, preset).plan(emit, reference, index) if routed else dense_plan(frames, emit)
+    rests = _rests(index, len(frames), preset.backward_every)
+    return replace(plan, negated_flow=preset.negated_flow, rests=rests)
 
 
 class _Planner:
@@ -127,6 +136,11 @@ class _Planner:
         h, w = self._frames.shape[1:3]
         cost = Cost(TILE, self._preset.halo, self._preset.overhead)
         return cover(mask, h, w, cost, self._preset.dense_above)
+
+
+def _rests(index: int, count: int, every: int) -> frozenset[int]:
+    """Return the frames of a chunk in which the backward trunk rests; the branch begins with the last one."""
+    return frozenset(i for i in range(count - 1) if every > 1 and (index + i) % every)
 
 
 def _refresh_turns(shape: tuple[int, int], period: int) -> NDArray[np.int64]:

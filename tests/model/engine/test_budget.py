@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.engine.budget import available_bytes, longest_chunk, needed_bytes, overlap_fits
+from model.engine.budget import available_bytes, halves_beside, longest_chunk, needed_bytes
 from model.engine.upscaler import Upscaler, load_model
 
 CPU = torch.device("cpu")
@@ -31,8 +31,9 @@ def test_more_bits_take_more_memory(model: Upscaler) -> None:
 
 def test_two_chunks_at_a_time_take_more_memory_than_one_and_less_than_two(model: Upscaler) -> None:
     one = needed_bytes(model, 1000, 10)
-    assert not overlap_fits(model, 1000, 10, budget=one)
-    assert overlap_fits(model, 1000, 10, budget=2 * one)
+    fits = [halves_beside(model, 1000, 10, budget=parts * one // 4) for parts in (2, 4, 8, 12)]
+    assert fits[:2] == [0, 0]
+    assert 1 <= fits[2] < fits[3]
 
 
 def test_a_control_group_limits_the_memory(tmp_path: Path) -> None:

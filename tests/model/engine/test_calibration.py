@@ -22,6 +22,10 @@ class Watch(Stopwatch):
         super().__init__(torch.device("cpu"))
         self.now = 0.0
 
+    @property
+    def threads(self) -> int:
+        return 1
+
     def mark(self) -> float:
         return self.now
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not quantised.exact(), reason="this machine lack
 WATER = np.load(DATA / "water_lr.npy")[:6, :32, :64]
 FIELD = np.tile(np.load(DATA / "water_lr.npy")[:5], (1, 2, 1, 1))[:, :80, :96]
 """Two cells down and two across."""
-GATED = Preset(mask=False, overhead=60, error_budget=1.0)
+GATED = Preset(mask=False, overhead=60, error_budget=1.0, backward_error_budget=1.0)
 CPU = torch.device("cpu")
 
 
@@ -172,7 +172,7 @@ def test_gates_rest_without_scales_for_the_adapted_weights(
         assert model.estimator is not None
         assert model.estimator.adapted is not None
         assert has_integers(model.estimator.adapted) == (scales is both)
-        assert all((model.preset(name).error_budget > 0) == work for name in ("balanced", "fast"))
+        assert all((model.preset(name).backward_error_budget > 0) == work for name in ("balanced", "fast"))
 
 
 def test_a_state_belongs_to_its_scales(network: BasicVSR, scales: Scales) -> None:
@@ -229,7 +229,7 @@ def test_the_packaged_scales_fit_the_packaged_estimator(monkeypatch: pytest.Monk
         assert model.estimator is not None
         assert model.estimator.adapted is not None
         assert has_integers(model.estimator.adapted)
-        assert model.preset("fast").error_budget > model.preset("balanced").error_budget > 0
+        assert model.preset("fast").backward_error_budget > model.preset("balanced").backward_error_budget > 0
 
 
 def test_auto_takes_adapted_integers_with_good_scales_alone(network: BasicVSR, both: Scales, tmp_path: Path) -> None:

@@ -100,20 +100,42 @@ def test_a_stream_continues_from_a_state(model: Upscaler) -> None:
     assert same_state(found[-1].state, expected[-1].state)
 
 
-def test_the_next_chunk_begins_before_a_chunk_is_taken_and_none_further(model: Upscaler) -> None:
+@pytest.mark.parametrize(
+    ("threads", "ahead", "begun"), [(2, None, 2), (4, None, 3), (4, 1, 1), (8, None, 5), (8, 0, 0)]
+)
+def test_further_chunks_begin_before_a_chunk_is_taken(
+    model: Upscaler, threads: int, ahead: int | None, begun: int
+) -> None:
+    """As many as keep the cores at work, and as fit."""
     read = 0
 
     def counted() -> Iterator[Group]:
         nonlocal read
-        for group in grouped(WATER, 2, 0):
+        for group in grouped(WATER, 1, 0):
             read += 1
             yield group
 
-    stream = model.stream(counted(), None, lookahead=0)
+    torch.set_num_threads(threads)
+    stream = model.stream(counted(), None, lookahead=0, ahead=ahead)
     for taken in (1, 2):
         next(stream)
-        assert read == taken + 1
+        assert read == taken + begun
     stream.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_frames_come_one_by_one_before_the_result(model: Upscaler, threads: int) -> None:
+    """Also across a scene cut; the frames are those of the result."""
+    received: list[list[np.ndarray]] = []
+
+    def receiving() -> Iterator[Group]:
+        for group in grouped(CUT, 5, 1):
+            received.append([])
+            yield Group(group.frames, group.last, receiver=received[-1].append)
+
+    torch.set_num_threads(threads)
+    for number, result in enumerate(model.stream(receiving(), None, lookahead=1)):
+        assert np.array_equal(np.stack(received[number]), result.frames)
 
 
 @pytest.mark.parametrize("stop_at", [(0, 0.0), (0, 0.3), (0, 0.9), (1, 0.1), (1, 0.9)])
@@ -158,12 +180,12 @@ def test_an_error_comes_after_the_results_before(model: Upscaler) -> None:
             next(stream)
 
 
-@pytest.mark.parametrize("half", ["backward_half", "forward_half"])
-def test_memory_that_runs_out_in_a_half_is_told(model: Upscaler, half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["flow", "backward_branch", "forward_branch", "hr_frames"])
+def test_memory_that_runs_out_in_any_part_is_told(model: Upscaler, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(f"model.engine.execute.ChunkRun.{half}", full)
+    monkeypatch.setattr(f"model.engine.execute.ChunkRun.{part}", full)
     with no_thread_left(), pytest.raises(DeviceError, match="smaller chunk"):
         list(model.stream(grouped(WATER, 2, 0), None, lookahead=0))
 

@@ -92,9 +92,8 @@ def images(results: list[ChunkResult]) -> np.ndarray:
 
 
 def with_error_budget(error_budget: float) -> Preset:
-    return Preset(
-        mask=False, overhead=60, dense_above=10.0, error_budget=error_budget, tail_error_budget=error_budget, halo=4
-    )
+    budgets = {f"{part}error_budget": error_budget for part in ("", "backward_", "tail_")}
+    return Preset(mask=False, overhead=60, dense_above=10.0, halo=4, **budgets)
 
 
 def test_error_budget_zero_is_dense_bit_for_bit() -> None:
@@ -173,7 +172,7 @@ def test_mask_and_estimator_share_a_frame() -> None:
     """A still half is reused, and of the other half blocks are skipped; each is counted for itself."""
     clip = moving(4, 64, 96)
     clip[:, :, 48:] = 90
-    numbers = Preset(overhead=60, error_budget=0.5, dense_above=10.0)
+    numbers = Preset(overhead=60, error_budget=0.5, backward_error_budget=0.5, dense_above=10.0)
     report = run(upscaler(estimator(added=-10.0)), clip, numbers)[0].reports[2]
     assert report.units_reused > 0
     assert report.units_skipped > 0
@@ -343,21 +342,33 @@ def test_fast_skips_blocks_of_light_networks_and_of_adapted_ones() -> None:
     adapted = estimator()
     adapted.adapted = network()
     assert 0 < upscaler(adapted).preset("fast").error_budget < PRESETS["fast"].error_budget
+    assert upscaler(adapted).preset("fast").backward_error_budget == upscaler(adapted).preset("fast").error_budget
+    assert upscaler(adapted).preset("fast").backward_every == 1
+    assert not upscaler(adapted).preset("fast").negated_flow
     assert upscaler(adapted).preset("balanced").error_budget == 0
+    assert upscaler(adapted).preset("balanced").backward_error_budget == 0
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     assert light.estimator is not None
     assert light.estimator.adapted is not None
+    fast = Upscaler("plain", light.network, "plain", light.device, light.dtype).preset("fast")
+    assert (fast.backward_every, fast.backward_error_budget, fast.negated_flow) == (1, fast.error_budget, True)
     assert light.preset("fast").error_budget > light.preset("balanced").error_budget > 0
+    assert light.preset("fast").backward_error_budget > light.preset("balanced").backward_error_budget > 0
+    assert light.preset("fast").backward_every > light.preset("balanced").backward_every == 1
 
 
 def test_gates_rest_where_only_the_networks_own_weights_are_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapted weights would take as long in a wider number format as the gates save."""
     light = load_model("small", weights_dir=Path(), device="cpu", precision="fp32", threads=1)
     monkeypatch.setattr("model.engine.upscaler.has_integers", lambda network: network is light.network)
-    assert light.preset("fast").error_budget == light.preset("balanced").error_budget == 0
+    for name in ("balanced", "fast"):
+        assert light.preset(name).error_budget == light.preset(name).backward_error_budget == 0
+        assert light.preset(name).backward_every == 1
     assert light.preset("fast", error_budget=0.02).error_budget == 0.02
     monkeypatch.setattr("model.engine.upscaler.has_integers", lambda network: True)
-    assert light.preset("fast").error_budget > 0
+    for name in ("balanced", "fast"):
+        assert light.preset(name).backward_error_budget > 0
+        assert light.preset(name).error_budget == 0, "cells of the forward branch gain nothing on integers"
 
 
 def test_what_comes_along_for_small_skips_where_little_is_to_see() -> None:

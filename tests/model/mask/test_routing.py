@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.engine.execute import is_dense
 from model.engine.upscaler import ChunkResult, Upscaler, groups
 from model.errors import ModelError
 from model.mask.crop_cost import crop_overhead
 from model.mask.plan import plan_chunk
 from model.mask.rectangles import Cost, Rectangle, cover, dilate, paint
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.network.flow import FeatureTable
+from model.network.flow import FeatureTable, warp
 from model.network.output import write_pixels
 from model.routing import TILE, Preset, preset
 
@@ -116,6 +117,41 @@ def test_routed_chunks_equal_routed_whole(model: Upscaler) -> None:
     for chunk in (1, 7):
         chunked = images(run(model, clip, EXACT, chunk=chunk, lookahead=14)).astype(int)
         assert np.abs(chunked - whole).max() <= 2
+
+
+def test_the_backward_trunk_rests_by_the_number_of_a_frame(model: Upscaler) -> None:
+    clip, numbers = moving_edge(8, 24, 32), Preset(mask=False, backward_every=2, negated_flow=True)
+    (result,) = run(model, clip, numbers, chunk=8, lookahead=8)
+    assert [report.skip_ratio for report in result.reports] == [0, 0.5, 0, 0.5, 0, 0.5, 0, 0], "never in the last frame"
+    assert [report.units_reused for report in result.reports] == [0] * 8
+    assert not np.array_equal(result.frames, images(run(model, clip, "off", chunk=8, lookahead=8)))
+    for chunk in (1, 3):
+        chunked = images(run(model, clip, numbers, chunk=chunk, lookahead=8)).astype(int)
+        assert np.abs(chunked - result.frames).max() <= 1
+
+
+def test_a_resting_frame_has_the_features_of_the_next_aligned(model: Upscaler) -> None:
+    clip, net = moving_edge(3, 24, 32), model.network
+    lr = list(torch.from_numpy(clip).permute(0, 3, 1, 2).float().div(255)[:, None])
+    with torch.inference_mode():
+        last = net.backward_step(lr[2], None, None)
+        backs = [warp(last, net.flow(lr[1], lr[2])), last]
+        backs.insert(0, net.backward_step(lr[0], backs[0], net.flow(lr[0], lr[1])))
+        feat, frames = None, []
+        for i, back in enumerate(backs):
+            feat = net.forward_step(lr[i], back, feat, net.flow(lr[i], lr[i - 1]) if i else None)
+            frames.append(net.reconstruct(lr[i], back, feat)[0].permute(1, 2, 0).mul(255).round().clamp(0, 255))
+    found = images(run(model, clip, Preset(mask=False, backward_every=2), chunk=3))
+    assert np.abs(found - torch.stack(frames).numpy()).max() <= 1
+
+
+def test_streams_whose_backward_trunk_rests_share_no_batch() -> None:
+    """The frames in which it rests may differ."""
+    frames = torch.zeros(6, 24, 32, 3, dtype=torch.uint8)
+    plans = [plan_chunk(frames, 5, frames[0], index, Preset(backward_every=3)) for index in (0, 10)]
+    assert [sorted(plan.rests) for plan in plans] == [[1, 2, 4], [0, 1, 3, 4]]
+    assert not any(is_dense(plan, 24, 32) for plan in plans)
+    assert plan_chunk(frames, 5, None, 0, Preset(mask=False)).rests == frozenset()
 
 
 @pytest.mark.parametrize("size", [(96, 128), (95, 127)])

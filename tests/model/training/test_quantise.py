@@ -85,4 +85,4 @@ def test_adapted_weights_get_scales_from_the_same_command(
         assert model.estimator is not None
         assert model.estimator.adapted is not None
         assert has_integers(model.estimator.adapted) is not again
-        assert (model.preset("fast").error_budget > 0) is not again
+        assert (model.preset("fast").backward_error_budget > 0) is not again
