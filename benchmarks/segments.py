@@ -73,7 +73,7 @@ def main() -> None:
     for name, value in rows.items():
         print(f"{name:28} {value}")
     if args.json:
-        facts = {"model": args.model, "size": args.size, "seconds": args.seconds, "clips": len(args.clips)}
+        facts = {"model": args.model, "size": args.size, "seconds": args.seconds}
         write_json(args.json, {"machine": machine(torch.device("cpu")), **facts, **rows})
 
 

@@ -112,7 +112,7 @@ class PartTable:
         Tokens exceed `above`.
         """
         with unavailable():
-            args = [plan, ",".join(map(str, order)), above, _KEPT_SECONDS]
+            args: list[Any] = [plan, ",".join(map(str, order)), above, _KEPT_SECONDS]
             self._open(keys=[parts_key(job_id), FENCE], args=args)
 
     def call(self, job_id: str, priority: Priority, count: int, *, timeout: int) -> None:
