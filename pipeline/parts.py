@@ -23,7 +23,7 @@ from pipeline.checkpoint import Identity
 from pipeline.layout import PLAN
 
 WARM_UP: Final = 24
-"""Frames of a warm-up without a scene cut: the seams then lose less than 0.01 dB (docs/scaling.md)."""
+"""Frames of a warm-up without a scene cut. No frame then loses more than 0.02 dB with `small` (docs/scaling.md)."""
 _REACH: Final = 0.5
 """Most frames between a border and its place in equal parts, as a fraction of a part."""
 
