@@ -87,8 +87,6 @@ class Prepared(NamedTuple):
     encoder_threads: int
     warnings: list[str]
     """Why the run differs from what the options ask for."""
-    begun: bool
-    """Whether a checkpoint exists."""
 
 
 def prepared(task: UpscaleTask, model: Upscaler) -> Prepared:
@@ -111,7 +109,7 @@ class _Run:
             model_scale=model.scale,
             codec=options.codec,
             crf=options.crf,
-            hardware=encoder_of_job(task.encoder, model.device, task.folder),
+            hardware=encoder_of_job(task.encoder, model.device, task.folder, task.identity),
             limits=task.limits,
         )
         self._checkpoints = Checkpoints(task.folder)
@@ -139,9 +137,8 @@ class _Run:
     @property
     def prepared(self) -> Prepared:
         """What is known before the first chunk."""
-        manifest, chunk = self._manifest, self._task.frames_per_chunk
-        canvas, begun = self._info.video.canvas, manifest.segments > 0
-        return Prepared(self._identity, canvas, chunk, manifest.encoder_threads, manifest.warnings, begun)
+        manifest, chunk, canvas = self._manifest, self._task.frames_per_chunk, self._info.video.canvas
+        return Prepared(self._identity, canvas, chunk, manifest.encoder_threads, manifest.warnings)
 
     def _frames_total(self) -> int | None:
         """Number of frames to compute; None if the file does not state the number."""

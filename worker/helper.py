@@ -85,7 +85,8 @@ class Helper:
                 # The measurements of the job are those of all parts; this attempt reports its own.
                 own = job.model_copy(update={"metrics": JobMetrics()})
                 return self._compute(claim, Attempt(own, lease), files)
-        except (NotFound, Fenced):
+        except (NotFound, Fenced) as error:
+            self._check(error)
             return JobState.QUEUED
         except (StoreUnavailable, StorageUnavailable):  # the worker stops while one of the two is away
             return JobState.QUEUED

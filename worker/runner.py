@@ -46,7 +46,6 @@ from worker.patience import patiently
 from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 _UNLIMITED: Final = Limits(
