@@ -124,7 +124,7 @@ class _Run:
             encoder=self._spec.encoder,
             part=task.part.name if task.part is not None else "",
         )
-        if task.identity is not None and (differs := self._identity.of_whole().differs(task.identity, same_place=True)):
+        if task.identity is not None and (differs := self._identity.of_whole().differs(task.identity)):
             raise ModelError(f"this worker has another {differs} than the worker that has planned the job")
         self._manifest, self._state, unused = self._checkpoints.load(self._identity)
         if unused:

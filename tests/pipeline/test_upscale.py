@@ -24,7 +24,7 @@ from media.reader import Frame, VideoReader
 from model.engine.budget import needed_bytes
 from model.engine.overlap import Group
 from model.engine.upscaler import ChunkResult, Upscaler, load_model
-from pipeline.checkpoint import Checkpoints
+from pipeline.checkpoint import Checkpoints, Identity
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
 from pipeline.feed import ChunkFeed
 from pipeline.task import UpscaleTask
@@ -384,6 +384,13 @@ def test_another_kind_of_device_goes_on_and_says_so(
         gpu = load_model("tiny", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
         assert gpu.fingerprint == f"{model.fingerprint}:cuda"
         assert gpu.identity("off") != model.identity("off")
+        facts = {"input_sha256": "", "options": work.options}
+        here, there = (
+            Identity(**facts, model=each.identity("off"), weights=each.weights, place=each.place)  # type: ignore[arg-type]
+            for each in (model, gpu)
+        )
+        assert here.differs(there) == "device or number format"
+        assert here.differs(there, may_move=True) is None
         interrupted(work, gpu)
     interrupted(work, model, chunks=4)
     started, *_, finished = list(upscale(work, model))
