@@ -42,6 +42,7 @@ from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
 from pipeline.stages import ComingChunk, DecodeStage, Stops, encode, run_model
 from pipeline.task import UpscaleTask
+from pipeline.yuv import device_format
 
 _PAUSE: Final = 0.25
 """Seconds between two events."""
@@ -239,6 +240,7 @@ class _Run:
             self._stops,
             self._progress,
             ahead=self._chunks_ahead(),
+            yuv=device_format(self._model, self._spec, self._info.video.width, self._info.video.height),
         )
         chunks = Prefetcher(coming, depth=2, name="model")  # one is encoded while the next is computed
 

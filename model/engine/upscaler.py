@@ -203,7 +203,10 @@ class Upscaler:
         threads = torch.get_num_threads()
         make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
         if not self.strands or threads == 1:
-            yield from make(Inline(self._clock), ahead=0).results(groups, state)
+            # A GPU begins the next chunk while the frames of this one leave.
+            most = 0 if self.device.type == "cpu" else 1
+            most = most if ahead is None else min(ahead, most)
+            yield from make(Inline(self._clock), ahead=most).results(groups, state)
             return
         wanted = 1 + beside(threads)  # one more than run at once: the first halves begin together, and end together
         most = wanted if ahead is None else min(ahead, wanted)
