@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "Models": {
         "models": "List the models",
         "train": "Train a network, or resume an interrupted run",
+        "pack": "Pack training data into a small file for another machine",
         "train-skip": "Fit a confidence estimator, which lets a model skip blocks",
         "calibrate": "Choose scales, with which a model computes on integers",
         "eval": "Measure the quality of a model: PSNR, SSIM, flicker",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ _LIST: Final = 1000
 _WRITERS: Final = 8
 _REQUEST_SECONDS: Final = 30
 _CONNECT_SECONDS: Final = 3
+_STATUS: Final = re.compile(r"status code: (\d{3} [A-Za-z ]+)")
 DENIED: Final = (
     "The bucket refuses the credentials: check AWS_ACCESS_KEY_ID or SKIPVSR_S3_ACCESS_KEY_ID, and the bucket's policy."
 )
@@ -263,7 +265,9 @@ class Bucket:
             raise StorageUnavailable(DENIED) from error
         except BaseError as error:
             log.warning("%s: %s", self.where, _line(error))
-            raise StorageUnavailable(f"The bucket {self.where} does not answer. Try again later.") from error
+            status = _STATUS.search(str(error))
+            what = f"answers with status {status[1]}" if status else "does not answer"
+            raise StorageUnavailable(f"The bucket {self.where} {what}. Try again later.") from error
 
 
 def _client(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import av
 import numpy as np
@@ -122,21 +122,19 @@ def mpeg(frames: Frames, kind: str, quantizer: int, fps: int = 25) -> Frames:
     return _compressed(frames, encoder, {"qmin": str(quantizer), "qmax": str(quantizer), **options}, fps)
 
 
+def h264_rgb(frames: Frames, crf: int, fps: int = 25) -> bytes:
+    """Encode [T, H, W, 3] as H.264 in RGB, 4:4:4, at constant rate factor `crf`: a Matroska file.
+
+    Every decoder returns the same colours: nothing is converted.
+    """
+    options = {"crf": str(crf), "preset": "slow", "x264-params": ":".join(repeatable_x264())}
+    return _encoded(frames, "libx264rgb", options, fps, "rgb24").getvalue()
+
+
 def _compressed(frames: Frames, encoder: str, options: Mapping[str, str], fps: int) -> Frames:
     t, h, w, _ = frames.shape
     padded = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="matroska") as container:
-        stream = container.add_stream(encoder, rate=fps, options={**options, "threads": "1"})
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width, stream.pix_fmt = padded.shape[1], padded.shape[2], "yuv420p"
-        for array in padded:
-            frame = VideoFrame.from_ndarray(array, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    buffer.seek(0)
-    with av.open(buffer, "r") as source:
+    with av.open(_encoded(padded, encoder, options, fps, "yuv420p"), "r") as source:
         decoded = [
             frame.reformat(
                 format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG
@@ -145,3 +143,24 @@ def _compressed(frames: Frames, encoder: str, options: Mapping[str, str], fps: i
         ]
     assert len(decoded) == t
     return np.ascontiguousarray(np.stack(decoded)[:, :h, :w])
+
+
+def _yuv(frame: VideoFrame) -> VideoFrame:
+    return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+
+
+def _encoded(
+    frames: Frames, encoder: str, options: Mapping[str, str], fps: int, pixels: Literal["rgb24", "yuv420p"]
+) -> io.BytesIO:
+    """Encode [T, H, W, 3] to Matroska in a pixel format."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as container:
+        stream = container.add_stream(encoder, rate=fps, options={**options, "threads": "1"})
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        for array in frames:
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            container.mux(stream.encode(_yuv(frame) if pixels == "yuv420p" else frame))
+        container.mux(stream.encode(None))
+    buffer.seek(0)
+    return buffer

@@ -56,6 +56,7 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
     place is left, or if memory runs out: other programs may give memory back, so no other place is better.
     """
     left, notes = places(device, precision)
+    cause: BaseException | None = None
     while left:
         place, *left = left
         try:
@@ -68,11 +69,12 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
                     f"{place.device} ran out of memory while a model was loaded; free memory there, use a smaller "
                     "model, or use cpu"
                 ) from error
-            notes.append(f"{place} is not used: {told(device_failure(error) or error)} ({gpu_facts(place.device)})")
+            *_, cause = chain(error)
+            notes.append(f"{place} is not used: {told(cause)} ({gpu_facts(place.device)})")
             if device_failure(error):  # also of a GPU without kernels: no number format helps
                 left = [other for other in left if other.device != place.device]
         else:
             for note in notes:
                 log.warning("%s", note)
             return found, tuple(notes)
-    raise DeviceError(f"{notes[-1]}; install a PyTorch with kernels for this GPU, or use cpu or auto")
+    raise DeviceError(f"{notes[-1]}; install a PyTorch with kernels for this GPU, or use cpu or auto") from cause

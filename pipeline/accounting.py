@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from jobs.schema import JobMetrics
 from pipeline.checkpoint import CHUNKS_REMEMBERED, CUTS_REMEMBERED, Manifest
-from pipeline.stages import ComputedChunk
+from pipeline.stages import ComingChunk
 
 STAGES = ("decode", "model", "encode")
 _COUNTED = ("segments", "frames", "units_total", "units_skipped", "units_reused", "dense_seconds")
 
 
 def after_chunk(
-    before: Manifest, chunk: ComputedChunk, *, decode_seconds: float, encode_seconds: float, warnings: tuple[str, ...]
+    before: Manifest, chunk: ComingChunk, *, decode_seconds: float, encode_seconds: float, warnings: tuple[str, ...]
 ) -> Manifest:
     """Manifest after one more chunk.
 

@@ -55,10 +55,10 @@ class Identity(BaseModel):
         """Whether the same weights computed on another kind of device or in another number format before."""
         return self.weights != "" and self.weights == other.weights and self.place != other.place
 
-    def differs(self, other: Identity, *, same_place: bool = False) -> str | None:
+    def differs(self, other: Identity, *, may_move: bool = False) -> str | None:
         """Names of the parts that differ from another identity; None if both are equal.
 
-        Another place of the same weights is no difference, unless `same_place`.
+        With `may_move`, another place of the same weights is no difference.
         """
         ours, theirs = self.model_dump(), other.model_dump()
         # The queue of a job does not change its result.
@@ -66,8 +66,10 @@ class Identity(BaseModel):
         theirs["options"].pop("priority")
         names = {"version": "SkipVSR's version", "input_sha256": "input", "model": "model", "options": "options"}
         names |= {"encoder": "encoder", "part": "part of the video"}
-        if not same_place and self.moved_from(other):
-            del names["model"]
+        if self.moved_from(other):
+            names["model"] = "device or number format"
+            if may_move:
+                del names["model"]
         different = [name for key, name in names.items() if ours[key] != theirs[key]]
         return ", ".join(different) or None
 
@@ -142,7 +144,7 @@ class Checkpoints:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except ValidationError:
             return fresh, None, "The checkpoint has another version or is damaged; the job started again."
-        if differs := manifest.identity.differs(identity):
+        if differs := manifest.identity.differs(identity, may_move=True):
             return fresh, None, f"The checkpoint belongs to another {differs}; the job started again."
         if any(not segment.exists() for segment in self.segments(manifest)):
             return fresh, None, "A segment of the checkpoint is missing; the job started again."

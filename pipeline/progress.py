@@ -16,7 +16,7 @@ _ENCODING: Final = 0.1
 class ProgressCounter:
     """Progress of a run. The network's threads and the caller's thread report; the caller's thread reads.
 
-    While the caller's thread encodes a chunk, the network's threads may compute the next two.
+    While the caller's thread encodes a chunk, the network's threads may compute that chunk and the next ones.
 
     Args:
         total: number of frames in the video, if known.
@@ -34,12 +34,12 @@ class ProgressCounter:
         self._lock = threading.Lock()
         """Guards the values that the network's threads change."""
         self._network: dict[int, tuple[int, float]] = {}
-        """By number of a begun chunk that the caller's thread has not taken: its frames, and the computed fraction."""
+        """By number of a begun chunk that is not checkpointed: its frames, and the computed fraction."""
         self._number = 0
         self._computed_at = 0.0
         """Time of the last step that was not a measurement."""
-        self._frames = self._written = 0
-        """Frames of the chunk that is encoded, and how many of them are written."""
+        self._written = 0
+        """Number of frames of the oldest chunk that are encoded."""
 
     # The network's threads
 
@@ -69,22 +69,25 @@ class ProgressCounter:
             self._computed_at = self._clock()
             self._network[number] = frames, 1.0
 
+    def leave_out(self, number: int) -> None:
+        """The frames of a chunk are not encoded."""
+        with self._lock:
+            del self._network[number]
+
     # The caller's thread
 
-    def take(self, frames: int) -> None:
-        """The encoder gets the oldest computed chunk."""
-        with self._lock:
-            self._network.pop(min(self._network))
-            self._frames, self._written = frames, 0
-
     def write(self, frames: int) -> None:
-        """A number of the chunk's frames is encoded."""
+        """A number of the oldest chunk's frames is encoded."""
         self._written = frames
 
     def save(self, frames: int, *, encoding: float) -> None:
-        """A number of frames is checkpointed; `encoding` is the share of encoding in the work so far."""
-        self._saved, self._encoding = frames, encoding
-        self._frames = self._written = 0
+        """The oldest chunk is checkpointed, with a number of frames in all.
+
+        `encoding` is the share of encoding in the work so far.
+        """
+        with self._lock:
+            self._network.pop(min(self._network))
+            self._saved, self._encoding, self._written = frames, encoding, 0
 
     def now(self) -> Progress:
         """Progress at this moment. The number of frames never falls."""
@@ -109,16 +112,17 @@ class ProgressCounter:
         if not fps:
             return None
         with self._lock:
-            begun = self._network[min(self._network)] if self._network else (0, 0.0)
-        frames, fraction = begun
-        computed, encoded = self._frames + frames * fraction, self._written
-        left = self._frames + frames - computed * (1.0 - self._encoding) - encoded * self._encoding
+            begun = [self._network[number] for number in sorted(self._network)]
+        unfinished = next((index for index, (_, fraction) in enumerate(begun) if fraction < 1.0), len(begun))
+        due = begun[: unfinished + 1]  # later ones have begun, and their forward halves have not
+        computed = sum(frames * fraction for frames, fraction in due)
+        left = sum(frames for frames, _ in due) - computed * (1.0 - self._encoding) - self._written * self._encoding
         return max(0.0, left) / fps
 
     def _position(self) -> float:
         """Frames by the work done."""
         with self._lock:
-            computed = sum(frames * fraction for frames, fraction in self._network.values()) + self._frames
+            computed = sum(frames * fraction for frames, fraction in self._network.values())
         return self._saved + computed * (1.0 - self._encoding) + self._written * self._encoding
 
     def _fps(self) -> float | None:

@@ -22,6 +22,7 @@ from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Group, Upscaler, groups
 from model.engine.work import Interrupted
 from pipeline.checkpoint import Checkpoints, Manifest
+from pipeline.feed import ChunkFeed
 from pipeline.parts import Part
 from pipeline.prefetch import Abandoned, Prefetcher
 from pipeline.progress import ProgressCounter
@@ -55,10 +56,13 @@ def frames_left(task: UpscaleTask, done: Manifest) -> int | None:
 
 
 @dataclass(frozen=True)
-class ComputedChunk:
-    """One chunk after the model stage, with the position for resuming after the chunk."""
+class ComingChunk:
+    """One chunk in the model stage, with the position for resuming after the chunk."""
 
-    result: ChunkResult
+    number: int
+    """The chunk's number for `ProgressCounter`."""
+    feed: ChunkFeed
+    """The upscaled frames, then the result."""
     pts: list[int]
     """PTS of the emitted frames."""
     pending: list[int] = field(repr=False)
@@ -69,6 +73,13 @@ class ComputedChunk:
     """Whether the decoder can resume after that frame by seeking."""
     last: bool
     """Whether the chunk ends the video, or the part of the video."""
+    warm_up: bool
+    """Whether the frames come before the part, and are left out."""
+
+    @property
+    def result(self) -> ChunkResult:
+        """The result, known after the last frame of the feed."""
+        return self.feed.result
 
 
 class DecodeStage:
@@ -143,21 +154,8 @@ class Stops:
         return self.halt.is_set() or self.closed.is_set()
 
 
-@dataclass(frozen=True)
-class _Position:
-    """Position of the decoder after a group of frames."""
-
-    pending: list[int]
-    """PTS of the frames that are not emitted yet."""
-    read_to: int
-    clean: bool
-    last: bool
-    dropped: bool
-    """Whether the frames belong to the warm-up."""
-
-
 class _Groups:
-    """The decoded frames in groups for the network, with the decoder's position after each group.
+    """The decoded frames in groups for the network, and the chunks that come of them.
 
     The groups of a part end where those of the whole video end, also in the warm-up.
     """
@@ -180,9 +178,41 @@ class _Groups:
         self._groups = groups(frames, chunk, first)
         self._pending, self._lookahead = pending, task.options.lookahead
         self._stops, self._progress = stops, progress
-        self._begun: deque[tuple[int, list[int], _Position]] = deque()
+        self._coming: deque[ComingChunk] = deque()
+        self._read: deque[Group] = deque()
+        """Groups that are read and not taken yet."""
+        self._source = self._all()
 
     def __iter__(self) -> Iterator[Group]:
+        while self._read or self._read_next():
+            yield self._read.popleft()
+
+    def coming(self) -> ComingChunk | None:
+        """Return the oldest chunk without a result; None after the last. Reads a group if the network has none."""
+        return self._coming[0] if self._coming or self._read_next() else None
+
+    def computed(self, result: ChunkResult) -> None:
+        """The network returns the result of the oldest chunk."""
+        chunk = self._coming.popleft()
+        self._progress.end_chunk(chunk.number)
+        if chunk.warm_up:
+            self._progress.leave_out(chunk.number)
+        else:
+            chunk.feed.finish(result)
+
+    def drop(self) -> None:
+        """The network returns no more results."""
+        for chunk in self._coming:
+            chunk.feed.drop()
+
+    def _read_next(self) -> bool:
+        """Read a group, if there is one."""
+        group = next(self._source, None)
+        if group is not None:
+            self._read.append(group)
+        return group is not None
+
+    def _all(self) -> Iterator[Group]:
         for group, ended in self._groups:
             if self._stops.before_chunk or not group:
                 return
@@ -190,24 +220,16 @@ class _Groups:
             times = [*self._pending, *(frame.pts for frame in group)]
             emitted = len(times) if last else max(len(times) - self._lookahead, 0)
             self._pending = times[emitted:]
-            dropped = self._warm_up > 0
+            warm_up, feed, ends = self._warm_up > 0, ChunkFeed(), group[-1]
             self._warm_up -= emitted
-            number = self._progress.begin_chunk(0 if dropped else emitted)
-            position = _Position(self._pending, group[-1].pts, group[-1].clean, ended, dropped)
-            self._begun.append((number, times[:emitted], position))
+            number = self._progress.begin_chunk(0 if warm_up else emitted)
+            chunk = ComingChunk(number, feed, times[:emitted], self._pending, ends.pts, ends.clean, ended, warm_up)
+            self._coming.append(chunk)
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
-            yield Group(rgb, last, partial(self._observe, number))
+            del ends
+            yield Group(rgb, last, partial(self._observe, number), None if warm_up else feed.put)
             del rgb
-
-    def computed(self, result: ChunkResult) -> ComputedChunk | None:
-        """Return the result of the oldest group that has none yet, with its position; None for the warm-up's."""
-        number, pts, position = self._begun.popleft()
-        self._progress.end_chunk(number)
-        if position.dropped:
-            self._progress.take(0)
-            return None
-        return ComputedChunk(result, pts, position.pending, position.read_to, position.clean, position.last)
 
     def _observe(self, number: int, fraction: float) -> None:
         self._progress.compute(number, fraction)
@@ -225,8 +247,10 @@ def run_model(
     progress: ProgressCounter,
     *,
     ahead: int,
-) -> Iterator[ComputedChunk]:
+) -> Iterator[ComingChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
+
+    Each chunk comes out before its frames are computed. The next call computes them.
 
     Args:
         frames: the decoded frames.
@@ -244,21 +268,34 @@ def run_model(
     del state
     try:
         with closing(results):
-            for result in results:
-                if (chunk := waiting.computed(result)) is not None:
+            while (chunk := waiting.coming()) is not None:
+                if not chunk.warm_up:
                     yield chunk
-                del result, chunk
+                del chunk
                 if stops.before_chunk:
                     return
+                waiting.computed(next(results))
+            for _ in results:
+                pass  # no chunk is left: this raises the error with which reading ahead has ended
     except (Abandoned, Interrupted):
         return
+    finally:
+        waiting.drop()
 
 
-def encode(chunk: ComputedChunk, checkpoints: Checkpoints, number: int, spec: OutputSpec) -> Iterator[int]:
-    """Write the segment of a chunk. Yields the number of frames written after each frame or delayed packet."""
+def encode(
+    chunk: ComingChunk, checkpoints: Checkpoints, number: int, spec: OutputSpec, *, pause: float
+) -> Iterator[int]:
+    """Write the segment of a chunk, each frame as soon as it is computed.
+
+    Yields the number of frames written after each frame or delayed packet, and after each `pause` seconds without a
+    frame. Raises Dropped if the network drops the chunk; no segment remains then.
+    """
     with SegmentWriter(checkpoints.segment(number), spec) as writer:
-        for rgb, pts in zip(chunk.result.frames, chunk.pts, strict=True):
-            writer.write(rgb, pts)
+        for rgb in chunk.feed.polled(pause):
+            if rgb is not None:
+                writer.write(rgb, chunk.pts[writer.frames])
+            del rgb
             yield writer.frames
         for _ in writer.drain():
             yield writer.frames

@@ -1,7 +1,7 @@
 """From a video file to its upscaled copy: decode → model → encode, with a checkpoint after each chunk.
 
-Each stage runs in its own thread, so the stages overlap in time: while the caller's thread encodes a chunk, another
-thread computes the next chunk, and a third thread decodes frames ahead.
+Each stage runs in its own thread, so the stages overlap in time: the caller's thread encodes each frame as soon as
+another thread has computed it, and a third thread decodes frames ahead.
 
     for event in upscale(task, model):
         print(event.progress)
@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -36,10 +36,11 @@ from pipeline.accounting import after_chunk, encoding_share, stage_seconds
 from pipeline.checkpoint import Checkpoints, Identity, sha256_of
 from pipeline.encoder import encoder_of_job
 from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
+from pipeline.feed import Dropped
 from pipeline.figures import chunk_figures, facts, packed
 from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
-from pipeline.stages import ComputedChunk, DecodeStage, Stops, encode, run_model
+from pipeline.stages import ComingChunk, DecodeStage, Stops, encode, run_model
 from pipeline.task import UpscaleTask
 
 _PAUSE: Final = 0.25
@@ -123,7 +124,7 @@ class _Run:
             encoder=self._spec.encoder,
             part=task.part.name if task.part is not None else "",
         )
-        if task.identity is not None and (differs := self._identity.of_whole().differs(task.identity, same_place=True)):
+        if task.identity is not None and (differs := self._identity.of_whole().differs(task.identity)):
             raise ModelError(f"this worker has another {differs} than the worker that has planned the job")
         self._manifest, self._state, unused = self._checkpoints.load(self._identity)
         if unused:
@@ -232,7 +233,7 @@ class _Run:
         task = self._task
         decoder = DecodeStage(task, self._manifest, self._info.video.canvas)
         frames = Prefetcher(decoder, depth=max(2, task.frames_per_chunk), name="decode")
-        computed = run_model(
+        coming = run_model(
             frames,
             self._model,
             self._take_state(),
@@ -242,18 +243,26 @@ class _Run:
             self._progress,
             ahead=self._chunks_ahead(),
         )
-        chunks = Prefetcher(computed, depth=1, name="model")
+        chunks = Prefetcher(coming, depth=2, name="model")  # one is encoded while the next is computed
+
+        def abandon() -> None:
+            """End the decoder if the run is halted. The model's thread may wait for a frame."""
+            if self._stops.halt.is_set():
+                frames.abandon()  # first: the decoder's death is no error then
+                decoder.abandon()
+
         with chunks, frames:  # closes the frames first, which ends the chunks
             try:
                 for chunk in chunks.polled(_PAUSE):
                     if chunk is None:
                         yield self._working()
-                    else:
-                        yield from self._encode(chunk, decoder)
+                        abandon()
+                        continue
+                    with suppress(Dropped):
+                        for event in self._encode(chunk, decoder):
+                            yield event
+                            abandon()
                     del chunk
-                    if self._stops.halt.is_set():
-                        frames.abandon()  # first: the decoder's death is no error then
-                        decoder.abandon()
             finally:
                 self._stops.closed.set()
                 decoder.abandon()
@@ -266,12 +275,11 @@ class _Run:
     def _working(self) -> Working:
         return Working(self._progress.now(), self._progress.seconds_to_checkpoint())
 
-    def _encode(self, chunk: ComputedChunk, decoder: DecodeStage) -> Generator[Working | ChunkDone]:
-        """Write a chunk's segment, and commit the checkpoint after the chunk."""
+    def _encode(self, chunk: ComingChunk, decoder: DecodeStage) -> Generator[Working | ChunkDone]:
+        """Write a chunk's segment, and commit the checkpoint after the chunk. Raises Dropped."""
         before, started = self._manifest, time.perf_counter()
-        self._progress.take(len(chunk.pts))
         shown = started
-        for written in encode(chunk, self._checkpoints, before.segments, self._spec):
+        for written in encode(chunk, self._checkpoints, before.segments, self._spec, pause=_PAUSE):
             self._progress.write(written)
             if (now := time.perf_counter()) - shown >= _PAUSE:
                 shown = now
@@ -280,7 +288,7 @@ class _Run:
             before,
             chunk,
             decode_seconds=decoder.take_seconds(),
-            encode_seconds=time.perf_counter() - started,
+            encode_seconds=time.perf_counter() - started - chunk.feed.waited,
             warnings=decoder.warnings,
         )
         self._add_figures(before.frames + (self._task.part.first if self._task.part else 0), chunk.result)

@@ -45,6 +45,7 @@ class Helper:
         name: the worker's name.
         run: runs the pipeline.
         task: the task of a job, given its source and a working folder.
+        check: looks at each error of a part; a failed device ends the worker.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class Helper:
         name: str,
         run: Run,
         task: Callable[[Job, Path, Path], UpscaleTask],
+        check: Callable[[Exception], object],
     ) -> None:
         self._store, self._storage, self._models, self._heartbeat = store, storage, models, heartbeat
-        self._name, self._run, self._task = name, run, task
+        self._name, self._run, self._task, self._check = name, run, task, check
         self._table = PartTable(store.redis)
 
     def help(self, job_id: str) -> None:
@@ -88,6 +90,7 @@ class Helper:
         except (StoreUnavailable, StorageUnavailable):  # the worker stops while one of the two is away
             return JobState.QUEUED
         except Exception as error:  # the lead meets the same error, and ends the job as it should end
+            self._check(error)
             job_log.warning("cannot compute segment %d: %s", claim.number, error)
             return JobState.FAILED
         finally:

@@ -111,7 +111,7 @@ class Runner:
         self.device_failed = False
         """Whether this process can use its device no more, and must end."""
         self._lead = Lead(settings, store, storage, name, self._upscale)
-        self._helper = Helper(store, storage, models, heartbeat, name, self._upscale, self._task)
+        self._helper = Helper(store, storage, models, heartbeat, name, self._upscale, self._task, self._check_device)
 
     def run(self, job_id: str) -> None:
         """Process a job if the job is still queued. Raises StoreUnavailable if Redis is down at the claim."""

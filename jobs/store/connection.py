@@ -44,7 +44,8 @@ def client(url: str, **options: Any) -> Redis:
         return Redis.from_url(url, **options)
     timeouts = _timeouts(options)
     sentinel: Any = Sentinel(found.hosts, sentinel_kwargs={**found.options, **timeouts}, **found.server_options)  # type: ignore[no-untyped-call]
-    server: Redis = sentinel.master_for(found.service, **options)
+    server: _Followed = sentinel.master_for(found.service, redis_class=_Followed, **options)
+    server.sentinels = sentinel.sentinels
     return server
 
 
@@ -55,13 +56,28 @@ def asynchronous(url: str, **options: Any) -> asyncio.Redis:
         return asyncio.Redis.from_url(url, **options)
     timeouts = _timeouts(options)
     sentinel: Any = asyncio.Sentinel(found.hosts, sentinel_kwargs={**found.options, **timeouts}, **found.server_options)  # type: ignore[no-untyped-call]
-    server: _Followed = sentinel.master_for(found.service, redis_class=_Followed, **options)
+    server: _FollowedAsync = sentinel.master_for(found.service, redis_class=_FollowedAsync, **options)
     server.sentinels = sentinel.sentinels
     return server
 
 
-class _Followed(asyncio.Redis):
-    """Client of a server that Sentinels name; closes the connections to the Sentinels, too."""
+class _Followed(Redis):
+    """Client of a server that Sentinels name; closes the connections to the Sentinels, too.
+
+    After a failover, redis-py's exceptions hold a client in a cycle. The garbage collector may then meet an open socket
+    before the client that would close the socket. So whoever opens a client closes the client.
+    """
+
+    sentinels: Sequence[Redis] = ()
+
+    def close(self) -> None:
+        super().close()
+        for sentinel in self.sentinels:
+            sentinel.close()
+
+
+class _FollowedAsync(asyncio.Redis):
+    """The same for asyncio."""
 
     sentinels: Sequence[asyncio.Redis] = ()
 

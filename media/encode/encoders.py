@@ -107,7 +107,8 @@ def _svtav1(spec: OutputSpec) -> dict[str, str]:
 
 
 def _nvenc(spec: OutputSpec) -> dict[str, str]:
-    return {**HARDWARE["nvenc"], "cq": str(_scaled_crf(spec))}
+    # 0 is no quality but automatic: libav then asks for 2 Mbit/s
+    return {**HARDWARE["nvenc"], "cq": str(max(1, _scaled_crf(spec)))}
 
 
 def _vaapi(spec: OutputSpec) -> dict[str, str]:

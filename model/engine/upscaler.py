@@ -205,7 +205,8 @@ class Upscaler:
         if not self.strands or threads == 1:
             yield from make(Inline(self._clock), ahead=0).results(groups, state)
             return
-        most = beside(threads) if ahead is None else min(ahead, beside(threads))
+        wanted = 1 + beside(threads)  # one more than run at once: the first halves begin together, and end together
+        most = wanted if ahead is None else min(ahead, wanted)
         with Crew(threads, self._clock) as crew:
             yield from make(crew, ahead=most).results(groups, state)
 

@@ -314,9 +314,17 @@ def load_file(path: Path, data: bytes | None = None) -> BasicVSR:
     return network.eval()
 
 
-def save_network(network: BasicVSR, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file for `load_file`, with the network's config in the header. Raises OSError."""
-    tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
+def save_network(
+    network: BasicVSR,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a safetensors file for `load_file`, with the network's config in the header. Raises OSError.
+
+    Tensors have the number format `dtype`; `load_file` returns float32.
+    """
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     write_tensors(tensors, path, {**(metadata or {}), "config": json.dumps(asdict(network.config))})
 
 

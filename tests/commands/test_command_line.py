@@ -131,6 +131,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("eval --gt a --frames 0", "--frames: 0 is not in the range x>=1"),
         ("train-skip tiny --clips a --error-budget 0", "--error-budget: '0' is not a number above 0"),
         ("train-skip tiny --clips a --error-budget inf", "--error-budget: 'inf' is not a number above 0"),
+        ("pack a.toml --cache b --out c --mib 0", "--mib: 0 is not in the range x>=1"),
         ("train-skip tiny --clips a --rounds 100", "--rounds: 100 is not in the range 0<=x<=99"),
         ("bench model --clips a --models b --set luma", "--set: 'luma' is not NAME=NUMBER"),
         ("upscale a b.webm --codec h264", "webm can't hold h264"),

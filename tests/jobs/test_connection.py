@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -14,6 +15,7 @@ from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from jobs.store.changes import Changes
+from jobs.store.connection import connect
 from tests.support.certificates import Authority
 from tests.support.clips import make_clip
 from tests.support.crew import crew, submit, wait_for
@@ -69,7 +71,6 @@ def test_a_job_over_tls_with_a_restricted_user(settings: Settings, tmp_path: Pat
                 JobStore.from_settings(safe.model_copy(update=wrong)).ping()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # redis-py drops connections on failover
 def test_clients_follow_the_sentinels(tmp_path: Path) -> None:
     with failover(tmp_path) as (url, process):
         store = JobStore.from_settings(Settings(redis_url=url))
@@ -87,6 +88,21 @@ def test_clients_follow_the_sentinels(tmp_path: Path) -> None:
 
         wait_until(paused, 20, "the clients do not find the new server")
         assert asyncio.run(last_change(url)) > before
+        store.redis.close()
+
+
+def test_a_closed_client_leaves_no_connection_to_a_sentinel(tmp_path: Path) -> None:
+    with failover(tmp_path) as (url, _), Redis(port=urlsplit(url).port or 0) as sentinel:
+
+        def connections() -> int:
+            return len(sentinel.client_list())
+
+        before = connections()
+        opened = connect(url)
+        opened.ping()
+        assert connections() > before
+        opened.close()
+        wait_until(lambda: connections() == before, 10, "a connection to the Sentinel is left")
 
 
 @pytest.mark.slow

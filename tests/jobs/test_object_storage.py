@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from jobs.bucket import Bucket, Changed
 from jobs.errors import InvalidRequest, NotFound, StorageFull, StorageUnavailable
@@ -293,6 +295,24 @@ def test_the_check_finds_conditions_that_are_not_one_step_with_the_write(server:
     Bucket.from_settings(settings).check()
     with pytest.raises(InvalidRequest, match="lets 8 writers at the same time replace one version of an object"):
         _RacingBucket.from_settings(settings).check()
+
+
+def test_an_error_of_the_store_is_named(base: Settings, tmp_path: Path) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(501)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        settings = Settings(data_dir=tmp_path, storage="s3://b12", s3_endpoint=endpoint, s3_retry_seconds=0.2)
+        keys = {"s3_access_key_id": "someone", "s3_secret_access_key": SecretStr("something")}
+        with pytest.raises(StorageUnavailable, match="s3://b12 answers with status 501 Not Implemented"):
+            Bucket.from_settings(settings.model_copy(update=keys)).get("a")
+        server.shutdown()
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from media.encode import hardware
+from media.encode.encoders import _OPTIONS
 from media.encode.hardware import Encoder, choose, trouble
 from media.encode.segment import SegmentWriter
 from media.probe import probe
-from media.spec import output_spec
+from media.spec import output_spec, plain_spec
 from tests.support.media import shown, stripes, write_clip
 
 SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
@@ -58,11 +60,15 @@ def test_an_encoder_of_the_wish_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose("h264", "nvenc", 64, 64).name == "libx264"
 
 
+@pytest.mark.parametrize(("codec", "crf", "quality"), [("h264", 0, "1"), ("h264", 18, "18"), ("av1", 51, "63")])
+def test_nvenc_gets_a_quality_at_each_crf(codec: str, crf: int, quality: str) -> None:
+    spec = replace(plain_spec(codec, Encoder(f"{codec}_nvenc", "nv12"), 64, 64), crf=crf)
+    assert _OPTIONS[spec.encoder](spec)["cq"] == quality
+
+
 @pytest.mark.parametrize(("pixel_format", "depth"), [("nv12", 8), ("p010le", 10)])
 def test_frames_reach_the_encoder_in_the_formats_of_hardware(tmp_path: Path, pixel_format: str, depth: int) -> None:
     """x264 also accepts NV12. P010 is only converted, not encoded."""
-    from dataclasses import replace
-
     from media.color.pixel_formats import bit_depth
     from media.color.yuv import RgbToYuv
 

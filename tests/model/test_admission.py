@@ -13,12 +13,13 @@ import torch
 
 from model import device as devices
 from model.admission import Place, admit, places
-from model.device import resolve_device, resolve_dtype
+from model.device import memory_errors, resolve_device, resolve_dtype
 from model.engine.chunk import ChunkResult
 from model.engine.gpus import gpu_troubles
 from model.engine.trial import check
 from model.engine.upscaler import Upscaler, load_model
 from model.errors import DeviceError
+from model.faults import device_failure
 
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -101,6 +102,7 @@ def test_a_gpu_without_kernels(gpu: Callable[..., None], caplog: pytest.LogCaptu
     for fact in (NO_KERNEL, "driver 535.161.07", "kernels for sm_75 sm_90", "NVIDIA GeForce GTX 1080 is sm_61"):
         assert fact in str(raised.value)
         assert fact in notes[0]
+    assert device_failure(raised.value), "a worker whose device fails while a second model is loaded must end"
 
 
 def test_numbers_that_are_not_finite_lead_to_float32(gpu: Callable[..., None]) -> None:
@@ -111,6 +113,23 @@ def test_numbers_that_are_not_finite_lead_to_float32(gpu: Callable[..., None]) -
     assert note.startswith("cuda with float16 is not used: the network computes numbers that are not finite (driver")
     with pytest.raises(DeviceError, match="cuda with float16 is not used"):
         admit("cuda", "fp16", failing(wrong))
+
+
+def test_formats_for_which_cudnn_has_no_kernels(gpu: Callable[..., None]) -> None:
+    """Turing in bfloat16, and Pascal and Volta in each format: cuDNN finds no plan, and memory is not the reason."""
+    gpu("Tesla P100", 6, 0)
+
+    def no_plan() -> Exception:
+        try:
+            with memory_errors(CUDA, [2, 64, 64, 3]):
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
+        except DeviceError as error:
+            return error
+
+    place, notes = admit("auto", "auto", failing(no_plan(), no_plan(), None))
+    assert place == Place(CPU, CPU_DTYPE)
+    for note, number in zip(notes, ("float16", "float32"), strict=True):
+        assert note.startswith(f"cuda with {number} is not used: GET was unable to find an engine")
 
 
 def test_no_other_place_for_want_of_memory(gpu: Callable[..., None]) -> None:

@@ -45,8 +45,6 @@ def test_the_next_chunk_counts_while_a_chunk_is_encoded(clock: Clock) -> None:
     counter.compute(chunk, 1.0)
     counter.end_chunk(chunk)
     assert counter.now().frames_done == 9
-    counter.take(10)
-    assert counter.now().frames_done == 9, "the taken chunk counts once"
     chunk = counter.begin_chunk(10)
     counter.compute(chunk, 0.5)
     assert counter.now().frames_done == 13
@@ -91,7 +89,6 @@ def test_an_estimated_total_grows_and_the_real_one_replaces_it(clock: Clock) -> 
     counter.compute(chunk, 1.0)
     clock.now += 1
     assert (counter.now().frames_done, counter.now().frames_total) == (9, 9)
-    counter.take(10)
     counter.save(10, encoding=0.1)
     complete = counter.at_checkpoint(complete=True)
     assert (complete.frames_done, complete.frames_saved, complete.frames_total) == (10, 10, 10)

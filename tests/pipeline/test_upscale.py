@@ -17,14 +17,16 @@ import pytest
 
 from jobs.schema import JobOptions
 from jobs.storage import Fenced
+from media.encode.segment import SegmentWriter
 from media.errors import DecoderCrashed, UnsupportedFile
 from media.probe import probe
 from media.reader import Frame, VideoReader
 from model.engine.budget import needed_bytes
 from model.engine.overlap import Group
 from model.engine.upscaler import ChunkResult, Upscaler, load_model
-from pipeline.checkpoint import Checkpoints
+from pipeline.checkpoint import Checkpoints, Identity
 from pipeline.events import ChunkDone, Event, Finished, Started, Stopped, Working
+from pipeline.feed import ChunkFeed
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes, times_of
@@ -128,6 +130,53 @@ def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) 
     assert isinstance(seen[-1], Stopped)
     assert sum(isinstance(event, ChunkDone) for event in seen) <= 2, "more than the chunk in work"
     assert finish(upscale(work, model)).path.read_bytes() == whole
+
+
+def test_a_frame_is_encoded_before_its_chunk_is_complete(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network waits after the first frame until that frame is encoded."""
+    steps: list[str] = []
+    encoded = threading.Event()
+    put, write, finished = ChunkFeed.put, SegmentWriter.write, ChunkFeed.finish
+
+    def patient(feed: ChunkFeed, rgb: Any) -> None:
+        put(feed, rgb)
+        encoded.wait(10)
+
+    def noted(writer: SegmentWriter, rgb: Any, pts: int) -> None:
+        write(writer, rgb, pts)
+        steps.append("encoded")
+        encoded.set()
+
+    def complete(feed: ChunkFeed, result: ChunkResult) -> None:
+        steps.append("complete")
+        finished(feed, result)
+
+    monkeypatch.setattr(ChunkFeed, "put", patient)
+    monkeypatch.setattr(SegmentWriter, "write", noted)
+    monkeypatch.setattr(ChunkFeed, "finish", complete)
+    events = upscale(task(clip, tmp_path / "w"), model)
+    assert any(isinstance(event, ChunkDone) for event in events)
+    assert steps[0] == "encoded"
+
+
+def test_an_error_of_the_source_comes_after_the_chunks_before(
+    clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder fails while the network reads ahead."""
+    decoded = VideoReader.__iter__
+
+    def broken(reader: VideoReader) -> Iterator[Frame]:
+        for number, frame in enumerate(decoded(reader)):
+            if number == 8:
+                raise DecoderCrashed("no more frames")
+            yield frame
+
+    monkeypatch.setattr(VideoReader, "__iter__", broken)
+    with pytest.raises(DecoderCrashed):
+        list(upscale(task(clip, tmp_path / "w", lookahead=0), model))
+    assert len(list((tmp_path / "w").glob("segment-*.mp4"))) == 2
 
 
 @pytest.fixture
@@ -335,6 +384,13 @@ def test_another_kind_of_device_goes_on_and_says_so(
         gpu = load_model("tiny", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
         assert gpu.fingerprint == f"{model.fingerprint}:cuda"
         assert gpu.identity("off") != model.identity("off")
+        facts = {"input_sha256": "", "options": work.options}
+        here, there = (
+            Identity(**facts, model=each.identity("off"), weights=each.weights, place=each.place)  # type: ignore[arg-type]
+            for each in (model, gpu)
+        )
+        assert here.differs(there) == "device or number format"
+        assert here.differs(there, may_move=True) is None
         interrupted(work, gpu)
     interrupted(work, model, chunks=4)
     started, *_, finished = list(upscale(work, model))

@@ -101,7 +101,7 @@ def test_a_stream_continues_from_a_state(model: Upscaler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "ahead", "begun"), [(2, None, 1), (4, None, 2), (4, 1, 1), (8, None, 4), (8, 0, 0)]
+    ("threads", "ahead", "begun"), [(2, None, 2), (4, None, 3), (4, 1, 1), (8, None, 5), (8, 0, 0)]
 )
 def test_further_chunks_begin_before_a_chunk_is_taken(
     model: Upscaler, threads: int, ahead: int | None, begun: int
