@@ -69,9 +69,9 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     of the scene.
     """
     h, w = frames.shape[1:3]
-    routed = preset.mask and h * w >= 3 * preset.overhead
-    plan = _Planner(frames, preset).plan(emit, reference, index) if routed else dense_plan(frames, emit)
-    rests = _rests(index, len(frames), preset.backward_every)
+    large = h * w >= 3 * preset.overhead
+    plan = _Planner(frames, preset).plan(emit, reference, index) if large and preset.mask else dense_plan(frames, emit)
+    rests = _rests(index, len(frames), preset.backward_every) if large else frozenset()
     return replace(plan, negated_flow=preset.negated_flow, rests=rests)
 
 
