@@ -223,7 +223,7 @@ class JobMetrics(BaseModel):
     skip_ratio: float = Field(
         0.0,
         description="Fraction of all (tile, residual block) units that the network did not compute: reused units and "
-        "units skipped by the gates.",
+        "units skipped by gates or by a resting backward trunk.",
     )
     reuse_ratio: float = Field(
         0.0,
