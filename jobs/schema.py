@@ -71,7 +71,9 @@ class JobOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
-        "auto", description="Name of a model (`skipvsr models` lists all models); auto: the server's default."
+        "auto",
+        description="Name of a model (`skipvsr models` lists all models); auto: the server's default, for outputs "
+        "of up to twice the size a network for x2.",
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
