@@ -16,11 +16,11 @@ FULL = 1300
 """Overhead for BasicVSR, measured on two cores with AMX by pairs of dense and routed runs. On two cores with AVX2 only,
 a trunk on 8x8 to 48x48 pixels has an overhead of 245 to 95 pixels. With 600 or 150, however, rectangles follow single
 tiles and miss slow motion between them: 0.02 and 0.07 dB less on a flower in the wind (lab notebook)."""
-LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 2500, 600
+LIGHT_FAST, LIGHT_BF16, LIGHT_SLOW = 12_000, 4000, 600
 """Overheads for networks with a light tail, whose pixels cost a tenth. `python -m benchmarks.crop_cost` measures them
 with `small` on one thread: one more crop costs 1070 pixels in bfloat16 with AVX512-BF16, 1350 to 1790 with blocks on
-integers, and 470 in float32. The numbers are higher, since a crop with gates costs more. The first is of two threads
-with AMX, where each of many small calls waits for the other core."""
+integers, and 470 in float32. The numbers are higher, since a crop with gates costs more, and steps on two threads cost
+more than on one. The first is of two threads with AMX, where each of many small calls waits for the other core."""
 
 
 def crop_overhead(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> int:

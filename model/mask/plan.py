@@ -69,10 +69,9 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     of the scene.
     """
     h, w = frames.shape[1:3]
-    crops_hardly_pay = h * w < 3 * preset.overhead < 3 * WHOLE_FRAMES
-    routed = preset.mask and not crops_hardly_pay
-    plan = _Planner(frames, preset).plan(emit, reference, index) if routed else dense_plan(frames, emit)
-    rests = _rests(index, len(frames), preset.backward_every)
+    large = not h * w < 3 * preset.overhead < 3 * WHOLE_FRAMES
+    plan = _Planner(frames, preset).plan(emit, reference, index) if large and preset.mask else dense_plan(frames, emit)
+    rests = _rests(index, len(frames), preset.backward_every) if large else frozenset()
     return replace(plan, negated_flow=preset.negated_flow, rests=rests)
 
 
