@@ -1,4 +1,4 @@
-"""Frames per second of `skipvsr upscale`, file to file, from 320x180 or another size to four times that size.
+"""Frames per second of `skipvsr upscale`, file to file, from 320x180 or another size to two to four times that size.
 
 Each clip is cropped to the shape of the size, resized (bicubic), written as H.264, and upscaled in a process of its
 own. The time comes from the command's report: from the first frame to the last, without start-up and loading of
@@ -7,8 +7,8 @@ weights.
 `--before FOLDER` compares with another checkout of this project: each round runs both versions in turn, and a second
 table shows the ratio of their medians.
 
-python -m benchmarks.end_to_end CLIPS [--size 320x180] [--model NAME] [--routings balanced off] [--frames N]
-    [--rounds N] [--only WORD ...] [--before FOLDER] [--json FILE]
+python -m benchmarks.end_to_end CLIPS [--size 320x180] [--scale N] [--model NAME] [--routings balanced off]
+    [--frames N] [--rounds N] [--only WORD ...] [--before FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -72,15 +72,16 @@ def main() -> None:
             if any(word in path.stem for word in args.only):
                 source = Path(folder, f"{path.stem}.mp4")
                 write(source, resized(dataset.clip(path, args.frames), args.size))
-                rows += _measured(source, args.model, args.routings, versions, args.rounds)
+                options = ["--scale", str(args.scale), "--model", args.model]
+                rows += _measured(source, options, args.routings, versions, args.rounds)
     _show(console, rows)
     if args.before:
         _compare(console, rows)
     if args.json:
         facts = machine(torch.device("cpu"))
-        write_json(
-            args.json, {"machine": facts, "size": "{}x{}".format(*args.size), "rounds": args.rounds, "rows": rows}
-        )
+        size = "{}x{}".format(*args.size)
+        content = {"machine": facts, "size": size, "scale": args.scale, "rounds": args.rounds, "rows": rows}
+        write_json(args.json, content)
 
 
 def _arguments() -> argparse.Namespace:
@@ -89,7 +90,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--size", type=_size, default=(320, 180), metavar="WxH", help="of the source (default: 320x180)"
     )
-    parser.add_argument("--model", default="small")
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--model", default="small", help="auto: each version chooses (default: small)")
     parser.add_argument("--routings", nargs="+", default=["balanced", "off"])
     parser.add_argument("--frames", type=int, default=72)
     parser.add_argument("--rounds", type=int, default=3)
@@ -99,14 +101,16 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measured(source: Path, model: str, routings: list[str], versions: dict[str, Path], rounds: int) -> list[FileRow]:
+def _measured(
+    source: Path, options: list[str], routings: list[str], versions: dict[str, Path], rounds: int
+) -> list[FileRow]:
     """Upscale a file with each routing and version in turn, several rounds."""
     cases = [(routing, version) for routing in routings for version in versions]
     reports: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in cases}
     for _ in range(rounds):
         for routing, version in cases:
-            reports[routing, version].append(_upscale(source, versions[version], model, routing))
-    return [_row(source.stem, version, model, routing, reports[routing, version]) for routing, version in cases]
+            reports[routing, version].append(_upscale(source, versions[version], [*options, "--routing", routing]))
+    return [_row(source.stem, version, routing, reports[routing, version]) for routing, version in cases]
 
 
 def _show(console: Console, rows: list[FileRow]) -> None:
@@ -159,22 +163,28 @@ def write(path: Path, frames: Frames) -> None:
         container.mux(stream.encode(None))
 
 
-def _upscale(source: Path, code: Path, model: str, routing: str) -> dict[str, Any]:
+def _upscale(source: Path, code: Path, options: list[str]) -> dict[str, Any]:
     """Run the command of the checkout `code`, and return its report."""
     report, out = source.with_name("report.json"), source.with_name("out.mp4")
     command: list[str | Path] = [sys.executable, "-m", "cli", "upscale", source, out, "--report", report]
-    options = ["--scale", "4", "--overwrite", "--model", model, "--routing", routing]
-    subprocess.run([*command, *options], cwd=code, check=True, capture_output=True)
+    subprocess.run([*command, "--overwrite", *options], cwd=code, check=True, capture_output=True)
     content: dict[str, Any] = json.loads(report.read_text())
     return content
 
 
-def _row(clip: str, version: str, model: str, routing: str, reports: list[dict[str, Any]]) -> FileRow:
+def _row(clip: str, version: str, routing: str, reports: list[dict[str, Any]]) -> FileRow:
     frames = reports[0]["progress"]["frames_done"]
     seconds = median(report["metrics"]["processing_seconds"] for report in reports)
     speedup = median(report["metrics"]["speedup"] for report in reports)
     return FileRow(
-        clip, version, model, routing, frames, frames / seconds, speedup, reports[0]["metrics"]["skip_ratio"]
+        clip,
+        version,
+        reports[0]["model"],
+        routing,
+        frames,
+        frames / seconds,
+        speedup,
+        reports[0]["metrics"]["skip_ratio"],
     )
 
 

@@ -1,11 +1,11 @@
 """One video over two workers against one: wall-clock time, equality, and the seams.
 
-    python -m benchmarks.segments CLIP… [--model small] [--size 128x72] [--seconds 120] [--json OUT]
+    python -m benchmarks.segments CLIP… [--model small] [--size 128x72] [--seconds 120] [--video FILE]
 
 The clips, each forwards and backwards until its share of the time is full, become the scenes of one video: seven clips
-make six cuts, one clip makes none. Each worker process has one thread, and one core for itself and its decoder and
-encoder, as on a machine of its own. First one worker has the job, then two share a second job with `segments`. Times
-are those of the job documents, from the claim to the result.
+make six cuts, one clip makes none. Scenes have unequal lengths. Each worker process has one thread, and one core for
+itself and its decoder and encoder, as on a machine of its own. First one worker has the job, then two share a second
+job with `segments`. Times are those of the job documents, from the claim to the result.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from media.spec import plain_spec
 from pipeline.source import stream_facts
 
 _RATE: Final = 25
+_LENGTHS: Final = (3, 5, 2, 6, 4, 3, 2)
+"""Lengths of the scenes, in proportion."""
 _SEEN: Final = 8
 """Frames behind each seam that are compared."""
 
@@ -56,19 +58,22 @@ def main() -> None:
     parser.add_argument("--size", default="128x72")
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--segments", default="auto")
+    parser.add_argument("--video", type=Path, help="the video, made if the file does not exist")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     width, height = map(int, args.size.split("x"))
-    with tempfile.TemporaryDirectory() as folder, redis_in(Path(folder)) as redis_url:
+    with tempfile.TemporaryDirectory() as folder, redis_in(Path(folder)) as url:
         settings = Settings(
-            data_dir=Path(folder) / "data", weights=args.weights_dir, model=args.model, threads=1, redis_url=redis_url
+            data_dir=Path(folder) / "data", weights=args.weights_dir, model=args.model, threads=1, redis_url=url
         )
-        video = make_video(Path(folder) / "video.mp4", args.clips, args.seconds * _RATE, width, height)
+        video = args.video or Path(folder) / "video.mp4"
+        if not video.exists():
+            make_video(video, args.clips, args.seconds * _RATE, width, height)
         rows = measure(settings, video, args.model, args.segments)
     for name, value in rows.items():
         print(f"{name:28} {value}")
     if args.json:
-        facts = {"model": args.model, "size": args.size, "seconds": args.seconds, "clips": len(args.clips)}
+        facts = {"model": args.model, "size": args.size, "seconds": args.seconds}
         write_json(args.json, {"machine": machine(torch.device("cpu")), **facts, **rows})
 
 
@@ -139,15 +144,15 @@ def differences(one: Path, two: Path) -> dict[str, Any]:
     }
 
 
-def make_video(path: Path, clips: list[Path], count: int, width: int, height: int) -> Path:
+def make_video(path: Path, clips: list[Path], count: int, width: int, height: int) -> None:
     """Write the clips, one after the other, as one video."""
-    share = count // len(clips)
-    frames = chain.from_iterable(islice(there_and_back(clip, width, height), share) for clip in clips)
+    lengths = list(islice(cycle(_LENGTHS), len(clips)))
+    scenes = [(clip, count * length // sum(lengths)) for clip, length in zip(clips, lengths, strict=True)]
+    frames = chain.from_iterable(islice(there_and_back(clip, width, height), share) for clip, share in scenes)
     spec = plain_spec("h264", choose("h264", "software", width, height), width, height)
     with SegmentWriter(path, spec) as writer:
         for number, rgb in enumerate(frames):
             writer.write(rgb, number)
-    return path
 
 
 def there_and_back(clip: Path, width: int, height: int) -> Iterator[Pixels]:

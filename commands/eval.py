@@ -88,7 +88,7 @@ def run(
         raise CommandError(f"{lr}: not a folder")
     if out is not None:
         check_names(None, {"the result": out})
-    upscaler = load_model(model, weights_dir=weights_dir)
+    upscaler = load_model(model, weights_dir=weights_dir, enlargement=scale)
     rows: list[Quality] = []
     try:
         for row in evaluate(upscaler, gt, lr, how, routing, frames, scale):

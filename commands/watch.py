@@ -110,7 +110,7 @@ def watch_folder(
     upscaler: Upscaler
     if server is None:
         local = LocalUpscaler(chosen.model, read_settings(), quiet=output.quiet, tell=output.tells)
-        _ = local.model  # reports an unknown model or device before any work
+        local.check()  # reports an unknown model or device before any work
         upscaler = InProcess(local)
     else:
         upscaler = OnServer(server, api_key, quiet=output.quiet)

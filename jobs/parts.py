@@ -9,7 +9,7 @@ A part is open, taken, done, or left to the lead. Part 0 always belongs to the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
@@ -30,23 +30,23 @@ DONE: Final = "done"
 LEFT: Final = "left"
 
 _OPEN: Final = """
--- KEYS: parts, fence; ARGV: plan, number of parts, lowest token, seconds to keep. Parts of the same plan stay.
+-- KEYS: parts, fence; ARGV: plan, part numbers in order, lowest token, seconds to keep. Parts of the same plan stay.
 if redis.call('HGET', KEYS[1], 'plan') ~= ARGV[1] then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], 'plan', ARGV[1], 'count', ARGV[2])
-for number = 1, ARGV[2] - 1 do redis.call('HSETNX', KEYS[1], 'state:' .. number, 'open') end
+redis.call('HSET', KEYS[1], 'plan', ARGV[1], 'order', ARGV[2])
+for number in string.gmatch(ARGV[2], '%d+') do redis.call('HSETNX', KEYS[1], 'state:' .. number, 'open') end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 if tonumber(redis.call('GET', KEYS[2]) or '0') < tonumber(ARGV[3]) then redis.call('SET', KEYS[2], ARGV[3]) end
 """
 _CLAIM: Final = """
 -- KEYS: parts, fence, job; ARGV: worker, '1' for the lead. Returns number, token and plan; or nothing.
 if redis.call('HGET', KEYS[3], 'state') ~= 'running' then return false end
-for number = 1, (redis.call('HGET', KEYS[1], 'count') or 1) - 1 do
+for number in string.gmatch(redis.call('HGET', KEYS[1], 'order') or '', '%d+') do
   local state = redis.call('HGET', KEYS[1], 'state:' .. number)
   if state == 'open' or state == 'left' and ARGV[2] == '1' then
     local token = redis.call('INCR', KEYS[2])
     redis.call('HSET', KEYS[1], 'state:' .. number, 'taken', 'token:' .. number, token, 'beat:' .. number, 0,
       'worker:' .. number, ARGV[1])
-    return {number, token, redis.call('HGET', KEYS[1], 'plan')}
+    return {tonumber(number), token, redis.call('HGET', KEYS[1], 'plan')}
   end
 end
 return false
@@ -106,10 +106,14 @@ class PartTable:
         self._beat = redis.register_script(_BEAT)
         self._release = redis.register_script(_RELEASE)
 
-    def open(self, job_id: str, plan: str, count: int, *, above: int) -> None:
-        """Let other workers claim the parts of a job; parts that are taken or done stay so. Tokens exceed `above`."""
+    def open(self, job_id: str, plan: str, order: Iterable[int], *, above: int) -> None:
+        """Let other workers claim the parts of a job in an order; parts that are taken or done stay so.
+
+        Tokens exceed `above`.
+        """
         with unavailable():
-            self._open(keys=[parts_key(job_id), FENCE], args=[plan, count, above, _KEPT_SECONDS])
+            args: list[Any] = [plan, ",".join(map(str, order)), above, _KEPT_SECONDS]
+            self._open(keys=[parts_key(job_id), FENCE], args=args)
 
     def call(self, job_id: str, priority: Priority, count: int, *, timeout: int) -> None:
         """Ask idle workers for help: one ticket for each of `count` parts. A surplus ticket has no effect."""

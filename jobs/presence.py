@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
 from typing import Final, cast
 
 from pydantic import BaseModel, Field
@@ -26,6 +27,7 @@ class WorkerInfo(BaseModel):
     pid: int
     device: str = Field(description="Name of the worker's compute device.")
     model: str = Field(description="Name of the model that the worker keeps in memory.")
+    model_x2: str = Field("", description="Name of the model that `auto` means for outputs of up to twice the size.")
     models: list[str] = Field(default_factory=list, description="Names of the models in the worker's weights folder.")
     scales: dict[str, int] = Field(default_factory=dict, description="Enlargement of each of these models.")
     machine: str = Field("", description="Kind of machine that measured speeds belong to.")
@@ -39,6 +41,12 @@ class WorkerInfo(BaseModel):
         description="Devices and number formats that the worker would rather use, and why they are of no use.",
     )
     started_at: datetime
+
+    def resolved(self, model: str, enlargement: Fraction) -> str:
+        """Return the name of the model that `model` means for an enlargement."""
+        if model != "auto":
+            return model
+        return self.model_x2 if enlargement <= 2 and self.model_x2 else self.model
 
 
 class Duty(StrEnum):

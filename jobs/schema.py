@@ -71,7 +71,9 @@ class JobOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
-        "auto", description="Name of a model (`skipvsr models` lists all models); auto: the server's default."
+        "auto",
+        description="Name of a model (`skipvsr models` lists all models); auto: the server's default, for outputs "
+        "of up to twice the size a network for x2.",
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
@@ -223,7 +225,7 @@ class JobMetrics(BaseModel):
     skip_ratio: float = Field(
         0.0,
         description="Fraction of all (tile, residual block) units that the network did not compute: reused units and "
-        "units skipped by the gates.",
+        "units skipped by gates or by a resting backward trunk.",
     )
     reuse_ratio: float = Field(
         0.0,

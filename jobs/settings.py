@@ -52,7 +52,7 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     model: str = Field(
         "auto",
-        description="Model of jobs without a model option; auto: small.",
+        description="Model of jobs without a model option; auto: small, or small-x2 up to twice the size.",
     )
 
     api_key: SecretStr | None = Field(

@@ -13,7 +13,15 @@ from media.limits import DEFAULT_LIMITS, Limits
 from media.orientation import Matrix, decomposed, scaled
 from media.types import Color, MediaInfo, OutputSpec, VideoInfo
 
-__all__ = ["DEFAULT_SCALE", "OutputSpec", "estimated_bytes", "expected_bytes", "output_spec", "plain_spec"]
+__all__ = [
+    "DEFAULT_SCALE",
+    "OutputSpec",
+    "enlargement",
+    "estimated_bytes",
+    "expected_bytes",
+    "output_spec",
+    "plain_spec",
+]
 
 DEFAULT_SCALE: Final = 4
 """Enlargement by a model that nobody has asked about its scale."""
@@ -57,7 +65,7 @@ def output_spec(
     video = info.video
     natural = model_scale or DEFAULT_SCALE
     auto = scale is None and height is None
-    factor = _auto_factor(video, natural) if auto else Fraction(scale or Fraction(height or 0, video.height))
+    factor = enlargement(video.width, video.height, scale=scale, wanted_height=height, natural=natural)
     width, height = _even(video.width * factor), _even(video.height * factor)
     automatic = codec == "auto"
     if automatic:
@@ -116,9 +124,21 @@ def plain_spec(codec: str, encoder: Encoder, width: int, height: int) -> OutputS
     )
 
 
-def _auto_factor(video: VideoInfo, natural: int) -> Fraction:
+def enlargement(width: int, height: int, *, scale: int | None, wanted_height: int | None, natural: int) -> Fraction:
+    """Return the enlargement of a source of `width` × `height` pixels.
+
+    Args:
+        scale: wanted enlargement.
+        wanted_height: wanted height in pixels, instead of `scale`.
+        natural: enlargement without both, or less for an output of `AUTO_LINES` at most.
+    """
+    if wanted_height is not None:
+        return Fraction(wanted_height, height)
+    return Fraction(scale) if scale is not None else _auto_factor(min(width, height), natural)
+
+
+def _auto_factor(side: int, natural: int) -> Fraction:
     """The enlargement to at most `AUTO_LINES`: by a whole number if one fits, and never a reduction."""
-    side = min(video.width, video.height)
     whole = next((factor for factor in range(natural, 1, -1) if factor * side <= AUTO_LINES), None)
     return Fraction(whole) if whole else min(Fraction(natural), max(Fraction(1), Fraction(AUTO_LINES, side)))
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 
+WHOLE_FRAMES = 1 << 30
+"""Crop overhead with which no crop pays, nor any gate."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -35,7 +38,7 @@ class Preset:
     pictures visible."""
     overhead: int = 1300
     """Crop overhead: fixed cost of one more crop, in pixels of dense work (`model.mask.crop_cost`). Frames smaller
-    than three times this number run densely."""
+    than three times this number run densely; with `WHOLE_FRAMES` frames of every size are computed or reused whole."""
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame runs densely."""
     backward_every: int = 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,8 @@ from pipeline.checkpoint import Identity
 from pipeline.layout import PLAN
 
 WARM_UP: Final = 24
-"""Frames of a warm-up without a scene cut: the seams then lose less than 0.01 dB (docs/scaling.md)."""
-_REACH: Final = 0.35
+"""Frames of a warm-up without a scene cut. No frame then loses more than 0.02 dB with `small` (docs/scaling.md)."""
+_REACH: Final = 0.5
 """Most frames between a border and its place in equal parts, as a fraction of a part."""
 
 
@@ -113,25 +113,31 @@ def parts_of(scan: Scan, *, count: int, chunk: int, lookahead: int, least: int) 
     total = len(scan.pts)
     least = max(least, chunk, lookahead + 1)
     count = max(1, min(count, total // least))
-    borders, size = [0], total / count
+    behind = [0]
     for number in range(1, count):
-        wanted, reach = number * size, _REACH * size
-        free = range(borders[-1] + least, total - least + 1)
-        border = _border(scan.cuts, wanted, reach, chunk, free)
-        if border is not None:
-            borders.append(border)
+        free = range(behind[-1] + least, total - least + 1)
+        border = _behind_a_cut(scan.cuts, number * total / count, _REACH * total / count, chunk, free)
+        behind += [] if border is None else [border]
+    borders = list(
+        chain.from_iterable(_filled(*gap, total / count, chunk, least) for gap in pairwise([*behind, total]))
+    )
     ends: list[int | None] = [end - first for first, end in pairwise(borders)]
     return [_part(scan, first, frames, chunk) for first, frames in zip(borders, [*ends, None], strict=True)]
 
 
-def _border(cuts: Sequence[int], wanted: float, reach: float, chunk: int, free: range) -> int | None:
-    """The multiple of `chunk` nearest to a place: behind a scene cut if one is in reach, anywhere otherwise."""
+def _behind_a_cut(cuts: Sequence[int], wanted: float, reach: float, chunk: int, free: range) -> int | None:
+    """The multiple of `chunk` behind a scene cut that is nearest to a place; None if no cut is in reach."""
     near = bisect.bisect_left(cuts, wanted - reach), bisect.bisect_right(cuts, wanted + reach)
     behind = [border for cut in cuts[slice(*near)] if (border := -(-cut // chunk) * chunk) in free]
-    if behind:
-        return min(behind, key=lambda border: abs(border - wanted))
-    plain = round(wanted / chunk) * chunk
-    return plain if plain in free else None
+    return min(behind, key=lambda border: abs(border - wanted), default=None)
+
+
+def _filled(first: int, end: int, size: float, chunk: int, least: int) -> list[int]:
+    """The border `first`, and further ones if the cuts leave a part of at least twice the equal size."""
+    length = end - first
+    pieces = round(length / size) if 0 < 2 * size <= length else 1
+    plain = [round((first + number * length / pieces) / chunk) * chunk for number in range(1, pieces)]
+    return [first, *(border for border in plain if first + least <= border <= end - least)]
 
 
 def _part(scan: Scan, first: int, frames: int | None, chunk: int) -> Part:

@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
+from pathlib import Path
 
 import media.errors
 from jobs.errors import DecoderFailed, HeaderNotSent, JobFailed, SkipVsrError, TooLarge, UnsupportedMedia, UnusableVideo
-from jobs.schema import StreamFacts
+from jobs.schema import JobOptions, StreamFacts
 from jobs.settings import Settings
 from media.errors import DecoderCrashed, HeaderElsewhere, MediaError, OverLimit, UnsupportedFile, Unwritable
 from media.limits import Limits
-from media.probe import MediaInfo
+from media.probe import MediaInfo, probe
 from media.spec import OutputSpec
 
 
 def media_limits(settings: Settings) -> Limits:
     """Copy the limits on source files from the settings; both classes use the same field names."""
     return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+
+
+def probe_source(source: Path, options: JobOptions, limits: Limits, hole: tuple[int, int] | None = None) -> MediaInfo:
+    """Inspect the source of a job; `hole` as in `media.probe.probe`. Raises MediaError and OSError."""
+    return probe(source, limits, target=options.container, fields=options.deinterlace == "field", hole=hole)
 
 
 def stream_facts(

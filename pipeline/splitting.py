@@ -39,9 +39,9 @@ def plan(task: UpscaleTask, model: Upscaler, *, count: int, least: int = 0) -> G
     Yields the number of frames read so far. Returns None if the video cannot be divided, or has a checkpoint without a
     plan: a decision once made stays, because it decides the bytes of the result. Raises MediaError, OSError.
     """
-    facts = prepared(task, model)
-    if facts.begun:
+    if (task.folder / MANIFEST).exists():
         return None
+    facts = prepared(task, model)
     read = yield from scan(task, facts.canvas, model.device)
     parts = parts_of(
         read,

@@ -21,6 +21,7 @@ from media.types import Canvas
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Group, Upscaler, groups
 from model.engine.work import Interrupted
+from model.engine.yuv import YuvFormat
 from pipeline.checkpoint import Checkpoints, Manifest
 from pipeline.feed import ChunkFeed
 from pipeline.parts import Part
@@ -169,6 +170,7 @@ class _Groups:
         progress: ProgressCounter,
         *,
         resumed: bool,
+        yuv: YuvFormat | None,
     ) -> None:
         part, chunk = task.part, task.frames_per_chunk
         self._warm_up = part.warm_up if part is not None and not resumed else 0
@@ -177,7 +179,7 @@ class _Groups:
         first = 0 if resumed else task.options.lookahead - -self._warm_up % chunk
         self._groups = groups(frames, chunk, first)
         self._pending, self._lookahead = pending, task.options.lookahead
-        self._stops, self._progress = stops, progress
+        self._stops, self._progress, self._yuv = stops, progress, yuv
         self._coming: deque[ComingChunk] = deque()
         self._read: deque[Group] = deque()
         """Groups that are read and not taken yet."""
@@ -228,7 +230,7 @@ class _Groups:
             rgb: Any = np.stack([frame.rgb for frame in group])
             group.clear()
             del ends
-            yield Group(rgb, last, partial(self._observe, number), None if warm_up else feed.put)
+            yield Group(rgb, last, partial(self._observe, number), None if warm_up else feed.put, self._yuv)
             del rgb
 
     def _observe(self, number: int, fraction: float) -> None:
@@ -247,6 +249,7 @@ def run_model(
     progress: ProgressCounter,
     *,
     ahead: int,
+    yuv: YuvFormat | None = None,
 ) -> Iterator[ComingChunk]:
     """Upscale frames chunk by chunk, and carry the recurrent state from chunk to chunk.
 
@@ -261,9 +264,10 @@ def run_model(
         stops: end the iterator early.
         progress: follows the steps of the network.
         ahead: most chunks to begin before the current one is finished.
+        yuv: format of the upscaled frames (`pipeline.yuv`); None: RGB.
     """
     options = task.options
-    waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None)
+    waiting = _Groups(frames, pending, task, stops, progress, resumed=state is not None, yuv=yuv)
     results = model.stream(waiting, state, lookahead=options.lookahead, routing=options.routing, ahead=ahead)
     del state
     try:
@@ -292,10 +296,10 @@ def encode(
     frame. Raises Dropped if the network drops the chunk; no segment remains then.
     """
     with SegmentWriter(checkpoints.segment(number), spec) as writer:
-        for rgb in chunk.feed.polled(pause):
-            if rgb is not None:
-                writer.write(rgb, chunk.pts[writer.frames])
-            del rgb
+        for frame in chunk.feed.polled(pause):
+            if frame is not None:
+                writer.write(frame, chunk.pts[writer.frames])
+            del frame
             yield writer.frames
         for _ in writer.drain():
             yield writer.frames

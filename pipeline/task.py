@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.schema import JobOptions
 from media.limits import DEFAULT_LIMITS, Limits
+from media.types import MediaInfo
 from pipeline.checkpoint import Identity
 from pipeline.parts import Part
 
@@ -32,6 +33,10 @@ class UpscaleTask:
     """The part of the video to compute, without the other tracks; None: the whole video."""
     identity: Identity | None = None
     """What this run must have in common with those of the other parts."""
+    natural: int | None = None
+    """Enlargement of a result without a wanted size; None: that of the model."""
+    info: MediaInfo | None = None
+    """What a probe with the options found in the source, if the source has been probed."""
 
     @property
     def frames_per_chunk(self) -> int:

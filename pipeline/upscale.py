@@ -25,7 +25,6 @@ from jobs.storage import Fenced
 from media.assemble import Assembled, assembling
 from media.encode.encoders import job_threads
 from media.errors import UnusableVideo
-from media.probe import probe
 from media.spec import output_spec
 from media.types import Canvas
 from model.engine.budget import halves_beside, longest_chunk, needed_bytes
@@ -40,8 +39,10 @@ from pipeline.feed import Dropped
 from pipeline.figures import chunk_figures, facts, packed
 from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
+from pipeline.source import probe_source
 from pipeline.stages import ComingChunk, DecodeStage, Stops, encode, run_model
 from pipeline.task import UpscaleTask
+from pipeline.yuv import device_format
 
 _PAUSE: Final = 0.25
 """Seconds between two events."""
@@ -87,8 +88,6 @@ class Prepared(NamedTuple):
     encoder_threads: int
     warnings: list[str]
     """Why the run differs from what the options ask for."""
-    begun: bool
-    """Whether a checkpoint exists."""
 
 
 def prepared(task: UpscaleTask, model: Upscaler) -> Prepared:
@@ -102,16 +101,15 @@ class _Run:
     def __init__(self, task: UpscaleTask, model: Upscaler, stops: Stops) -> None:
         self._task, self._model, self._stops = task, model, stops
         options = task.options
-        fields = options.deinterlace == "field"
-        self._info = probe(task.source, task.limits, target=options.container, fields=fields)
+        self._info = task.info or probe_source(task.source, options, task.limits)
         self._spec = output_spec(
             self._info,
             scale=options.scale,
             height=options.height,
-            model_scale=model.scale,
+            model_scale=task.natural or model.scale,
             codec=options.codec,
             crf=options.crf,
-            hardware=encoder_of_job(task.encoder, model.device, task.folder),
+            hardware=encoder_of_job(task.encoder, model.device, task.folder, task.identity),
             limits=task.limits,
         )
         self._checkpoints = Checkpoints(task.folder)
@@ -139,9 +137,8 @@ class _Run:
     @property
     def prepared(self) -> Prepared:
         """What is known before the first chunk."""
-        manifest, chunk = self._manifest, self._task.frames_per_chunk
-        canvas, begun = self._info.video.canvas, manifest.segments > 0
-        return Prepared(self._identity, canvas, chunk, manifest.encoder_threads, manifest.warnings, begun)
+        manifest, chunk, canvas = self._manifest, self._task.frames_per_chunk, self._info.video.canvas
+        return Prepared(self._identity, canvas, chunk, manifest.encoder_threads, manifest.warnings)
 
     def _frames_total(self) -> int | None:
         """Number of frames to compute; None if the file does not state the number."""
@@ -242,6 +239,7 @@ class _Run:
             self._stops,
             self._progress,
             ahead=self._chunks_ahead(),
+            yuv=device_format(self._model, self._spec, self._info.video.width, self._info.video.height),
         )
         chunks = Prefetcher(coming, depth=2, name="model")  # one is encoded while the next is computed
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -16,9 +17,8 @@ from pydantic import ValidationError
 from jobs.errors import FieldError, InvalidRequest, TooLarge, UploadStalled
 from jobs.schema import JobOptions, JobRequest, StreamFacts
 from jobs.settings import Settings
-from media.probe import probe
-from media.spec import OutputSpec, output_spec
-from pipeline.source import expected_frames, media_limits, stream_facts, user_errors
+from media.spec import DEFAULT_SCALE, OutputSpec, enlargement, output_spec
+from pipeline.source import expected_frames, media_limits, probe_source, stream_facts, user_errors
 from service.outgoing import Guard, split
 
 T = TypeVar("T")
@@ -39,6 +39,8 @@ class Admission:
     """Number of frames of the result, if the file states the number."""
     spec: OutputSpec
     """The result."""
+    enlargement: Fraction
+    """Height of the result over that of the video, before rounding to whole pixels."""
     expected_frames: int | None
     """Number of frames of the result, as stated or by the duration; None if the file states neither."""
     webhook: str | None = None
@@ -90,7 +92,7 @@ def admit(
     """
     allowed = media_limits(settings)
     with user_errors():
-        info = probe(path, allowed, target=options.container, fields=options.deinterlace == "field", hole=hole)
+        info = probe_source(path, options, allowed, hole)
         spec = output_spec(
             info,
             scale=options.scale,
@@ -106,6 +108,13 @@ def admit(
         [*info.warnings, *spec.warnings],
         info.video.output_frames,
         spec,
+        enlargement(
+            info.video.width,
+            info.video.height,
+            scale=options.scale,
+            wanted_height=options.height,
+            natural=scale or DEFAULT_SCALE,
+        ),
         expected_frames(info, spec),
     )
 

@@ -57,9 +57,10 @@ class _Crew:
         """Workers with a model; `auto`: with any."""
         return [worker for worker in self.workers if model == "auto" or model in worker.models]
 
-    def resolved(self, model: str) -> str:
-        """Name of the model that `auto` means."""
-        return self.workers[0].model if model == "auto" and self.workers else model
+    def resolved(self, admission: Admission) -> str:
+        """Name of a job's model; `auto` if no worker is alive to choose."""
+        model = admission.options.model
+        return self.workers[0].resolved(model, admission.enlargement) if self.workers else model
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Estimates:
     def answer(self, admission: Admission) -> Answer:
         """Estimate a job that may be submitted, with its wait."""
         crew = self._crew.get()
-        model, estimate = crew.resolved(admission.options.model), self._estimate(admission, crew)
+        model, estimate = crew.resolved(admission), self._estimate(admission, crew)
         frames, warnings = admission.expected_frames, list(admission.warnings)
         if frames is None:
             warnings.append("The file does not state its length; the time is unknown until the job has run.")
@@ -176,7 +177,7 @@ class Estimates:
         if frames is None or not able:
             return None
         source, output = (admission.facts.width, admission.facts.height), (spec.width, spec.height)
-        work = Work.of(crew.resolved(options.model), options, spec.codec, source, output)
+        work = Work.of(crew.resolved(admission), options, spec.codec, source, output)
         tables = [crew.tables[worker.machine] for worker in able if worker.machine in crew.tables]
         found = [forecast for table in tables if (forecast := table.forecast(work, frames))]
         if not found:

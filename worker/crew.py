@@ -70,8 +70,9 @@ class Crew:
     def open(self) -> None:
         """Open the table, and ask idle workers for help."""
         above = max(stored(self._attempt.lease, partial(self._begin, number)) for number in self._numbers)
-        text, count = self._plan.model_dump_json(), len(self._plan.parts)
-        self._store(lambda: self._table.open(self._job, text, count, above=above))
+        # The longest first: workers then end at about the same time.
+        text, order = self._plan.model_dump_json(), sorted(self._numbers, key=self._plan.length, reverse=True)
+        self._store(lambda: self._table.open(self._job, text, order, above=above))
         self._call(sum(row.state == OPEN for row in self._rows()))
         self._attempt.lease.update({"segments": self.together.segments()})
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,8 +18,7 @@ from jobs.schema import Job, JobMetrics, JobState
 from jobs.storage import Fenced, Storage, part_id
 from jobs.store import JobStore
 from model.engine.memory import free_memory
-from model.engine.upscaler import Upscaler
-from model.zoo.cache import ModelCache
+from pipeline.choice import Choice
 from pipeline.events import PartDone
 from pipeline.parts import Plan
 from pipeline.task import UpscaleTask
@@ -40,7 +40,7 @@ class Helper:
     Args:
         store: the jobs.
         storage: the files.
-        models: the networks.
+        choose: loads the model of a job, given its source.
         heartbeat: the heartbeat thread.
         name: the worker's name.
         run: runs the pipeline.
@@ -52,14 +52,14 @@ class Helper:
         self,
         store: JobStore,
         storage: Storage,
-        models: ModelCache[Upscaler],
+        choose: Callable[[Job, Path], Choice],
         heartbeat: Heartbeat,
         name: str,
         run: Run,
         task: Callable[[Job, Path, Path], UpscaleTask],
         check: Callable[[Exception], object],
     ) -> None:
-        self._store, self._storage, self._models, self._heartbeat = store, storage, models, heartbeat
+        self._store, self._storage, self._choose, self._heartbeat = store, storage, choose, heartbeat
         self._name, self._run, self._task, self._check = name, run, task, check
         self._table = PartTable(store.redis)
 
@@ -85,7 +85,8 @@ class Helper:
                 # The measurements of the job are those of all parts; this attempt reports its own.
                 own = job.model_copy(update={"metrics": JobMetrics()})
                 return self._compute(claim, Attempt(own, lease), files)
-        except (NotFound, Fenced):
+        except (NotFound, Fenced) as error:
+            self._check(error)
             return JobState.QUEUED
         except (StoreUnavailable, StorageUnavailable):  # the worker stops while one of the two is away
             return JobState.QUEUED
@@ -100,12 +101,12 @@ class Helper:
 
     def _compute(self, claim: PartClaim, attempt: Attempt, files: Storage) -> JobState:
         job, made = attempt.job, Plan.model_validate_json(claim.plan)
-        model = self._models.get(job.options.model)
+        source = stored(attempt.lease, lambda: self._storage.fetch_input(job.id))
+        model, natural = self._choose(job, source)
         if model.identity(job.options.routing) != made.identity.model:
             return JobState.FAILED
-        source = stored(attempt.lease, lambda: self._storage.fetch_input(job.id))
         folder = stored(attempt.lease, lambda: files.take_work(part_id(claim.number), claim.token))
-        task = part_task(self._task(job, source, folder), made, claim.number)
+        task = part_task(replace(self._task(job, source, folder), natural=natural), made, claim.number)
         save = partial(files.save, part_id(claim.number), folder)
         outcome = self._run(task, model, attempt, save)
         return JobState.DONE if isinstance(outcome, PartDone) else JobState.QUEUED

@@ -22,7 +22,7 @@ from jobs.storage import Storage, part_id
 from jobs.store import JobStore
 from model.engine.upscaler import Upscaler
 from pipeline.events import Finished, PartDone
-from pipeline.layout import PLAN
+from pipeline.layout import MANIFEST, PLAN
 from pipeline.parts import Plan
 from pipeline.splitting import is_joined, plan
 from pipeline.task import UpscaleTask
@@ -119,7 +119,8 @@ class Lead:
         differs = own.differs(made.identity, may_move=part is None)  # parts of two kinds of devices would alternate
         if differs is not None:
             attempt.warnings.append(f"The checkpoint belongs to another {differs}; the job started again.")
-            (task.folder / PLAN).unlink()
+            for name in (PLAN, MANIFEST):
+                (task.folder / name).unlink(missing_ok=True)
             stored(attempt.lease, lambda: self._storage.remove_parts(attempt.job.id))
         return differs is None
 

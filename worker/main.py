@@ -96,6 +96,7 @@ def main(settings: Settings | None = None, redis_url: str | None = None) -> int:
         pid=os.getpid(),
         device=str(warm.device),
         model=warm.name,
+        model_x2=models.resolved("auto", 2),
         models=models.names(),
         scales=models.scales(),
         machine=machine_of(warm, settings.encoder),

@@ -29,8 +29,9 @@ from model.errors import ModelError
 from model.faults import advice, device_failure, told
 from model.zoo.cache import ModelCache
 from pipeline.checkpoint import shortened_chunk
+from pipeline.choice import Choice, choose
 from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
-from pipeline.source import media_limits, stream_facts
+from pipeline.source import media_limits, probe_source, stream_facts
 from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
@@ -46,7 +47,6 @@ from worker.patience import patiently
 from worker.speeds import WorkerSpeeds
 
 log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 _UNLIMITED: Final = Limits(
@@ -111,7 +111,9 @@ class Runner:
         self.device_failed = False
         """Whether this process can use its device no more, and must end."""
         self._lead = Lead(settings, store, storage, name, self._upscale)
-        self._helper = Helper(store, storage, models, heartbeat, name, self._upscale, self._task, self._check_device)
+        self._helper = Helper(
+            store, storage, self._choose, heartbeat, name, self._upscale, self._task, self._check_device
+        )
 
     def run(self, job_id: str) -> None:
         """Process a job if the job is still queued. Raises StoreUnavailable if Redis is down at the claim."""
@@ -162,12 +164,17 @@ class Runner:
             task = self._task(job, source, stored(lease, lambda: self._storage.take_work(job.id, claim.token)))
             if attempt.is_first:
                 self._metrics.queue_seconds.observe(attempt.queue_seconds)
-            model = self._models.get(job.options.model)
+            model, natural = self._choose(job, source)
             lease.update({"model": model.name, "device": model.place})
-            finished = self._lead.upscale(task, model, attempt)
+            finished = self._lead.upscale(replace(task, natural=natural), model, attempt)
             outcome = self._stop(lease) if finished is None else self._publish(finished, model, attempt)
             span.set_attribute("skipvsr.outcome", outcome)
             return outcome
+
+    def _choose(self, job: Job, source: Path) -> Choice:
+        """Load the model of a job."""
+        facts = job.input or stream_facts(probe_source(source, job.options, self._limits))
+        return choose(self._models, job.options, facts.width, facts.height)
 
     def _task(self, job: Job, source: Path, folder: Path) -> UpscaleTask:
         return UpscaleTask(

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     if ends:
         faulthandler.dump_traceback_later(args.seconds * 1.25 + 60, exit=True)
-    results = Results(args.out)
+    results = Results(args.out, {"device": str(device), "seconds": args.seconds, "tiny": args.tiny})
     session = Session(device, args.tiny, args.weights, time.monotonic() + args.seconds)
     _run(session, [part for part in PARTS if part.name in wanted], results)
     if ends:

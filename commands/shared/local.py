@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jobs.speed_records import SpeedFile
     from media.limits import Limits
     from model.engine.upscaler import Upscaler
+    from model.zoo.cache import ModelCache
     from pipeline.events import Finished, Started
     from pipeline.task import UpscaleTask
 
@@ -52,19 +53,21 @@ class LocalUpscaler:
     """
 
     def __init__(self, model: str, settings: Settings, *, quiet: bool = False, tell: bool = False) -> None:
-        self._name = model if model != "auto" else settings.model
-        self._settings = settings
+        self._name, self._settings = model, settings
         self._quiet, self._tells = quiet, tell
 
+    def check(self) -> None:
+        """Load the model, or for `auto` the model of the largest results. Raises ModelError."""
+        self._models.get(self._name)
+
     @cached_property
-    def model(self) -> Upscaler:
-        """The model, loaded at the first use. Raises ModelError."""
-        from model.engine.upscaler import load_model
+    def _models(self) -> ModelCache[Upscaler]:
+        from model.engine.upscaler import model_cache
 
         settings = self._settings
-        return load_model(
-            self._name,
-            weights_dir=settings.weights,
+        return model_cache(
+            settings.weights,
+            default=settings.model,
             device=settings.device,
             precision=settings.precision,
             threads=settings.threads,
@@ -77,11 +80,10 @@ class LocalUpscaler:
 
         return SpeedFile(self._settings.data_dir / "speeds.json")
 
-    @cached_property
-    def _machine(self) -> str:
+    def _machine(self, model: Upscaler) -> str:
         from pipeline.calibration import machine_of
 
-        return machine_of(self.model, self._settings.encoder)
+        return machine_of(model, self._settings.encoder)
 
     @cached_property
     def limits(self) -> Limits:
@@ -96,6 +98,8 @@ class LocalUpscaler:
         Writes the `report` and a `skipmap` video, if given. Raises CommandError, MediaError, ModelError, OSError.
         """
         from commands.shared.naming import beside, check_names, check_source, container_of
+        from pipeline.choice import choose
+        from pipeline.source import probe_source
         from pipeline.task import UpscaleTask
 
         source, target = item.source, item.target
@@ -103,15 +107,21 @@ class LocalUpscaler:
         map_container = container_of(skipmap) if skipmap is not None else ""
         check_names(source, {"the output": target, "the report": report, "the skip map": skipmap})
         folder = beside(target, ".skipvsr")
-        task = UpscaleTask(source, folder, item.options, self.limits, encoder=self._settings.encoder)
+        info = probe_source(source, item.options, self.limits)
+        model, natural = choose(self._models, item.options, info.video.width, info.video.height)
+        task = UpscaleTask(
+            source, folder, item.options, self.limits, encoder=self._settings.encoder, natural=natural, info=info
+        )
         with _checkpoints(folder):
-            document = self._upscale(task, target, skipmap, map_container)
+            document = self._upscale(task, model, target, skipmap, map_container)
         if report is not None:
             kept = {name: value for name, value in document.items() if name != "summary"}
             report.write_text(json.dumps(kept, indent=2) + "\n")
         return document
 
-    def _upscale(self, task: UpscaleTask, target: Path, skipmap: Path | None, map_container: str) -> dict[str, Any]:
+    def _upscale(
+        self, task: UpscaleTask, model: Upscaler, target: Path, skipmap: Path | None, map_container: str
+    ) -> dict[str, Any]:
         from commands.shared.progress import frames_bar
         from jobs.disk import replace
         from jobs.figures import Figures, Report
@@ -120,8 +130,7 @@ class LocalUpscaler:
         from pipeline.speedometer import Speedometer
         from pipeline.upscale import upscale
 
-        model = self.model
-        speedometer = Speedometer(model.name, task.options, partial(self._speeds.add, self._machine))
+        speedometer = Speedometer(model.name, task.options, partial(self._speeds.add, self._machine(model)))
         begun = time.perf_counter()
         title = f"upscaling with {model.name}"
         with (
@@ -134,7 +143,7 @@ class LocalUpscaler:
                 match event:
                     case Started():
                         resumed = event.resumed
-                        self._tell(event, task)
+                        self._tell(event, task, model)
                     case Finished():
                         finished = event
                     case Stopped():
@@ -165,7 +174,7 @@ class LocalUpscaler:
         )
         return {"summary": _summary(model, finished), **report.model_dump(mode="json")}
 
-    def _tell(self, started: Started, task: UpscaleTask) -> None:
+    def _tell(self, started: Started, task: UpscaleTask, model: Upscaler) -> None:
         """Print the expected size and time before the work starts."""
         from commands.shared.expected import sentence
         from pipeline.calibration import calibrate_once
@@ -173,9 +182,9 @@ class LocalUpscaler:
 
         if not self._tells:
             return
-        settings, model = self._settings, self.model
+        settings = self._settings
         calibrate_once(self._speeds, model, settings.encoder, [model.name], settings.weights)
-        estimate = expected(started, model.name, task.options, self._speeds.table(self._machine))
+        estimate = expected(started, model.name, task.options, self._speeds.table(self._machine(model)))
         if estimate is not None:
             video = started.info.video
             about = sentence((video.width, video.height), estimate.model_dump())

@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from media.color.pixels import Pixels
+from media.color.planes import frame_of_planes
 from media.color.yuv import DOWNSCALE, RgbToYuv
 from media.demux.timestamps import SHIFT_TAG, decoding_times, reorder_depth
 from media.encode.encoders import configure
@@ -65,16 +66,17 @@ class SegmentWriter:
             self._abandon()
             raise MediaError(f"The encoder {spec.encoder} refuses {spec.width}×{spec.height}: {e}") from e
 
-    def write(self, rgb: Pixels, pts: int) -> None:
-        """Encode one frame, scaled to the spec's size.
+    def write(self, pixels: Pixels, pts: int) -> None:
+        """Encode one frame.
 
         Args:
-            rgb: [H, W, 3], uint8 or uint16.
+            pixels: RGB [H, W, 3], uint8 or uint16, scaled here to the spec's size; or [n], the planes of a frame in the
+                spec's size and pixel format (`media.color.planes`).
             pts: timestamp in units of `spec.time_base`.
         """
         if self._times and pts <= self._times[-1]:
             raise ValueError(f"pts {pts} is not above the previous one, {self._times[-1]}")
-        frame = self._yuv(rgb)
+        frame = frame_of_planes(pixels, self.spec) if pixels.ndim == 1 else self._yuv(pixels)
         # The encoder receives frame numbers, and the packets receive the timestamps. Odd time bases and gaps of a clip
         # with variable frame rate therefore do not affect rate control.
         frame.pts, frame.time_base = self.frames, self._stream.codec_context.time_base

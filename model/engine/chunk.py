@@ -13,6 +13,7 @@ from torch import Tensor
 from model.engine.clock import Seconds
 from model.engine.execute import is_dense
 from model.engine.state import RecurrentState
+from model.engine.yuv import YuvFormat
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
 from model.routing import Preset, RoutingReport
@@ -33,6 +34,8 @@ class Request:
     lookahead: int
     last: bool
     routing: str | Preset = "off"
+    yuv: YuvFormat | None = None
+    """Format of the upscaled frames; None: RGB."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Chunk:
     scenes: list[Scene]
     planning: Seconds
     """Time of planning."""
+    yuv: YuvFormat | None = None
+    """Format of the upscaled frames; None: RGB."""
 
     @property
     def planned_state(self) -> RecurrentState:
@@ -100,7 +105,7 @@ class ChunkResult:
     """The result of one call of `Upscaler.forward`."""
 
     frames: Frames
-    """[T', s H, s W, 3] in the number format of the input."""
+    """[T', s H, s W, 3] in the number format of the input; or samples [T', n] of `Request.yuv`."""
     state: RecurrentState
     reports: list[RoutingReport]
     """One report for each emitted frame."""

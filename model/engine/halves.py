@@ -16,12 +16,14 @@ from torch import Tensor
 from model.device import memory_errors
 from model.engine.accounting import Accounting
 from model.engine.calibration import StepTimes, Stopwatch
-from model.engine.chunk import Chunk, ChunkResult, Frames, Receiver
+from model.engine.chunk import Chunk, ChunkResult, Receiver
 from model.engine.clock import Seconds
 from model.engine.execute import ChunkRun, PreviousFrame, batched, last_frames, normalised
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Fate, Steps, Strand, single
+from model.engine.transfers import Download, Transfers
 from model.engine.work import Observer, StepCosts, Work
+from model.engine.yuv import to_yuv
 from model.network.basicvsr import BasicVSR
 
 _FORWARD, _OUTPUT, _BACKWARD, _FLOW = range(4)
@@ -51,7 +53,7 @@ class Halves:
 
     def __init__(self, network: BasicVSR, device: torch.device, accounting: Accounting) -> None:
         self._network, self._device, self._accounting = network, device, accounting
-        self._costs = StepCosts.of(network)
+        self._costs, self._transfers = StepCosts.of(network), Transfers(device)
 
     def begin(
         self, chunks: Sequence[Chunk], executor: Executor, *, turn: int = 0, observer: Observer | None = None
@@ -89,7 +91,9 @@ class Halves:
         forward = Strand(self._forward(chunks, runs), spent, (turn, _FORWARD), fate, before, heavy=True)
         frames = Strand(self._hr_frames(chunks, runs, receiver), spent, (turn, _OUTPUT), fate, before)
         collect = single(partial(self._results, chunks, forward, frames, begun))
-        results = Strand(collect, np.zeros(2), (turn, _OUTPUT), fate, [forward, frames])
+        # The frames of an accelerator are on their way while the host begins the next chunk.
+        late = (turn, _OUTPUT) if self._device.type == "cpu" else (turn + 1, _FLOW + 1)
+        results = Strand(collect, np.zeros(2), late, fate, [forward, frames])
         executor.start(forward, frames, results)
         return results
 
@@ -129,15 +133,17 @@ class Halves:
 
     def _hr_frames(
         self, chunks: Sequence[Chunk], runs: list[ChunkRun], receiver: Receiver | None
-    ) -> Steps[list[list[Tensor]]]:
-        """Reconstruct the frames of each scene; return for each chunk the HR frames of its scenes."""
+    ) -> Steps[list[tuple[Tensor | None, Download]]]:
+        """Reconstruct each scene; return for each chunk the last HR frame, and all frames on their way to the host."""
         parts: list[list[Tensor]] = [[] for _ in chunks]
-        show = partial(self._show, chunks[0], receiver) if receiver and self._device.type == "cpu" else None
+        one_by_one = receiver and self._device.type == "cpu" and not chunks[0].yuv
+        show = partial(self._show, chunks[0], receiver) if receiver and one_by_one else None
         for index, run in enumerate(runs):
             frames = yield from run.hr_frames(_previous(chunks, index), show)
             for part, new in zip(parts, frames, strict=True):
                 part.append(new)
-        return parts
+        lasts = [part[-1][-1].clone() if part else chunk.before.hr for chunk, part in zip(chunks, parts, strict=True)]
+        return list(zip(lasts, map(self._frames, chunks, parts), strict=True))
 
     def _work(self, chunk: Chunk, observer: Observer) -> Work:
         """Return the work of a chunk, of which the observer is told."""
@@ -152,32 +158,32 @@ class Halves:
         _, h, w, _ = chunk.stored.shape
         receiver(frame[: h * self._network.scale, : w * self._network.scale].numpy())
 
-    def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Frames:
-        """Return the HR frames [T', s H, s W, 3] of a chunk, given those of its scenes."""
+    def _frames(self, chunk: Chunk, parts: list[Tensor]) -> Download:
+        """Return the frames of `ChunkResult`, given the HR frames of each scene."""
         _, h, w, _ = chunk.stored.shape
         scale = self._network.scale
-        if not parts:
-            return chunk.stored.new_empty(0, h * scale, w * scale, 3).cpu().numpy()
+        parts = parts or [chunk.stored.new_empty(0, h * scale, w * scale, 3)]
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return whole[:, : h * scale, : w * scale].contiguous().cpu().numpy()
+        whole = whole[:, : h * scale, : w * scale].contiguous()
+        return self._transfers.download(to_yuv(whole, chunk.yuv) if chunk.yuv else whole)
 
     def _results(
         self,
         chunks: Sequence[Chunk],
         forward: Strand[Sequence[Tensor | None]],
-        frames: Strand[list[list[Tensor]]],
+        frames: Strand[list[tuple[Tensor | None, Download]]],
         begun: Begun,
     ) -> list[ChunkResult]:
         """Return the result of each chunk, with its reports."""
         begun.runs.clear()  # and with them the features of all frames
         share = begun.spent / len(chunks)
         results = []
-        for chunk, feat, parts in zip(chunks, forward.value, frames.value, strict=True):
-            hr = parts[-1][-1].clone() if parts else chunk.before.hr
+        for chunk, feat, (hr, download) in zip(chunks, forward.value, frames.value, strict=True):
+            whole = download.frames()  # first: the times of a GPU's steps are known after the last step
             state = replace(chunk.planned_state, feat=feat, hr=hr)
             cuts = [cut for cut in chunk.scene_cuts if cut < chunk.emit]
             reports = self._accounting.reports(chunk, share, begun.times, begun.observer)
-            results.append(ChunkResult(self._frames(chunk, parts), state, reports, cuts, len(chunks)))
+            results.append(ChunkResult(whole, state, reports, cuts, len(chunks)))
         return results
 
 

@@ -14,6 +14,7 @@ from model.engine.halves import Begun, Halves
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Strand
 from model.engine.work import Observer
+from model.engine.yuv import YuvFormat
 from model.routing import Preset
 
 T = TypeVar("T")
@@ -29,7 +30,9 @@ class Group:
     observer: Observer | None = None
     """Follows the steps of the chunk."""
     receiver: Receiver | None = None
-    """Gets the HR frames one by one on a CPU. On other devices the frames come with the result only."""
+    """Gets the HR frames one by one on a CPU, in RGB. Else the frames come with the result only."""
+    yuv: YuvFormat | None = None
+    """Format of the upscaled frames; None: RGB."""
 
 
 class Overlap:
@@ -98,7 +101,7 @@ class Overlap:
 
     @torch.inference_mode()
     def _begin(self, group: Group, state: RecurrentState | None, turn: int) -> Begun:
-        request = Request(group.frames, state, self._lookahead, group.last, self._routing)
+        request = Request(group.frames, state, self._lookahead, group.last, self._routing, group.yuv)
         chunk = self._plan(request, self._executor)
         return self._halves.begin([chunk], self._executor, turn=turn, observer=group.observer)
 

@@ -13,6 +13,7 @@ from model.engine.chunk import Chunk, Frames, Request, Scene
 from model.engine.clock import Seconds
 from model.engine.scene_cuts import find_scene_cuts
 from model.engine.state import RecurrentState
+from model.engine.transfers import Transfers
 from model.errors import StateMismatch
 from model.gates.estimator import Estimator
 from model.gates.skipping import make_skipper
@@ -27,6 +28,7 @@ class Planner:
 
     def __init__(self, network: BasicVSR, estimator: Estimator | None, fingerprint: str, device: torch.device) -> None:
         self._network, self._estimator, self._fingerprint, self._device = network, estimator, fingerprint, device
+        self._transfers = Transfers(device)
 
     def plan(self, request: Request, numbers: Preset, spent: Seconds) -> Chunk:
         """Return the next chunk of a stream, planned with the numbers of a preset.
@@ -41,13 +43,13 @@ class Planner:
         with one_thread():
             cuts = find_scene_cuts(stored, before.last) if emit else []
             scenes = self._scenes(stored, emit, before, cuts, numbers)
-        return Chunk(stored, emit, request.last, before, cuts, scenes, spent)
+        return Chunk(stored, emit, request.last, before, cuts, scenes, spent, request.yuv)
 
     def join(self, frames: Frames, state: RecurrentState | None) -> Tensor:
         """Return the pending frames of a state and the new frames [T, H, W, 3] as one tensor on the device."""
         if frames.dtype not in (np.uint8, np.uint16) or frames.ndim != 4 or frames.shape[-1] != 3:
             raise ValueError(f"frames must be uint8 or uint16 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
-        new = torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
+        new = self._transfers.upload(frames)
         if state is None:
             return new
         if state.model != self._fingerprint:

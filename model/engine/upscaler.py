@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,7 @@ from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import has_integers
 from model.routing import Preset, preset
 from model.zoo.cache import ModelCache
-from model.zoo.models import DEFAULT_MODEL, card, load_network, usable_estimator, usable_scales
+from model.zoo.models import card, default_model, load_network, usable_estimator, usable_scales
 from model.zoo.scales import Scales, chosen_scales, quantise, wants_integers
 
 __all__ = ["ChunkResult", "Frames", "Group", "Request", "Upscaler", "groups", "load_model", "model_cache"]
@@ -203,7 +204,10 @@ class Upscaler:
         threads = torch.get_num_threads()
         make = partial(Overlap, self._plan, self._halves, lookahead=lookahead, routing=routing)
         if not self.strands or threads == 1:
-            yield from make(Inline(self._clock), ahead=0).results(groups, state)
+            # A GPU begins the next chunk while the frames of this one leave.
+            most = 0 if self.device.type == "cpu" else 1
+            most = most if ahead is None else min(ahead, most)
+            yield from make(Inline(self._clock), ahead=most).results(groups, state)
             return
         wanted = 1 + beside(threads)  # one more than run at once: the first halves begin together, and end together
         most = wanted if ahead is None else min(ahead, wanted)
@@ -298,13 +302,15 @@ def load_model(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 0,
+    enlargement: Fraction | int | None = None,
 ) -> Upscaler:
-    """Load a model by name (`auto`: the default model) onto a device.
+    """Load a model by name (`auto`: the default for an enlargement) onto a device.
 
     On a GPU, the model has to pass a trial; `notes` of the model say which better places failed (`model.admission`).
     Raises ModelError.
     """
-    load = partial(_load, DEFAULT_MODEL if name == "auto" else name, weights_dir, precision, threads)
+    chosen = default_model(enlargement) if name == "auto" else name
+    load = partial(_load, chosen, weights_dir, precision, threads)
     # Each thread that runs torch on several cores keeps its own OpenMP threads. More threads than cores sleep at every
     # barrier, and BasicVSR takes 1.45 times as long. A short-lived thread therefore loads the model, and the cores
     # belong to the thread that calls `forward`.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.mask.changes import Grid, Picture, changed, tiles_of
 from model.mask.rectangles import Cost, Mask, Rectangle, cover, dilate, paint
-from model.routing import TILE, Preset
+from model.routing import TILE, WHOLE_FRAMES, Preset
 
 Rectangles = tuple[Rectangle, ...]
 REFRESH_TILES = 8
@@ -69,9 +69,9 @@ def plan_chunk(frames: Tensor, emit: int, reference: Tensor | None, index: int, 
     of the scene.
     """
     h, w = frames.shape[1:3]
-    routed = preset.mask and h * w >= 3 * preset.overhead
-    plan = _Planner(frames, preset).plan(emit, reference, index) if routed else dense_plan(frames, emit)
-    rests = _rests(index, len(frames), preset.backward_every)
+    large = not h * w < 3 * preset.overhead < 3 * WHOLE_FRAMES
+    plan = _Planner(frames, preset).plan(emit, reference, index) if large and preset.mask else dense_plan(frames, emit)
+    rests = _rests(index, len(frames), preset.backward_every) if large else frozenset()
     return replace(plan, negated_flow=preset.negated_flow, rests=rests)
 
 

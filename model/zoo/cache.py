@@ -6,12 +6,13 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from model.errors import DeviceError
 from model.faults import allocation_failed, chain
-from model.zoo.models import DEFAULT_MODEL, Card, card, present, revisions, unusable
+from model.zoo.models import Card, card, default_model, present, revisions, unusable
 from model.zoo.user_models import Revision
 
 log = logging.getLogger(__name__)
@@ -32,30 +33,37 @@ class ModelCache(Generic[T]):
     ) -> None:
         """Use `load` to load a model by name, and call `on_evict` after a model leaves the cache.
 
-        `default` is the model for `auto`. `capacity` is the most models to keep; None keeps all.
+        `default` is the model for `auto`; "auto" chooses by the enlargement (`default_model`). `capacity` is the most
+        models to keep; None keeps all.
         """
-        self.default = DEFAULT_MODEL if default == "auto" else default
-        """Name of the model for `auto`."""
+        self._auto = default
         self._weights_dir, self._load, self._capacity, self._on_evict = weights_dir, load, capacity, on_evict
         self._loaded: OrderedDict[str, tuple[T, tuple[Revision, Revision, Revision]]] = OrderedDict()
         self._scales: dict[str, int] = {}
         self._reported: set[str] = set()
         self._lock = threading.Lock()
 
-    def resolved(self, name: str) -> str:
-        """Return the name of a model; `auto` means the default."""
-        return self.default if name == "auto" else name
+    @property
+    def default(self) -> str:
+        """Name of the model for `auto`, without a wanted enlargement."""
+        return self.resolved("auto")
+
+    def resolved(self, name: str, enlargement: Fraction | int | None = None) -> str:
+        """Return the name of a model; `auto` means the default for an enlargement."""
+        if name != "auto":
+            return name
+        return default_model(enlargement) if self._auto == "auto" else self._auto
 
     def scale(self, name: str) -> int:
         """Return the enlargement of the model `name` without loading the model. Raises ModelError."""
         return card(name, self._weights_dir).scale
 
-    def get(self, name: str) -> T:
+    def get(self, name: str, enlargement: Fraction | int | None = None) -> T:
         """Return the model `name`, loaded again if its files have changed. Raises ModelError.
 
-        Streams in progress keep the model that they started with.
+        `enlargement` chooses the model for `auto`. Streams in progress keep the model that they started with.
         """
-        name = self.resolved(name)
+        name = self.resolved(name, enlargement)
         with self._lock:
             now = revisions(name, self._weights_dir)
             if name in self._loaded and self._loaded[name][1] != now:

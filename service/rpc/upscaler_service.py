@@ -112,7 +112,7 @@ class UpscalerService:
 
     def _resolved(self, message: pb.StreamConfig) -> StreamConfig:
         """Choose the stream's model, and resolve the config. Raises StatusError, and ModelError for unknown models."""
-        name = self._models.resolved(message.model or "auto")
+        name = self._models.resolved(message.model or "auto", message.scale or None)
         return resolve(message, self._settings, name, self._models.scale(name))
 
     def _model(self, name: str) -> Upscaler:

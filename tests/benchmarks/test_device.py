@@ -54,6 +54,7 @@ def test_the_whole_run_on_a_bare_machine(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads((tmp_path / "device.json").read_text())
     assert document["failed"] == []
+    assert document["about"] == {"device": "cpu", "seconds": 3600, "tiny": True}
     assert [section["name"] for section in document["sections"]] == [part.name for part in device.PARTS]
     assert all(section["rows"] or section["checks"] for section in document["sections"])
     missing = [name for section in document["sections"] for name in section["not_measured"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from media.spec import output_spec
 from model.engine.upscaler import ChunkResult, Upscaler
 from tests.support.clips import make_clip
 from tests.support.paths import ROOT
-from tests.support.user_models import TINY, write_model
 
 EXAMPLE = ROOT / "examples" / "clip.mp4"
 
@@ -145,11 +143,24 @@ def test_upscale_without_a_server(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.mp4", "report.json"]
 
 
-def test_without_a_size_the_scale_is_that_of_the_model(tmp_path: Path, data_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "model"), [(["--scale", "2"], "small-x2"), (["--height", "96"], "small-x2"), (["--height", "98"], "small")]
+)
+def test_up_to_twice_the_size_takes_the_network_for_two(size: list[str], model: str, tmp_path: Path) -> None:
+    source, out, report = (
+        make_clip(tmp_path / "in.mp4", frames=4, width=64, height=48),
+        tmp_path / "o.mkv",
+        tmp_path / "r",
+    )
+    assert cli.main(["upscale", str(source), str(out), *size, "--report", str(report)]) == 0
+    assert json.loads(report.read_text())["model"] == model
+    assert probe(out).video.height == (98 if "98" in size else 96)
+
+
+def test_without_a_size_the_scale_is_that_of_the_model(tmp_path: Path) -> None:
     source, out = make_clip(tmp_path / "in.mp4", frames=4, width=66, height=50), tmp_path / "o.mkv"
     skipmap = tmp_path / "map.mkv"
-    write_model(data_dir / "weights", "double", config=replace(TINY, scale=2))
-    command = ["upscale", source, out, "--model", "double", "--skipmap", skipmap]
+    command = ["upscale", source, out, "--model", "small-x2", "--skipmap", skipmap]
     assert cli.main([str(word) for word in command]) == 0
     assert (probe(out).video.width, probe(out).video.height) == (132, 100)
     with VideoReader(skipmap) as shown:

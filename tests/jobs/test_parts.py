@@ -25,7 +25,7 @@ def lead(store: JobStore, table: PartTable) -> Claim:
     store.create(job)
     claim = store.claim(job.id, "lead")
     assert claim is not None
-    table.open(job.id, PLAN, 3, above=0)
+    table.open(job.id, PLAN, (1, 2), above=0)
     return claim
 
 
@@ -49,11 +49,16 @@ def test_each_part_has_one_worker_and_a_token_of_its_own(store: JobStore, table:
 
 def test_tokens_exceed_those_of_the_files(store: JobStore, table: PartTable, lead: Claim) -> None:
     """A Redis restored from an old copy knows smaller tokens than the working folders."""
-    table.open(lead.job_id, PLAN, 3, above=500)
+    table.open(lead.job_id, PLAN, (1, 2), above=500)
     assert claimed(table, lead.job_id).token == 501
     assert table.token() == 502
-    table.open(lead.job_id, PLAN, 3, above=7)
+    table.open(lead.job_id, PLAN, (1, 2), above=7)
     assert store.redis.get(FENCE) == b"502"
+
+
+def test_parts_are_claimed_in_their_order(store: JobStore, table: PartTable, lead: Claim) -> None:
+    table.open(lead.job_id, '{"parts": 13}', [12, 1, 3], above=0)
+    assert [claimed(table, lead.job_id).number for _ in range(3)] == [12, 1, 3]
 
 
 def test_only_running_jobs_have_open_parts(store: JobStore, table: PartTable, lead: Claim) -> None:
@@ -92,9 +97,9 @@ def test_helpers_continue_while_the_job_waits_for_another_lead(store: JobStore, 
     assert table.heartbeat(claim).held
     next_lead = store.claim(lead.job_id, "next")
     assert next_lead is not None
-    table.open(lead.job_id, PLAN, 3, above=0)
+    table.open(lead.job_id, PLAN, (1, 2), above=0)
     assert states(table, lead.job_id) == [TAKEN, OPEN], "the same plan leaves claims as they are"
-    table.open(lead.job_id, '{"parts": "others"}', 3, above=0)
+    table.open(lead.job_id, '{"parts": "others"}', (1, 2), above=0)
     assert states(table, lead.job_id) == [OPEN, OPEN]
     assert not table.heartbeat(claim).held
 

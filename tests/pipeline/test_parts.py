@@ -153,14 +153,25 @@ def test_borders_without_cuts_have_a_warm_up() -> None:
     assert borders(parts) == [(0, 0, True), (504, WARM_UP, False)]
 
 
+def test_a_part_may_be_nearly_twice_as_long_before_a_border_without_a_cut() -> None:
+    cuts = (360, 960, 1200, 1920, 2400, 2760)
+    parts = parts_of(scanned(3000, cuts), count=6, chunk=24, lookahead=4, least=240)
+    assert [part.first for part in parts] == [0, 360, 960, 1920, 2400]
+    assert all(part.exact for part in parts)
+    parts = parts_of(scanned(3000, (600,)), count=5, chunk=24, lookahead=4, least=240)
+    assert [(part.first, part.exact) for part in parts] == [
+        *[(0, True), (600, True), (1200, False), (1800, False), (2400, False)]
+    ]
+
+
 def test_a_cut_at_the_border_needs_one_frame() -> None:
     parts = parts_of(scanned(1000, (480,)), count=2, chunk=24, lookahead=4, least=48)
     assert borders(parts)[1] == (480, 1, True)
 
 
 def test_a_part_behind_a_fault_is_decoded_from_the_start() -> None:
-    parts = parts_of(scanned(1000, (480,), clean=300), count=3, chunk=24, lookahead=4, least=48)
-    assert [part.clean for part in parts] == [False, False, False]
+    parts = parts_of(scanned(1000, (480,), clean=300), count=2, chunk=24, lookahead=4, least=48)
+    assert [part.clean for part in parts] == [False, False]
     assert parts_of(scanned(1000, clean=480), count=2, chunk=24, lookahead=4, least=48)[1].clean
 
 

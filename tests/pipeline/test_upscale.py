@@ -373,6 +373,12 @@ def interrupted(work: UpscaleTask, model: Upscaler, chunks: int = 2) -> None:
     events.close()
 
 
+def identity_of(model: Upscaler) -> Identity:
+    return Identity(
+        input_sha256="", model=model.identity("off"), weights=model.weights, place=model.place, options=JobOptions()
+    )
+
+
 def test_another_kind_of_device_goes_on_and_says_so(
     clip: Path, model: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,14 +390,10 @@ def test_another_kind_of_device_goes_on_and_says_so(
         gpu = load_model("tiny", weights_dir=tmp_path, device="cpu", precision="fp32", threads=1)
         assert gpu.fingerprint == f"{model.fingerprint}:cuda"
         assert gpu.identity("off") != model.identity("off")
-        facts = {"input_sha256": "", "options": work.options}
-        here, there = (
-            Identity(**facts, model=each.identity("off"), weights=each.weights, place=each.place)  # type: ignore[arg-type]
-            for each in (model, gpu)
-        )
-        assert here.differs(there) == "device or number format"
-        assert here.differs(there, may_move=True) is None
+        there = identity_of(gpu)
         interrupted(work, gpu)
+    assert identity_of(model).differs(there) == "device or number format"
+    assert identity_of(model).differs(there, may_move=True) is None
     interrupted(work, model, chunks=4)
     started, *_, finished = list(upscale(work, model))
     assert isinstance(started, Started)

@@ -37,13 +37,16 @@ def admission(tmp_path_factory: pytest.TempPathFactory) -> Admission:
     return admit(clip, JobOptions(routing="off"), Settings(), 4)
 
 
-def announce(redis: redis_client.Redis, name: str, machine: str = "here", model: str = "tiny") -> None:
+def announce(
+    redis: redis_client.Redis, name: str, machine: str = "here", model: str = "tiny", model_x2: str = ""
+) -> None:
     worker = WorkerInfo(
         name=name,
         host="here",
         pid=1,
         device="cpu",
         model=model,
+        model_x2=model_x2,
         models=["small", "tiny"],
         machine=machine,
         started_at=datetime.now(UTC),
@@ -95,6 +98,21 @@ def test_an_estimate_of_the_calibrated_workers(
     assert both is not None
     assert both.seconds > 5 * one.seconds
     assert both.seconds_low == one.seconds_low
+
+
+def test_an_estimate_names_the_network_for_the_size(
+    store: JobStore, storage: Storage, redis: redis_client.Redis, admission: Admission, tmp_path: Path
+) -> None:
+    announce(redis, "w1", model="small", model_x2="small-x2")
+    estimates, clip = Operations(store, storage).estimates, make_clip(tmp_path / "clip.mp4", width=64, height=48)
+    for options, model in (
+        ({}, "small"),
+        ({"scale": 2}, "small-x2"),
+        ({"height": 96}, "small-x2"),
+        ({"scale": 3}, "small"),
+    ):
+        admitted = admit(clip, JobOptions.model_validate(options), Settings(), 4)
+        assert estimates.answer(admitted).model == model
 
 
 def test_a_file_that_states_only_its_duration_has_an_estimate(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def facts(height: int) -> StreamFacts:
         ({"scale": 3}, 144, "clip-x3.mkv"),
         ({"height": 720}, 720, "clip-720p.mkv"),
         ({}, 192, "clip-x4.mkv"),
-        ({"model": "double"}, 96, "clip-x2.mkv"),
+        ({"model": "small-x2"}, 96, "clip-x2.mkv"),
         ({}, None, "clip-x4.mkv"),
     ],
 )

@@ -50,19 +50,26 @@ def test_a_worker_serves_new_replaced_and_removed_files(
         assert worker.log.count("Bad.safetensors is not used") == 1
 
 
-def test_the_size_follows_from_the_model(
+def test_the_model_follows_from_the_size_and_the_size_from_the_model(
     settings: Settings, store: JobStore, storage: Storage, weights_folder: Path, tmp_path: Path
 ) -> None:
-    quick = settings.model_copy(update={"heartbeat_seconds": 0.1, "min_free_gb": 0.0, "weights_dir": weights_folder})
+    quick = settings.model_copy(
+        update={"heartbeat_seconds": 0.1, "min_free_gb": 0.0, "weights_dir": weights_folder, "model": "auto"}
+    )
     operations = Operations.from_settings(quick)
     write_model(weights_folder, "double", config=replace(TINY, scale=2))
     clip = make_clip(tmp_path / "clip.mp4", frames=4, width=34, height=26)
     with crew(quick, tmp_path):
         wait_until(lambda: "double" in operations.models(), 20, "the worker is not there")
-        assert [operations.scale_of(name) for name in ("double", "small", "auto", "none")] == [2, 4, 4, None]
-        for options, height in (({}, 52), ({"scale": 4}, 104), ({"height": 60}, 60)):
-            job = wait_for(store, submit(store, storage, clip, model="double", **options))
-            assert (job.state, job.model) == (JobState.DONE, "double")
+        scales = [operations.scale_of(name) for name in ("double", "small-x2", "small", "auto", "none")]
+        assert scales == [2, 2, 4, 4, None]
+        for options, model, height in (
+            ({"model": "auto", "scale": 2}, "small-x2", 52),
+            ({"model": "auto", "scale": 3}, "small", 78),
+            ({"model": "double"}, "double", 52),
+        ):
+            job = wait_for(store, submit(store, storage, clip, **options))
+            assert (job.state, job.model) == (JobState.DONE, model)
             assert job.output is not None
             assert job.output.height == height
 

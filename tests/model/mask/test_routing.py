@@ -120,7 +120,7 @@ def test_routed_chunks_equal_routed_whole(model: Upscaler) -> None:
 
 
 def test_the_backward_trunk_rests_by_the_number_of_a_frame(model: Upscaler) -> None:
-    clip, numbers = moving_edge(8, 24, 32), Preset(mask=False, backward_every=2, negated_flow=True)
+    clip, numbers = moving_edge(8, 24, 32), Preset(mask=False, overhead=60, backward_every=2, negated_flow=True)
     (result,) = run(model, clip, numbers, chunk=8, lookahead=8)
     assert [report.skip_ratio for report in result.reports] == [0, 0.5, 0, 0.5, 0, 0.5, 0, 0], "never in the last frame"
     assert [report.units_reused for report in result.reports] == [0] * 8
@@ -141,17 +141,18 @@ def test_a_resting_frame_has_the_features_of_the_next_aligned(model: Upscaler) -
         for i, back in enumerate(backs):
             feat = net.forward_step(lr[i], back, feat, net.flow(lr[i], lr[i - 1]) if i else None)
             frames.append(net.reconstruct(lr[i], back, feat)[0].permute(1, 2, 0).mul(255).round().clamp(0, 255))
-    found = images(run(model, clip, Preset(mask=False, backward_every=2), chunk=3))
+    found = images(run(model, clip, Preset(mask=False, overhead=60, backward_every=2), chunk=3))
     assert np.abs(found - torch.stack(frames).numpy()).max() <= 1
 
 
 def test_streams_whose_backward_trunk_rests_share_no_batch() -> None:
     """The frames in which it rests may differ."""
     frames = torch.zeros(6, 24, 32, 3, dtype=torch.uint8)
-    plans = [plan_chunk(frames, 5, frames[0], index, Preset(backward_every=3)) for index in (0, 10)]
+    plans = [plan_chunk(frames, 5, frames[0], index, Preset(overhead=60, backward_every=3)) for index in (0, 10)]
     assert [sorted(plan.rests) for plan in plans] == [[1, 2, 4], [0, 1, 3, 4]]
     assert not any(is_dense(plan, 24, 32) for plan in plans)
-    assert plan_chunk(frames, 5, None, 0, Preset(mask=False)).rests == frozenset()
+    assert not plan_chunk(frames, 5, None, 0, Preset(mask=False, overhead=60)).rests
+    assert not plan_chunk(frames, 5, None, 0, Preset(overhead=600, backward_every=3)).rests, "too small for gates"
 
 
 @pytest.mark.parametrize("size", [(96, 128), (95, 127)])

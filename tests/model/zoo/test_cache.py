@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,20 @@ def test_a_model_without_memory_is_loaded_alone(tmp_path: Path, capacity: int | 
         assert loaded == ["one"]
 
 
-def test_scales_are_known_without_loading(tmp_path: Path) -> None:
+def test_auto_is_the_network_for_the_enlargement_unless_a_model_is_set(tmp_path: Path) -> None:
     write_model(tmp_path, "double", config=replace(TINY, scale=2))
     models = ModelCache(tmp_path, str)
-    assert [models.resolved(name) for name in ("auto", "double")] == ["small", "double"]
-    assert ModelCache(tmp_path, str, default="tiny").resolved("auto") == "tiny"
+    for enlargement, name in (
+        (None, "small"),
+        (1, "small-x2"),
+        (2, "small-x2"),
+        (Fraction(1440, 720), "small-x2"),
+        (Fraction(1442, 720), "small"),
+        (4, "small"),
+    ):
+        assert models.resolved("auto", enlargement) == models.get("auto", enlargement) == name
+        assert models.resolved("small-clean", enlargement) == "small-clean"
+        assert ModelCache(tmp_path, str, default="tiny").resolved("auto", enlargement) == "tiny"
     assert models.scale("double") == 2
     scales = models.scales()
-    assert (scales["double"], scales["small"]) == (2, 4)
+    assert (scales["double"], scales["small-x2"], scales["small"]) == (2, 2, 4)

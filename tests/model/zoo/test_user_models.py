@@ -82,9 +82,9 @@ def test_cards_know_the_scale_of_their_model(tmp_path: Path) -> None:
     write_model(tmp_path, "mine")
     known = {entry.name: entry for entry in cards(tmp_path)}
     assert known["double"].description == "user model, 8 channels x 1 block, x2"
-    for name in ("double", "mine", "tiny", "small", "small-clean"):
+    for name in ("double", "mine", "tiny", "small", "small-x2", "small-clean"):
         assert load_network(name, tmp_path)[0].scale == known[name].scale
-    assert known["double"].scale == 2
+    assert known["small-x2"].scale == 2
 
 
 @pytest.mark.parametrize(
