@@ -73,6 +73,8 @@ def scan(task: UpscaleTask, canvas: Canvas | None, device: torch.device) -> Gene
             with one_thread():
                 cuts += [len(pts) + index for index in find_scene_cuts(images, previous)]
             previous = images[-1].clone()
+            if clean == len(pts):  # no fault so far
+                clean += next((index for index, frame in enumerate(group) if not frame.clean), len(group))
             pts += [frame.pts for frame in group]
             clean += sum(frame.clean for frame in group)
             yield len(pts)
