@@ -212,7 +212,8 @@ class Runner:
         self, task: UpscaleTask, model: Upscaler, attempt: Attempt, save: Callable[[], None]
     ) -> Finished | PartDone | None:
         """Run the pipeline and report its progress; None if the job stopped."""
-        speedometer = Speedometer(model.name, task.options, self._speeds.add)
+        warm_up = task.part.warm_up if task.part is not None else 0
+        speedometer = Speedometer(model.name, task.options, self._speeds.add, warm_up=warm_up)
         events = upscale(task, model, stop=attempt.lease.stop, halt=attempt.lease.halt)
         try:
             for event in events:
