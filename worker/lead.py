@@ -27,7 +27,7 @@ from pipeline.parts import Plan
 from pipeline.splitting import is_joined, plan
 from pipeline.task import UpscaleTask
 from pipeline.upscale import prepared
-from worker.attempt import Attempt, stored
+from worker.attempt import STARTED_AGAIN, Attempt, stored
 from worker.crew import Crew
 
 AUTO_CHUNKS: Final = 10
@@ -118,7 +118,7 @@ class Lead:
         own = prepared(replace(task, part=part), model).identity.of_whole()
         differs = own.differs(made.identity, may_move=part is None)  # parts of two kinds of devices would alternate
         if differs is not None:
-            attempt.warnings.append(f"The checkpoint belongs to another {differs}; the job started again.")
+            attempt.warn(f"{STARTED_AGAIN} {differs}; the job started again.")
             for name in (PLAN, MANIFEST):
                 (task.folder / name).unlink(missing_ok=True)
             stored(attempt.lease, lambda: self._storage.remove_parts(attempt.job.id))

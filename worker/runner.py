@@ -35,7 +35,7 @@ from pipeline.source import media_limits, probe_source, stream_facts
 from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
-from worker.attempt import DEVICE_FAILED, Attempt, stored
+from worker.attempt import DEVICE_FAILED, OUT_OF_MEMORY, Attempt, stored
 from worker.errors import is_final, out_of_memory, user_error
 from worker.heartbeat import Heartbeat
 from worker.helper import Helper
@@ -204,7 +204,7 @@ class Runner:
         # Outside of the except block, because the exception refers to the objects that fill the memory.
         chunk = max(1, min(task.frames_per_chunk, shortened_chunk(task.folder) or task.options.chunk) // 4)
         attempt.log.warning("out of memory; trying chunks of %d frames", chunk)
-        attempt.warnings.append(f"The device ran out of memory: the job used chunks of {chunk} frames.")
+        attempt.warn(f"{OUT_OF_MEMORY}: the job used chunks of {chunk} frames.")
         free_memory()
         return self._run_pipeline(replace(task, chunk=chunk), model, attempt, save)
 
@@ -246,7 +246,7 @@ class Runner:
                     attempt.log.info("resumes" if event.resumed else "starts")
                     self._metrics.resumes.inc(event.resumed)
                 attempt.begun = True
-                attempt.lease.update({**progress, "warnings": [*event.warnings, *attempt.warnings]})
+                attempt.lease.update({**progress, "warnings": attempt.with_warnings(event.warnings)})
             case Working():
                 attempt.lease.note(progress)
                 if event.checkpoint_seconds is not None:
@@ -282,7 +282,7 @@ class Runner:
                 frames=finished.progress.frames_done,
                 frame_rate=finished.frame_rate,
             ),
-            "warnings": [*finished.warnings, *attempt.warnings],
+            "warnings": attempt.with_warnings(finished.warnings),
             "error": None,
             "worker": self._name,
         }
