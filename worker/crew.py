@@ -18,7 +18,7 @@ from jobs.storage import Storage, part_id
 from jobs.store import JobStore
 from pipeline.events import Finished, PartDone
 from pipeline.parts import Plan
-from pipeline.splitting import join
+from pipeline.splitting import is_complete, join
 from pipeline.task import UpscaleTask
 from worker.attempt import Attempt, stored
 from worker.together import Together
@@ -57,7 +57,8 @@ class Crew:
         self.files = storage.parts(self._job)
         self.together = Together(made)
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
-        self._looked = 0.0
+        self._looked = self._called = 0.0
+        self._reopened = False
 
     @property
     def _numbers(self) -> range:
@@ -144,13 +145,27 @@ class Crew:
         with suppress(StoreUnavailable):  # a successor finds the part done, or at its checkpoint
             self._table.release(claim, JobState.DONE if done else JobState.QUEUED, fields)
 
-    def join(self, folder: Path) -> None:
-        """Take the files of all parts over, and join the parts. Raises Fenced."""
+    def join(self, folder: Path) -> bool:
+        """Take the files of all parts over, and join the parts. Raises Fenced.
+
+        Returns False if files are missing, although the table calls all parts done. All parts are open again then, and
+        a complete part costs no computation.
+        """
         self._attempt.lease.update({"segments": self.together.segments()})
-        folders = [self.take(number, self._store(self._table.token)) for number in self._numbers]
-        join(self._plan, folder, folders)
-        for number in self._numbers:
-            self.files.leave(part_id(number))
+        try:
+            folders = [self.take(number, self._store(self._table.token)) for number in self._numbers]
+            joined = self._reopened or all(map(is_complete, folders))
+            if joined:
+                join(self._plan, folder, folders)
+        finally:
+            for number in self._numbers:
+                self.files.leave(part_id(number))
+        if not joined:
+            self._attempt.log.warning("files of finished segments are missing; computing these segments again")
+            self._reopened = True
+            self._store(lambda: self._table.drop(self._job))
+            self.open()
+        return joined
 
     def _rows(self) -> list[Row]:
         rows = self._table.rows(self._job, len(self._plan.parts))

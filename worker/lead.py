@@ -121,7 +121,9 @@ class Lead:
             attempt.warn(f"{STARTED_AGAIN} {differs}; the job started again.")
             for name in (PLAN, MANIFEST):
                 (task.folder / name).unlink(missing_ok=True)
+            self.end(attempt.job.id)  # before the files: helpers stop
             stored(attempt.lease, lambda: self._storage.remove_parts(attempt.job.id))
+            attempt.lease.update({"segments": None})
         return differs is None
 
     def _wanted(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> tuple[int, int] | None:
@@ -153,12 +155,14 @@ class Lead:
         save = self._save(attempt, task.folder)
         if not crew.compute(0, lambda: self._run(crew.task(task, 0), model, attempt, save)):
             return False
-        while (claim := crew.next()) is not None:
-            if not self._part(crew, claim, task, model, attempt):
+        joined = False
+        while not joined:
+            while (claim := crew.next()) is not None:
+                if not self._part(crew, claim, task, model, attempt):
+                    return False
+            if attempt.lease.stop_reason is not None:
                 return False
-        if attempt.lease.stop_reason is not None:
-            return False
-        crew.join(task.folder)
+            joined = crew.join(task.folder)
         attempt.others = None
         return True
 

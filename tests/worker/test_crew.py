@@ -1,0 +1,46 @@
+"""The parts of a job in the hands of its lead: files that are missing at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.parts import OPEN, PartTable
+from jobs.schema import Job, JobOptions, JobState
+from jobs.settings import Settings
+from jobs.storage import Storage, new_id
+from jobs.store import JobStore
+from tests.worker.test_together import PLAN
+from worker.attempt import Attempt
+from worker.crew import Crew
+from worker.lease import Lease
+
+
+@pytest.fixture
+def crew(settings: Settings, store: JobStore, storage: Storage) -> Crew:
+    """A running job with three parts, of which two are open."""
+    job = Job(id=new_id(), filename="a.mp4", options=JobOptions())
+    storage.job_dir(job.id).mkdir(parents=True)
+    store.create(job)
+    claim = store.claim(job.id, "lead")
+    assert claim is not None
+    crew = Crew(settings, store, storage, "lead", Attempt(job, Lease(claim, lambda: None)), PLAN)
+    crew.open()
+    return crew
+
+
+def states(store: JobStore, crew: Crew) -> list[str]:
+    return [row.state for row in PartTable(store.redis).rows(crew._job, 3)]
+
+
+def test_finished_parts_without_files_are_computed_again_once(store: JobStore, storage: Storage, crew: Crew) -> None:
+    """Somebody has removed the parts' folders, and the table still calls the parts done."""
+    table, folder = PartTable(store.redis), storage.job_dir(crew._job)
+    for _ in (1, 2):
+        claim = table.claim(crew._job, "helper")
+        assert claim is not None
+        table.release(claim, JobState.DONE)
+    assert crew.next() is None
+    assert not crew.join(folder)
+    assert states(store, crew) == [OPEN, OPEN]
+    with pytest.raises(FileNotFoundError):
+        crew.join(folder)
