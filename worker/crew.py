@@ -28,6 +28,8 @@ T = TypeVar("T")
 _LOOK: Final = 1.0
 """Seconds between two looks at the table, at least."""
 _PAUSE: Final = 0.2
+_CALL: Final = 10.0
+"""Seconds between two calls for help. A worker that has become idle, or is unfit for the job, has taken its ticket."""
 
 
 class Crew:
@@ -53,7 +55,7 @@ class Crew:
     ) -> None:
         self._lost_after, self._timeout = settings.worker_lost_seconds, store.job_timeout
         self._table, self._name, self._attempt, self._plan = PartTable(store.redis), name, attempt, made
-        self._job = attempt.job.id
+        self._job, self._priority = attempt.job.id, attempt.job.options.priority
         self.files = storage.parts(self._job)
         self.together = Together(made)
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
@@ -125,6 +127,7 @@ class Crew:
         try:
             rows = self._rows()
             lost = [row for row in rows if self._is_lost(row, now) and self._table.take_back(self._job, row)]
+            self._call_again(rows, now)
         except StoreUnavailable:
             self._seen.clear()
             return None
@@ -185,9 +188,15 @@ class Crew:
         return now - since >= self._lost_after
 
     def _call(self, count: int) -> None:
-        priority = self._attempt.job.options.priority
+        self._called = time.monotonic()
         with suppress(StoreUnavailable):  # without tickets the lead computes all parts
-            self._table.call(self._job, priority, count, timeout=self._timeout)
+            self._table.call(self._job, self._priority, count, timeout=self._timeout)
+
+    def _call_again(self, rows: list[Row], now: float) -> None:
+        """Call idle workers for parts that are still open, unless all workers are busy."""
+        count = sum(row.state == OPEN for row in rows)
+        if count and now - self._called >= _CALL and not self._table.is_calling(self._priority):
+            self._call(count)
 
     def _store(self, call: Callable[[], T]) -> T:
         """Repeat a call until Redis answers, or the job has a reason to stop."""

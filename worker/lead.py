@@ -135,14 +135,15 @@ class Lead:
         frames = facts and (facts.frames or round((facts.duration_seconds or 0.0) * (facts.frame_rate or 0.0)))
         if not frames or frames < 2 * AUTO_CHUNKS * chunk:
             return None
-        idle = self._idle(model.name)
+        idle = self._idle(model)
         return (min(AUTO_PARTS * (1 + idle), MOST_PARTS), AUTO_CHUNKS * chunk) if idle > 0 else None
 
-    def _idle(self, model: str) -> int:
-        """Number of other workers that have the model and nothing to do, beyond those that waiting jobs need."""
+    def _idle(self, model: Upscaler) -> int:
+        """Number of other workers with the model, a device of this kind and no job, beyond those that jobs wait for."""
         try:
-            idle = [worker for worker in self._presence.workers() if worker.job is None and model in worker.models]
-            return sum(worker.name != self._name for worker in idle) - sum(self._store.depths().values())
+            others = [each for each in self._presence.workers() if each.name != self._name and each.job is None]
+            fit = [each for each in others if model.name in each.models and _kind(each.device) == model.device.type]
+            return len(fit) - sum(self._store.depths().values())
         except StoreUnavailable:
             return 0
 
@@ -177,3 +178,8 @@ class Lead:
         finally:
             crew.leave(claim, done=done)
         return done
+
+
+def _kind(device: str) -> str:
+    """Kind of a device: `cuda` of `cuda:0`."""
+    return device.partition(":")[0]

@@ -1,15 +1,19 @@
-"""The parts of a job in the hands of its lead: files that are missing at the end."""
+"""The parts of a job in the hands of its lead: calls for help, and files that are missing at the end."""
 
 from __future__ import annotations
 
 import pytest
 
+from jobs import lines
+from jobs.keys import line_key
+from jobs.lines import PARTS
 from jobs.parts import OPEN, PartTable
-from jobs.schema import Job, JobOptions, JobState
+from jobs.schema import Job, JobOptions, JobState, Priority
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
 from tests.worker.test_together import PLAN
+from worker import crew as crew_module
 from worker.attempt import Attempt
 from worker.crew import Crew
 from worker.lease import Lease
@@ -44,3 +48,24 @@ def test_finished_parts_without_files_are_computed_again_once(store: JobStore, s
     assert states(store, crew) == [OPEN, OPEN]
     with pytest.raises(FileNotFoundError):
         crew.join(folder)
+
+
+def test_idle_workers_are_called_again_for_open_parts(
+    store: JobStore, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unfit workers have taken the tickets, or a new worker has started since."""
+
+    def waiting() -> int:
+        return int(store.redis.zcard(line_key(Priority.NORMAL, PARTS)))
+
+    monkeypatch.setattr(crew_module, "_LOOK", 0.0)
+    assert waiting() == 2
+    while lines.take(store.redis) is not None:
+        pass
+    crew.look()
+    assert waiting() == 0, "too early"
+    monkeypatch.setattr(crew_module, "_CALL", 0.0)
+    crew.look()
+    assert waiting() == 2
+    crew.look()
+    assert waiting() == 2, "all workers are busy"
