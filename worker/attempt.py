@@ -61,7 +61,10 @@ class Attempt:
 
     def progress(self, event: Event) -> Progress:
         """Progress of an event. The number of frames grows until the end, also if the pipeline starts again."""
-        progress = event.progress if self.others is None else self.others.progress(event.progress)
+        progress = event.progress
+        if self.others is not None:
+            progress = self.others.progress(progress)
+            progress = progress.at_checkpoint() if isinstance(event, Stopped) else progress  # helpers stop, too
         return progress if isinstance(event, Stopped | Finished) else self.shown(progress)
 
     def warn(self, text: str) -> None:

@@ -114,6 +114,7 @@ class Crew:
             if rows is not None and len(rows) < len(self._numbers):
                 self.open()  # Redis has lost the table
             time.sleep(_PAUSE)
+        self._attempt.lease.note({"progress": self.together.progress().at_checkpoint()})  # helpers stop, too
         return None
 
     def look(self) -> list[Row] | None:

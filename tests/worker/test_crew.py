@@ -8,15 +8,16 @@ from jobs import lines
 from jobs.keys import line_key
 from jobs.lines import PARTS
 from jobs.parts import OPEN, PartTable
-from jobs.schema import Job, JobOptions, JobState, Priority
+from jobs.schema import Job, JobMetrics, JobOptions, JobState, Priority, Progress
 from jobs.settings import Settings
 from jobs.storage import Storage, new_id
 from jobs.store import JobStore
+from pipeline.events import Stopped
 from tests.worker.test_together import PLAN
 from worker import crew as crew_module
 from worker.attempt import Attempt
 from worker.crew import Crew
-from worker.lease import Lease
+from worker.lease import Lease, StopReason
 
 
 @pytest.fixture
@@ -69,3 +70,20 @@ def test_idle_workers_are_called_again_for_open_parts(
     assert waiting() == 2
     crew.look()
     assert waiting() == 2, "all workers are busy"
+
+
+def test_a_paused_job_counts_no_frames_that_helpers_lose(store: JobStore, crew: Crew) -> None:
+    """The lead is paused while it waits for a helper, or during its own part."""
+    table, attempt = PartTable(store.redis), crew._attempt
+    claim = table.claim(crew._job, "helper")
+    assert claim is not None
+    table.heartbeat(claim, {"progress": Progress(frames_done=7, frames_saved=4)})
+    crew.look()
+    attempt.lease.request_stop(StopReason.PAUSE)
+    assert crew.next() is None
+    found = attempt.lease.take_fields()["progress"]
+    assert (found.frames_done, found.frames_saved) == (4, 4)
+    attempt.others = crew
+    crew.together.begin(0)
+    found = attempt.progress(Stopped(Progress(frames_done=8, frames_saved=8), JobMetrics()))
+    assert (found.frames_done, found.frames_saved, found.frames_total) == (12, 12, 100)
