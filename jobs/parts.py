@@ -123,6 +123,11 @@ class PartTable:
                 tickets.push(self._redis, job_id, number, line, place=Place.BACK, timeout=timeout, pipe=pipe)
                 pipe.execute()
 
+    def is_calling(self, priority: Priority) -> bool:
+        """Whether tickets for parts wait. Then no worker is idle."""
+        with unavailable():
+            return bool(self._redis.exists(Line(priority, PARTS).keys[0]))
+
     def claim(self, job_id: str, worker: str, *, lead: bool = False) -> PartClaim | None:
         """Claim the first open part of a running job; None without one. Parts that are left go to the lead only."""
         with unavailable():

@@ -15,7 +15,6 @@ exist, so its later writes and its publication fail. This fence needs no clock.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -25,16 +24,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-from jobs.disk import open_regular, replace, room, size_of, size_of_file, sync_file
-from jobs.errors import JobFailed, NotFound, StorageFull, TooManyUploads
+from jobs import record_file
+from jobs.disk import open_regular, replace, room, size_of, size_of_file
+from jobs.errors import NotFound, StorageFull, TooManyUploads
 from jobs.retention import LONGEST_HOURS
 from jobs.settings import Settings
 from jobs.stored import Entry, LocalEntry, LocalFile, StoredFile
 
 GB: Final = 1_000_000_000
 _PARTS: Final = "parts"
-_RECORD: Final = "job.json"
-_MOST_RECORD_BYTES: Final = 1 << 20
 _REMOVED: Final = ".removed-"
 _ID: Final = re.compile(r"[0-9a-f]{16,64}")
 
@@ -384,38 +382,11 @@ class Storage:
         Returns False if another record exists, or the job's files belong to another worker or have been removed.
         Raises OSError.
         """
-        folder = self.job_dir(job_id)
-        if replaces and self.read_record(job_id) != replaces:
-            return False
-        part = (through or folder) / f".{_RECORD}-{secrets.token_hex(4)}"
-        try:
-            with part.open("x") as file:
-                file.write(text)
-            sync_file(part)
-            if replaces is None:
-                os.link(part, folder / _RECORD)  # fails if the record exists
-                part.unlink()
-            else:
-                part.replace(folder / _RECORD)
-            sync_file(folder)
-        except FileNotFoundError:
-            return False
-        except FileExistsError:
-            part.unlink(missing_ok=True)
-            return False
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        return True
+        return record_file.write(self.job_dir(job_id), text, through=through, replaces=replaces)
 
     def read_record(self, job_id: str) -> bytes | None:
         """The record of a job; None without one, for a link, and for a record that is far too long."""
-        try:
-            with open_regular(self.job_dir(job_id) / _RECORD) as file:
-                text = file.read(_MOST_RECORD_BYTES + 1)
-        except (OSError, JobFailed):
-            return None
-        return text if len(text) <= _MOST_RECORD_BYTES else None
+        return record_file.read(self.job_dir(job_id))
 
 
 def _size(count: int) -> str:

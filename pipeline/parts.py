@@ -19,6 +19,7 @@ from typing import Final
 from pydantic import BaseModel, Field, ValidationError
 
 from jobs.disk import replace, sync_file
+from model.errors import ModelError
 from pipeline.checkpoint import Identity
 from pipeline.layout import PLAN
 
@@ -26,6 +27,10 @@ WARM_UP: Final = 24
 """Frames of a warm-up without a scene cut. No frame then loses more than 0.02 dB with `small` (docs/scaling.md)."""
 _REACH: Final = 0.5
 """Most frames between a border and its place in equal parts, as a fraction of a part."""
+
+
+class Unfit(ModelError):
+    """This worker cannot compute a part as the plan says. Another worker may."""
 
 
 class Part(BaseModel):

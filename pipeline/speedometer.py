@@ -22,6 +22,7 @@ class Speedometer:
         options: the job's options.
         record: called with each measurement.
         clock: returns seconds.
+        warm_up: frames that the network reads and drops before the first chunk, unless the run resumes.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class Speedometer:
         options: JobOptions,
         record: Callable[[Measurement], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        warm_up: int = 0,
     ) -> None:
         self._model, self._options, self._record, self._clock = model, options, record, clock
         self._created = self._since = self._last = clock()
-        self._start = 0.0
+        self._start, self._warm_up = 0.0, warm_up
         self._frames = 0
         self._work: Work | None = None
 
@@ -46,8 +49,10 @@ class Speedometer:
                 source, output = (video.width, video.height), (spec.width, spec.height)
                 self._work = Work.of(self._model, self._options, spec.codec, source, output)
                 self._start, self._since, self._last = now - self._created, now, now
+                self._warm_up = 0 if event.resumed else self._warm_up
             case ChunkDone():
-                self._frames += event.frames
+                self._frames += self._warm_up + event.frames
+                self._warm_up = 0
                 self._last = now
                 if now - self._since >= _WINDOW_SECONDS:
                     self._flush()

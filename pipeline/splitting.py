@@ -73,8 +73,9 @@ def scan(task: UpscaleTask, canvas: Canvas | None, device: torch.device) -> Gene
             with one_thread():
                 cuts += [len(pts) + index for index in find_scene_cuts(images, previous)]
             previous = images[-1].clone()
+            if clean == len(pts):  # no fault so far
+                clean += next((index for index, frame in enumerate(group) if not frame.clean), len(group))
             pts += [frame.pts for frame in group]
-            clean += sum(frame.clean for frame in group)
             yield len(pts)
     return Scan(pts, clean, cuts)
 
@@ -92,10 +93,20 @@ def _groups(reader: VideoReader) -> Generator[list[Frame]]:
 
 def is_joined(folder: Path) -> bool:
     """Whether the checkpoint of a working folder is that of the whole video."""
+    manifest = _manifest(folder)
+    return manifest is not None and manifest.complete and not manifest.identity.part
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a working folder holds all segments of a finished part."""
+    manifest = _manifest(folder)
+    return manifest is not None and manifest.complete and all(map(Path.exists, Checkpoints(folder).segments(manifest)))
+
+
+def _manifest(folder: Path) -> Manifest | None:
     with suppress(OSError, ValueError):
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-        return manifest.complete and not manifest.identity.part
-    return False
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    return None
 
 
 def join(made: Plan, folder: Path, others: Sequence[Path]) -> None:

@@ -30,13 +30,13 @@ from media.types import Canvas
 from model.engine.budget import halves_beside, longest_chunk, needed_bytes
 from model.engine.state import RecurrentState
 from model.engine.upscaler import ChunkResult, Upscaler
-from model.errors import ModelError
 from pipeline.accounting import after_chunk, encoding_share, stage_seconds
 from pipeline.checkpoint import Checkpoints, Identity, sha256_of
 from pipeline.encoder import encoder_of_job
 from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped, Working
 from pipeline.feed import Dropped
 from pipeline.figures import chunk_figures, facts, packed
+from pipeline.parts import Unfit
 from pipeline.prefetch import Prefetcher
 from pipeline.progress import ProgressCounter
 from pipeline.source import probe_source
@@ -123,7 +123,7 @@ class _Run:
             part=task.part.name if task.part is not None else "",
         )
         if task.identity is not None and (differs := self._identity.of_whole().differs(task.identity)):
-            raise ModelError(f"this worker has another {differs} than the worker that has planned the job")
+            raise Unfit(f"this worker has another {differs} than the worker that has planned the job")
         self._manifest, self._state, unused = self._checkpoints.load(self._identity)
         if unused:
             self._manifest.warnings.append(unused)

@@ -26,7 +26,10 @@ class Others(Protocol):
 
 
 DEVICE_FAILED: Final = "The compute device of a worker failed"
-"""Beginning of a warning that stays with the job in later attempts."""
+OUT_OF_MEMORY: Final = "The device ran out of memory"
+STARTED_AGAIN: Final = "The checkpoint belongs to another"
+_KEPT: Final = (DEVICE_FAILED, OUT_OF_MEMORY, STARTED_AGAIN)
+"""Beginnings of warnings that stay with the job in later attempts."""
 
 
 class Attempt:
@@ -40,7 +43,7 @@ class Attempt:
     def __init__(self, job: Job, lease: Lease) -> None:
         self.job, self.lease = job, lease
         self.log = JobLog(logging.getLogger(__name__), job.id)
-        self.warnings = [warning for warning in job.warnings if warning.startswith(DEVICE_FAILED)]
+        self.warnings = [warning for warning in job.warnings if warning.startswith(_KEPT)]
         """Warnings of the workers themselves, besides those of the pipeline."""
         self.others: Others | None = None
         """Other workers with parts of the job."""
@@ -58,8 +61,20 @@ class Attempt:
 
     def progress(self, event: Event) -> Progress:
         """Progress of an event. The number of frames grows until the end, also if the pipeline starts again."""
-        progress = event.progress if self.others is None else self.others.progress(event.progress)
+        progress = event.progress
+        if self.others is not None:
+            progress = self.others.progress(progress)
+            progress = progress.at_checkpoint() if isinstance(event, Stopped) else progress  # helpers stop, too
         return progress if isinstance(event, Stopped | Finished) else self.shown(progress)
+
+    def warn(self, text: str) -> None:
+        """Add a warning of this worker, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def with_warnings(self, others: list[str]) -> list[str]:
+        """Warnings of the pipeline and of the workers, each once."""
+        return list(dict.fromkeys([*others, *self.warnings]))
 
     def shown(self, progress: Progress) -> Progress:
         """Progress whose number of frames never falls."""

@@ -18,7 +18,7 @@ from jobs.storage import Storage, part_id
 from jobs.store import JobStore
 from pipeline.events import Finished, PartDone
 from pipeline.parts import Plan
-from pipeline.splitting import join
+from pipeline.splitting import is_complete, join
 from pipeline.task import UpscaleTask
 from worker.attempt import Attempt, stored
 from worker.together import Together
@@ -28,6 +28,8 @@ T = TypeVar("T")
 _LOOK: Final = 1.0
 """Seconds between two looks at the table, at least."""
 _PAUSE: Final = 0.2
+_CALL: Final = 10.0
+"""Seconds between two calls for help. A worker that has become idle, or is unfit for the job, has taken its ticket."""
 
 
 class Crew:
@@ -53,11 +55,12 @@ class Crew:
     ) -> None:
         self._lost_after, self._timeout = settings.worker_lost_seconds, store.job_timeout
         self._table, self._name, self._attempt, self._plan = PartTable(store.redis), name, attempt, made
-        self._job = attempt.job.id
+        self._job, self._priority = attempt.job.id, attempt.job.options.priority
         self.files = storage.parts(self._job)
         self.together = Together(made)
         self._seen: dict[int, tuple[tuple[int, int], float]] = {}
-        self._looked = 0.0
+        self._looked = self._called = 0.0
+        self._reopened = False
 
     @property
     def _numbers(self) -> range:
@@ -111,6 +114,7 @@ class Crew:
             if rows is not None and len(rows) < len(self._numbers):
                 self.open()  # Redis has lost the table
             time.sleep(_PAUSE)
+        self._attempt.lease.note({"progress": self.together.progress().at_checkpoint()})  # helpers stop, too
         return None
 
     def look(self) -> list[Row] | None:
@@ -124,6 +128,7 @@ class Crew:
         try:
             rows = self._rows()
             lost = [row for row in rows if self._is_lost(row, now) and self._table.take_back(self._job, row)]
+            self._call_again(rows, now)
         except StoreUnavailable:
             self._seen.clear()
             return None
@@ -144,13 +149,27 @@ class Crew:
         with suppress(StoreUnavailable):  # a successor finds the part done, or at its checkpoint
             self._table.release(claim, JobState.DONE if done else JobState.QUEUED, fields)
 
-    def join(self, folder: Path) -> None:
-        """Take the files of all parts over, and join the parts. Raises Fenced."""
+    def join(self, folder: Path) -> bool:
+        """Take the files of all parts over, and join the parts. Raises Fenced.
+
+        Returns False if files are missing, although the table calls all parts done. All parts are open again then, and
+        a complete part costs no computation.
+        """
         self._attempt.lease.update({"segments": self.together.segments()})
-        folders = [self.take(number, self._store(self._table.token)) for number in self._numbers]
-        join(self._plan, folder, folders)
-        for number in self._numbers:
-            self.files.leave(part_id(number))
+        try:
+            folders = [self.take(number, self._store(self._table.token)) for number in self._numbers]
+            joined = self._reopened or all(map(is_complete, folders))
+            if joined:
+                join(self._plan, folder, folders)
+        finally:
+            for number in self._numbers:
+                self.files.leave(part_id(number))
+        if not joined:
+            self._attempt.log.warning("files of finished segments are missing; computing these segments again")
+            self._reopened = True
+            self._store(lambda: self._table.drop(self._job))
+            self.open()
+        return joined
 
     def _rows(self) -> list[Row]:
         rows = self._table.rows(self._job, len(self._plan.parts))
@@ -170,9 +189,15 @@ class Crew:
         return now - since >= self._lost_after
 
     def _call(self, count: int) -> None:
-        priority = self._attempt.job.options.priority
+        self._called = time.monotonic()
         with suppress(StoreUnavailable):  # without tickets the lead computes all parts
-            self._table.call(self._job, priority, count, timeout=self._timeout)
+            self._table.call(self._job, self._priority, count, timeout=self._timeout)
+
+    def _call_again(self, rows: list[Row], now: float) -> None:
+        """Call idle workers for parts that are still open, unless all workers are busy."""
+        count = sum(row.state == OPEN for row in rows)
+        if count and now - self._called >= _CALL and not self._table.is_calling(self._priority):
+            self._call(count)
 
     def _store(self, call: Callable[[], T]) -> T:
         """Repeat a call until Redis answers, or the job has a reason to stop."""

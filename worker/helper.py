@@ -11,19 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from jobs import tracing
-from jobs.errors import NotFound, StorageUnavailable, StoreUnavailable
+from jobs.errors import NotFound, StorageFull, StorageUnavailable, StoreUnavailable
 from jobs.parts import PartClaim, PartTable
 from jobs.schema import Job, JobMetrics, JobState
 from jobs.storage import Fenced, Storage, part_id
 from jobs.store import JobStore
 from model.engine.memory import free_memory
+from model.errors import ModelError
 from pipeline.choice import Choice
 from pipeline.events import PartDone
-from pipeline.parts import Plan
+from pipeline.parts import Plan, Unfit
 from pipeline.task import UpscaleTask
 from worker.attempt import Attempt, stored
 from worker.crew import part_task
+from worker.errors import no_room, out_of_memory
 from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
 from worker.lead import Run
@@ -62,6 +66,8 @@ class Helper:
         self._store, self._storage, self._choose, self._heartbeat = store, storage, choose, heartbeat
         self._name, self._run, self._task, self._check = name, run, task, check
         self._table = PartTable(store.redis)
+        self._unfit = ""
+        """The last plan that this worker could not compute."""
 
     def help(self, job_id: str) -> None:
         """Compute an open part of a running job, if there is one. Raises StoreUnavailable."""
@@ -78,6 +84,8 @@ class Helper:
 
     def _attempt(self, claim: PartClaim, lease: Lease, job_log: JobLog) -> JobState:
         """Compute a part. Returns done; queued: open again; or failed: left to the lead."""
+        if claim.plan == self._unfit:
+            return JobState.QUEUED
         files = self._storage.parts(claim.job_id)
         try:
             job = self._store.get(claim.job_id)
@@ -90,21 +98,28 @@ class Helper:
             return JobState.QUEUED
         except (StoreUnavailable, StorageUnavailable):  # the worker stops while one of the two is away
             return JobState.QUEUED
-        except Exception as error:  # the lead meets the same error, and ends the job as it should end
+        except Exception as error:
             self._check(error)
             job_log.warning("cannot compute segment %d: %s", claim.number, error)
-            return JobState.FAILED
+            if isinstance(error, Unfit | StorageFull) or no_room(error) or out_of_memory(error):
+                self._unfit = claim.plan
+                return JobState.QUEUED
+            return JobState.FAILED  # the lead meets the same error, and ends the job as it should end
         finally:
             files.leave(part_id(claim.number))
             self._storage.leave(claim.job_id)
             free_memory()
 
     def _compute(self, claim: PartClaim, attempt: Attempt, files: Storage) -> JobState:
-        job, made = attempt.job, Plan.model_validate_json(claim.plan)
+        job = attempt.job
         source = stored(attempt.lease, lambda: self._storage.fetch_input(job.id))
-        model, natural = self._choose(job, source)
+        try:
+            made = Plan.model_validate_json(claim.plan)
+            model, natural = self._choose(job, source)
+        except (ValidationError, ModelError) as error:
+            raise Unfit(f"the plan is of no use to this worker: {error}") from error
         if model.identity(job.options.routing) != made.identity.model:
-            return JobState.FAILED
+            raise Unfit("this worker has another model or device than the worker that has planned the job")
         folder = stored(attempt.lease, lambda: files.take_work(part_id(claim.number), claim.token))
         task = part_task(replace(self._task(job, source, folder), natural=natural), made, claim.number)
         save = partial(files.save, part_id(claim.number), folder)

@@ -27,7 +27,7 @@ from pipeline.parts import Plan
 from pipeline.splitting import is_joined, plan
 from pipeline.task import UpscaleTask
 from pipeline.upscale import prepared
-from worker.attempt import Attempt, stored
+from worker.attempt import STARTED_AGAIN, Attempt, stored
 from worker.crew import Crew
 
 AUTO_CHUNKS: Final = 10
@@ -118,10 +118,12 @@ class Lead:
         own = prepared(replace(task, part=part), model).identity.of_whole()
         differs = own.differs(made.identity, may_move=part is None)  # parts of two kinds of devices would alternate
         if differs is not None:
-            attempt.warnings.append(f"The checkpoint belongs to another {differs}; the job started again.")
+            attempt.warn(f"{STARTED_AGAIN} {differs}; the job started again.")
             for name in (PLAN, MANIFEST):
                 (task.folder / name).unlink(missing_ok=True)
+            self.end(attempt.job.id)  # before the files: helpers stop
             stored(attempt.lease, lambda: self._storage.remove_parts(attempt.job.id))
+            attempt.lease.update({"segments": None})
         return differs is None
 
     def _wanted(self, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> tuple[int, int] | None:
@@ -133,14 +135,15 @@ class Lead:
         frames = facts and (facts.frames or round((facts.duration_seconds or 0.0) * (facts.frame_rate or 0.0)))
         if not frames or frames < 2 * AUTO_CHUNKS * chunk:
             return None
-        idle = self._idle(model.name)
+        idle = self._idle(model)
         return (min(AUTO_PARTS * (1 + idle), MOST_PARTS), AUTO_CHUNKS * chunk) if idle > 0 else None
 
-    def _idle(self, model: str) -> int:
-        """Number of other workers that have the model and nothing to do, beyond those that waiting jobs need."""
+    def _idle(self, model: Upscaler) -> int:
+        """Number of other workers with the model, a device of this kind and no job, beyond those that jobs wait for."""
         try:
-            idle = [worker for worker in self._presence.workers() if worker.job is None and model in worker.models]
-            return sum(worker.name != self._name for worker in idle) - sum(self._store.depths().values())
+            others = [each for each in self._presence.workers() if each.name != self._name and each.job is None]
+            fit = [each for each in others if model.name in each.models and _kind(each.device) == model.device.type]
+            return len(fit) - sum(self._store.depths().values())
         except StoreUnavailable:
             return 0
 
@@ -153,12 +156,14 @@ class Lead:
         save = self._save(attempt, task.folder)
         if not crew.compute(0, lambda: self._run(crew.task(task, 0), model, attempt, save)):
             return False
-        while (claim := crew.next()) is not None:
-            if not self._part(crew, claim, task, model, attempt):
+        joined = False
+        while not joined:
+            while (claim := crew.next()) is not None:
+                if not self._part(crew, claim, task, model, attempt):
+                    return False
+            if attempt.lease.stop_reason is not None:
                 return False
-        if attempt.lease.stop_reason is not None:
-            return False
-        crew.join(task.folder)
+            joined = crew.join(task.folder)
         attempt.others = None
         return True
 
@@ -173,3 +178,8 @@ class Lead:
         finally:
             crew.leave(claim, done=done)
         return done
+
+
+def _kind(device: str) -> str:
+    """Kind of a device: `cuda` of `cuda:0`."""
+    return device.partition(":")[0]

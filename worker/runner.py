@@ -16,6 +16,7 @@ from jobs import records, tracing
 from jobs.errors import JobFailed, StorageFull, StorageUnavailable, StoreUnavailable
 from jobs.figures import FILES as FIGURES
 from jobs.names import result_name
+from jobs.parts import PartClaim
 from jobs.schema import Job, JobState, Problem
 from jobs.settings import Settings
 from jobs.storage import Fenced, Storage
@@ -35,7 +36,7 @@ from pipeline.source import media_limits, probe_source, stream_facts
 from pipeline.speedometer import Speedometer
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
-from worker.attempt import DEVICE_FAILED, Attempt, stored
+from worker.attempt import DEVICE_FAILED, OUT_OF_MEMORY, Attempt, stored
 from worker.errors import is_final, out_of_memory, user_error
 from worker.heartbeat import Heartbeat
 from worker.helper import Helper
@@ -199,12 +200,12 @@ class Runner:
         try:
             return self._run_pipeline(task, model, attempt, save)
         except Exception as error:
-            if not out_of_memory(error):
-                raise
+            if not out_of_memory(error) or isinstance(attempt.lease.claim, PartClaim):
+                raise  # a helper with smaller chunks would change the bytes of the result
         # Outside of the except block, because the exception refers to the objects that fill the memory.
         chunk = max(1, min(task.frames_per_chunk, shortened_chunk(task.folder) or task.options.chunk) // 4)
         attempt.log.warning("out of memory; trying chunks of %d frames", chunk)
-        attempt.warnings.append(f"The device ran out of memory: the job used chunks of {chunk} frames.")
+        attempt.warn(f"{OUT_OF_MEMORY}: the job used chunks of {chunk} frames.")
         free_memory()
         return self._run_pipeline(replace(task, chunk=chunk), model, attempt, save)
 
@@ -212,7 +213,8 @@ class Runner:
         self, task: UpscaleTask, model: Upscaler, attempt: Attempt, save: Callable[[], None]
     ) -> Finished | PartDone | None:
         """Run the pipeline and report its progress; None if the job stopped."""
-        speedometer = Speedometer(model.name, task.options, self._speeds.add)
+        warm_up = task.part.warm_up if task.part is not None else 0
+        speedometer = Speedometer(model.name, task.options, self._speeds.add, warm_up=warm_up)
         events = upscale(task, model, stop=attempt.lease.stop, halt=attempt.lease.halt)
         try:
             for event in events:
@@ -245,7 +247,7 @@ class Runner:
                     attempt.log.info("resumes" if event.resumed else "starts")
                     self._metrics.resumes.inc(event.resumed)
                 attempt.begun = True
-                attempt.lease.update({**progress, "warnings": [*event.warnings, *attempt.warnings]})
+                attempt.lease.update({**progress, "warnings": attempt.with_warnings(event.warnings)})
             case Working():
                 attempt.lease.note(progress)
                 if event.checkpoint_seconds is not None:
@@ -281,7 +283,7 @@ class Runner:
                 frames=finished.progress.frames_done,
                 frame_rate=finished.frame_rate,
             ),
-            "warnings": [*finished.warnings, *attempt.warnings],
+            "warnings": attempt.with_warnings(finished.warnings),
             "error": None,
             "worker": self._name,
         }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.figures import Figures
 from jobs.schema import JobOptions
+from media.reader import Frame
 from model.engine.upscaler import Upscaler, load_model
 from pipeline.events import ChunkDone, Event, Finished, PartDone
 from pipeline.parts import WARM_UP, Part, Plan, Scan, parts_of
-from pipeline.splitting import is_joined, join, plan
+from pipeline.splitting import is_joined, join, plan, scan
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 from tests.support.clips import make_clip, make_scenes
@@ -135,6 +139,20 @@ def test_a_job_that_has_begun_without_a_plan_gets_none(model: Upscaler, tmp_path
 
 def scanned(frames: int, cuts: tuple[int, ...] = (), clean: int | None = None) -> Scan:
     return Scan(range(100, 100 + 2 * frames, 2), frames if clean is None else clean, cuts)
+
+
+def test_only_the_frames_before_the_first_fault_are_clean(model: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seek past a frame that is not clean may give other frames, also if later frames are clean."""
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    frames = [Frame(rgb, number, Fraction(1), clean=number != 1) for number in range(40)]
+    monkeypatch.setattr("pipeline.splitting.VideoReader", lambda *_, **__: nullcontext(frames))
+    steps, found = scan(UpscaleTask(Path("clip"), Path("work"), JobOptions()), None, model.device), None
+    while found is None:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found = end.value
+    assert (found.clean, len(found.pts)) == (1, 40)
 
 
 def borders(parts: list[Part]) -> list[tuple[int, int, bool]]:

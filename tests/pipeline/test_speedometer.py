@@ -11,7 +11,7 @@ from jobs.schema import JobMetrics, JobOptions, Progress
 from jobs.speed import Measurement
 from media.probe import MediaInfo, probe
 from media.spec import OutputSpec, output_spec
-from pipeline.events import ChunkDone, Finished, Started, Stopped
+from pipeline.events import ChunkDone, Finished, PartDone, Started, Stopped
 from pipeline.speedometer import Speedometer
 from tests.support.clips import make_clip
 
@@ -76,3 +76,16 @@ def test_a_resumed_run_without_chunks_measures_nothing(source: tuple[MediaInfo, 
     (tmp_path / "result.mp4").write_bytes(b"video")
     run.finish(1.5, tmp_path / "result.mp4", frames=12)
     assert run.found == []
+
+
+@pytest.mark.parametrize(("resumed", "frames"), [(False, 40), (True, 16)])
+def test_the_warm_up_of_a_part_is_work(source: tuple[MediaInfo, OutputSpec], resumed: bool, frames: int) -> None:
+    """Else a short part seems slow, and later estimates are too long."""
+    found: list[Measurement] = []
+    times = iter((0.0, 0.0, 8.0, 10.0, 10.0))
+    meter = Speedometer("small", OPTIONS, found.append, lambda: next(times), warm_up=24)
+    meter.take(Started(*source, Progress(), resumed=resumed, warnings=[]))
+    for _ in range(2):
+        meter.take(ChunkDone(0, 8, 1.0, Progress(), JobMetrics(), {}, []))
+    meter.take(PartDone(Progress(), JobMetrics()))
+    assert [(each.frames, each.seconds) for each in found] == [(frames, 10.0)]

@@ -23,3 +23,14 @@ def test_a_job_that_fails_at_once_has_waited() -> None:
     again = Attempt(job.model_copy(update={"metrics": stored}), lease)
     assert not again.is_first
     assert lease.take_fields()["metrics"].queue_seconds == stored.queue_seconds
+
+
+def test_warnings_of_workers_stay_in_later_attempts_once() -> None:
+    """A job that is paused after a warning resumes with the warning; two parts with the same one give one."""
+    earlier = ["The device ran out of memory: the job used chunks of 2 frames.", "The source has no sound."]
+    job = Job(id="0" * 24, filename="a.mp4", options=JobOptions(), warnings=earlier)
+    attempt = Attempt(job, Lease(Claim(job.id, 1), lambda: None))
+    attempt.warn(earlier[0])
+    attempt.warn("The checkpoint belongs to another device; the job started again.")
+    found = attempt.with_warnings(["a", "a"])
+    assert found == ["a", earlier[0], "The checkpoint belongs to another device; the job started again."]
