@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from benchmarks.device import main as device
-from benchmarks.device.counting import kind
+from benchmarks.device.counting import counted, kind
 from benchmarks.device.results import Results, Section
 from benchmarks.device.session import Session
 from benchmarks.device.table import MOST, table
+from benchmarks.launches import META
+from model.engine import one_thread
 from model.network.basicvsr import BasicVSR
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +117,15 @@ def test_the_table_has_sixty_lines_at_most(tmp_path):
 def test_wrong_arguments_are_refused(arguments, status, tmp_path, capsys):
     assert device.main([*arguments, "--out", str(tmp_path)]) == status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_launches_count_in_the_thread_that_computes(monkeypatch):
+    monkeypatch.setattr(one_thread, "_is_gpu", lambda device: True)
+
+    def work():
+        return one_thread.here_or_there(META, lambda: torch.empty(2, device=META) + 1)
+
+    assert counted(META, work).expected == 1
 
 
 @pytest.mark.parametrize(
