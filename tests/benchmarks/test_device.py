@@ -76,6 +76,7 @@ def test_a_wrong_network_fails_the_run(tmp_path, monkeypatch, capsys):
         return model
 
     monkeypatch.setattr(Session, "upscaler", wrong)
+    monkeypatch.setattr(Session, "models", ("tiny",))
     assert device.main(["--device", "cpu", "--tiny", "--only", "precision", "--out", str(tmp_path)]) == 1
     assert "FAILED tiny bf16 engine, dB" in capsys.readouterr().out
     assert "tiny bf16 engine, dB" in json.loads((tmp_path / "device.json").read_text())["failed"]
@@ -86,6 +87,7 @@ def test_a_network_that_raises_fails_its_items_alone(tmp_path, monkeypatch):
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(BasicVSR, "reconstruct", broken)
+    monkeypatch.setattr(Session, "models", ("tiny",))
     assert device.main(["--device", "cpu", "--tiny", "--only", "precision", "--out", str(tmp_path)]) == 1
     section = json.loads((tmp_path / "device.json").read_text())["sections"][0]
     errors = [check for check in section["checks"] if not check["ok"]]
