@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ TAIL_PIXELS = {"full": 8192, "light": 65536}
 each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
 ACCELERATED_TAIL_PIXELS = {"full": 2**18, "light": 2**21}
 """The same on an accelerator, where bands only bound the memory: about 2 GB."""
+AHEAD = 2
+"""Most frames between the forward branch and the upsampler."""
 CropStep = Callable[[Rectangle, Sampled | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
@@ -154,9 +157,11 @@ class ChunkRun:
     def forward_branch(self, previous: PreviousFrame | None) -> Steps[Tensor]:
         """Run the forward branch after the backward branch, given the results at the frame before the chunk.
 
+        A step waits while `AHEAD` frames are not reconstructed yet: their features take memory.
         Returns the features [B, C, H, W] at the last emitted frame.
         """
-        feat = yield from forward_steps(self, self._backs, previous.feat if previous else None)
+        steps = forward_steps(self, self._backs, previous.feat if previous else None)
+        feat = yield from conditioned(steps, repeat(self._few_due))
         assert feat is not None
         return feat
 
@@ -209,6 +214,9 @@ class ChunkRun:
 
     def _flows_known(self, index: int) -> bool:
         return index not in self._awaited
+
+    def _few_due(self) -> bool:
+        return len(self._due) < AHEAD
 
     def _any_due(self) -> bool:
         return bool(self._due)

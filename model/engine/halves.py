@@ -26,8 +26,8 @@ from model.engine.work import Observer, StepCosts, Work
 from model.engine.yuv import to_yuv
 from model.network.basicvsr import BasicVSR
 
-_OUTPUT, _FORWARD, _BACKWARD, _FLOW = range(4)
-"""Order of a chunk's strands: finished frames leave soonest, and hold no features."""
+_FORWARD, _OUTPUT, _BACKWARD, _FLOW = range(4)
+"""Order of a chunk's strands: the forward branch, a chain through all chunks, never waits for another step to end."""
 
 
 @dataclass(frozen=True)

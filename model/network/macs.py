@@ -36,6 +36,9 @@ class StepMacs(NamedTuple):
 _COUNTED: Final = {
     NetworkConfig(): StepMacs(1_309_875_840, 9_217_769_472, 9_217_769_472, 5_582_618_624),
     NetworkConfig(32, 4, "light", "light", coupled=True): StepMacs(17_625_600, 343_277_568, 381_026_304, 56_623_104),
+    NetworkConfig(32, 4, "light", "light", coupled=True, scale=2): StepMacs(
+        17_625_600, 353_894_400, 391_643_136, 56_623_104
+    ),
     NetworkConfig(8, 1, "light", "light", coupled=True): StepMacs(17_625_600, 7_962_624, 10_321_920, 14_155_776),
 }
 """Results of `macs_of_steps` for the packaged models: torch takes a second to import what counting needs."""

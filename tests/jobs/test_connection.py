@@ -71,6 +71,7 @@ def test_a_job_over_tls_with_a_restricted_user(settings: Settings, tmp_path: Pat
                 JobStore.from_settings(safe.model_copy(update=wrong)).ping()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # redis-py drops connections on failover
 def test_clients_follow_the_sentinels(tmp_path: Path) -> None:
     with failover(tmp_path) as (url, process):
         store = JobStore.from_settings(Settings(redis_url=url))

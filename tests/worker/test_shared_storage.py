@@ -93,7 +93,7 @@ def _names(files: ObjectStorage, job_id: str) -> set[str]:
 @pytest.mark.parametrize(
     ("how", "seconds"),
     [
-        ("killed", 3.5),  # longer than a worker without heartbeat is waited for
+        pytest.param("killed", 3.5, marks=pytest.mark.slow),  # longer than a worker without heartbeat is waited for
         pytest.param("killed", 60, marks=pytest.mark.slow),
         pytest.param("silent", 60, marks=pytest.mark.slow),
     ],

@@ -246,6 +246,8 @@ class Worker:
     pid: int = 0
     device: str = ""
     model: str = ""
+    model_x2: str = ""
+    """Name of the model that `auto` means for outputs of up to twice the size."""
     models: list[str] = field(default_factory=list)
     scales: dict[str, int] = field(default_factory=dict)
     machine: str = ""
