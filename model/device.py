@@ -71,7 +71,7 @@ def _start(device: torch.device) -> None:
     """Start CUDA. The number of devices comes from the driver's library for management, and says nothing about CUDA."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DeviceError(
             f"{device} does not start: {reason} ({gpu_facts()}); update the driver, or use cpu"

@@ -17,11 +17,13 @@ import torch
 
 _NO_MEMORY: Final = re.compile(
     r"out of memory|(CUBLAS|CUDNN|CUSOLVER|HIPBLAS|ROCBLAS)_STATUS_\w*ALLOC\w*|miopenStatusAllocFailed"
-    r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate|DefaultCPUAllocator: (can't|not enough)",
+    r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate|DefaultCPUAllocator: (can't|not enough)"
+    r"|NVML_SUCCESS == .*CUDACachingAllocator",
     re.IGNORECASE,
 )
 """cuBLAS and cuDNN have allocators of their own, whose failure is a plain RuntimeError in torch. A handle of cuBLAS for
-which there is no memory is "not initialized"."""
+which there is no memory is "not initialized". Where NVML refuses to answer (MIG, containers, Jetson), torch fails while
+it describes the full memory."""
 _NO_PLAN: Final = re.compile(r"CUDNN_STATUS_NOT_SUPPORTED|unable to find an engine to execute this computation")
 """cuDNN found no way to compute a convolution: often each known way needs more memory than is free."""
 _FAILED: Final = re.compile(r"^(CUDA|HIP)( driver)? error:|^cuDNN( Frontend)? error:|^miopen", re.IGNORECASE)

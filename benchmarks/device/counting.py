@@ -6,11 +6,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.launches import Launches
+from model.engine.one_thread import here_or_there
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,7 @@ class Counts:
 
 def counted(device: torch.device, work: Callable[[], object]) -> Counts:
     """Run some work, on a GPU three times: once for each counter."""
-    dispatched = Launches()
-    with dispatched:
-        work()
-    expected = dispatched.launches.total()
+    expected = here_or_there(device, partial(_dispatched, work))  # torch counts the operations of one thread
     if device.type != "cuda":
         return Counts(expected)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
@@ -45,6 +44,13 @@ def counted(device: torch.device, work: Callable[[], object]) -> Counts:
     if not calls["launch"]:  # the profiler has no access to the device
         return Counts(expected, synchronising=waits)
     return Counts(expected, calls["launch"], calls["copy"], calls["wait"], waits)
+
+
+def _dispatched(work: Callable[[], object]) -> int:
+    dispatched = Launches()
+    with dispatched:
+        work()
+    return dispatched.launches.total()
 
 
 def kind(name: str) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from benchmarks.device import ceilings, exactness, faults, operations, precision, routing, speed, variants
 from benchmarks.device.results import Results, Section
 from benchmarks.device.session import Items, Session
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None, *, ends: bool = False) -> int:
         return 1
     if device.type == "cpu":
         set_threads(1 if args.tiny else 0)
+    elif device.index is not None:
+        torch.cuda.set_device(device)  # events and graphs are those of the current device
     args.out.mkdir(parents=True, exist_ok=True)
     if ends:
         faulthandler.dump_traceback_later(args.seconds * 1.25 + 60, exit=True)

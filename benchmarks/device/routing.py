@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from benchmarks.device.precision import psnr
 from benchmarks.device.results import Section
 from benchmarks.device.session import CPU, Item, Session
+from model.engine.chunk import Frames
 from model.mask.plan import plan_chunk
 from model.network.folding import fold_frames
 from model.routing import preset
@@ -25,9 +26,10 @@ def items(session: Session) -> Iterator[Item]:
     """Plans of both presets, then frames of both networks."""
     for routing in ROUTINGS:
         yield f"plan {routing}", partial(_plan, session, routing)
+    dense = cache(partial(_dense, session))
     for name in session.models:
         for routing in ROUTINGS:
-            yield f"{name} {routing}", partial(_quality, session, name, routing)
+            yield f"{name} {routing}", partial(_quality, session, name, routing, dense)
 
 
 def _overhead(session: Session) -> int:
@@ -56,18 +58,28 @@ def _plan(session: Session, routing: str, section: Section) -> None:
     section.check(f"plan {routing} leaves work out", share < 1, f"computes {share:.0%} of the pixels")
 
 
-def _quality(session: Session, name: str, routing: str, section: Section) -> None:
+def _clip(session: Session) -> Frames:
+    return session.clip(4 if session.tiny else FRAMES, _size(session))
+
+
+def _dense(session: Session, name: str, number: str, device: torch.device) -> Frames:
+    """Return the frames of the dense network, for both presets."""
+    return session.upscaler(name, number, device).forward(_clip(session), None, lookahead=0, last=True).frames
+
+
+def _quality(
+    session: Session, name: str, routing: str, dense: Callable[[str, str, torch.device], Frames], section: Section
+) -> None:
     """Compare routed with dense frames on the device and on the CPU, each in its own format."""
-    frames, formats = session.clip(FRAMES, _size(session)), ("fp32", session.formats[0])
+    frames, formats = _clip(session), ("fp32", session.formats[0])
     numbers = session.upscaler(name, formats[1]).preset(routing, overhead=_overhead(session))
     figures = {}
     for where, number in zip((CPU, session.device), formats, strict=True):
         model = session.upscaler(name, number, where)
-        dense = model.forward(frames, None, lookahead=0, last=True).frames
         routed = model.forward(frames, None, lookahead=0, last=True, routing=numbers)
         skipped = sum(report.units_left_out for report in routed.reports)
         total = sum(report.units_total for report in routed.reports)
-        figures[number] = psnr(routed.frames, dense), skipped / total
+        figures[number] = psnr(routed.frames, dense(name, number, where)), skipped / total
     (cpu_db, cpu_skip), (db, skip) = figures["fp32"], figures[formats[1]]
     section.row(f"{name} {routing}", db_to_dense=db, skipped=skip, cpu_db_to_dense=cpu_db, cpu_skipped=cpu_skip)
     section.at_least(f"{name} {routing}, dB to dense", db, min(cpu_db, 60.0) - SLACK_DB)

@@ -12,6 +12,7 @@ from model.engine.clock import Clock, Seconds
 from model.engine.execute import normalised, run_chunk
 from model.engine.state import RecurrentState
 from model.engine.work import Interrupted, Observer, Work
+from model.faults import memory_ran_out
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan, dense_plan
 from model.network.basicvsr import BasicVSR
@@ -57,8 +58,10 @@ class Accounting:
         if not self._dense_times.known(size):  # nothing ran on a whole frame in this process: a resumed job
             try:
                 self.run_dense(chunk.stored[:2], min(len(chunk.stored), 2), None, observer=observer)
-            except (torch.OutOfMemoryError, Interrupted):  # the frames exist already: report no speedup instead
-                return 1.0
+            except (RuntimeError, Interrupted) as error:
+                if not (isinstance(error, Interrupted) or memory_ran_out(error)):
+                    raise
+                return 1.0  # the frames exist already: report no speedup instead
         counts = StepCounts()
         for scene in chunk.scenes:
             counts += StepCounts.of(len(scene.frames), scene.emit, continues=scene.before.last is not None)

@@ -17,6 +17,7 @@ _SHARE: Final = 0.7
 """Part of the available memory that a chunk may take."""
 _OUTPUTS: Final = 2
 """Chunks of upscaled frames in memory: one is computed while the one before is encoded."""
+_HOST: Final = torch.device("cpu")
 _OTHER_BYTES: Final = 40
 """Bytes per pixel and frame of flows, masks and decoded frames."""
 
@@ -65,7 +66,11 @@ def longest_chunk(
     """
     allowed = budget or usable_bytes(model.device)
     once, each = bytes_per_pixel(model, sample_bytes=sample_bytes)
-    return min(chunk, ((allowed - _flow_bytes(model)) // pixels - once) // each - lookahead)
+    fits = min(chunk, ((allowed - _flow_bytes(model)) // pixels - once) // each - lookahead)
+    if model.device.type == "cpu":
+        return fits
+    # Results of a GPU wait in main memory too. torch rounds blocks of page-locked memory up to a power of two.
+    return min(fits, usable_bytes(_HOST) // (2 * _output_bytes(model, sample_bytes) * pixels))
 
 
 def needed_bytes(model: Upscaler, pixels: int, frames: int, *, sample_bytes: int = 1) -> int:

@@ -41,7 +41,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._events, self._clock = device.type == "cuda", Clock(device)
+        self._device, self._clock = device, Clock(device)
 
     @property
     def threads(self) -> int:
@@ -50,10 +50,10 @@ class Stopwatch:
 
     def mark(self) -> Mark:
         """Return the present."""
-        if not self._events:
+        if self._device.type != "cuda":
             return self._clock.computing()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))  # by default that of the first GPU, for `cuda:1` too
         return event
 
 

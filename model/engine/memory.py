@@ -42,14 +42,15 @@ def give_back() -> None:
 
 
 def free_memory() -> None:
-    """Collect garbage and return unused memory to the system and to the GPU."""
+    """Collect garbage and return unused memory to the system and to the GPU, page-locked memory too."""
     import torch  # here: the command line imports this module and starts without torch
 
     gc.collect()
     give_back()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         with suppress(RuntimeError):  # a failed device gives nothing back, and the next call on the device says so
             torch.cuda.empty_cache()
+            torch._C._host_emptyCache()
 
 
 @cache

@@ -8,6 +8,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from operator import is_
 from typing import Final
 
 import torch
@@ -135,7 +136,8 @@ class SessionRegistry:
         except (RuntimeError, MemoryError) as error:  # the stream's next frame meets the same failure
             log.warning("the state of a disconnected stream stays on the GPU: %s", error)
             return
-        if self._parked.get(session.token) is not session or list(session.snapshots) != before:
+        same = len(before) == len(session.snapshots) and all(map(is_, before, session.snapshots))
+        if self._parked.get(session.token) is not session or not same:
             return
         session.snapshots, session.on_host = deque(after), True
         self.metrics.moved.labels("host").inc()

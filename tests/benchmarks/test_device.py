@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from benchmarks.device import main as device
-from benchmarks.device.counting import kind
+from benchmarks.device.counting import counted, kind
 from benchmarks.device.results import Results, Section
 from benchmarks.device.session import Session
 from benchmarks.device.table import MOST, table
+from benchmarks.launches import META
+from model.engine import one_thread
 from model.network.basicvsr import BasicVSR
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +76,7 @@ def test_a_wrong_network_fails_the_run(tmp_path, monkeypatch, capsys):
         return model
 
     monkeypatch.setattr(Session, "upscaler", wrong)
+    monkeypatch.setattr(Session, "models", ("tiny",))
     assert device.main(["--device", "cpu", "--tiny", "--only", "precision", "--out", str(tmp_path)]) == 1
     assert "FAILED tiny bf16 engine, dB" in capsys.readouterr().out
     assert "tiny bf16 engine, dB" in json.loads((tmp_path / "device.json").read_text())["failed"]
@@ -84,6 +87,7 @@ def test_a_network_that_raises_fails_its_items_alone(tmp_path, monkeypatch):
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(BasicVSR, "reconstruct", broken)
+    monkeypatch.setattr(Session, "models", ("tiny",))
     assert device.main(["--device", "cpu", "--tiny", "--only", "precision", "--out", str(tmp_path)]) == 1
     section = json.loads((tmp_path / "device.json").read_text())["sections"][0]
     errors = [check for check in section["checks"] if not check["ok"]]
@@ -115,6 +119,15 @@ def test_the_table_has_sixty_lines_at_most(tmp_path):
 def test_wrong_arguments_are_refused(arguments, status, tmp_path, capsys):
     assert device.main([*arguments, "--out", str(tmp_path)]) == status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_launches_count_in_the_thread_that_computes(monkeypatch):
+    monkeypatch.setattr(one_thread, "_is_gpu", lambda device: True)
+
+    def work():
+        return one_thread.here_or_there(META, lambda: torch.empty(2, device=META) + 1)
+
+    assert counted(META, work).expected == 1
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_runs_on_a_bare_machine(cache, tmp_path):
     pack(cache, tmp_path / "data/segments.safetensors", LIMITS, dataset.h264_rgb, command._decoded, print)
     code = "from benchmarks.device_train.main import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["--device", "cpu", "--tiny", "--seconds", "6", "--data", str(tmp_path / "data/segments.safetensors")]
+    arguments = ["--device", "cpu", "--tiny", "--seconds", "1", "--data", str(tmp_path / "data/segments.safetensors")]
     done = bare(code, *arguments, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unpacked 5 segments" in done.stdout

@@ -91,6 +91,19 @@ def test_an_old_driver(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     assert notes[0].startswith("The GPU is not used: cuda does not start: The NVIDIA driver")
 
 
+def test_a_gpu_that_fails_while_torch_looks_at_it(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's two libraries count differently: one of several GPUs is lost, or is split into parts (MIG)."""
+    gpu("NVIDIA A100", 8, 0)
+
+    def init() -> None:
+        raise torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization with error: device >= 0")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(DeviceError, match="cuda does not start: CUDA call failed lazily"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == CPU
+
+
 def test_a_gpu_without_kernels(gpu: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     """No number format helps: `auto` goes to the CPU at once, and `cuda` names driver, build and card."""
     gpu("NVIDIA GeForce GTX 1080", 6, 1)

@@ -36,6 +36,18 @@ def test_two_chunks_at_a_time_take_more_memory_than_one_and_less_than_two(model:
     assert 1 <= fits[2] < fits[3]
 
 
+def test_results_of_a_gpu_fit_into_main_memory(model: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
+    free = {"cuda": 10**12, "cpu": 10**9}
+    monkeypatch.setattr("model.engine.budget.usable_bytes", lambda device: free[device.type])
+    frame = 1000 * 3 * model.scale**2
+    for sample_bytes in (1, 2):
+        fits = longest_chunk(model, 1000, 10**6, 0, sample_bytes=sample_bytes)
+        assert fits * frame * sample_bytes * 4 <= free["cpu"], "two chunks, each rounded up to a power of two"
+        assert fits * frame * sample_bytes * 5 > free["cpu"]
+    assert longest_chunk(model, 1000, 24, 2) == 24
+
+
 def test_a_control_group_limits_the_memory(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("300000000\n")
     (tmp_path / "memory.current").write_text("260000000\n")

@@ -123,15 +123,40 @@ def test_a_resumed_job_measures_a_frame_once() -> None:
     assert len(runs) == 1
 
 
-def test_where_the_dense_network_has_no_memory_no_gain_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+    ],
+)
+def test_where_the_dense_network_has_no_memory_no_gain_is_claimed(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The routed frames are made by then: a job is not lost for want of a number."""
     rest, state = resumed()
     model = upscaler()
 
     def full(*_: object, **__: object) -> float:
-        raise torch.OutOfMemoryError("out of memory")
+        raise error
 
     monkeypatch.setattr(model._accounting, "run_dense", full)
     result = model.forward(rest, state, lookahead=0, last=False, routing=ROUTED)
     assert any(report.units_left_out for report in result.reports)
     assert result.dense_seconds == pytest.approx(result.seconds)
+
+
+def test_the_time_of_a_second_gpu_is_that_of_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[object] = []
+
+    class Event:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def record(self, stream: object = None) -> None:
+            recorded.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    Stopwatch(torch.device("cuda:1")).mark()
+    assert recorded == ["stream of cuda:1"]

@@ -6,6 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from model.engine.memory import free_memory
+
 _SCRIPT = """
 import json, resource, threading
 from pathlib import Path
@@ -44,3 +49,13 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     told = json.loads(done.stdout)
     assert told["faults"] < 1000  # of 25,600 pages
     assert told["kept"] - told["after"] > 80
+
+
+def test_a_gpu_gives_back_its_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one job do not fit the next one: kept, they would fill the machine."""
+    freed: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append("device"))
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: freed.append("host"), raising=False)
+    free_memory()
+    assert freed == ["device", "host"]

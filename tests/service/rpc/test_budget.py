@@ -258,6 +258,13 @@ def test_states_of_disconnected_streams_leave_the_gpu(monkeypatch: pytest.Monkey
         assert await again is back
         await settled(registry)
         assert not back.on_host
+        registry.release(back, finished=False)
+        await asyncio.sleep(0)  # the copy begins
+        back = await registry.resume(config, back.token)
+        back.snapshots[-1] = Snapshot(RecurrentState("tiny", numbers + 1))  # answers, then the connection is lost again
+        registry.release(back, finished=False)
+        await settled(registry)
+        assert back.on_host
 
     asyncio.run(run())
 
