@@ -252,6 +252,7 @@ def test_a_job_fails_after_its_timeout(
         assert worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_redis_killed_and_restarted_mid_job_twice(
     quick: Settings, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:

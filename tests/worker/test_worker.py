@@ -111,6 +111,7 @@ def test_jobs_finish_and_leave_nothing_behind(
     assert all(key.startswith((b"rq:worker:", b"rq:queues", b"rq:clean_", b"skipvsr:speed:")) for key in left), left
 
 
+@pytest.mark.slow
 def test_high_priority_jobs_start_first(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,7 @@ def test_gates_of_other_weights_are_refused(fitted: Path, tmp_path: Path) -> Non
         run(TrainConfig.load(tmp_path / "config.toml"), fitted, tmp_path / "out", lambda line: None)
 
 
+@pytest.mark.slow
 def test_heads_alone_are_fitted_anew(fitted: Path, tmp_path: Path) -> None:
     make_clip(tmp_path / "one.mp4", frames=12, width=160, height=128)
     out, again = tmp_path / "gates.safetensors", tmp_path / "again.safetensors"
