@@ -96,6 +96,7 @@ class DecodeStage:
         self._task, self._manifest, self._canvas = task, manifest, canvas
         self._seconds = self._taken = 0.0
         self._reader: VideoReader | None = None
+        self._abandoned = False
         self.warnings: tuple[str, ...] = ()
         """Warnings of the decoder, complete after the last frame."""
 
@@ -111,6 +112,8 @@ class DecodeStage:
             limits=task.limits,
         ) as reader:
             self._reader = reader
+            if self._abandoned:  # `abandon` may come while the reader opens
+                return
             frames = iter(reader)
             for _ in count() if (left := frames_left(task, self._manifest)) is None else range(left):
                 started = time.perf_counter()
@@ -122,7 +125,8 @@ class DecodeStage:
                 yield frame
 
     def abandon(self) -> None:
-        """End the decoder's process. A thread that waits for a frame gets an error."""
+        """End the decoder's process, now or as soon as it runs. A thread that waits for a frame gets an error."""
+        self._abandoned = True
         if self._reader is not None:
             self._reader.kill()
 
