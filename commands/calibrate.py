@@ -33,9 +33,9 @@ COMPRESSED: Final = "h264:23"
 CORNERS: Final = {"light": (480, 640), "full": (240, 320)}
 """Most HR rows and columns of a frame that scales are chosen from, the frame's first, by the network's tail. Networks
 with a full tail compute thirty times as much."""
-CHECKED: Final = {"light": None, "full": (480, 640)}
+CHECKED: Final = {"light": None, "full": (320, 448)}
 """The same of a frame on which the loss is measured; None: whole frames."""
-CHECKED_FRAMES: Final = {"light": 10, "full": 5}
+CHECKED_FRAMES: Final = {"light": 10, "full": 6}
 """Most frames of each clip on which the loss is measured."""
 GATED: Final = ("balanced", "fast")
 """Presets that may use gates, and with them adapted weights."""

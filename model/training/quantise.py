@@ -2,8 +2,9 @@
 
 The network in float32 runs over the clips, and every convolution records a sample of its input. Per convolution:
 
-1. No value that was seen lies beyond the largest integer: cut peaks are lost detail, and lose more dB than their
-   squared error says (lab notebook). Each channel of the input has a gain of its own.
+1. Each channel of the input has a gain of its own. No feature that was seen lies beyond the largest integer: cut
+   peaks are lost detail, and lose more dB than their squared error says (lab notebook). Behind a ReLU, each channel's
+   gain has the least squared error; rare large values become the largest integer.
 2. The zero point, and how far the gains of channels differ, have the least estimated error of the output: large gains
    make the weights differ more, which rounds the small ones.
 3. Each output channel's weights get the scale with the least squared error, weighted by the power of their input.
@@ -31,12 +32,14 @@ PIXELS: Final = 160
 """Pixels of each frame that enter the sample."""
 ZEROS: Final = (16, 32, 64, 96, 128, 160)
 """Candidates for the zero point of an input with negative values."""
+PARTS: Final = tuple(1 - 0.08 * step for step in range(11))
+"""Candidates for the range of a channel behind a ReLU, as parts of the range of all its values."""
 POWERS: Final = (0.0, 0.5, 0.75, 1.0)
 """How far gains differ: not at all, ..., so far that each channel has its best."""
 MOST_GAIN: Final = 64.0
 """Largest gain, over the least of the same input."""
-UPSAMPLER: Final = ("upconv1", "upconv2", "conv_hr", "conv_last")
-"""Convolutions of a full tail."""
+UPSAMPLER: Final = ("upconv1", "upconv2")
+"""Convolutions of a full tail. Behind them each error is one of the HR frame (lab notebook)."""
 WEIGHT_SCALES: Final = tuple(1 - 0.025 * step for step in range(20))
 """Candidates for a weight's scale, as parts of the scale for the largest weight."""
 
@@ -98,7 +101,7 @@ def chosen(conv: nn.Conv2d, sample: Sample) -> Quantisation:
     weight, bias, pixels = conv.weight.detach().float(), conv.bias, sample.pixels
     assert bias is not None
     zeros = ZEROS if bool((sample.low < 0).any()) else (0,)
-    candidates = [(zero, step) for zero in zeros for step in _steps(sample, zero)]
+    candidates = [(zero, step) for zero in zeros for step in _steps(sample, pixels, zero)]
     _, zero, step, scale = min((_tried(weight, pixels, *each) for each in candidates), key=lambda found: found[0])
     exact = weight * step.view(-1, 1, 1)
     error = exact.sum((2, 3)) @ (pixels / step).mean(0)
@@ -106,11 +109,14 @@ def chosen(conv: nn.Conv2d, sample: Sample) -> Quantisation:
     return Quantisation(zero, 1 / step, scale, bias.detach().float() + error)
 
 
-def _steps(sample: Sample, zero: int) -> list[Tensor]:
-    """Return candidates for the steps [in] between integers, from a common one to the least one of each channel."""
-    least = torch.maximum(sample.high / (LEVELS - zero), -sample.low / zero if zero else sample.high / LEVELS)
-    largest = least.max().clamp(min=1e-9)
-    return [largest * (least / largest).clamp(min=1 / MOST_GAIN) ** power for power in POWERS]
+def _steps(sample: Sample, pixels: Tensor, zero: int) -> list[Tensor]:
+    """Return candidates for the steps [in] between integers, from a common one to the best one of each channel."""
+    best = torch.maximum(sample.high / (LEVELS - zero), -sample.low / zero if zero else sample.high / LEVELS)
+    if not zero:  # a ReLU's output
+        steps = torch.stack([best.clamp(min=1e-9) * part for part in PARTS])
+        best = steps.gather(0, torch.stack([_errors(pixels, step, zero) for step in steps]).argmin(0)[None])[0]
+    largest = best.max().clamp(min=1e-9)
+    return [largest * (best / largest).clamp(min=1 / MOST_GAIN) ** power for power in POWERS]
 
 
 def _tried(weight: Tensor, sample: Tensor, zero: int, step: Tensor) -> tuple[float, int, Tensor, Tensor]:

@@ -151,6 +151,19 @@ def test_with_gates_chunks_equal_the_whole(
     assert np.array_equal(stream(model, FIELD, chunk, GATED, tmp_path), whole.frames)
 
 
+def test_a_full_network_on_integers_gives_the_same_frames_over_chunks(tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    full = BasicVSR(NetworkConfig(16, 1)).eval()
+    clip = WATER[:4, :24, :32]
+    scales = Scales(calibrate(full, convolutions(full), [clip[:2]]), "seeded:7", digest="x")
+    model, plain = (upscaler(full, numbers, torch.bfloat16) for numbers in (scales, None))
+    whole = stream(model, clip, len(clip))
+    assert np.array_equal(stream(model, clip, 1, between=tmp_path), whole)
+    difference = np.abs(whole.astype(int) - stream(plain, clip, len(clip)))
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 8
+
+
 def test_adapted_weights_compute_on_integers_of_their_own(
     network: BasicVSR, estimator: Estimator, both: Scales
 ) -> None:
@@ -174,6 +187,15 @@ def test_gates_rest_without_scales_for_the_adapted_weights(
         assert model.estimator.adapted is not None
         assert has_integers(model.estimator.adapted) == (scales is both)
         assert all((model.preset(name).backward_error_budget > 0) == work for name in ("balanced", "fast"))
+
+
+@pytest.mark.parametrize(("dtype", "work"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_gates_of_a_full_network_rest_beside_integers_only_in_float32(dtype: torch.dtype, work: bool) -> None:
+    full = BasicVSR(NetworkConfig(16, 1)).eval()
+    gates = Estimator(full.config, Layout(((0, 1),), ((0, 1),), tail=False, kernel=1), copy.deepcopy(full)).eval()
+    scales = Scales(calibrate(full, convolutions(full), [WATER[:2, :16, :16]]), "seeded:7", digest="x")
+    model = upscaler(full, scales, dtype, gates)
+    assert (model.preset("fast").error_budget > 0) is work
 
 
 def test_a_state_belongs_to_its_scales(network: BasicVSR, scales: Scales) -> None:

@@ -55,7 +55,7 @@ def test_no_peak_that_was_seen_is_cut() -> None:
     ("config", "count", "one"),
     [
         (NetworkConfig(8, 2, "light", "light", coupled=True), 8, "backward_trunk.main.2.1.conv2"),
-        (NetworkConfig(8, 2), 12, "conv_hr"),
+        (NetworkConfig(8, 2), 10, "upconv2"),
     ],
 )
 def test_blocks_and_a_full_upsampler_get_scales(config: NetworkConfig, count: int, one: str) -> None:
