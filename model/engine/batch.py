@@ -60,6 +60,7 @@ class Batch:
         self._forward = self._halves.finish(self._begun, self._crew, self._before)
         self._crew.start(Strand(single(done), np.zeros(2), (self._turn, 0), Fate(), [self._forward]))
 
+    @torch.inference_mode()
     def results(self) -> list[ChunkResult | Exception]:
         """Wait for the result of each chunk, or the error. If several chunks fail together, they run one by one."""
         assert self._forward is not None
