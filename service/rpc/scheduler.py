@@ -18,12 +18,23 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from model.engine.strands import Crew
 
 _CREDIT_SECONDS = 0.25
 """Device time that a returning stream may be behind: clients are idle for a moment between two answers."""
+
+
+class Place(NamedTuple):
+    """Place of tasks among all others."""
+
+    turn: int
+    """Number in the order in which all tasks begin."""
+    used: Callable[[], float]
+    """Device time of the stream so far. The stream with the least comes first."""
+    alone: bool
+    """Whether no other task is in work, or waits."""
 
 
 class Work(Protocol):
@@ -65,11 +76,8 @@ class Task(Protocol):
     def run(self, others: Sequence[Any]) -> None:
         """Run the task in a batch with `others` of the same batch key."""
 
-    def begin(self, others: Sequence[Any], crew: Crew, turn: int, used: Callable[[], float]) -> Sequence[Work]:
-        """Begin the task, and `others` of the same batch key, on the threads of a crew.
-
-        `turn` is the place in the order of all tasks. The stream that has `used` the least device time comes first.
-        """
+    def begin(self, others: Sequence[Any], crew: Crew, place: Place) -> Sequence[Work]:
+        """Begin the task, and `others` of the same batch key, on the threads of a crew."""
 
 
 @dataclass(eq=False)
@@ -268,7 +276,8 @@ class Scheduler:
         self._turn += 1
         task, *others = tasks
         memory = sum(each.memory for each in tasks)
-        found = task.begin(others, self._hired, self._turn, lambda: min(lane.used for lane in lanes))
+        place = Place(self._turn, lambda: min(lane.used for lane in lanes), not self._working and not self.waiting)
+        found = task.begin(others, self._hired, place)
         with self._condition:
             for work in found:
                 mine = [lanes[place] for place in work.places]
