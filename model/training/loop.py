@@ -27,7 +27,8 @@ from model.training.objective import Objective
 from model.training.plot import plot
 from model.training.recipe import Recipe
 from model.training.validate import bicubic, validate
-from model.zoo.models import fingerprint, load_file, name_of, save_network
+from model.zoo.models import name_of
+from model.zoo.weights_file import fingerprint, load_file, save_network
 
 if TYPE_CHECKING:
     from model.training.config import Stage, TrainConfig

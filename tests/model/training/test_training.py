@@ -18,7 +18,7 @@ from model.training.checkpoint import read_log
 from model.training.config import TrainConfig
 from model.training.data import Sampler
 from model.training.loop import Trainer, run
-from model.zoo.models import load_file
+from model.zoo.weights_file import load_file
 from tests.support.squares import pack_squares, run_config
 
 CONFIG = run_config(

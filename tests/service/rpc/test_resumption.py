@@ -15,7 +15,7 @@ import torch
 from commands.shared.embedded_redis import EmbeddedRedis
 from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.zoo.models import save_network
+from model.zoo.weights_file import save_network
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client.live import StreamClient
 from tests.support.rpc_server import Proxy, RpcServer, details, expected, noise, rpc_server, tiny
