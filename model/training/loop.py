@@ -69,6 +69,8 @@ class Trainer:
             gated.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self.objective = GatedObjective(gated, network, config.gates, bf16)
             self.network, network = gated, self.objective.clip.network
+        if config.flow_lr_scale == 0:
+            network.spynet.requires_grad_(False)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.start = copy.deepcopy(self.ema) if config.gates and config.gates.keep else None
         if dist.is_initialized():
