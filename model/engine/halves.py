@@ -5,7 +5,7 @@ Each half is two strands that run side by side (`model.engine.strands`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -56,14 +56,20 @@ class Halves:
         self._costs, self._transfers = StepCosts.of(network), Transfers(device)
 
     def begin(
-        self, chunks: Sequence[Chunk], executor: Executor, *, turn: int = 0, observer: Observer | None = None
+        self,
+        chunks: Sequence[Chunk],
+        executor: Executor,
+        *,
+        turn: int = 0,
+        used: Callable[[], float] = float,
+        observer: Observer | None = None,
     ) -> Begun:
         """Begin the backward half of chunks with equal batch keys.
 
-        An executor with several chunks prefers a lower `turn`. `observer` follows the steps of a single chunk, also in
-        its forward half.
+        An executor with several chunks prefers the stream that has `used` the least time, then a lower `turn`.
+        `observer` follows the steps of a single chunk, also in its forward half.
         """
-        fate, spent, times = Fate(), np.zeros(2), StepTimes(Stopwatch(self._device))
+        fate, spent, times = Fate(used), np.zeros(2), StepTimes(Stopwatch(self._device))
         runs: list[ChunkRun] = []
         flow = Strand(self._flow(chunks, runs, times, observer), spent, (turn, _FLOW), fate)
         backward = Strand(self._backward(len(chunks[0].scenes), runs), spent, (turn, _BACKWARD), fate)

@@ -30,10 +30,15 @@ Turn = tuple[int, int]
 
 
 class Fate:
-    """What several strands share: the first error, with which all of them end."""
+    """What several strands share: the first error, with which all of them end, and the time that their stream has had.
 
-    def __init__(self) -> None:
+    Args:
+        used: seconds of the stream so far. The strands of the stream with the least seconds run first.
+    """
+
+    def __init__(self, used: Callable[[], float] = float) -> None:
         self.error: BaseException | None = None
+        self.used = used
 
 
 class Strand(Generic[T]):
@@ -65,6 +70,11 @@ class Strand(Generic[T]):
         self._steps: Steps[T] | None = steps
         self._value: T
         self._error: BaseException | None = None
+
+    @property
+    def order(self) -> tuple[float, Turn]:
+        """The strand with the least order runs first."""
+        return self._fate.used(), self.turn
 
     @property
     def ready(self) -> bool:
@@ -164,7 +174,7 @@ class Inline:
 
 def _in_turn(strands: Iterable[Strand[Any]]) -> list[Strand[Any]]:
     """Return the strands whose next step can run, in their order."""
-    return sorted((strand for strand in strands if strand.ready), key=lambda strand: strand.turn)
+    return sorted((strand for strand in strands if strand.ready), key=lambda strand: strand.order)
 
 
 def beside(threads: int) -> int:

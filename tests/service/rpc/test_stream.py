@@ -35,6 +35,22 @@ def client(server: RpcServer) -> Iterator[StreamClient]:
         yield connected
 
 
+@pytest.fixture(scope="module", params=["one core", "two cores"])
+def any_client(
+    request: pytest.FixtureRequest,
+    client: StreamClient,
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: EmbeddedRedis,
+) -> Iterator[StreamClient]:
+    """Client of a server with one core, and of one with two cores, which computes chunks side by side."""
+    if request.param == "one core":
+        yield client
+        return
+    folder = tmp_path_factory.mktemp("rpc")
+    with rpc_server(folder, redis_server.url, SKIPVSR_THREADS="2") as running, running.client() as connected:
+        yield connected
+
+
 @pytest.fixture(scope="module")
 def model() -> Upscaler:
     return tiny()
@@ -45,10 +61,10 @@ def model() -> Upscaler:
     [(1, 0, "off"), (1, 3, "off"), (4, 0, "off"), (3, 2, "off"), (5, 6, "off"), (30, 2, "off"), (3, 2, "balanced")],
 )
 def test_stream_equals_the_pipeline_bit_for_bit(
-    client: StreamClient, model: Upscaler, chunk: int, lookahead: int, routing: str
+    any_client: StreamClient, model: Upscaler, chunk: int, lookahead: int, routing: str
 ) -> None:
     frames = noise(11)
-    stream = client.stream(
+    stream = any_client.stream(
         [(100 + 7 * index, frame) for index, frame in enumerate(frames)],
         width=32,
         height=24,
@@ -121,7 +137,7 @@ def test_every_format_in_and_out(client: StreamClient, model: Upscaler, format_:
     assert bool(stream.accepted and stream.accepted.session_token) is not format_.is_video
 
 
-def test_reset_and_half_close(client: StreamClient, model: Upscaler) -> None:
+def test_reset_and_half_close(any_client: StreamClient, model: Upscaler) -> None:
     """A reset flushes the look-ahead and resets the state. A half-close ends the stream without `end_of_stream`."""
     frames = noise(9)
 
@@ -131,7 +147,7 @@ def test_reset_and_half_close(client: StreamClient, model: Upscaler) -> None:
             message = pb.InputFrame(sequence=10 * index, pts=index, data=frame.tobytes(), reset=index == 5)
             yield pb.StreamRequest(frame=message)
 
-    responses = list(client.upscaler.Stream(requests()))
+    responses = list(any_client.upscaler.Stream(requests()))
     answers = [response.frame for response in responses[1:-1]]
     assert [answer.sequence for answer in answers] == [10 * index for index in range(9)]
     assert [answer.scene_start for answer in answers] == [index in (0, 5) for index in range(9)]
