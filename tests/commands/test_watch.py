@@ -111,7 +111,7 @@ def test_a_running_watch_takes_files_when_they_are_complete_and_survives_a_resta
         assert (other.returncode, said) == (1, "skipvsr: another `skipvsr watch` writes into out; stop it first\n")
     finally:
         process.terminate()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out.count("frames") == 2
     lines = [line for line in err.splitlines() if "→" not in line]
@@ -155,7 +155,7 @@ def test_a_watch_through_a_server_resumes_its_job_and_reports_a_failed_one(
     try:
         wait_until(lambda: bool(service.operations.recent()), 60, "no job")
         (job,) = service.operations.recent()
-        wait_until(lambda: (folder / "out" / ".skipvsr" / "watch.json").exists(), 10, "no entry")
+        wait_until(lambda: (folder / "out" / ".skipvsr" / "watch.json").exists(), 60, "no entry")
     finally:
         process.kill()
         process.communicate()
@@ -168,9 +168,9 @@ def test_a_watch_through_a_server_resumes_its_job_and_reports_a_failed_one(
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(once("--server", service.url)))
     thread.start()
-    wait_until(lambda: len(service.operations.recent()) == 2, 30, "no job")
+    wait_until(lambda: len(service.operations.recent()) == 2, 60, "no job")
     service.finish(service.operations.recent()[0].id, b"", JobState.FAILED)
-    thread.join(30)
+    thread.join(60)
     assert status == [1]
     assert "b.mp4: job " in capsys.readouterr().err
     assert once("--server", service.url) == 0

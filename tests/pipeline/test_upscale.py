@@ -143,7 +143,7 @@ def test_a_frame_is_encoded_before_its_chunk_is_complete(
 
     def patient(feed: ChunkFeed, rgb: Any) -> None:
         put(feed, rgb)
-        encoded.wait(10)
+        encoded.wait(60)
 
     def noted(writer: SegmentWriter, rgb: Any, pts: int) -> None:
         write(writer, rgb, pts)

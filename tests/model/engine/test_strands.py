@@ -99,7 +99,7 @@ def test_a_crew_runs_as_many_steps_together(threads: int, together: int) -> None
 
     def meet() -> Steps[int]:
         yield None
-        return meeting.wait(10)
+        return meeting.wait(60)
 
     with Crew(threads, CLOCK) as crew:
         strands = [Strand(meet(), np.zeros(2), (turn, 0), Fate()) for turn in range(2 * together)]

@@ -13,7 +13,7 @@ from model.engine.upscaler import model_cache
 from model.errors import BadWeights, DeviceError, UnknownModel
 from model.network.basicvsr import NetworkConfig
 from model.zoo.cache import ModelCache
-from model.zoo.models import fingerprint
+from model.zoo.weights_file import fingerprint
 from tests.support.user_models import TINY, fit_estimator, truncate, write_model
 
 
