@@ -97,6 +97,11 @@ class Lane:
         """Device time on the fair clock, in seconds."""
         return self.ended + sum(work.share for work in self.working)
 
+    @property
+    def full(self) -> bool:
+        """Whether no further task may begin before a task in work is done."""
+        return len(self.working) > self.ahead
+
 
 @dataclass(eq=False)
 class Working:
@@ -235,22 +240,23 @@ class Scheduler:
     def _step_of_tasks(self) -> Callable[[], None] | None:
         """Return how to begin the next tasks, if there are any, and a place for them."""
         ready = sorted((lane for lane in self._lanes if lane.tasks), key=lambda lane: (len(lane.working), lane.used))
-        if not ready or not self._place(ready[0]):
+        lanes = _batch(ready)
+        if not lanes or not self._has_place(lanes):
             return None
         busy = [*ready, *(lane for lane in self._lanes if lane.working)]
         self._fair_clock = max(self._fair_clock, min(lane.used for lane in busy))
-        lanes = _batch(ready)
         tasks = [lane.tasks.popleft() for lane in lanes]
         return partial(self._begin if self._beside(tasks[0]) else self._run_alone, lanes, tasks)
 
-    def _place(self, lane: Lane) -> bool:
-        """Check whether the next task of a lane can begin now."""
-        task = lane.tasks[0]
+    def _has_place(self, lanes: Sequence[Lane]) -> bool:
+        """Check whether the next tasks of lanes, a batch, can begin now."""
+        lane = lanes[0]
         if not self._working:
             return True
-        if not self._beside(task) or len(lane.working) > lane.ahead:
+        if not self._beside(lane.tasks[0]) or lane.full:
             return False
-        if self._room is not None and sum(each.memory for each in self._working) + task.memory > self._room():
+        memory = sum(each.memory for each in self._working) + sum(each.tasks[0].memory for each in lanes)
+        if self._room is not None and memory > self._room():
             return False
         taken = len({id(other) for each in self._working for other in each.lanes})
         return len(self._working) < self.places or (not lane.working and taken < self.places)
@@ -280,7 +286,7 @@ class Scheduler:
         found = task.begin(others, self._hired, place)
         with self._condition:
             for work in found:
-                mine = [lanes[place] for place in work.places]
+                mine = [lanes[index] for index in work.places]
                 working = Working(work, mine, memory * len(mine) // len(lanes))
                 self._working.append(working)
                 for lane in mine:
@@ -317,8 +323,10 @@ class Scheduler:
 
 
 def _batch(ready: Sequence[Lane]) -> list[Lane]:
-    """Return the first lane, and further lanes whose next task can share its batch."""
+    """Return the first lane, and further lanes whose next task can share its batch; no lane if none is ready."""
+    if not ready:
+        return []
     task = ready[0].tasks[0]
     key = task.batch_key
-    alike = [lane for lane in ready[1:] if key is not None and lane.tasks[0].batch_key == key]
+    alike = [lane for lane in ready[1:] if key is not None and not lane.full and lane.tasks[0].batch_key == key]
     return [ready[0], *alike[: task.max_batch - 1]]
