@@ -1,4 +1,4 @@
-"""`skipvsr watch IN_DIR OUT_DIR`: a folder of ten files with one broken, restarts, changes, and a server."""
+"""`skipvsr watch IN_DIR OUT_DIR`: a folder with one broken file, restarts, changes, and a server."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def results(folder: Path) -> set[str]:
     }
 
 
-def test_a_folder_of_ten_files_with_one_broken(folder: Path, clip: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_one_broken_file(folder: Path, clip: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "in" / "series").mkdir()
-    good = [*(f"film{i}.mp4" for i in range(5)), *(f"series/part{i}.mp4" for i in range(4))]
+    good = [*(f"film{i}.mp4" for i in range(3)), *(f"series/part{i}.mp4" for i in range(2))]
     for name in good:
         (folder / "in" / name).write_bytes(clip)
     (folder / "in" / "broken.mp4").write_bytes(clip[:700])
     before = {path: path.stat().st_mtime_ns for path in (folder / "in").rglob("*.mp4")}
     assert once() == 1
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == "10 files: 9 upscaled, 1 failed"
+    assert said.out.splitlines()[-1] == "6 files: 5 upscaled, 1 failed"
     (error,) = [line for line in said.err.splitlines() if "→" not in line]  # the others tell the expected times
     assert error.startswith("skipvsr: in/broken.mp4: ")
     assert results(folder) == set(good)

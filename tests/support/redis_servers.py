@@ -57,7 +57,7 @@ def failover(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         config = folder / "sentinel.conf"
         config.write_text(
             f"sentinel monitor main 127.0.0.1 {first} 1\n"
-            "sentinel down-after-milliseconds main 500\n"
+            "sentinel down-after-milliseconds main 1500\n"
             "sentinel failover-timeout main 3000\n"
         )
         with server(folder / "sentinel", str(config), "--sentinel") as (watch, _), Redis(port=watch) as sentinel:

@@ -34,7 +34,7 @@ def quick(settings: Settings) -> Settings:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip with five cuts."""
     cuts = (37, 80, 122, 161, 203)
-    return make_scenes(tmp_path_factory.mktemp("clip") / "scenes.mp4", frames=240, cuts=cuts, width=96, height=64)
+    return make_scenes(tmp_path_factory.mktemp("clip") / "scenes.mp4", frames=240, cuts=cuts, width=64, height=48)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_official_weights_equal_the_wheels_network_on_real_frames(card, weights_
     state = torch.load(weights_dir / card.file, weights_only=True)["params"]
     reference.load_state_dict(state)
     network, _ = load_network(card.name, weights_dir)
-    lr = water(3)
+    lr = water(3)[..., :36, :64]
     with torch.inference_mode():
         ours = network(lr)[0, 1]
     assert (ours - middle_frame(reference, lr)).abs().max() <= 1e-4

@@ -84,17 +84,24 @@ from pathlib import Path
 from model.training.config import TrainConfig
 from model.training.loop import Trainer, run
 packed, out = Path(sys.argv[1]), Path(sys.argv[2])
-run(TrainConfig.load(packed / "config.toml"), packed, out, lambda line: print(line, flush=True))
+def say(line):
+    print(line, flush=True)
+    if line.startswith("step 10/"):
+        sys.stdin.read()  # until the kill
+run(TrainConfig.load(packed / "config.toml"), packed, out, say)
 """
 
 
 def test_a_killed_run_goes_on_with_the_same_curve(packed, straight, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, packed, tmp_path], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SCRIPT, packed, tmp_path]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 10/"):  # past the checkpoint of step 8, and rows past it are in the log
             os.kill(process.pid, signal.SIGKILL)
             break
+    process.stdin.close()
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] < 32

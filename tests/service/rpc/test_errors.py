@@ -188,22 +188,22 @@ def test_bursts_of_pings_are_allowed(server: RpcServer) -> None:
                 answers += head[3] == ping
 
 
-@pytest.mark.parametrize("opening", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0\0\0\0\4\1\0\0\0\0"])
-def test_idle_connections_lock_nobody_out_for_long(tmp_path: Path, redis_url: str, opening: bytes) -> None:
+def test_idle_connections_lock_nobody_out_for_long(tmp_path: Path, redis_url: str) -> None:
     """Connections that say nothing, and connections that make no call, are closed and make room."""
     with rpc_server(tmp_path, redis_url, SKIPVSR_GRPC_MAX_CONNECTIONS="9", SKIPVSR_GRPC_IDLE_SECONDS="2") as server:
-        connections = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(9)]
-        for connection in connections:
-            connection.sendall(opening)
-        with socket.create_connection(("127.0.0.1", server.port), 60) as extra:
-            assert extra.recv(1) == b"", "one connection too many is closed at once"
-        for connection in connections:  # a connection that stays open times out here
-            with suppress(ConnectionError):
-                while connection.recv(65536):
-                    pass
-            connection.close()
-        with server.client() as client:
-            assert client.upscaler.ListModels(pb.ListModelsRequest(), timeout=60).models
+        for opening in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0\0\0\0\4\1\0\0\0\0"):
+            connections = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(9)]
+            for connection in connections:
+                connection.sendall(opening)
+            with socket.create_connection(("127.0.0.1", server.port), 60) as extra:
+                assert extra.recv(1) == b"", "one connection too many is closed at once"
+            for connection in connections:  # a connection that stays open times out here
+                with suppress(ConnectionError):
+                    while connection.recv(65536):
+                        pass
+                connection.close()
+            with server.client() as client:
+                assert client.upscaler.ListModels(pb.ListModelsRequest(), timeout=60).models
 
 
 def test_killed_client_leaves_no_descriptors(server: RpcServer) -> None:
