@@ -21,7 +21,7 @@ def run(weights_dir: Path, *, fetch: bool) -> int:
 
     Raises ModelError.
     """
-    from model.zoo.models import fetch_official
+    from model.zoo.official import fetch_official
 
     if not fetch:
         return _list(weights_dir)

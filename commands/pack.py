@@ -46,7 +46,8 @@ def run(config: Path, cache: Path, out: Path, limits: Limits, model: str | None,
     from model.training.config import TrainConfig
     from model.training.packing import pack
     from model.training.prepare import Codec, prepare
-    from model.zoo.models import load_network, save_network
+    from model.zoo.models import load_network
+    from model.zoo.weights_file import save_network
 
     say, settings = partial(print, flush=True), TrainConfig.load(config)
     codec = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264, dataset.mpeg)

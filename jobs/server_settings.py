@@ -74,8 +74,8 @@ class ServerSettings(BaseSettings):
     )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
-        description="Frames of a gRPC stream that may wait for the client to read the answer, beyond chunk and "
-        "look-ahead.",
+        description="Frames of a gRPC stream that may wait for the client to read the answer, beyond look-ahead and "
+        "chunks in work.",
     )
     grpc_batch: Annotated[int, Field(ge=0)] = Field(
         0,

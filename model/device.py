@@ -195,9 +195,14 @@ def _processor() -> str:
     return platform.machine()
 
 
+def core_threads(threads: int) -> int:
+    """Return the number of CPU threads of a network; 0 means one for each core that this process may use."""
+    return threads or len(os.sched_getaffinity(0))
+
+
 def set_threads(threads: int) -> None:
     """Set the number of CPU threads of torch; 0 means one for each core that this process may use."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(core_threads(threads))
 
 
 @contextmanager

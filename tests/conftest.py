@@ -44,7 +44,7 @@ def _all_processes_end() -> Iterator[None]:
     before = own_children()
     yield
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not any(map(alive, own_children() - before)), 2, "")
+        wait_until(lambda: not any(map(alive, own_children() - before)), 30, "")
     left = [line for pid in own_children() - before if alive(pid) for line in kill_tree(pid)]
     assert not left, f"the test left processes: {left}"
 

@@ -18,7 +18,8 @@ from model.engine.upscaler import Upscaler
 from model.errors import ModelError
 from model.gates.estimator import Estimator, load_estimator
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.zoo.models import card, load_file, load_network
+from model.zoo.models import card, load_network
+from model.zoo.weights_file import load_file
 
 Item = tuple[str, Callable[[Section], None]]
 """Name, and a function that adds rows and checks to the section."""

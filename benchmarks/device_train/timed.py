@@ -23,7 +23,7 @@ from model.training.checkpoint import replace as replace_file
 from model.training.data import Sampler
 from model.training.loop import Trainer
 from model.training.validate import bicubic, validate
-from model.zoo.models import save_network
+from model.zoo.weights_file import save_network
 
 Say = Callable[[str], None]
 Row = dict[str, float]

@@ -13,6 +13,7 @@ from torch import Tensor
 from model.engine.clock import Seconds
 from model.engine.execute import is_dense
 from model.engine.state import RecurrentState
+from model.engine.work import Observer
 from model.engine.yuv import YuvFormat
 from model.gates.skipping import Skipper
 from model.mask.plan import ChunkPlan
@@ -36,6 +37,8 @@ class Request:
     routing: str | Preset = "off"
     yuv: YuvFormat | None = None
     """Format of the upscaled frames; None: RGB."""
+    observer: Observer | None = None
+    """Follows the steps of a chunk that runs alone, in `forward_many` and `begin_many`."""
 
 
 @dataclass(frozen=True)

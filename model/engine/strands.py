@@ -30,10 +30,15 @@ Turn = tuple[int, int]
 
 
 class Fate:
-    """What several strands share: the first error, with which all of them end."""
+    """What several strands share: the first error, with which all of them end, and the time that their stream has had.
 
-    def __init__(self) -> None:
+    Args:
+        used: seconds of the stream so far. The strands of the stream with the least seconds run first.
+    """
+
+    def __init__(self, used: Callable[[], float] = float) -> None:
         self.error: BaseException | None = None
+        self.used = used
 
 
 class Strand(Generic[T]):
@@ -46,6 +51,7 @@ class Strand(Generic[T]):
         fate: shared with the strands for which the steps wait.
         after: the strands to finish before.
         heavy: whether a crew gives half of its cores to the steps.
+        condition: the condition of the first step.
     """
 
     def __init__(
@@ -57,14 +63,20 @@ class Strand(Generic[T]):
         after: Sequence[Strand[Any]] = (),
         *,
         heavy: bool = False,
+        condition: Condition | None = None,
     ) -> None:
         self.spent, self.turn, self.heavy = spent, turn, heavy
         self.done = False
         self._fate, self._after = fate, tuple(after)
-        self._condition: Condition | None = None
+        self._condition = condition
         self._steps: Steps[T] | None = steps
         self._value: T
         self._error: BaseException | None = None
+
+    @property
+    def order(self) -> tuple[float, Turn]:
+        """The strand with the least order runs first."""
+        return self._fate.used(), self.turn
 
     @property
     def ready(self) -> bool:
@@ -164,7 +176,7 @@ class Inline:
 
 def _in_turn(strands: Iterable[Strand[Any]]) -> list[Strand[Any]]:
     """Return the strands whose next step can run, in their order."""
-    return sorted((strand for strand in strands if strand.ready), key=lambda strand: strand.turn)
+    return sorted((strand for strand in strands if strand.ready), key=lambda strand: strand.order)
 
 
 def beside(threads: int) -> int:

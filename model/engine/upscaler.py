@@ -25,6 +25,7 @@ import torch
 from model.admission import Place, admit
 from model.device import device_kind, inference_copy, memory_errors, set_threads
 from model.engine.accounting import Accounting
+from model.engine.batch import Batch
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request
 from model.engine.clock import Clock
 from model.engine.halves import Halves
@@ -171,17 +172,35 @@ class Upscaler:
         one by one.
         """
         executor = Inline(self._clock)
-        outcomes: dict[int, ChunkResult | Exception] = {}
-        batches: dict[object, list[tuple[int, Chunk]]] = {}
-        for index, request in enumerate(requests):
-            planned = _attempt(partial(self._plan, request), executor)
-            if isinstance(planned, Exception):
-                outcomes[index] = planned
-            else:
-                batches.setdefault(planned.batch_key or index, []).append((index, planned))
-        for batch in batches.values():
-            outcomes.update(zip((index for index, _ in batch), self._compute_batch(batch, executor), strict=True))
+        errors, batches = self._planned(requests, executor)
+        outcomes: dict[int, ChunkResult | Exception] = {**errors}
+        for places, chunks in batches:
+            found = self._compute_batch(chunks, executor, requests[places[0]].observer)
+            outcomes.update(zip(places, found, strict=True))
         return [outcomes[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def begin_many(
+        self,
+        requests: Sequence[Request],
+        crew: Crew,
+        *,
+        turn: int,
+        used: Callable[[], float],
+        in_turn: bool = False,
+    ) -> tuple[dict[int, Exception], list[tuple[list[int], Batch]]]:
+        """Begin the chunks of several streams beside others, like `forward_many`; only with `strands`.
+
+        The states of the requests need no features and no HR frame. `turn` is the place among the chunks of these
+        streams. The stream that has `used` the least seconds computes first. `in_turn`: nothing else is in work, and
+        each step may take all cores.
+
+        Returns the errors of planning by the requests' places, and each batch with the places of its requests.
+        """
+        errors, batches = self._planned(requests, crew)
+        alone = partial(_attempt, self._compute_alone)
+        make = partial(Batch, halves=self._halves, crew=crew, turn=turn, used=used, in_turn=in_turn, alone=alone)
+        return errors, [(places, make(chunks, observer=requests[places[0]].observer)) for places, chunks in batches]
 
     @steps_on_gpu_thread
     def stream(
@@ -267,19 +286,37 @@ class Upscaler:
         with memory_errors(self.device, request.frames.shape), executor.measured(spent):
             return self._planner.plan(request, numbers, spent)
 
-    def _compute_batch(self, batch: list[tuple[int, Chunk]], executor: Executor) -> list[ChunkResult | Exception]:
+    def _planned(
+        self, requests: Sequence[Request], executor: Executor
+    ) -> tuple[dict[int, Exception], list[tuple[list[int], list[Chunk]]]]:
+        """Plan requests. Returns the errors by the requests' places, and batches: places and chunks."""
+        errors: dict[int, Exception] = {}
+        batches: dict[object, tuple[list[int], list[Chunk]]] = {}
+        for index, request in enumerate(requests):
+            planned = _attempt(partial(self._plan, request), executor)
+            if isinstance(planned, Exception):
+                errors[index] = planned
+            else:
+                places, chunks = batches.setdefault(planned.batch_key or index, ([], []))
+                places.append(index)
+                chunks.append(planned)
+        return errors, list(batches.values())
+
+    def _compute_batch(
+        self, chunks: list[Chunk], executor: Executor, observer: Observer | None
+    ) -> Sequence[ChunkResult | Exception]:
         """Compute a batch; after an error compute its chunks one by one."""
-        together = _attempt(partial(self._compute, executor=executor), [chunk for _, chunk in batch])
+        followed = observer if len(chunks) == 1 else None
+        together = _attempt(partial(self._compute, executor=executor, observer=followed), chunks)
         if not isinstance(together, Exception):
-            return list(together)
-        if len(batch) == 1:
+            return together
+        if len(chunks) == 1:
             return [together]
         del together  # and with the error the tensors that its traceback holds
-        outcomes: list[ChunkResult | Exception] = []
-        for _, chunk in batch:
-            alone = _attempt(partial(self._compute, executor=executor), [chunk])
-            outcomes.append(alone if isinstance(alone, Exception) else alone[0])
-        return outcomes
+        return [_attempt(self._compute_alone, chunk) for chunk in chunks]
+
+    def _compute_alone(self, chunk: Chunk) -> ChunkResult:
+        return self._compute([chunk], Inline(self._clock))[0]
 
     def _compute(
         self, chunks: Sequence[Chunk], executor: Executor, observer: Observer | None = None

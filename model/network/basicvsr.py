@@ -2,7 +2,7 @@
 
 Chan et al., "BasicVSR: The Search for Essential Components in Video Super-Resolution and Beyond", CVPR 2021
 (https://arxiv.org/abs/2012.02181). One class serves the official network of 64 channels x 30 blocks and the light
-networks of this project. `NetworkConfig` tells them apart; the checkpoint holds it (`model.zoo.models`).
+networks of this project. `NetworkConfig` tells them apart; the checkpoint holds it (`model.zoo.weights_file`).
 
 The network consists of *steps*: `flow`, `backward_step`, `forward_step`, `reconstruct`. The streaming engine calls the
 steps and carries the recurrent state from chunk to chunk. `forward` runs the steps over a whole clip, for training and

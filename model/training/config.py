@@ -130,8 +130,8 @@ class TrainConfig(_Section):
     """Preliminary steps that train only the flow, by the photometric loss."""
     flow_frozen: int = Field(0, ge=0)
     """Steps at the start, behind the flow steps, that leave the flow as it is. The paper froze SPyNet at first."""
-    flow_lr_scale: float = Field(1.0, gt=0)
-    """Factor on the flow's learning rate."""
+    flow_lr_scale: float = Field(1.0, ge=0)
+    """Factor on the flow's learning rate. 0: the flow keeps its weights, and steps compute no gradient of the flow."""
     gates: GateSection | None = None
     photometric: float = Field(0.05, ge=0)
     """Weight of the flow's photometric loss."""
@@ -158,6 +158,8 @@ class TrainConfig(_Section):
             raise ValueError(f"data.scale: must be one of {', '.join(map(str, SCALES))}")
         if self.clean_share < 1 and not self.data.uploads:
             raise ValueError("clean_share: below 1 needs data.uploads >= 1")
+        if self.flow_steps and not self.flow_lr_scale:
+            raise ValueError("flow_lr_scale: must be above 0 if flow_steps train the flow")
         if self.gates and (self.init is None or self.flow_steps):
             raise ValueError("gates: set init to the weights of the estimator, and flow_steps to 0")
         shortest = min(stage.frames for stage in self.stages)

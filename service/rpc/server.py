@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,10 @@ from jobs.recovery import Recovery
 from jobs.settings import Settings
 from jobs.upkeep import Upkeep
 from media.jail import checked_jail
-from model.device import set_threads
+from model.device import core_threads, set_threads
 from model.engine.budget import usable_bytes
+from model.engine.clock import Clock
+from model.engine.strands import Crew, beside
 from model.engine.upscaler import Upscaler, model_cache
 from model.faults import end_process
 from model.zoo.cache import ModelCache
@@ -83,7 +86,6 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         loop.add_signal_handler(number, stop.set)
     watch = DeviceWatch(lambda: loop.call_soon_threadsafe(stop.set))
     device = models.get(models.default).device
-    scheduler = Scheduler(on_start=(lambda: set_threads(settings.threads)) if device.type == "cpu" else None)
     sessions = SessionRegistry(
         most=settings.grpc_max_streams,
         memory=settings.grpc_memory_bytes or usable_bytes(device),
@@ -92,6 +94,7 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         device=device,
         host_memory=settings.grpc_session_bytes or usable_bytes(torch.device("cpu")) // 7,
     )
+    scheduler = _scheduler(settings, device, sessions)
     if settings.grpc_metrics_port:
         sessions.metrics.serve(settings.metrics_host, settings.grpc_metrics_port)
     operations = Operations.from_settings(settings)
@@ -124,6 +127,19 @@ async def _serve(settings: Settings, models: ModelCache[Upscaler], say: Callable
         await asyncio.to_thread(scheduler.close)
     log.info("stopped")
     return watch
+
+
+def _scheduler(settings: Settings, device: torch.device, sessions: SessionRegistry) -> Scheduler:
+    """Return the scheduler. Several threads of a CPU run chunks side by side."""
+    if device.type != "cpu":
+        return Scheduler()
+    threads = core_threads(settings.threads)
+    return Scheduler(
+        on_start=partial(set_threads, threads),
+        crew=partial(Crew, threads, Clock(device)) if threads > 1 else None,
+        places=1 + beside(threads) if threads > 1 else 1,
+        room=lambda: min(sessions.room, settings.max_model_bytes or sessions.room),
+    )
 
 
 def _server(settings: Settings) -> Any:

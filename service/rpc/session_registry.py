@@ -61,13 +61,15 @@ class SessionRegistry:
         self._active: set[Session] = set()
         self._parked: dict[str, Session] = {}
         self._draining = False
+        self.room = memory
+        """Bytes that the networks may take now: all but what the streams hold. Any thread may read the number."""
 
     def __len__(self) -> int:
         """Number of connected streams."""
         return len(self._active)
 
     def open(self, config: StreamConfig, cost: Callable[[StreamConfig], StreamCost], owner: str = "") -> Session:
-        """Create a session for a new stream, with a shorter chunk if the other streams leave too little memory.
+        """Create a session for a new stream, with fewer chunks ahead, or a shorter chunk, if memory is short.
 
         Args:
             config: the stream's config.
@@ -77,15 +79,16 @@ class SessionRegistry:
         Raises StatusError if the server is full or stopping.
         """
         self._check_capacity()
-        costs = [
-            (replace(config, chunk=chunk), cost(replace(config, chunk=chunk))) for chunk in range(config.chunk, 0, -1)
-        ]
+        ahead = [replace(config, ahead=ahead) for ahead in range(config.ahead, 0, -1)]
+        shorter = [replace(config, ahead=0, chunk=chunk) for chunk in range(config.chunk, 0, -1)]
+        costs = [(each, cost(each)) for each in (*ahead, *shorter)]
         self._make_room(costs[-1][1])
         fitting, found = next(pair for pair in costs if self._fits(pair[1]))
         token = secrets.token_urlsafe(24) if config.resumable else ""
         stop = asyncio.get_running_loop().create_future()
         session = Session(fitting, token, stop, self.metrics, found, owner)
         self._active.add(session)
+        self._count_room()
         return session
 
     async def resume(self, config: StreamConfig, token: str, owner: str = "") -> Session:
@@ -105,6 +108,7 @@ class SessionRegistry:
         parked.stop = asyncio.get_running_loop().create_future()
         parked.released = asyncio.Event()
         self._active.add(parked)
+        self._count_room()
         return parked
 
     def release(self, session: Session, *, finished: bool) -> None:
@@ -114,8 +118,10 @@ class SessionRegistry:
         if not self._active:  # no stream has to wait for the allocator
             give_back()
         if finished or not session.token or self._draining:
+            self._count_room()
             return
         self._parked[session.token] = session
+        self._count_room()
         session.expiry = asyncio.get_running_loop().call_later(self._ttl, self._forget, session.token)
         while len(self._parked) > self._most:
             self._forget(self._superfluous())
@@ -140,6 +146,7 @@ class SessionRegistry:
         if self._parked.get(session.token) is not session or not same:
             return
         session.snapshots, session.on_host = deque(after), True
+        self._count_room()
         self.metrics.moved.labels("host").inc()
         while self._host_bytes() > self._host_memory:
             self._forget(self._superfluous(on_host=True))
@@ -166,6 +173,12 @@ class SessionRegistry:
             await asyncio.wait(waiting, timeout=_HANDOVER_SECONDS)
         for task in waiting:
             task.cancel()
+
+    def _count_room(self) -> None:
+        """Update `room` after a change of the streams."""
+        held = sum(session.cost.held for session in self._active)
+        parked = sum(session.parked_cost.held for session in self._parked.values() if not session.on_host)
+        self.room = self._memory - held - parked
 
     def _check_capacity(self) -> None:
         if self._draining:
@@ -245,6 +258,7 @@ class SessionRegistry:
 
     def _forget(self, token: str | None) -> None:
         session = self._parked.pop(token, None) if token else None
+        self._count_room()
         if session is not None and session.expiry is not None:
             session.expiry.cancel()
 

@@ -66,6 +66,8 @@ class StreamConfig:
     lookahead: int
     wanted_chunk: int
     """Frames that the client asked for. A client that resumes sends the same number, whatever fits now."""
+    ahead: int = field(default=0, compare=False)
+    """Most chunks to begin before the chunk in work is done."""
 
     @property
     def latency_frames(self) -> int:
@@ -78,8 +80,8 @@ class StreamConfig:
         return not (self.source.format.is_video or self.target.format.is_video)
 
     def max_in_flight(self, slack: int) -> int:
-        """Maximum frames without a written answer: `slack` more than the stream needs to make progress."""
-        return self.latency_frames + 1 + slack
+        """Maximum frames without a written answer: `slack` more than the chunks that are in work together need."""
+        return self.latency_frames + 1 + self.ahead * self.chunk + slack
 
     def to_message(self) -> pb.StreamConfig:
         """Return the configuration as a message with every field set except `resume`."""

@@ -151,7 +151,7 @@ class UpscalerService:
         budget = self._settings.max_model_bytes
         fits = longest_chunk(model, pixels, config.chunk, config.lookahead, budget=budget)
         if fits >= 1:
-            return replace(config, chunk=fits)
+            return replace(config, chunk=fits, ahead=self._scheduler.places - 1 if model.strands else 0)
         needed = needed_bytes(model, pixels, 1 + config.lookahead)
         size = f"{config.source.width}x{config.source.height}"
         raise StatusError(

@@ -19,7 +19,7 @@ from model.errors import ConfigError
 from model.training import checkpoint
 from model.training.loop import Trainer, learning_rate
 from model.training.packing import pack
-from model.zoo.models import load_file
+from model.zoo.weights_file import load_file
 from tests.benchmarks.test_device import bare
 from tests.model.training.test_packing import LIMITS, packed_clips
 

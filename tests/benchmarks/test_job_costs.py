@@ -16,7 +16,7 @@ def test_the_wire_counts_bytes_of_both_ways() -> None:
             assert server.recv(10) == b"12345"
             server.sendall(b"123")
             assert client.recv(10) == b"123"
-            wait_until(lambda: (wire.sent, wire.received) == (5, 3), 5, "the wire counts otherwise")
+            wait_until(lambda: (wire.sent, wire.received) == (5, 3), 60, "the wire counts otherwise")
         wire.close()
 
 

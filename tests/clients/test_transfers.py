@@ -132,7 +132,7 @@ def test_events_are_watched_over_a_broken_connection(
 
 def test_an_estimate_sends_the_ends_only(service: Service, client: Client, clip: Path, large: Path) -> None:
     service.announce_worker(machine="here")
-    wait_until(lambda: client.estimate(large, scale=2).workers == 1, 10, "the service knows of no worker")
+    wait_until(lambda: client.estimate(large, scale=2).workers == 1, 60, "the service knows of no worker")
     estimate = client.estimate(large, scale=2)
     assert (estimate.input.width, estimate.output.width, estimate.output.frames) == (32, 64, 4)
     assert (estimate.scale, estimate.workers) == (2, 1)

@@ -91,7 +91,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     for word in ("working\n", "stopping\n"):
         assert process.stdout.readline() == word
         process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == ""
 
@@ -105,7 +105,7 @@ def test_a_short_command_is_interrupted_without_a_traceback(word: str, tmp_path:
         process = start(word, *(["a" * 24] if word == "status" else []), "--server", url, folder=tmp_path)
         connection, _ = silent.accept()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         connection.close()
     assert process.returncode == 130
     assert said == "skipvsr: interrupted\n"

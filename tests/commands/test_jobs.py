@@ -114,7 +114,7 @@ def test_watching_waits(service: Service, job: str) -> None:
     thread.join(0.3)
     assert thread.is_alive()
     service.finish(job, b"result")
-    thread.join(20)
+    thread.join(60)
     assert status == [0]
 
 

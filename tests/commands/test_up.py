@@ -88,7 +88,7 @@ def running(data_dir: Path) -> Iterator[Up]:
         service.process.terminate()
         try:
             service.process.wait(60)
-            wait_until(lambda: not any(alive(pid) for pid in tree), 10, "processes were left")
+            wait_until(lambda: not any(alive(pid) for pid in tree), 60, "processes were left")
         except BaseException:
             kill_tree(*tree)
             raise
@@ -98,13 +98,6 @@ def running(data_dir: Path) -> Iterator[Up]:
 def up(data_dir: Path) -> Iterator[Up]:
     """A service for one test."""
     with running(data_dir) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A service that goes on after each of its tests."""
-    with running(tmp_path_factory.mktemp("shared")) as service:
         yield service
 
 
@@ -120,7 +113,7 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
 
     os.kill(up.child("cli worker"), signal.SIGKILL)
     up.wait_for("the worker was ended by SIGKILL; restarting in 1 s")
-    wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 20, up.said)
+    wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 60, up.said)
 
     line = next(line for line in up.said.splitlines() if line.startswith("  curl"))
     done = subprocess.run([*shlex.split(line), "--silent"], capture_output=True, text=True, check=True)
@@ -130,48 +123,38 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
     tree = [up.process.pid, *children(up.process.pid)]
     assert len(tree) >= 5
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(30) == 0
+    assert up.process.wait(60) == 0
     assert not any(alive(pid) for pid in tree)
     assert "Traceback" not in up.said
     assert "Redis does not answer" not in up.said, "Redis was stopped before the worker"
 
 
-def test_data_folders_are_private(shared: Up) -> None:
-    modes = {name: (shared.log.parent / name).stat().st_mode & 0o777 for name in ("jobs", "uploads", "redis")}
-    assert modes == dict.fromkeys(modes, 0o700)
-
-
-def test_a_dead_api_restarts_on_the_same_port(shared: Up) -> None:
-    os.kill(shared.child("cli api"), signal.SIGKILL)
-    shared.wait_for("the API was ended by SIGKILL; restarting in 1 s")
-    assert shared.get("/healthz")
-
-
-def test_a_worker_that_jobs_kill_again_and_again_does_not_end_the_service(shared: Up) -> None:
+def test_dead_processes_return_and_a_killed_service_leaves_none(up: Up) -> None:
     """A video may kill three workers in a row before its job fails (SKIPVSR_MAX_DEATHS)."""
+    modes = {name: (up.log.parent / name).stat().st_mode & 0o777 for name in ("jobs", "uploads", "redis")}
+    assert modes == dict.fromkeys(modes, 0o700), "data folders are private"
+    os.kill(up.child("cli api"), signal.SIGKILL)
+    up.wait_for("the API was ended by SIGKILL; restarting in 1 s")
+    assert up.get("/healthz"), "the API has the same port"
     for seconds in (1, 2, 4):
-        wait_until(
-            lambda: any("cli worker" in _command_line(pid) for pid in children(shared.process.pid)), 20, shared.said
-        )
-        os.kill(shared.child("cli worker"), signal.SIGKILL)
-        shared.wait_for(f"the worker was ended by SIGKILL; restarting in {seconds} s")
-    assert shared.get("/healthz")
+        wait_until(lambda: any("cli worker" in _command_line(pid) for pid in children(up.process.pid)), 60, up.said)
+        os.kill(up.child("cli worker"), signal.SIGKILL)
+        up.wait_for(f"the worker was ended by SIGKILL; restarting in {seconds} s")
+    assert up.get("/healthz")
+
+    tree = children(up.process.pid)
+    up.process.kill()
+    up.process.wait(60)
+    wait_until(lambda: not any(alive(pid) for pid in tree), 60, up.said)
 
 
 @pytest.mark.parametrize(("child", "name"), [("redis-server", "embedded Redis")])
 def test_the_service_ends_with_redis(up: Up, child: str, name: str) -> None:
     tree = [up.process.pid, *children(up.process.pid)]
     os.kill(up.child(child), signal.SIGKILL)
-    assert up.process.wait(30) == 1
+    assert up.process.wait(60) == 1
     assert up.said.splitlines()[-1] == f"skipvsr: the {name} was ended by SIGKILL; stopping"
     assert not any(alive(pid) for pid in tree)
-
-
-def test_a_killed_service_leaves_no_process(up: Up) -> None:
-    tree = children(up.process.pid)
-    up.process.kill()
-    up.process.wait(10)
-    wait_until(lambda: not any(alive(pid) for pid in tree), 30, up.said)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`skipvsr watch IN_DIR OUT_DIR`: a folder of ten files with one broken, restarts, changes, and a server."""
+"""`skipvsr watch IN_DIR OUT_DIR`: a folder with one broken file, restarts, changes, and a server."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def results(folder: Path) -> set[str]:
     }
 
 
-def test_a_folder_of_ten_files_with_one_broken(folder: Path, clip: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_one_broken_file(folder: Path, clip: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "in" / "series").mkdir()
-    good = [*(f"film{i}.mp4" for i in range(5)), *(f"series/part{i}.mp4" for i in range(4))]
+    good = [*(f"film{i}.mp4" for i in range(3)), *(f"series/part{i}.mp4" for i in range(2))]
     for name in good:
         (folder / "in" / name).write_bytes(clip)
     (folder / "in" / "broken.mp4").write_bytes(clip[:700])
     before = {path: path.stat().st_mtime_ns for path in (folder / "in").rglob("*.mp4")}
     assert once() == 1
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == "10 files: 9 upscaled, 1 failed"
+    assert said.out.splitlines()[-1] == "6 files: 5 upscaled, 1 failed"
     (error,) = [line for line in said.err.splitlines() if "→" not in line]  # the others tell the expected times
     assert error.startswith("skipvsr: in/broken.mp4: ")
     assert results(folder) == set(good)
@@ -111,7 +111,7 @@ def test_a_running_watch_takes_files_when_they_are_complete_and_survives_a_resta
         assert (other.returncode, said) == (1, "skipvsr: another `skipvsr watch` writes into out; stop it first\n")
     finally:
         process.terminate()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out.count("frames") == 2
     lines = [line for line in err.splitlines() if "→" not in line]
@@ -155,7 +155,7 @@ def test_a_watch_through_a_server_resumes_its_job_and_reports_a_failed_one(
     try:
         wait_until(lambda: bool(service.operations.recent()), 60, "no job")
         (job,) = service.operations.recent()
-        wait_until(lambda: (folder / "out" / ".skipvsr" / "watch.json").exists(), 10, "no entry")
+        wait_until(lambda: (folder / "out" / ".skipvsr" / "watch.json").exists(), 60, "no entry")
     finally:
         process.kill()
         process.communicate()
@@ -168,9 +168,9 @@ def test_a_watch_through_a_server_resumes_its_job_and_reports_a_failed_one(
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(once("--server", service.url)))
     thread.start()
-    wait_until(lambda: len(service.operations.recent()) == 2, 30, "no job")
+    wait_until(lambda: len(service.operations.recent()) == 2, 60, "no job")
     service.finish(service.operations.recent()[0].id, b"", JobState.FAILED)
-    thread.join(30)
+    thread.join(60)
     assert status == [1]
     assert "b.mp4: job " in capsys.readouterr().err
     assert once("--server", service.url) == 0

@@ -173,7 +173,7 @@ def test_redis_creates_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(2):
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            wait_until(lambda: _answers(port), 20, "Redis does not answer")
+            wait_until(lambda: _answers(port), 60, "Redis does not answer")
             url = read_settings().redis_url
             assert url is not None
             with redis.Redis.from_url(url.replace("@redis:6379", f"@127.0.0.1:{port}")) as client:
@@ -186,13 +186,13 @@ def test_redis_creates_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             urls.append(url)
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(60)
     assert urls[0] == urls[1]
 
 
 def _answers(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), 1):
+        with socket.create_connection(("127.0.0.1", port), 60):
             return True
     except OSError:
         return False

@@ -22,7 +22,7 @@ def run(url: str, act: Callable[[Changes], Awaitable[T]]) -> T:
     async def go() -> T:
         changes = Changes(url)
         try:
-            return await asyncio.wait_for(act(changes), 20)
+            return await asyncio.wait_for(act(changes), 60)
         finally:
             await changes.close()
 

@@ -158,7 +158,7 @@ def test_idle_workers_wake_up_for_each_job(store: JobStore) -> None:
         time.sleep(0.01)
     ids = [queue(store, str(number % 2)) for number in range(4)]
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert sorted(found) == sorted(ids)
     assert not store.redis.exists(BELL), "nothing waits"
 

@@ -286,7 +286,7 @@ class _RacingBucket(Bucket):
         if (conditions.get("new") and found) or conditions.get("replaces") not in (None, found):
             raise Changed
         if isinstance(data, bytes) and data.startswith(b"writer"):
-            self._looked.wait(10)
+            self._looked.wait(60)
         return super().put(key, data)
 
 

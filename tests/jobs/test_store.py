@@ -344,7 +344,7 @@ def test_an_announcement_expires(redis: Redis) -> None:
     info = WorkerInfo(name="w", host="h", pid=1, device="cpu", model="tiny", started_at=now)
     presence.announce(info, 30)
     presence.announce(info.model_copy(update={"name": "v"}), 0.001)
-    wait_until(lambda: len(presence.workers()) < 2, 5, "the announcement does not expire")
+    wait_until(lambda: len(presence.workers()) < 2, 60, "the announcement does not expire")
     assert [worker.name for worker in presence.workers()] == ["w"]
     presence.leave("w")
     assert presence.workers() == []
@@ -358,7 +358,7 @@ def test_few_workers_take_a_duty_and_another_follows(redis: Redis) -> None:
         assert on_duty == names[:3]
     presence.leave("w1")
     assert presence.on_duty(Duty.WATCH, "w4", 0.05)
-    wait_until(lambda: presence.on_duty(Duty.WATCH, "w3", 60), 5, "a term does not end")
+    wait_until(lambda: presence.on_duty(Duty.WATCH, "w3", 60), 60, "a term does not end")
     assert presence.on_duty(Duty.CLEAN, "w0", 60)
     assert not presence.on_duty(Duty.CLEAN, "w1", 60)
 

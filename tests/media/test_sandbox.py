@@ -35,6 +35,7 @@ from media.sandbox.protocol import (
     to_line,
 )
 from tests.support.media import children, upscale, write_clip
+from tests.support.processes import alive, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -72,7 +73,7 @@ def test_a_hanging_child_is_killed(clip: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(DecoderCrashed, match="SKIPVSR_MAX_DECODER_SECONDS"):
         read()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50  # less than the default limit
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path, clip: Path) -> None:
@@ -87,10 +88,7 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, clip: Path) -> None:
         child = parent.stdout.readline().decode().strip()
         assert child
         parent.kill()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not alive(int(child)), 60, "the child goes on")
 
 
 JAIL = """

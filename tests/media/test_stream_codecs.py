@@ -137,6 +137,6 @@ def test_closing_ends_a_decoder_that_another_thread_uses() -> None:
         time.sleep(0.1)
         victim.close()
         with pytest.raises(UnusableVideo):
-            waiting.result(10)
+            waiting.result(60)
     with pytest.raises(UnusableVideo, match="ended"):
         victim.decode(data, 2)

@@ -44,7 +44,7 @@ def test_abandon_wakes_a_waiting_consumer() -> None:
     never = threading.Event()
 
     def items() -> Iterator[int]:
-        never.wait(30)
+        never.wait(60)
         yield 1
 
     items_ahead = Prefetcher(items(), depth=1, name="t")

@@ -129,7 +129,8 @@ def test_stop_ends_at_a_checkpoint(clip: Path, model: Upscaler, tmp_path: Path) 
         if isinstance(event, ChunkDone):
             stop.set()
     assert isinstance(seen[-1], Stopped)
-    assert sum(isinstance(event, ChunkDone) for event in seen) <= 2, "more than the chunk in work"
+    # The chunk in the encoder, and two that wait for the encoder if encoding is slower than the network.
+    assert sum(isinstance(event, ChunkDone) for event in seen) <= 3
     assert finish(upscale(work, model)).path.read_bytes() == whole
 
 
@@ -143,7 +144,7 @@ def test_a_frame_is_encoded_before_its_chunk_is_complete(
 
     def patient(feed: ChunkFeed, rgb: Any) -> None:
         put(feed, rgb)
-        encoded.wait(10)
+        encoded.wait(60)
 
     def noted(writer: SegmentWriter, rgb: Any, pts: int) -> None:
         write(writer, rgb, pts)

@@ -22,7 +22,7 @@ def test_a_task_that_loses_a_cancellation_ends() -> None:
     async def run() -> None:
         task = asyncio.create_task(stubborn())
         await asyncio.sleep(0)
-        await asyncio.wait_for(end([task]), 30)
+        await asyncio.wait_for(end([task]), 60)
         assert task.cancelled()
 
     asyncio.run(run())

@@ -71,11 +71,11 @@ def test_trace_continues_through_the_queue(collector: Collector, data_dir: Path,
         assert answer.status_code == 202, answer.text
         job = answer.json()
         wait_until(lambda: up.get(f"/jobs/{job['id']}")["state"] == "done", 60, "the job was not done")
-        wait_until(lambda: any(name == "upscale" for _, name, _, _ in collector.spans), 15, str(collector.spans))
-        wait_until(lambda: any("/upscale" in name for _, name, _, _ in collector.spans), 15, str(collector.spans))
+        wait_until(lambda: any(name == "upscale" for _, name, _, _ in collector.spans), 60, str(collector.spans))
+        wait_until(lambda: any("/upscale" in name for _, name, _, _ in collector.spans), 60, str(collector.spans))
     finally:
         up.process.terminate()
-        up.process.wait(30)
+        up.process.wait(60)
     upload = next(span for span in collector.spans if span[1] == "POST /upscale")
     work = next(span for span in collector.spans if span[1] == "upscale")
     assert (upload[0], work[0]) == ("skipvsr-api", "skipvsr-worker")

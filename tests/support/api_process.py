@@ -31,8 +31,13 @@ class Api:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def connect(self, timeout: float = 10) -> socket.socket:
+    def connect(self, timeout: float = 60) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def start_peak(self) -> int:
         """Start a new measurement of peak memory. Returns the memory now in MB."""
@@ -50,7 +55,7 @@ class Api:
         return int(re.findall(r"Max open files\s+(\d+)", limits)[0])
 
     def status(self) -> int:
-        return httpx.get(f"{self.url}/healthz", timeout=5).status_code
+        return httpx.get(f"{self.url}/healthz", timeout=60).status_code
 
 
 @contextmanager
@@ -75,7 +80,7 @@ def api(settings: Settings, *, files: tuple[int, int] | None = None, **more: str
         yield running
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _limited(files: tuple[int, int] | None) -> Callable[[], None] | None:

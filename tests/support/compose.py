@@ -55,8 +55,8 @@ class Stack:
             | self.ports
             | environment
         )
-        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['SKIPVSR_HTTP_PORT']}", timeout=30)
-        self.prometheus = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}", timeout=30)
+        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['SKIPVSR_HTTP_PORT']}", timeout=60)
+        self.prometheus = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}", timeout=60)
 
     def compose(self, *arguments: str, stdin: str = "") -> str:
         return docker("compose", "-p", self.project, *self._options, *arguments, stdin=stdin, env=self.environment)

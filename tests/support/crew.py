@@ -62,7 +62,7 @@ def crew(
         for worker in workers:
             worker.kill(signal.SIGCONT)
             worker.kill()
-            worker.process.wait(10)
+            worker.process.wait(60)
 
 
 @contextmanager

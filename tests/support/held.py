@@ -1,10 +1,11 @@
 """`python -m tests.support.held worker|COMMAND…`: a worker, or a command, whose network waits in the middle of a chunk.
 
-The network waits between two steps until somebody stops the run, so a test that stops the run cannot come too late.
+The network waits between two steps until somebody stops the run, or a test releases the network. So a test that stops
+the run cannot come too late.
 
 Environment variables:
     HELD_CALLS: numbers of the chunks in the process in which the network waits, counted from 1: `1,3`.
-    HELD: a file. The network appends a line to it when it begins to wait.
+    HELD: a file. The network appends a line to it when it begins to wait, and goes on if the file is removed.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ _chunks = 0
 
 
 def _held(observer: Callable[[float], None]) -> Callable[[float], None]:
+    begun = False
+
     def wait(fraction: float) -> None:
+        nonlocal begun
         observer(fraction)
-        if fraction > 0.5:
+        if fraction > 0.5 and not begun:
+            begun = True
             with open(os.environ["HELD"], "a") as file:
                 file.write("held\n")
-            while True:  # the observer raises Interrupted
+            while os.path.exists(os.environ["HELD"]):
                 time.sleep(0.01)
-                observer(fraction)
+                observer(fraction)  # raises Interrupted if somebody stops the run
 
     return wait
 

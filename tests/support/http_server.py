@@ -70,10 +70,10 @@ class Service:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Service]:
-    """Run the service on a free port during the block."""
+def serving(settings: Settings, *, grace: int = 2) -> Iterator[Service]:
+    """Run the service on a free port during the block. `grace`: seconds that requests have to end after it."""
     app = create_app(settings)
-    server = uvicorn.Server(server_config(app, settings, port=0, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(server_config(app, settings, port=0, timeout_graceful_shutdown=grace))
 
     def stop() -> None:
         server.should_exit = True
@@ -81,10 +81,10 @@ def serving(settings: Settings) -> Iterator[Service]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        wait_until(lambda: server.started, 10, "the server did not start")
+        wait_until(lambda: server.started, 60, "the server did not start")
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, timeout=20) as client:
+        with httpx.Client(base_url=url, timeout=90) as client:
             yield Service(url, port, client, app, app.state.operations, stop)
     finally:
         stop()

@@ -31,16 +31,16 @@ def server(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[int, su
     log = (folder / "log").open("wb")
     process = subprocess.Popen([*command, "--daemonize", "no"], stdout=log, stderr=log)
     try:
-        wait_until(lambda: answers(port), 20, (folder / "log").read_text())
+        wait_until(lambda: answers(port), 60, (folder / "log").read_text())
         yield port, process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
         log.close()
 
 
 def answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 60) as connection:
         connection.sendall(b"PING\r\n")
         return bool(connection.recv(64))
     return False
@@ -57,13 +57,13 @@ def failover(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         config = folder / "sentinel.conf"
         config.write_text(
             f"sentinel monitor main 127.0.0.1 {first} 1\n"
-            "sentinel down-after-milliseconds main 500\n"
+            "sentinel down-after-milliseconds main 1500\n"
             "sentinel failover-timeout main 3000\n"
         )
         with server(folder / "sentinel", str(config), "--sentinel") as (watch, _), Redis(port=watch) as sentinel:
             with Redis(port=second) as replica:
-                wait_until(lambda: replica.info("replication")["master_link_status"] == "up", 20, "no replica")
-            wait_until(lambda: len(sentinel.sentinel_slaves("main")) == 1, 20, "the Sentinel sees no replica")
+                wait_until(lambda: replica.info("replication")["master_link_status"] == "up", 60, "no replica")
+            wait_until(lambda: len(sentinel.sentinel_slaves("main")) == 1, 60, "the Sentinel sees no replica")
             yield f"redis+sentinel://127.0.0.1:{watch}/main", process
 
 

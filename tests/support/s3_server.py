@@ -59,7 +59,7 @@ class S3Server:
     def kill(self) -> None:
         """Kill the server."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -89,7 +89,7 @@ class S3Server:
         """Start with an empty bucket."""
         for method, path in (("POST", "moto-api/reset"), ("PUT", BUCKET)):
             request = urllib.request.Request(f"{self.url}/{path}", method=method)
-            urllib.request.urlopen(request, timeout=10, context=_ANY_CERTIFICATE).read()
+            urllib.request.urlopen(request, timeout=60, context=_ANY_CERTIFICATE).read()
 
     def requests(self) -> list[str]:
         """Method and path of each request so far."""

@@ -8,7 +8,8 @@ import torch
 
 import cli
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.zoo.models import cards, save_network, unusable
+from model.zoo.models import cards, unusable
+from model.zoo.weights_file import save_network
 from tests.support.clips import make_clip
 
 TINY = NetworkConfig(8, 1, "light", "light", coupled=True)

@@ -86,10 +86,10 @@ def test_a_worker_drops_hostile_tickets(
     with crew(settings, tmp_path) as (worker,):
         job = wait_for(store, submit(store, storage, make_clip(tmp_path / "clip.mp4", frames=8)))
         assert job.state is JobState.DONE, worker.log
-        wait_until(lambda: worker.log.count("dropped a ticket") == len(planted) + 2, 20, worker.log)
+        wait_until(lambda: worker.log.count("dropped a ticket") == len(planted) + 2, 60, worker.log)
         assert "Traceback" not in worker.log
         assert worker.process.poll() is None
-        wait_until(lambda: not redis.keys("rq:job:*"), 10, f"Redis keeps {redis.keys('rq:job:*')}")
+        wait_until(lambda: not redis.keys("rq:job:*"), 60, f"Redis keeps {redis.keys('rq:job:*')}")
     assert not any(mark.exists() for mark in marks)
 
 

@@ -173,10 +173,10 @@ def test_a_server_lists_lost_jobs_without_a_worker(
         else rpc_server(tmp_path / "rpc", str(settings.redis_url), SKIPVSR_DATA_DIR=str(settings.data_dir))
     )
     with running as process:
-        wait_until(lambda: store.ids() == set(ids.values()), 10, "lost before the start")
+        wait_until(lambda: store.ids() == set(ids.values()), 60, "lost before the start")
         store.redis.flushall()
         new = job_in(JobState.QUEUED, store, storage)
-        wait_until(lambda: store.ids() == {new, *ids.values()}, 10, "lost while the server runs")
+        wait_until(lambda: store.ids() == {new, *ids.values()}, 60, "lost while the server runs")
         assert sorted(waiting(store.redis)) == sorted([new, ids[JobState.QUEUED], ids[JobState.RUNNING]])
         if isinstance(process, Api):
             answer = httpx.get(f"{process.url}/jobs/{ids[JobState.DONE]}/result")
@@ -308,9 +308,9 @@ def test_a_worker_survives_the_loss_of_redis(
         result = storage.result_path(done.id).read_bytes()
         job_id = submit(store, storage, clip)
         wait_for_frames(store, job_id, 8)
-        wait_until(lambda: (storage.job_dir(job_id) / "job.json").exists(), 10, "no record")
+        wait_until(lambda: (storage.job_dir(job_id) / "job.json").exists(), 60, "no record")
         store.redis.flushall()
-        wait_until(lambda: store.ids() == {done.id, job_id}, 20, "the jobs are not listed")
+        wait_until(lambda: store.ids() == {done.id, job_id}, 60, "the jobs are not listed")
         assert wait_for(store, job_id).state is JobState.DONE
     assert storage.result_path(job_id).read_bytes() == result
     again = store.get(done.id)

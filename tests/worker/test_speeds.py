@@ -30,7 +30,7 @@ def test_a_worker_calibrates_and_then_measures(
     with crew(settings, tmp_path):
         (worker,) = Presence(redis).workers()
         speeds = RedisSpeeds(redis)
-        wait_until(lambda: speeds.table(worker.machine).rates is not None, 30, "no calibration")
+        wait_until(lambda: speeds.table(worker.machine).rates is not None, 60, "no calibration")
         rates = speeds.table(worker.machine).rates
         assert rates is not None
         assert {"tiny", "small"} <= rates.network.keys()
@@ -47,7 +47,7 @@ def test_a_worker_calibrates_and_then_measures(
         assert second.basis == "measured"
         took = done.metrics.processing_seconds
         assert took is not None
-        assert second.seconds_low / 4 <= took <= 4 * second.seconds_high  # on a busy machine
+        assert second.seconds_low / 20 <= took <= 20 * second.seconds_high  # on a busy machine
         assert done.output is not None
         assert done.output.size_bytes is not None
         assert abs(second.bytes - done.output.size_bytes) < 0.2 * done.output.size_bytes

@@ -77,7 +77,7 @@ def test_fifty_workers_killed_or_stopped_at_random_moments(
                 after = storage.result_path(job_id).stat()
                 assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), "published once"
             else:
-                workers[at].wait(10)
+                workers[at].wait(60)
                 workers[at] = Worker(quick, tmp_path / f"again-{attempt}.log", command, **environment)
                 ready(workers[at])
     print(
@@ -100,7 +100,7 @@ def test_two_hundred_jobs_under_a_random_killer(
         while not over.wait(rng.uniform(4, 10)):
             victim = rng.randrange(2)
             workers[victim].kill()
-            workers[victim].wait(10)
+            workers[victim].wait(60)
             kills += 1
             workers[victim] = Worker(settings, tmp_path / f"killed-{kills}.log")
 
@@ -111,10 +111,10 @@ def test_two_hundred_jobs_under_a_random_killer(
         wait_until(lambda: not store.ids(JobState.QUEUED, JobState.RUNNING), 1500, "some jobs have not ended")
     finally:
         over.set()
-        killer.join(30)
+        killer.join(60)
         for worker in workers:
             worker.kill(signal.SIGTERM)
-            worker.wait(20)
+            worker.wait(60)
     assert store.counts()[JobState.DONE] == 200
     assert len({storage.result_path(job_id).read_bytes() for job_id in job_ids}) == 1
     assert tickets.waiting(store.redis) == []

@@ -60,7 +60,7 @@ def test_the_model_follows_from_the_size_and_the_size_from_the_model(
     write_model(weights_folder, "double", config=replace(TINY, scale=2))
     clip = make_clip(tmp_path / "clip.mp4", frames=4, width=34, height=26)
     with crew(quick, tmp_path):
-        wait_until(lambda: "double" in operations.models(), 20, "the worker is not there")
+        wait_until(lambda: "double" in operations.models(), 60, "the worker is not there")
         scales = [operations.scale_of(name) for name in ("double", "small-x2", "small", "auto", "none")]
         assert scales == [2, 2, 4, 4, None]
         for options, model, height in (

@@ -26,11 +26,14 @@ from tests.support.crew import Worker, crew, held_crew, ready, submit, wait_for,
 from tests.support.processes import wait_until
 from worker.rq_worker import WarmWorker
 
+STOPPING = "stopping after the chunk in work"
+"""The worker's line about the first signal."""
+
 
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     return settings.model_copy(
-        update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 3.0, "janitor_seconds": 0.2, "min_free_gb": 0.0}
+        update={"heartbeat_seconds": 0.1, "worker_lost_seconds": 60.0, "janitor_seconds": 0.2, "min_free_gb": 0.0}
     )
 
 
@@ -39,19 +42,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=40, sound=True)
 
 
-@pytest.fixture(scope="module")
-def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip that takes the tiny network several seconds."""
-    return make_clip(tmp_path_factory.mktemp("clip") / "long.mp4", frames=120, width=64, height=48)
-
-
 def _wait_for_files(storage: Storage, job_id: str, *names: str) -> None:
     """Wait until a finished job has only these files; the worker removes checkpoints after the release."""
 
     def only_these() -> bool:
         return {path.name for path in storage.job_dir(job_id).iterdir()} == {*names, "job.json"}
 
-    wait_until(only_these, 10, f"job {job_id} has other files than {names}")
+    wait_until(only_these, 60, f"job {job_id} has other files than {names}")
 
 
 def test_jobs_finish_and_leave_nothing_behind(
@@ -59,13 +56,15 @@ def test_jobs_finish_and_leave_nothing_behind(
 ) -> None:
     with crew(quick, tmp_path) as (worker,):
         wait_until(
-            lambda: [w.model for w in Presence(store.redis).workers()] == ["tiny"], 5, "the worker is not announced"
+            lambda: [w.model for w in Presence(store.redis).workers()] == ["tiny"], 60, "the worker is not announced"
         )
         job_ids = [submit(store, storage, clip) for _ in range(2)]
         broken = tmp_path / "broken.mp4"
         broken.write_bytes(b"\0" * 1000)
         broken_id = submit(store, storage, broken)
         unknown_id = submit(store, storage, clip, model="no-such-model")
+        empty_id = submit(store, storage, clip)
+        storage.remove(empty_id)
         webm_id = submit(store, storage, clip, container="webm")
         jobs = [wait_for(store, job_id) for job_id in job_ids]
         assert [job.state for job in jobs] == ["done", "done"]
@@ -100,9 +99,13 @@ def test_jobs_finish_and_leave_nothing_behind(
         failed = wait_for(store, unknown_id)
         assert failed.error is not None
         assert "no-such-model" in failed.error.detail
+        failed = wait_for(store, empty_id)
+        assert failed.state is JobState.FAILED
+        assert failed.error is not None
+        assert "files are gone" in failed.error.detail
 
         worker.kill(signal.SIGTERM)
-        assert worker.wait(10) == 0, worker.log
+        assert worker.wait(60) == 0, worker.log
     assert "Traceback" not in worker.log
     assert Presence(store.redis).workers() == []
     names = ("jobs", "fence", "tickets", "complete", "change", "changes", "state:done", "state:failed")
@@ -169,15 +172,12 @@ def test_heartbeats_outside_of_rq_s_loop_write_no_records(redis: Redis) -> None:
     assert redis.ttl(worker.key) == -1, "a deregistered worker renews no record"
 
 
-def paused_midway(store: JobStore, job_id: str) -> Job:
-    """Pause a job after some chunks; return its document."""
-    wait_for_frames(store, job_id, 8)
-    store.request_pause(job_id)
-    return wait_for(store, job_id, JobState.PAUSED)
-
-
 def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path) -> None:
-    """Pause in the middle of the first chunk, and of the second one."""
+    """Pause in the middle of the first chunk, and of the second one.
+
+    Before the last resumption, Redis is restored from an old copy, which holds a smaller token than the name of the
+    working folder.
+    """
     with held_crew(quick, tmp_path, 3, 5) as worker:
         whole_id = submit(store, storage, clip, chunk=20)
         wait_for(store, whole_id)
@@ -188,9 +188,12 @@ def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, cl
         job = wait_for(store, job_id, JobState.PAUSED)
         assert (job.request, job.progress.frames_done) == (None, 0)
         store.resume(job_id)
-        assert _in_chunk(store, job_id, 25).progress.frames_saved == 20
+        _in_chunk(store, job_id, 25)
+        wait_for_frames(store, job_id, 20)  # the encoder may be behind the network
         store.request_pause(job_id)
         assert wait_for(store, job_id, JobState.PAUSED).progress.frames_done == 20
+        (folder,) = storage.job_dir(job_id).glob("work-*")
+        folder.rename(folder.with_name("work-5000"))
         store.resume(job_id)
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 3, 0)
@@ -204,36 +207,24 @@ def test_pause_and_resume(quick: Settings, store: JobStore, storage: Storage, cl
         assert list(resumed.maps()) == list(whole.maps())
 
 
-def test_a_job_resumes_after_redis_was_restored_from_an_old_copy(
-    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
-) -> None:
-    """The restored Redis holds a smaller token than the name of the working folder."""
-    with crew(quick, tmp_path) as (worker,):
-        job_id = submit(store, storage, long_clip)
-        paused_midway(store, job_id)
-        (folder,) = storage.job_dir(job_id).glob("work-*")
-        folder.rename(folder.with_name("work-5000"))
-        store.resume(job_id)
-        job = wait_for(store, job_id)
-        assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0), worker.log
-        assert f"job {job_id}: resumes" in worker.log
-
-
 def test_sigterm_requeues_the_job_and_another_worker_finishes(
-    quick: Settings, store: JobStore, storage: Storage, long_clip: Path, tmp_path: Path
+    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
-    with crew(quick, tmp_path) as (first,):
-        job_id = submit(store, storage, long_clip)
+    """The signal comes in the middle of the third chunk."""
+    with held_crew(quick, tmp_path, 3) as first:
+        job_id = submit(store, storage, clip)
         wait_for_frames(store, job_id, 8)
+        wait_until((tmp_path / "held").exists, 60, "the third chunk has not begun")
         first.kill(signal.SIGTERM)
-        assert first.wait(15) == 0, first.log
+        wait_until(lambda: STOPPING in first.log, 60, first.log)
+        (tmp_path / "held").unlink()
+        assert first.wait(60) == 0, first.log
         job = store.get(job_id)
         assert (job.state, job.deaths) == (JobState.QUEUED, 0)
-        done_before = job.progress.frames_done
-        assert done_before >= 8
+        assert 8 <= job.progress.frames_done < 40
     (tmp_path / "two").mkdir()
     with crew(quick, tmp_path / "two") as (second,):
-        whole_id = submit(store, storage, long_clip)
+        whole_id = submit(store, storage, clip)
         job = wait_for(store, job_id)
         assert (job.state, job.attempt, job.deaths) == (JobState.DONE, 2, 0)
         wait_for(store, whole_id)
@@ -252,13 +243,14 @@ def hanging(settings: Settings, folder: Path) -> Iterator[Worker]:
 def test_a_second_sigterm_ends_the_process_at_once(
     quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
 ) -> None:
-    with hanging(quick, tmp_path) as worker:
+    with hanging(quick.model_copy(update={"stop_grace_seconds": 600.0}), tmp_path) as worker:
         job_id = submit(store, storage, clip)
-        wait_until((tmp_path / "witness").exists, 20, "the network was not called")
+        wait_until((tmp_path / "witness").exists, 60, "the network was not called")
         worker.kill(signal.SIGTERM)
-        time.sleep(1.1)
+        wait_until(lambda: STOPPING in worker.log, 60, worker.log)
+        time.sleep(1.1)  # signals within a second count as one
         worker.kill(signal.SIGTERM)
-        assert worker.wait(20) == 1, worker.log  # before stop_grace_seconds (60) are over
+        assert worker.wait(60) == 1, worker.log
         assert store.get(job_id).state is JobState.QUEUED, "requeued before the exit"
 
 
@@ -268,32 +260,20 @@ def test_a_chunk_is_abandoned_after_the_grace_period(
     impatient = quick.model_copy(update={"stop_grace_seconds": 0.5})
     with hanging(impatient, tmp_path) as worker:
         job_id = submit(store, storage, clip)
-        wait_until((tmp_path / "witness").exists, 20, "the network was not called")
+        wait_until((tmp_path / "witness").exists, 60, "the network was not called")
         worker.kill(signal.SIGTERM)
-        assert worker.wait(5) == 0, worker.log
+        assert worker.wait(50) == 0, worker.log  # less than the default of a minute
         assert store.get(job_id).state is JobState.QUEUED
 
 
 def test_an_idle_worker_stops_and_a_worker_without_its_model_fails(quick: Settings, tmp_path: Path) -> None:
     with crew(quick, tmp_path) as (worker,):
         worker.kill(signal.SIGINT)
-        assert worker.wait(10) == 0, worker.log
+        assert worker.wait(60) == 0, worker.log
     lost = Worker(quick.model_copy(update={"model": "nonsense"}), tmp_path / "lost.log")
     assert lost.wait(60) == 1
     (line,) = [line for line in lost.log.splitlines() if " INFO " not in line]
     assert "nonsense" in line
-
-
-def test_a_job_without_files_fails(
-    quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path
-) -> None:
-    job_id = submit(store, storage, clip)
-    storage.remove(job_id)
-    with crew(quick, tmp_path):
-        job = wait_for(store, job_id)
-    assert job.state is JobState.FAILED
-    assert job.error is not None
-    assert "files are gone" in job.error.detail
 
 
 def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path) -> None:
@@ -308,9 +288,9 @@ def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, 
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 return str(answer.read().decode())
 
-        wait_until(lambda: 'skipvsr_job_seconds_count{model="tiny",outcome="done"} 1.0' in page(), 5, page())
+        wait_until(lambda: 'skipvsr_job_seconds_count{model="tiny",outcome="done"} 1.0' in page(), 60, page())
         with pytest.raises(ConnectionRefusedError):  # 127.0.0.2: only a server on all addresses answers
-            socket.create_connection(("127.0.0.2", port), 5)
+            socket.create_connection(("127.0.0.2", port), 60)
         assert 'skipvsr_frames_total{model="tiny"} 40.0' in page()
         assert 'skipvsr_job_skip_ratio_count{model="tiny"} 1.0' in page()
         assert 'skipvsr_stage_seconds_count{stage="decode"}' in page()

@@ -140,10 +140,10 @@ def test_a_dead_worker_returns_on_its_gpu_and_the_others_stay() -> None:
             supervisor.poll()
             return children[0].process not in (None, first)
 
-        wait_until(returned, 20, "the worker does not return")
+        wait_until(returned, 60, "the worker does not return")
         assert children[1].process is second
-        wait_until(lambda: "2" in _visible(second), 10, "the second worker does not see its GPU only")
-        wait_until(lambda: "0" in _visible(children[0].process), 10, "the first worker does not see its GPU only")
+        wait_until(lambda: "2" in _visible(second), 60, "the second worker does not see its GPU only")
+        wait_until(lambda: "0" in _visible(children[0].process), 60, "the first worker does not see its GPU only")
     finally:
         supervisor.stop(Interrupt())
 

@@ -57,7 +57,7 @@ def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
         assert parent.stdout is not None
         server = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
-    wait_until(lambda: not alive(server), 10, f"process {server} is still there")
+    wait_until(lambda: not alive(server), 60, f"process {server} is still there")
 
 
 def test_nobody_gets_in_without_the_password(data_dir: Path) -> None:

@@ -33,5 +33,5 @@ def _environment(child: Child) -> str:
     """The environment of a child, after it has replaced the image of its parent."""
     assert child.process is not None
     folder = Path(f"/proc/{child.process.pid}")
-    wait_until(lambda: b"time.sleep" in (folder / "cmdline").read_bytes(), 10, "not started")
+    wait_until(lambda: b"time.sleep" in (folder / "cmdline").read_bytes(), 60, "not started")
     return (folder / "environ").read_text()

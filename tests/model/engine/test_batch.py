@@ -1,6 +1,7 @@
 """Several streams as one batch: each gives what it gives alone, and nothing of one is in another."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from model.engine import halves
+from model.engine.clock import Clock
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
+from model.engine.strands import Crew
 from model.engine.upscaler import ChunkResult, Frames, Request, Upscaler, groups
 from model.errors import DeviceError, StateMismatch
 from model.network.basicvsr import BasicVSR, NetworkConfig
@@ -84,6 +87,54 @@ def together(
         for (stream, _), result in zip(due, model.forward_many([request for _, request in due]), strict=True):
             stream.take(result)
     return streams
+
+
+def begun(model: Upscaler, requests: Sequence[Request], *, in_turn: bool = False) -> list[ChunkResult | Exception]:
+    """`forward_many` on the threads of a crew."""
+    with Crew(2, Clock(model.device)) as crew:
+        errors, batches = model.begin_many(requests, crew, turn=0, used=float, in_turn=in_turn)
+        outcomes: dict[int, ChunkResult | Exception] = {**errors}
+        for places, batch in batches:
+            done = threading.Event()
+            batch.finish([requests[place].state for place in places], done.set)
+            assert done.wait(10)
+            assert batch.seconds > 0
+            outcomes.update(zip(places, batch.results(), strict=True))
+    return [outcomes[place] for place in range(len(requests))]
+
+
+def test_a_chunk_that_is_alone_gets_all_cores_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = upscaler(tail="light", coupled=True)
+    threads: list[int] = []
+    for part in ("backward_step", "forward_step", "residual"):
+        step = getattr(BasicVSR, part)
+
+        def noted(*given: Any, step: Callable[..., Any] = step) -> Any:
+            threads.append(torch.get_num_threads())
+            return step(*given)
+
+        monkeypatch.setattr(BasicVSR, part, noted)
+    begun(model, [Request(CLIPS[0][:3], None, 1, last=False)], in_turn=True)
+    assert threads == [2] * (3 + 2 + 2)
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_batch_begun_beside_others_gives_the_same(batches: list[int], *, in_turn: bool) -> None:
+    model = upscaler(tail="light", coupled=True)
+    going = [model.forward(clip[:2], None, lookahead=1, last=False).state for clip in CLIPS]
+    requests = [Request(clip[2:4], state, 1, last=False) for clip, state in zip(CLIPS, going, strict=True)]
+    requests[1:1] = [Request(CLIPS[0][:3], None, 1, last=True), Request(CLIPS[0][:1, :30], going[0], 1, last=False)]
+    wanted = model.forward_many(requests)
+    batches.clear()
+    found = begun(model, requests, in_turn=in_turn)
+    assert sorted(batches) == [1, 3]
+    assert isinstance(found[2], StateMismatch)
+    for one, other in zip(found, wanted, strict=True):
+        if isinstance(one, ChunkResult) and isinstance(other, ChunkResult):
+            assert np.array_equal(one.frames, other.frames)
+            assert one.state.feat is not None
+            assert other.state.feat is not None
+            assert torch.equal(one.state.feat, other.state.feat)
 
 
 @pytest.mark.parametrize(("chunk", "lookahead"), [(1, 0), (2, 1), (3, 2)])
@@ -171,7 +222,10 @@ def test_a_request_that_does_not_fit_fails_alone(batches: list[int]) -> None:
     assert batches == [1, 2]
 
 
-def test_what_does_not_fit_into_memory_together_is_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("run_many", [Upscaler.forward_many, begun])
+def test_what_does_not_fit_into_memory_together_is_run_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, run_many: Callable[..., list[ChunkResult | Exception]]
+) -> None:
     """The device is full with two streams' frames; one of them is too large even alone."""
     model, run = upscaler(), halves.ChunkRun
 
@@ -183,7 +237,7 @@ def test_what_does_not_fit_into_memory_together_is_run_one_by_one(monkeypatch: p
     clips = [CLIPS[0], CLIPS[1] // 20, CLIPS[2]]
     wanted = [model.forward(clip[:1], None, lookahead=0, last=False).frames for clip in clips]
     monkeypatch.setattr(halves, "ChunkRun", full)
-    results = model.forward_many([Request(clip[:1], None, 0, last=False) for clip in clips])
+    results = run_many(model, [Request(clip[:1], None, 0, last=False) for clip in clips])
     assert isinstance(results[1], DeviceError)
     for index in (0, 2):
         result = results[index]

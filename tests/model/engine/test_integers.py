@@ -21,8 +21,8 @@ from model.network.quantised import has_integers
 from model.routing import Preset
 from model.training.quantise import calibrate, convolutions
 from model.zoo import scales as zoo
-from model.zoo.models import fingerprint, load_file
 from model.zoo.scales import MOST_LOSS, AdaptedScales, Scales, load_scales
+from model.zoo.weights_file import fingerprint, load_file
 from tests.support.paths import DATA
 from tests.support.user_models import reason_unused, write_model
 

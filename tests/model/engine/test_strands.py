@@ -99,9 +99,22 @@ def test_a_crew_runs_as_many_steps_together(threads: int, together: int) -> None
 
     def meet() -> Steps[int]:
         yield None
-        return meeting.wait(10)
+        return meeting.wait(60)
 
     with Crew(threads, CLOCK) as crew:
         strands = [Strand(meet(), np.zeros(2), (turn, 0), Fate()) for turn in range(2 * together)]
         crew.start(*strands)
         assert sorted(crew.wait(each) for each in strands) == sorted([*range(together)] * 2)
+
+
+def test_the_stream_with_the_least_time_runs_first() -> None:
+    log: list[str] = []
+    used = {"busy": 2.0, "idle": 1.0}
+    strands = [
+        Strand(noted(log, name, [None]), np.zeros(2), (turn, 0), Fate(lambda name=name: used[name]))
+        for turn, name in enumerate(used)
+    ]
+    inline = Inline(CLOCK)
+    inline.start(*strands)
+    inline.wait(strands[0])
+    assert log == ["idle", "busy"]

@@ -10,7 +10,9 @@ from torch import Tensor
 from model.errors import BadWeights, MissingWeights, UnknownModel
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.flow import LightFlow, SpyNet, warp
-from model.zoo.models import CARDS, basicsr_names, fetch_official, infer_config, load_file, load_network, save_network
+from model.zoo.models import CARDS, load_network
+from model.zoo.official import fetch_official
+from model.zoo.weights_file import basicsr_names, infer_config, load_file, save_network
 from tests.support.paths import DATA
 from tests.support.reference import fill, middle_frame, reference_network
 
@@ -47,7 +49,7 @@ def test_official_weights_equal_the_wheels_network_on_real_frames(card, weights_
     state = torch.load(weights_dir / card.file, weights_only=True)["params"]
     reference.load_state_dict(state)
     network, _ = load_network(card.name, weights_dir)
-    lr = water(3)
+    lr = water(3)[..., :36, :64]
     with torch.inference_mode():
         ours = network(lr)[0, 1]
     assert (ours - middle_frame(reference, lr)).abs().max() <= 1e-4

@@ -21,7 +21,8 @@ from model.training.checkpoint import read_log
 from model.training.config import TrainConfig
 from model.training.fit_estimator import Clip, all_gates, fit, fit_heads, layout, measure
 from model.training.loop import run
-from model.zoo.models import fingerprint, load_file, load_network, save_network
+from model.zoo.models import load_network
+from model.zoo.weights_file import fingerprint, load_file, save_network
 from tests.support.clips import make_clip
 from tests.support.squares import pack_squares
 

@@ -22,7 +22,8 @@ from model.training import cache
 from model.training.degrade import Frames, bi, each
 from model.training.motion import moving_clip
 from model.training.packing import Limits, Packed, pack, unpack
-from model.zoo.models import load_file, load_network
+from model.zoo.models import load_network
+from model.zoo.weights_file import load_file
 from tests.support.clips import make_scenes
 
 LIMITS = Limits(frames=4, side=64, val_frames=3, val_side=64)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from model.training.config import DataConfig, TrainConfig
 from model.training.data import Sampler
 from model.training.prepare import Codec, Frames, prepare
 from tests.support.clips import make_scenes, write_png
+from tests.support.processes import wait_until
 
 CODEC = Codec(dataset.clips, dataset.pictures, dataset.decode, dataset.h264, dataset.mpeg)
 SMALL = {"min_side": 64, "segment": 8, "segments_per_clip": 3, "photo_clips": 2, "photo_frames": 4, "photo_size": 64}
@@ -202,14 +202,14 @@ def test_packing_that_was_killed_goes_on_to_the_same_cache(data: DataConfig, tmp
 
 def test_of_two_that_pack_one_cache_one_waits_and_finds_it_packed(data: DataConfig, tmp_path: Path) -> None:
     decoded: list[Path] = []
+    said: list[list[str]] = [[], []]
 
     def slowly(path: Path) -> Iterator[Frames]:
         decoded.append(path)
-        time.sleep(0.3)
+        wait_until(lambda: any("waiting" in line for lines in said for line in lines), 60, "nobody waits")
         return dataset.decode(path)
 
     codec = Codec(dataset.clips, dataset.pictures, slowly, dataset.h264, dataset.mpeg)
-    said: list[list[str]] = [[], []]
     threads = [
         threading.Thread(target=lambda lines=lines: prepare(data, tmp_path / "cache", codec, 2, lines.append))
         for lines in said

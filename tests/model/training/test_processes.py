@@ -11,7 +11,7 @@ import pytest
 
 from model.training import cache
 from model.training.checkpoint import read_log
-from model.zoo.models import load_file
+from model.zoo.weights_file import load_file
 from tests.support.clips import make_scenes, write_png
 
 CONFIG = """

@@ -15,7 +15,7 @@ from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import LEVELS, has_integers, rounded
 from model.training.quantise import Sample, chosen, convolutions
-from model.zoo.models import fingerprint, load_file
+from model.zoo.weights_file import fingerprint, load_file
 from tests.support.clips import make_clip
 from tests.support.user_models import write_model
 

@@ -13,7 +13,7 @@ from model.errors import ConfigError
 from model.training.checkpoint import read_log
 from model.training.config import TrainConfig
 from model.training.loop import _workers, run
-from model.zoo.models import load_file
+from model.zoo.weights_file import load_file
 from tests.support.squares import pack_squares, run_config
 
 CONFIG = run_config(

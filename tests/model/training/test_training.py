@@ -18,7 +18,7 @@ from model.training.checkpoint import read_log
 from model.training.config import TrainConfig
 from model.training.data import Sampler
 from model.training.loop import Trainer, run
-from model.zoo.models import load_file
+from model.zoo.weights_file import load_file
 from tests.support.squares import pack_squares, run_config
 
 CONFIG = run_config(
@@ -84,17 +84,24 @@ from pathlib import Path
 from model.training.config import TrainConfig
 from model.training.loop import Trainer, run
 packed, out = Path(sys.argv[1]), Path(sys.argv[2])
-run(TrainConfig.load(packed / "config.toml"), packed, out, lambda line: print(line, flush=True))
+def say(line):
+    print(line, flush=True)
+    if line.startswith("step 10/"):
+        sys.stdin.read()  # until the kill
+run(TrainConfig.load(packed / "config.toml"), packed, out, say)
 """
 
 
 def test_a_killed_run_goes_on_with_the_same_curve(packed, straight, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, packed, tmp_path], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SCRIPT, packed, tmp_path]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 10/"):  # past the checkpoint of step 8, and rows past it are in the log
             os.kill(process.pid, signal.SIGKILL)
             break
+    process.stdin.close()
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] < 32
@@ -166,6 +173,7 @@ def test_psnr_may_be_what_is_minimised(packed):
         (('photos = ["photos"]', ""), "name at least one folder in clips or photos"),
         (("frames = 3", "frames = 300"), "300 frames are more than a packed segment holds"),
         (("[network]", "[network"), "not TOML"),
+        (("[network]", "flow_lr_scale = 0\n[network]"), "flow_lr_scale: must be above 0"),
     ],
 )
 def test_what_is_wrong_with_a_configuration_is_said_in_one_line(tmp_path, change, message):
@@ -191,6 +199,17 @@ def test_frozen_flow_stays_as_it_is_for_a_while(packed):
         trainer.train_step(*sampler.batch(step, config.stages[0]))
         kept.append(all(map(torch.equal, begun, trainer.network.spynet.parameters())))
     assert kept == [True, True, False]
+
+
+def test_a_flow_without_learning_rate_keeps_its_weights_and_has_no_gradient(packed):
+    config = TrainConfig.load(packed / "config.toml").model_copy(update={"flow_steps": 0, "flow_lr_scale": 0.0})
+    trainer, sampler = Trainer(config, torch.device("cpu")), Sampler(packed, config)
+    flow, trunk = list(trainer.network.spynet.parameters()), next(iter(trainer.network.backward_trunk.parameters()))
+    begun, before = [p.detach().clone() for p in flow], trunk.detach().clone()
+    trainer.train_step(*sampler.batch(0, config.stages[0]))
+    assert all(map(torch.equal, begun, flow))
+    assert all(p.grad is None for p in flow)
+    assert not torch.equal(before, trunk)
 
 
 def test_batches_cut_on_the_device_equal_those_from_files(packed):

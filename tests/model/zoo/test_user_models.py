@@ -16,8 +16,9 @@ from model.engine.upscaler import load_model
 from model.errors import BadWeights, UnknownModel
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.training.config import TrainConfig
-from model.zoo.models import CARDS, PACKAGED, card, cards, fingerprint, load_file, load_network, present, unusable
+from model.zoo.models import CARDS, PACKAGED, card, cards, load_network, present, unusable
 from model.zoo.user_models import _shapes
+from model.zoo.weights_file import fingerprint, load_file
 from tests.support.paths import ROOT
 from tests.support.user_models import TINY, fit_estimator, reason_unused, truncate, user_models, write_model
 

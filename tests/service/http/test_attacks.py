@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 
 import httpx
 import pytest
@@ -68,13 +68,13 @@ def test_endless_input_costs_no_memory(locked: Api, opening: bytes, piece: bytes
 
 
 @pytest.mark.parametrize("key", ["", "secret"])
-def test_a_body_in_tiny_pieces_is_cut_off(settings: Settings, key: str) -> None:
+def test_a_body_in_tiny_pieces_is_cut_off(settings: Settings, locked: Api, key: str) -> None:
     """15 MB in pieces of one byte once took the server a minute, also after a refusal, and others waited for 10 s."""
-    with api(settings, api_key=key) as server:
-        begun = time.monotonic()
+    with nullcontext(locked) if key else api(settings) as server:
+        begun = server.cpu_seconds()
         flood(server, FORM, b"1\r\n-\r\n", 15 * MIB)
         assert server.status() == 200
-        assert time.monotonic() - begun < 5
+        assert server.cpu_seconds() - begun < 5
         with server.connect() as connection:  # a few small pieces are fine
             connection.sendall(FORM + b"1\r\n-\r\n" * 1000 + b"0\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 401" if key else b"HTTP/1.1 400")
@@ -108,8 +108,8 @@ def test_connections_at_work_are_kept_and_others_are_told_to_come_back(settings:
     with api(settings, http_max_connections="4") as server, ExitStack() as stack:
         for _ in range(4):
             working = stack.enter_context(server.connect())
-            working.sendall(FORM)
-        time.sleep(0.5)
+            working.sendall(FORM.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+            assert working.recv(65536).startswith(b"HTTP/1.1 100"), "the request is not in work"
         answer = httpx.get(f"{server.url}/healthz")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert "SKIPVSR_HTTP_MAX_CONNECTIONS" in answer.json()["detail"]
@@ -119,9 +119,9 @@ def test_connections_at_work_are_kept_and_others_are_told_to_come_back(settings:
         assert server.status() == 200, "a connection whose request is over makes room"
 
 
-def test_slow_heads_are_cut_off(settings: Settings) -> None:
+def test_slow_heads_and_clients_that_read_nothing_are_cut_off(settings: Settings) -> None:
     """A client that sends one byte at a time, before the first or the second head, is cut off in time."""
-    with api(settings, http_head_seconds="1") as server:
+    with api(settings, http_head_seconds="1", download_idle_seconds="1") as server:
         for opening in (b"", HEAD + b"\r\n", b"POST /jobs/a/cancel HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n"):
             with server.connect() as connection:
                 connection.sendall(opening)
@@ -132,14 +132,11 @@ def test_slow_heads_are_cut_off(settings: Settings) -> None:
                         time.sleep(0.05)
                     while piece := connection.recv(65536):
                         heard += piece
-                assert time.monotonic() - started < 8
+                assert time.monotonic() - started < 60
             assert not heard or opening or b"408" in heard
-
-
-def test_clients_that_read_nothing_are_cut_off(settings: Settings) -> None:
-    with api(settings, download_idle_seconds="1") as server, socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", server.port))
-        connection.settimeout(10)
-        with pytest.raises(ConnectionError):
-            connection.sendall(200_000 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.settimeout(60)
+            with pytest.raises(ConnectionError):
+                connection.sendall(200_000 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")

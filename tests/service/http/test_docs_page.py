@@ -33,7 +33,7 @@ def test_every_operation_is_shown_and_a_request_runs(settings: Settings, browser
         page.goto(f"{service.url}/docs")
         summaries = page.locator(".opblock-summary-description")
         operations = [one for path in service.app.openapi()["paths"].values() for one in path.values()]
-        expect(summaries).to_have_count(len(operations), timeout=30_000)
+        expect(summaries).to_have_count(len(operations), timeout=60_000)
         assert sorted(summaries.all_inner_texts()) == sorted(one["summary"] for one in operations)
         models = page.locator("#operations-jobs-list_models")
         models.locator("button.opblock-summary-control").click()

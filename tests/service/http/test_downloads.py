@@ -144,4 +144,4 @@ def test_downloads_close_their_files(service: Service, clip: Path) -> None:
         assert service.client.head(where).status_code == 200
         assert service.client.get(where, headers={"Range": "bytes=1-5"}).content == bytes(5)
         assert service.client.get(where, headers={"Range": "bytes=200000-"}).status_code == 416
-    wait_until(lambda: open_files() <= files, 5, "a download left a file open")
+    wait_until(lambda: open_files() <= files, 60, "a download left a file open")

@@ -226,7 +226,7 @@ def test_many_requests_wait_and_more_are_refused(service: Service, clip: Path, m
         with lock:
             busy[0] += 1
             most[0] = max(most[0], busy[0])
-        release.wait(10)
+        release.wait(60)
         with lock:
             busy[0] -= 1
         return Preview(b"webp", 0.0)
@@ -235,7 +235,7 @@ def test_many_requests_wait_and_more_are_refused(service: Service, clip: Path, m
     job_id = service.post(clip).json()["id"]
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(get, service, job_id, view="source", t=number) for number in range(12)]
-        wait_until(lambda: sum(future.done() for future in asked) == 8, 10, "refusals")
+        wait_until(lambda: sum(future.done() for future in asked) == 8, 60, "refusals")
         refused = next(future for future in asked if future.done()).result()
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/too-many-previews")
         assert service.client.get(f"/jobs/{job_id}").status_code == 200
@@ -252,7 +252,7 @@ def test_nobody_decodes_for_clients_that_have_gone(
 
     def slow(*given: object, **_: object) -> Preview:
         made.append(given[1])
-        release.wait(10)
+        release.wait(60)
         return Preview(b"webp", 0.0)
 
     monkeypatch.setattr(previews, "preview", slow)
@@ -260,12 +260,12 @@ def test_nobody_decodes_for_clients_that_have_gone(
     waiting = service.app.state.previews._places.statistics
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(get, service, job_id, view="source", t=number) for number in range(2)]
-        wait_until(lambda: len(made) == 2, 10, "two pictures in work")
+        wait_until(lambda: len(made) == 2, 60, "two pictures in work")
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             connection.sendall(f"GET /jobs/{job_id}/preview?view=source&t=2 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            wait_until(lambda: waiting().tasks_waiting == 1, 10, "a request that waits")
+            wait_until(lambda: waiting().tasks_waiting == 1, 60, "a request that waits")
         asked.append(pool.submit(get, service, job_id, view="source", t=3))
-        wait_until(lambda: waiting().tasks_waiting == 2, 10, "another request that waits")
+        wait_until(lambda: waiting().tasks_waiting == 2, 60, "another request that waits")
         release.set()
         assert [future.result().status_code for future in asked] == [200] * 3
     assert sorted(made) == [0, 1, 3]

@@ -185,9 +185,9 @@ def test_hosts_that_send_no_video(service: Service, remote: Remote, clip: Path) 
 def test_a_hostile_name_of_a_file_costs_nothing(named: str) -> None:
     asked = httpx.Request("GET", "http://example.com/a/clip.mp4")
     answer = httpx.Response(200, headers={"Content-Disposition": f"attachment; {named}"}, request=asked)
-    before = time.monotonic()
+    before = time.thread_time()
     assert _filename(answer) == ("clip.mp4" if named != "filename" else "video")
-    assert time.monotonic() - before < 0.5
+    assert time.thread_time() - before < 2
 
 
 def test_slow_hosts_are_left(service: Service, remote: Remote) -> None:
@@ -209,21 +209,21 @@ def test_slow_hosts_are_left(service: Service, remote: Remote) -> None:
     assert post(service, f"{remote.url}/stall").status_code == 408
     answer = post(service, f"{remote.url}/drip")
     assert (answer.status_code, "SKIPVSR_URL_SECONDS" in answer.json()["detail"]) == (502, True)
-    wait_until(lambda: service.files() == [], 5, "remains of a fetch")
+    wait_until(lambda: service.files() == [], 60, "remains of a fetch")
 
 
 def test_a_client_that_hangs_up_ends_its_fetch(settings: Settings, remote: Remote) -> None:
-    def flow(handler: Any) -> None:
+    def flow(handler: Any) -> None:  # to the end of the connection
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(100):
+        while True:
             handler.wfile.write(bytes(8192))
             time.sleep(0.05)
 
     remote.answers = {"/": flow}
     with serving(settings.model_copy(update=ALLOWED)) as service:
-        with socket.create_connection(("127.0.0.1", service.port), 10) as client:
+        with socket.create_connection(("127.0.0.1", service.port), 60) as client:
             target = f"/upscale?url={remote.url}/"
             client.sendall(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
-            wait_until(lambda: bool(service.files()), 5, "the fetch did not begin")
-        wait_until(lambda: service.files() == [], 2, "the fetch goes on")
+            wait_until(lambda: bool(service.files()), 60, "the fetch did not begin")
+        wait_until(lambda: service.files() == [], 60, "the fetch goes on")

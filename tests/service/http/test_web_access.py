@@ -18,7 +18,7 @@ from tests.support.browser import browsing, chromium
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

@@ -19,7 +19,7 @@ from tests.support.crew import crew
 from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 PART = 32 << 20
@@ -77,7 +77,7 @@ def test_three_videos_from_the_choice_to_the_download(
         page.get_by_role("button", name="Upscale 3 videos").click()
         expect(page.locator(".job")).to_have_count(3)
         running = page.locator(".job").first
-        expect(running.locator(".badge")).to_have_text("Running", timeout=30_000)
+        expect(running.locator(".badge")).to_have_text("Running", timeout=60_000)
         name = running.locator("h3").inner_text()
         running = page.get_by_role("article", name=name, exact=True)
         watch_live(page, name)
@@ -141,7 +141,7 @@ def test_an_upload_goes_on_after_a_reload(service: Service, page: Page, tmp_path
     page.set_input_files("#files", str(clip))
     page.locator("#options [name=size]").select_option("scale=3")
     page.get_by_role("button", name="Upscale", exact=True).click()
-    wait_until(lambda: page.evaluate("true") and PART in offsets, 30, "the first part did not arrive")
+    wait_until(lambda: page.evaluate("true") and PART in offsets, 60, "the first part did not arrive")
     page.reload()
     page.unroute_all()
     assert questions == ["beforeunload"]
@@ -150,7 +150,7 @@ def test_an_upload_goes_on_after_a_reload(service: Service, page: Page, tmp_path
     page.get_by_label("Choose long.mp4 again").set_input_files(str(other))
     expect(page.locator("#uploads .error")).to_contain_text("other.mp4 is another file")
     page.get_by_label("Choose long.mp4 again").set_input_files(str(clip))
-    expect(page.get_by_role("article", name="long.mp4", exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("article", name="long.mp4", exact=True)).to_be_visible(timeout=60_000)
     assert offsets.count(0) == 1  # the first part is sent once
     assert set(offsets) == {0, PART}
     (job,) = service.operations.recent()
@@ -173,7 +173,7 @@ def test_an_upload_can_be_paused_and_resumed(service: Service, page: Page, tmp_p
     expect(page.locator("#uploads .facts")).to_contain_text("Paused")
     page.unroute_all()
     page.get_by_role("button", name="Resume: long.mp4").click()
-    expect(page.get_by_role("article", name="long.mp4", exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("article", name="long.mp4", exact=True)).to_be_visible(timeout=60_000)
 
 
 def offset(request: Request) -> int:

@@ -23,7 +23,7 @@ from tests.support.http_server import Service, serving
 from tests.support.processes import wait_until
 
 # CI installs the browser, so a missing browser fails there. Elsewhere the tests are skipped.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 
@@ -38,7 +38,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A new tab, without cookies and keys. The page raises no error."""
     context = browser.new_context(viewport={"width": 1000, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(30_000)
+    tab.set_default_timeout(60_000)
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
@@ -59,7 +59,7 @@ def card(page: Page, name: str) -> Locator:
 
 def until(page: Page, condition: str) -> None:
     """Wait until an expression is true. (`wait_for_function` evaluates text in the page, which its policy forbids.)"""
-    wait_until(lambda: bool(page.evaluate(condition)), 30, condition)
+    wait_until(lambda: bool(page.evaluate(condition)), 60, condition)
 
 
 def choose(page: Page, *paths: Path) -> None:
@@ -102,12 +102,12 @@ def test_upload_progress_and_comparison(service: Service, page: Page, tmp_path: 
     expect(job_card.locator(".badge")).to_have_text("Pausing…")
     expect(pause).to_be_focused()
     expect(pause).to_have_attribute("aria-disabled", "true")
-    wait_until(lambda: store.heartbeat(claim).request == "pause", 5, "the button did nothing")
+    wait_until(lambda: store.heartbeat(claim).request == "pause", 60, "the button did nothing")
     store.release(claim, JobState.PAUSED)
     expect(job_card.locator(".badge")).to_have_text("Paused")
     expect(job_card.get_by_role("button").first).to_be_focused()
     job_card.get_by_role("button", name="Resume").click()
-    wait_until(lambda: store.get(job.id).state is JobState.QUEUED, 5, "the button did nothing")
+    wait_until(lambda: store.get(job.id).state is JobState.QUEUED, 60, "the button did nothing")
 
     result = make_clip(tmp_path / "result.mp4", frames=24, width=128, height=96)
     service.finish(job.id, result.read_bytes())

@@ -19,11 +19,11 @@ from tests.support.rpc_server import RpcServer, rpc_server
 def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[RpcServer]:
     settings = {
         "SKIPVSR_MAX_UPLOAD_BYTES": "200000",
-        "SKIPVSR_UPLOAD_IDLE_SECONDS": "2",
+        "SKIPVSR_UPLOAD_IDLE_SECONDS": "5",
         "SKIPVSR_GRPC_MAX_WATCHERS": "3",
         "SKIPVSR_MAX_UPLOADS": "3",
         "SKIPVSR_GRPC_MAX_DOWNLOADS": "2",
-        "SKIPVSR_DOWNLOAD_IDLE_SECONDS": "2",
+        "SKIPVSR_DOWNLOAD_IDLE_SECONDS": "5",
     }
     with rpc_server(tmp_path_factory.mktemp("rpc"), redis_server.url, **settings) as running:
         yield running

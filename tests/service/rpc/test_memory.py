@@ -39,7 +39,7 @@ def attack(server: RpcServer, method: str, metadata: tuple[tuple[str, str], ...]
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(server.address, options) as channel:
             try:
-                channel.unary_unary(method)(MESSAGE, metadata=metadata, timeout=30)
+                channel.unary_unary(method)(MESSAGE, metadata=metadata, timeout=60)
                 found.append("OK")
             except grpc.RpcError as error:
                 found.append(error.code().name)
@@ -132,7 +132,7 @@ def test_health_answers_while_others_never_send_their_message(server: RpcServer)
         time.sleep(0.3)
         with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as other:
             for _ in range(3):
-                answer = other.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+                answer = other.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60)
                 assert answer == b"\x08\x01"  # SERVING
         hold.set()
         for call in waiting:
@@ -151,7 +151,7 @@ def test_calls_answer_while_others_never_send_their_message(server: RpcServer) -
             call = channel.stream_unary(f"/skipvsr.v1.{method}")
             waiting = [call.future(never(), metadata=KEY) for _ in range(6)]
             time.sleep(0.3)
-            answer = channel.unary_unary("/skipvsr.v1.UpscalerService/ListModels")(b"", timeout=10, metadata=KEY)
+            answer = channel.unary_unary("/skipvsr.v1.UpscalerService/ListModels")(b"", timeout=60, metadata=KEY)
             assert b"tiny" in answer
             for ended in waiting:
                 ended.cancel()
@@ -184,7 +184,7 @@ def test_uploads_share_four_probes(server: RpcServer, tmp_path: Path) -> None:
         while any(thread.is_alive() for thread in threads):
             most = max(most, len(children(server.process.pid)))
             begun = time.monotonic()
-            stub.ListJobs(pb.ListJobsRequest(), metadata=KEY, timeout=20)
+            stub.ListJobs(pb.ListJobsRequest(), metadata=KEY, timeout=60)
             latencies.append(time.monotonic() - begun)
             time.sleep(0.02)
     print(f"{most} probes; ListJobs took up to {max(latencies):.3f} s")

@@ -15,7 +15,7 @@ import torch
 from commands.shared.embedded_redis import EmbeddedRedis
 from model.engine.upscaler import Upscaler
 from model.network.basicvsr import BasicVSR, NetworkConfig
-from model.zoo.models import save_network
+from model.zoo.weights_file import save_network
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client.live import StreamClient
 from tests.support.rpc_server import Proxy, RpcServer, details, expected, noise, rpc_server, tiny
@@ -76,7 +76,7 @@ def resumed(client: StreamClient, token: str, frames: list[np.ndarray], *, last_
     def requests() -> Iterator[pb.StreamRequest]:
         resume = pb.Resume(session_token=token, last_received=last_received)
         yield pb.StreamRequest(config=pb.StreamConfig(**RESUMED, resume=resume))
-        for index in range(accepted.get(timeout=10) + 1, len(frames)):
+        for index in range(accepted.get(timeout=60) + 1, len(frames)):
             last = index == len(frames) - 1
             yield pb.StreamRequest(
                 frame=pb.InputFrame(sequence=index, data=frames[index].tobytes(), end_of_stream=last)
@@ -90,23 +90,32 @@ def resumed(client: StreamClient, token: str, frames: list[np.ndarray], *, last_
 
 
 def test_client_resumes_automatically(server: RpcServer, model: Upscaler) -> None:
-    frames = noise(60, width=48, height=32)
+    frames = noise(40, width=48, height=32)
     wanted = expected(model, frames, chunk=2, lookahead=2)
-    proxy = Proxy(server.port)
+    proxy, cuts = Proxy(server.port), {9: threading.Event(), 24: threading.Event()}
+
+    def source() -> Iterator[np.ndarray]:
+        """Frames that wait for the next cut, so that no connection is cut after its last frame."""
+        for index, frame in enumerate(frames):
+            for after, cut in cuts.items():
+                assert index < after + 10 or cut.wait(60)
+            yield frame
+
     try:
         with StreamClient(proxy.address) as client:
-            stream = client.stream(frames, width=48, height=32, chunk=2, lookahead=2, routing="off")
+            stream = client.stream(source(), width=48, height=32, chunk=2, lookahead=2, routing="off")
             got = []
             for answer in stream:
                 got.append((answer.sequence, answer.data))
-                if answer.sequence in (9, 30):
+                if answer.sequence in cuts and not cuts[answer.sequence].is_set():
                     proxy.cut()
+                    cuts[answer.sequence].set()
     finally:
         proxy.close()
     assert stream.resumptions == 2
     assert got == [(index, rgb.tobytes()) for index, rgb in enumerate(wanted)]
     assert stream.summary is not None
-    assert stream.summary.frames == 60
+    assert stream.summary.frames == 40
 
 
 def test_second_connection_ends_the_first(server: RpcServer) -> None:
@@ -115,7 +124,7 @@ def test_second_connection_ends_the_first(server: RpcServer) -> None:
 
         def requests() -> Iterator[pb.StreamRequest]:
             yield pb.StreamRequest(config=pb.StreamConfig(width=32, height=24))
-            hold.wait(30)
+            hold.wait(60)
 
         old = first.upscaler.Stream(requests())
         token = next(old).config.session_token
@@ -147,7 +156,7 @@ def test_new_weights_apply_to_new_streams(server: RpcServer, client: StreamClien
 
     def changing() -> Iterator[np.ndarray]:
         yield frames[0]
-        assert answered.wait(10)
+        assert answered.wait(60)
         put_user_model(server, 2)
         yield from frames[1:]
 
@@ -167,10 +176,10 @@ def test_new_weights_end_resumption(server: RpcServer, client: StreamClient) -> 
     def interrupted_stream() -> Iterator[pb.StreamRequest]:
         yield pb.StreamRequest(config=pb.StreamConfig(**USER_MODEL))
         yield pb.StreamRequest(frame=pb.InputFrame(data=data))
-        hold.wait(30)
+        hold.wait(60)
 
     put_user_model(server, 1)
-    old = client.upscaler.Stream(interrupted_stream(), timeout=20)
+    old = client.upscaler.Stream(interrupted_stream(), timeout=60)
     token = next(old).config.session_token
     assert next(old).frame.data
     put_user_model(server, 2)
@@ -180,6 +189,6 @@ def test_new_weights_end_resumption(server: RpcServer, client: StreamClient) -> 
         pb.StreamRequest(frame=pb.InputFrame(sequence=1, data=data)),
     ]
     with pytest.raises(grpc.RpcError) as error:
-        list(client.upscaler.Stream(iter(again), timeout=20))
+        list(client.upscaler.Stream(iter(again), timeout=60))
     hold.set()
     assert details(error.value)["ErrorInfo"].reason == "STATE_MISMATCH"

@@ -77,27 +77,27 @@ def bytes_of(answers: Iterator[pb.DownloadResultResponse]) -> bytes:
 def test_upload_and_download_leave_nothing_on_the_server(
     client: StreamClient, server: RpcServer, elsewhere: Operations, data: bytes
 ) -> None:
-    job_id = client.jobs.CreateJob(upload(data, len(data)), timeout=30).job.id
-    assert bytes_of(client.jobs.DownloadInput(pb.DownloadInputRequest(job_id=job_id), timeout=30)) == data
+    job_id = client.jobs.CreateJob(upload(data, len(data)), timeout=60).job.id
+    assert bytes_of(client.jobs.DownloadInput(pb.DownloadInputRequest(job_id=job_id), timeout=60)) == data
     result = bytes(range(256)) * 20_000  # more than one block
     watched: list[int] = []
     watch = threading.Thread(
         target=lambda: watched.extend(
-            answer.job.state for answer in client.jobs.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=30)
+            answer.job.state for answer in client.jobs.WatchJob(pb.WatchJobRequest(job_id=job_id), timeout=60)
         )
     )
     watch.start()
     finish(elsewhere, job_id, result)
-    watch.join(20)
+    watch.join(60)
     assert watched[-1] == pb.JOB_STATE_DONE
-    first, *_ = client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job_id), timeout=30)
+    first, *_ = client.jobs.DownloadResult(pb.DownloadResultRequest(job_id=job_id), timeout=60)
     assert first.file.size_bytes == len(result)
     for offset in (0, 4_200_000):
         wanted = pb.DownloadResultRequest(job_id=job_id, offset=offset)
-        assert bytes_of(client.jobs.DownloadResult(wanted, timeout=30)) == result[offset:]
+        assert bytes_of(client.jobs.DownloadResult(wanted, timeout=60)) == result[offset:]
     assert not [path for path in server.data_dir.rglob("*") if path.is_file() and job_id in str(path)]
     assert not list((server.data_dir / "uploads").iterdir())
-    client.jobs.DeleteJob(pb.DeleteJobRequest(job_id=job_id), timeout=30)
+    client.jobs.DeleteJob(pb.DeleteJobRequest(job_id=job_id), timeout=60)
     assert isinstance(elsewhere.storage, ObjectStorage)
     assert job_id not in elsewhere.storage.job_ids()
 
@@ -105,20 +105,20 @@ def test_upload_and_download_leave_nothing_on_the_server(
 def test_an_outage_is_unavailable_and_passes(
     client: StreamClient, elsewhere: Operations, way: Proxy, data: bytes
 ) -> None:
-    job_id = client.jobs.CreateJob(upload(data), timeout=30).job.id
+    job_id = client.jobs.CreateJob(upload(data), timeout=60).job.id
     finish(elsewhere, job_id, b"the result")
     wanted = pb.DownloadResultRequest(job_id=job_id)
     way.cut()
     for call in (
-        lambda: client.jobs.CreateJob(upload(data), timeout=30),
-        lambda: list(client.jobs.DownloadResult(wanted, timeout=30)),
-        lambda: client.jobs.DeleteJob(pb.DeleteJobRequest(job_id=job_id), timeout=30),
+        lambda: client.jobs.CreateJob(upload(data), timeout=60),
+        lambda: list(client.jobs.DownloadResult(wanted, timeout=60)),
+        lambda: client.jobs.DeleteJob(pb.DeleteJobRequest(job_id=job_id), timeout=60),
     ):
         with pytest.raises(grpc.RpcError) as away:
             call()
         assert away.value.code() is grpc.StatusCode.UNAVAILABLE
         assert details(away.value)["ErrorInfo"].reason == "STORAGE_UNAVAILABLE"
-    assert client.jobs.GetJob(pb.GetJobRequest(job_id=job_id), timeout=10).job.state == pb.JOB_STATE_DONE
+    assert client.jobs.GetJob(pb.GetJobRequest(job_id=job_id), timeout=60).job.state == pb.JOB_STATE_DONE
     way.mend()
-    assert bytes_of(client.jobs.DownloadResult(wanted, timeout=30)) == b"the result"
-    client.jobs.CreateJob(upload(data), timeout=30)
+    assert bytes_of(client.jobs.DownloadResult(wanted, timeout=60)) == b"the result"
+    client.jobs.CreateJob(upload(data), timeout=60)
