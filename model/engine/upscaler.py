@@ -254,9 +254,8 @@ class Upscaler:
         wider = integers and adapted is not None and not has_integers(adapted)
         if self.config.tail != "light":
             # Without adaptation, skipped blocks cost a full-tail network more than its upsampler's gate (lab notebook).
-            # Adapted weights in bfloat16 with gates take less time than all blocks on integers, in float32 more.
-            rests = wider and self.dtype == torch.float32
-            budget = FULL_ERROR_BUDGET if adapted is not None and name == "fast" and not rests else 0.0
+            # Adapted weights keep their gates, also in a wider number format than the network's integers.
+            budget = FULL_ERROR_BUDGET if adapted is not None and name == "fast" else 0.0
             return {"backward_every": 1, "negated_flow": False, "error_budget": budget, "backward_error_budget": budget}
         numbers = dict[str, Any]()
         if adapted is None:  # weights that have never met gates lose more

@@ -189,13 +189,14 @@ def test_gates_rest_without_scales_for_the_adapted_weights(
         assert all((model.preset(name).backward_error_budget > 0) == work for name in ("balanced", "fast"))
 
 
-@pytest.mark.parametrize(("dtype", "work"), [(torch.bfloat16, True), (torch.float32, False)])
-def test_gates_of_a_full_network_rest_beside_integers_only_in_float32(dtype: torch.dtype, work: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gates_of_a_full_network_work_beside_integers(dtype: torch.dtype) -> None:
     full = BasicVSR(NetworkConfig(16, 1)).eval()
     gates = Estimator(full.config, Layout(((0, 1),), ((0, 1),), tail=False, kernel=1), copy.deepcopy(full)).eval()
     scales = Scales(calibrate(full, convolutions(full), [WATER[:2, :16, :16]]), "seeded:7", digest="x")
-    model = upscaler(full, scales, dtype, gates)
-    assert (model.preset("fast").error_budget > 0) is work
+    made = [upscaler(full, numbers, dtype, gates).preset("fast") for numbers in (scales, None)]
+    assert made[0] == made[1]
+    assert made[0].error_budget > 0
 
 
 def test_a_state_belongs_to_its_scales(network: BasicVSR, scales: Scales) -> None:
