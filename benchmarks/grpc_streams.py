@@ -13,6 +13,8 @@ python -m benchmarks.grpc_streams CLIP [--size 320x180] [--model NAME] [--routin
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -149,10 +151,14 @@ def _cells(row: StreamRow) -> list[str | int | float]:
 
 @contextmanager
 def _server(code: Path, model: str) -> Iterator[str]:
-    """Address of a gRPC server of the checkout `code`."""
+    """Address of a gRPC server of the checkout `code`. Its worker stands still: a new worker measures its own speed."""
     settings = {"PYTHONPATH": str(code), "SKIPVSR_DEVICE": "cpu", "SKIPVSR_LOG_LEVEL": "warning"}
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), model, 1, 0, **settings) as running:
-        yield running.grpc
+        os.kill(running.parts["worker"], signal.SIGSTOP)
+        try:
+            yield running.grpc
+        finally:
+            os.kill(running.parts["worker"], signal.SIGCONT)
 
 
 def _run(address: str, load: Load, case: Case) -> tuple[float, float, float]:

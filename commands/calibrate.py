@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 
 COMPRESSED: Final = "h264:23"
 """How the compressed version of each clip is made."""
-CORNER: Final = (480, 640)
-"""Most HR rows and columns of a frame that scales are chosen from: the frame's first."""
-CHECKED: Final = 10
+CORNERS: Final = {"light": (480, 640), "full": (240, 320)}
+"""Most HR rows and columns of a frame that scales are chosen from, the frame's first, by the network's tail. Networks
+with a full tail compute thirty times as much."""
+CHECKED: Final = {"light": None, "full": (480, 640)}
+"""The same of a frame on which the loss is measured; None: whole frames."""
+CHECKED_FRAMES: Final = {"light": 10, "full": 5}
 """Most frames of each clip on which the loss is measured."""
 GATED: Final = ("balanced", "fast")
 """Presets that may use gates, and with them adapted weights."""
@@ -79,10 +82,12 @@ def run(
     network, fingerprint = load_network(model, weights_dir)
     estimator = load_estimator(gates, fingerprint, network) if gates else None
     try:
-        scales = _chosen(network, fingerprint, estimator, _versions(data, frames, clean, network.scale, CORNER))
+        tail = network.config.tail
+        scales = _chosen(network, fingerprint, estimator, _versions(data, frames, clean, network.scale, CORNERS[tail]))
         exact = Upscaler(model, network, fingerprint, cpu, torch.float32, estimator)
         integers = Upscaler(model, network, fingerprint, cpu, resolve_dtype("int8", cpu), estimator, scales)
-        scales = _measured(scales, exact, integers, _versions(check, CHECKED, clean, network.scale))
+        checked = _versions(check, CHECKED_FRAMES[tail], clean, network.scale, CHECKED[tail])
+        scales = _measured(scales, exact, integers, checked)
     except ValueError as error:
         raise CommandError(str(error)) from error
     how = f"skipvsr calibrate {model} --frames {frames} --degrade {clean}"
@@ -97,7 +102,7 @@ def _chosen(network: BasicVSR, fingerprint: str, estimator: Estimator | None, ve
     from model.training import quantise
     from model.zoo.scales import AdaptedScales, Scales
 
-    clips, names = [lr for _, _, lr in versions], quantise.block_convolutions(network)
+    clips, names = [lr for _, _, lr in versions], quantise.convolutions(network)
     scales = Scales(quantise.calibrate(network, names, clips), fingerprint)
     _say(f"scales of {len(names)} convolutions")
     if estimator is None or estimator.adapted is None:
@@ -124,9 +129,7 @@ def _measured(scales: Scales, exact: Upscaler, integers: Upscaler, versions: Ite
     return dataclasses.replace(scales, adapted=dataclasses.replace(scales.adapted, loss=loss))
 
 
-def _versions(
-    folder: Path, frames: int, clean: str, scale: int, corner: tuple[int, int] | None = None
-) -> Iterator[Version]:
+def _versions(folder: Path, frames: int, clean: str, scale: int, corner: tuple[int, int] | None) -> Iterator[Version]:
     """Yield (name, HR, LR) for the clean and the compressed version of each clip: its first `frames` frames."""
     import numpy as np
 

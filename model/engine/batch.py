@@ -25,6 +25,7 @@ class Batch:
         turn: place among the batches of the same streams.
         used: time of the streams so far; the stream with the least time computes first.
         observer: follows the steps of a single chunk.
+        in_turn: whether the strands of a half take turns (`Halves.begin`).
         alone: computes one of several chunks in the calling thread, after the batch has failed.
     """
 
@@ -37,12 +38,14 @@ class Batch:
         turn: int,
         used: Callable[[], float],
         observer: Observer | None,
+        in_turn: bool,
         alone: Callable[[Chunk], ChunkResult | Exception],
     ) -> None:
         self.chunks, self._halves, self._crew, self._turn = chunks, halves, crew, turn
         self._before: Sequence[RecurrentState] = [chunk.before for chunk in chunks]
         self._alone = alone
-        self._begun = halves.begin(chunks, crew, turn=turn, used=used, observer=observer if len(chunks) == 1 else None)
+        followed = observer if len(chunks) == 1 else None
+        self._begun = halves.begin(chunks, crew, turn=turn, used=used, observer=followed, in_turn=in_turn)
         self._forward: Strand[list[ChunkResult]] | None = None
 
     @property
@@ -60,6 +63,7 @@ class Batch:
         self._forward = self._halves.finish(self._begun, self._crew, self._before)
         self._crew.start(Strand(single(done), np.zeros(2), (self._turn, 0), Fate(), [self._forward]))
 
+    @torch.inference_mode()
     def results(self) -> list[ChunkResult | Exception]:
         """Wait for the result of each chunk, or the error. If several chunks fail together, they run one by one."""
         assert self._forward is not None

@@ -18,7 +18,7 @@ from model.engine.accounting import Accounting
 from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.chunk import Chunk, ChunkResult, Receiver
 from model.engine.clock import Seconds
-from model.engine.execute import ChunkRun, PreviousFrame, batched, last_frames, normalised
+from model.engine.execute import AHEAD, ChunkRun, PreviousFrame, batched, last_frames, normalised
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Fate, Steps, Strand, single
 from model.engine.transfers import Download, Transfers
@@ -63,16 +63,20 @@ class Halves:
         turn: int = 0,
         used: Callable[[], float] = float,
         observer: Observer | None = None,
+        in_turn: bool = False,
     ) -> Begun:
         """Begin the backward half of chunks with equal batch keys.
 
         An executor with several chunks prefers the stream that has `used` the least time, then a lower `turn`.
-        `observer` follows the steps of a single chunk, also in its forward half.
+        `observer` follows the steps of a single chunk, also in its forward half. `in_turn`: the strands of a half take
+        turns instead of running side by side, so that each step gets all cores if no other chunk is in work.
         """
         fate, spent, times = Fate(used), np.zeros(2), StepTimes(Stopwatch(self._device))
         runs: list[ChunkRun] = []
-        flow = Strand(self._flow(chunks, runs, times, observer), spent, (turn, _FLOW), fate)
-        backward = Strand(self._backward(len(chunks[0].scenes), runs), spent, (turn, _BACKWARD), fate)
+        ahead = 1 if in_turn else AHEAD
+        flow = Strand(self._flow(chunks, runs, times, observer, ahead), spent, (turn, _FLOW), fate)
+        before = [flow] if in_turn else []
+        backward = Strand(self._backward(len(chunks[0].scenes), runs), spent, (turn, _BACKWARD), fate, before)
         executor.start(flow, backward)
         return Begun(chunks, turn, fate, runs, (flow, backward), spent, times, observer)
 
@@ -95,7 +99,8 @@ class Halves:
         turn, fate, runs, spent = begun.turn, begun.fate, begun.runs, begun.spent
         before = begun.strands
         forward = Strand(self._forward(chunks, runs), spent, (turn, _FORWARD), fate, before, heavy=True)
-        frames = Strand(self._hr_frames(chunks, runs, receiver), spent, (turn, _OUTPUT), fate, before)
+        due = partial(_any_due, runs)
+        frames = Strand(self._hr_frames(chunks, runs, receiver), spent, (turn, _OUTPUT), fate, before, condition=due)
         collect = single(partial(self._results, chunks, forward, frames, begun))
         # The frames of an accelerator are on their way while the host begins the next chunk.
         late = (turn, _OUTPUT) if self._device.type == "cpu" else (turn + 1, _FLOW + 1)
@@ -109,7 +114,7 @@ class Halves:
             return executor.wait(results)
 
     def _flow(
-        self, chunks: Sequence[Chunk], runs: list[ChunkRun], times: StepTimes, observer: Observer | None
+        self, chunks: Sequence[Chunk], runs: list[ChunkRun], times: StepTimes, observer: Observer | None, ahead: int
     ) -> Steps[None]:
         """Prepare each scene, and estimate its flow; several chunks run as a batch."""
         work = self._work(chunks[0], observer) if observer else None
@@ -118,7 +123,7 @@ class Halves:
             lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
             before = last_frames([scene.before for scene in scenes], self._network.fold)
             network = first.gates.network if first.gates else self._network
-            run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, times, first.gates, work)
+            run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, times, first.gates, work, ahead)
             runs.append(run)
             yield None
             yield from run.flow()
@@ -197,6 +202,11 @@ def _previous(chunks: Sequence[Chunk], scene: int) -> PreviousFrame | None:
     """Return the results at the frame before a scene; None at the start of a scene."""
     continues = chunks[0].scenes[scene].before.last is not None
     return PreviousFrame.of([chunk.before for chunk in chunks]) if continues else None
+
+
+def _any_due(runs: Sequence[ChunkRun]) -> bool:
+    """Check whether the upsampler has something to do: the first frame of the first scene, or nothing at all."""
+    return not runs or runs[0].any_due()
 
 
 def _has(items: Sized, index: int) -> bool:

@@ -51,6 +51,7 @@ class Strand(Generic[T]):
         fate: shared with the strands for which the steps wait.
         after: the strands to finish before.
         heavy: whether a crew gives half of its cores to the steps.
+        condition: the condition of the first step.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class Strand(Generic[T]):
         after: Sequence[Strand[Any]] = (),
         *,
         heavy: bool = False,
+        condition: Condition | None = None,
     ) -> None:
         self.spent, self.turn, self.heavy = spent, turn, heavy
         self.done = False
         self._fate, self._after = fate, tuple(after)
-        self._condition: Condition | None = None
+        self._condition = condition
         self._steps: Steps[T] | None = steps
         self._value: T
         self._error: BaseException | None = None

@@ -181,18 +181,25 @@ class Upscaler:
 
     @torch.inference_mode()
     def begin_many(
-        self, requests: Sequence[Request], crew: Crew, *, turn: int, used: Callable[[], float]
+        self,
+        requests: Sequence[Request],
+        crew: Crew,
+        *,
+        turn: int,
+        used: Callable[[], float],
+        in_turn: bool = False,
     ) -> tuple[dict[int, Exception], list[tuple[list[int], Batch]]]:
         """Begin the chunks of several streams beside others, like `forward_many`; only with `strands`.
 
         The states of the requests need no features and no HR frame. `turn` is the place among the chunks of these
-        streams. The stream that has `used` the least seconds computes first.
+        streams. The stream that has `used` the least seconds computes first. `in_turn`: nothing else is in work, and
+        each step may take all cores.
 
         Returns the errors of planning by the requests' places, and each batch with the places of its requests.
         """
         errors, batches = self._planned(requests, crew)
         alone = partial(_attempt, self._compute_alone)
-        make = partial(Batch, halves=self._halves, crew=crew, turn=turn, used=used, alone=alone)
+        make = partial(Batch, halves=self._halves, crew=crew, turn=turn, used=used, in_turn=in_turn, alone=alone)
         return errors, [(places, make(chunks, observer=requests[places[0]].observer)) for places, chunks in batches]
 
     @steps_on_gpu_thread

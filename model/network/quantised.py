@@ -1,19 +1,22 @@
-"""Residual blocks on 8-bit integers, for inference on CPUs with VNNI.
+"""Residual blocks and convolutions on 8-bit integers, for inference on CPUs with VNNI.
 
-Activations are unsigned: `value = scale * (integer - zero)`, with a scale and a zero point for the input of each
-convolution. Weights are signed, with a scale for each output channel. Products add up exactly in 32 bits: results do
-not depend on the number of threads or the size of a crop. oneDNN pads with the zero point, which stands for zero.
+Activations are unsigned: `integer = round(gain * value) + zero`, with a zero point for the input of each convolution,
+and a gain for each of its channels, for which the weights make up. Few channels have large values; with one gain for
+all channels, the others would use few integers. Weights are signed, with a scale for each output channel. Products add
+up exactly in 32 bits: results do not depend on the number of threads or the size of a crop. oneDNN pads with the zero
+point, which stands for zero.
 
 A block keeps its features in the network's number format, and only its residual passes through integers: rounding
 errors do not add up from block to block. Quantising the features takes a seventh of a convolution's time.
 
-Integers belong to a block of one network on one machine. Copies of a network compute without integers, as does
+Integers belong to a module of one network on one machine. Copies of a network compute without integers, as does
 training.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -33,23 +36,15 @@ _SHAPE: Final = (24, 24)
 
 
 @dataclass(frozen=True)
-class Range:
-    """The mapping from activations to integers."""
-
-    scale: float
-    """Difference between neighbouring integers."""
-    zero: int
-    """Integer for zero, 0 to 255."""
-
-
-@dataclass(frozen=True)
 class Quantisation:
     """What turns a convolution into one on integers."""
 
-    range: Range
-    """Of the input."""
+    zero: int
+    """Integer for zero in the input, 0 to 255."""
+    gain: Tensor
+    """[in] float32: integers for 1 in the channels of the input."""
     weight_scale: Tensor
-    """[out] float32."""
+    """[out] float32, of the weight over the gain."""
     bias: Tensor
     """[out] float32: the bias of the convolution, corrected for the mean error of its rounded weights and input."""
 
@@ -57,25 +52,29 @@ class Quantisation:
 class QuantisedConv:
     """A convolution on the integers of its input."""
 
-    def __init__(self, conv: nn.Conv2d, weight: Tensor, numbers: Quantisation) -> None:
-        """Quantise the float32 `weight` of `conv`, which may hold the weight in another number format."""
-        self.range = numbers.range
-        self._bias, self._scale = numbers.bias, numbers.weight_scale
+    def __init__(self, conv: nn.Conv2d, numbers: Quantisation, following: Tensor | None = None) -> None:
+        """Quantise a float32 convolution; its output gets the gain `following` [out]."""
+        self.zero, self.gain = numbers.zero, numbers.gain
+        more = 1.0 if following is None else following
+        self._bias, self._scale = numbers.bias * more, numbers.weight_scale * more
         self._zeros = torch.zeros(len(numbers.weight_scale), dtype=torch.int32)
         self._where = [list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups]
+        weight = conv.weight.detach() / numbers.gain.view(-1, 1, 1)
         integers = rounded(weight, numbers.weight_scale).to(torch.int8)
         shape = [1, conv.in_channels, *_SHAPE]
-        self._weight = torch.ops.onednn.qconv_prepack(
-            integers, self._scale, self.range.scale, self.range.zero, *self._where, shape
-        )
+        self._weight = torch.ops.onednn.qconv_prepack(integers, self._scale, 1.0, self.zero, *self._where, shape)
 
-    def into(self, x: Tensor, following: Range) -> Tensor:
-        """Compute the ReLU of the convolution of integers `x`, as integers of the range `following`."""
-        return self._run(x, following.scale, following.zero, torch.uint8, "relu")
+    def integers(self, x: Tensor) -> Tensor:
+        """Quantise an input [B, C, H, W]."""
+        return integers(x, self.zero, self.gain)
+
+    def into(self, x: Tensor, zero: int) -> Tensor:
+        """Compute the ReLU of the convolution of integers `x`, as integers with the zero point of the next input."""
+        return self._run(x, zero, torch.uint8, "relu")
 
     def floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Compute the convolution of integers `x` in the number format `dtype`."""
-        return self._run(x, 1.0, 0, dtype, "none")
+        return self._run(x, 0, dtype, "none")
 
     def onto(self, x: Tensor, sum_: Tensor) -> Tensor:
         """Add the convolution of integers `x` to `sum_`, in place."""
@@ -83,13 +82,13 @@ class QuantisedConv:
         more: tuple[Any, ...] = (1.0, 0, sum_.dtype, 1.0, 0, "sum", 1.0, "none", [], "")
         return run(x, *self._inputs(), sum_, self._bias, *self._where, *more)  # type: ignore[no-any-return]
 
-    def _run(self, x: Tensor, scale: float, zero: int, dtype: torch.dtype, activation: str) -> Tensor:
+    def _run(self, x: Tensor, zero: int, dtype: torch.dtype, activation: str) -> Tensor:
         run = torch.ops.onednn.qconv2d_pointwise
-        more: tuple[Any, ...] = (scale, zero, dtype, activation, [], "")
+        more: tuple[Any, ...] = (1.0, zero, dtype, activation, [], "")
         return run(x, *self._inputs(), self._bias, *self._where, *more)  # type: ignore[no-any-return]
 
     def _inputs(self) -> tuple[Any, ...]:
-        return self.range.scale, self.range.zero, self._weight, self._scale, self._zeros
+        return 1.0, self.zero, self._weight, self._scale, self._zeros
 
 
 class QuantisedBlock:
@@ -100,7 +99,7 @@ class QuantisedBlock:
 
     def __call__(self, x: Tensor, overwrite: bool) -> Tensor:
         """Map [B, C, H, W] to [B, C, H, W], in `x` itself if `overwrite`."""
-        hidden = self._conv1.into(integers(x, self._conv1.range), self._conv2.range)
+        hidden = self._conv1.into(self._conv1.integers(x), self._conv2.zero)
         sum_ = x.contiguous(memory_format=torch.channels_last)
         if not overwrite and sum_.data_ptr() == x.data_ptr():
             sum_ = sum_.clone(memory_format=torch.channels_last)
@@ -108,15 +107,16 @@ class QuantisedBlock:
 
 
 _BLOCKS: WeakKeyDictionary[nn.Module, QuantisedBlock] = WeakKeyDictionary()
+_CONVOLUTIONS: WeakKeyDictionary[nn.Module, Sequence[QuantisedConv]] = WeakKeyDictionary()
 
 
-def integers(x: Tensor, range_: Range) -> Tensor:
-    """Quantise [B, C, H, W]: uint8 of the same shape, channels last in memory."""
+def integers(x: Tensor, zero: int, gain: Tensor) -> Tensor:
+    """Quantise [B, C, H, W] with a gain [C]: uint8 of the same shape, channels last in memory."""
     b, c, h, w = x.shape
-    made = _empty_quantised((b, h, w, c), range_)
-    pixels = x.permute(0, 2, 3, 1).reshape(-1)
-    for target, part in zip(made.view(-1).split(SLICE), pixels.split(SLICE), strict=True):  # type: ignore[no-untyped-call]
-        target.copy_(part.float())
+    made = _empty_quantised((b, h, w, c), zero)
+    pixels, rows = x.permute(0, 2, 3, 1).contiguous().view(-1, c), max(SLICE // c, 1)
+    for target, part in zip(made.view(-1, c).split(rows), pixels.split(rows), strict=True):  # type: ignore[no-untyped-call]
+        target.copy_(part * gain if part.dtype == torch.float32 else part.float().mul_(gain))
     seen = torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage(), 0, made.shape, made.stride())
     return seen.permute(0, 3, 1, 2)
 
@@ -131,14 +131,31 @@ def quantise_block(block: nn.Module, conv1: QuantisedConv, conv2: QuantisedConv)
     _BLOCKS[block] = QuantisedBlock(conv1, conv2)
 
 
+def quantise_convolution(conv: nn.Conv2d, parts: Sequence[QuantisedConv]) -> None:
+    """Let inference compute a convolution on integers, in `parts` of its output channels."""
+    _CONVOLUTIONS[conv] = parts
+
+
 def block_on_integers(block: nn.Module) -> QuantisedBlock | None:
     """Return the integers' version of a residual block, if any; none in training."""
     return None if torch.is_grad_enabled() else _BLOCKS.get(block)
 
 
+def convolved_on_integers(conv: nn.Conv2d, x: Tensor, parts: int = 1) -> list[Tensor] | None:
+    """Compute a convolution of [B, C, H, W] on integers, in `parts` of its output channels.
+
+    None if the convolution has no integers in so many parts, and in training.
+    """
+    made = () if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv, ())
+    if len(made) != parts:
+        return None
+    seen = made[0].integers(x)
+    return [part.floats(seen, x.dtype) for part in made]
+
+
 def has_integers(network: nn.Module) -> bool:
-    """Check whether inference computes any residual block of a network on integers."""
-    return any(module in _BLOCKS for module in network.modules())
+    """Check whether inference computes any convolution of a network on integers."""
+    return any(module in _BLOCKS or module in _CONVOLUTIONS for module in network.modules())
 
 
 @cache
@@ -147,19 +164,20 @@ def exact() -> bool:
 
     CPUs without VNNI add pairs of products in 16 bits, which saturates.
     """
-    conv = nn.Conv2d(8, 8, 3, 1, 1)
-    weight = torch.full((8, 8, 3, 3), float(MOST_WEIGHT))
-    numbers = Quantisation(Range(1.0, 0), torch.ones(8), torch.zeros(8))
+    conv = nn.Conv2d(8, 8, 3, 1, 1).requires_grad_(False)
+    conv.weight.fill_(MOST_WEIGHT)
+    numbers = Quantisation(0, torch.ones(8), torch.ones(8), torch.zeros(8))
     x = torch.full((1, 8, 3, 3), float(LEVELS)).contiguous(memory_format=torch.channels_last)
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # torch will drop its quantised tensors one day: this check then fails
-            seen = integers(x, numbers.range)
-            y = QuantisedConv(conv, weight, numbers).floats(seen, torch.float32)
+            made = QuantisedConv(conv, numbers)
+            seen = made.integers(x)
+            y = made.floats(seen, torch.float32)
     except (AttributeError, RuntimeError, TypeError):
         return False
     return bool(torch.equal(seen.float(), x) and y[0, 0, 1, 1] == 72 * LEVELS * MOST_WEIGHT)
 
 
-def _empty_quantised(shape: tuple[int, ...], range_: Range) -> Tensor:
-    return torch._empty_affine_quantized(shape, scale=range_.scale, zero_point=range_.zero, dtype=torch.quint8)
+def _empty_quantised(shape: tuple[int, ...], zero: int) -> Tensor:
+    return torch._empty_affine_quantized(shape, scale=1.0, zero_point=zero, dtype=torch.quint8)

@@ -2,13 +2,14 @@
 
 The network in float32 runs over the clips, and every convolution records a sample of its input. Per convolution:
 
-1. The range of the input is the one with the least squared error of the output: values weigh as much as the weights of
-   their channel. Rare large values beyond the range become the largest integer.
-2. The scale of each output channel's weights has the least squared error too: weights count as much as the mean square
-   of their input.
-3. The bias makes up for the mean error of both.
+1. No value that was seen lies beyond the largest integer: cut peaks are lost detail, and lose more dB than their
+   squared error says (lab notebook). Each channel of the input has a gain of its own.
+2. The zero point, and how far the gains of channels differ, have the least estimated error of the output: large gains
+   make the weights differ more, which rounds the small ones.
+3. Each output channel's weights get the scale with the least squared error, weighted by the power of their input.
+4. The bias makes up for the mean error of all this.
 
-Deterministic: fixed grids of pixels and of candidates.
+Deterministic: seeded pixels, and fixed grids of candidates.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from model.network.basicvsr import BasicVSR, ResidualBlock
-from model.network.quantised import LEVELS, MOST_WEIGHT, Quantisation, Range, rounded
+from model.network.quantised import LEVELS, MOST_WEIGHT, Quantisation, rounded
 from model.training.data import to_model
 from model.training.prepare import Frames
 
-STEP: Final = 41
-"""Every 41st pixel, in the order of rows, enters the sample."""
-MOST: Final = 20_000
-"""Pixels of the sample from which a range is chosen."""
-RANGES = tuple(1 - 0.03 * step for step in range(28))
-"""Candidates for a range, as parts of the range from the least to the largest value."""
-WEIGHT_SCALES = tuple(1 - 0.025 * step for step in range(20))
+PIXELS: Final = 160
+"""Pixels of each frame that enter the sample."""
+ZEROS: Final = (16, 32, 64, 96, 128, 160)
+"""Candidates for the zero point of an input with negative values."""
+POWERS: Final = (0.0, 0.5, 0.75, 1.0)
+"""How far gains differ: not at all, ..., so far that each channel has its best."""
+MOST_GAIN: Final = 64.0
+"""Largest gain, over the least of the same input."""
+UPSAMPLER: Final = ("upconv1", "upconv2", "conv_hr", "conv_last")
+"""Convolutions of a full tail."""
+WEIGHT_SCALES: Final = tuple(1 - 0.025 * step for step in range(20))
 """Candidates for a weight's scale, as parts of the scale for the largest weight."""
 
 
@@ -42,60 +47,109 @@ def block_convolutions(network: nn.Module) -> list[str]:
     return [f"{name}.{part}" for name in blocks for part in ("conv1", "conv2")]
 
 
+def convolutions(network: BasicVSR) -> list[str]:
+    """Return the names of the convolutions that are to compute on integers.
+
+    A light tail's convolution stays: on integers it would double the error of `small` (lab notebook).
+    """
+    return [*block_convolutions(network), *(UPSAMPLER if network.config.tail == "full" else ())]
+
+
+class Sample:
+    """Pixels of a convolution's input, and the extremes of all pixels, seen or not."""
+
+    def __init__(self) -> None:
+        self._pixels: list[Tensor] = []
+        self._extremes: list[Tensor] = []
+
+    def add(self, pixels: Tensor) -> None:
+        """Add an input's pixels [N, in]."""
+        some = torch.randint(len(pixels), (PIXELS,), generator=torch.Generator().manual_seed(len(self._pixels)))
+        self._pixels.append(pixels[some])
+        self._extremes.append(torch.stack(pixels.aminmax(dim=0)))
+
+    @property
+    def pixels(self) -> Tensor:
+        """[N, in]."""
+        return torch.cat(self._pixels)
+
+    @property
+    def low(self) -> Tensor:
+        """[in], at most 0."""
+        return torch.stack(self._extremes)[:, 0].amin(0).clamp(max=0)
+
+    @property
+    def high(self) -> Tensor:
+        """[in], at least 0."""
+        return torch.stack(self._extremes)[:, 1].amax(0).clamp(min=0)
+
+
 def calibrate(network: BasicVSR, names: Iterable[str], clips: Iterable[Frames]) -> dict[str, Quantisation]:
     """Choose scales for the convolutions `names` from LR clips [T, h, w, 3]; the network is float32 on the CPU."""
-    samples: dict[str, list[Tensor]] = {name: [] for name in names}
+    samples = {name: Sample() for name in names}
     with _recorded(network, samples):
         for clip in clips:
             network(to_model(torch.from_numpy(clip)[None].clone(), torch.device("cpu")))
-    return {name: chosen(_conv(network, name), torch.cat(parts)) for name, parts in samples.items()}
+    return {name: chosen(_conv(network, name), sample) for name, sample in samples.items()}
 
 
-def chosen(conv: nn.Conv2d, sample: Tensor) -> Quantisation:
-    """Choose the numbers of a convolution from a sample [N, in] of its input's pixels."""
-    weight, bias = conv.weight.detach().float(), conv.bias
+def chosen(conv: nn.Conv2d, sample: Sample) -> Quantisation:
+    """Choose the numbers of a convolution from a sample of its input."""
+    weight, bias, pixels = conv.weight.detach().float(), conv.bias, sample.pixels
     assert bias is not None
-    range_ = _range(sample[:: -(-len(sample) // MOST)], weight.square().sum((0, 2, 3)))
-    scale = _weight_scale(weight, sample.square().mean(0))
-    taps, integers = weight.sum((2, 3)), (rounded(weight, scale) * scale.view(-1, 1, 1, 1)).sum((2, 3))
-    error = taps @ sample.mean(0) - integers @ _rounded_to(sample, range_).mean(0)
-    return Quantisation(range_, scale, bias.detach().float() + error)
+    zeros = ZEROS if bool((sample.low < 0).any()) else (0,)
+    candidates = [(zero, step) for zero in zeros for step in _steps(sample, zero)]
+    _, zero, step, scale = min((_tried(weight, pixels, *each) for each in candidates), key=lambda found: found[0])
+    exact = weight * step.view(-1, 1, 1)
+    error = exact.sum((2, 3)) @ (pixels / step).mean(0)
+    error -= (rounded(exact, scale) * scale.view(-1, 1, 1, 1)).sum((2, 3)) @ _integers(pixels / step, zero).mean(0)
+    return Quantisation(zero, 1 / step, scale, bias.detach().float() + error)
 
 
-def _range(sample: Tensor, importance: Tensor) -> Range:
-    """Choose the range with the least squared error of a sample [N, in]; channels have an importance [in]."""
-    low, high = min(float(sample.min()), 0.0), max(float(sample.max()), 0.0)
-    width = max(high - low, 1e-6)
-    candidates = [Range(width * part / LEVELS, round(-low / width * LEVELS)) for part in RANGES]
-
-    def error(range_: Range) -> float:
-        return float(((_rounded_to(sample, range_) - sample).square().mean(0) @ importance).double())
-
-    return min(candidates, key=error)
+def _steps(sample: Sample, zero: int) -> list[Tensor]:
+    """Return candidates for the steps [in] between integers, from a common one to the least one of each channel."""
+    least = torch.maximum(sample.high / (LEVELS - zero), -sample.low / zero if zero else sample.high / LEVELS)
+    largest = least.max().clamp(min=1e-9)
+    return [largest * (least / largest).clamp(min=1 / MOST_GAIN) ** power for power in POWERS]
 
 
-def _rounded_to(x: Tensor, range_: Range) -> Tensor:
-    return (x / range_.scale).round_().clamp_(-range_.zero, LEVELS - range_.zero).mul_(range_.scale)
+def _tried(weight: Tensor, sample: Tensor, zero: int, step: Tensor) -> tuple[float, int, Tensor, Tensor]:
+    """Return the estimated squared error of the output, the zero point, the steps and the weight's scale."""
+    scale, of_weights = _weight_scale(weight * step.view(-1, 1, 1), (sample / step).square().mean(0))
+    error = float(_errors(sample, step, zero) @ weight.square().sum((0, 2, 3))) + of_weights
+    return error, zero, step, scale
 
 
-def _weight_scale(weight: Tensor, power: Tensor) -> Tensor:
-    """Choose the scale [out] of a weight [out, in, h, w] whose input has the mean square `power` [in]."""
-    largest = weight.abs().amax((1, 2, 3)).clamp(min=1e-8) / MOST_WEIGHT
+def _errors(sample: Tensor, step: Tensor, zero: int) -> Tensor:
+    """Return the mean squared error of each channel of a sample [N, in] in steps [in]."""
+    return (_integers(sample / step, zero).mul_(step) - sample).square().mean(0)
+
+
+def _integers(x: Tensor, zero: int) -> Tensor:
+    """Round, and clip as integers with a zero point do."""
+    return x.round().clamp_(-zero, LEVELS - zero)
+
+
+def _weight_scale(weight: Tensor, power: Tensor) -> tuple[Tensor, float]:
+    """Choose the scale [out] of a weight [out, in, h, w] whose input has the mean square `power` [in].
+
+    Also returns the squared error of the output.
+    """
+    largest = weight.abs().amax((1, 2, 3)).clamp(min=1e-9) / MOST_WEIGHT
     scales = torch.stack([largest * part for part in WEIGHT_SCALES])
     errors = [(rounded(weight, scale) * scale.view(-1, 1, 1, 1) - weight).square() for scale in scales]
     costs = torch.stack([torch.einsum("ocyx,c->o", error, power) for error in errors])
-    return scales.gather(0, costs.argmin(0)[None])[0]
+    return scales.gather(0, costs.argmin(0)[None])[0], float(costs.amin(0).sum())
 
 
 @contextmanager
-def _recorded(network: BasicVSR, samples: dict[str, list[Tensor]]) -> Iterator[None]:
+def _recorded(network: BasicVSR, samples: dict[str, Sample]) -> Iterator[None]:
     """Record a sample of the inputs of convolutions. With gradients enabled, all of them run as modules."""
 
-    def record(into: list[Tensor], _: nn.Module, given: Any) -> None:
-        pixels = given[0].detach().float().permute(0, 2, 3, 1).flatten(0, 2)
-        into.append(pixels[::STEP].clone())
+    def record(into: Sample, _: nn.Module, given: Any) -> None:
+        into.add(given[0].detach().float().permute(0, 2, 3, 1).flatten(0, 2))
 
-    hooks = [_conv(network, name).register_forward_pre_hook(partial(record, parts)) for name, parts in samples.items()]
+    hooks = [_conv(network, name).register_forward_pre_hook(partial(record, each)) for name, each in samples.items()]
     learns = [parameter.requires_grad for parameter in network.parameters()]
     try:
         with torch.inference_mode(False), torch.enable_grad():

@@ -23,11 +23,21 @@ from torch import Tensor, nn
 from model.device import has_vnni
 from model.errors import BadWeights, DeviceError, MissingWeights
 from model.network.basicvsr import BasicVSR, ResidualBlock
-from model.network.quantised import LEVELS, Quantisation, QuantisedConv, Range, exact, quantise_block
+from model.network.kernels import by_row
+from model.network.quantised import (
+    LEVELS,
+    Quantisation,
+    QuantisedConv,
+    exact,
+    quantise_block,
+    quantise_convolution,
+)
 from model.zoo.header import header_of, write_tensors
 
 MOST_LOSS: Final = 0.03
 """Largest loss in dB, on every clip of a measurement, with which `precision=auto` uses integers."""
+SHUFFLED: Final = ("upconv1", "upconv2")
+"""Convolutions before a pixel shuffle by two, which inference computes in two rows (`kernels.convolve_shuffled`)."""
 _ADAPTED: Final = "adapted."
 """Prefix of the names of adapted convolutions."""
 
@@ -76,9 +86,10 @@ def load_scales(path: Path, fingerprint: str) -> Scales | None:
         if notes["network"] != fingerprint:
             return None
         tensors = load(data)
-        names = [name.removesuffix(".range") for name in tensors if name.endswith(".range")]
-        numbers = {name: _numbers(name, tensors) for name in names}
-        of_adapted = {name.removeprefix(_ADAPTED): numbers.pop(name) for name in names if name.startswith(_ADAPTED)}
+        numbers = {name: _numbers(name, tensors) for name in _names(tensors)}
+        of_adapted = {
+            name.removeprefix(_ADAPTED): numbers.pop(name) for name in list(numbers) if name.startswith(_ADAPTED)
+        }
         adapted = AdaptedScales(of_adapted, notes["estimator"], _read(notes, "adapted_loss")) if of_adapted else None
         return Scales(numbers, fingerprint, _read(notes, "loss"), hashlib.sha256(data).hexdigest()[:16], adapted)
     except (BadWeights, KeyError, ValueError, TypeError, RuntimeError, SafetensorError, OSError) as error:
@@ -118,24 +129,51 @@ def chosen_scales(name: str, path: Path | None, fingerprint: str, integers: Inte
 
 
 def quantise(network: BasicVSR, weights: BasicVSR, scales: Mapping[str, Quantisation]) -> None:
-    """Let residual blocks of `network` with `scales` compute on integers; `weights` is the same network in float32.
+    """Let convolutions of `network` with `scales` compute on integers; `weights` is the same network in float32.
 
     Raises BadWeights if the scales do not fit the network.
     """
     left = dict(scales)
     for name, module in network.named_modules():
         if isinstance(module, ResidualBlock) and f"{name}.conv1" in left and f"{name}.conv2" in left:
-            pair = (f"{name}.conv1", f"{name}.conv2")
-            quantise_block(module, *(_made(each, weights, left.pop(each)) for each in pair))
-    if left:
-        raise BadWeights(f"the network has no residual block for the scales of {min(left)!r}")
+            first, second = left.pop(f"{name}.conv1"), left.pop(f"{name}.conv2")
+            conv1 = _made(_conv(weights, f"{name}.conv1"), first, second.gain)
+            quantise_block(module, conv1, _made(_conv(weights, f"{name}.conv2"), second))
+    for name, numbers in left.items():
+        exact_conv = _conv(weights, name)
+        parts = _rows(exact_conv, numbers) if name in SHUFFLED else [_made(exact_conv, numbers)]
+        quantise_convolution(_conv(network, name), parts)
 
 
-def _made(name: str, weights: BasicVSR, numbers: Quantisation) -> QuantisedConv:
-    conv = weights.get_submodule(name)
-    if not isinstance(conv, nn.Conv2d) or numbers.weight_scale.shape != (conv.out_channels,):
-        raise BadWeights(f"the scales of {name!r} do not fit the network")
-    return QuantisedConv(conv, conv.weight.detach().float().contiguous(), numbers)
+def _rows(conv: nn.Conv2d, numbers: Quantisation) -> list[QuantisedConv]:
+    """Quantise a convolution before a pixel shuffle by two, in rows of sub-pixels."""
+    _check(conv, numbers)
+    made = []
+    for rows in by_row(conv.out_channels, 2).chunk(2):
+        part = nn.Conv2d(conv.in_channels, len(rows), conv.kernel_size, 1, conv.padding)  # type: ignore[arg-type]
+        part.weight = nn.Parameter(conv.weight.detach()[rows].contiguous(), False)
+        made.append(_made(part, replace(numbers, weight_scale=numbers.weight_scale[rows], bias=numbers.bias[rows])))
+    return made
+
+
+def _made(conv: nn.Conv2d, numbers: Quantisation, following: Tensor | None = None) -> QuantisedConv:
+    _check(conv, numbers, following)
+    return QuantisedConv(conv, numbers, following)
+
+
+def _check(conv: nn.Conv2d, numbers: Quantisation, following: Tensor | None = None) -> None:
+    """Raise BadWeights if scales do not fit a convolution."""
+    sizes = [len(each) for each in (numbers.gain, numbers.weight_scale, numbers.bias)]
+    after = conv.out_channels if following is None else len(following)
+    if [*sizes, after] != [conv.in_channels, *[conv.out_channels] * 3]:
+        raise BadWeights("the scales do not fit the network")
+
+
+def _conv(network: BasicVSR, name: str) -> nn.Conv2d:
+    conv = dict(network.named_modules()).get(name)
+    if not isinstance(conv, nn.Conv2d):
+        raise BadWeights(f"the scales name {name!r}, which the network lacks")
+    return conv
 
 
 def _good(loss: float | None) -> bool:
@@ -156,16 +194,25 @@ def _tensors(scales: Mapping[str, Quantisation], prefix: str) -> dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     for name, numbers in scales.items():
         key = f"{prefix}{name}"
-        tensors[f"{key}.range"] = torch.tensor([numbers.range.scale, numbers.range.zero], dtype=torch.float32)
+        tensors[f"{key}.zero"] = torch.tensor([numbers.zero], dtype=torch.float32)
+        tensors[f"{key}.gain"] = numbers.gain.contiguous()
         tensors[f"{key}.weight_scale"] = numbers.weight_scale.contiguous()
         tensors[f"{key}.bias"] = numbers.bias.contiguous()
     return tensors
 
 
+def _names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the convolutions in a file. Raises ValueError if there are none."""
+    names = [name.removesuffix(".zero") for name in tensors if name.endswith(".zero")]
+    if not names:  # files of the first version name ranges
+        raise ValueError("another version made the file; run `skipvsr calibrate` again")
+    return names
+
+
 def _numbers(name: str, tensors: Mapping[str, Tensor]) -> Quantisation:
-    scale, zero = tensors[f"{name}.range"].tolist()
-    found = Quantisation(Range(scale, int(zero)), tensors[f"{name}.weight_scale"], tensors[f"{name}.bias"])
-    sound = 0 <= found.range.zero <= LEVELS and scale > 0 and bool((found.weight_scale > 0).all())
-    if not sound or not bool(torch.stack([found.weight_scale, found.bias]).isfinite().all()):
+    zero = int(tensors[f"{name}.zero"].item())
+    gain, weight_scale, bias = (tensors[f"{name}.{part}"] for part in ("gain", "weight_scale", "bias"))
+    sound = 0 <= zero <= LEVELS and bool((gain > 0).all()) and bool((weight_scale > 0).all())
+    if not sound or not all(bool(part.isfinite().all()) for part in (gain, weight_scale, bias)):
         raise ValueError(f"the numbers of {name} are not scales")
-    return found
+    return Quantisation(zero, gain, weight_scale, bias)

@@ -20,6 +20,7 @@ from model.engine.upscaler import Upscaler
 from model.engine.work import Interrupted
 from model.routing import RoutingReport
 from service.rpc.grouping import FrameGroup
+from service.rpc.scheduler import Place
 from service.rpc.session import FrameTicket, Snapshot
 from service.rpc.stream_config import StreamConfig
 
@@ -155,15 +156,13 @@ class InferenceTask:
         for task, outcome in zip(tasks, outcomes, strict=True):
             task.on_done(outcome)
 
-    def begin(
-        self, others: Sequence[InferenceTask], crew: Crew, turn: int, used: Callable[[], float]
-    ) -> Sequence[InferenceWork]:
+    def begin(self, others: Sequence[InferenceTask], crew: Crew, place: Place) -> Sequence[InferenceWork]:
         """Begin to upscale the groups of this task and of `others`, in batches where their plans allow."""
         tasks = [self, *others]
         try:
-            return _begin_batch(tasks, crew, turn, used)
+            return _begin_batch(tasks, crew, place)
         except Exception as error:
-            return [InferenceWork([place], [task], None, error) for place, task in enumerate(tasks)]
+            return [InferenceWork([index], [task], None, error) for index, task in enumerate(tasks)]
 
 
 class InferenceWork:
@@ -221,19 +220,18 @@ def _run_batch(tasks: Sequence[InferenceTask]) -> list[InferenceOutcome]:
     return outcomes
 
 
-def _begin_batch(
-    tasks: Sequence[InferenceTask], crew: Crew, turn: int, used: Callable[[], float]
-) -> list[InferenceWork]:
+def _begin_batch(tasks: Sequence[InferenceTask], crew: Crew, place: Place) -> list[InferenceWork]:
     requests = [task.inference.request(task.group) if task.group is not None else None for task in tasks]
-    due = [(place, request) for place, request in enumerate(requests) if request is not None]
-    works = [InferenceWork([place], [tasks[place]]) for place, request in enumerate(requests) if request is None]
-    given = [request for _, request in due]
-    errors, batches = tasks[0].inference.model.begin_many(given, crew, turn=turn, used=used)
-    for index, error in errors.items():
-        works.append(InferenceWork([due[index][0]], [tasks[due[index][0]]], None, error))
-    for indices, batch in batches:
-        places = [due[index][0] for index in indices]
-        works.append(InferenceWork(places, [tasks[place] for place in places], batch))
+    works = [InferenceWork([index], [tasks[index]]) for index, request in enumerate(requests) if request is None]
+    indices = [index for index, request in enumerate(requests) if request is not None]
+    due = [request for request in requests if request is not None]
+    begin = tasks[0].inference.model.begin_many
+    errors, batches = begin(due, crew, turn=place.turn, used=place.used, in_turn=place.alone)
+    for number, error in errors.items():
+        works.append(InferenceWork([indices[number]], [tasks[indices[number]]], None, error))
+    for numbers, batch in batches:
+        mine = [indices[number] for number in numbers]
+        works.append(InferenceWork(mine, [tasks[index] for index in mine], batch))
     return works
 
 

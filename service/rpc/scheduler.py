@@ -18,12 +18,23 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from model.engine.strands import Crew
 
 _CREDIT_SECONDS = 0.25
 """Device time that a returning stream may be behind: clients are idle for a moment between two answers."""
+
+
+class Place(NamedTuple):
+    """Place of tasks among all others."""
+
+    turn: int
+    """Number in the order in which all tasks begin."""
+    used: Callable[[], float]
+    """Device time of the stream so far. The stream with the least comes first."""
+    alone: bool
+    """Whether no other task is in work, or waits."""
 
 
 class Work(Protocol):
@@ -65,11 +76,8 @@ class Task(Protocol):
     def run(self, others: Sequence[Any]) -> None:
         """Run the task in a batch with `others` of the same batch key."""
 
-    def begin(self, others: Sequence[Any], crew: Crew, turn: int, used: Callable[[], float]) -> Sequence[Work]:
-        """Begin the task, and `others` of the same batch key, on the threads of a crew.
-
-        `turn` is the place in the order of all tasks. The stream that has `used` the least device time comes first.
-        """
+    def begin(self, others: Sequence[Any], crew: Crew, place: Place) -> Sequence[Work]:
+        """Begin the task, and `others` of the same batch key, on the threads of a crew."""
 
 
 @dataclass(eq=False)
@@ -88,6 +96,11 @@ class Lane:
     def used(self) -> float:
         """Device time on the fair clock, in seconds."""
         return self.ended + sum(work.share for work in self.working)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further task may begin before a task in work is done."""
+        return len(self.working) > self.ahead
 
 
 @dataclass(eq=False)
@@ -227,22 +240,23 @@ class Scheduler:
     def _step_of_tasks(self) -> Callable[[], None] | None:
         """Return how to begin the next tasks, if there are any, and a place for them."""
         ready = sorted((lane for lane in self._lanes if lane.tasks), key=lambda lane: (len(lane.working), lane.used))
-        if not ready or not self._place(ready[0]):
+        lanes = _batch(ready)
+        if not lanes or not self._has_place(lanes):
             return None
         busy = [*ready, *(lane for lane in self._lanes if lane.working)]
         self._fair_clock = max(self._fair_clock, min(lane.used for lane in busy))
-        lanes = _batch(ready)
         tasks = [lane.tasks.popleft() for lane in lanes]
         return partial(self._begin if self._beside(tasks[0]) else self._run_alone, lanes, tasks)
 
-    def _place(self, lane: Lane) -> bool:
-        """Check whether the next task of a lane can begin now."""
-        task = lane.tasks[0]
+    def _has_place(self, lanes: Sequence[Lane]) -> bool:
+        """Check whether the next tasks of lanes, a batch, can begin now."""
+        lane = lanes[0]
         if not self._working:
             return True
-        if not self._beside(task) or len(lane.working) > lane.ahead:
+        if not self._beside(lane.tasks[0]) or lane.full:
             return False
-        if self._room is not None and sum(each.memory for each in self._working) + task.memory > self._room():
+        memory = sum(each.memory for each in self._working) + sum(each.tasks[0].memory for each in lanes)
+        if self._room is not None and memory > self._room():
             return False
         taken = len({id(other) for each in self._working for other in each.lanes})
         return len(self._working) < self.places or (not lane.working and taken < self.places)
@@ -268,10 +282,11 @@ class Scheduler:
         self._turn += 1
         task, *others = tasks
         memory = sum(each.memory for each in tasks)
-        found = task.begin(others, self._hired, self._turn, lambda: min(lane.used for lane in lanes))
+        place = Place(self._turn, lambda: min(lane.used for lane in lanes), not self._working and not self.waiting)
+        found = task.begin(others, self._hired, place)
         with self._condition:
             for work in found:
-                mine = [lanes[place] for place in work.places]
+                mine = [lanes[index] for index in work.places]
                 working = Working(work, mine, memory * len(mine) // len(lanes))
                 self._working.append(working)
                 for lane in mine:
@@ -308,8 +323,10 @@ class Scheduler:
 
 
 def _batch(ready: Sequence[Lane]) -> list[Lane]:
-    """Return the first lane, and further lanes whose next task can share its batch."""
+    """Return the first lane, and further lanes whose next task can share its batch; no lane if none is ready."""
+    if not ready:
+        return []
     task = ready[0].tasks[0]
     key = task.batch_key
-    alike = [lane for lane in ready[1:] if key is not None and lane.tasks[0].batch_key == key]
+    alike = [lane for lane in ready[1:] if key is not None and not lane.full and lane.tasks[0].batch_key == key]
     return [ready[0], *alike[: task.max_batch - 1]]

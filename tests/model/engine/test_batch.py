@@ -89,10 +89,10 @@ def together(
     return streams
 
 
-def begun(model: Upscaler, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
+def begun(model: Upscaler, requests: Sequence[Request], *, in_turn: bool = False) -> list[ChunkResult | Exception]:
     """`forward_many` on the threads of a crew."""
     with Crew(2, Clock(model.device)) as crew:
-        errors, batches = model.begin_many(requests, crew, turn=0, used=float)
+        errors, batches = model.begin_many(requests, crew, turn=0, used=float, in_turn=in_turn)
         outcomes: dict[int, ChunkResult | Exception] = {**errors}
         for places, batch in batches:
             done = threading.Event()
@@ -103,14 +103,30 @@ def begun(model: Upscaler, requests: Sequence[Request]) -> list[ChunkResult | Ex
     return [outcomes[place] for place in range(len(requests))]
 
 
-def test_a_batch_begun_beside_others_gives_the_same(batches: list[int]) -> None:
+def test_a_chunk_that_is_alone_gets_all_cores_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = upscaler(tail="light", coupled=True)
+    threads: list[int] = []
+    for part in ("backward_step", "forward_step", "residual"):
+        step = getattr(BasicVSR, part)
+
+        def noted(*given: Any, step: Callable[..., Any] = step) -> Any:
+            threads.append(torch.get_num_threads())
+            return step(*given)
+
+        monkeypatch.setattr(BasicVSR, part, noted)
+    begun(model, [Request(CLIPS[0][:3], None, 1, last=False)], in_turn=True)
+    assert threads == [2] * (3 + 2 + 2)
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_batch_begun_beside_others_gives_the_same(batches: list[int], *, in_turn: bool) -> None:
     model = upscaler(tail="light", coupled=True)
     going = [model.forward(clip[:2], None, lookahead=1, last=False).state for clip in CLIPS]
     requests = [Request(clip[2:4], state, 1, last=False) for clip, state in zip(CLIPS, going, strict=True)]
     requests[1:1] = [Request(CLIPS[0][:3], None, 1, last=True), Request(CLIPS[0][:1, :30], going[0], 1, last=False)]
     wanted = model.forward_many(requests)
     batches.clear()
-    found = begun(model, requests)
+    found = begun(model, requests, in_turn=in_turn)
     assert sorted(batches) == [1, 3]
     assert isinstance(found[2], StateMismatch)
     for one, other in zip(found, wanted, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import has_integers
 from model.routing import Preset
-from model.training.quantise import block_convolutions, calibrate
+from model.training.quantise import calibrate, convolutions
 from model.zoo import scales as zoo
 from model.zoo.scales import MOST_LOSS, AdaptedScales, Scales, load_scales
 from model.zoo.weights_file import fingerprint, load_file
@@ -49,7 +50,7 @@ def network() -> BasicVSR:
 def scales(network: BasicVSR, tmp_path_factory: pytest.TempPathFactory) -> Scales:
     """Scales of the network, as loaded from a file."""
     path = tmp_path_factory.mktemp("scales") / "int8-seeded.safetensors"
-    Scales(calibrate(network, block_convolutions(network), [WATER[:3]]), "seeded:7", 0.01).save(path)
+    Scales(calibrate(network, convolutions(network), [WATER[:3]]), "seeded:7", 0.01).save(path)
     found = load_scales(path, "seeded:7")
     assert found is not None
     return found
@@ -76,7 +77,7 @@ def both(network: BasicVSR, estimator: Estimator, scales: Scales, tmp_path_facto
     """Scales of the network and of the estimator's adapted weights, as loaded from a file."""
     path = tmp_path_factory.mktemp("scales") / "int8-seeded.safetensors"
     assert estimator.adapted is not None
-    numbers = calibrate(estimator.adapted, block_convolutions(network), [WATER[:3]])
+    numbers = calibrate(estimator.adapted, convolutions(network), [WATER[:3]])
     Scales(scales.numbers, "seeded:7", 0.01, adapted=AdaptedScales(numbers, estimator.digest, 0.02)).save(path)
     found = load_scales(path, "seeded:7")
     assert found is not None
@@ -199,7 +200,7 @@ def write_scales(folder: Path, loss: float | None = 0.01, name: str = "mine") ->
     network = load_file(folder / f"{name}.safetensors")
     of = fingerprint(name, folder / f"{name}.safetensors")
     path = folder / f"int8-{name}.safetensors"
-    Scales(calibrate(network, block_convolutions(network), [WATER[:2]]), of, loss).save(path)
+    Scales(calibrate(network, convolutions(network), [WATER[:2]]), of, loss).save(path)
     return path
 
 
@@ -273,20 +274,22 @@ def test_scales_of_other_weights_are_not_used(tmp_path: Path) -> None:
 def test_damaged_scales_are_refused(network: BasicVSR, scales: Scales, tmp_path: Path) -> None:
     path = tmp_path / "int8-seeded.safetensors"
     name, good = next(iter(scales.numbers.items()))
-    for range_, bias in (
-        (quantised.Range(0.0, 1), good.bias),
-        (quantised.Range(1.0, 300), good.bias),
-        (good.range, good.bias * torch.inf),
+    for wrong in (
+        {"zero": 300},
+        {"zero": -1},
+        {"gain": -good.gain},
+        {"weight_scale": 0 * good.weight_scale},
+        {"bias": good.bias * torch.inf},
     ):
-        Scales({name: quantised.Quantisation(range_, good.weight_scale, bias)}, "seeded:7").save(path)
+        Scales({name: replace(good, **wrong)}, "seeded:7").save(path)
         with pytest.raises(BadWeights, match="holds no scales"):
             load_scales(path, "seeded:7")
     path.write_bytes(b"nothing")
     with pytest.raises(BadWeights, match="holds no scales"):
         load_scales(path, "seeded:7")
-    narrow = quantised.Quantisation(good.range, torch.ones(3), good.bias)
-    for wrong in ({"no.such.convolution": good}, {name: good}, {**scales.numbers, name: narrow}):
-        with pytest.raises(BadWeights):
+    narrow = replace(good, gain=torch.ones(3))
+    for wrong in ({"no.such.convolution": good}, {**scales.numbers, name: narrow}, {"conv_last": good}):
+        with pytest.raises(BadWeights, match="the scales"):
             upscaler(network, Scales(wrong, "seeded:7", digest="x"))
 
 

@@ -14,7 +14,7 @@ from model.gates.estimator import Estimator, Layout
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import LEVELS, has_integers, rounded
-from model.training.quantise import block_convolutions, chosen
+from model.training.quantise import Sample, chosen, convolutions
 from model.zoo.weights_file import fingerprint, load_file
 from tests.support.clips import make_clip
 from tests.support.user_models import write_model
@@ -23,22 +23,45 @@ from tests.support.user_models import write_model
 def test_the_chosen_numbers_keep_the_mean_and_lose_little() -> None:
     torch.manual_seed(5)
     conv = nn.Conv2d(16, 16, 3, 1, 1).requires_grad_(False)
-    sample = torch.randn(4000, 16).exp_()  # a long tail
+    pixels, sample = torch.randn(4000, 16).exp_() * torch.logspace(-1, 1, 16), Sample()  # a long tail, unequal channels
+    sample.add(pixels)
     found, again = chosen(conv, sample), chosen(conv, sample)
-    assert (found.range, found.bias.tolist()) == (again.range, again.bias.tolist())
-    assert found.range.zero == 0
-    seen = (sample / found.range.scale).round().clamp(0, LEVELS) * found.range.scale
-    weight = rounded(conv.weight, found.weight_scale) * found.weight_scale.view(-1, 1, 1, 1)
-    taps, wanted = weight.sum((2, 3)), sample @ conv.weight.sum((2, 3)).T + conv.bias
+    assert (found.zero, found.gain.tolist(), found.bias.tolist()) == (
+        again.zero,
+        again.gain.tolist(),
+        again.bias.tolist(),
+    )
+    assert found.zero == 0
+    assert found.gain.max() > 2 * found.gain.min()
+    gain = found.gain.view(-1, 1, 1)
+    seen = (sample.pixels * found.gain).round().clamp(0, LEVELS)
+    weight = rounded(conv.weight / gain, found.weight_scale) * found.weight_scale.view(-1, 1, 1, 1)
+    taps, wanted = weight.sum((2, 3)), sample.pixels @ conv.weight.sum((2, 3)).T + conv.bias
     result = seen @ taps.T + found.bias
     assert torch.allclose(result.mean(0), wanted.mean(0), atol=1e-3)
     assert (result - wanted).square().mean() < 0.01 * wanted.var()
 
 
-def test_all_convolutions_of_blocks_get_scales() -> None:
-    names = block_convolutions(BasicVSR(NetworkConfig(8, 2, "light", "light", coupled=True)))
-    assert len(names) == 8
-    assert "backward_trunk.main.2.1.conv2" in names
+def test_no_peak_that_was_seen_is_cut() -> None:
+    conv, pixels, sample = nn.Conv2d(4, 4, 3, 1, 1).requires_grad_(False), torch.full((90_000, 4), 0.1), Sample()
+    pixels[777] = torch.tensor([9.0, 8.0, -7.0, 6.0])  # one of 90,000 pixels, hardly one of the sampled
+    sample.add(pixels)
+    found = chosen(conv, sample)
+    assert bool(((pixels[777] * found.gain).round() + found.zero).ge(0).all())
+    assert bool(((pixels[777] * found.gain).round() + found.zero).le(LEVELS).all())
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "one"),
+    [
+        (NetworkConfig(8, 2, "light", "light", coupled=True), 8, "backward_trunk.main.2.1.conv2"),
+        (NetworkConfig(8, 2), 12, "conv_hr"),
+    ],
+)
+def test_blocks_and_a_full_upsampler_get_scales(config: NetworkConfig, count: int, one: str) -> None:
+    names = convolutions(BasicVSR(config))
+    assert len(names) == count
+    assert one in names
 
 
 @pytest.mark.skipif(not quantised.exact(), reason="this machine lacks exact products of integers")

@@ -22,7 +22,7 @@ from service.rpc.errors import StatusError
 from service.rpc.inference import largest_batch
 from service.rpc.session import Session, Snapshot
 from service.rpc.session_registry import SessionRegistry
-from service.rpc.stream_config import resolve
+from service.rpc.stream_config import StreamConfig, resolve
 from service.rpc.stream_memory import StreamCost, total
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client.live import StreamClient
@@ -209,6 +209,27 @@ def test_disconnected_streams_make_room_and_resume_if_there_is_room() -> None:
             registry.open(config, lambda _: StreamCost(30))
 
     asyncio.run(run())
+
+
+def test_memory_decides_about_chunks_ahead_before_it_shortens_a_chunk() -> None:
+    """A stream has room for the frames of two chunks, of one, or of a shorter one. The networks get what is left."""
+
+    def cost(config: StreamConfig) -> StreamCost:
+        return StreamCost(config.max_in_flight(0), computing=5)
+
+    message = pb.StreamConfig(width=64, height=48, chunk=4, lookahead=1)
+    config = replace(resolve(message, Settings(), "tiny", tiny().scale), ahead=1)
+    assert config.max_in_flight(2) == 4 + 4 + 1 + 2
+
+    async def opened(memory: int) -> tuple[int, int]:
+        registry = SessionRegistry(most=8, memory=memory, ttl_seconds=60, drain_seconds=1)
+        session = registry.open(config, cost)
+        assert registry.room == memory - session.cost.held
+        registry.release(session, finished=True)
+        assert registry.room == memory
+        return session.config.chunk, session.config.ahead
+
+    assert [asyncio.run(opened(memory)) for memory in (14, 13, 9)] == [(4, 1), (4, 0), (3, 0)]
 
 
 def test_states_of_disconnected_streams_leave_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

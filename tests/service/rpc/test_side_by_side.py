@@ -21,7 +21,7 @@ from model.engine.work import Work as Steps
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from service.rpc.grouping import FrameGroup, FrameGrouper
 from service.rpc.inference import InferenceOutcome, InferenceTask, StreamInference, UpscaledGroup
-from service.rpc.scheduler import Lane, Scheduler
+from service.rpc.scheduler import Lane, Place, Scheduler
 from service.rpc.session import FrameTicket, Snapshot
 from service.rpc.stream_config import StreamConfig, resolve
 from skipvsr.v1 import upscaler_pb2 as pb
@@ -177,14 +177,14 @@ class Simulated:
         self.name, self.log, self.beside, self.memory = name, log, beside, memory
         self.batch_key, self.max_batch, self.places, self.seconds = None, 1, [0], 1.0
         self.done: Callable[[], None] = lambda: None
+        self.alone = False
 
     def run(self, others: Sequence[Simulated]) -> None:
         self.log.append(f"run {self.name}")
 
-    def begin(
-        self, others: Sequence[Simulated], crew: Crew, turn: int, used: Callable[[], float]
-    ) -> Sequence[Simulated]:
+    def begin(self, others: Sequence[Simulated], crew: Crew, place: Place) -> Sequence[Simulated]:
         self.log.append(f"begin {self.name}")
+        self.alone = place.alone
         return [self]
 
     def finish(self, done: Callable[[], None]) -> None:
@@ -239,6 +239,7 @@ def test_a_stream_that_comes_gets_a_place_beside_one_that_is_ahead() -> None:
         desk.logged("begin a1", "finish a1", "begin a2")
         b1 = desk.put("b1")
         desk.logged("begin b1", "finish b1")
+        assert not b1.alone
         for name in ("b2", "c1"):  # two streams have both places
             desk.put(name)
         desk.quiet()
@@ -254,6 +255,7 @@ def test_the_memory_bounds_what_runs_side_by_side(ahead: int) -> None:
         desk = Desk(scheduler, ahead)
         a1 = desk.put("a1", memory=20)  # one task may always run
         desk.logged("begin a1", "finish a1")
+        assert a1.alone
         desk.put("a2", memory=6)
         b1 = desk.put("b1", memory=6)
         desk.quiet()
