@@ -19,6 +19,7 @@ from commands.shared.command_line import read_settings
 from commands.shared.embedded_redis import redis_binary
 from jobs.settings import Settings
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -159,8 +160,7 @@ def test_redis_creates_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The command of docker-compose.yml for real, with other folders and another address."""
     shell, options, script, *arguments = SERVICES["redis"]["command"]
     script = script.replace("$$", "$").replace("/run/redis-key", str(tmp_path)).replace("cd /data", f"cd {tmp_path}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [shell, options, script, *arguments, "--port", str(port), "--bind", "127.0.0.1"]
     here = tmp_path / "bin"
     here.mkdir()

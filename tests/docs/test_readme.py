@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from media.probe import probe
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -60,7 +60,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     commands.mkdir()
     (commands / "skipvsr").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m cli "$@"\n')
     (commands / "skipvsr").chmod(0o755)
-    http, grpc = _free_ports(2)
+    http, grpc = free_port(), free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("SKIPVSR_")} | {
         "PATH": f"{commands}:{os.environ['PATH']}",
         "SKIPVSR_DATA_DIR": str(folder / "data"),
@@ -79,14 +79,6 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     finally:
         service.terminate()
         service.wait(60)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _is_four_times_as_large(path: Path) -> None:

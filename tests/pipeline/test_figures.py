@@ -13,9 +13,7 @@ from model.routing import RoutingReport
 from pipeline.events import ChunkDone, Started
 from pipeline.figures import map_shape, packed
 from pipeline.upscale import upscale
-from tests.pipeline.test_upscale import clip, finish, model, task
-
-__all__ = ["clip", "model"]  # fixtures
+from tests.support.runs import finish, task
 
 
 @pytest.mark.parametrize(

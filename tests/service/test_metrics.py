@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from service.rpc.stream_metrics import StreamMetrics
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.rpc_server import noise, rpc_server
 from worker.metrics import WorkerMetrics
 
@@ -152,9 +152,7 @@ def test_worker_counts_reused_and_skipped_units() -> None:
 
 
 def test_grpc_server_counts_frames_and_latency(tmp_path: Path, redis_url: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with (
         rpc_server(tmp_path, redis_url, SKIPVSR_GRPC_METRICS_PORT=str(port)) as server,
         server.client() as client,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 
 
 def engine_runs() -> bool:
@@ -46,10 +46,7 @@ class Stack:
     def __init__(self, project: str, *options: str, **environment: str) -> None:
         self.project, self._options = project, options
         names = ("SKIPVSR_HTTP_PORT", "SKIPVSR_GRPC_PORT", "PROMETHEUS_PORT")
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-        self.ports = dict(zip(names, (str(each.getsockname()[1]) for each in sockets), strict=True))
-        for each in sockets:
-            each.close()
+        self.ports = {name: str(free_port()) for name in names}
         self.environment = (
             {name: value for name, value in os.environ.items() if not name.startswith("SKIPVSR_")}
             | self.ports

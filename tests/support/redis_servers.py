@@ -14,12 +14,8 @@ from redis import Redis
 
 from commands.shared.embedded_redis import redis_binary
 from tests.support.certificates import Certificate
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from jobs.settings import Settings
 from tests.support.certificates import Certificate
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 BUCKET = "videos"
@@ -37,8 +38,7 @@ class S3Server:
 
     def __init__(self, folder: Path, tls: Certificate | None = None) -> None:
         self._folder, self._tls = folder, tls
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.start()
 
     @property

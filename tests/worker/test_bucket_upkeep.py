@@ -16,8 +16,8 @@ from jobs.settings import Settings
 from jobs.storage import new_id
 from jobs.storages import open_storage
 from jobs.store import JobStore
-from tests.jobs.test_object_storage import content
 from tests.support.s3_server import S3Server, s3_server
+from tests.support.stored import content
 from worker.janitor import Janitor
 
 

@@ -16,11 +16,11 @@ from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storages import open_storage
 from jobs.store import JobStore
-from tests.jobs.test_object_storage import content
 from tests.support.clips import make_clip, make_scenes
 from tests.support.crew import Worker, crew, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
 from tests.support.s3_server import s3_server
+from tests.support.stored import content
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from jobs.schema import JobState
 from jobs.settings import Settings
 from jobs.storages import open_storage
 from jobs.store import JobStore
-from tests.jobs.test_object_storage import content
 from tests.support.clips import make_clip
 from tests.support.crew import Worker, crew, held_crew, submit, wait_for, wait_for_frames
 from tests.support.processes import wait_until
 from tests.support.s3_server import S3Server, proxy, s3_server
+from tests.support.stored import content
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from jobs.store import JobStore
 from jobs.tickets import QUEUES, SERIALIZER, FairQueue
 from tests.support.clips import make_clip, times_of
 from tests.support.crew import Worker, crew, held_crew, ready, submit, wait_for, wait_for_frames
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from worker.rq_worker import WarmWorker
 
@@ -277,9 +278,7 @@ def test_an_idle_worker_stops_and_a_worker_without_its_model_fails(quick: Settin
 
 
 def test_metrics_are_served(quick: Settings, store: JobStore, storage: Storage, clip: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with crew(quick.model_copy(update={"worker_metrics_port": port}), tmp_path) as (worker,):
         ready(worker)
         wait_for(store, submit(store, storage, clip))

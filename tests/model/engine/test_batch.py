@@ -97,7 +97,7 @@ def begun(model: Upscaler, requests: Sequence[Request], *, in_turn: bool = False
         for places, batch in batches:
             done = threading.Event()
             batch.finish([requests[place].state for place in places], done.set)
-            assert done.wait(10)
+            assert done.wait(60)
             assert batch.seconds > 0
             outcomes.update(zip(places, batch.results(), strict=True))
     return [outcomes[place] for place in range(len(requests))]

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from jobs.settings import Settings
-from tests.support.browser import browsing, chromium
+from tests.support.browser import chromium
 from tests.support.http_server import serving
 
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as running:
-        yield running
 
 
 def test_every_operation_is_shown_and_a_request_runs(settings: Settings, browser: Browser) -> None:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from jobs.schema import JobState, Progress
 from jobs.settings import Settings
-from tests.support.browser import browsing, chromium
+from tests.support.browser import chromium
 from tests.support.clips import make_clip
 from tests.support.http_server import Service, serving
 
@@ -22,12 +22,6 @@ expect.set_options(timeout=60_000)
 pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason="needs Chromium: apt install chromium")
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as running:
-        yield running
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Request, expect
 
 from jobs.settings import Settings
 from tests.service.http.test_web_access import check
-from tests.support.browser import browsing, chromium
+from tests.support.browser import chromium
 from tests.support.clips import make_clip
 from tests.support.crew import crew
 from tests.support.http_server import Service, serving
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.skipif(not (chromium() or os.environ.get("CI")), reason
 
 PART = 32 << 20
 """Bytes of one request of an upload; uploads.js has the same."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 import urllib.request
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from commands.shared.embedded_redis import EmbeddedRedis
 from service.rpc.scheduler import Scheduler
 from skipvsr.v1 import upscaler_pb2 as pb
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.rpc_server import expected, noise, rpc_server, tiny
 
@@ -135,8 +135,7 @@ def test_device_time_is_shared_fairly_with_batches(scheduler: Scheduler, clock: 
 def test_streams_in_batches_equal_the_pipeline_bit_for_bit(tmp_path: Path, redis_server: EmbeddedRedis) -> None:
     """Four streams of equal size (with a scene cut, a late start), a fifth of another size, and a failing sixth."""
     model = tiny()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     clips = [noise(24, seed=seed) for seed in range(4)] + [noise(24, width=40, height=16)]
     clips[1][17:] = [frame // 4 for frame in clips[1][17:]]  # suddenly dark: a scene cut
     wanted = [expected(model, clip) for clip in clips]

@@ -75,7 +75,7 @@ class Stream:
         self._scheduler.submit(self.lane, InferenceTask(self.inference, group, self.outcomes.append))
 
     def wait(self) -> None:
-        wait_until(lambda: bool(self.outcomes) and not self.groups(last=1), 20, "the stream does not end")
+        wait_until(lambda: bool(self.outcomes) and not self.groups(last=1), 60, "the stream does not end")
 
     def groups(self, last: int | None = None) -> list[UpscaledGroup]:
         found = self.outcomes[-last if last else 0 :]
@@ -133,7 +133,7 @@ def test_a_stream_cut_off_in_mid_chunk_stops_after_a_step(model: Upscaler, monke
         steps += 1
         if steps > 8:
             begun.set()
-            assert go.wait(10)
+            assert go.wait(60)
         add(self, cost)
 
     frames = noise(60)
@@ -141,10 +141,10 @@ def test_a_stream_cut_off_in_mid_chunk_stops_after_a_step(model: Upscaler, monke
         monkeypatch.setattr(Steps, "add", slow)
         cut = Stream(scheduler, model, chunk=20, lookahead=2)
         cut.send(frames)
-        assert begun.wait(10)
+        assert begun.wait(60)
         cut.close()
         go.set()
-        wait_until(lambda: not cut.lane.working, 10, "the chunk of a closed stream goes on")
+        wait_until(lambda: not cut.lane.working, 60, "the chunk of a closed stream goes on")
         assert steps < 16, "each strand takes one more step at most"
         other = Stream(scheduler, model, chunk=2, lookahead=1)
         other.send(frames[:5])
@@ -160,8 +160,8 @@ def test_an_error_ends_its_stream_only(model: Upscaler) -> None:
         bad.send([*noise(4), *noise(4, width=40)])
         good.send(noise(6))
         good.wait()
-        wait_until(lambda: any(isinstance(each, Exception) for each in bad.outcomes), 10, "no error")
-        wait_until(lambda: not bad.lane.working, 10, "the lane works on")
+        wait_until(lambda: any(isinstance(each, Exception) for each in bad.outcomes), 60, "no error")
+        wait_until(lambda: not bad.lane.working, 60, "the lane works on")
         assert len(bad.frames()) == 4
         assert len(good.frames()) == 6
         assert sum(isinstance(each, Exception) for each in bad.outcomes) == 1
@@ -213,7 +213,7 @@ class Desk:
 
     def logged(self, *lines: str) -> None:
         """Wait for these lines, the last ones of the log in any order, and for nothing more."""
-        wait_until(lambda: sorted(self.log) == sorted(lines), 10, f"{lines} not in {self.log}")
+        wait_until(lambda: sorted(self.log) == sorted(lines), 60, f"{lines} not in {self.log}")
         self.log.clear()
 
     def quiet(self) -> None:
