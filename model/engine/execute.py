@@ -40,7 +40,7 @@ each time, which costs a third of the tail's time (measured at 320x180). Narrow 
 ACCELERATED_TAIL_PIXELS = {"full": 2**18, "light": 2**21}
 """The same on an accelerator, where bands only bound the memory: about 2 GB."""
 AHEAD = 2
-"""Most frames between the forward branch and the upsampler, where both run side by side."""
+"""Most frames between the forward branch and the upsampler."""
 CropStep = Callable[[Rectangle, Sampled | None, Tensor | None, TrunkFunction], Tensor]
 """(crop, features of the neighbouring frame, flow, trunk) -> features of the crop."""
 
@@ -109,7 +109,6 @@ class ChunkRun:
         times: measures the steps.
         skipper: gates for the crops.
         work: counts the steps.
-        ahead: most frames between the forward branch and the upsampler; 1: they take turns.
     """
 
     def __init__(
@@ -122,10 +121,9 @@ class ChunkRun:
         times: StepTimes,
         skipper: Skipper | None = None,
         work: Work | None = None,
-        ahead: int = AHEAD,
     ) -> None:
         self._net, self._frames, self._plan, self._before, self._skipper = net, frames, plan, before, skipper
-        self._dtype, self._times, self._work, self._ahead = dtype, times, work, ahead
+        self._dtype, self._times, self._work = dtype, times, work
         self._count, _, self._h, self._w = frames[0].shape
         self._tasks = planned_flows(plan, self._h, self._w, continues=before is not None)
         self._awaited = {task.index for task in self._tasks}
@@ -159,7 +157,7 @@ class ChunkRun:
     def forward_branch(self, previous: PreviousFrame | None) -> Steps[Tensor]:
         """Run the forward branch after the backward branch, given the results at the frame before the chunk.
 
-        A step waits while `ahead` frames are not reconstructed yet: their features take memory.
+        A step waits while `AHEAD` frames are not reconstructed yet: their features take memory.
         Returns the features [B, C, H, W] at the last emitted frame.
         """
         steps = forward_steps(self, self._backs, previous.feat if previous else None)
@@ -218,7 +216,7 @@ class ChunkRun:
         return index not in self._awaited
 
     def _few_due(self) -> bool:
-        return len(self._due) < self._ahead
+        return len(self._due) < AHEAD
 
     def any_due(self) -> bool:
         """Check whether a frame waits for its reconstruction."""

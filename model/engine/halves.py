@@ -18,7 +18,7 @@ from model.engine.accounting import Accounting
 from model.engine.calibration import StepTimes, Stopwatch
 from model.engine.chunk import Chunk, ChunkResult, Receiver
 from model.engine.clock import Seconds
-from model.engine.execute import AHEAD, ChunkRun, PreviousFrame, batched, last_frames, normalised
+from model.engine.execute import ChunkRun, PreviousFrame, batched, last_frames, normalised
 from model.engine.state import RecurrentState
 from model.engine.strands import Executor, Fate, Steps, Strand, single
 from model.engine.transfers import Download, Transfers
@@ -68,15 +68,13 @@ class Halves:
         """Begin the backward half of chunks with equal batch keys.
 
         An executor with several chunks prefers the stream that has `used` the least time, then a lower `turn`.
-        `observer` follows the steps of a single chunk, also in its forward half. `in_turn`: the strands of a half take
-        turns instead of running side by side, so that each step gets all cores if no other chunk is in work.
+        `observer` follows the steps of a single chunk, also in its forward half. `in_turn`: the strands of the
+        chunks take turns, so that each step gets all cores if no other chunk is in work.
         """
-        fate, spent, times = Fate(used), np.zeros(2), StepTimes(Stopwatch(self._device))
+        fate, spent, times = Fate(used, in_turn=in_turn), np.zeros(2), StepTimes(Stopwatch(self._device))
         runs: list[ChunkRun] = []
-        ahead = 1 if in_turn else AHEAD
-        flow = Strand(self._flow(chunks, runs, times, observer, ahead), spent, (turn, _FLOW), fate)
-        before = [flow] if in_turn else []
-        backward = Strand(self._backward(len(chunks[0].scenes), runs), spent, (turn, _BACKWARD), fate, before)
+        flow = Strand(self._flow(chunks, runs, times, observer), spent, (turn, _FLOW), fate)
+        backward = Strand(self._backward(len(chunks[0].scenes), runs), spent, (turn, _BACKWARD), fate)
         executor.start(flow, backward)
         return Begun(chunks, turn, fate, runs, (flow, backward), spent, times, observer)
 
@@ -114,7 +112,7 @@ class Halves:
             return executor.wait(results)
 
     def _flow(
-        self, chunks: Sequence[Chunk], runs: list[ChunkRun], times: StepTimes, observer: Observer | None, ahead: int
+        self, chunks: Sequence[Chunk], runs: list[ChunkRun], times: StepTimes, observer: Observer | None
     ) -> Steps[None]:
         """Prepare each scene, and estimate its flow; several chunks run as a batch."""
         work = self._work(chunks[0], observer) if observer else None
@@ -123,7 +121,7 @@ class Halves:
             lr = [batched([normalised(scene.folded[i]) for scene in scenes]) for i in range(len(first.folded))]
             before = last_frames([scene.before for scene in scenes], self._network.fold)
             network = first.gates.network if first.gates else self._network
-            run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, times, first.gates, work, ahead)
+            run = ChunkRun(network, lr, first.plan, before, first.frames.dtype, times, first.gates, work)
             runs.append(run)
             yield None
             yield from run.flow()

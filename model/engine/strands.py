@@ -34,11 +34,12 @@ class Fate:
 
     Args:
         used: seconds of the stream so far. The strands of the stream with the least seconds run first.
+        in_turn: whether the strands take turns instead of running side by side.
     """
 
-    def __init__(self, used: Callable[[], float] = float) -> None:
+    def __init__(self, used: Callable[[], float] = float, *, in_turn: bool = False) -> None:
         self.error: BaseException | None = None
-        self.used = used
+        self.used, self.in_turn = used, in_turn
 
 
 class Strand(Generic[T]):
@@ -84,6 +85,10 @@ class Strand(Generic[T]):
         if self._fate.error is not None:
             return True
         return all(strand.done for strand in self._after) and (self._condition is None or self._condition())
+
+    def can_run_beside(self, others: Iterable[Strand[Any]]) -> bool:
+        """Check that none of the others shares a fate whose strands take turns."""
+        return not self._fate.in_turn or all(other._fate is not self._fate for other in others)
 
     @property
     def value(self) -> T:
@@ -293,14 +298,15 @@ class Crew:
         return ready[0] if ready and (first or self._busy or len(ready) > 1) else None
 
     def _ready(self) -> list[Strand[Any]]:
-        return _in_turn(strand for strand in self._strands if strand not in self._busy)
+        free = (strand for strand in self._strands if strand not in self._busy)
+        return _in_turn(strand for strand in free if strand.can_run_beside(self._busy))
 
     def _run(self, strand: Strand[Any]) -> None:
         """Run a step; the lock is free meanwhile."""
+        self._busy.append(strand)
         able = [*self._busy, *self._ready()]
         heavy = sum(each.heavy for each in able)
         torch.set_num_threads(share(self._threads, heavy, len(able) - heavy, of_heavy=strand.heavy))
-        self._busy.append(strand)
         begun = self._begin(strand.spent)
         self._lock.release()
         try:

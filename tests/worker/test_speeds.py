@@ -28,6 +28,7 @@ def test_a_worker_calibrates_and_then_measures(
     clip = make_clip(tmp_path / "clip.mp4", frames=8)
     options = JobOptions(model="tiny", chunk=4, lookahead=2)
     with crew(settings, tmp_path):
+        wait_until(lambda: Presence(redis).workers(), 60, "no announcement")
         (worker,) = Presence(redis).workers()
         speeds = RedisSpeeds(redis)
         wait_until(lambda: speeds.table(worker.machine).rates is not None, 60, "no calibration")
