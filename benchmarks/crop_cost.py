@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.report import show
 from model.engine.execute import normalised, run_chunk
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from model.mask.changes import tiles_of
 from model.mask.crop_cost import crop_overhead
 from model.mask.plan import ChunkPlan

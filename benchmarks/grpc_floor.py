@@ -24,9 +24,10 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.loading import load_model
 from model.engine.memory import keep_freed_memory
 from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.upscaler import Upscaler
 
 _METHOD: Final = "/floor/Stream"
 _SECONDS: Final = struct.Struct("<d")

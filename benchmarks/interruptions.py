@@ -31,7 +31,7 @@ from media.encode.segment import SegmentWriter
 from media.probe import probe
 from media.reader import Pixels
 from media.spec import output_spec
-from model.engine.upscaler import load_model
+from model.engine.loading import load_model
 from model.engine.work import Observer
 from pipeline.progress import ProgressCounter
 

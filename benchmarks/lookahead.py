@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from benchmarks.stream import results
 from media.reader import VideoReader
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 
 _LOOKAHEADS = (0, 1, 2, 4, 8)
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255

@@ -21,8 +21,9 @@ from torch import Tensor
 from benchmarks import reference
 from benchmarks.quality import cropped, degraded
 from media.dataset import clip as read_clip
+from model.engine.loading import load_model
 from model.engine.state import RecurrentState
-from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups, load_model
+from model.engine.upscaler import ChunkResult, Frames, Upscaler, groups
 from model.quality import PEAK, luma
 from model.routing import Preset
 from model.training.degrade import SCALE

@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.quality import cropped, degraded
 from media import dataset
 from model import quality as metrics
-from model.engine.upscaler import Frames, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Frames
 from model.training import degrade
 
 mpl.use("Agg")

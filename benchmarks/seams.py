@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.lookahead import Frames, middle, psnr, reduced
 from benchmarks.report import machine, write_json
-from model.engine.upscaler import Upscaler, groups, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler, groups
 
 _WARM_UPS: Final = (0, 4, 8, 16, 24)
 _SEAM: Final = 48

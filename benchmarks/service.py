@@ -33,7 +33,8 @@ from benchmarks.stream import results
 from jobs.schema import JobOptions
 from jobs.settings import Settings
 from media.reader import VideoReader
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 

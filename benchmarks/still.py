@@ -21,7 +21,8 @@ from benchmarks.report import machine, one_line, write_json
 from benchmarks.stream import results, skip_ratio
 from media.dataset import clip as read_clip
 from media.dataset import h264
-from model.engine.upscaler import Frames, Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Frames, Upscaler
 from model.quality import psnr_y
 
 Picture = NDArray[np.uint8]

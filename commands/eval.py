@@ -82,7 +82,7 @@ def run(
     """
     from benchmarks.quality import evaluate
     from commands.shared.naming import check_names
-    from model.engine.upscaler import load_model
+    from model.engine.loading import load_model
 
     if lr is not None and not lr.is_dir():
         raise CommandError(f"{lr}: not a folder")

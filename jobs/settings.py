@@ -52,7 +52,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     model: str = Field(
         "auto",
-        description="Model of jobs without a model option; auto: small, or small-x2 up to twice the size.",
+        description="Model of jobs without a model option; auto: small-x2 up to twice the size, else small, or "
+        "basicvsr-video on GPUs with bfloat16.",
     )
 
     api_key: SecretStr | None = Field(

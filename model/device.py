@@ -137,6 +137,11 @@ def _has_bf16(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def suits_large_networks(device: torch.device) -> bool:
+    """Check whether a device computes networks such as BasicVSR at a useful speed: a GPU with units for bfloat16."""
+    return device.type == "cuda" and _has_bf16(device)
+
+
 def has_vnni() -> bool:
     """Check whether oneDNN adds up products of 8-bit integers in one instruction (AVX512-VNNI, AVX2-VNNI) here."""
     capabilities: Mapping[str, object] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -75,7 +75,7 @@ def calibrate_once(speeds: SpeedRecords, model: Upscaler, encoder: str, names: I
 
 def calibrate(model: Upscaler, encoder: str, names: Iterable[str], weights: Path) -> Rates:
     """Measure the dense network and the encoder. Other models follow from their number of multiply-accumulates."""
-    # In a short-lived thread, whose OpenMP threads end with it: see `model.engine.upscaler.load_model`.
+    # In a short-lived thread, whose OpenMP threads end with it: see `model.engine.loading.load_model`.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_measured, model, encoder, names, weights).result()
 

@@ -23,8 +23,8 @@ from jobs.store import JobStore, client, connect
 from jobs.tickets import QUEUES
 from media.errors import MediaError
 from media.jail import checked_jail
+from model.engine.loading import model_cache
 from model.engine.memory import free_memory
-from model.engine.upscaler import model_cache
 from model.errors import ModelError
 from model.faults import advice, device_failure, end_process
 from pipeline.calibration import machine_of

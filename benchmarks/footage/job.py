@@ -21,8 +21,9 @@ from media.errors import MediaError
 from media.limits import Limits
 from media.probe import probe
 from model.engine.chunk import ChunkResult
+from model.engine.loading import load_model
 from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.upscaler import Upscaler
 from model.zoo.models import load_network
 from pipeline.events import Finished, Started
 from pipeline.source import stream_facts

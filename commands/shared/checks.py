@@ -119,7 +119,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
-    from model.engine.upscaler import load_model
+    from model.engine.loading import load_model
     from model.errors import ModelError
 
     precision = "auto" if settings.precision == "int8" else settings.precision  # `tiny` has no scales for int8

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
     from jobs.settings import Settings
 
-MODELS: Final = ("auto", "small", "small-x2", "small-clean", "basicvsr-reds", "basicvsr-vimeo-bi", "basicvsr-vimeo-bd")
+MODELS: Final = (
+    "auto",
+    "small",
+    "small-x2",
+    "small-clean",
+    "basicvsr-video",
+    "basicvsr-reds",
+    "basicvsr-vimeo-bi",
+    "basicvsr-vimeo-bd",
+)
 """Built-in models for help and completion; a user model in the weights folder is a valid name too."""
 ROUTINGS: Final = ("off", "balanced", "fast")
 FILE: Final = click.Path(path_type=Path, readable=False)

@@ -62,7 +62,7 @@ class LocalUpscaler:
 
     @cached_property
     def _models(self) -> ModelCache[Upscaler]:
-        from model.engine.upscaler import model_cache
+        from model.engine.loading import model_cache
 
         settings = self._settings
         return model_cache(

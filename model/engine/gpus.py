@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from model.engine.upscaler import load_model
+from model.engine.loading import load_model
 from model.errors import DeviceError
 from model.faults import allocation_failed, chain
 

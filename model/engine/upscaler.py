@@ -11,19 +11,19 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from model.admission import Place, admit
-from model.device import device_kind, inference_copy, memory_errors, set_threads
+from model.device import (
+    device_kind,
+    inference_copy,
+    memory_errors,
+)
 from model.engine.accounting import Accounting
 from model.engine.batch import Batch
 from model.engine.chunk import Chunk, ChunkResult, Frames, Request
@@ -34,18 +34,15 @@ from model.engine.overlap import Group, Overlap
 from model.engine.planning import Planner
 from model.engine.state import RecurrentState
 from model.engine.strands import Crew, Executor, Inline, beside
-from model.engine.trial import check
 from model.engine.work import Observer
-from model.gates.estimator import Estimator, load_estimator
+from model.gates.estimator import Estimator
 from model.mask.crop_cost import crop_overhead
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import has_integers
 from model.routing import Preset, preset
-from model.zoo.cache import ModelCache
-from model.zoo.models import card, default_model, load_network, usable_estimator, usable_scales
-from model.zoo.scales import Scales, chosen_scales, quantise, wants_integers
+from model.zoo.scales import Scales, quantise
 
-__all__ = ["ChunkResult", "Frames", "Group", "Request", "Upscaler", "groups", "load_model", "model_cache"]
+__all__ = ["ChunkResult", "Frames", "Group", "Request", "Upscaler", "groups"]
 
 FULL_ERROR_BUDGET = 0.025
 """`Preset.error_budget` of `fast` for a full-tail network adapted to its gates. Such a network is closer to the truth
@@ -331,70 +328,6 @@ def _attempt(work: Callable[[A], T], given: A) -> T | Exception:
         return work(given)
     except Exception as error:
         return error
-
-
-def load_model(
-    name: str,
-    *,
-    weights_dir: Path,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int = 0,
-    enlargement: Fraction | int | None = None,
-) -> Upscaler:
-    """Load a model by name (`auto`: the default for an enlargement) onto a device.
-
-    On a GPU, the model has to pass a trial; `notes` of the model say which better places failed (`model.admission`).
-    Raises ModelError.
-    """
-    chosen = default_model(enlargement) if name == "auto" else name
-    load = partial(_load, chosen, weights_dir, precision, threads)
-    # Each thread that runs torch on several cores keeps its own OpenMP threads. More threads than cores sleep at every
-    # barrier, and BasicVSR takes 1.45 times as long. A short-lived thread therefore loads the model, and the cores
-    # belong to the thread that calls `forward`.
-    with ThreadPoolExecutor(1) as loader:
-        model, notes = loader.submit(admit, device, precision, load).result()
-    model.notes = notes
-    return model
-
-
-def model_cache(
-    weights_dir: Path,
-    *,
-    default: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int = 0,
-    capacity: int | None = None,
-    on_evict: Callable[[], None] = lambda: None,
-) -> ModelCache[Upscaler]:
-    """Return an empty cache that loads models with `load_model`; `ModelCache` documents the other arguments.
-
-    The first model decides what the device `auto` means for all of them.
-    """
-
-    def load(name: str) -> Upscaler:
-        nonlocal device
-        model = load_model(name, weights_dir=weights_dir, device=device, precision=precision, threads=threads)
-        device = str(model.device)
-        return model
-
-    return ModelCache(weights_dir, load, default=default, capacity=capacity, on_evict=on_evict)
-
-
-def _load(name: str, weights_dir: Path, precision: str, threads: int, place: Place) -> Upscaler:
-    integers = wants_integers(precision, place.device)
-    if place.device.type == "cpu":
-        set_threads(threads)
-    entry = card(name, weights_dir)
-    network, fingerprint = load_network(name, weights_dir)
-    path = usable_estimator(entry, weights_dir)
-    estimator = load_estimator(path, fingerprint, network) if path else None
-    scales = chosen_scales(name, usable_scales(entry, weights_dir), fingerprint, integers)
-    model = Upscaler(name, network, fingerprint, place.device, place.dtype, estimator, scales)
-    if place.device.type != "cpu":
-        check(model, Upscaler(name, network, fingerprint, torch.device("cpu"), torch.float32))
-    return model
 
 
 def groups(items: Iterable[T], chunk: int, lookahead: int) -> Iterator[tuple[list[T], bool]]:

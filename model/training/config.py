@@ -143,6 +143,8 @@ class TrainConfig(_Section):
     """Decay of the weights' exponential moving average."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Computation type; `auto` is bf16 on hardware with bf16 units. Emulated bf16 more than doubles a step's time."""
+    store: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the weights in the resulting files. bf16 halves a file, and rounds the weights."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(0, ge=0)
     """Torch threads; 0 keeps torch's default."""
@@ -190,7 +192,7 @@ class TrainConfig(_Section):
 
     def differs(self, before: TrainConfig) -> str:
         """Name the settings that differ from `before` and change the learning curve; empty if equal."""
-        harmless = {"threads", "device", "log_every", "val_every", "checkpoint_every"}
+        harmless = {"threads", "device", "store", "log_every", "val_every", "checkpoint_every"}
         return differences(*(config.model_dump(mode="json", exclude=harmless) for config in (before, self)))
 
     def differs_from_stored(self, stored: Any) -> str:

@@ -306,7 +306,7 @@ class _Recorder:
     def _save(self, path: Path, notes: dict[str, str]) -> None:
         trained = self.trainer.result()
         if isinstance(trained, BasicVSR):
-            save_network(trained, path, notes)
+            save_network(trained, path, notes, torch.bfloat16 if self.config.store == "bf16" else torch.float32)
         else:
             trained.save(path, self.trainer.origin, notes)
 

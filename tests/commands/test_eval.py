@@ -21,7 +21,8 @@ from commands.shared.command_line import read_settings
 from media import dataset
 from media.dataset import Frames
 from model import quality as metrics
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from model.training import degrade
 from tests.support.clips import make_clip, write_png
 from tests.support.user_models import TINY, write_model

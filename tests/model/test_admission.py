@@ -13,11 +13,12 @@ import torch
 
 from model import device as devices
 from model.admission import Place, admit, places
-from model.device import memory_errors, resolve_device, resolve_dtype
+from model.device import memory_errors, resolve_device, resolve_dtype, suits_large_networks
 from model.engine.chunk import ChunkResult
 from model.engine.gpus import gpu_troubles
+from model.engine.loading import load_model, model_cache
 from model.engine.trial import check
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.upscaler import Upscaler
 from model.errors import DeviceError
 from model.faults import device_failure
 
@@ -70,6 +71,36 @@ def test_the_order_of_places(gpu: Callable[..., None]) -> None:
     assert places("auto", "fp16") == ([Place(CUDA, torch.float16)], []), "no CPU computes in float16"
     gpu("NVIDIA GeForce GTX 1660", 7, 5)
     assert places("cuda", "auto")[0] == on_gpu[1:]
+
+
+@pytest.mark.parametrize(
+    ("card", "used", "chosen"),
+    [
+        (("NVIDIA RTX 4090", 8, 9), "cuda:0", "basicvsr-video"),
+        (("NVIDIA RTX 4090", 8, 9), "cpu", "small"),  # no kernel for the GPU, say
+        (("NVIDIA GeForce GTX 1660", 7, 5), "cuda:0", "small"),
+    ],
+)
+def test_the_device_decides_what_auto_means(
+    gpu: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    card: tuple[str, int, int],
+    used: str,
+    chosen: str,
+) -> None:
+    """A GPU of no use is noticed while the first model loads."""
+    gpu(*card)
+    assert suits_large_networks(CUDA) == (card[1] >= 8)
+    assert not suits_large_networks(CPU)
+    monkeypatch.setattr(
+        "model.engine.loading.load_model",
+        lambda name, **_: SimpleNamespace(name=name, device=torch.device(used)),
+    )
+    models = model_cache(tmp_path)
+    assert models.get("auto").name == models.default == chosen
+    assert models.resolved("auto", 2) == "small-x2"
+    assert model_cache(tmp_path, default="small-clean").get("auto").name == "small-clean"
 
 
 def test_amd_cards_have_other_numbers(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +223,7 @@ def test_each_gpu_is_tried(gpu: Callable[..., None], monkeypatch: pytest.MonkeyP
         def load(*_: object, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr("model.engine.upscaler._load", load)
+        monkeypatch.setattr("model.engine.loading._load", load)
         return gpu_troubles()
 
     assert told(torch.OutOfMemoryError("CUDA out of memory")) == [""], "memory can be free again"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from tests.support.clips import make_clip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.speed_records import SpeedFile
-from model.engine.upscaler import load_model
+from model.engine.loading import load_model
 from model.network.macs import macs_per_pixel
 from model.zoo.models import CARDS, config_of
 from pipeline.calibration import calibrate, calibrate_once, machine_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.schema import JobOptions
-from model.engine.upscaler import model_cache
+from model.engine.loading import model_cache
 from pipeline.choice import choose
 from tests.support.user_models import TINY, write_model
 

@@ -14,7 +14,8 @@ import pytest
 from jobs.figures import Figures
 from jobs.schema import JobOptions
 from media.reader import Frame
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from pipeline.events import ChunkDone, Event, Finished, PartDone
 from pipeline.parts import WARM_UP, Part, Plan, Scan, parts_of
 from pipeline.splitting import is_joined, join, plan, scan

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.schema import JobOptions
 from jobs.storage import Fenced
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from pipeline.checkpoint import Checkpoints, Identity
 from pipeline.events import ChunkDone, Finished, Started
 from pipeline.task import UpscaleTask

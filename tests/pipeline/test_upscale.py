@@ -17,7 +17,8 @@ from media.errors import DecoderCrashed, UnsupportedFile
 from media.probe import probe
 from media.reader import Frame, VideoReader
 from model.engine.budget import needed_bytes
-from model.engine.upscaler import ChunkResult, Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import ChunkResult, Upscaler
 from pipeline.events import ChunkDone, Event, Finished, Started
 from pipeline.feed import ChunkFeed
 from pipeline.upscale import upscale
@@ -162,7 +163,7 @@ import os
 from pathlib import Path
 import torch
 from jobs.schema import JobOptions
-from model.engine.upscaler import load_model
+from model.engine.loading import load_model
 from pipeline.task import UpscaleTask
 from pipeline.upscale import upscale
 torch.set_num_threads(2)

@@ -23,7 +23,8 @@ from media.encode.segment import SegmentWriter
 from media.reader import VideoReader
 from media.spec import plain_spec
 from media.types import Color, ColorRange, OutputSpec
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from model.engine.yuv import YuvFormat, to_yuv
 from pipeline.events import Finished
 from pipeline.task import UpscaleTask

@@ -19,7 +19,8 @@ import numpy as np
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from model.engine.upscaler import Upscaler, groups, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler, groups
 from skipvsr_client.live import StreamClient
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from model.engine.budget import available_bytes, halves_beside, longest_chunk, needed_bytes
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from model.device import resolve_device, resolve_dtype
+from model.engine.loading import load_model
 from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler, groups, load_model
+from model.engine.upscaler import Upscaler, groups
 from model.errors import DeviceError, StateMismatch
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from tests.support.paths import DATA

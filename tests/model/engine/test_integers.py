@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from model import device
+from model.engine.loading import load_model
 from model.engine.state import RecurrentState
-from model.engine.upscaler import Upscaler, groups, load_model
+from model.engine.upscaler import Upscaler, groups
 from model.errors import BadWeights, DeviceError, MissingWeights, StateMismatch
 from model.gates.estimator import Estimator, Gate, Layout
 from model.network import quantised

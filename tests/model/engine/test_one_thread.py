@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from model.engine import one_thread
-from model.engine.upscaler import Group, Request, Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Group, Request, Upscaler
 
 FRAMES = np.random.default_rng(1).integers(0, 256, (6, 32, 48, 3), np.uint8)
 GROUPS = [Group(FRAMES[:3], False, lambda _: None), Group(FRAMES[3:], True, lambda _: None)]

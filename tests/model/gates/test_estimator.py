@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from commands.train_skip import windows
-from model.engine.upscaler import ChunkResult, Upscaler, groups, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import ChunkResult, Upscaler, groups
 from model.errors import BadWeights
 from model.gates.estimator import Estimator, Gate, Layout, load_estimator
 from model.mask.rectangles import Cost, Rectangle, segments

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import cli
-from model.engine.upscaler import load_model
+from model.engine.loading import load_model
 from model.gates.estimator import Estimator, Layout
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig

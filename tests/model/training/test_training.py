@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file as load_safetensors
 
 from model.errors import ConfigError
 from model.training.checkpoint import read_log
-from model.training.config import TrainConfig
+from model.training.config import Stage, TrainConfig
 from model.training.data import Sampler
 from model.training.loop import Trainer, run
 from model.zoo.weights_file import load_file
@@ -58,6 +59,15 @@ def test_a_run_learns_and_leaves_weights_that_load(straight):
     assert (straight / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize(("store", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_number_format_of_the_resulting_files(packed, tmp_path, store, dtype):
+    config = TrainConfig.load(packed / "config.toml").model_copy(
+        update={"flow_steps": 0, "store": store, "stages": [Stage(steps=1, batch=2, frames=3, patch=16)]}
+    )
+    tensors = load_safetensors(run(config, packed, tmp_path, lambda line: None))
+    assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+
+
 @pytest.mark.parametrize("clean", ["bi", "bd"])
 def test_a_network_for_two_learns_from_halved_frames(clean, tmp_path):
     pack_squares(tmp_path / "cache", scale=2)
@@ -81,7 +91,7 @@ def test_the_same_seed_gives_the_same_run(packed, straight, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from model.training.config import TrainConfig
+from model.training.config import Stage, TrainConfig
 from model.training.loop import Trainer, run
 packed, out = Path(sys.argv[1]), Path(sys.argv[2])
 def say(line):

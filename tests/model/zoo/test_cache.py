@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.engine.upscaler import model_cache
+from model.engine.loading import model_cache
 from model.errors import BadWeights, DeviceError, UnknownModel
 from model.network.basicvsr import NetworkConfig
 from model.zoo.cache import ModelCache

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file
 
-from model.engine.upscaler import load_model
+from model.engine.loading import load_model
 from model.errors import BadWeights
 from model.network.basicvsr import NetworkConfig
 from model.zoo.models import PACKAGED, load_network

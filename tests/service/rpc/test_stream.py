@@ -14,7 +14,8 @@ import pytest
 
 from commands.shared.embedded_redis import EmbeddedRedis
 from media.live.codecs import Coding, Format, decoder, encoder
-from model.engine.upscaler import Upscaler, load_model
+from model.engine.loading import load_model
+from model.engine.upscaler import Upscaler
 from skipvsr.v1 import upscaler_pb2 as pb
 from skipvsr_client import LimitReached
 from skipvsr_client.live import StreamClient
