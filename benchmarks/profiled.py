@@ -29,7 +29,7 @@ _EVERY: Final = 0.02
 _CHILD: Final = "process: "
 _PARTS: Final = (
     ("commands.shared.local", "LocalUpscaler.upscale", "command"),
-    ("model.engine.upscaler", "load_model", "load the model"),
+    ("model.engine.loading", "load_model", "load the model"),
     ("pipeline.calibration", "calibrate_once", "calibrate"),
     ("pipeline.upscale", "probe", "probe"),
     ("pipeline.upscale", "output_spec", "choose the output"),

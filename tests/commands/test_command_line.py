@@ -198,7 +198,7 @@ def test_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> No
         ("skipvsr up", {"up", "upscale"}),
         ("skipvsr upscale --ro", {"--routing"}),
         ("skipvsr upscale --routing ", {"off", "balanced", "fast"}),
-        ("skipvsr upscale --model basicvsr-v", {"basicvsr-vimeo-bi", "basicvsr-vimeo-bd"}),
+        ("skipvsr upscale --model basicvsr-v", {"basicvsr-video", "basicvsr-vimeo-bi", "basicvsr-vimeo-bd"}),
         ("skipvsr upscale --model mi", {"mine"}),
         ("skipvsr bench m", {"model"}),
         ("skipvsr completion ", {"bash", "zsh", "fish"}),

@@ -169,7 +169,7 @@ def test_start_imports_no_compiler_and_no_redis() -> None:
         "from pathlib import Path\n"
         "from commands.shared.local import import_pipeline\n"
         "import_pipeline()\n"
-        "from model.engine.upscaler import load_model\n"
+        "from model.engine.loading import load_model\n"
         "load_model('tiny', weights_dir=Path())\n"
         "print(gc.isenabled(), gc.get_freeze_count() > 100_000)\n"
         "print(*sorted({'redis', 'torch', 'torch._dynamo'} & sys.modules.keys()))\n"
