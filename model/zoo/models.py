@@ -88,7 +88,12 @@ def _official(name: str, trained_on: str, file: str, sha256: str) -> Card:
 
 
 CARDS = (
-    Card("small", "this project's light network for compressed video; the default", "small.safetensors", macs=199_262),
+    Card(
+        "small",
+        "this project's light network for compressed video; the default on CPUs",
+        "small.safetensors",
+        macs=199_262,
+    ),
     Card(
         DOUBLING_MODEL,
         "the light network for x2, compressed video; the default for enlargements of up to two",
