@@ -11,7 +11,6 @@ import torch
 
 from model.engine.region_flow import FLOW_BYTES
 from model.engine.upscaler import Upscaler
-from model.network.folding import STRIDE
 
 _SHARE: Final = 0.7
 """Part of the available memory that a chunk may take."""
@@ -31,7 +30,7 @@ def bytes_per_pixel(model: Upscaler, *, sample_bytes: int = 1) -> tuple[int, int
     """
     config, item = model.config, model.dtype.itemsize
     features = config.channels * item / config.fold**2
-    once = math.ceil((5 * STRIDE**2 if config.tail == "full" else 8) * features)
+    once = math.ceil((5 * config.stride**2 if config.tail == "full" else 8) * features)
     return once, _output_bytes(model, sample_bytes) + math.ceil(features) + _OTHER_BYTES
 
 

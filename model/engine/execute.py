@@ -28,7 +28,7 @@ from model.mask.plan import ChunkPlan
 from model.mask.rectangles import Rectangle
 from model.network.basicvsr import BasicVSR, Branch, TrunkFunction
 from model.network.flow import Sampled, warp
-from model.network.folding import STRIDE, fold_frames, padded
+from model.network.folding import fold_frames, padded
 from model.network.output import write_pixels
 from model.network.propagation import backward_steps, forward_steps
 
@@ -173,7 +173,7 @@ class ChunkRun:
         `show` receives each HR frame [4 H, 4 W, 3] of a single stream. Returns the HR frames [T', 4 H, 4 W, 3] of each
         stream, integers of `dtype`.
         """
-        size = len(self._plan.forward), self._h * STRIDE, self._w * STRIDE, 3
+        size = len(self._plan.forward), self._h * self._net.stride, self._w * self._net.stride, 3
         for index in range(size[0]):
             yield self.any_due
             if not index:
@@ -334,7 +334,7 @@ def _reconstruct(
     inner = rectangle.within(outer).scaled(residual.shape[-1] // outer.width)
     residual = _cut(residual, inner)
     around = lr[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
-    hr = rectangle.scaled(STRIDE)
+    hr = rectangle.scaled(net.stride)
     for index, frame in enumerate(out):
         part = slice(index, index + 1)
         write_pixels(frame[hr.rows, hr.columns], around[part], residual[part], whole=net.accelerated)

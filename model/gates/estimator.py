@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from model.device import narrowed
 from model.errors import BadWeights
 from model.network.basicvsr import BasicVSR, Branch, NetworkConfig
-from model.network.folding import STRIDE
 from model.network.kernels import convolve
 from model.routing import TILE
 from model.zoo.header import header_of, write_tensors
@@ -101,7 +100,7 @@ class Estimator(nn.Module):
         c = config.channels
         self.backward_gates = nn.ModuleList(Gate(c, c, layout.kernel) for _ in layout.backward)
         self.forward_gates = nn.ModuleList(Gate(c, c, layout.kernel) for _ in layout.forward)
-        self.tail_gate = Gate(4 * c, 3 * STRIDE**2) if layout.tail else None  # reads `BasicVSR.coarse`
+        self.tail_gate = Gate(4 * c, 3 * config.stride**2) if layout.tail else None  # reads `BasicVSR.coarse`
         self.adapted = adapted
         """Replaces the network wherever gates work; None: no adapted weights."""
         self.parts: tuple[str, ...] = ("",)

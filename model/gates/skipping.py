@@ -29,7 +29,6 @@ from model.gates.letterbox import LetterboxEdges, letterbox_edges
 from model.gates.traversal import run_gated
 from model.mask.rectangles import Cost, Mask, Rectangle, segments
 from model.network.basicvsr import BasicVSR, Blocks, Branch, TrunkFunction
-from model.network.folding import STRIDE
 from model.network.output import write_pixels
 from model.routing import TILE, Preset
 
@@ -134,7 +133,7 @@ class Skipper:
         if spent > self.preset.dense_above * rectangle.area:
             return (rectangle,)
         around = padded[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
-        hr = rectangle.scaled(STRIDE)
+        hr = rectangle.scaled(self.network.stride)
         write_pixels(out[hr.rows, hr.columns], around, change)
         return tuple(part.moved(rectangle.y0, rectangle.x0) for part in parts)
 

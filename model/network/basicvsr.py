@@ -36,6 +36,8 @@ DEFAULT_SCALE: Final = 4
 """Enlargement of a network whose checkpoint names none."""
 SCALES: Final = (2, 4)
 """Enlargements that a network can have."""
+STRIDES: Final = (STRIDE, 2 * STRIDE)
+"""Sides of a feature pixel in HR pixels that a network with a light tail can have."""
 Branch = Literal["backward", "forward"]
 TrunkFunction = Callable[[Tensor], Tensor]
 """Maps a branch's input [B, in, H, W] to hidden features [B, C, H, W]."""
@@ -57,11 +59,13 @@ class NetworkConfig:
     """Feed the backward features to the forward trunk, as IconVSR does; no fusion layer is needed then."""
     scale: int = DEFAULT_SCALE
     """Enlargement of height and width."""
+    stride: int = STRIDE
+    """Side of a feature pixel in HR pixels."""
 
     @property
     def fold(self) -> int:
         """Side of a feature pixel in LR pixels."""
-        return STRIDE // self.scale
+        return self.stride // self.scale
 
 
 class ResidualBlock(nn.Module):
@@ -148,6 +152,8 @@ class BasicVSR(nn.Module):
         """Whether inference suits an accelerator: few operations on whole frames. On a CPU, tensors fit the cache."""
         if config.scale not in SCALES:
             raise ValueError(f"scale {config.scale!r} is not supported; use {', '.join(map(str, SCALES))}")
+        if config.stride not in ((STRIDE,) if config.tail == "full" else STRIDES):
+            raise ValueError(f"stride {config.stride!r} is not supported with the {config.tail} tail")
         c = config.channels
         self.spynet: SpyNet | LightFlow = SpyNet() if config.flow == "spynet" else LightFlow()
         pixels = 3 * config.fold**2
@@ -161,7 +167,7 @@ class BasicVSR(nn.Module):
             self.conv_hr = nn.Conv2d(64, 64, 3, 1, 1)
             self.conv_last = nn.Conv2d(64, 3, 3, 1, 1)
         else:
-            self.conv_last = nn.Conv2d(c, 3 * STRIDE**2, 3, 1, 1)
+            self.conv_last = nn.Conv2d(c, 3 * config.stride**2, 3, 1, 1)
 
     @property
     def scale(self) -> int:
@@ -172,6 +178,11 @@ class BasicVSR(nn.Module):
     def fold(self) -> int:
         """Side of a feature pixel in LR pixels."""
         return self.config.fold
+
+    @property
+    def stride(self) -> int:
+        """Side of a feature pixel in HR pixels."""
+        return self.config.stride
 
     @property
     def dtype(self) -> torch.dtype:
@@ -242,7 +253,7 @@ class BasicVSR(nn.Module):
         """
         x = self._fused(back, feat)
         light = self.config.tail == "light"
-        residual = F.pixel_shuffle(self.conv_last(x), STRIDE) if light else self._upsampled(x)
+        residual = F.pixel_shuffle(self.conv_last(x), self.stride) if light else self._upsampled(x)
         return self.enlarged(lr) + residual.float()
 
     def enlarged(self, lr: Tensor) -> Tensor:
@@ -257,7 +268,7 @@ class BasicVSR(nn.Module):
         column and colour.
         """
         x = self._fused(back, feat)
-        return convolve_sorted(self.conv_last, x, STRIDE) if self.config.tail == "light" else self._upsampled(x)
+        return convolve_sorted(self.conv_last, x, self.stride) if self.config.tail == "light" else self._upsampled(x)
 
     def coarse(self, back: Tensor, feat: Tensor) -> Tensor:
         """Run the first stage of a full tail, before its pixel shuffle: [B, 4 C, h, w]."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STRIDE: Final = 4
-"""Side of a feature pixel in HR pixels, for every scale."""
+"""Side of a feature pixel in HR pixels, unless a checkpoint says otherwise."""
 
 
 def fold(x: Tensor, f: int) -> Tensor:

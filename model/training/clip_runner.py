@@ -15,7 +15,7 @@ from model.engine.execute import normalised
 from model.gates.estimator import Estimator, Gate
 from model.gates.traversal import run_gated
 from model.network.basicvsr import BasicVSR, Blocks, Branch
-from model.network.folding import STRIDE, fold_frames
+from model.network.folding import fold_frames
 from model.network.propagation import propagate
 from model.routing import TILE
 
@@ -121,10 +121,10 @@ class _RuledRun:
             change = gate.change(x)
             enlarged = network.enlarged(lr)
             skip = self._rule(TAIL, x, change)
-            self.features.record(TAIL, x, sub_pixels(image - enlarged, STRIDE), skip)
+            self.features.record(TAIL, x, sub_pixels(image - enlarged, network.stride), skip)
             if skip is not None:
-                wide = pixels(skip, image, TILE * STRIDE)
-                image = torch.where(wide, enlarged + shuffled(change.float(), STRIDE), image)
+                wide = pixels(skip, image, TILE * network.stride)
+                image = torch.where(wide, enlarged + shuffled(change.float(), network.stride), image)
         self.features.images.append(image[0].mul(255).clamp(0, 255))
 
     def _trunk(self, branch: Branch, rule: SkipRule, x: Tensor) -> Tensor:

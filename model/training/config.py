@@ -79,6 +79,8 @@ class NetworkSection(_Section):
     flow: Literal["spynet", "light"] = "light"
     tail: Literal["full", "light"] = "light"
     coupled: bool = True
+    stride: Literal[4, 8] = 4
+    """Side of a feature pixel in HR pixels; 8 needs the light tail."""
 
 
 class GateSection(_Section):

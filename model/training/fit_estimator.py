@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from model.gates.estimator import Estimator, Gate, Layout
 from model.network.basicvsr import BasicVSR, Branch, NetworkConfig
-from model.network.folding import STRIDE
 from model.routing import TILE
 from model.training.clip_runner import TAIL, Clip, ClipFeatures, ClipRunner, Key, SkipRule, pixels
 
@@ -147,7 +146,7 @@ HeadData = dict[Key, tuple[Tensor, Tensor, Tensor]]
 
 def measure(network: BasicVSR, estimator: Estimator, clips: Sequence[Clip]) -> HeadData:
     """Measure how skipping each group everywhere changes each tile (step 3). The result is on the CPU."""
-    side = TILE * STRIDE
+    side = TILE * network.stride
     rows: dict[Key, list[tuple[Tensor, Tensor, Tensor]]] = {key: [] for key, _ in all_gates(estimator)}
     for clip in clips:
         runner = ClipRunner(network, estimator, clip)

@@ -61,13 +61,17 @@ def test_chunks_equal_the_whole_with_full_lookahead(chunk: int, coupled: bool) -
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("tail", ["light", "full"])
-@pytest.mark.parametrize("size", [(32, 64), (31, 63), (33, 64), (9, 8)])
-def test_a_network_for_two_works_on_folded_frames_of_any_size(size: tuple[int, int], tail: str, dtype: type) -> None:
-    model = upscaler(scale=2, tail=tail, coupled=tail == "light", flow="light")
-    frames = np.pad(WATER, ((0, 0), (0, 1), (0, 0), (0, 0)), mode="edge")[:5, : size[0], : size[1]]
+@pytest.mark.parametrize(
+    ("tail", "scale", "stride"), [("light", 2, 4), ("full", 2, 4), ("light", 2, 8), ("light", 4, 8)]
+)
+@pytest.mark.parametrize("size", [(32, 64), (31, 63), (33, 65), (9, 8)])
+def test_a_network_works_on_folded_frames_of_any_size(
+    size: tuple[int, int], tail: str, scale: int, stride: int, dtype: type
+) -> None:
+    model = upscaler(scale=scale, stride=stride, tail=tail, coupled=tail == "light", flow="light")
+    frames = np.pad(WATER, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")[:5, : size[0], : size[1]]
     expected = whole(model, frames)
-    assert expected.shape == (5, 2 * size[0], 2 * size[1], 3)
+    assert expected.shape == (5, scale * size[0], scale * size[1], 3)
     unit = np.iinfo(dtype).max // 255
     for chunk in (1, 2, 5):
         out = stream(model, frames.astype(dtype) * unit, chunk, lookahead=5)

@@ -27,15 +27,17 @@ def model() -> Upscaler:
     return seeded()
 
 
-@pytest.fixture(scope="module")
-def doubling() -> Upscaler:
-    return seeded(scale=2)
+@pytest.fixture(scope="module", params=[(2, 4), (4, 8)], ids=["x2", "x4"])
+def folding(request: pytest.FixtureRequest) -> Upscaler:
+    scale, stride = request.param
+    return seeded(scale, stride)
 
 
-def seeded(scale: int = 4) -> Upscaler:
+def seeded(scale: int = 4, stride: int = 4) -> Upscaler:
     """A small seeded network in float32. Its memory fades fast, as a trained one's does and a random one's does not."""
     torch.manual_seed(3)
-    network = BasicVSR(NetworkConfig(channels=8, blocks=2, flow="light", tail="light", coupled=True, scale=scale))
+    config = NetworkConfig(8, 2, "light", "light", coupled=True, scale=scale, stride=stride)
+    network = BasicVSR(config)
     with torch.no_grad():
         for trunk in (network.backward_trunk, network.forward_trunk):
             trunk.main[0].weight[:, -8:] *= 0.2
@@ -156,16 +158,16 @@ def test_streams_whose_backward_trunk_rests_share_no_batch() -> None:
 
 
 @pytest.mark.parametrize("size", [(96, 128), (95, 127)])
-def test_a_network_for_two_reuses_tiles_of_sixteen_pixels(doubling: Upscaler, size: tuple[int, int]) -> None:
+def test_a_network_on_folded_frames_reuses_tiles_of_sixteen_pixels(folding: Upscaler, size: tuple[int, int]) -> None:
     clip = moving_edge(14, 96, 128)[:, : size[0], : size[1]]
-    dense, results = images(run(doubling, clip, "off")).astype(int), run(doubling, clip, EXACT, 14, 14)
+    dense, results = images(run(folding, clip, "off")).astype(int), run(folding, clip, EXACT, 14, 14)
     whole = images(results).astype(int)
     assert np.abs(dense - whole).mean() < 0.5
     reports = [report for result in results for report in result.reports]
     assert np.mean([report.skip_ratio for report in reports]) > 0.3
     assert all(report.left_out.shape == (6, 8) for report in reports)
     for chunk in (1, 7):
-        chunked = images(run(doubling, clip, EXACT, chunk=chunk, lookahead=14)).astype(int)
+        chunked = images(run(folding, clip, EXACT, chunk=chunk, lookahead=14)).astype(int)
         assert np.abs(chunked - whole).max() <= 2
 
 

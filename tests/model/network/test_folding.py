@@ -49,6 +49,12 @@ def test_a_network_for_two_doubles_frames_of_any_size(flow: str, tail: str, size
     assert hr.shape == (1, 3, 3, 2 * size[0], 2 * size[1])
 
 
+@pytest.mark.parametrize(("tail", "stride"), [("full", 8), ("light", 6), ("light", 0), ("light", 64)])
+def test_other_strides_are_refused(tail: str, stride: int) -> None:
+    with pytest.raises(ValueError, match="stride"):
+        BasicVSR(NetworkConfig(8, 1, "light", tail, stride=stride))  # type: ignore[arg-type]
+
+
 def test_a_network_for_two_takes_a_quarter_of_the_work() -> None:
     two, four = (BasicVSR(NetworkConfig(32, 4, "light", "light", True, scale)) for scale in (2, 4))
     assert macs_per_frame(four, 64, 96) / macs_per_frame(two, 64, 96) == pytest.approx(4, rel=0.05)
