@@ -140,7 +140,7 @@ class Allowance:
             hours = self._max_wait / 3600
             raise LimitReached(
                 f"a job of this API key has waited for more than {hours:g} h (SKIPVSR_MAX_QUEUE_HOURS): try again when "
-                "the job has started, or cancel jobs that wait",
+                "the job has started, or cancel waiting jobs",
                 _BUSY_SECONDS,
             )
 

@@ -155,7 +155,7 @@ class ResumableFiles:
         if sum(1 for _ in folder.glob("*.json")) >= most:
             raise LimitReached(
                 f"{most} resumable uploads are open (SKIPVSR_MAX_OPEN_UPLOADS): turn complete uploads into jobs, or "
-                "delete uploads that are no longer needed",
+                "delete unneeded uploads",
                 _RETRY_SECONDS,
             )
 
@@ -261,7 +261,7 @@ def became_job(upload_id: str) -> NotReady:
 
 
 def _unknown(upload_id: str) -> NotFound:
-    return NotFound(f"There is no upload {upload_id[:80]!r}: uploads are removed when they expire.")
+    return NotFound(f"There is no upload {upload_id[:80]!r}: expired uploads are removed.")
 
 
 def _document(path: Path) -> Path:
@@ -299,7 +299,7 @@ def _lock(path: Path) -> FileIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UploadBusy("another request is using this upload: ask for its offset (HEAD), then go on") from None
+            raise UploadBusy("another request is using this upload: ask for its offset (HEAD), then continue") from None
         found, named = os.fstat(file.fileno()), path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_ino != named.st_ino:  # renamed or removed meanwhile
             raise FileNotFoundError(path)

@@ -77,7 +77,7 @@ class JobOptions(BaseModel):
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
-        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model (4 "
+        description="Scale factor of width and height. Without `scale` and `height`: the model's scale (4 "
         "for the default), or less, so that the shorter side has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
@@ -322,7 +322,7 @@ class Job(BaseModel):
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
     request: Request | None = Field(
         None,
-        description="Request of a user that the worker has not carried out yet: cancel or pause. The job is still "
+        description="Open request of a user: cancel or pause. The job is still "
         "running, and stops within the time of one frame.",
     )
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")

@@ -66,7 +66,7 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
                 raise
             if any(map(allocation_failed, chain(error))):
                 raise DeviceError(
-                    f"{place.device} ran out of memory while a model was loaded; free memory there, use a smaller "
+                    f"{place.device} ran out of memory while a model was loaded; free its memory, use a smaller "
                     "model, or use cpu"
                 ) from error
             *_, cause = chain(error)

@@ -61,9 +61,9 @@ def told(failure: BaseException) -> str:
 def advice(failure: BaseException) -> str:
     """Return what happened and what to do, for the log of a process whose device failed."""
     return (
-        f"the compute device failed: {told(failure)}. This process can use the device no more, and ends with status "
-        "70; a supervisor starts it anew. If that repeats: `nvidia-smi -q` and the kernel's log (Xid) show the state "
-        "of a GPU, and CUDA_LAUNCH_BLOCKING=1 makes the error name its operation"
+        f"the compute device failed: {told(failure)}. This process can no longer use the device, and ends with status "
+        "70; a supervisor starts a new process. If the failure repeats: `nvidia-smi -q` and the kernel's log (Xid) "
+        "show the state of a GPU, and CUDA_LAUNCH_BLOCKING=1 makes the error name its operation"
     )
 
 

@@ -38,7 +38,7 @@ class Part(BaseModel):
 
     first: int = Field(description="Number of the first frame.")
     frames: int | None = Field(description="Number of frames; None: all frames to the end of the video.")
-    warm_up: int = Field(0, description="Frames before the first one that the network reads and drops.")
+    warm_up: int = Field(0, description="Number of frames before the part that the network reads and drops.")
     after: int | None = Field(None, description="PTS of the frame before the warm-up; None: the warm-up has none.")
     clean: bool = Field(False, description="Whether decoding can begin there by seeking.")
     exact: bool = Field(True, description="Whether a scene cut lies in the warm-up, or no border precedes the part.")

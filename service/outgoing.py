@@ -52,8 +52,8 @@ class AddressRefused(InvalidRequest):
 
     title = "Address refused"
     cure = (
-        "Name a public host that the server allows. Its administrator can allow hosts and private networks, for "
-        "webhooks with `SKIPVSR_WEBHOOK_HOSTS` and `SKIPVSR_WEBHOOK_NETWORKS`."
+        "Name a public host that the server allows. The server's administrator can allow hosts and private networks, "
+        "for webhooks with `SKIPVSR_WEBHOOK_HOSTS` and `SKIPVSR_WEBHOOK_NETWORKS`."
     )
 
 

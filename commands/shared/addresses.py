@@ -62,7 +62,7 @@ def listen(host: str, port: int, *, setting: str = "SKIPVSR_HTTP") -> Iterator[s
         if isinstance(error, socket.gaierror):
             reason = f"{host!r} is not an address of this machine ({setting}_HOST)"
         elif error.errno == errno.EADDRINUSE:
-            reason = f"port {port} is in use; stop the program that listens there, or set {setting}_PORT"
+            reason = f"port {port} is in use; stop the program on this port, or set {setting}_PORT"
         else:
             reason = f"cannot listen on {host} port {port}: {error.strerror}"
         raise CommandError(reason) from None

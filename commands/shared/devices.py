@@ -96,7 +96,7 @@ def try_gpus() -> list[str]:
         )
         return [str(trouble) for trouble in json.loads(answer.stdout)]
     except (subprocess.SubprocessError, ValueError, OSError) as error:
-        raise CommandError(f"cannot try the GPUs ({error}); set SKIPVSR_DEVICE to one of them") from None
+        raise CommandError(f"cannot try the GPUs ({error}); set SKIPVSR_DEVICE, for example to cuda:0") from None
 
 
 def _may_have_gpus() -> bool:

@@ -40,7 +40,7 @@ def explained(error: Exception) -> str | None:
         from model.faults import device_failure, told
 
         if failure := device_failure(error):
-            return f"the compute device failed: {told(failure)}; run the same command again, which continues its work"
+            return f"the compute device failed: {told(failure)}; run the same command again to continue"
     return str(error) if isinstance(error, SkipVsrError | MediaError | ModelError) else None
 
 

@@ -78,7 +78,7 @@ def check_names(source: Path | None, written: dict[str, Path | None], *, overwri
         if other == role and source is not None and path.exists() and path.samefile(source):  # a hard link
             other = "the input"
         if other != role:
-            raise FileError(f"{role} would replace {other}; give it another name")
+            raise FileError(f"{role} would replace {other}; choose another name for {role}")
         if path.exists() and not overwrite:
             raise FileError(f"{path} exists; give another name, or --overwrite")
 

@@ -107,7 +107,7 @@ class Watching:
             patience.succeeded()
             yield job
             if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"job {job_id} is still {job.state}; it goes on")
+                raise TimeoutError(f"job {job_id} is still {job.state}; the job continues")
             await self._server.transport.sleep(_POLL_SECONDS)
 
 
