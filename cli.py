@@ -1,4 +1,4 @@
-"""`skipvsr`: the entry point. Lists the commands, runs one, and turns errors into one line and an exit status.
+"""`skipvsr`: the entry point. Lists and runs the commands, and turns each error into a line and an exit status.
 
 Each command lives in a module of `commands`, imported on demand: `skipvsr --help` and completion stay fast, and
 `skipvsr submit` works without torch.

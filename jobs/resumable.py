@@ -6,8 +6,8 @@
                                  .lock       held while an upload is created
 
 The owner is the id of an API key; `open` stands for the administrator's key, and for servers without keys. The id
-becomes the job's id. Whoever reads or changes an upload holds a lock on its bytes (flock), so several processes may
-share the folder. The kernel frees the lock of a dead process.
+becomes the job's id. Every reader and writer holds a lock on the upload's bytes (flock): several processes may share
+the folder. The kernel frees the lock of a dead process.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class ResumableFiles:
             yield opened
 
     def ask_to_stop(self, upload_id: str, owner: str | None) -> None:
-        """Ask the request that receives bytes to keep them and to end: its connection may be dead."""
+        """Ask the receiving request to keep its bytes and to end: its connection may be dead."""
         with suppress(OSError):  # without the request, the other one ends by its time limit
             _stop(self._locate(upload_id, owner)).touch()
 
@@ -292,7 +292,7 @@ def _write(path: Path, upload: Upload) -> None:
 
 
 def _lock(path: Path) -> FileIO:
-    """Open a file and take its lock. Raises UploadBusy, and FileNotFoundError for a file that is no longer there."""
+    """Open a file and take its lock. Raises UploadBusy, and FileNotFoundError for a removed file."""
     with ExitStack() as stack:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         file = stack.enter_context(FileIO(os.open(path, flags), "r+b"))

@@ -1,4 +1,4 @@
-"""Addresses of this machine's servers: where a server listens, and where a client finds it."""
+"""Addresses of this machine's servers: listen addresses of servers, and the addresses for clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the commands themselves, and the one line that a person reads about any expected error."""
+"""Errors of the commands themselves, and the line of text that a person reads about any expected error."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _POLL_SECONDS: Final = 0.5
 _NO_EVENTS: Final = (404, 405, 406, 501)
 """Statuses of a server without events; a kind of error means that the job is unknown."""
 _NO_MORE_EVENTS: Final = (429, 503)
-"""Statuses of a server that sends events to as many clients as it can."""
+"""Statuses of a server with too many event streams."""
 
 
 class NoEvents(Exception):
