@@ -1,8 +1,8 @@
-"""Admission of a network to a device: the first place where the network proves that it computes right numbers.
+"""Admission of a network to a device: the first place where the network computes right numbers in a trial.
 
 PyTorch may lack kernels for a GPU, cuDNN may lack a way to compute a convolution, and some GPUs compute NaN in float16
-(GTX 16xx), which an upscaled frame shows as black. So each network runs a trial on its GPU. With `auto`, a failure
-leads to the next place: bfloat16, float16, float32, then the CPU.
+(GTX 16xx), which an upscaled frame shows as black. Each network therefore runs a trial on its GPU. With `auto`, a
+failure leads to the next place: bfloat16, float16, float32, then the CPU.
 """
 
 from __future__ import annotations

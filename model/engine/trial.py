@@ -14,7 +14,7 @@ from model.quality import psnr
 _SIZE: Final = (64, 64)
 _FRAMES: Final = 2
 _LEAST_DB: Final = 30.0
-"""bfloat16 reaches 45 dB. A single NaN among the features blackens its surroundings in the frame and all after it."""
+"""bfloat16 reaches 45 dB. A single NaN among the features blackens its surroundings in all later frames."""
 
 
 class Computes(Protocol):
