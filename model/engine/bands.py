@@ -25,12 +25,13 @@ def run_in_bands(trunk: Trunk, x: Tensor) -> Tensor:
     """
     b, _, h, w = x.shape
     halo, channels = 2 * len(trunk.blocks) + 1, trunk.channels
-    row = b * w * channels * x.element_size()
+    dtype = trunk.entry.weight.dtype  # `x` may be integers
+    row = b * w * channels * dtype.itemsize
     rows = MAPPED_BYTES // row - 1 - 2 * halo  # one row less: a block of memory has a header
     if h <= rows + 2 * halo or rows < 2 * halo * LEAST_GAIN:
         return trunk(x)  # type: ignore[no-any-return]
     count = -(-h // rows)
-    out = x.new_empty(b, h, w, channels).permute(0, 3, 1, 2)
+    out = x.new_empty(b, h, w, channels, dtype=dtype).permute(0, 3, 1, 2)
     for top, end in pairwise(h * i // count for i in range(count + 1)):
         first = max(top - halo, 0)
         band = x[..., first : end + halo, :].contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ from model.network import propagation
 from model.network.flow import FeatureTable, LightFlow, Pyramid, Sampled, SpyNet, warp
 from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
-from model.network.quantised import block_on_integers
+from model.network.quantised import block_on_integers, on_integers, stacked_on_integers
 
 DEFAULT_SCALE: Final = 4
 """Enlargement of a network whose checkpoint names none."""
@@ -110,11 +110,16 @@ class Trunk(nn.Module):
         )
 
     @property
-    def channels(self) -> int:
-        """Width of the hidden features."""
+    def entry(self) -> nn.Conv2d:
+        """The input convolution."""
         conv = self.main[0]
         assert isinstance(conv, nn.Conv2d)
-        return conv.out_channels
+        return conv
+
+    @property
+    def channels(self) -> int:
+        """Width of the hidden features."""
+        return self.entry.out_channels
 
     @property
     def blocks(self) -> Blocks:
@@ -131,9 +136,7 @@ class Trunk(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Apply the input convolution and its activation: [B, in, H, W] -> [B, C, H, W]."""
-        conv = self.main[0]
-        assert isinstance(conv, nn.Conv2d)
-        return convolve(conv, x, "leaky")
+        return convolve(self.entry, x, "leaky")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.head(x), overwrite=True)  # type: ignore[no-any-return]
@@ -207,7 +210,8 @@ class BasicVSR(nn.Module):
 
     def pixels(self, lr: Tensor) -> Tensor:
         """Prepare a frame [B, 3 f f, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
-        return with_remainder(lr, self.dtype) if self.dtype == torch.bfloat16 else lr
+        exact = self.dtype != torch.bfloat16 or on_integers(self.backward_trunk.entry, self.forward_trunk.entry)
+        return lr if exact else with_remainder(lr, self.dtype)
 
     def backward_step(
         self,
@@ -225,7 +229,7 @@ class BasicVSR(nn.Module):
         of the frame. `trunk` replaces the trunk of the branch (`model.gates.skipping`).
         """
         run: TrunkFunction = trunk or self.backward_trunk
-        return run(self._stacked(lr, self._aligned(lr, feat, flow, origin)))
+        return run(self._stacked(self.backward_trunk, lr, self._aligned(lr, feat, flow, origin)))
 
     def forward_step(
         self,
@@ -243,7 +247,8 @@ class BasicVSR(nn.Module):
         """
         aligned = self._aligned(lr, feat, flow, origin)
         run: TrunkFunction = trunk or self.forward_trunk
-        return run(self._stacked(lr, back, aligned) if self.config.coupled else self._stacked(lr, aligned))
+        parts = (lr, back, aligned) if self.config.coupled else (lr, aligned)
+        return run(self._stacked(self.forward_trunk, *parts))
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
         """Reconstruct the HR frame [B, 3, 4 H, 4 W], float32, from the features of both branches at one frame.
@@ -293,9 +298,14 @@ class BasicVSR(nn.Module):
         """Return features [B, C, H, W] in the form that the steps sample fastest, any number of times."""
         return feat if self.accelerated else FeatureTable.of(feat)
 
-    def _stacked(self, *parts: Tensor) -> Tensor:
-        """Concatenate the channels of parts [B, ., H, W] in the network's number format, channels last in memory."""
-        whole = torch.cat([part.to(self.dtype) for part in parts], 1)
+    def _stacked(self, trunk: Trunk, *parts: Tensor) -> Tensor:
+        """Concatenate the channels of parts [B, ., H, W] for a trunk, channels last in memory.
+
+        The result has the network's number format, or consists of the integers that the trunk reads.
+        """
+        whole = stacked_on_integers(trunk.entry, parts)
+        if whole is None:
+            whole = torch.cat([part.to(self.dtype) for part in parts], 1)
         return whole.contiguous(memory_format=torch.channels_last)
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -117,8 +117,30 @@ def integers(x: Tensor, zero: int, gain: Tensor) -> Tensor:
     pixels, rows = x.permute(0, 2, 3, 1).contiguous().view(-1, c), max(SLICE // c, 1)
     for target, part in zip(made.view(-1, c).split(rows), pixels.split(rows), strict=True):  # type: ignore[no-untyped-call]
         target.copy_(part * gain if part.dtype == torch.float32 else part.float().mul_(gain))
-    seen = torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage(), 0, made.shape, made.stride())
-    return seen.permute(0, 3, 1, 2)
+    return _seen(made)
+
+
+def stacked_on_integers(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor | None:
+    """Concatenate the channels of parts [B, ., H, W] as the integers that `conv` reads: uint8, channels last in memory.
+
+    None if the convolution has no integers, and in training.
+    """
+    found = () if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv, ())
+    if len(found) != 1:
+        return None
+    zero, gain = found[0].zero, found[0].gain
+    b, _, h, w = parts[0].shape
+    made = _empty_quantised((b, h, w, len(gain)), zero)
+    flat = [part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts]
+    gains = gain.split([part.shape[1] for part in parts])  # type: ignore[no-untyped-call]
+    rows = max(SLICE // len(gain), 1)
+    for at, target in enumerate(made.view(-1, len(gain)).split(rows)):  # type: ignore[no-untyped-call]
+        floats = torch.empty(target.shape)
+        into = floats.split([part.shape[1] for part in parts], 1)  # type: ignore[no-untyped-call]
+        for part, own, out in zip(flat, gains, into, strict=True):
+            torch.mul(part[at * rows : (at + 1) * rows], own, out=out)
+        target.copy_(floats)
+    return _seen(made)
 
 
 def rounded(weight: Tensor, scale: Tensor) -> Tensor:
@@ -149,6 +171,8 @@ def convolved_on_integers(conv: nn.Conv2d, x: Tensor, parts: int = 1) -> list[Te
     made = () if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv, ())
     if len(made) != parts:
         return None
+    if x.dtype == torch.uint8:  # from `stacked_on_integers`
+        return [part.floats(x, conv.weight.dtype) for part in made]
     seen = made[0].integers(x)
     return [part.floats(seen, x.dtype) for part in made]
 
@@ -156,6 +180,11 @@ def convolved_on_integers(conv: nn.Conv2d, x: Tensor, parts: int = 1) -> list[Te
 def has_integers(network: nn.Module) -> bool:
     """Check whether inference computes any convolution of a network on integers."""
     return any(module in _BLOCKS or module in _CONVOLUTIONS for module in network.modules())
+
+
+def on_integers(*convolutions: nn.Module) -> bool:
+    """Check whether inference computes each of some convolutions on integers; not so in training."""
+    return not torch.is_grad_enabled() and all(conv in _CONVOLUTIONS for conv in convolutions)
 
 
 @cache
@@ -177,6 +206,12 @@ def exact() -> bool:
     except (AttributeError, RuntimeError, TypeError):
         return False
     return bool(torch.equal(seen.float(), x) and y[0, 0, 1, 1] == 72 * LEVELS * MOST_WEIGHT)
+
+
+def _seen(made: Tensor) -> Tensor:
+    """Return quantised numbers [B, H, W, C] as plain integers [B, C, H, W]."""
+    seen = torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage(), 0, made.shape, made.stride())
+    return seen.permute(0, 3, 1, 2)
 
 
 def _empty_quantised(shape: tuple[int, ...], zero: int) -> Tensor:
