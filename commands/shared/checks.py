@@ -119,6 +119,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
+    from media.types import counted
     from model.engine.loading import load_model
     from model.errors import ModelError
 
@@ -130,8 +131,8 @@ def _device(settings: Settings) -> Iterator[Finding]:
         return
     for note in model.notes:
         yield Finding("device", "note", note, "update the driver, or install a PyTorch with kernels for the GPU")
-    cores = settings.threads or len(os.sched_getaffinity(0))
-    yield Finding("device", "ok", model.place + (f", {cores} threads" if model.device.type == "cpu" else ""))
+    threads = counted(settings.threads or len(os.sched_getaffinity(0)), "thread")
+    yield Finding("device", "ok", model.place + (f", {threads}" if model.device.type == "cpu" else ""))
 
 
 def _models(settings: Settings) -> Iterator[Finding]:

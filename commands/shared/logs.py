@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from jobs.settings import Settings
 
+NAMED: Final = "_SKIPVSR_DATA_FOLDER_NAMED"
+"""Set for the children of `skipvsr up`, which prints the data folder itself."""
 log = logging.getLogger(__name__)
 _PROBES = ("/healthz", "/readyz", "/metrics")
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -66,5 +69,6 @@ def set_up(settings: Settings) -> None:
 
 
 def name_data_folder(settings: Settings) -> None:
-    """Log the path of this process's data folder."""
-    log.info("data folder: %s", settings.data_dir.absolute())
+    """Log the path of this process's data folder, unless the parent process has logged the path."""
+    if NAMED not in os.environ:
+        log.info("data folder: %s", settings.data_dir.absolute())

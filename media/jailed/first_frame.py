@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from media.demux.bitstream import chroma_location
+from media.demux.opening import check_index
 from media.demux.side_data import has_alpha_channel
 from media.errors import NoFrames, UnusableVideo
 from media.jailed.header_checks import ENCRYPTED
@@ -35,6 +36,7 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
     Raises:
         NoFrames: neither the file's first packets nor the first packets from a keyframe on give a frame.
         UnusableVideo: the packets are encrypted.
+        UnsupportedFile: an MP4 file ends inside its index.
     """
     stream.codec_context.thread_count = 1
     location, has_alpha = "", False
@@ -51,6 +53,7 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
                 return FirstFrame(frame, location, has_alpha)
         except av.error.FFmpegError:
             continue
+    check_index(container)
     raise NoFrames("No frame of the video can be decoded; the file is corrupt or incomplete.")
 
 
