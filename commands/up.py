@@ -1,4 +1,4 @@
-"""`skipvsr up`: API, gRPC server, workers and embedded Redis as one process tree that starts and stops together."""
+"""`skipvsr up`: start and stop API, gRPC server, workers and embedded Redis as a single process tree."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def run(settings: Settings) -> int:
     from commands.shared.addresses import address, listen
     from commands.shared.devices import devices
     from commands.shared.embedded_redis import EmbeddedRedis, folder_of
+    from commands.shared.logs import NAMED
     from commands.shared.processes import prepare_server
     from commands.shared.supervisor import POLL_SECONDS, STOP_MARGIN_SECONDS, Interrupt, Supervisor, say
 
@@ -45,7 +46,7 @@ def run(settings: Settings) -> int:
         stack.enter_context(interrupt.caught())
         listener = stack.enter_context(listen(settings.http_host, settings.http_port))
         url = f"http://{address(settings.http_host, listener.getsockname()[1])}"
-        env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute()), WARNED: "1"}
+        env = {**os.environ, "SKIPVSR_DATA_DIR": str(settings.data_dir.absolute()), WARNED: "1", NAMED: "1"}
         say(f"data folder: {env['SKIPVSR_DATA_DIR']}")
         grpc = find_spec("grpc") is not None
         if grpc:

@@ -57,7 +57,7 @@ _SEGMENTS: Final = r"^(auto|off|[1-9]|[1-5][0-9]|6[0-4])$"
 PROBLEMS: Final = "/problems/"
 """Path of the pages that explain each kind of error."""
 STORED: Final = "stored"
-"""Validation context for stored documents, which may hold options that new requests may not use."""
+"""Validation context for stored documents: stored documents may hold options that new requests may not use."""
 
 
 def _wrong(message: str, *fields: str) -> PydanticCustomError:
@@ -77,8 +77,8 @@ class JobOptions(BaseModel):
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
-        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model (4 "
-        "for the default), or less, so that the shorter side has at most 2160 pixels.",
+        description="Scale factor of width and height. Without `scale` and `height`: the model's scale (4 "
+        "for the default), or less: the shorter side then has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
         None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."
@@ -189,7 +189,7 @@ class Progress(BaseModel):
 
     frames_done: int = Field(
         0,
-        description="Number of frames done. Frames in work count by the work that is done on them; the number never "
+        description="Number of frames done. Frames in work count by their finished work; the number never "
         "falls while a worker processes the job.",
     )
     frames_saved: int = Field(
@@ -258,7 +258,7 @@ class Problem(BaseModel):
 
 
 class InvalidField(BaseModel):
-    """What is wrong with one field of a request."""
+    """The fault in a field of a request."""
 
     field: str = Field(description="Name of the field; empty: the whole request.")
     detail: str = Field(description="The problem, in one line.")
@@ -271,7 +271,7 @@ class InvalidProblem(Problem):
 
 
 class Estimate(BaseModel):
-    """What a job was expected to take and to give, when it was submitted."""
+    """Expected time and size of a job's result, at the submission."""
 
     seconds: float = Field(description="Seconds of processing, without the wait in the queue.")
     seconds_low: float = Field(description="Lower bound: one of ten jobs takes less.")
@@ -300,7 +300,7 @@ class JobSegments(BaseModel):
     done: int = Field(description="Number of finished segments.")
     workers: int = Field(description="Most workers that have processed the job at the same time.")
     exact_seams: int = Field(
-        description="Number of seams at which the frames equal those of one worker: a scene cut precedes the seam."
+        description="Number of seams right behind a scene cut. There, the frames equal a single worker's frames."
     )
     warmed_seams: int = Field(
         description="Number of seams without a scene cut. The network first reads `warmup_frames` frames before."
@@ -322,7 +322,7 @@ class Job(BaseModel):
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
     request: Request | None = Field(
         None,
-        description="Request of a user that the worker has not carried out yet: cancel or pause. The job is still "
+        description="Open request of a user: cancel or pause. The job is still "
         "running, and stops within the time of one frame.",
     )
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
@@ -372,7 +372,7 @@ class Job(BaseModel):
 
     @property
     def resumable(self) -> bool:
-        """Whether a resumption can help: the job is paused, or failed with its files and for a cause that may pass."""
+        """Whether a resumption can help: the job is paused, or failed for a temporary cause and has its files."""
         if self.state is JobState.FAILED:
             return not self.files_removed and not (self.error and self.error.to_error().permanent)
         return self.state is JobState.PAUSED

@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 DEFAULT_SCALE: Final = 4
-"""Enlargement by a model that nobody has asked about its scale."""
+"""Enlargement by a model of unknown scale."""
 AUTO_LINES: Final = 2160
 """Most pixels of the shorter side of an output without `scale` or `height`."""
 MOST_H264: Final = 4096
-"""Most pixels of a side in H.264 that hardware decodes (level 5.2), and that NVENC encodes. HEVC reaches 8192."""
+"""Most pixels of a side in H.264 for hardware decoders (level 5.2) and NVENC. HEVC reaches 8192."""
 _COMMON_DEPTH: Final = 8
 """Bits a sample of H.264 that every device decodes."""
 _ENLARGED: Final = 2
@@ -172,7 +172,7 @@ def _best_codec(info: MediaInfo, size: tuple[int, int]) -> str:
 
 
 def _codec_warnings(codec: str, video: VideoInfo, size: tuple[int, int], *, automatic: bool) -> tuple[str, ...]:
-    """What to know about a codec; `automatic` if the user has chosen none."""
+    """Facts about a codec; `automatic` if the user has not chosen the codec."""
     large, deep = max(size) > MOST_H264, video.bit_depth > _COMMON_DEPTH
     if automatic and large and not deep and codec == "hevc":
         return (f"The result is HEVC: few devices play H.264 with more than {MOST_H264} pixels a side.",)

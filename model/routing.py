@@ -30,7 +30,7 @@ class Preset:
     detail: float = 5.0
     """Also if the mean absolute difference of luma over one quarter exceeds this: a small moving detail."""
     reach: int = 1
-    """Quarters (4 pixels) around a small moving detail that also count as changed, as the network sees them."""
+    """Distance in quarters (4 pixels) around a small moving detail that also counts as changed."""
     halo: int = 2
     """Pixels around a crop that are computed and discarded."""
     refresh: int = 1000
@@ -42,8 +42,8 @@ class Preset:
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame runs densely."""
     backward_every: int = 1
-    """The backward trunk runs in every n-th frame of a scene. In the other frames it rests: their features are the next
-    frame's, aligned by the flow."""
+    """The backward trunk runs in every n-th frame of a scene. In the other frames, the trunk rests: the
+    features are the next frame's, aligned by the flow."""
     negated_flow: bool = False
     """Estimate the flow from each frame to the frame before alone. The backward branch takes its negative."""
     error_budget: float = 0.0

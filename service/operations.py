@@ -124,7 +124,7 @@ class Operations:
             yield meter
 
     def reserve_key(self, key: str) -> tuple[Job, str] | Reservation:
-        """Reserve an idempotency key, or return the job that the key belongs to, with its upload's fingerprint.
+        """Reserve an idempotency key, or return the key's job with the fingerprint of its upload.
 
         Each caller has keys of their own.
         Renew the reservation (`renew_key`) until the upload is submitted (`submit`) or abandoned (`release_key`).
@@ -193,7 +193,7 @@ class Operations:
         return self.announced([job])[0]
 
     def announced(self, jobs: Sequence[Job]) -> list[Job]:
-        """The documents for callers, with what depends on the settings, the queue and the time."""
+        """The documents for callers, with the fields that depend on settings, queue and time."""
         placed = self.estimates.place(jobs)
         return [self._retention.announced(job) for job in placed] if self._retention else placed
 

@@ -17,11 +17,11 @@ from pipeline.calibration import calibrate_once
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS: Final = 60.0
-"""Pause after a failure, so that a job does not wait for Redis again and again."""
+"""Pause after a failure: a job must not wait for Redis again and again."""
 
 
 class WorkerSpeeds:
-    """Keeps measurements for estimates; without Redis they are lost, and the job goes on.
+    """Keeps measurements for estimates. Without Redis, measurements are lost and the job continues.
 
     Args:
         records: the speeds, through a client with a short timeout.

@@ -1,4 +1,4 @@
-"""Checks of this machine and of the settings: what work needs, and the cure for what is missing."""
+"""Checks of this machine and of the settings: the needs of each kind of work, and the remedy for a missing need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARTS: Final = {
     "httpx": "commands about jobs on a server",
     "watchfiles": "prompt notice of changes in a watched folder",
 }
-"""Packages that are optional, and what needs them."""
+"""Optional packages, and the parts that need them."""
 _TEST_SIZE: Final = (640, 360)
 _GB: Final = 1e9
 
@@ -119,6 +119,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         return
+    from media.types import counted
     from model.engine.loading import load_model
     from model.errors import ModelError
 
@@ -130,8 +131,8 @@ def _device(settings: Settings) -> Iterator[Finding]:
         return
     for note in model.notes:
         yield Finding("device", "note", note, "update the driver, or install a PyTorch with kernels for the GPU")
-    cores = settings.threads or len(os.sched_getaffinity(0))
-    yield Finding("device", "ok", model.place + (f", {cores} threads" if model.device.type == "cpu" else ""))
+    threads = counted(settings.threads or len(os.sched_getaffinity(0)), "thread")
+    yield Finding("device", "ok", model.place + (f", {threads}" if model.device.type == "cpu" else ""))
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
@@ -169,7 +170,7 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
     working = []
     for codec, encoder in chosen.items():
         if trouble := _encoding_trouble(codec, encoder):
-            cure = f"results in {codec} fail: install PyAV from PyPI, whose wheels hold all encoders"
+            cure = f"results in {codec} fail: install PyAV from PyPI; its wheels hold all encoders"
             yield Finding("encoders", "problem", f"{encoder.name}: {trouble}", cure)
         else:
             working.append(encoder.name)
@@ -182,7 +183,7 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
 
 
 def _encoding_trouble(codec: str, encoder: Encoder) -> str:
-    """Why a frame cannot be encoded; empty if it can."""
+    """The reason why a frame cannot be encoded; empty if the encoder works."""
     import tempfile
 
     import numpy as np

@@ -1,7 +1,7 @@
 """Redis clients, and Redis errors as `StoreUnavailable`.
 
-With Sentinels, each new connection goes to the server that the Sentinels name then. Commands to a server that has lost
-its place fail and are repeated like commands to a server that is down.
+With Sentinels, each new connection goes to the server that the Sentinels name then. Commands to a former primary server
+fail, and are repeated like commands to a stopped server.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Followed(Redis):
     """Client of a server that Sentinels name; closes the connections to the Sentinels, too.
 
     After a failover, redis-py's exceptions hold a client in a cycle. The garbage collector may then meet an open socket
-    before the client that would close the socket. So whoever opens a client closes the client.
+    before the client that would close the socket. The opener of a client therefore closes the client.
     """
 
     sentinels: Sequence[Redis] = ()

@@ -1,4 +1,4 @@
-"""MP4's boxes that libav does not hand on: the sample entry of a track, and what is nested in it."""
+"""MP4's boxes that libav does not hand on: the sample entry of a track, and the nested boxes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
+
+from media.boxes import outer_boxes
+from media.demux.ends import Hole
 
 _TABLES: Final = ("mdia", "minf", "stbl", "stsd")
 """Boxes of a track around its sample entries, from the outside in."""
@@ -24,6 +27,31 @@ class SampleEntry(NamedTuple):
     """avc1, hvc1, encv, …"""
     boxes: dict[str, bytes]
     """The first inner box of each name, at any depth: name → content."""
+
+
+def breaks_off(path: Path, missing: Hole | None) -> bool:
+    """Whether a file surely ends before the end of its index, the box `moov`.
+
+    Args:
+        path: the file.
+        missing: bytes that are not known, and may hold the index.
+    """
+    with path.open("rb") as file:
+        size, end = max(file.seek(0, 2), missing[1] if missing else 0), 0
+        for name, begin, end in outer_boxes(file):
+            if _unknown(begin, missing):
+                return False
+            if name == b"moov":
+                return end > size
+        if _unknown(end, missing):
+            return False
+        file.seek(end)
+        return file.read(8) == b"\0\0\0\0mdat" or end + 8 > size  # a recorder writes the length of `mdat` at the end
+
+
+def _unknown(at: int, missing: Hole | None) -> bool:
+    """Whether a box's head at this offset is not known."""
+    return missing is not None and at + 16 > missing[0] and at < missing[1]
 
 
 def sample_entry(path: Path, track_id: int) -> SampleEntry | None:
@@ -82,7 +110,7 @@ def _boxes(file: BinaryIO, at: int, end: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _inner(data: bytes, depth: int = _DEPTH) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each box, the outer ones after their inner ones, so that the outer ones win."""
+    """Name and content of each box. Outer boxes follow their inner boxes: the outer boxes win."""
     at = 0
     found = []
     while at + 8 <= len(data):

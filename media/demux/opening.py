@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from media.demux.boxes import breaks_off
 from media.demux.ends import Ends, hole
 from media.demux.formats import CONTAINERS, OPTIONS, VIDEO_DECODERS, WEBP
 from media.demux.webp import PictureStream, is_webp_animation, read_animation
@@ -21,6 +22,8 @@ from media.limits import Limits
 
 _PROBED: Final = r"^Format (\S+) probed with"
 """A line of libav's log. For a guess by the file's name, libav writes another line."""
+_MP4: Final = "mov,mp4,m4a,3gp,3g2,mj2"
+_NO_INDEX: Final = "The file looks like MP4, but has no complete index: the download or the recording broke off."
 _UNKNOWN_CODEC: Final = r"stream {} \(Video: none \((\S+) / 0x"
 
 
@@ -82,6 +85,8 @@ def _refusal(path: Path, options: dict[str, str], reason: str) -> UnsupportedFil
         )
     if found in CONTAINERS:
         kind = CONTAINERS[found].title.split(",")[0]
+        if found == _MP4 and breaks_off(path, hole()):
+            return UnsupportedFile(_NO_INDEX)
         return CorruptHeader(f"The file looks like {kind}, but its header is corrupt ({reason.lower()}).")
     if found.endswith("_pipe"):
         return UnsupportedFile(f"The file is a single picture ({found.removesuffix('_pipe').upper()}), not a video.")
@@ -113,6 +118,8 @@ def video_stream(container: InputContainer) -> VideoStream:
     best = container.streams.best("video")
     candidates = ([best] if isinstance(best, VideoStream) else []) + list(container.streams.video)
     stream = next((s for s in candidates if not s.disposition & Disposition.attached_pic), None)
+    if stream is None or stream.codec_context is None:
+        check_index(container)
     if stream is None:
         raise UnusableVideo("The file has no video track" + (", only sound." if container.streams.audio else "."))
     if stream.codec_context is None or stream.codec_context.name not in VIDEO_DECODERS:
@@ -121,6 +128,12 @@ def video_stream(container: InputContainer) -> VideoStream:
             "Convert the video to H.264, HEVC, AV1 or VP9 first."
         )
     return stream
+
+
+def check_index(container: InputContainer) -> None:
+    """Raise UnsupportedFile if an MP4 file ends inside its index."""
+    if container.format.name == _MP4 and breaks_off(Path(container.name.removeprefix("file:")), hole()):
+        raise UnsupportedFile(_NO_INDEX)
 
 
 def _codec(container: InputContainer, stream: VideoStream) -> str:

@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from media.demux.bitstream import chroma_location
+from media.demux.opening import check_index
 from media.demux.side_data import has_alpha_channel
 from media.errors import NoFrames, UnusableVideo
 from media.jailed.header_checks import ENCRYPTED
@@ -21,7 +22,7 @@ _ATTEMPTS: Final = 300
 
 
 class FirstFrame(NamedTuple):
-    """The first frame of a stream, and what its packets say."""
+    """The first frame of a stream, and facts of its packets."""
 
     frame: VideoFrame
     chroma_location: str
@@ -35,6 +36,7 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
     Raises:
         NoFrames: neither the file's first packets nor the first packets from a keyframe on give a frame.
         UnusableVideo: the packets are encrypted.
+        UnsupportedFile: an MP4 file ends inside its index.
     """
     stream.codec_context.thread_count = 1
     location, has_alpha = "", False
@@ -51,13 +53,14 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
                 return FirstFrame(frame, location, has_alpha)
         except av.error.FFmpegError:
             continue
+    check_index(container)
     raise NoFrames("No frame of the video can be decoded; the file is corrupt or incomplete.")
 
 
 def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """The first packets of the stream, then the first packets from a keyframe on.
 
-    A recording that begins inside a long group of pictures is not decodable before its first keyframe.
+    If a recording begins inside a long group of pictures, no frame before the first keyframe is decodable.
     """
     left, keyframe_seen = _ATTEMPTS, False
     for packet in readable_packets(container, stream):

@@ -56,7 +56,7 @@ class FrameDecoder(Protocol):
     """Bytes → frames. Raises UnusableVideo for bytes of another format or size."""
 
     def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
-        """The frames that these bytes complete: exactly one, except for H.264 and HEVC."""
+        """The frames completed by the bytes: exactly one, except for H.264 and HEVC."""
 
     def flush(self) -> list[Decoded]:
         """The delayed frames. Afterwards a new sequence can begin."""
@@ -182,7 +182,7 @@ class _PictureEncoder:
 
 
 class _VideoEncoder:
-    """Encoder with one access unit for each frame: no reordering and no look-ahead, so no frame is delayed."""
+    """Encoder with an access unit for each frame. Without reordering and look-ahead, no frame is delayed."""
 
     def __init__(self, coding: Coding) -> None:
         self._coding, self._color = coding, coding.color

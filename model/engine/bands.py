@@ -31,7 +31,7 @@ ACCELERATED_TAIL_PIXELS = {"full": 2**18, "light": 2**21}
 def run_in_bands(trunk: Trunk, x: Tensor) -> Tensor:
     """Compute `trunk(x)`, [B, in, H, W] -> [B, C, H, W], bit for bit, at once or in bands of rows.
 
-    Each band includes the rows around that its convolutions see. A trunk that sees too many rows runs at once.
+    Each band includes the surrounding rows that its convolutions read. A trunk that sees too many rows runs at once.
     """
     b, _, h, w = x.shape
     halo, channels = 2 * len(trunk.blocks) + 1, trunk.channels

@@ -25,7 +25,7 @@ class DataConfig(_Section):
     photos: list[Path] = []
     """Folders of pictures; each picture is turned into moving clips."""
     val: list[Path] = []
-    """Folders of validation clips, used at full size and never trained on. Checkpoints are chosen by them."""
+    """Folders of validation clips, used at full size and never trained on. These clips choose the checkpoint."""
     scale: int = DEFAULT_SCALE
     """HR size over LR size, and the network's scale."""
     seed: int | None = None
@@ -198,7 +198,7 @@ class TrainConfig(_Section):
         return differences(*(config.model_dump(mode="json", exclude=harmless) for config in (before, self)))
 
     def differs_from_stored(self, stored: Any) -> str:
-        """Name the settings that differ from those in the state of a run, as `differs` does."""
+        """Name the settings that differ from the state of a run, like `differs`."""
         try:  # options added by later versions have their defaults
             return self.differs(TrainConfig.model_validate(stored))
         except ValidationError:

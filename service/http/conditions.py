@@ -21,7 +21,7 @@ _TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 class PreconditionFailed(SkipVsrError):
-    """The document has changed since the client read it."""
+    """The document has changed since the client's last read."""
 
     status: ClassVar[int] = 412
     title: ClassVar[str] = "Precondition failed"
@@ -30,7 +30,7 @@ class PreconditionFailed(SkipVsrError):
 
 @dataclass(frozen=True)
 class Version:
-    """What tells one version of a document or file from another."""
+    """The identity of a version of a document or file."""
 
     etag: str
     """Strong entity tag, with its quotes."""

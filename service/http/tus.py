@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Status:
-    """An upload as its client sees it."""
+    """An upload in the form for its client."""
 
     upload: Upload
     offset: int
@@ -56,7 +56,7 @@ class Status:
         return cls(opened.upload, opened.offset, opened.expires)
 
     def headers(self, *, all_of_them: bool = False) -> dict[str, str]:
-        """Headers of a response; `all_of_them` adds what never changes."""
+        """Headers of a response; `all_of_them` adds the constant headers."""
         found = {
             "Upload-Offset": str(self.offset),
             "Upload-Expires": format_datetime(self.expires, usegmt=True),
@@ -70,7 +70,7 @@ class Status:
 
 
 class _Chunk:
-    """The bytes of one request, with the checksum that the client promises.
+    """The bytes of a request, with the client's checksum.
 
     Args:
         incoming: the upload.
@@ -95,7 +95,7 @@ class _Chunk:
             self._digest.update(data)
 
     def verify(self) -> None:
-        """Raise ChecksumMismatch if the bytes are not the promised ones."""
+        """Raise ChecksumMismatch if the bytes do not match the checksum."""
         if self._digest is not None and not hmac.compare_digest(self._digest.digest(), self._expected):
             raise ChecksumMismatch("the bytes do not match Upload-Checksum and were dropped: send them again")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
@@ -126,28 +126,16 @@ class JobService:
                     continue
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
-        async with reported(context, "CancelJob"):
-            call.entry().job_id = request.job_id
-            job = await asyncio.to_thread(self._own.cancel, request.job_id)
-            return pb.CancelJobResponse(job=messages.job(job))
+        return pb.CancelJobResponse(job=await self._changed(context, "CancelJob", request.job_id, Operations.cancel))
 
     async def PauseJob(self, request: pb.PauseJobRequest, context: Any) -> pb.PauseJobResponse:
-        async with reported(context, "PauseJob"):
-            call.entry().job_id = request.job_id
-            job = await asyncio.to_thread(self._own.pause, request.job_id)
-            return pb.PauseJobResponse(job=messages.job(job))
+        return pb.PauseJobResponse(job=await self._changed(context, "PauseJob", request.job_id, Operations.pause))
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Any) -> pb.ResumeJobResponse:
-        async with reported(context, "ResumeJob"):
-            call.entry().job_id = request.job_id
-            job = await asyncio.to_thread(self._own.resume, request.job_id)
-            return pb.ResumeJobResponse(job=messages.job(job))
+        return pb.ResumeJobResponse(job=await self._changed(context, "ResumeJob", request.job_id, Operations.resume))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
-        async with reported(context, "DeleteJob"):
-            call.entry().job_id = request.job_id
-            job = await asyncio.to_thread(self._own.remove, request.job_id)
-            return pb.DeleteJobResponse(job=messages.job(job))
+        return pb.DeleteJobResponse(job=await self._changed(context, "DeleteJob", request.job_id, Operations.remove))
 
     async def DownloadResult(
         self, request: pb.DownloadResultRequest, context: Any
@@ -168,6 +156,12 @@ class JobService:
             async with aclosing(_parts(file, facts, request.offset)) as parts:
                 async for part in parts:
                     yield pb.DownloadInputResponse(**part)
+
+    async def _changed(self, context: Any, name: str, job_id: str, change: Callable[[Operations, str], Job]) -> pb.Job:
+        """The job after a change by its caller."""
+        async with reported(context, name):
+            call.entry().job_id = job_id
+            return messages.job(await asyncio.to_thread(change, self._own, job_id))
 
     @property
     def _own(self) -> Operations:

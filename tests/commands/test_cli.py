@@ -70,7 +70,7 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
         (["upscale", __file__, "out.mp4", "--model", "tiny"], "skipvsr: "),
         (
             ["submit", EXAMPLE, "-o", "out.mp4", "--url", "http://127.0.0.1:9"],
-            "no server answers at http://127.0.0.1:9",
+            "no server answers at http://127.0.0.1:9 (Connection refused): ",
         ),
         (["worker"], "no Redis: set SKIPVSR_REDIS_URL"),
         (["train-skip", "tiny", "--clips", ".", "--out", "no/folder/out"], "there is no folder"),

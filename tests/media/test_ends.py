@@ -89,6 +89,27 @@ def test_no_video_stays_no_video(folder: Path) -> None:
         probed(ends(folder / "text.mp4"))
 
 
+@pytest.mark.parametrize("size", [0, 3 * 10**9])
+def test_a_file_without_its_last_bytes_is_refused_before_the_upload(folder: Path, size: int) -> None:
+    """Boxes outside the hole show that the index is cut off, or does not fit into the file."""
+    whole = make_noise(folder / "cut.mp4", "mp4", "libx264")
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"mdat") - 4
+    if size:
+        data[at : at + 4] = (2**32 - 1).to_bytes(4, "big")
+    whole.write_bytes(data[: -len(data) // 8])
+    with pytest.raises(UnsupportedFile, match="the download or the recording broke off"):
+        probed(ends(whole, size=size))
+
+
+def test_an_upload_in_progress_does_not_break_off(folder: Path) -> None:
+    whole = make_noise(folder / "arriving.mp4", "mp4", "libx264")
+    data = whole.read_bytes()
+    whole.write_bytes(data[:KNOWN])
+    with pytest.raises(HeaderElsewhere, match="outside the bytes that were sent"):
+        probe(whole, target="auto", hole=(KNOWN, len(data)))
+
+
 def cpu_of_children() -> float:
     """CPU seconds of all processes that have read files so far."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -11,7 +11,7 @@ from media.errors import DecoderCrashed, MediaError, OverLimit, UnsupportedFile,
 from media.limits import Limits
 from media.probe import probe
 from media.reader import VideoReader
-from tests.support.hostile import TEXTS, many_streams, million_frames, png, png_video, sound_only
+from tests.support.hostile import TEXTS, many_streams, million_frames, png, png_video, sound_only, write_video
 from tests.support.media import upscale, write_clip
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -32,6 +32,27 @@ def test_files_without_video_are_refused(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) > 15
     assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize(("front", "more"), [(False, -5), (True, 400), (False, 700)])
+def test_a_cut_off_mp4_is_named(tmp_path: Path, front: bool, more: int) -> None:
+    """A download that stopped: inside the pictures, or inside an index in front of them or behind them."""
+    whole = write_video(tmp_path / "whole.mp4", faststart=front)
+    data = whole.read_bytes()
+    whole.write_bytes(data[: data.index(b"moov") + more])
+    with pytest.raises(UnsupportedFile, match=r"looks like MP4, .* the download or the recording broke off"):
+        probe(whole)
+
+
+def test_a_recorder_that_lost_its_power_is_named(tmp_path: Path) -> None:
+    """Recorders write the length of the pictures at the end."""
+    whole = write_video(tmp_path / "whole.mp4")
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"mdat") - 4
+    data[at : at + 4] = bytes(4)
+    whole.write_bytes(data[: data.index(b"moov") - 4])
+    with pytest.raises(UnsupportedFile, match="the download or the recording broke off"):
+        probe(whole)
 
 
 def test_names_that_look_like_protocols_are_files(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The route of estimates: what a video would take and give, before its upload."""
+"""The route of estimates: time and size of a video's result, before the upload."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EstimatedOutput(BaseModel):
 
 
 class EstimateDocument(BaseModel):
-    """What a job would take and give."""
+    """Expected time and size of a job's result."""
 
     input: StreamFacts = Field(description="Properties of the file.")
     output: EstimatedOutput

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from commands.shared.logs import set_up
+from commands.shared.logs import NAMED, name_data_folder, set_up
 from jobs.settings import Settings
 from worker.job_log import JobLog
 
@@ -21,6 +21,17 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["level"], first["logger"], first["message"]) == ("info", "some.module", "job ab: done")
     assert first["seconds"] == 1.5
     assert "ValueError: no" in second["exception"]
+
+
+def test_the_data_folder_is_named_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`skipvsr up` names the folder, and its children do not repeat it."""
+    settings = Settings()
+    set_up(settings)
+    name_data_folder(settings)
+    assert str(settings.data_dir.absolute()) in capsys.readouterr().err
+    monkeypatch.setenv(NAMED, "1")
+    name_data_folder(settings)
+    assert capsys.readouterr().err == ""
 
 
 EVIL = "caf\u00e9 \x1b[2J \x9b2J \u202e4pm \u2066 \u2028 \u200f \r\n\t\x00 \ufff9 \U000e0041 \udcff"

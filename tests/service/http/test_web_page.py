@@ -156,6 +156,25 @@ def test_refused_upload_keeps_its_reason_and_can_be_removed(service: Service, pa
     expect(page.locator("#uploads li")).to_have_count(0)
 
 
+def test_a_video_that_the_estimate_refuses_is_not_sent(service: Service, page: Page, tmp_path: Path) -> None:
+    """A reason is enough, and bytes are not needed. The user may insist."""
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/uploads") else None)
+    (tmp_path / "notes.mp4").write_text("no video " * 1000)
+    page.goto(service.url)
+    choose(page, make_clip(tmp_path / "clip.mp4", frames=2), tmp_path / "notes.mp4")
+    expect(page.locator("#chosen .error").nth(1)).to_contain_text("not an accepted video format")
+    expect(page.locator("#total")).to_contain_text("1 not possible")
+    page.get_by_role("button", name="Upscale 2 videos").click()
+    expect(card(page, "clip.mp4")).to_be_visible()
+    expect(page.locator("#uploads .facts")).to_have_text("Failed · 9 kB")
+    expect(page.locator("#uploads .error")).to_contain_text("not an accepted video format")
+    assert len(sent) == 1
+    page.get_by_role("button", name="Try again: notes.mp4").click()
+    expect(page.locator("#uploads .error")).to_contain_text("not an accepted video format")
+    assert len(sent) == 2
+
+
 def test_files_are_queued_and_one_bad_file_stops_no_other(service: Service, page: Page, tmp_path: Path) -> None:
     """Videos that are chosen during an upload wait for their start. Each has its own options."""
     clips = [make_clip(tmp_path / f"{number}.mp4", frames=2) for number in range(3)]

@@ -63,7 +63,7 @@ class Progress:
     """Progress of a job."""
 
     frames_done: int = 0
-    """Frames done; frames in work count by the work that is done on them."""
+    """Frames done; frames in work count by their finished work."""
     frames_saved: int = 0
     """Frames upscaled and checkpointed: a paused or interrupted job continues after them."""
     frames_total: int | None = None
@@ -218,7 +218,7 @@ class OutputFacts:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a file would become, and how long the server would need."""
+    """Size and time of a file's result, before the upload."""
 
     input: StreamFacts = field(default_factory=StreamFacts)
     output: OutputFacts = field(default_factory=OutputFacts)
@@ -256,7 +256,7 @@ class Worker:
     jail_missing: list[str] = field(default_factory=list)
     """Layers of the decoder's jail that the worker's kernel does not enforce."""
     device_notes: list[str] = field(default_factory=list)
-    """Devices and number formats that the worker would rather use, and why they are of no use."""
+    """Preferred devices and number formats that failed, with the reasons."""
     started_at: datetime | None = None
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

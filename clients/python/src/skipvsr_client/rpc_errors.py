@@ -32,8 +32,9 @@ def from_rpc(error: grpc.RpcError, target: str) -> SkipVsrError:
     code, details = error.code(), str(error.details() or "")
     reason, fields, retry_after = _rich(error)
     if code is StatusCode.UNAVAILABLE and not reason:
+        trouble = details.rpartition(": ")[2]  # behind gRPC's addresses and states: "Connection refused"
         return ConnectionFailed(
-            f"no gRPC server answers at {target} ({details}): start one with `skipvsr up`, or check the address"
+            f"no gRPC server answers at {target} ({trouble}): start one with `skipvsr up`, or check the address"
         )
     status = _STATUSES.get(code, 500)
     return refused_class(status)(

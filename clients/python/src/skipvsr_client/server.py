@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ AWAY: Final = (502, 503, 504)
 """HTTP statuses of a starting server, of a server without Redis, and of a proxy without a server."""
 _ANOTHER_WAY: Final = "too-many-streams"
 """Kind of error for which the client asks in another way instead of waiting."""
+_NUMBER: Final = re.compile(r"^\[Errno -?\d+\] ")
+"""The number of an operating system's error, before its words."""
 _CONNECTING: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Errors before the request was sent: a repetition is safe for every request."""
 OnAway = Callable[[str], None]
@@ -73,7 +76,7 @@ class Server:
 
     @asynccontextmanager
     async def opened(self, call: Call, patience: Patience) -> AsyncIterator[httpx.Response]:
-        """Send a request that is safe to repeat; yield the successful response, whose content has not been read."""
+        """Send an idempotent request; yield the successful response, before its content is read."""
         response = await self._answer(call, patience, repeat=True, pending=False)
         try:
             yield response
@@ -117,7 +120,7 @@ class Server:
 
     def failed(self, error: httpx.TransportError) -> ConnectionFailed:
         """Create the error for a failed connection, with a remedy."""
-        trouble = str(error) or type(error).__name__
+        trouble = _NUMBER.sub("", str(error)) or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             remedy = "start one with `skipvsr up`, or check the address"
             if "CERTIFICATE" in trouble.upper():

@@ -116,8 +116,9 @@ export class Jobs extends EventTarget {
     const events = this.events = new EventSource("/events");
     events.addEventListener("job", event => this.happened(JSON.parse(event.data)));
     events.addEventListener("removed", event => { const {id} = JSON.parse(event.data); if (this.jobs.has(id)) this.removed(id); });
-    events.onopen = () => this.soon();
+    events.onopen = () => { this.soon(); this.dispatchEvent(new Event("connected")); };
     events.onerror = () => {
+      this.dispatchEvent(new Event("lost"));
       if (events.readyState !== EventSource.CLOSED) return;  // the browser connects again
       this.events = null;
       this.noEvents = Date.now();

@@ -81,6 +81,7 @@ async function turn(direction) {
 }
 
 jobs.addEventListener("change", render);
+for (const name of ["lost", "connected"]) jobs.addEventListener(name, health);
 jobs.addEventListener("state", event => notifier.changed(event.detail));
 queue.addEventListener("job", event => { jobs.update(event.detail); announce(`${event.detail.filename} is queued`); });
 $("#jobs").addEventListener("leave", event => {

@@ -6,8 +6,10 @@ const NAMES = ["model", "routing", "codec", "container", "deinterlace", "priorit
 const CODECS = {mov: ["h264", "hevc"], webm: ["av1"]};  // the containers that do not hold all codecs
 const HIDDEN = ["tiny"];                                // random weights, for tests only
 const MODELS = {
-  small: "small: for most videos", "small-clean": "small-clean: for clean video",
-  "basicvsr-reds": "basicvsr-reds: best quality, very slow",
+  small: "small: for most videos", "small-x2": "small-x2: the same, for twice the size",
+  "small-clean": "small-clean: for clean video", "basicvsr-video": "basicvsr-video: best quality, very slow",
+  "basicvsr-reds": "basicvsr-reds: clean video, very slow", "basicvsr-vimeo-bi": "basicvsr-vimeo-bi: clean video, very slow",
+  "basicvsr-vimeo-bd": "basicvsr-vimeo-bd: blurred video, very slow",
 };
 const LABELS = {crf: "Compression (CRF)", chunk: "Frames per chunk", lookahead: "Look-ahead frames"};
 

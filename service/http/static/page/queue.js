@@ -33,9 +33,12 @@ export class Queue extends EventTarget {
   uploads() { return this.items.filter(item => item.state !== "chosen"); }
   get busy() { return this.items.some(item => ["waiting", "sending", "checking"].includes(item.state)); }
 
-  // Send all chosen files; those without options of their own get these.
+  // Send all chosen files; those without options of their own get these. A file that the server has refused already is not sent.
   start(options) {
-    for (const item of this.chosen()) { item.options ||= options; this.go(item, false); }
+    for (const item of this.chosen()) {
+      item.options ||= options;
+      if (item.refusal) Object.assign(item, {state: "failed", error: item.refusal}); else this.go(item, false);
+    }
     this.next();
     this.changed();
   }
@@ -162,7 +165,8 @@ async function walk(entry) {
   return (await Promise.all(found.map(walk))).flat();
 }
 
-const VIDEO = /\.(mp4|m4v|mkv|mov|avi|webm|m?ts|m2ts|mpe?g|vob|mxf|wmv|flv|ogv|3gp|dv|y4m|gif)$/i;
+// Endings of videos: as `skipvsr upscale FOLDER`, and `accept` of the files' input.
+const VIDEO = /\.(3g2|3gp|apng|asf|avi|divx|dv|f4v|flv|gif|ivf|m1v|m2ts|m2v|m4v|mjpeg|mk3d|mkv|mov|mp4|mpeg|mpg|mts|mxf|ogm|ogv|qt|rm|rmvb|ts|vob|webm|wmv|y4m)$/i;
 
 // Of a folder, only videos: pictures, subtitles and notes beside them are left out.
 export const videos = files => files.filter(file => file.type.startsWith("video/") || VIDEO.test(file.name));

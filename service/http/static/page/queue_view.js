@@ -43,15 +43,17 @@ export class QueueView {
   add(files, given) {
     const known = new Set(this.queue.items.filter(item => item.file).map(item => fingerprint(item.file)));
     const fresh = files.filter(file => file.size && !known.has(fingerprint(file)));
-    say($("#refused"), this.leftOut(given - files.length, files.filter(file => !file.size), files.length - fresh.length));
+    say($("#refused"), this.leftOut(given - files.length, files.filter(file => !file.size), files.filter(file => file.size).length - fresh.length));
     this.queue.add(fresh);
     if (fresh.length) announce(`${count(fresh.length, "video")} chosen`);
   }
 
   leftOut(others, empty, ignored) {
-    if (empty.length) return `${empty.map(file => file.name).join(", ")}: the file is empty.`;
-    if (ignored) return `${count(ignored, "video")} already in the list.`;
-    return others > 0 ? `${count(others, "file")} left out: no video.` : "";
+    return [
+      empty.length && `${empty.map(file => file.name).join(", ")}: the file is empty.`,
+      ignored && `${count(ignored, "video")} already in the list.`,
+      others > 0 && `${count(others, "file")} left out: no video.`,
+    ].filter(Boolean).join(" ");
   }
 
   start() {
@@ -65,7 +67,9 @@ export class QueueView {
 
   optionsChanged() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { for (const item of this.queue.chosen()) if (!item.options) this.wantEstimate(item); }, 400);
+    const concerned = this.queue.chosen().filter(item => !item.options);
+    for (const item of concerned) item.refusal = null;  // of other options
+    this.timer = setTimeout(() => { for (const item of concerned) if (item.state === "chosen" && !item.options) this.wantEstimate(item); }, 400);
   }
 
   // Another key may ask what the last one could not.
@@ -190,13 +194,14 @@ export class QueueView {
   }
 
   showTotal() {
-    const chosen = this.queue.chosen(), known = chosen.filter(item => item.estimate?.seconds != null);
+    const chosen = this.queue.chosen(), possible = chosen.filter(item => !item.refusal), known = possible.filter(item => item.estimate?.seconds != null);
     const seconds = known.reduce((sum, item) => sum + item.estimate.seconds, 0) / Math.max(1, this.workers);
     const wait = Math.max(0, ...known.map(item => item.estimate.wait_seconds || 0));
     say($("#hint"), this.common().join(" "));
     say($("#total"), chosen.length ? list(
       chosen.length > 1 ? `${count(chosen.length, "video")}, ${bytes(chosen.reduce((sum, item) => sum + item.size, 0))}` : "",
-      known.length && known.length === chosen.length ? `${about(seconds)} of work` : "",
+      possible.length < chosen.length ? `${chosen.length - possible.length} not possible` : "",
+      known.length && known.length === possible.length ? `${about(seconds)} of work` : "",
       wait > 5 ? `starts in ${about(wait)}` : "",
     ) : "");
   }
