@@ -224,6 +224,16 @@ def test_an_impossible_option_opens_its_section(service: Service, page: Page, tm
     assert (job.options.crf, job.options.container) == (20, "webm")
 
 
+def test_a_lost_connection_shows_at_once(service: Service, page: Page) -> None:
+    """The page asks for the server's health when its events break off, without a timer."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/readyz") else None)
+    page.add_init_script("window.setInterval = () => 0")
+    page.route("**/events", lambda route: route.abort())
+    page.goto(service.url)
+    wait_until(lambda: page.evaluate("true") and len(asked) > 1, 60, "the page did not ask again")
+
+
 def test_order_filter_and_lasting_errors(service: Service, page: Page, tmp_path: Path) -> None:
     ids = [service.post(make_clip(tmp_path / f"{number}.mp4", frames=2)).json()["id"] for number in range(3)]
     page.goto(service.url)
