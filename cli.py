@@ -1,4 +1,4 @@
-"""`skipvsr`: the entry point. Lists the commands, runs one, and turns errors into one line and an exit status.
+"""`skipvsr`: the entry point. Lists and runs the commands, and turns each error into a line and an exit status.
 
 Each command lives in a module of `commands`, imported on demand: `skipvsr --help` and completion stay fast, and
 `skipvsr submit` works without torch.
@@ -47,8 +47,8 @@ COMMANDS: Final = {
         "models": "List the models",
         "train": "Train a network, or resume an interrupted run",
         "pack": "Pack training data into a small file for another machine",
-        "train-skip": "Fit a confidence estimator, which lets a model skip blocks",
-        "calibrate": "Choose scales, with which a model computes on integers",
+        "train-skip": "Fit a confidence estimator for skipping blocks",
+        "calibrate": "Choose scales for a model on 8-bit integers",
         "eval": "Measure the quality of a model: PSNR, SSIM, flicker",
         "bench": "Measure speed and quality on this machine",
     },

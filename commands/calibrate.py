@@ -46,12 +46,12 @@ _say = partial(print, flush=True)
 @click.command(cls=Command)
 @click.argument("model", type=ModelName(), metavar="MODEL", help="Model to calibrate")
 @option("--clips", type=FOLDER, required=True, metavar="DIR", help="Videos to choose the scales from")
-@option("--check", type=FOLDER, metavar="DIR", help="Videos to measure the loss on; default: those of --clips")
-@option("--out", type=FILE, metavar="FILE", help="File of the scales; default: where the model looks for it")
+@option("--check", type=FOLDER, metavar="DIR", help="Videos to measure the loss on; default: the videos of --clips")
+@option("--out", type=FILE, metavar="FILE", help="Scales file; default: the model's file in the weights folder")
 @option("--frames", type=COUNT, default=5, metavar="N", help="Frames of each video to choose the scales from")
 @option("--degrade", type=click.Choice(["bi", "bd"]), default="bi", help="How to make low resolution")
 def command(model: str, clips: Path, check: Path | None, out: Path | None, frames: int, degrade: str) -> int:
-    """Choose scales, with which a model computes on integers."""
+    """Choose scales for a model on 8-bit integers."""
     return run(model, clips, check or clips, out, frames=frames, clean=degrade, weights_dir=read_settings().weights)
 
 

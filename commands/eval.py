@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @option("--model", type=ModelName(), default="auto", help=f"Model: {MODEL_HELP}")
 @option("--routing", type=click.Choice(ROUTINGS), default="off", help="Work to skip")
 @option("--frames", type=COUNT, metavar="N", help="First N frames of each clip; default: all")
-@option("--scale", type=click.IntRange(min=2), metavar="N", help="Enlargement; default: that of the model")
+@option("--scale", type=click.IntRange(min=2), metavar="N", help="Enlargement; default: the model's")
 @option("--json", type=FILE, metavar="FILE", help="Write the rows as JSON, after each clip")
 def command(
     gt: Path,
@@ -77,7 +77,7 @@ def run(
 ) -> int:
     """Measure `model` on the clips in `gt`; print a row for each clip, and write the rows to `out`.
 
-    LR clips come from the folder `lr`, or are made by `how`. `scale` is the enlargement; default: that of the model.
+    LR clips come from the folder `lr`, or are made by `how`. `scale` is the enlargement; default: the model's.
     Raises CommandError, ModelError and OSError.
     """
     from benchmarks.quality import evaluate

@@ -51,7 +51,7 @@ def command() -> None:
     help="read: see own jobs; submit: create and change own jobs, live streams; admin: everything",
 )
 @option("--max-jobs", type=COUNT, metavar="N", help="Jobs, uploads and live streams at a time")
-@option("--uploads-per-minute", type=COUNT, metavar="N", help="Uploads and live streams that start in a minute")
+@option("--uploads-per-minute", type=COUNT, metavar="N", help="New uploads and live streams in a minute")
 @option("--bytes-per-day", type=_Size(), metavar="SIZE", help="Bytes sent in a day (UTC), e.g. 2GB")
 @option("--days", type=click.IntRange(1, _MOST_DAYS), metavar="N", help="Days until the key expires; default: never")
 def add(name: str, scopes: Sequence[str], days: int | None, **limits: int | None) -> int:

@@ -31,7 +31,7 @@ _say = partial(print, flush=True)
 @click.command(cls=Command)
 @click.argument("model", type=ModelName(), metavar="MODEL", help="Model to fit the estimator to")
 @option("--clips", type=FOLDER, required=True, metavar="DIR", help="Videos to fit on")
-@option("--out", type=FILE, metavar="FILE", help="Estimator file; default: where the model looks for it")
+@option("--out", type=FILE, metavar="FILE", help="Estimator file; default: the model's file in the weights folder")
 @option("--frames", type=COUNT, default=5, metavar="N", help="Frames of each video")
 @option("--error-budget", type=Positive(), default=0.02, metavar="X", help="Error budget during alignment")
 @option("--rounds", type=click.IntRange(0, 99), default=0, metavar="0-99", help="Rounds of alignment")
@@ -47,7 +47,7 @@ def command(
     degrade: str,
     heads_of: Path | None,
 ) -> int:
-    """Fit a confidence estimator, which lets a model skip blocks."""
+    """Fit a confidence estimator for skipping blocks."""
     return run(
         model,
         clips,

@@ -1,4 +1,4 @@
-"""`skipvsr up`: API, gRPC server, workers and embedded Redis as one process tree that starts and stops together."""
+"""`skipvsr up`: start and stop API, gRPC server, workers and embedded Redis as a single process tree."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "--devices",
     "wanted",
     metavar="LIST",
-    help="A worker for each device: all, cpu, or numbers of GPUs such as 0,2 (default: one on SKIPVSR_DEVICE)",
+    help="A worker for each device: all, cpu, or numbers of GPUs such as 0,2 (default: a worker on SKIPVSR_DEVICE)",
 )
 def command(wanted: str | None) -> int:
     """Run a worker, or a worker for each device."""

@@ -61,25 +61,27 @@ _CONFIGURATION_HEAD = """\
 Each setting is an environment variable, or a line of `.env` in the folder where `skipvsr` starts.
 An environment variable wins over `.env`. Copy `.env.example` to begin.
 
-Secrets may be files. `SKIPVSR_API_KEY_FILE`, `SKIPVSR_REDIS_URL_FILE`, `SKIPVSR_WEBHOOK_SECRET_FILE` and
-`SKIPVSR_S3_SECRET_ACCESS_KEY_FILE` name a file with the value. A folder of `SKIPVSR_SECRETS_DIR` holds files named
-like the variable in lower case; a colon separates several folders. A named file or folder that cannot be read ends the
-command with one line.
+A file can hold a secret: `SKIPVSR_API_KEY_FILE`, `SKIPVSR_REDIS_URL_FILE`, `SKIPVSR_WEBHOOK_SECRET_FILE` and
+`SKIPVSR_S3_SECRET_ACCESS_KEY_FILE` name the file. `SKIPVSR_SECRETS_DIR` names a folder of secret files, or several
+folders with colons between. In the folder, each file has the variable's name in lower case. If a named file or folder
+cannot be read, the command ends with an error message.
 
-`skipvsr up` stores the password of its Redis in the data folder, in a file that only this user can read. In containers,
-Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
-An empty value means unset. Unknown values end the command with one line before any work begins.
+`skipvsr up` stores the password of its Redis in a file of the data folder. Only the user of `skipvsr up` can read this
+file. In containers, Redis creates a password at the start; see [Containers](containers.md#password-of-redis).
+An empty value means unset. A wrong value ends the command with an error message before any work begins.
 """
 _FORMATS_HEAD = """\
 # Formats
 
 <!-- Written by `make docs` from media/demux/formats.py. Do not edit by hand. -->
 
-The content of a file decides; the ending of its name does not matter. A process without access to other files and to
-the network reads all of these formats. Formats on no list are refused by name.
+SkipVSR recognises a file's format by the content; the file's name does not matter. A process without access to other
+files and to the network reads all of these formats. For any other format, SkipVSR refuses the file with an error that
+names the format.
 
-Transparent parts of GIF, APNG and WebP animations are shown on white, and the job says so. Refused are other videos
-with transparent pixels, encrypted videos, and Dolby Vision profile 5, whose colours only Dolby Vision players can show.
+SkipVSR shows transparent parts of GIF, APNG and WebP animations on white, with a warning. SkipVSR refuses other videos
+with transparent pixels, encrypted videos, and Dolby Vision profile 5. Only Dolby Vision players can show the colours of
+profile 5.
 """
 _GROUPS = (("HTTP API", "http_"), ("gRPC server", "grpc_"), ("Limits on inputs", "max_"))
 """Sections of the configuration page by prefix. All other settings are under "General"."""
@@ -106,7 +108,7 @@ def configuration_page() -> str:
 
 
 def formats_page() -> str:
-    """Return the text of `docs/formats.md`: what is read, and what is not."""
+    """Return the text of `docs/formats.md`: accepted and refused formats."""
     titles: dict[str, list[str]] = {}
     for libav, container in CONTAINERS.items():
         titles.setdefault(container.title, []).append(f"`{libav}`")

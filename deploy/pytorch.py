@@ -2,7 +2,7 @@
 
 BACKEND is `auto` (uv looks for a GPU driver), `cpu`, `cuda` (the build on PyPI), or any backend of uv, e.g. `cu126`.
 An empty BACKEND keeps an installed build and otherwise means `auto`. Builds other than PyPI's come from PyTorch's own
-index. Where that index does not answer, nothing is installed here, and pip takes the build of its own index next.
+index. If the index does not answer, nothing is installed here, and pip next takes the build of pip's own index.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(backend: str) -> int:
 
 
 def _record(backend: str) -> int:
-    """Note the installed build, so that `make` installs again only if another build is named."""
+    """Note the installed build: `make` installs again only for another build."""
     Path(sys.prefix, ".torch").write_text(backend)
     return 0
 

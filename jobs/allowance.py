@@ -5,8 +5,7 @@ A limit that Redis cannot count, because Redis is full or away, refuses with `St
 needs no count.
 
 A job at a time is a queued or running job, or a *slot*: a promised job whose upload is in progress, or a live stream. A
-slot has the id of its job, so the step from the promise to the job counts once. A slot ends by itself if its process
-dies.
+slot has the id of its job: the promise and the job count once together. A slot ends by itself if its process dies.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _RENEW_SECONDS: Final = 30.0
 _BUSY_SECONDS: Final = 30
 """Advice to a client that has reached its number of jobs: nobody knows when a job ends."""
 _STEP_BYTES: Final = 8 << 20
-"""Bytes counted ahead of their arrival, so that small messages need no count of their own."""
+"""Bytes counted ahead of their arrival: small messages need no separate count."""
 
 _SLOT: Final = """
 -- KEYS: the key's slots, its jobs, queued jobs, running jobs. ARGV: limit, job id, seconds of life.
@@ -140,7 +139,7 @@ class Allowance:
             hours = self._max_wait / 3600
             raise LimitReached(
                 f"a job of this API key has waited for more than {hours:g} h (SKIPVSR_MAX_QUEUE_HOURS): try again when "
-                "the job has started, or cancel jobs that wait",
+                "the job has started, or cancel waiting jobs",
                 _BUSY_SECONDS,
             )
 
@@ -222,7 +221,7 @@ class Allowance:
 
 
 class Meter:
-    """Counts the bytes of one upload while they arrive, and keeps the upload's slot alive.
+    """Counts the arriving bytes of an upload, and keeps the upload's slot alive.
 
     Bytes are counted in steps ahead of their arrival; `close` gives the rest of the last step back.
 

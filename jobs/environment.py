@@ -15,7 +15,7 @@ _OTHERS: Final = frozenset(_PREFIX + name for name in ("SECRETS_DIR", "DEBUG", "
 def usual_data_dir() -> Path:
     """The data folder without a setting.
 
-    `data` in a checkout of SkipVSR, or where that folder holds files of a service; else the user's data folder.
+    `data` in a checkout of SkipVSR, or an existing `data` with files of a service; else the user's data folder.
     """
     here = Path("data")
     if Path("jobs/settings.py").is_file() or _is_ours(here):
@@ -33,7 +33,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def unknown_variables(settings: Iterable[str], *sources: Mapping[str, object]) -> list[str]:
-    """One line for each variable that looks like a setting but is none, with the setting of the nearest name.
+    """A line for each misspelt `SKIPVSR_` variable, with the nearest setting.
 
     Args:
         settings: names of the settings, in lower case and without prefix.

@@ -79,7 +79,7 @@ class SkipVsrError(Exception):
 
 
 class FieldError(NamedTuple):
-    """What is wrong with one field of a request."""
+    """The fault in a field of a request."""
 
     field: str
     detail: str

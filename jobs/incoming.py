@@ -19,7 +19,7 @@ _STEP_BYTES: Final = 8 << 20
 class Incoming:
     """A file that receives an upload. The caller must call `close`.
 
-    The constructor refuses an announced size that has no room, but reserves only one step, because announcements cost a
+    The constructor refuses an announced size larger than the free space, but reserves only a step: announcements cost a
     client nothing. `write` reserves more space as bytes arrive, so concurrent uploads never share the same free space.
     The constructor and `write` raise `StorageFull`; the constructor raises `TooManyUploads`.
 

@@ -1,10 +1,10 @@
-"""The ledger of a job: one small object that says which files the job has, and to which worker they belong.
+"""The ledger of a job: a small object that names the files of the job, and the worker that owns the files.
 
     jobs/<id>.json             the ledger
     files/<id>/<random>-<name> the bytes of a file, or a piece of a file; never overwritten
 
-Every change is a conditional write, which names the version that it replaces. So a change is never lost, and a worker
-that no longer has the job changes nothing.
+Every change is a conditional write: the write names the version to replace. No change is lost, and a worker that has
+lost the job changes nothing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Ledgers:
         self._bucket = bucket
         self._listed: dict[str, Found] | None = None
         self._written: dict[str, _Version] = {}
-        """What a worker of this process has written last. A wrong guess costs one more request, and nothing else."""
+        """What a worker of this process has written last. A wrong guess only costs another request."""
         self._seen: dict[str, tuple[str, bytes]] = {}
         """ETag and compressed bytes of listed ledgers."""
 

@@ -1,11 +1,11 @@
 """Who is next: one line of tickets for each API key and priority. The keys take turns.
 
-A worker takes the first ticket of the key whose turn has come, and the key goes to the end of the turns. So a key with
-one job waits for one job of every other key at most, however many jobs these keys have queued. Jobs without a key share
-one line. A higher priority always comes first.
+A worker takes the first ticket of the key whose turn has come, and the key goes to the end of the turns. A key with a
+single job therefore waits for at most one job of every other key, even if the other keys have queued many jobs. Jobs
+without a key share one line. A higher priority always comes first.
 
-Each step is one Lua script, whose cost does not grow with the number of waiting jobs. A ticket that has left its line
-is *owed* to its job until a worker claims the job, so a ticket that a dead worker had in hand is found again.
+Each step is a Lua script. Its cost does not grow with the number of waiting jobs. After leaving its line, a ticket is
+*owed* to its job until a worker claims the job. The ticket of a dead worker is therefore found again.
 
 Tickets for the parts of running jobs (`jobs.parts`) have a line of their own, whose turn comes when no job of the
 priority waits. No list or count of waiting jobs holds that line.
@@ -208,7 +208,7 @@ def wait(redis: Redis, seconds: float) -> bool:
 
 
 def waiting(redis: Redis) -> dict[Priority, list[bytes]]:
-    """All tickets by priority, in the order in which workers take the tickets if nothing else arrives."""
+    """All tickets by priority, in the order in which workers would take the tickets now."""
     found = cast("list[list[list[bytes]]]", redis.eval(_LIST, 0, *PRIORITIES))
     return {priority: list(_in_turn(lines)) for priority, lines in zip(PRIORITIES, found, strict=True)}
 

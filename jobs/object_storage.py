@@ -194,7 +194,7 @@ class ObjectStorage(Storage):
         return folder
 
     def parts(self, job_id: str) -> Storage:
-        """The working folders of the parts of a job, whose objects lie below those of the job."""
+        """The working folders of the parts of a job. The parts' objects lie below the job's objects."""
         bucket = BucketFolder(self._bucket, f"{files_of(job_id)}{_PARTS}/")
         return ObjectStorage(self.job_dir(job_id) / _PARTS, bucket, min_free=self.min_free)
 
@@ -361,7 +361,7 @@ class _ObjectEntry(Entry):
 
 
 def _named(files: Mapping[str, Filed], patterns: Iterable[str]) -> dict[str, Filed]:
-    """The files whose name fits one of some patterns."""
+    """The files with a name that matches a pattern."""
     return {name: filed for name, filed in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
 
 

@@ -107,7 +107,7 @@ class PartTable:
         self._release = redis.register_script(_RELEASE)
 
     def open(self, job_id: str, plan: str, order: Iterable[int], *, above: int) -> None:
-        """Let other workers claim the parts of a job in an order; parts that are taken or done stay so.
+        """Let other workers claim the parts of a job in an order; taken and finished parts stay unchanged.
 
         Tokens exceed `above`.
         """

@@ -1,4 +1,4 @@
-"""The way of a job's bytes into a bucket and back: files as pieces, which are objects that never change."""
+"""The way of a job's bytes into a bucket and back: files as pieces; a piece is an object that never changes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which workers are alive. Each worker repeats an announcement in Redis, which expires without repetition.
 
 Some duties need few workers, whatever their number: a thousand workers need not all watch for dead workers. A worker
-stays on a duty while it asks again before the end of its term.
+keeps a duty by asking again before the end of the duty's term.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Duty(StrEnum):
 
 
 _MOST: Final = {Duty.WATCH: 3, Duty.CLEAN: 1}
-"""Workers on a duty at the same time. A second observer has seen as much as the first if one of them dies."""
+"""Workers on a duty at the same time. If an observer dies, the second observer has the same knowledge."""
 _TAKE_DUTY: Final = """#!lua flags=allow-oom
 -- KEYS[1]: the workers on a duty; ARGV: name, milliseconds of a term, most workers. Returns 1 if the worker is on duty.
 local time = redis.call('TIME')

@@ -41,7 +41,7 @@ def write(folder: Path, text: str, *, through: Path | None, replaces: bytes | No
 
 
 def read(folder: Path) -> bytes | None:
-    """The record in a job's folder; None without one, for a link, and for a record that is far too long."""
+    """The record in a job's folder; None for a missing record, a link, or a far too long record."""
     try:
         with open_regular(folder / _NAME) as file:
             text = file.read(_MOST_BYTES + 1)

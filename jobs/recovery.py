@@ -28,7 +28,8 @@ class Recovery:
     Args:
         store: the jobs.
         storage: the files.
-        upkeep: cleans this machine's data folder in the thread; None on machines where a worker's janitor does so.
+        upkeep: cleans this machine's data folder in the thread; None on machines with a worker: the worker's janitor
+            does the same.
     """
 
     def __init__(self, store: JobStore, storage: Storage, upkeep: Upkeep | None = None) -> None:

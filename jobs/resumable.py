@@ -6,8 +6,8 @@
                                  .lock       held while an upload is created
 
 The owner is the id of an API key; `open` stands for the administrator's key, and for servers without keys. The id
-becomes the job's id. Whoever reads or changes an upload holds a lock on its bytes (flock), so several processes may
-share the folder. The kernel frees the lock of a dead process.
+becomes the job's id. Every reader and writer holds a lock on the upload's bytes (flock): several processes may share
+the folder. The kernel frees the lock of a dead process.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class ResumableFiles:
         if sum(1 for _ in folder.glob("*.json")) >= most:
             raise LimitReached(
                 f"{most} resumable uploads are open (SKIPVSR_MAX_OPEN_UPLOADS): turn complete uploads into jobs, or "
-                "delete uploads that are no longer needed",
+                "delete unneeded uploads",
                 _RETRY_SECONDS,
             )
 
@@ -198,7 +198,7 @@ class ResumableFiles:
             yield opened
 
     def ask_to_stop(self, upload_id: str, owner: str | None) -> None:
-        """Ask the request that receives bytes to keep them and to end: its connection may be dead."""
+        """Ask the receiving request to keep its bytes and to end: its connection may be dead."""
         with suppress(OSError):  # without the request, the other one ends by its time limit
             _stop(self._locate(upload_id, owner)).touch()
 
@@ -261,7 +261,7 @@ def became_job(upload_id: str) -> NotReady:
 
 
 def _unknown(upload_id: str) -> NotFound:
-    return NotFound(f"There is no upload {upload_id[:80]!r}: uploads are removed when they expire.")
+    return NotFound(f"There is no upload {upload_id[:80]!r}: expired uploads are removed.")
 
 
 def _document(path: Path) -> Path:
@@ -292,14 +292,14 @@ def _write(path: Path, upload: Upload) -> None:
 
 
 def _lock(path: Path) -> FileIO:
-    """Open a file and take its lock. Raises UploadBusy, and FileNotFoundError for a file that is no longer there."""
+    """Open a file and take its lock. Raises UploadBusy, and FileNotFoundError for a removed file."""
     with ExitStack() as stack:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         file = stack.enter_context(FileIO(os.open(path, flags), "r+b"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UploadBusy("another request is using this upload: ask for its offset (HEAD), then go on") from None
+            raise UploadBusy("another request is using this upload: ask for its offset (HEAD), then continue") from None
         found, named = os.fstat(file.fileno()), path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_ino != named.st_ino:  # renamed or removed meanwhile
             raise FileNotFoundError(path)

@@ -57,7 +57,7 @@ _SEGMENTS: Final = r"^(auto|off|[1-9]|[1-5][0-9]|6[0-4])$"
 PROBLEMS: Final = "/problems/"
 """Path of the pages that explain each kind of error."""
 STORED: Final = "stored"
-"""Validation context for stored documents, which may hold options that new requests may not use."""
+"""Validation context for stored documents: stored documents may hold options that new requests may not use."""
 
 
 def _wrong(message: str, *fields: str) -> PydanticCustomError:
@@ -77,7 +77,7 @@ class JobOptions(BaseModel):
     )
     scale: Literal[2, 3, 4] | None = Field(
         None,
-        description="Scale factor of width and height. If neither `scale` nor `height` is given: that of the model (4 "
+        description="Scale factor of width and height. Without `scale` and `height`: the model's scale (4 "
         "for the default), or less, so that the shorter side has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
@@ -258,7 +258,7 @@ class Problem(BaseModel):
 
 
 class InvalidField(BaseModel):
-    """What is wrong with one field of a request."""
+    """The fault in a field of a request."""
 
     field: str = Field(description="Name of the field; empty: the whole request.")
     detail: str = Field(description="The problem, in one line.")
@@ -271,7 +271,7 @@ class InvalidProblem(Problem):
 
 
 class Estimate(BaseModel):
-    """What a job was expected to take and to give, when it was submitted."""
+    """Expected time and size of a job's result, at the submission."""
 
     seconds: float = Field(description="Seconds of processing, without the wait in the queue.")
     seconds_low: float = Field(description="Lower bound: one of ten jobs takes less.")
@@ -322,7 +322,7 @@ class Job(BaseModel):
     state: JobState = Field(JobState.QUEUED, description="State of the job.")
     request: Request | None = Field(
         None,
-        description="Request of a user that the worker has not carried out yet: cancel or pause. The job is still "
+        description="Open request of a user: cancel or pause. The job is still "
         "running, and stops within the time of one frame.",
     )
     filename: str = Field(description="Client's name of the uploaded file, without path and control characters.")
@@ -372,7 +372,7 @@ class Job(BaseModel):
 
     @property
     def resumable(self) -> bool:
-        """Whether a resumption can help: the job is paused, or failed with its files and for a cause that may pass."""
+        """Whether a resumption can help: the job is paused, or failed for a temporary cause and has its files."""
         if self.state is JobState.FAILED:
             return not self.files_removed and not (self.error and self.error.to_error().permanent)
         return self.state is JobState.PAUSED

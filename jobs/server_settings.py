@@ -27,11 +27,13 @@ class ServerSettings(BaseSettings):
     )
     http_max_streams: Annotated[int, Field(ge=0)] = Field(
         256,
-        description="Maximum number of event streams and waiting requests (`Prefer: wait`), which count beside "
-        "http_max_connections; the API rejects further streams with status 503, and further requests do not wait.",
+        description="Maximum number of event streams and waiting requests (`Prefer: wait`). The API rejects further "
+        "streams with status 503, and further requests do not wait. http_max_connections does not count "
+        "these streams and requests.",
     )
     http_max_key_streams: Annotated[int, Field(ge=0)] = Field(
-        64, description="Maximum number of event streams and waiting requests of one API key of `skipvsr keys`."
+        64,
+        description="Maximum number of event streams and waiting requests of an API key of `skipvsr keys`.",
     )
     http_head_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0,
@@ -47,9 +49,9 @@ class ServerSettings(BaseSettings):
     )
     grpc_memory_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Maximum memory in bytes, as estimated, of all gRPC streams together. A stream beyond it gets a "
-        "shorter chunk, or RESOURCE_EXHAUSTED. 0: 70 % of the memory that the GPU, or the system and the control "
-        "group, have free when the server starts.",
+        description="Maximum estimated memory in bytes of all gRPC streams together. Beyond the maximum, a new stream "
+        "gets a shorter chunk, or RESOURCE_EXHAUSTED. 0: 70 % of the free memory of the GPU, or of the "
+        "system and the control group, when the server starts.",
     )
     grpc_max_watchers: Annotated[int, Field(ge=1)] = Field(
         256,
@@ -68,19 +70,20 @@ class ServerSettings(BaseSettings):
     )
     grpc_session_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Maximum main memory in bytes for the states of disconnected gRPC streams, which leave a GPU. "
-        "Beyond that, the oldest cannot resume. 0: 10 % of the memory that the system and the control group "
-        "have free when the server starts.",
+        description="Maximum main memory in bytes for the states of disconnected gRPC streams. On a GPU, these states "
+        "move to main memory; beyond the maximum, the oldest streams cannot resume. 0: 10 % of the free "
+        "memory of the system and the control group when the server starts.",
     )
     grpc_in_flight: Annotated[int, Field(ge=1, le=256)] = Field(
         8,
-        description="Frames of a gRPC stream that may wait for the client to read the answer, beyond look-ahead and "
-        "chunks in work.",
+        description="Maximum number of frames of a gRPC stream whose answers the client has not read, besides "
+        "look-ahead and chunks in work.",
     )
     grpc_batch: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Maximum number of gRPC streams of one size and config in a batch; 1: no batches; 0: automatic. "
-        "The automatic maximum is a total of 57,600 pixels on a CPU. On a GPU, the memory limits every batch.",
+        description="Maximum number of gRPC streams in a batch. Streams of a batch have equal frame sizes and "
+        "configs. 1: no batches; 0: automatic, a total of 57,600 pixels on a CPU. On a GPU, the memory "
+        "limits every batch.",
     )
     grpc_max_message_bytes: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         0,
@@ -89,13 +92,13 @@ class ServerSettings(BaseSettings):
     )
     grpc_idle_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
-        description="Seconds without a frame from the client, or without the client reading an answer, before a gRPC "
-        "stream ends. A connection without a call is closed after the same time.",
+        description="Seconds without a frame from the client, or without a read of an answer by the client, before a "
+        "gRPC stream ends. The server closes a connection without a call after the same time.",
     )
     grpc_session_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
-        description="Seconds for which the server keeps a stream's state after a lost connection, so that the client "
-        "can resume.",
+        description="Seconds after a lost connection during which the client can resume a stream: the server keeps "
+        "the stream's state.",
     )
     grpc_drain_seconds: Annotated[float, Field(ge=0)] = Field(
         10.0, description="Seconds after SIGTERM before the server ends the remaining gRPC streams."

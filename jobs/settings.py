@@ -32,8 +32,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
-        description="Number format of the network; auto: int8 on CPUs with VNNI for models with good scales, else bf16 "
-        "if the device supports bf16, else fp16 on a GPU that computes right frames in fp16, else fp32.",
+        description="Number format of the network. auto: int8 on CPUs with VNNI for models with good scales; else "
+        "bf16 if the device supports bf16; else fp16 on a GPU that passes a trial in fp16; else fp32.",
     )
     max_model_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -45,10 +45,10 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     encoder: Literal["device", "software", "auto", "nvenc", "vaapi"] = Field(
         "device",
-        description="Encoder of results. device: nvenc if the network computes on an NVIDIA GPU, else software; "
-        "software: the same bytes on every x86 CPU with AVX2, but for one thread instead of four where the network "
-        "computes on at most four cores; nvenc, vaapi: this hardware encoder if it works, else software; auto: the "
-        "first encoder that works.",
+        description="Encoder of results. device: nvenc if the network computes on an NVIDIA GPU, else software. "
+        "software: the same bytes on every x86 CPU with AVX2; the number of threads also changes the "
+        "bytes: one thread if the network computes on at most four cores, else four. nvenc, vaapi: the "
+        "named hardware encoder if the encoder works, else software. auto: the first working encoder.",
     )
     model: str = Field(
         "auto",
@@ -78,8 +78,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     webhook_networks: str = Field(
         "",
-        description="Comma-separated private networks or addresses to which webhooks may go, such as 10.0.0.0/8. "
-        "Without them, webhooks reach public addresses only.",
+        description="Comma-separated private networks or addresses to which webhooks may go, for example 10.0.0.0/8. "
+        "Empty: webhooks reach public addresses only.",
     )
     max_upload_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024**3, description="Maximum size of an upload in bytes; the API rejects larger uploads with status 413."
@@ -131,8 +131,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     max_open_uploads: Annotated[int, Field(ge=1)] = Field(
         100,
-        description="Maximum number of resumable uploads that one API key may have open; the API rejects further ones "
-        "with status 429.",
+        description="Maximum number of open resumable uploads of an API key; the API rejects further uploads with "
+        "status 429.",
     )
     max_queue_hours: Annotated[float, Field(ge=0)] = Field(
         0.0,
@@ -156,7 +156,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
         3600.0, description="Maximum seconds in which a video must arrive from another host."
     )
     download_idle_seconds: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="Seconds without the client reading before the API or the gRPC server ends a download."
+        60.0,
+        description="Seconds without a read by the client before the API or the gRPC server ends a download.",
     )
 
     weights_dir: Path | None = Field(
@@ -177,7 +178,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
         "take one second at most.",
     )
     worker_lost_seconds: Annotated[float, Field(gt=0)] = Field(
-        20.0, description="Seconds without a heartbeat before a worker counts as dead and its job is requeued."
+        20.0,
+        description="Seconds without a heartbeat before a worker counts as dead and its job returns to the queue.",
     )
     max_deaths: Annotated[int, Field(ge=1)] = Field(
         3,
@@ -187,7 +189,8 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
         240.0, description="Minutes without a finished frame before a worker treats its job as hung and exits."
     )
     job_timeout_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
-        720, description="Hours that a worker may spend on one job before the job fails."
+        720,
+        description="Maximum hours of work on a job. After this time, the job fails.",
     )
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         60.0,
@@ -208,8 +211,9 @@ class Settings(ServerSettings, StorageSettings):  # pydantic lists the fields of
     )
     history_jobs: Annotated[int, Field(ge=0)] = Field(
         10_000,
-        description="Maximum number of finished jobs; the oldest of the API key with the most jobs are removed first, "
-        "with their files. Their documents never take more than half of Redis' maxmemory. 0: no maximum number.",
+        description="Maximum number of finished jobs. Beyond the maximum, the oldest jobs of the API key with the "
+        "most jobs are removed, with their files. The documents of finished jobs never take more than "
+        "half of Redis' maxmemory. 0: no maximum number.",
     )
     janitor_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="Seconds between two searches for expired files and orphaned folders."

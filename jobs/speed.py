@@ -28,11 +28,11 @@ _GROWTH: Final = 0.14
 _GROWN: Final = 1280 * 720
 """Pixels of a frame beyond which a pixel takes no longer."""
 _LOOKAHEAD: Final = 0.5
-"""Work of a frame of look-ahead, which only the backward branch reads, over that of a frame."""
+"""Work of a frame of look-ahead (backward branch only), as a fraction of the work of a frame."""
 _PRIOR_WEIGHT, _PRIOR_SPREAD = 0.02, 0.6
 """Weight of the prior beside cells of like jobs, whose weight is 1 to 4; and its standard deviation."""
 _START_SECONDS: Final = 1.5
-"""Seconds of a job before its first chunk and after its last one, if not measured."""
+"""Seconds of a job outside of its chunks, if not measured."""
 _MEMORY: Final = 0.15
 """Smallest share of a new measurement in a cell's mean."""
 _MOST_WEIGHT: Final = 4.0
@@ -178,7 +178,7 @@ def _mixed(old: float | None, new: float | None) -> float | None:
 
 
 class SpeedTable:
-    """What is known of one kind of machine."""
+    """The knowledge about a kind of machine."""
 
     def __init__(self, rates: Rates | None, cells: Iterable[Cell]) -> None:
         self.rates, self.cells = rates, tuple(cells)

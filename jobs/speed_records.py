@@ -44,7 +44,7 @@ class SpeedRecords(Protocol):
 class RedisSpeeds:
     """Speeds in Redis. Methods raise `StoreUnavailable`.
 
-    Two workers that add to one cell at the same time lose one of both measurements, which does no harm.
+    If two workers add to the same cell at the same time, a measurement is lost; the loss does no harm.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -90,7 +90,7 @@ class _Content(BaseModel):
 
 
 class SpeedFile:
-    """Speeds in a file. A file that cannot be read or written loses its content, and never fails a command."""
+    """Speeds in a file. An unreadable file counts as empty, and never fails a command."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

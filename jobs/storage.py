@@ -10,7 +10,7 @@
                          figures.jsonl, skipmap.bin  published with the result (`jobs.figures`)
 
 A worker takes a job over by renaming the working folder to its own token. The previous worker's paths then no longer
-exist, so its later writes and its publication fail. This fence needs no clock.
+exist: its later writes and its publication fail. This fence needs no clock.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ class Storage:
         """End the use of a job's files by the worker that has called `fetch_input` and `take_work`."""
 
     def parts(self, job_id: str) -> Storage:
-        """The working folders of the parts of a job, each under its `part_id`, as those of a job of its own."""
+        """The working folders of the parts of a job. Each folder has its `part_id`, like the folder of a job."""
         return Storage(self.job_dir(job_id) / _PARTS, min_free=self.min_free)
 
     def begin(self, job_id: str) -> None:
@@ -357,7 +357,7 @@ class Storage:
         return [LocalEntry(path, name) for name, path in self.folders().items() if not name.startswith(_REMOVED)]
 
     def leftovers(self) -> list[Entry]:
-        """Uploads and other files of this machine without a job, which are removed once nobody changes them."""
+        """Uploads and other files of this machine without a job. Unchanged files are removed after some time."""
         uploads = list(self.uploads.iterdir()) if self.uploads.exists() else []
         removed = [path for name, path in self.folders().items() if name.startswith(_REMOVED)]
         return [LocalEntry(path) for path in (*uploads, *removed)]
@@ -385,7 +385,7 @@ class Storage:
         return record_file.write(self.job_dir(job_id), text, through=through, replaces=replaces)
 
     def read_record(self, job_id: str) -> bytes | None:
-        """The record of a job; None without one, for a link, and for a record that is far too long."""
+        """The record of a job; None for a missing record, a link, or a far too long record."""
         return record_file.read(self.job_dir(job_id))
 
 

@@ -22,9 +22,10 @@ class StorageSettings(BaseSettings):
     redis_url: str | None = Field(
         None,
         repr=False,  # the URL may hold a password
-        description="URL of the Redis server: redis://, rediss:// with TLS, unix://, or redis+sentinel:// and "
-        "rediss+sentinel:// with the hosts of Sentinels and the name of their server, such as "
-        "redis+sentinel://host1:26379,host2:26379/main. Empty: `skipvsr up` starts a Redis.",
+        description="URL of the Redis server: redis://, rediss:// (with TLS) or unix://. With Sentinels: "
+        "redis+sentinel:// or rediss+sentinel://, the Sentinels' hosts, and the server's name, for "
+        "example redis+sentinel://host1:26379,host2:26379/main. Empty: `skipvsr up` starts a Redis "
+        "server.",
     )
     redis_tls_ca: Path | None = Field(
         None, description="CA file (PEM) of the certificates of Redis and Sentinels; empty: the system's CAs."
@@ -32,11 +33,15 @@ class StorageSettings(BaseSettings):
     redis_tls_cert: Path | None = Field(
         None, description="Certificate file (PEM) that clients present to Redis and Sentinels; empty: none."
     )
-    redis_tls_key: Path | None = Field(None, description="Private key file (PEM) of redis_tls_cert.")
+    redis_tls_key: Path | None = Field(
+        None,
+        description="Private key file (PEM) of the certificate redis_tls_cert.",
+    )
     data_dir: Path = Field(
         default_factory=usual_data_dir,
-        description="Folder of uploads, checkpoints, results and weights. Empty: `data` in a checkout of SkipVSR, or "
-        "where that folder holds files of a service; else the user's data folder, `~/.local/share/skipvsr` on Linux.",
+        description="Folder of uploads, checkpoints, results and weights. Empty: the folder `data` in a checkout of "
+        "SkipVSR, or an existing folder `data` with files of a service; else the user's data folder, "
+        "`~/.local/share/skipvsr` on Linux.",
     )
     storage: str = Field(
         "",
@@ -57,21 +62,23 @@ class StorageSettings(BaseSettings):
         "or instance.",
     )
     s3_secret_access_key: SecretStr | None = Field(
-        None, description="Secret of the access key; empty: AWS_SECRET_ACCESS_KEY, as for the access key."
+        None,
+        description="Secret of the access key. Empty: AWS_SECRET_ACCESS_KEY, a web identity, or the role of the "
+        "container or instance.",
     )
     s3_ca: Path | None = Field(
         None, description="CA file (PEM) of the store's certificate; empty: the CAs of the system."
     )
     s3_retry_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0,
-        description="Seconds for which a request to the bucket is repeated, before the API answers with status 503. "
-        "Workers wait until the bucket answers again.",
+        description="Seconds for which a server repeats a request to the bucket. Then the API answers with status "
+        "503. Workers wait until the bucket answers again.",
     )
     s3_redirect_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
         0.0,
-        description="Seconds for which a presigned URL of a result is valid. `GET /jobs/ID/result?direct=true` is then "
-        "redirected to the store, which the client must reach at SKIPVSR_S3_ENDPOINT. 0: the API sends all results "
-        "itself.",
+        description="Seconds for which a presigned URL of a result is valid. The API then redirects `GET "
+        "/jobs/ID/result?direct=true` to the store, and the client must reach the store at "
+        "SKIPVSR_S3_ENDPOINT. 0: the API sends all results itself.",
     )
     cache_gb: Annotated[float, Field(ge=0)] = Field(
         10.0, description="Maximum size in GB of this machine's copies from a bucket, for previews and reports."

@@ -17,7 +17,7 @@ class _OpenedObject(OpenedFile):
         self._bucket, self._job_id, self._pieces = bucket, job_id, filed.pieces
 
     async def blocks(self, first: int, end: int) -> AsyncGenerator[bytes]:
-        """Each block is a request of its own, so a slow reader keeps no request open."""
+        """Each block is a separate request: a slow reader keeps no request open."""
         begin = 0
         for piece in self._pieces:
             key, last = file_key(self._job_id, piece), min(end, begin + piece.size)

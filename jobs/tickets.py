@@ -3,7 +3,7 @@
 A ticket carries only a job's id. The job's document decides whether the job is still to be done, and Redis claims the
 job in one step. So the store can replace a lost ticket, and a surplus ticket has no effect.
 
-RQ keeps the tickets, runs them and records who runs them. The order is that of `jobs.lines`.
+RQ keeps and runs the tickets, and records the worker of each ticket. The order is that of `jobs.lines`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ATTEMPTS: Final = 5
 
 
 class FairQueue(Queue):
-    """A queue of RQ whose tickets wait in the lines of `jobs.lines` instead of one list."""
+    """A queue of RQ. The tickets wait in the lines of `jobs.lines` instead of a single list."""
 
     line: Line | None = None
     """Line of new tickets; None: the line without an API key."""
@@ -140,8 +140,8 @@ def with_repair(redis: Redis, ticket_id: str, step: Callable[[], None]) -> None:
 def repair(redis: Redis, ticket_id: str) -> None:
     """Remove references to expired execution records of a ticket.
 
-    A record expires before the lists that name the record if a worker died or its machine slept. RQ can neither finish
-    nor delete a ticket with such references.
+    After a worker's death, or a sleep of its machine, a record can expire before the lists that name the record. RQ can
+    neither finish nor delete a ticket with such references.
     """
     registry = ExecutionRegistry(ticket_id, connection=redis)
     for execution_id in registry.get_execution_ids():

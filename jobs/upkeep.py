@@ -1,7 +1,7 @@
 """Removal of what uploads and workers of this machine have left behind.
 
-The monotonic clock decides: this process must have seen an entry unchanged for a while. So a wall clock that jumps
-never makes an upload seem abandoned.
+The monotonic clock decides: this process must have seen an entry unchanged for a while. A jump of the wall clock
+therefore never makes an upload seem abandoned.
 """
 
 from __future__ import annotations

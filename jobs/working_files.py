@@ -1,7 +1,7 @@
 """What has changed in a working folder since the last save.
 
 A program that writes into a working folder either replaces a file by a rename, or appends to the file. A file with the
-same inode and more bytes has grown, so only its end is new.
+same inode and more bytes has grown: only the file's end is new.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Stamp(NamedTuple):
 
 
 class WorkingFiles:
-    """The files of a working folder, and what the bucket has of them.
+    """The files of a working folder, and their pieces in the bucket.
 
     Args:
         folder: the working folder.
@@ -66,11 +66,11 @@ class WorkingFiles:
         return work
 
     def saved(self, work: Mapping[str, Filed]) -> None:
-        """Take note that the bucket has these files."""
+        """Note that the bucket now has these files."""
         self._saved, self._stamps = dict(work), self._look()
 
     def _change(self, name: str, stamp: _Stamp) -> Change:
-        """Pieces that are no larger than what follows merge with what follows, so a file has few pieces."""
+        """A piece no larger than the bytes behind merges with these bytes: a file has few pieces."""
         path, before, filed = self._folder / name, self._stamps.get(name), self._saved.get(name)
         if before is None or filed is None or before.inode != stamp.inode or stamp.size <= before.size:
             return Change(name, path, 0, 0, stamp.size)

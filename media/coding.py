@@ -23,7 +23,7 @@ class Format(StrEnum):
 
     @property
     def is_video(self) -> bool:
-        """Whether frames depend on previous frames, so that the coder has a state."""
+        """Whether the coder has a state, because frames depend on previous frames."""
         return self in (Format.H264, Format.HEVC)
 
     @property
@@ -34,7 +34,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Coding:
-    """Coding of a stream's frames, which all have one size."""
+    """Coding of a stream's frames. All frames have the same size."""
 
     format: Format
     width: int

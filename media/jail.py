@@ -1,4 +1,4 @@
-"""Finding out what the kernel of this machine enforces on the process that reads untrusted files."""
+"""The limits that this machine's kernel enforces on the process that reads untrusted files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEEDS: Final = {"system calls": "seccomp on x86-64 or ARM64", "files": "Landloc
 
 
 def missing_layers() -> tuple[str, ...]:
-    """Start a child process as for a file, and return those of `LAYERS` that the kernel does not enforce.
+    """Start a child process as for a file, and return the `LAYERS` that the kernel does not enforce.
 
     Without an answer of the child, all layers count as missing.
     """

@@ -1,7 +1,7 @@
-"""The ledger of a job: what was promised, read and written of each track, and what is missing.
+"""The ledger of a job: the promised, read, written and missing parts of each track.
 
 Demuxer, decoder and muxer write into the ledger. `warnings` makes all sentences about losses from it. A difference
-that no stage has explained gets a sentence too, so no loss is silent.
+without an explanation by a stage also gets a sentence: no loss is silent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TrackLedger:
     promised: Amount = field(default_factory=Amount)
     """What headers and index say. 0: they say nothing."""
     read: Amount = field(default_factory=Amount)
-    """What the demuxer found. Frames: pictures that should come out, without hidden and discarded ones."""
+    """What the demuxer found. Frames: expected pictures, without hidden and discarded pictures."""
     written: Amount = field(default_factory=Amount)
     """What the next stage received: the decoder's frames, or the result's packets."""
     missing: dict[Missing, int] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class TrackLedger:
             self.missing[reason] = self.missing.get(reason, 0) + count
 
     def lost(self, reason: Missing) -> int:
-        """What is missing for one reason."""
+        """The missing parts, for a common reason."""
         return self.missing.get(reason, 0)
 
     @property
@@ -178,7 +178,7 @@ def _other(track: TrackLedger) -> Iterator[tuple[object, str]]:
 
 
 def _broken_off(track: TrackLedger) -> str:
-    """The sentence about a file that ends early, with the numbers that are known."""
+    """The sentence about a file that ends early, with all known numbers."""
     seconds, cut = track.promised.seconds, track.lost(Missing.CUT_OFF)
     there = counted(track.written.frames, "frame")
     if seconds:

@@ -50,7 +50,7 @@ def _smallest(p: int, q: int, size: tuple[int, Fraction]) -> Fraction:
 
 
 def pixel_shape(claimed: Fraction, matrix: Matrix | None) -> Fraction:
-    """The pixels' aspect ratio without the part that libav derives from a stretching matrix, which is kept itself."""
+    """The pixels' aspect ratio, without libav's part from a stretching matrix. The matrix itself is kept."""
     if matrix is not None:
         across, down = hypot(matrix[0], matrix[3]), hypot(matrix[1], matrix[4])
         if across and down and abs(across / down - 1) > _SKEW and abs(claimed * down - across) <= _SKEW * across:

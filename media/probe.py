@@ -1,4 +1,4 @@
-"""Finding out what a file holds, and whether it can be upscaled."""
+"""Facts about a file, and whether the file can be upscaled."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 DEFAULT_SCALE: Final = 4
-"""Enlargement by a model that nobody has asked about its scale."""
+"""Enlargement by a model of unknown scale."""
 AUTO_LINES: Final = 2160
 """Most pixels of the shorter side of an output without `scale` or `height`."""
 MOST_H264: Final = 4096
-"""Most pixels of a side in H.264 that hardware decodes (level 5.2), and that NVENC encodes. HEVC reaches 8192."""
+"""Most pixels of a side in H.264 for hardware decoders (level 5.2) and NVENC. HEVC reaches 8192."""
 _COMMON_DEPTH: Final = 8
 """Bits a sample of H.264 that every device decodes."""
 _ENLARGED: Final = 2

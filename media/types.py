@@ -161,8 +161,7 @@ class OutputSpec:
     mastering_display: bytes | None
     content_light: tuple[int, int] | None
     flip: str = ""
-    """How the pixels are mirrored before they are encoded, for containers that hold no mirrored display: horizontal,
-    vertical, or "" for not at all."""
+    """The mirroring of pixels before encoding, for containers without mirrored display: horizontal, vertical or ""."""
     container: str = "mp4"
     encoder_rate: Fraction | None = None
     """Frame rate for the encoder's rate control. None: `frame_rate`."""

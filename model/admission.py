@@ -1,8 +1,8 @@
-"""Admission of a network to a device: the first place where the network proves that it computes right numbers.
+"""Admission of a network to a device: the first place where the network computes right numbers in a trial.
 
 PyTorch may lack kernels for a GPU, cuDNN may lack a way to compute a convolution, and some GPUs compute NaN in float16
-(GTX 16xx), which an upscaled frame shows as black. So each network runs a trial on its GPU. With `auto`, a failure
-leads to the next place: bfloat16, float16, float32, then the CPU.
+(GTX 16xx), which an upscaled frame shows as black. Each network therefore runs a trial on its GPU. With `auto`, a
+failure leads to the next place: bfloat16, float16, float32, then the CPU.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def admit(device: str, precision: str, load: Callable[[Place], T]) -> tuple[T, t
                 raise
             if any(map(allocation_failed, chain(error))):
                 raise DeviceError(
-                    f"{place.device} ran out of memory while a model was loaded; free memory there, use a smaller "
+                    f"{place.device} ran out of memory while a model was loaded; free its memory, use a smaller "
                     "model, or use cpu"
                 ) from error
             *_, cause = chain(error)

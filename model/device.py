@@ -58,7 +58,7 @@ def device_kind(device: torch.device) -> str:
 
 
 def automatic() -> tuple[torch.device, str]:
-    """Return the GPU if one starts, else the CPU, and why a GPU that is there does not start; empty without trouble."""
+    """Return a GPU that starts, else the CPU, and the reason why a present GPU does not start, or ""."""
     if torch.cuda.device_count() == 0:
         return torch.device("cpu"), ""
     try:
@@ -81,7 +81,7 @@ def _start(device: torch.device) -> None:
 
 
 def gpu_facts(device: torch.device | None = None) -> str:
-    """Describe the driver, PyTorch's build, and the GPU if one is given, for messages about a GPU that is of no use."""
+    """Describe the driver, PyTorch's build, and a given GPU, for messages about an unusable GPU."""
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
     parts = [_driver(), f"PyTorch {torch.__version__} for {build}"]
     with suppress(RuntimeError, AssertionError):
@@ -215,8 +215,8 @@ def one_thread() -> Iterator[None]:
     """Run torch on the calling thread alone inside this context.
 
     Meant for many small calls: on several cores each call waits for the slowest core, for long if an encoder occupies
-    that core. Switching takes half a microsecond. A thread that calls torch for the first time inside this context also
-    gets one thread only: call `set_threads` there.
+    that core. Switching takes half a microsecond. A thread whose first call of torch is inside this context also gets a
+    single thread: call `set_threads` there.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

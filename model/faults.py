@@ -21,9 +21,9 @@ _NO_MEMORY: Final = re.compile(
     r"|NVML_SUCCESS == .*CUDACachingAllocator",
     re.IGNORECASE,
 )
-"""cuBLAS and cuDNN have allocators of their own, whose failure is a plain RuntimeError in torch. A handle of cuBLAS for
-which there is no memory is "not initialized". Where NVML refuses to answer (MIG, containers, Jetson), torch fails while
-it describes the full memory."""
+"""cuBLAS and cuDNN have allocators of their own, whose failure is a plain RuntimeError in torch. Without memory for its
+handle, cuBLAS reports "not initialized". Where NVML refuses to answer (MIG, containers, Jetson), torch fails while it
+describes the full memory."""
 _NO_PLAN: Final = re.compile(r"CUDNN_STATUS_NOT_SUPPORTED|unable to find an engine to execute this computation")
 """cuDNN found no way to compute a convolution: often each known way needs more memory than is free."""
 _FAILED: Final = re.compile(r"^(CUDA|HIP)( driver)? error:|^cuDNN( Frontend)? error:|^miopen", re.IGNORECASE)
@@ -39,7 +39,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def allocation_failed(error: BaseException) -> bool:
-    """Check whether one exception, without its causes, says that memory ran out."""
+    """Check whether an exception itself, without its causes, reports a lack of memory."""
     return isinstance(error, torch.OutOfMemoryError) or _says(error, _NO_MEMORY)
 
 
@@ -59,11 +59,11 @@ def told(failure: BaseException) -> str:
 
 
 def advice(failure: BaseException) -> str:
-    """Return what happened and what to do, for the log of a process whose device failed."""
+    """Return the failure and a remedy, for the log of a process with a failed device."""
     return (
-        f"the compute device failed: {told(failure)}. This process can use the device no more, and ends with status "
-        "70; a supervisor starts it anew. If that repeats: `nvidia-smi -q` and the kernel's log (Xid) show the state "
-        "of a GPU, and CUDA_LAUNCH_BLOCKING=1 makes the error name its operation"
+        f"the compute device failed: {told(failure)}. This process can no longer use the device, and ends with status "
+        "70; a supervisor starts a new process. If the failure repeats: `nvidia-smi -q` and the kernel's log (Xid) "
+        "show the state of a GPU, and CUDA_LAUNCH_BLOCKING=1 makes the error name its operation"
     )
 
 

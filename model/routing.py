@@ -30,7 +30,7 @@ class Preset:
     detail: float = 5.0
     """Also if the mean absolute difference of luma over one quarter exceeds this: a small moving detail."""
     reach: int = 1
-    """Quarters (4 pixels) around a small moving detail that also count as changed, as the network sees them."""
+    """Distance in quarters (4 pixels) around a small moving detail that also counts as changed."""
     halo: int = 2
     """Pixels around a crop that are computed and discarded."""
     refresh: int = 1000

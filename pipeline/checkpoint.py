@@ -120,8 +120,8 @@ class Checkpoints:
     def load(self, identity: Identity) -> tuple[Manifest, RecurrentState | None, str | None]:
         """Load the last checkpoint, or start afresh; remove all files that do not belong to the checkpoint.
 
-        Removing a file, instead of overwriting it, protects the next file of the same name from a previous worker that
-        still has the old file open.
+        A previous worker may still have the old file open. Removal instead of overwriting protects the next file of the
+        same name.
 
         Returns:
             The manifest, the recurrent state, and the reason why an existing checkpoint is not used.

@@ -1,4 +1,4 @@
-"""What a run is expected to take and to give, when it starts."""
+"""Expected time and size of a run, at its start."""
 
 from __future__ import annotations
 

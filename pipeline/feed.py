@@ -1,4 +1,4 @@
-"""The HR frames of one chunk on their way from the network to the encoder, one by one."""
+"""The HR frames of a chunk, on their way from the network to the encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Dropped(Exception):
 
 
 class ChunkFeed:
-    """Passes the frames of a chunk on. The network's threads put them in, and the caller's thread takes them out."""
+    """Passes the frames of a chunk on. The network's threads put frames in; the caller's thread takes them."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Frames | ChunkResult | None] = SimpleQueue()

@@ -1,8 +1,8 @@
 """A video in parts, which several workers compute at the same time. The user calls a part a segment.
 
 A part is a range of chunks. Its computation starts with a fresh recurrent state some frames before its border: the
-warm-up, whose frames are dropped. If a scene cut lies in the warm-up, the state begins anew there in any case, and the
-frames equal those of one worker's computation. Otherwise the warm-up brings the state close to theirs.
+warm-up, whose frames are dropped. If a scene cut lies in the warm-up, the state begins anew at the cut in any case, and
+the frames equal a single worker's frames. Otherwise the warm-up brings the state close to the single worker's state.
 
 The plan alone decides the result: who computes a part, and when, has no effect.
 """
@@ -38,7 +38,7 @@ class Part(BaseModel):
 
     first: int = Field(description="Number of the first frame.")
     frames: int | None = Field(description="Number of frames; None: all frames to the end of the video.")
-    warm_up: int = Field(0, description="Frames before the first one that the network reads and drops.")
+    warm_up: int = Field(0, description="Number of frames before the part that the network reads and drops.")
     after: int | None = Field(None, description="PTS of the frame before the warm-up; None: the warm-up has none.")
     clean: bool = Field(False, description="Whether decoding can begin there by seeking.")
     exact: bool = Field(True, description="Whether a scene cut lies in the warm-up, or no border precedes the part.")
@@ -95,7 +95,7 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class Scan:
-    """What one reading of the whole video tells."""
+    """Facts from a reading of the whole video."""
 
     pts: Sequence[int]
     """Timestamp of each frame."""
@@ -106,7 +106,7 @@ class Scan:
 
 
 def parts_of(scan: Scan, *, count: int, chunk: int, lookahead: int, least: int) -> list[Part]:
-    """Divide a video into at most `count` parts of about equal length, at scene cuts where there are any nearby.
+    """Divide a video into at most `count` parts of about equal length, preferably at nearby scene cuts.
 
     Args:
         scan: the frames of the video.

@@ -1,4 +1,4 @@
-"""An iterator that computes a bounded number of items ahead of its consumer, in a thread."""
+"""An iterator that computes items in a thread, a bounded number ahead of the consumer."""
 
 from __future__ import annotations
 

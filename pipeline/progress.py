@@ -1,4 +1,4 @@
-"""Progress of a run, frame by frame: a frame of a chunk in work counts by the work that is done on it."""
+"""Progress of a run, frame by frame: a frame of a chunk in work counts by its finished work."""
 
 from __future__ import annotations
 

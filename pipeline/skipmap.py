@@ -51,7 +51,7 @@ def write_skipmap(
 ) -> Iterator[int]:
     """Write the skip map of a finished run to `out`; yield the number of frames written after each frame.
 
-    Sound and times come from the source. A frame whose figures are lost stays as it is. Raises MediaError and OSError.
+    Sound and times come from the source. A frame without figures stays unchanged. Raises MediaError and OSError.
 
     Args:
         figures: the figures in the working folder of the run, which also holds the segments.

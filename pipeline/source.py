@@ -1,6 +1,6 @@
 """Source files at the border between jobs and media: limits, stream facts, and errors for the user.
 
-The service imports this module where torch is not installed, so it must import neither `model` nor its siblings.
+The service imports this module without torch. The module must therefore import neither `model` nor its siblings.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from jobs.speed import Measurement, Work
 from pipeline.events import ChunkDone, Event, Finished, PartDone, Started, Stopped
 
 _WINDOW_SECONDS: Final = 20.0
-"""Seconds of work after which a part of a long job counts, so that estimates need not wait for its end."""
+"""Seconds of work after which a part of a long job counts: estimates need not wait for the job's end."""
 
 
 class Speedometer:

@@ -114,7 +114,7 @@ def join(made: Plan, folder: Path, others: Sequence[Path]) -> None:
 
     Args:
         made: the plan.
-        folder: the working folder of the first part, which becomes that of the whole video.
+        folder: the working folder of the first part. This folder becomes the folder of the whole video.
         others: the folders of the other parts, which stay unchanged.
 
     Raises UnusableVideo if a part is not complete, and OSError.

@@ -160,9 +160,9 @@ class Stops:
 
 
 class _Groups:
-    """The decoded frames in groups for the network, and the chunks that come of them.
+    """The decoded frames in groups for the network, and the resulting chunks.
 
-    The groups of a part end where those of the whole video end, also in the warm-up.
+    The groups of a part have the borders of the whole video's groups, also in the warm-up.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class UpscaleTask:
     part: Part | None = None
     """The part of the video to compute, without the other tracks; None: the whole video."""
     identity: Identity | None = None
-    """What this run must have in common with those of the other parts."""
+    """The identity that this run must share with the runs of the other parts."""
     natural: int | None = None
     """Enlargement of a result without a wanted size; None: that of the model."""
     info: MediaInfo | None = None

@@ -1,13 +1,13 @@
 """From a video file to its upscaled copy: decode → model → encode, with a checkpoint after each chunk.
 
-Each stage runs in its own thread, so the stages overlap in time: the caller's thread encodes each frame as soon as
+Each stage runs in its own thread, and the stages overlap in time: the caller's thread encodes each frame as soon as
 another thread has computed it, and a third thread decodes frames ahead.
 
     for event in upscale(task, model):
         print(event.progress)
 
-`upscale` is a generator that knows neither Redis nor HTTP. Events come several times a second. A caller that closes the
-generator between two events loses only the chunks in work, and waits for one step of the network at most.
+`upscale` is a generator that knows neither Redis nor HTTP. Events come several times a second. Closing the generator
+between two events loses only the chunks in work, and waits for at most one step of the network.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(task: UpscaleTask, model: Upscaler) -> Prepared:
-    """Probe a video and choose what `upscale` would choose for it. Raises the same errors."""
+    """Probe a video, and make the choices of `upscale`. Raises the same errors."""
     return _Run(task, model, Stops(threading.Event(), threading.Event())).prepared
 
 
@@ -160,7 +160,7 @@ class _Run:
         manifest.identity = identity
 
     def _fit_chunk(self) -> None:
-        """Shorten the chunks to the memory there is. A resumed job keeps its chunks, and so the bytes of its result."""
+        """Shorten the chunks to the free memory. A resumed job keeps its chunks: the result's bytes do not change."""
         task, video = self._task, self._info.video
         if self._manifest.segments == 0 and task.chunk is None:
             lookahead, wanted = task.options.lookahead, task.options.chunk
@@ -181,7 +181,7 @@ class _Run:
         self._task = replace(task, chunk=min(shorter, default=None))
 
     def _choose_threads(self) -> None:
-        """Choose the threads of the encoder for this machine. A resumed job keeps its threads, and so its bytes."""
+        """Choose the threads of the encoder for this machine. A resumed job keeps its threads and bytes."""
         if self._manifest.segments == 0:
             cores, shared = len(os.sched_getaffinity(0)), self._model.device.type == "cpu"
             self._manifest.encoder_threads = self._task.encoder_threads or job_threads(cores, shared=shared)
@@ -303,7 +303,7 @@ class _Run:
         )
 
     def _add_figures(self, first: int, result: ChunkResult) -> None:
-        """Store the figures of a chunk. A chunk that is computed again after an interruption replaces its figures."""
+        """Store the figures of a chunk. After an interruption, a chunk computed again replaces its figures."""
         assert self._figures is not None
         now = time.perf_counter()
         shape, fold = self._figures.shape, self._model.config.fold

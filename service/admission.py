@@ -122,8 +122,8 @@ def admit(
 class Admissions:
     """Admits uploads of a server process: HTTP and gRPC share one object where one process serves both.
 
-    A hostile file can make its probe use all the memory and time that the settings allow. Four files are probed at the
-    same time; others wait, without a thread.
+    A hostile file can make the probe use all the allowed memory and time. Four files are probed at the same time;
+    others wait, without a thread.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -170,7 +170,7 @@ def oversized(limit: int) -> TooLarge:
 
 
 class Pace:
-    """Time limits of an upload, which count only the time in which the server waits for the client.
+    """Time limits of an upload. Only time during which the server waits for the client counts.
 
     Args:
         idle_seconds: maximum time without data.

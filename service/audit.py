@@ -1,4 +1,4 @@
-"""The audit log: one line for each request that changes something, and for each refused attempt."""
+"""The audit log: a line for each request that makes a change, and for each refused attempt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST: Final = 200
 
 @dataclass
 class Entry:
-    """What the audit log says about one request. Fields may change until the entry is written."""
+    """An entry of the audit log, about a request. Fields may change until the entry is written."""
 
     method: str
     """HTTP method, or gRPC."""

@@ -29,7 +29,7 @@ _FRESH_SECONDS: Final = 2.0
 
 
 class _Cached(Generic[T]):
-    """A value that is made again when it is too old. Threads may share it."""
+    """A value that is computed again when the value is too old. Threads may share it."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -228,7 +228,7 @@ class Estimates:
         return remaining
 
     def _learn(self, ids: list[str]) -> None:
-        """Read the estimates of jobs that are new in the queue, and forget those that have left it."""
+        """Read the estimates of new jobs in the queue, and forget jobs that have left the queue."""
         new = [job_id for job_id in ids if job_id not in self._known]
         with unavailable(), self._store.redis.pipeline(transaction=False) as pipe:
             for job_id in new:

@@ -43,7 +43,7 @@ class Ends:
     size: int
 
     def checked(self, max_bytes: int) -> Ends:
-        """Return the ends. Raises InvalidRequest if they are no ends of one file, and TooLarge."""
+        """Return the ends. Raises InvalidRequest if the bytes are no ends of a file, and TooLarge."""
         if not self.head:
             raise InvalidRequest("head: send the first bytes of the file, up to 4 MiB")
         for name, data, most in (("head", self.head, HEAD_BYTES), ("tail", self.tail, TAIL_BYTES)):

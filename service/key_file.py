@@ -1,11 +1,11 @@
 """The API keys of a server: `keys.json` in the data folder.
 
 The file holds digests, so whoever reads the file can neither call the server nor make a cookie. A key has 256 random
-bits, and one SHA-256 is enough: nobody can guess such a key. The id in the key's text finds the row, so the server
-compares one digest, in constant time.
+bits, and one SHA-256 is enough: nobody can guess such a key. The id in the key's text finds the row. The server then
+compares a single digest, in constant time.
 
-Servers look at the file at every request and read the file after a change. A file that is damaged, or that has vanished
-from a running server, closes the server to everybody but the administrator.
+Servers look at the file at every request and read the file after a change. If the file is damaged, or vanishes, the
+running server refuses everybody but the administrator.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class KeyFile:
     def add(
         self, name: str, scopes: frozenset[Scope], limits: Limits, expires: datetime | None = None
     ) -> tuple[StoredKey, str]:
-        """Create a key; return its row and its text, which nobody can find out later.
+        """Create a key; return the key's row and text. The text cannot be recovered later.
 
         Raises InvalidRequest if another usable key has the name, or the name is no plain text.
         """

@@ -124,7 +124,7 @@ class Operations:
             yield meter
 
     def reserve_key(self, key: str) -> tuple[Job, str] | Reservation:
-        """Reserve an idempotency key, or return the job that the key belongs to, with its upload's fingerprint.
+        """Reserve an idempotency key, or return the key's job with the fingerprint of its upload.
 
         Each caller has keys of their own.
         Renew the reservation (`renew_key`) until the upload is submitted (`submit`) or abandoned (`release_key`).

@@ -41,7 +41,7 @@ _INTERNAL: Final = tuple(
         ),
     )
 )
-"""Addresses that Python takes for public, or some of its versions do."""
+"""Addresses that Python, or some versions of Python, take for public."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -52,8 +52,8 @@ class AddressRefused(InvalidRequest):
 
     title = "Address refused"
     cure = (
-        "Name a public host that the server allows. Its administrator can allow hosts and private networks, for "
-        "webhooks with `SKIPVSR_WEBHOOK_HOSTS` and `SKIPVSR_WEBHOOK_NETWORKS`."
+        "Name a public host that the server allows. The server's administrator can allow hosts and private networks, "
+        "for webhooks with `SKIPVSR_WEBHOOK_HOSTS` and `SKIPVSR_WEBHOOK_NETWORKS`."
     )
 
 
@@ -183,7 +183,7 @@ def _to(request: httpx.Request, address: str) -> httpx.Request:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The certificates that every client trusts. Reading them takes so long that other requests would wait."""
+    """The certificates that every client trusts. Reading the certificates takes long: other requests would wait."""
     return httpx.create_ssl_context(trust_env=False)
 
 

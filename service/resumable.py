@@ -42,7 +42,7 @@ class Resumable:
             return self._files.create(self._caller.key_id, length, filename, metadata)
 
     def peek(self, upload_id: str) -> tuple[Upload, Path]:
-        """The document of an upload and the file with its bytes, which may grow at the same time."""
+        """The document of an upload, and the file with its bytes. The file may grow at the same time."""
         self._caller.confirm()
         return self._files.peek(upload_id, self._owner)
 
@@ -59,7 +59,7 @@ class Resumable:
             raise
 
     def ask_to_stop(self, upload_id: str) -> None:
-        """Ask the request that receives bytes to keep them and to end."""
+        """Ask the receiving request to keep its bytes and to end."""
         self._files.ask_to_stop(upload_id, self._owner)
 
     @contextmanager

@@ -14,8 +14,8 @@ T = TypeVar("T")
 async def in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
     """Enter and leave a context manager that does blocking file operations in threads.
 
-    What was entered is left, also if the call is cancelled twice: grpc does so, and a cancelled future whose thread has
-    not begun would never run.
+    What was entered is left, also if the call is cancelled twice: grpc cancels in this way, and a future cancelled
+    before its thread begins would never run.
     """
     entering = asyncio.ensure_future(asyncio.to_thread(manager.__enter__))
     left: asyncio.Future[bool] | None = None

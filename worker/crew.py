@@ -29,7 +29,7 @@ _LOOK: Final = 1.0
 """Seconds between two looks at the table, at least."""
 _PAUSE: Final = 0.2
 _CALL: Final = 10.0
-"""Seconds between two calls for help. A worker that has become idle, or is unfit for the job, has taken its ticket."""
+"""Seconds between two calls for help. A worker that is idle, or unfit for the job, has taken the ticket."""
 
 
 class Crew:

@@ -45,7 +45,7 @@ def user_error(error: BaseException, data_dir: Path) -> SkipVsrError:
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether the job would fail again in the same way, so that its finished chunks are of no use.
+    """Whether the job would fail again in the same way: its finished chunks are then useless.
 
     Other limits, another worker or a later attempt may help after any other error.
     """
@@ -53,7 +53,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def no_room(error: BaseException) -> str | None:
-    """Reason why the disk accepts no data, if an error or one of its causes says so."""
+    """The reason why the disk accepts no data, from an error or its causes."""
     for cause in chain(error):
         number = getattr(cause, "errno", None)
         if number is None and (match := re.search(r"\(os error (\d+)\)", str(cause))):  # safetensors, from Rust

@@ -70,7 +70,7 @@ class Helper:
         """The last plan that this worker could not compute."""
 
     def help(self, job_id: str) -> None:
-        """Compute an open part of a running job, if there is one. Raises StoreUnavailable."""
+        """Compute an open part of a running job, if any. Raises StoreUnavailable."""
         job_log = JobLog(log, job_id)
         claim = self._table.claim(job_id, self._name)
         if claim is None:

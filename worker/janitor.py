@@ -1,7 +1,8 @@
 """Removal of expired files and of orphaned folders. Files in use always stay.
 
 The wall clock decides the expiry, because retention times are days. The monotonic clock decides about orphans: this
-process must have seen a folder unchanged for a while. So a wall clock that jumps never makes an upload seem abandoned.
+process must have seen a folder unchanged for a while. A jump of the wall clock therefore never makes an upload seem
+abandoned.
 
 Redis may lose the jobs. Then the janitor restores the jobs from the records beside their files (`jobs.recovery`).
 """
@@ -43,7 +44,7 @@ class Janitor:
     Args:
         settings: the settings, with all retention times.
         store: the jobs.
-        storage: the files; an object that only the janitor uses, because listing a bucket changes what later reads see.
+        storage: the files; an object for the janitor only, because listing a bucket changes the results of later reads.
         now: the wall clock.
         clock: a monotonic clock in seconds.
         on_duty: whether this process is the one that cleans up for all; takes the seconds of a term.

@@ -33,7 +33,7 @@ from worker.crew import Crew
 AUTO_CHUNKS: Final = 10
 """Fewest chunks of a part that nobody has asked for: a warm-up then costs a tenth of the part at most."""
 AUTO_PARTS: Final = 3
-"""Parts for each worker, so that workers of unequal speed end at about the same time."""
+"""Parts for each worker: with several parts, workers of unequal speed end at about the same time."""
 MOST_PARTS: Final = 64
 
 
@@ -113,7 +113,7 @@ class Lead:
         return None
 
     def _fits(self, made: Plan, task: UpscaleTask, model: Upscaler, attempt: Attempt) -> bool:
-        """Check that this worker computes what the plan is made for; removes the plan and all parts otherwise."""
+        """Check that this worker computes the same as the plan's worker; removes the plan and all parts otherwise."""
         part = None if is_joined(task.folder) else made.parts[0]
         own = prepared(replace(task, part=part), model).identity.of_whole()
         differs = own.differs(made.identity, may_move=part is None)  # parts of two kinds of devices would alternate
@@ -139,7 +139,7 @@ class Lead:
         return (min(AUTO_PARTS * (1 + idle), MOST_PARTS), AUTO_CHUNKS * chunk) if idle > 0 else None
 
     def _idle(self, model: Upscaler) -> int:
-        """Number of other workers with the model, a device of this kind and no job, beyond those that jobs wait for."""
+        """Number of other idle workers with the model and a device of this kind, beyond the number of waiting jobs."""
         try:
             others = [each for each in self._presence.workers() if each.name != self._name and each.job is None]
             fit = [each for each in others if model.name in each.models and _kind(each.device) == model.device.type]

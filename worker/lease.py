@@ -58,7 +58,7 @@ class Lease:
 
     Args:
         claim: the claim in the store.
-        wake: called after new fields, so that the heartbeat thread stores the fields soon.
+        wake: called after new fields: the heartbeat thread then stores the fields soon.
     """
 
     def __init__(self, claim: Claim, wake: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ class Lease:
         self._wake()
 
     def note(self, fields: Mapping[str, Any]) -> None:
-        """Pass fields of the job document to the heartbeat thread, which stores them about once a second."""
+        """Pass fields of the job document to the heartbeat thread. The thread stores the fields about once a second."""
         with self._lock:
             self._fields.update(fields)
             self._progress = self._fields.get("progress", self._progress)

@@ -1,7 +1,7 @@
 """Detection of dead workers and of lost tickets.
 
 Workers count the heartbeats of each running job in Redis. A monitor measures, with its own monotonic clock, for how
-long a count stays the same. So no two clocks need to agree, and a clock that jumps has no effect.
+long a count stays the same. No two clocks need to agree, and a jump of a clock has no effect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LivenessMonitor:
         store: the jobs.
         settings: the settings; `worker_lost_seconds` and `max_deaths` apply.
         clock: a monotonic clock in seconds.
-        on_duty: whether this process is one of those that watch; takes the seconds of a term.
+        on_duty: whether this process is one of the observers; takes the seconds of a term.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class LivenessMonitor:
     def _replace_lost_tickets(self, now: float) -> None:
         """Create new tickets for jobs that have been queued without a ticket for a while.
 
-        A worker claims a job right after taking its ticket, so after a few seconds no worker holds the old ticket.
+        A worker claims a job right after taking its ticket: after a few seconds, no worker holds the old ticket.
         """
         since = {job_id: self._missing_since.get(job_id, now) for job_id in self._store.without_ticket()}
         for job_id, missing_since in sorted(since.items()):

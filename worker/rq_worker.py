@@ -32,7 +32,7 @@ class WarmWorker(SimpleWorker):
 
     Args:
         queues: names of the queues.
-        run: processes the job with a given id. The worker drops every ticket that asks for anything else.
+        run: processes the job with a given id. The worker drops every other ticket.
         name: RQ's name of the worker.
         connection: the Redis client.
         ttl: seconds until RQ's records of a dead worker expire.

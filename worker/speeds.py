@@ -17,7 +17,7 @@ from pipeline.calibration import calibrate_once
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS: Final = 60.0
-"""Pause after a failure, so that a job does not wait for Redis again and again."""
+"""Pause after a failure: a job must not wait for Redis again and again."""
 
 
 class WorkerSpeeds:

@@ -39,7 +39,7 @@ class Together:
         return number == self._own
 
     def checkpoint(self, number: int) -> tuple[Progress, JobMetrics]:
-        """Progress and measurements of a part that the lead has finished, or gives back at its checkpoint."""
+        """Progress and measurements of a part that the lead has finished or returned at its checkpoint."""
         row = self._rows[number]
         return (self._latest.at_checkpoint() if number == self._own else row.progress), row.metrics
 

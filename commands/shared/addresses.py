@@ -1,4 +1,4 @@
-"""Addresses of this machine's servers: where a server listens, and where a client finds it."""
+"""Addresses of this machine's servers: listen addresses of servers, and the addresses for clients."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def listen(host: str, port: int, *, setting: str = "SKIPVSR_HTTP") -> Iterator[s
         if isinstance(error, socket.gaierror):
             reason = f"{host!r} is not an address of this machine ({setting}_HOST)"
         elif error.errno == errno.EADDRINUSE:
-            reason = f"port {port} is in use; stop the program that listens there, or set {setting}_PORT"
+            reason = f"port {port} is in use; stop the program on this port, or set {setting}_PORT"
         else:
             reason = f"cannot listen on {host} port {port}: {error.strerror}"
         raise CommandError(reason) from None

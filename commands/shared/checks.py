@@ -170,7 +170,7 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
     working = []
     for codec, encoder in chosen.items():
         if trouble := _encoding_trouble(codec, encoder):
-            cure = f"results in {codec} fail: install PyAV from PyPI, whose wheels hold all encoders"
+            cure = f"results in {codec} fail: install PyAV from PyPI; its wheels hold all encoders"
             yield Finding("encoders", "problem", f"{encoder.name}: {trouble}", cure)
         else:
             working.append(encoder.name)

@@ -153,9 +153,9 @@ MODEL_HELP: Final = f"{', '.join(MODELS)}, or a user model"
 def read_settings(*, warn: bool = True) -> Settings:
     """Settings from the environment, from `.env`, and from files in the folders SKIPVSR_SECRETS_DIR, if set.
 
-    A colon separates several folders. A secret file has the name of its variable. With `warn`, prints one line for
-    each variable that looks like a setting but is none, once in a process. Raises pydantic.ValidationError,
-    InvalidRequest if a secret cannot be read, or CommandError if a folder does not exist.
+    A colon separates several folders. A secret file has the name of its variable. With `warn`, prints a line for each
+    misspelt `SKIPVSR_` variable, once in a process. Raises pydantic.ValidationError, InvalidRequest if a secret cannot
+    be read, or CommandError if a folder does not exist.
     """
     from jobs.secret_files import check_folder
     from jobs.settings import Settings

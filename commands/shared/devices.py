@@ -1,6 +1,6 @@
 """Workers for the devices of this machine: one process for each.
 
-A worker's process sees only its own GPU (`CUDA_VISIBLE_DEVICES`), so no part of it can take memory of another one.
+A worker's process sees only its own GPU (`CUDA_VISIBLE_DEVICES`), and cannot take memory of another GPU.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _check(name: str, troubles: list[str]) -> None:
 
 
 def try_gpus() -> list[str]:
-    """For each GPU why it is of no use, empty if it works; tried in a process of its own, whose memory is free then."""
+    """For each GPU the reason why the GPU does not work, or an empty text. A separate process tries the GPUs."""
     if not _may_have_gpus():
         return []
     try:
@@ -96,7 +96,7 @@ def try_gpus() -> list[str]:
         )
         return [str(trouble) for trouble in json.loads(answer.stdout)]
     except (subprocess.SubprocessError, ValueError, OSError) as error:
-        raise CommandError(f"cannot try the GPUs ({error}); set SKIPVSR_DEVICE to one of them") from None
+        raise CommandError(f"cannot try the GPUs ({error}); set SKIPVSR_DEVICE, for example to cuda:0") from None
 
 
 def _may_have_gpus() -> bool:

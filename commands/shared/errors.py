@@ -1,4 +1,4 @@
-"""Errors of the commands themselves, and the one line that a person reads about any expected error."""
+"""Errors of the commands themselves, and the line of text that a person reads about any expected error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def explained(error: Exception) -> str | None:
         from model.faults import device_failure, told
 
         if failure := device_failure(error):
-            return f"the compute device failed: {told(failure)}; run the same command again, which continues its work"
+            return f"the compute device failed: {told(failure)}; run the same command again to continue"
     return str(error) if isinstance(error, SkipVsrError | MediaError | ModelError) else None
 
 

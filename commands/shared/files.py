@@ -1,4 +1,4 @@
-"""Which files a command processes, and where each result goes."""
+"""The input files of a command, and the place of each result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Output:
-    """Where results go, and how the command reports them."""
+    """The place of the results, and the kind of report."""
 
     path: Path | None
     folder: Path | None
@@ -147,7 +147,7 @@ def _item(source: Path, target: Path | None, options: Mapping[str, Any]) -> Item
 
 
 def fitting(source: Path, options: Mapping[str, Any]) -> JobOptions:
-    """The options with a container: as wanted, else that of the source, else Matroska, which holds every codec."""
+    """The options with a container: as wanted, else the source's, else Matroska (for all codecs)."""
     chosen = {name: value for name, value in options.items() if value is not None}
     if chosen.get("container", "auto") != "auto":
         return JobOptions(**chosen)

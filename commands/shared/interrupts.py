@@ -1,4 +1,4 @@
-"""^C: the first one stops the work in order, the second one ends the process at once."""
+"""^C: the first ^C stops the work in order, the second ^C ends the process at once."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class _Json(logging.Formatter):
 
 
 class _Text(logging.Formatter):
-    """One line for each record. The lines of a traceback are indented, so that none looks like a record."""
+    """One line for each record. The lines of a traceback are indented: no line of a traceback looks like a record."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return escaped(super().formatMessage(record))
@@ -43,7 +43,7 @@ class _Text(logging.Formatter):
 
 
 def escaped(text: str) -> str:
-    """Replace each character that steers a terminal or the direction of text by its escape sequence in JSON."""
+    """Replace control characters of terminals and of text direction by their escape sequences in JSON."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
@@ -69,6 +69,6 @@ def set_up(settings: Settings) -> None:
 
 
 def name_data_folder(settings: Settings) -> None:
-    """Log where this process keeps its data, unless its parent process has said so."""
+    """Log the path of this process's data folder, unless the parent process has logged the path."""
     if NAMED not in os.environ:
         log.info("data folder: %s", settings.data_dir.absolute())

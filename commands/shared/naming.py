@@ -23,7 +23,7 @@ def container_of(target: Path, remedy: str = "") -> str:
 
 
 def usual_container(source: Path) -> str:
-    """The container of a result without a wanted one: that of the source, else Matroska, which holds every track."""
+    """The container of a result without the option: the source's container, else Matroska (for all tracks)."""
     return _CONTAINERS.get(source.suffix.lower(), "mkv")
 
 
@@ -67,7 +67,8 @@ def check_source(source: Path) -> None:
 def check_names(source: Path | None, written: dict[str, Path | None], *, overwrite: bool = True) -> None:
     """Raise FileError if a file cannot be written, or would replace another file.
 
-    `written` maps what a file is ("the output") to its path. An existing file may be replaced if `overwrite` is true.
+    `written` maps the role of a file ("the output") to its path. An existing file may be replaced if `overwrite` is
+    true.
     """
     taken = {source.resolve(): "the input"} if source is not None else {}
     for role, path in written.items():
@@ -78,7 +79,7 @@ def check_names(source: Path | None, written: dict[str, Path | None], *, overwri
         if other == role and source is not None and path.exists() and path.samefile(source):  # a hard link
             other = "the input"
         if other != role:
-            raise FileError(f"{role} would replace {other}; give it another name")
+            raise FileError(f"{role} would replace {other}; choose another name for {role}")
         if path.exists() and not overwrite:
             raise FileError(f"{path} exists; give another name, or --overwrite")
 

@@ -30,8 +30,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a child in its own process group; Linux sends the child SIGTERM if the parent is killed.
 
-    A ^C in the terminal reaches only the parent, which then stops its children in order. Call this function from the
-    main thread: Linux takes the end of the calling thread for the end of the parent.
+    A ^C in the terminal reaches only the parent. The parent then stops its children in order. Call this function from
+    the main thread: Linux takes the end of the calling thread for the end of the parent.
     """
     return subprocess.Popen(  # noqa: S603 (our own commands)
         argv,

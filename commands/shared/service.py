@@ -180,7 +180,7 @@ class Service:
             raise CommandError(f"{error}; the job continues when the server is back: {way}") from None
 
     def download(self, job_id: str, target: Path, *, quiet: bool = False) -> None:
-        """Write the result of a job to `target`. An interrupted download continues where the last one ended."""
+        """Write the result of a job to `target`. An interrupted download continues at the bytes that exist."""
         from commands.shared.progress import bytes_bar
 
         size = (self.job(job_id).get("output") or {}).get("size_bytes")
@@ -234,7 +234,7 @@ class _Frames(_Trouble):
 
 
 def activity_of(job: Document) -> str:
-    """What happens to a job at present, in one word or two."""
+    """The present activity of a job, in one or two words."""
     request = {"pause": "pausing", "cancel": "cancelling"}.get(job.get("request") or "")
     return request or {"queued": "waiting", "running": "upscaling"}.get(job["state"], str(job["state"]))
 

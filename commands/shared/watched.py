@@ -1,4 +1,4 @@
-"""A watched folder: each video that arrives is upscaled once it is complete, and again after a change.
+"""A watched folder: each new video is upscaled once the file is complete, and again after a change.
 
 The folder itself tells what to do, at each change and every half minute: events of the kernel only shorten the wait,
 and network drives send none. The ledger in the folder of the results tells what was done.
@@ -143,7 +143,7 @@ class WatchedFolder:
             self._report.done(item, report)
 
     def _item(self, place: Path, entry: Entry | None) -> Item:
-        """The file with its result: same name and subfolder. A name that another file has taken gets a longer one."""
+        """The file with its result: same subfolder, and the same name or a longer name if the name is taken."""
         source = self._source / place
         options = fitting(source, self._options)
         folder = self._ledger.folder

@@ -1,7 +1,7 @@
 """Changes of jobs as they happen: subscription, and what has changed since a number.
 
-Redis numbers every change of a job's document and every removal, and publishes the number in the same step. A reader
-that was away asks for all that changed after the last number it knows, so no final state is ever missed.
+Redis numbers every change of a job's document and every removal, and publishes the number in the same step. After an
+interruption, a reader asks for all changes after the last known number: no final state is ever missed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Changes:
             return int(await self._redis.get(CHANGE) or 0)
 
     async def read(self, job_ids: Iterable[str]) -> dict[str, Document]:
-        """Documents of those of the jobs that exist."""
+        """Documents of the jobs, without jobs that do not exist."""
         with unavailable():
             async with self._redis.pipeline(transaction=False) as pipe:
                 wanted = list(job_ids)
@@ -100,7 +100,7 @@ class Changes:
                 return {i: Document(from_hash(raw), int(raw.get(b"changed", 0))) for i, raw in rows if raw}
 
     async def active(self, owner: str | None) -> list[str]:
-        """Ids of the jobs that are not finished, of one owner or of all."""
+        """Ids of the unfinished jobs, of an owner or of all owners."""
         with unavailable():
             ids = cast("set[bytes]", await self._redis.sunion([state_key(state) for state in _ACTIVE]))
             if owner is not None:

@@ -1,7 +1,7 @@
 """Redis clients, and Redis errors as `StoreUnavailable`.
 
-With Sentinels, each new connection goes to the server that the Sentinels name then. Commands to a server that has lost
-its place fail and are repeated like commands to a server that is down.
+With Sentinels, each new connection goes to the server that the Sentinels name then. Commands to a former primary server
+fail, and are repeated like commands to a stopped server.
 """
 
 from __future__ import annotations

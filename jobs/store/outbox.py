@@ -1,4 +1,4 @@
-"""Webhooks to deliver. A job's change of state and its webhook are one step in Redis, so neither exists alone.
+"""Webhooks to deliver. A job's change of state and its webhook are a single step in Redis: neither exists alone.
 
 A process that delivers claims due webhooks for a while. If the process dies, the claim ends, and the webhook is due
 again. A newer webhook for the same job and state replaces an older one.
@@ -74,7 +74,7 @@ class Outbox:
         await self._finish(delivery)
 
     async def give_up(self, delivery: Delivery, warning: str) -> None:
-        """Remove a webhook that cannot arrive, and name it in the job's warnings."""
+        """Remove an undeliverable webhook, and name the webhook in the job's warnings."""
         await self._finish(delivery, warning=warning)
 
     async def retry(self, delivery: Delivery, seconds: float) -> None:

@@ -46,7 +46,7 @@ class JobReader:
     def list(
         self, *, state: JobState | None = None, owner: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[Job]:
-        """Jobs from the newest to the oldest, optionally of one state and one API key."""
+        """Jobs from the newest to the oldest, optionally filtered by state and API key."""
         states = () if state is None else (state,)
         return self.page(Selection(states, owner), limit=limit, offset=offset).jobs
 

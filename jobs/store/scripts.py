@@ -1,11 +1,11 @@
-"""Lua scripts. Redis runs each script in one step, so no other client acts between a check and the change.
+"""Lua scripts. Redis runs each script in a single step: no other client acts between check and change.
 
 Fields of a job's hash besides the document's: `token` (fencing token of the owner), `beat` (number of heartbeats),
 `request` (a user's request to the running job), `ticket` (id of the RQ ticket), `queued_at` (Unix time in seconds),
 `died_at` and `died_there` (frames done at the last worker death, and the number of deaths at that frame),
 `changed` (number of the last change, see `jobs.store.changes`).
 
-Changes of a job and its removal also work when Redis is full (`allow-oom`, Redis 7), because users free memory by them.
+Changes and removals of a job also work in a full Redis (`allow-oom`, Redis 7), because they free memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Changes of the jobs in Redis: new jobs, requests of users, and the work of workers.
 
-Every change of state is a `Transition`, which Redis checks and applies in one step. A worker that claims a job gets a
-*fencing token*, a number that only grows. Later changes by that worker apply only while the job carries the token.
+Every change of state is a `Transition`. Redis checks and applies the transition in a single step. A claim gives the
+worker a *fencing token*: a number that grows with each claim. Later changes by that worker apply only while the job
+carries the token.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class JobStore(JobReader):
             pipe.execute()
 
     def restore(self, job: Job) -> bool:
-        """Store a job that Redis has lost, and queue the job if it was waiting; return False if Redis knows the job."""
+        """Store a job lost by Redis, and queue the job if the job was waiting; return False if Redis knows the job."""
         pairs = [text for pair in to_hash(job).items() for text in pair]
         with unavailable():
             head = [PREFIX, job.id, str(job.created_at.timestamp()), str(job.state)]

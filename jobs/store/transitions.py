@@ -35,7 +35,7 @@ class Transition:
     """One conditional change of a job. A condition or change that is None or empty does not apply."""
 
     from_states: tuple[JobState, ...] = ()
-    """Condition: the job is in one of these states."""
+    """Condition: the allowed states of the job."""
     token: int | None = None
     """Condition: the job carries this fencing token."""
     beat: int | None = None

@@ -60,7 +60,7 @@ def _up(end: int, most: int) -> int:
 
 
 class _Cut:
-    """Cuts one rectangle from frames of one size and format."""
+    """Cuts the same rectangle from all frames of a size and format."""
 
     def __init__(self, left: int, top: int, width: int, height: int) -> None:
         self._left, self._top, self._width, self._height = left, top, width, height

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 def filter_chain(frame: VideoFrame, *filters: str, time_base: Fraction = Fraction(1, 25)) -> Graph:
     """A chain of filters for frames of the size and format of `frame`.
 
-    One thread, so that every run gives the same pixels.
+    A single thread gives the same pixels in every run.
 
     Args:
         frame: a frame of the stream; it does not enter the chain.

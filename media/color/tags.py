@@ -48,7 +48,7 @@ def swscale_matrix(matrix: int) -> int:
 
 
 def tag(frame: VideoFrame, color: Color) -> None:
-    """Write the colour tags to a frame. Encoders read them there."""
+    """Write the colour tags to a frame. Encoders read the tags there."""
     frame.colorspace = color.matrix
     frame.color_range = int(color.range)
     frame.color_primaries = color.primaries

@@ -1,4 +1,4 @@
-"""MP4's boxes that libav does not hand on: the sample entry of a track, and what is nested in it."""
+"""MP4's boxes that libav does not hand on: the sample entry of a track, and the nested boxes."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _boxes(file: BinaryIO, at: int, end: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _inner(data: bytes, depth: int = _DEPTH) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each box, the outer ones after their inner ones, so that the outer ones win."""
+    """Name and content of each box. Outer boxes follow their inner boxes: the outer boxes win."""
     at = 0
     found = []
     while at + 8 <= len(data):

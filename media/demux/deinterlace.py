@@ -1,4 +1,4 @@
-"""Deinterlacing with libavfilter's bwdif: one frame for two fields, or one for each field."""
+"""Deinterlacing with libavfilter's bwdif: a frame for two fields, or a frame for each field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Deinterlacer:
         self.telecine = HardTelecine(self._from)
 
     def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """Yield the frames, and replace the interlaced ones by progressive ones."""
+        """Yield the frames, and replace interlaced frames by progressive frames."""
         graph: Graph | None = None
         shape: tuple[int, int, str] | None = None
         for frame in frames:

@@ -28,7 +28,7 @@ _JUMP: Final = 60 * CLOCK_RATE
 
 
 def has_clock(container: InputContainer) -> bool:
-    """Whether the container's timestamps are a clock's, so that gaps can be meaningless."""
+    """Whether a clock made the container's timestamps. Gaps can then be meaningless."""
     return container.format.name in _CLOCKED
 
 

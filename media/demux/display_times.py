@@ -1,17 +1,17 @@
-"""Display times: the one rule by which decoded frames get their timestamps.
+"""Display times: the rule that gives decoded frames their timestamps.
 
 A decoder delivers frames in display order, so their times must increase. The rule, for each frame with a look at the
 next frames:
 
-1. Times that increase are right, and stay as they are.
+1. Increasing times are right and stay unchanged.
 2. If the frames' times increase in coding order instead, they are decoding times (AVI, broken FLV, MP4 and MKV). Sorted
    times are the frames' display times, after the decoder's delay is taken off.
 3. Among other times, the longest increasing sequence is right. The other frames are spread evenly between its times,
    and counted.
 4. Times that start over by more than a second belong after the earlier times.
 
-The rule depends only on the last time and on the next frames, so decoding that begins in the middle of a file gives
-the same times. Memory is bounded by `_LOOKAHEAD` and the decoder's reordering.
+The rule depends only on the last time and on the next frames. Decoding from the middle of a file therefore gives the
+same times. Memory is bounded by `_LOOKAHEAD` and the decoder's reordering.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from media.ledger import TrackLedger
 F = TypeVar("F")
 
 _LOOKAHEAD: Final = 8
-"""Frames after the current one that decide about its time."""
+"""Number of later frames that decide about the current frame's time."""
 _DEEPEST: Final = 16
 """Largest reorder depth of any codec."""
 _REMEMBERED: Final = 512
-"""Packets whose times are kept for frames that the decoder still holds."""
+"""Number of packets whose times are kept, for frames still in the decoder."""
 
 
 class _Waiting(NamedTuple, Generic[F]):
@@ -219,9 +219,9 @@ class CodedTimes:
 class _Sorting:
     """Display times from decoding times.
 
-    An encoder delays the n-th decoding time by its reorder depth, so that the n-th frame in display order is due when
-    the packet `depth` places later is decoded. The first frame is due at the first packet's time, and `lag` frames
-    later if players show it so.
+    An encoder delays the n-th decoding time by its reorder depth. The n-th frame in display order is therefore due at
+    the decoding time of the packet `depth` places later. The first frame is due at the first packet's time, and `lag`
+    frames later if players show it so.
     """
 
     def __init__(self, coded: CodedTimes, lag: int) -> None:

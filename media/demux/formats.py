@@ -1,4 +1,4 @@
-"""The containers and codecs that libav may use on untrusted files, and the reasons for those that it may not.
+"""The containers and codecs that libav may use on untrusted files, and the reason for each refusal.
 
 This module holds the only list. `docs/formats.md` is generated from the titles and reasons.
 """
@@ -133,7 +133,7 @@ CONTAINERS: Final = {
     "xmv": Container("xmv", "Microsoft XMV (games)"),
     "yop": Container("yop", "Psygnosis YOP (games)"),
 }
-"""Accepted demuxers by libav's names. Each of them reads one file."""
+"""Accepted demuxers by libav's names. Each demuxer reads a single file."""
 
 REFUSED_CONTAINERS: Final = {
     "open other files or connections that the file names": (
@@ -142,7 +142,7 @@ REFUSED_CONTAINERS: Final = {
     "are devices": "alsa fbdev jack lavfi oss v4l2 x11grab",
     "are text that libav would draw": "adf bin idf tty xbin",
     "are the raw samples of a camera, which need developing": "r3d",
-    "have no signature, so that any bytes would match": "bitpacked filmstrip rawvideo v210 v210x",
+    "have no signature: any bytes would match": "bitpacked filmstrip rawvideo v210 v210x",
 }
 """Reason → demuxers, beside those of sound, subtitles and still pictures."""
 
@@ -201,7 +201,7 @@ REFUSED_VIDEO_CODECS: Final = {
         " ppm psd ptx qoi sunrast txd vbn wbmp xbm xface xpm xwd"
     ),
     "are second decoders of codecs that libav decodes itself": "libvpx libvpx-vp9",
-    "pass on memory as it is": "bitpacked vnull wrapped_avframe",
+    "copy memory without decoding": "bitpacked vnull wrapped_avframe",
 }
 """Reason → decoders."""
 

@@ -59,7 +59,7 @@ class MonotonicTimestamps:
 
 @dataclass
 class SubtitleTimestamps:
-    """Filter that keeps a subtitle track in sync with the track that leads it.
+    """Filter that keeps a subtitle track in sync with its leading track.
 
     Subtitle packets are too sparse to detect a restart by their own timestamps.
     """

@@ -20,7 +20,7 @@ def is_usual(rate: Fraction | None) -> bool:
 
 
 def nominal_rate(header: Fraction | None, times: Sequence[int], time_base: Fraction) -> Fraction:
-    """Rate from the median distance of frames: the rate at which the frames that move are shown.
+    """Rate from the median distance of frames: the display rate of the moving frames.
 
     Args:
         header: the rate in the header; preferred if the frames agree with it.

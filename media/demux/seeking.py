@@ -49,7 +49,7 @@ def _first_packet_after_seek(container: InputContainer, stream: VideoStream, tar
 
 
 def frames_up_to(goal: int, frames: Iterator[VideoFrame], *, keyframe: int) -> Iterator[VideoFrame]:
-    """Yield decoded frames from the one at pts `keyframe` up to and including the one at pts `goal`.
+    """Yield decoded frames from the frame at pts `keyframe` to the frame at pts `goal`, both included.
 
     Leading frames of an open group of pictures precede the keyframe and refer to missing frames. They are dropped.
 

@@ -62,7 +62,7 @@ def has_alpha_channel(packet: Packet[VideoStream]) -> bool:
 
 
 def unsupported_side_data(frame: VideoFrame, packet: Packet[VideoStream] | None = None) -> list[str]:
-    """One warning for each kind of side data, of the frame and of its packet, that the result can't hold."""
+    """A warning for each kind of side data of frame and packet that the result can't hold."""
     kinds = set(side_data(frame))
     if packet is not None and has_alpha_channel(packet):
         kinds.add("ALPHA")

@@ -35,11 +35,11 @@ _JUDGED: Final = 300
 """Interlaced frames that decide about hard telecine."""
 _FEWEST: Final = 25
 _REPEATED: Final = (Fraction(12, 100), Fraction(28, 100))
-"""Share of the frames that repeat a top field, and of those that repeat a bottom field: a fifth each."""
+"""Share of the frames that repeat a top field, and share of the frames that repeat a bottom field: a fifth each."""
 
 
 def repeats_field(packet: Packet[VideoStream]) -> bool:
-    """Whether an MPEG-2 picture is a progressive one whose first field is shown again (RFF)."""
+    """Whether an MPEG-2 picture is progressive and repeats its first field (RFF)."""
     data, at = bytes(packet), -1
     while (at := data.find(_PICTURE_CODING, at + 1)) >= 0:
         if len(data) >= at + 9 and data[at + 4] >> 4 == 8:  # the picture coding extension

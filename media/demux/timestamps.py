@@ -41,7 +41,7 @@ def decoding_times(times: Sequence[int], depth: int, before: Sequence[int] = (),
     """A dts for each pts: strictly increasing, and at most the pts.
 
     The n-th dts is the n-th smallest pts, delayed by `depth` places. At least n - depth frames are shown before the
-    frame coded at place n, so its dts is at most its pts. The first dts values are extrapolated.
+    frame coded at place n: its dts is at most its pts. The first dts values are extrapolated.
 
     Args:
         times: pts of one closed segment, in coding order.

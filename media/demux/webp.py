@@ -63,7 +63,7 @@ class Animation:
     """0: endlessly."""
     parts: tuple[_Part, ...]
     complete: bool
-    """Whether the file has all the bytes that its header promises."""
+    """Whether the file is as long as its header states."""
 
     @property
     def times(self) -> tuple[int, ...]:

@@ -34,7 +34,8 @@ _PQ: Final = 16
 
 
 def job_threads(cores: int, *, shared: bool) -> int:
-    """Threads of the encoder for a job on this machine. A resumed job keeps its number, and so its bytes.
+    """Threads of the encoder for a job on this machine. A resumed job keeps its number of threads:
+    the bytes depend on this number.
 
     On few cores, the network needs the time of all: there, one thread takes a tenth less time in all than four, pushes
     fewer of the network's threads aside, and makes files 2 to 5 % smaller.

@@ -1,7 +1,7 @@
 """Choice of the encoder: hardware if requested and working on this machine, else software.
 
 The bytes of hardware encoders differ between machines. They are used on request, and NVENC beside a network on an
-NVIDIA GPU. A job that resumes without its encoder starts again.
+NVIDIA GPU. If a resumed job finds no such encoder, the job starts again.
 """
 
 from __future__ import annotations

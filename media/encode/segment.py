@@ -1,4 +1,4 @@
-"""Encoding of one chunk of frames as one segment file."""
+"""Encoding of a chunk of frames as a segment file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SegmentWriter:
 
     Raises:
         MediaError: the encoder refuses the spec, or failed.
-        ValueError: a frame with another size or type than the previous ones, or with a pts that does not increase.
+        ValueError: a frame with another size or type than the previous frames, or with a pts that does not increase.
     """
 
     def __init__(self, path: Path, spec: OutputSpec) -> None:
@@ -98,7 +98,7 @@ class SegmentWriter:
         return self._to_yuv(frame)
 
     def drain(self) -> Iterator[None]:
-        """Encode the delayed frames one by one before `close`, and pause after each. Raises MediaError."""
+        """Encode the delayed frames before `close`, with a pause after each frame. Raises MediaError."""
         if not self.frames or self._drained:
             return
         self._drained = True

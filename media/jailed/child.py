@@ -1,7 +1,7 @@
 """Entry point of the child process: `python -m media.jailed.child`, started by `media.sandbox.process`.
 
-Reads one request from standard input, gives up its privileges, and writes messages to standard output. The format is
-described in `media.sandbox.protocol`.
+The child reads a request from standard input, gives up its privileges, and writes messages to standard output. The
+format is described in `media.sandbox.protocol`.
 """
 
 from __future__ import annotations

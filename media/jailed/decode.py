@@ -1,7 +1,7 @@
 """Decoding a file to RGB frames with monotonic timestamps.
 
-A chain of generators: packets → decoded frames → skip to the start → timestamps → deinterlaced → RGB. Each records
-the losses that it finds in the ledger.
+A chain of generators: packets → decoded frames → skip to the start → timestamps → deinterlaced → RGB. Each stage
+records its losses in the ledger.
 """
 
 from __future__ import annotations

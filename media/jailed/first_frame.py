@@ -22,7 +22,7 @@ _ATTEMPTS: Final = 300
 
 
 class FirstFrame(NamedTuple):
-    """The first frame of a stream, and what its packets say."""
+    """The first frame of a stream, and facts of its packets."""
 
     frame: VideoFrame
     chroma_location: str
@@ -60,7 +60,7 @@ def decode_first_frame(container: InputContainer, stream: VideoStream) -> FirstF
 def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """The first packets of the stream, then the first packets from a keyframe on.
 
-    A recording that begins inside a long group of pictures is not decodable before its first keyframe.
+    If a recording begins inside a long group of pictures, no frame before the first keyframe is decodable.
     """
     left, keyframe_seen = _ATTEMPTS, False
     for packet in readable_packets(container, stream):

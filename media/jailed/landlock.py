@@ -29,7 +29,7 @@ def restrict_files(libc: ctypes.CDLL, *, readable: Iterable[Path], writable: Pat
 
     Args:
         readable: files, and folders with everything below. A missing path is skipped.
-        writable: the one file that the process may write, too.
+        writable: the only file that the process may also write.
     """
     version = libc.syscall(_CREATE, None, 0, _VERSION)
     if version < 1:

@@ -19,7 +19,7 @@ from media.errors import UnusableVideo
 from media.types import UNSPECIFIED, Color, ColorRange
 
 Numbered: TypeAlias = tuple[VideoFrame, int]
-"""An rgb24 frame, and the number of the packet that it belongs to."""
+"""An rgb24 frame, and the number of its packet."""
 
 
 class LiveDecoder(Protocol):

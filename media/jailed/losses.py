@@ -58,7 +58,7 @@ def _is_loss(kind: str, stream: Stream, track: Track | None) -> bool:
 
 
 def _is_rarely_played(kind: str, stream: Stream) -> bool:
-    """Whether few players play the track in MP4. mkv holds the same track, and more players play it there."""
+    """Whether few players play the track in MP4. mkv also holds the track, and more players play the track in mkv."""
     context = stream.codec_context
     if kind != "mp4" or context is None:
         return False

@@ -1,4 +1,4 @@
-"""The header of an MP4 or QuickTime result: what libav's muxer does not write, and its place before the frames."""
+"""The header of an MP4 or QuickTime result: facts that libav's muxer does not write, and a place before the frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LARGEST: Final = 2**32 - 1
 _TEXT, _FLOAT32 = 1, 23
 """Types of a tag's value (QuickTime File Format, well-known types)."""
 _CAPTURE_RATE: Final = "com.android.capture.fps"
-"""The one tag whose value Android reads as a number."""
+"""The only tag that Android reads as a number."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Mp4Header:
 
 
 def finish(path: Path, header: Mp4Header) -> Iterator[None]:
-    """Complete the header of a file, and move it before the frames, so that players can begin before the file's end.
+    """Complete the header of a file, and move the header before the frames: players can begin before the file's end.
 
     Yields after each step, as proof of progress. The file is in place when the iterator ends.
 
@@ -119,7 +119,7 @@ def _value(name: str, value: str) -> bytearray:
 
 
 def _moved(movie: Box) -> bytes:
-    """The movie box, with the chunk offsets of a file in which it precedes all chunks."""
+    """The movie box, with the chunk offsets for a place before all chunks."""
     size = len(bytes(movie))
     tables = [box for name in (b"stco", b"co64") for box in movie.all(name)]
     if any(box.name == b"stco" and max(_offsets(box), default=0) + 2 * size > _LARGEST for box in tables):

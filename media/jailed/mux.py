@@ -220,7 +220,7 @@ def _numbers(target: OutputContainer, kind: str, written: Written) -> dict[int, 
 def _promises(
     request: MuxRequest, video: VideoStream, tracks: dict[int, Track], numbers: dict[int, int], written: Written
 ) -> Iterator[tuple[int, Promise]]:
-    """Number of each track in the file → what the muxer received for it."""
+    """Number of each track in the file → the muxer's input for the track."""
     # MP4's edit lists hide what precedes zero, unless libav moves all times.
     hides = request.spec.container in ("mp4", "mov") and timestamp_shift(request.segments[0]) >= 0
     for index, stream in [(None, video), *((index, track.target) for index, track in tracks.items())]:

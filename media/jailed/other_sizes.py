@@ -29,7 +29,7 @@ _RECORDED: Final = ("vp8", "vp9")
 def with_largest_size(
     video: VideoInfo, container: InputContainer, stream: VideoStream, limits: Limits
 ) -> tuple[VideoInfo, list[str]]:
-    """The video's facts with the size of its largest part, and a warning if its size changes.
+    """The video's facts with the size of the largest part, and a warning if the frame size changes.
 
     The samples are taken in recordings of broadcasts and browsers, and where the header and the first frame disagree.
     """

@@ -1,4 +1,4 @@
-"""Counting pictures: packets that went into the decoder, and frames that came out."""
+"""Counting pictures: packets into the decoder, and frames out of the decoder."""
 
 from __future__ import annotations
 

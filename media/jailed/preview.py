@@ -39,7 +39,7 @@ from media.sandbox.protocol import PreviewRequest
 _TICK: Final = Fraction(1, 1_000_000)
 """Seconds of one unit of a preview's pts."""
 _CLOSE: Final = Fraction(1, 2000)
-"""Seconds by which a frame may begin after the time at which it is shown: callers round."""
+"""Seconds by which a frame may begin after its display time: callers round."""
 _EARLIER: Final = 10
 """Seconds by which the second attempt at a seek goes back."""
 _TURNS: Final = {90: "transpose=clock", 180: "hflip,vflip", 270: "transpose=cclock"}
@@ -172,7 +172,7 @@ def _start(path: Path, container: InputContainer, stream: VideoStream, limits: L
 
 @contextmanager
 def _frame_at(path: Path, limits: Limits, goal: Fraction | None) -> Iterator[tuple[_Video, VideoFrame, Fraction]]:
-    """The open file, the frame that is shown at a time, and its own time. None: the last frame.
+    """The open file, the frame shown at a time, and the frame's own time. None: the last frame.
 
     Seeking lands on a keyframe before the time in most files. Where it lands behind, the search begins earlier.
     """

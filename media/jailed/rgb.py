@@ -44,7 +44,7 @@ class RgbConverter:
         self._format = ""
 
     def observe(self, frame: VideoFrame) -> None:
-        """Check and record a frame's size. Call for every frame, also for those that are not converted."""
+        """Check and record a frame's size. Call the method for every frame, even for frames without conversion."""
         self._limits.check("max_pixels", frame.width * frame.height, f"a frame ({frame.width}×{frame.height})")
         first, size = self._size is None, (frame.width, frame.height)
         if first:

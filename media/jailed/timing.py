@@ -69,8 +69,8 @@ class Timing:
     def end(self, last_duration: int) -> End:
         """How the result ends if the last frame lasts about `last_duration`.
 
-        Containers with coarse units round the times of a constant rate. The last frame's length makes up for it, in
-        finer units, so that the average rate is the nominal one.
+        Containers with coarse units round the times of a constant rate. The last frame's length, in finer units,
+        restores the nominal rate on average.
         """
         step = 1 / (self.frame_rate * self.time_base)
         if not self.is_constant or step.denominator > _FINEST or abs(last_duration - step) > 1:
@@ -86,8 +86,8 @@ class Timing:
     def lead(self) -> list[int]:
         """Decoding times of the first frames: as many as frames are reordered, before the first frame's time.
 
-        They repeat the distances of the last frames. So the distances between all decoding times, of which an MP4
-        track's length and frame rate are made, are the durations of all frames in another order.
+        They repeat the distances of the last frames. An MP4 track's length and frame rate are made of the distances
+        between decoding times. These distances are the durations of all frames, in another order.
         """
         final = self.latest[-1 - self.depth :]
         return [self.starts[0] + time - final[-1] for time in final[:-1]]

@@ -1,7 +1,7 @@
 """Comparison of the finished result with what was handed to the muxer.
 
-MP4's headers tell everything. Matroska's packets are counted too, up to a size of the file, so that the comparison of a
-long film takes no longer than that of a short one.
+MP4's headers tell everything. Matroska's packets are counted only up to a file size: the comparison of a long film
+takes no longer than the comparison of a short film.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CLOCK: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Promise:
-    """What the result holds, if the muxer wrote all it received."""
+    """The expected content of the result, if the muxer wrote its whole input."""
 
     name: str
     """The track at the beginning of a sentence: The video, Audio track 1."""
@@ -53,14 +53,14 @@ class Promise:
 
 @dataclass
 class _Found:
-    """What the result holds of one track."""
+    """The expected content of a track of the result."""
 
     packets: int | None = None
     begin: Fraction | None = None
     end: Fraction | None = None
     """As the headers say."""
     last: Fraction | None = None
-    """End of the last packet. Matroska's pictures have no durations, so the last one ends later."""
+    """End of the last packet. Matroska's pictures have no durations: the last picture ends later."""
 
     def add(self, packet: av.Packet[Stream]) -> None:
         self.packets = (self.packets or 0) + 1
@@ -132,7 +132,7 @@ def _by_header(stream: Stream) -> _Found:
 
 
 def _count(container: InputContainer, found: Mapping[int, _Found], *, whole: bool) -> Iterator[None]:
-    """Read all packets, or only those that tell where each track begins."""
+    """Read all packets, or only the packets at the beginning of each track."""
     for track in found.values():
         track.packets, track.begin = 0, None  # Matroska's headers state the file's beginning, not the track's
     for packet in container.demux() if whole else islice(container.demux(), _FIRST_PACKETS):

@@ -1,4 +1,4 @@
-"""Packets of the video, with the facts that the headers promise about them."""
+"""Packets of the video, with facts from the headers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def has_decoding_times(container: InputContainer) -> bool:
 def display_lag(stream: VideoStream) -> int:
     """Frames between decoding and showing, in containers with decoding times only.
 
-    Players show reordered H.264 and HEVC a frame after they decode it. MPEG-4 in AVI is packed so that none lags.
+    Players show reordered H.264 and HEVC a frame after decoding. MPEG-4 in AVI is packed without lag.
     """
     context = stream.codec_context
     return int(context.codec.canonical_name in ("h264", "hevc") and context.reorder_depth > 0)

@@ -56,7 +56,7 @@ class FrameDecoder(Protocol):
     """Bytes → frames. Raises UnusableVideo for bytes of another format or size."""
 
     def decode(self, data: bytes | memoryview, number: int) -> list[Decoded]:
-        """The frames that these bytes complete: exactly one, except for H.264 and HEVC."""
+        """The frames completed by the bytes: exactly one, except for H.264 and HEVC."""
 
     def flush(self) -> list[Decoded]:
         """The delayed frames. Afterwards a new sequence can begin."""

@@ -19,7 +19,7 @@ from media.sandbox.process import Sandbox, invalid_message
 from media.sandbox.protocol import PACKET_HEADER, SLOTS, FrameReady, LiveRequest, Message, PacketDone
 
 _MAX_FRAMES: Final = 64
-"""Frames that one packet may complete."""
+"""Most frames completed by a packet."""
 
 
 class ConfinedDecoder:
@@ -39,7 +39,7 @@ class ConfinedDecoder:
         self._closed = False
 
     def decode(self, data: bytes | memoryview, number: int) -> list[tuple[NDArray[np.uint8], int]]:
-        """The frames that these bytes complete, each with its number. Raises UnusableVideo."""
+        """The frames completed by the bytes, each frame with its number. Raises UnusableVideo."""
         if not data:
             coding = self._coding
             raise UnusableVideo(

@@ -1,8 +1,8 @@
 """Requests to the child process, and its messages. Shared by parent (`media.sandbox`) and child (`media.jailed`).
 
-The parent sends one pickled `Envelope`. The child answers with messages, one line of JSON each, which the parent does
-not trust. Decoded frames travel through shared memory with `SLOTS` places. The parent sends one byte after it has sized
-the memory, and one byte for every frame that it has copied.
+The parent sends one pickled `Envelope`. The child answers with messages, a line of JSON each. The parent does not trust
+the messages. Decoded frames travel through shared memory with `SLOTS` places. The parent sends a byte after sizing the
+memory, and a byte after copying each frame.
 
 Named tuples rather than dataclasses: the child's start would take 5 ms longer.
 """
@@ -66,7 +66,7 @@ class MuxRequest(NamedTuple):
 class LiveRequest(NamedTuple):
     """Decode a live stream's packets, each after a `PACKET_HEADER`. Answer to each: `FrameReady` in turn, `PacketDone`.
 
-    All frames use slot 0: the parent sends a byte for each frame that it has copied, and the child waits for the byte.
+    All frames use slot 0: the parent sends a byte after copying each frame, and the child waits for the byte.
     """
 
     coding: Coding

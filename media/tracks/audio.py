@@ -99,7 +99,7 @@ class TranscodedAudio(Track):
 def add_transcoded(target: OutputContainer, kind: str, stream: AudioStream) -> TranscodedAudio:
     """Add an encoder for the sound of `stream` to a container of a kind (mp4, mkv, …).
 
-    Samples stay as they are in mkv and mov, if the source has samples or compresses them without losses.
+    In mkv and mov, uncompressed or losslessly compressed samples stay unchanged.
 
     Raises:
         ValueError, FFmpegError: the container or the encoder refuses the track, or the sound can't be decoded.

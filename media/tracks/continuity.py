@@ -20,7 +20,7 @@ _BLOCK: Final = 8192
 class Continuity:
     """Gives each decoded frame its place in seconds.
 
-    A frame without a time follows the frame before; the first one begins with its packet. Small differences between a
+    A frame without a time follows the frame before; the first frame begins with its packet. Small differences between a
     time and the end of the sound before are rounding: the frame follows without a gap. A larger gap becomes silence,
     and what would overlap is dropped.
     """

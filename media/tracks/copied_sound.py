@@ -38,7 +38,7 @@ def add_copied_sound(target: OutputContainer, kind: str, stream: AudioStream) ->
 
 
 def lacks_positions(stream: AudioStream) -> bool:
-    """Whether the source stores the number of channels, and not where they belong. AVI, Matroska and MXF do so."""
+    """Whether the source stores only the number of channels, without their positions. AVI, Matroska and MXF do so."""
     return _is_pcm(stream) and stream.codec_context.layout.name.endswith("channels")
 
 

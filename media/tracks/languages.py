@@ -36,7 +36,7 @@ def three_letters(language: str) -> str | None:
 
 
 def adapt_language(track: Stream, kind: str, label: str, warnings: list[str]) -> None:
-    """Translate a track's language to three letters, and warn about a language that has no such code.
+    """Translate a track's language to three letters, and warn about a language without a three-letter code.
 
     Args:
         kind: the container.

@@ -46,7 +46,7 @@ def add_track(target: OutputContainer, kind: str, stream: Stream, warnings: list
         codec = track.target.codec_context.codec.canonical_name
         warnings.append(f"{label} is converted to {codec} because {kind} can't hold it.")
     elif layout := assumed_positions(kind, stream):
-        warnings.append(f"{label} does not say where its channels belong; {kind} labels them {layout}.")
+        warnings.append(f"{label} has channels of unknown position; {kind} labels the channels {layout}.")
     track.target.metadata.update(copied_tags(stream.metadata))
     track.target.disposition = stream.disposition
     if kind in ("mp4", "mov"):

@@ -19,8 +19,8 @@ class FormatFollowingResampler:
     """Resampler to the sample format, channel layout and rate of `encoder`.
 
     Broadcasts change from stereo to surround, and recordings change their rate. libav's resampler handles a single
-    input format, so each input format gets its own resampler here. The frames that come out have increasing times in
-    samples, one after the other.
+    input format. Here, each input format gets a separate resampler. The resulting frames have increasing times in
+    samples.
     """
 
     def __init__(self, encoder: AudioStream) -> None:

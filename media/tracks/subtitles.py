@@ -43,7 +43,7 @@ class ConvertedText(Track):
 
     @property
     def loses(self) -> bool:
-        """ASS styles place and mark signs and songs, so a person would miss them."""
+        """ASS styles place and mark signs and songs: viewers would miss the styles."""
         return self.codec in ("ass", "ssa")
 
     def packets(self, packet: Packet[Stream]) -> Iterator[Packet[Stream]]:
@@ -61,7 +61,7 @@ class ConvertedText(Track):
 
 @dataclass(frozen=True)
 class TimedText(ConvertedText):
-    """Subtitles as MP4's text. MP4's samples can't overlap, so overlapping cues become one text with all lines."""
+    """Subtitles as MP4's text. MP4's samples can't overlap: overlapping cues become a single text with all lines."""
 
     unit: Fraction
     """Seconds of one unit of the source's timestamps."""
@@ -103,7 +103,7 @@ def add_converted(target: OutputContainer, kind: str, stream: SubtitleStream, co
 
 
 def plain_text(codec: str, data: bytes) -> str:
-    """The text of one subtitle packet, without its codec's framing and markup, and up to the first zero byte."""
+    """The text of a subtitle packet up to the first zero byte, without the codec's framing and markup."""
     if codec == "mov_text":
         size = int.from_bytes(data[:2], "big")
         return data[2 : 2 + size].partition(b"\0")[0].decode("utf-8", "replace")

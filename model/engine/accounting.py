@@ -32,7 +32,7 @@ class Accounting:
     ) -> list[RoutingReport]:
         """Return a report for each emitted frame; `computing` is the time without planning.
 
-        `times` are those of the chunk's steps. `observer` follows the dense network where no step tells its time.
+        `times` are those of the chunk's steps. `observer` follows the dense network if no step gives the dense time.
         """
         self._dense_times.add(_size(chunk.stored), times)
         if not chunk.emit:

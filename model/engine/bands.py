@@ -21,7 +21,7 @@ LEAST_GAIN = 10
 def run_in_bands(trunk: Trunk, x: Tensor) -> Tensor:
     """Compute `trunk(x)`, [B, in, H, W] -> [B, C, H, W], bit for bit, at once or in bands of rows.
 
-    Each band includes the rows around that its convolutions see. A trunk that sees too many rows runs at once.
+    Each band includes the surrounding rows that its convolutions read. A trunk that sees too many rows runs at once.
     """
     b, _, h, w = x.shape
     halo, channels = 2 * len(trunk.blocks) + 1, trunk.channels

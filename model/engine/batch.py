@@ -65,7 +65,7 @@ class Batch:
 
     @torch.inference_mode()
     def results(self) -> list[ChunkResult | Exception]:
-        """Wait for the result of each chunk, or the error. If several chunks fail together, they run one by one."""
+        """Wait for the result of each chunk, or the error. After a failure, each chunk runs alone."""
         assert self._forward is not None
         try:
             return list(self._halves.wait(self._begun, self._forward, self._crew))

@@ -1,4 +1,4 @@
-"""Memory of a chunk: an estimate, the memory there is, and the longest chunk that fits."""
+"""Memory of a chunk: an estimate, the available memory, and the longest chunk that fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.engine.upscaler import Upscaler
 _SHARE: Final = 0.7
 """Part of the available memory that a chunk may take."""
 _OUTPUTS: Final = 2
-"""Chunks of upscaled frames in memory: one is computed while the one before is encoded."""
+"""Chunks of upscaled frames in memory: a chunk is computed while the previous chunk is encoded."""
 _HOST: Final = torch.device("cpu")
 _OTHER_BYTES: Final = 40
 """Bytes per pixel and frame of flows, masks and decoded frames."""
@@ -37,7 +37,7 @@ def bytes_per_pixel(model: Upscaler, *, sample_bytes: int = 1) -> tuple[int, int
 def available_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Memory that this process can still take: the GPU's, or the system's within the limits of the control groups.
 
-    Blocks that torch keeps for its next tensors count as available, and a GPU does not count them as free.
+    Blocks that torch keeps for later tensors count as available; a GPU reports these blocks as used.
     """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -70,7 +70,7 @@ class Step:
     begun: Mark
     ended: Mark
     within: list[Step] = field(default_factory=list)
-    """Steps that ran inside, whose time does not count here."""
+    """Steps inside this step. Their time does not count here."""
 
     @property
     def seconds(self) -> float:

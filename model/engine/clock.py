@@ -21,13 +21,13 @@ class Clock:
     def computing(self) -> float:
         """Return computing time, comparable between chunks under different load.
 
-        On a CPU this is the time of the calling thread, which takes part in all work that the thread begins. Time in
-        which encoders or other streams had the cores does not count. On a GPU this is wall-clock time.
+        On a CPU this is the CPU time of the calling thread. The calling thread takes part in all its parallel work.
+        Time in which encoders or other streams had the cores does not count. On a GPU this is wall-clock time.
         """
         return time.thread_time() if self._cpu else time.perf_counter()
 
     def threads(self) -> int:
-        """Return the number of threads that take part in what the calling thread computes."""
+        """Return the number of threads that compute for the calling thread."""
         return torch.get_num_threads() if self._cpu else 1
 
     def both(self) -> Seconds:

@@ -32,7 +32,7 @@ _FORWARD, _OUTPUT, _BACKWARD, _FLOW = range(4)
 
 @dataclass(frozen=True)
 class Begun:
-    """Chunks of one batch whose backward half has begun."""
+    """Chunks of a batch after the start of their backward half."""
 
     chunks: Sequence[Chunk]
     turn: int
@@ -68,8 +68,8 @@ class Halves:
         """Begin the backward half of chunks with equal batch keys.
 
         An executor with several chunks prefers the stream that has `used` the least time, then a lower `turn`.
-        `observer` follows the steps of a single chunk, also in its forward half. `in_turn`: the strands of the
-        chunks take turns, so that each step gets all cores if no other chunk is in work.
+        `observer` follows the steps of a single chunk, also in its forward half. `in_turn`: the strands of the chunks
+        take turns. Each step gets all cores if no other chunk is in work.
         """
         fate, spent, times = Fate(used, in_turn=in_turn), np.zeros(2), StepTimes(Stopwatch(self._device))
         runs: list[ChunkRun] = []

@@ -56,7 +56,7 @@ def model_cache(
 ) -> ModelCache[Upscaler]:
     """Return an empty cache that loads models with `load_model`; `ModelCache` documents the other arguments.
 
-    The first model decides what the device `auto` means for all of them, and the device what the model `auto` means.
+    The first model decides the device for `auto`, for all models. The device then decides the model for `auto`.
     """
 
     def load(name: str) -> Upscaler:

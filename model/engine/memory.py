@@ -11,8 +11,8 @@ from typing import Any, Final
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES: Final = 512 * 1024**2
 MAPPED_BYTES: Final = 32 * 1024**2
-"""Larger blocks always return to the system. Kept, they leave gaps that later blocks do not fit: `small` on 960x540
-took 3.3 GB instead of 2.3 GB. The trunks of larger frames therefore run in bands (`model.engine.bands`)."""
+"""Larger blocks always return to the system. If kept, these blocks leave gaps too small for later blocks: `small` on
+960x540 took 3.3 GB instead of 2.3 GB. The trunks of larger frames therefore run in bands (`model.engine.bands`)."""
 _STEP_BYTES: Final = 16 * 1024**2
 
 
@@ -55,7 +55,7 @@ def free_memory() -> None:
 
 @cache
 def _libc() -> Any:
-    """Return the C library if it is glibc, else None."""
+    """Return the C library if the library is glibc, else None."""
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt, libc.malloc_trim  # noqa: B018  # AttributeError without these functions

@@ -30,7 +30,7 @@ class Group:
     observer: Observer | None = None
     """Follows the steps of the chunk."""
     receiver: Receiver | None = None
-    """Gets the HR frames one by one on a CPU, in RGB. Else the frames come with the result only."""
+    """On a CPU, receives each HR frame, in RGB. Else the frames come with the result only."""
     yuv: YuvFormat | None = None
     """Format of the upscaled frames; None: RGB."""
 
@@ -42,7 +42,7 @@ class Overlap:
         plan: plans a request.
         halves: computes planned chunks.
         executor: runs the steps.
-        ahead: number of chunks to begin before the one that is finished.
+        ahead: number of chunks to begin ahead of the chunk to finish.
         lookahead: look-ahead frames of each chunk.
         routing: routing of the stream.
     """

@@ -18,7 +18,7 @@ FLOW_MARGIN, FLOW_GRID = 16, 32
 """Feature pixels that a flow region is larger on each side, and the multiple that it is aligned to: the coarsest pixel
 of the flow pyramid."""
 FLOW_BYTES = 512 * 1024**2
-"""Memory that the flows of one batch may take on an accelerator."""
+"""Most memory for the flows of a batch on an accelerator."""
 FLOW_CHANNELS = {"spynet": (30, 104), "light": (4, 20)}
 """Most channels that a flow holds for each feature pixel at one moment: of images in float32, and of features in the
 network's number format. Measured by the size of all tensors: 531 and 323 bytes for SPyNet, 87 and 48 for the light
@@ -86,8 +86,8 @@ def pair_flows(
     """Estimate the flows of the tasks. Yields each task with its flow to the next frame, and the flow back.
 
     `frames` are [B, 3 f f, H, W]; `previous` [B, 3 f f, H, W] is the frame before. Both directions of a pair of frames
-    share a batch: at the coarse levels of the pyramid a call costs more than the pixels. On an accelerator, pairs that
-    follow each other in one region share a batch too. Such pairs also share the pyramid of their common frame. With
+    share a batch: at the coarse levels of the pyramid a call costs more than the pixels. On an accelerator, consecutive
+    pairs in the same region also share a batch. Such pairs also share the pyramid of their common frame. With
     `ChunkPlan.negated_flow`, the flow back is estimated even where only the other is needed: chunk borders make no
     difference. The last pair comes first, as the backward branch reads it.
     """

@@ -2,8 +2,8 @@
 
 A scene cut between two successive frames meets three conditions, all measured on thumbnails: a large mean difference, a
 low correlation, and different colours (histogram). Fast motion keeps the colours. A flash keeps the picture or only
-brightens the picture. A fade changes little between two frames. The rule compares a frame with the frame before only,
-so that chunk borders do not matter and a flash needs no later frame.
+brightens the picture. A fade changes little between two frames. The rule compares a frame only with the frame before:
+chunk borders do not matter, and a flash needs no later frame.
 
 In films and clips checked by eye, the thresholds separate all 18 cuts from fast pans, explosions, muzzle flashes and
 fades. The rule misses dissolves, and cuts between two dim, similar scenes.

@@ -30,7 +30,7 @@ Turn = tuple[int, int]
 
 
 class Fate:
-    """What several strands share: the first error, with which all of them end, and the time that their stream has had.
+    """What several strands share: the first error, which ends all strands, and the device time of their stream.
 
     Args:
         used: seconds of the stream so far. The strands of the stream with the least seconds run first.
@@ -87,7 +87,7 @@ class Strand(Generic[T]):
         return all(strand.done for strand in self._after) and (self._condition is None or self._condition())
 
     def can_run_beside(self, others: Iterable[Strand[Any]]) -> bool:
-        """Check that none of the others shares a fate whose strands take turns."""
+        """Check that no other strand shares a fate whose strands take turns."""
         return not self._fate.in_turn or all(other._fate is not self._fate for other in others)
 
     @property
@@ -203,11 +203,11 @@ def share(threads: int, heavy: int, light: int, *, of_heavy: bool) -> int:
 class Crew:
     """Threads that run strands step by step; a context manager.
 
-    Each worker runs one step at a time, on its `share` of the cores; a lone strand runs on all. At the end, running
-    steps finish and all others are dropped. Inside the context, torch has one thread in the calling thread.
+    Each worker runs a single step at a time, on its `share` of the cores; a lone strand runs on all. At the end,
+    running steps finish and all others are dropped. Inside the context, torch has one thread in the calling thread.
 
-    While n steps run, each of them adds an n-th of the wall-clock time to its `spent`. The sum over all strands is the
-    time during which at least one step ran.
+    While n steps run, each step adds an n-th of the wall-clock time to its strand's `spent`. The sum over all strands
+    is the time during which at least one step ran.
 
     Args:
         threads: number of torch's threads in all, at least 2.

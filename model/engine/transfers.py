@@ -1,8 +1,8 @@
 """Frames to the device of a network and back.
 
 On a GPU both copies pass page-locked memory, and the host waits for a result only when asked for its frames. Results
-leave on a stream of their own, while the network computes the next chunk. PyTorch keeps the page-locked memory of
-results that are dropped for the next ones, so that a stream with one chunk ahead alternates between two buffers.
+leave on a stream of their own, while the network computes the next chunk. PyTorch reuses the page-locked memory of
+dropped results: a stream with a single chunk ahead alternates between two buffers.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from model.quality import psnr
 _SIZE: Final = (64, 64)
 _FRAMES: Final = 2
 _LEAST_DB: Final = 30.0
-"""bfloat16 reaches 45 dB. A single NaN among the features blackens its surroundings in the frame and all after it."""
+"""bfloat16 reaches 45 dB. A single NaN among the features blackens its surroundings in all later frames."""
 
 
 class Computes(Protocol):
@@ -34,7 +34,7 @@ def check(tried: Computes, reference: Computes) -> None:
     expected = reference.forward(frames, None, lookahead=0, last=False)
     quality = psnr(torch.from_numpy(result.frames), torch.from_numpy(expected.frames))
     if quality < _LEAST_DB:
-        raise DeviceError(f"the network computes wrong frames: {quality:.0f} dB to those of the CPU")
+        raise DeviceError(f"the network computes wrong frames: {quality:.0f} dB against the CPU's frames")
 
 
 def _frames() -> Frames:

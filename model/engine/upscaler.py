@@ -45,8 +45,8 @@ from model.zoo.scales import Scales, quantise
 __all__ = ["ChunkResult", "Frames", "Group", "Request", "Upscaler", "groups"]
 
 FULL_ERROR_BUDGET = 0.025
-"""`Preset.error_budget` of `fast` for a full-tail network adapted to its gates. Such a network is closer to the truth
-than a light one and has more to lose."""
+"""`Preset.error_budget` of `fast` for a full-tail network adapted to its gates. A BasicVSR network is closer to the
+truth than a light network, and has more to lose."""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Upscaler:
         """Number format of the convolutions with most of the work."""
         self.network = inference_copy(network, device, dtype)
         self.notes: tuple[str, ...] = ()
-        """Better places than this one that failed, and why (`load_model`)."""
+        """Better places that failed, with the reasons (`load_model`)."""
         self.estimator = copy.deepcopy(estimator).ready(device, dtype) if estimator is not None else None
         for each in (self.network, self.estimator.adapted if self.estimator is not None else None):
             if each is not None:
@@ -149,8 +149,9 @@ class Upscaler:
 
         `frames` [T, H, W, 3] uint8 or uint16 RGB continue the stream. `state` comes from the call before; None
         at the start. The last `lookahead` frames stay pending until more frames come, or until `last` ends the stream.
-        A scene cut restarts both branches: frames before the cut ignore frames behind it, and the first frame behind
-        the cut equals that of a new stream. `observer` follows the steps, and may end the call (`model.engine.work`).
+        A scene cut restarts both branches: frames before the cut ignore frames behind the cut. The first frame behind
+        the cut equals the first frame of a new stream. `observer` follows the steps, and may end the call
+        (`model.engine.work`).
 
         Raises StateMismatch if the state belongs to another model, or if the size or number format of the frames
         changes. Raises DeviceError if the device runs out of memory; `state` stays valid then.
@@ -164,9 +165,9 @@ class Upscaler:
     def forward_many(self, requests: Sequence[Request]) -> list[ChunkResult | Exception]:
         """Upscale the next frames of several streams; the result for each stream equals that of `forward`.
 
-        Chunks with equal sizes and frame counts run as one batch if they are computed everywhere; others run alone. An
-        error affects the request that caused the error, not the others. If a batch runs out of memory, its chunks run
-        one by one.
+        Chunks with equal sizes and frame counts run as a batch if routing skips no part of the chunks; others run
+        alone. An error affects the request that caused the error, not the others. If a batch runs out of memory, each
+        chunk runs alone.
         """
         executor = Inline(self._clock)
         errors, batches = self._planned(requests, executor)
@@ -263,7 +264,7 @@ class Upscaler:
         return numbers | ({"error_budget": 0.0} if integers else {})
 
     def identity(self, routing: str) -> str:
-        """Return a string that differs for models that compute different frames from the same input.
+        """Return a string that identifies the model: models with different results have different strings.
 
         The identity covers weights, number format, the kind of device (cpu, cuda, rocm), the router's numbers, and the
         estimator if its gates work. Crop overhead is excluded: a machine with another overhead may resume a job.
@@ -301,7 +302,7 @@ class Upscaler:
     def _compute_batch(
         self, chunks: list[Chunk], executor: Executor, observer: Observer | None
     ) -> Sequence[ChunkResult | Exception]:
-        """Compute a batch; after an error compute its chunks one by one."""
+        """Compute a batch; after an error, compute each chunk alone."""
         followed = observer if len(chunks) == 1 else None
         together = _attempt(partial(self._compute, executor=executor, observer=followed), chunks)
         if not isinstance(together, Exception):

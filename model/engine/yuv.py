@@ -1,8 +1,8 @@
 """RGB frames to YUV 4:2:0 on the device of the network: half the bytes to the host, and no conversion there.
 
-The filters are those of swscale's bicubic scaler, which converts the frames of a CPU (`media.color.yuv`): the samples
-differ by one code value at most. Horizontally swscale averages two pixels, and then interpolates if the chroma samples
-lie on a column of pixels.
+The filters are the filters of swscale's bicubic scaler. swscale converts the frames of a CPU (`media.color.yuv`): the
+samples differ by one code value at most. Horizontally swscale averages two pixels, and then interpolates if the chroma
+samples lie on a column of pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REACH: Final = 4
 
 @dataclass(frozen=True)
 class YuvFormat:
-    """A format of 4:2:0 samples. A frame is its planes one after the other, without padding: [3 H W / 2]."""
+    """A format of 4:2:0 samples. A frame consists of its planes, in order and without padding: [3 H W / 2]."""
 
     red: float
     """Weight of red in luma (H.273's KR)."""

@@ -1,6 +1,6 @@
 """Cells: small squares of a frame; a group of convolutions runs any number of cells as one batch.
 
-The number of convolutions does not depend on the number of cells, so that single cells can be chosen. Rectangles
+The number of convolutions does not depend on the number of cells: even single cells can be chosen. Rectangles
 (`model.mask.rectangles`), in contrast, take one call each.
 """
 
@@ -23,7 +23,7 @@ def run_cells(work: Callable[[Tensor], Tensor], x: Tensor, out: Tensor, chosen: 
     """Write `work(x)` into the chosen cells of `out`, possibly in place, and return the result [1, C, H, W].
 
     `chosen` [down, across] divides the frame evenly into cells. Each crop is a cell with `halo` pixels around. At the
-    edge of the frame the crop moves inwards and ends with the frame, so that convolutions see the same zeros outside.
+    edge of the frame, the crop moves inwards and ends with the frame: convolutions read the same zeros outside.
     """
     out = out.contiguous(memory_format=torch.channels_last)
     cells = _cells(chosen, x.shape[2], x.shape[3], halo)

@@ -2,7 +2,7 @@
 
 A `Gate` stands before a group of blocks of a branch, or before the upsampler. A gate has two parts:
 
-- The *surrogate* is one convolution. It replaces the group on tiles where the group changes little.
+- The *surrogate* is one convolution. The surrogate replaces the group on tiles where the group changes little.
 - The *head* predicts two errors of the HR tile from the features and the surrogate's output, averaged over the tile:
   the error that skipping adds, and the error of the network itself.
 

@@ -41,7 +41,7 @@ class LetterboxEdges:
 def letterbox_edges(frames: Tensor) -> list[LetterboxEdges | None]:
     """Find the edges in each folded frame of [T, H, W, 3 f f] integers; None without bars, or for a dark frame.
 
-    The result for a frame depends on no other frame, so that chunk borders do not matter.
+    The result for a frame depends on no other frame: chunk borders do not matter.
     """
     most = DARK if frames.dtype == torch.uint8 else DARK * 257
     edges = [frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]]

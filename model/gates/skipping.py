@@ -1,11 +1,11 @@
 """Run a trunk or the upsampler with gates: the surrogate replaces work that the estimator expects to change little.
 
-Decisions depend on the features of the current frame alone, so that chunk borders do not matter. The first step of the
-backward branch, at the end of each chunk, is the exception and runs everything: features there know one frame only,
-heads underestimate the error, and earlier frames inherit that error. Tiles beside the edge of a letterbox bar also run
+Decisions depend only on the features of the current frame: chunk borders do not matter. The first step of the backward
+branch, at the end of each chunk, is the exception and runs everything: these features know a single frame, heads
+underestimate the error, and earlier frames inherit the error. Tiles beside the edge of a letterbox bar also run
 (`model.gates.letterbox`).
 
-A group of blocks runs in those cells (`model.gates.cells`) whose expected error outweighs the time: a batch of crops,
+A group of blocks runs in the cells (`model.gates.cells`) whose expected error outweighs the time: a batch of crops,
 pasted into the surrogate's result. A pixel of the upsampler costs far more than a call. The upsampler therefore runs in
 segments of bands of tiles (`model.mask.rectangles.segments`). If that would cost about as much as the whole frame, the
 whole frame runs.
@@ -172,8 +172,7 @@ def _price(gate: Gate, x: Tensor, change: Tensor, error_budget: float) -> Tensor
 def make_skipper(network: BasicVSR, estimator: Estimator | None, preset: Preset, frames: Tensor) -> Skipper | None:
     """Return a skipper for the folded frames [T, H, W, 3 f f] of a chunk; None if nothing is to be skipped.
 
-    None without an estimator, if the preset has no budget for the estimator's gates, and for frames so small that they
-    run densely.
+    None without an estimator, without a budget in the preset, and for frames small enough to run densely.
     """
     if estimator is None or _too_small(frames.shape[1] * frames.shape[2], preset):
         return None

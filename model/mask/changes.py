@@ -3,12 +3,12 @@
 Codec noise changes sign from pixel to pixel and nearly cancels in the mean over a quarter of a tile. Slow motion does
 not cancel. The threshold on means is therefore lower than the threshold on pixels.
 
-For a network with a fold (`model.network.folding`), tiles consist of feature pixels. Every LR pixel counts, so that a
-change within a feature pixel is not lost in a mean.
+For a network with a fold (`model.network.folding`), tiles consist of feature pixels. Every LR pixel counts: a mean
+would hide a change within a feature pixel.
 
 The planner compares every frame of a job in both branches. It first reorders each frame by position within a tile.
-Every measure is then a sum over leading dimensions instead of a pooling. On a CPU these few calls run well on one core;
-small parallel calls would wait for a core that an encoder occupies.
+Every measure is then a sum over leading dimensions instead of a pooling. On a CPU, a single core is enough for these
+few calls; small parallel calls would wait for a core that an encoder occupies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def tiles_of(height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Weights for one frame size that turn sums over tiles into means, for partial tiles too."""
+    """Weights for a frame size: they turn sums over tiles into means, for partial tiles too."""
 
     per_pixel: Tensor
     """[4, 1, h, w] inverse of the count of LR pixels in each quarter of each tile; 0 for empty quarters."""

@@ -1,8 +1,8 @@
 """Crop overhead: the fixed cost of one more crop, in LR pixels of dense work, for each kind of device.
 
 Every call of a convolution has a fixed cost. Its worth in pixels depends on how fast the machine computes a pixel.
-Plans depend on this number. A table gives the number instead of a measurement at load, so that a job resumed on the
-same kind of machine gets the same plans, under any load.
+Plans depend on this number. A table gives the number. With a measurement at load, a job resumed on the same kind of
+machine could get other plans.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def warp(x: Sampled, flow: Tensor, padding: str = "zeros", origin: tuple[int, in
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Images at the scales of a flow network, which serve every flow from or to them."""
+    """Images at the scales of a flow network, for every flow from or to these images."""
 
     images: list[Tensor]
     """[B, C, h, w] float32, the coarsest first."""

@@ -24,7 +24,7 @@ class Branches(Protocol):
         """
 
     def forward(self, index: int, back: Tensor | None, before: Tensor | None) -> Tensor | None:
-        """Return the forward features at frame `index`, given its backward features and those of the frame before."""
+        """Return the forward features at frame `index` from its backward and the previous frame's features."""
 
     def output(self, index: int, back: Tensor | None, feat: Tensor | None) -> None:
         """Use the features of both branches at frame `index`, usually to reconstruct the HR frame."""

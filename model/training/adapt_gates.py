@@ -1,4 +1,4 @@
-"""Adapt a network to its gates: train the weights so that easy tiles need few blocks.
+"""Adapt a network to its gates: train the weights until easy tiles need few blocks.
 
 `model.training.fit_estimator` fits surrogates and heads to frozen weights. Here the heads stay frozen, while network
 and surrogates train together on clips in which the heads decide about skipping. *Temporal feature alignment* (SkipVSR,

@@ -198,7 +198,7 @@ class TrainConfig(_Section):
         return differences(*(config.model_dump(mode="json", exclude=harmless) for config in (before, self)))
 
     def differs_from_stored(self, stored: Any) -> str:
-        """Name the settings that differ from those in the state of a run, as `differs` does."""
+        """Name the settings that differ from the state of a run, like `differs`."""
         try:  # options added by later versions have their defaults
             return self.differs(TrainConfig.model_validate(stored))
         except ValidationError:

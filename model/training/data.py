@@ -23,9 +23,9 @@ from model.training.recipe import BatchShape, SamplingRecipe
 class Sampler:
     """Draw training batches.
 
-    With `device`, each segment moves there at its first use, and stays. Without, files are mapped, and batches are on
-    the CPU. Raises ConfigError if the cache lacks clips, photos, compressed versions, or segments large enough for a
-    stage.
+    With `device`, each segment moves to the device at its first use, and stays. Without, files are mapped, and batches
+    are on the CPU. Raises ConfigError if the cache lacks clips, photos, compressed versions, or segments large enough
+    for a stage.
     """
 
     def __init__(self, folder: Path, config: SamplingRecipe, rank: int = 0, device: torch.device | None = None) -> None:

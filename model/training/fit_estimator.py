@@ -1,9 +1,9 @@
 """Fit a confidence estimator (`model.gates.estimator`) to a network with frozen weights.
 
 1. The *dense twin* runs over every clip. Its features at the entry and exit of each group are the reference.
-2. Surrogates by least squares with ridge: entry -> exit minus entry. Tiles weigh more the less the group changes them,
-   since the surrogate replaces the group there.
-3. Heads: each group in turn is skipped in all frames of a clip, so that its error also propagates through time. The
+2. Surrogates by least squares with ridge: entry -> exit minus entry. Tiles that the group changes little weigh more: on
+   these tiles, the surrogate replaces the group.
+3. Heads: each group in turn is skipped in all frames of a clip: its error also propagates through time. The
    head learns two logarithms for each HR tile from the dense twin's features: the added error, and the error of the
    dense twin itself, which needs ground truth.
 4. *Temporal feature alignment*: with all gates working over whole clips, features drift from those of the twin. The
@@ -117,14 +117,14 @@ def by_error_budget(estimator: Estimator, error_budget: float) -> SkipRule:
 
 
 def _targets(key: Key, twin: ClipFeatures, own: ClipFeatures) -> list[Tensor]:
-    """Return the surrogate's target for each frame, so that `own`'s features lead to the twin's exit."""
+    """Return the surrogate's target for each frame: from `own`'s features to the twin's exit."""
     if key == TAIL:
         return twin.exit[key]
     return [b.float() - a.float() for a, b in zip(own.entry[key], twin.exit[key], strict=True)]
 
 
 def _weight(target: Tensor) -> Tensor:
-    """Return the inverse energy of the target per tile [1, 1, H, W], so that busy tiles do not outweigh quiet ones."""
+    """Return the inverse energy of the target per tile [1, 1, H, W]: busy tiles must not outweigh quiet tiles."""
     energy = F.avg_pool2d(target.float().square().mean(1, keepdim=True), TILE, ceil_mode=True, count_include_pad=False)
     weight = 1.0 / (energy + 0.1 * energy.mean() + 1e-12)
     return pixels(weight[0, 0], target)
@@ -244,8 +244,8 @@ def fit(
 def layout(config: NetworkConfig) -> Layout:
     """Return the groups that get gates, and the size of the surrogates (reasons: lab notebook).
 
-    In the paper's network the gates cover the blocks after the first fifth, except the last two. In a light network a
-    call costs as much as its pixels, so one gate covers all blocks of a branch.
+    In the paper's network the gates cover the blocks after the first fifth, except the last two. In a light network, a
+    call costs as much as its pixels. A single gate therefore covers all blocks of a branch.
     """
     if config.tail == "light":
         return Layout(((0, config.blocks),), ((0, config.blocks),), tail=False, kernel=1)

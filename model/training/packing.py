@@ -1,4 +1,4 @@
-"""A packed cache as one small file, for a machine without a video library of its own, or with a slow connection.
+"""A packed cache as a small file, for a machine without a video library or with a slow connection.
 
 The file holds windows of the cache's segments, cropped to their details: ground truth and compressed versions as short
 videos, which `pack` encodes and `unpack` decodes with given functions. Videos are lossy; `Packed` states the PSNR.

@@ -39,7 +39,7 @@ POWERS: Final = (0.0, 0.5, 0.75, 1.0)
 MOST_GAIN: Final = 64.0
 """Largest gain, over the least of the same input."""
 UPSAMPLER: Final = ("upconv1", "upconv2")
-"""Convolutions of a full tail. Behind them each error is one of the HR frame (lab notebook)."""
+"""Convolutions of a full tail. Behind these layers, each error is an error of the HR frame (lab notebook)."""
 WEIGHT_SCALES: Final = tuple(1 - 0.025 * step for step in range(20))
 """Candidates for a weight's scale, as parts of the scale for the largest weight."""
 

@@ -62,7 +62,7 @@ class ModelCache(Generic[T]):
     def get(self, name: str, enlargement: Fraction | int | None = None) -> T:
         """Return the model `name`, loaded again if its files have changed. Raises ModelError.
 
-        `enlargement` chooses the model for `auto`. Streams in progress keep the model that they started with.
+        `enlargement` chooses the model for `auto`. Streams in progress keep their model.
         """
         chosen = self.resolved(name, enlargement)
         model = self._current(chosen)

@@ -192,7 +192,7 @@ _CURES: Final = {
     ESTIMATOR: ("estimator", "fitted to other weights; fit a new one: skipvsr train-skip {} --clips DIR"),
     INT8: ("scales", "made for other weights; make new ones: skipvsr calibrate {} --clips DIR"),
 }
-"""What lies beside a user model, by prefix: its name, and what to do if it belongs to other weights."""
+"""What lies beside a user model, by prefix: its name, and the remedy if the file belongs to other weights."""
 
 
 def _packaged(path: Path) -> bool:

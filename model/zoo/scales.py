@@ -1,9 +1,8 @@
 """Scales of a model's 8-bit integers: the file `int8-MODEL.safetensors`, beside the weights.
 
-A file belongs to one set of weights, named by their fingerprint in the header. The header also says how and from what
-clips the scales were made, and the largest loss that was measured. Blocks without scales keep the network's number
-format. Adapted weights (`model.gates.estimator`) have scales of their own, which belong to one estimator, named by its
-digest.
+A file belongs to one set of weights, named by their fingerprint in the header. The header also names the method, the
+clips, and the largest measured loss. Blocks without scales keep the network's number format. Adapted weights
+(`model.gates.estimator`) have separate scales. These scales belong to an estimator, named by its digest.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """User models: the file `NAME.safetensors` in the weights folder is the model NAME.
 
 `skipvsr train` writes these files. An estimator lies beside its network as `skip-NAME.safetensors`, scales for integers
-as `int8-NAME.safetensors`. Workers check the
-folder at each heartbeat, so a file is judged by its header alone. An unusable file gets a reason and does not affect
-other files.
+as `int8-NAME.safetensors`. Workers check the folder at each heartbeat; for speed, a check reads only a file's header.
+An unusable file gets a reason and does not affect other files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Application factory. State lives on the application, so one process can run several applications."""
+"""Application factory. State lives on the application: a process can run several applications."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from service.http.dependencies import KeysDep, OperationsDep, SettingsDep
 from service.operations import Operations
 
 COOKIE = "skipvsr_read"
-"""Cookie with a token of one API key, for the page's video and download requests, which send no headers.
+"""Cookie with a token of an API key, for video and download requests of the page: these requests send no headers.
 
 The token only reads the key's own jobs, and does not reveal the key.
 """

@@ -1,4 +1,4 @@
-"""The ways in which a request names its video, and its options.
+"""The ways in which a request sends a video and options.
 
 A form with the file, the raw bytes of the file, the id of a resumable upload, or a URL. A form, a JSON document or the
 query holds the options. All bytes of a file go to disk while they arrive.

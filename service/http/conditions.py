@@ -30,7 +30,7 @@ class PreconditionFailed(SkipVsrError):
 
 @dataclass(frozen=True)
 class Version:
-    """What tells one version of a document or file from another."""
+    """The identity of a version of a document or file."""
 
     etag: str
     """Strong entity tag, with its quotes."""

@@ -181,7 +181,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _make_room(self) -> None:
-        """Close the connection that waits longest if there are too many; refuse this one if all others are at work.
+        """Beyond the limit, close the connection that waits longest; refuse this one if all others are at work.
 
         Event streams have a limit of their own, and do not count.
         """

@@ -66,7 +66,7 @@ class _OpenFileResponse(FileResponse):
 
 
 def _remote_response(request: Request, stored: StoredFile, filename: str, media_type: str) -> Response:
-    """The response for a file of a bucket. Several ranges of one request get the whole file, which RFC 9110 allows."""
+    """The response for a file of a bucket. Several ranges of a request get the whole file, as RFC 9110 allows."""
     modified = datetime.fromtimestamp(stored.modified, UTC)
     version = Version(stored.etag, modified)
     if not check(request, version):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives from the routes, in the form that client generators understand.
+"""The OpenAPI document: FastAPI's description of the routes, in a form for client generators.
 
 Generators read two rules of OpenAPI 3.1 differently, so the document avoids both: a field with a default counts as
 always sent, and a field that may be null is sent as the text "None" in a form. Fields of requests therefore state

@@ -13,7 +13,7 @@ from service.admission import Pace, oversized
 FORM_OVERHEAD_BYTES: Final = 1 << 20
 """Bytes allowed for boundaries, part headers and text fields, in addition to the file."""
 _BLOCK_BYTES: Final = 128 * 1024
-"""Least size of a write, except for the last, so that small packets do not need a thread each."""
+"""Least size of a write, except for the last write: small packets must not need a thread each."""
 
 
 class Target(Protocol):

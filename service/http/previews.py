@@ -30,9 +30,9 @@ from service.operations import Operations
 
 _AT_ONCE: Final = 2
 _WAITING: Final = 24
-"""Requests that may wait for one of the places. A page asks for a few thumbnails at once."""
+"""Most requests that wait for a place. A page asks for a few thumbnails at once."""
 _SECONDS: Final = 10.0
-"""Most time that one picture may take."""
+"""Most seconds for a picture."""
 _NO_PICTURE: Final = (
     f"The decoder crashed, or made no picture within {_SECONDS:g} seconds: try again, or download the file."
 )

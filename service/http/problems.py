@@ -66,7 +66,7 @@ def from_error(error: SkipVsrError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Register exception handlers, so that the application answers every error with a problem document."""
+    """Register exception handlers: the application answers every error with a problem document."""
 
     @app.exception_handler(SkipVsrError)
     async def _skipvsr_error(request: Request, error: SkipVsrError) -> Response:

@@ -1,7 +1,7 @@
-"""Event streams: one subscription to Redis in a process, and its changes for every client that listens.
+"""Event streams: a single subscription to Redis for each process, and its changes for every client.
 
-Each job's document is read once for all streams, at most four times a second. A stream holds at most one event of each
-job, the latest, so a slow client costs little memory. `Connection` drops clients that read nothing at all.
+Each job's document is read once for all streams, at most four times a second. A stream holds only the latest event of
+each job: a slow client costs little memory. `Connection` drops clients that read nothing at all.
 
 The `id` of an event is a change number: the client has seen every change up to the number. A client that reconnects
 with the number gets everything newer.
@@ -62,7 +62,7 @@ class Update:
 
 
 class Stream:
-    """What one client has not received yet."""
+    """The pending updates of a client."""
 
     def __init__(self, caller: Caller, job_id: str | None) -> None:
         self.caller, self.job_id = caller, job_id
@@ -216,7 +216,7 @@ class Streams:
         return found.job if found else None
 
     async def _documents(self, job_ids: Iterable[str]) -> dict[str, Document]:
-        """Documents of those of the jobs that exist, as callers get them."""
+        """Documents of the jobs, in the form for callers, without jobs that do not exist."""
         found = await self._changes.read(job_ids)
         jobs = await run_in_threadpool(self._announced, [document.job for document in found.values()])
         self._queued -= found.keys()
@@ -299,7 +299,7 @@ class Streams:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _catch_up(self) -> None:
-        """Take all jobs for changed that changed while Redis was away, and all that clients watch."""
+        """Mark all jobs changed while Redis was away, and all watched jobs, as changed."""
         last = await self._changes.last()
         for change in await self._changes.since(self._seen) if self._seen else ():
             self._note(change)

@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Status:
-    """An upload as its client sees it."""
+    """An upload in the form for its client."""
 
     upload: Upload
     offset: int
@@ -70,7 +70,7 @@ class Status:
 
 
 class _Chunk:
-    """The bytes of one request, with the checksum that the client promises.
+    """The bytes of a request, with the client's checksum.
 
     Args:
         incoming: the upload.

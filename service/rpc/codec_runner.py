@@ -19,7 +19,7 @@ class CodecRunner:
         self._executor = executor
 
     async def run(self, coding: Coding, work: Callable[[], T]) -> T:
-        """Return the result of `work`. RGB24 needs no conversion, so it runs at once in the caller's thread."""
+        """Return the result of `work`. RGB24 needs no conversion, and is handled at once in the caller's thread."""
         if coding.format is Format.RGB24:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -47,8 +47,8 @@ class Gate:
     Args:
         places: number of calls.
         patience: seconds for which a call waits for a place.
-        seconds: time in which the message must arrive. None: a call that waited in vain ends the call that has been
-            receiving for the longest time, and takes its place.
+        seconds: time in which the message must arrive. None: a call that waited in vain takes the place of the call
+            with the longest reception, and ends this other call.
     """
 
     def __init__(self, places: int, patience: float, seconds: float | None = None) -> None:

@@ -20,7 +20,7 @@ class FrameGroup:
 
 
 class FrameGrouper:
-    """Collects frames, so that each call of the network emits `chunk` frames (see `model.engine.upscaler.groups`)."""
+    """Collects frames until a call of the network can emit `chunk` frames (see `model.engine.upscaler.groups`)."""
 
     def __init__(self, config: StreamConfig, *, pending: int) -> None:
         """`pending`: number of look-ahead frames in the recurrent state, after a resumption."""

@@ -25,7 +25,7 @@ from service.rpc.session import FrameTicket, Snapshot
 from service.rpc.stream_config import StreamConfig
 
 _CPU_BATCH_PIXELS: Final = 57_600
-"""LR pixels per pass up to which batching is faster on a CPU, where a small frame's overhead exceeds its arithmetic."""
+"""LR pixels per pass up to which batching is faster on a CPU: a small frame's overhead exceeds its arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class UpscaledGroup:
     tickets: list[FrameTicket]
     reports: list[RoutingReport]
     snapshot: Snapshot
-    """Point from which the stream can resume once these frames are written."""
+    """Point from which the stream can resume after these frames are written."""
     batch_size: int = 1
     """Number of streams in the batch."""
 

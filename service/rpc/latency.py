@@ -10,7 +10,7 @@ _BUCKETS = 1400  # from a microsecond to more than 10 days
 
 
 class LatencyHistogram:
-    """A histogram whose buckets grow by 2 % each, so percentiles are accurate to 2 %."""
+    """A histogram. Each bucket is 2 % larger than the bucket before: percentiles are accurate to 2 %."""
 
     def __init__(self) -> None:
         self.count = 0

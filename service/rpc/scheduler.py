@@ -3,7 +3,7 @@
 Fairness is measured in device time: among streams with waiting tasks, the stream with the least device time runs next.
 An idle stream saves nothing up. It returns level with the others, except for a small credit.
 
-Waiting tasks with the same batch key run as one batch and share its time. No task waits for a batch to fill.
+Waiting tasks with the same batch key run as a batch, and share the batch's time. No task waits for a batch to fill.
 
 Where the cores of a CPU can share the work, tasks of several streams run side by side, and the next tasks of a stream
 begin before the task in work is done. All other tasks run alone.
@@ -82,7 +82,7 @@ class Task(Protocol):
 
 @dataclass(eq=False)
 class Lane:
-    """A stream's queue. Its tasks end in order, one after the other."""
+    """A stream's queue. Its tasks end in order."""
 
     ahead: int = 0
     """Most tasks to begin before the task in work is done."""
@@ -238,7 +238,7 @@ class Scheduler:
         return None
 
     def _step_of_tasks(self) -> Callable[[], None] | None:
-        """Return how to begin the next tasks, if there are any, and a place for them."""
+        """Return a function that begins the next tasks, or None without tasks or a place."""
         ready = sorted((lane for lane in self._lanes if lane.tasks), key=lambda lane: (len(lane.working), lane.used))
         lanes = _batch(ready)
         if not lanes or not self._has_place(lanes):
@@ -302,7 +302,7 @@ class Scheduler:
             self._condition.notify()
 
     def _end(self, working: Working) -> None:
-        """Hand over the outcomes. A stream that cannot go on drops its other tasks."""
+        """Hand over the outcomes. If a stream cannot continue, its other tasks are dropped."""
         for lane, fine in zip(working.lanes, working.work.end(), strict=True):
             if not fine:
                 self.close_lane(lane)

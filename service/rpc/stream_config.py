@@ -65,7 +65,7 @@ class StreamConfig:
     """Frames that are upscaled together: those asked for, or as many as fit into the memory."""
     lookahead: int
     wanted_chunk: int
-    """Frames that the client asked for. A client that resumes sends the same number, whatever fits now."""
+    """Frames that the client asked for. A resuming client sends the same number again."""
     ahead: int = field(default=0, compare=False)
     """Most chunks to begin before the chunk in work is done."""
 
@@ -76,7 +76,7 @@ class StreamConfig:
 
     @property
     def resumable(self) -> bool:
-        """Whether another connection can resume the stream. Video codecs keep internal state, so they cannot."""
+        """Whether another connection can resume the stream. Streams of a video codec cannot resume."""
         return not (self.source.format.is_video or self.target.format.is_video)
 
     def max_in_flight(self, slack: int) -> int:

@@ -89,7 +89,7 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         monkeypatch.setattr("commands.shared.checks._is_our_api", lambda where: False)
         monkeypatch.setenv("SKIPVSR_HTTP_PORT", str(taken.getsockname()[1]))
         (line,) = [line for line in doctor(capsys, 1)["ports"] if line.startswith("problem")]
-        assert line.endswith("stop the program that listens there, or set SKIPVSR_HTTP_PORT")
+        assert line.endswith("stop the program on this port, or set SKIPVSR_HTTP_PORT")
 
 
 def test_a_running_redis_and_an_open_service(

@@ -107,9 +107,7 @@ def test_a_life(up: Up, tmp_path: Path) -> None:
     port = up.url.rpartition(":")[2]
     second = Up(tmp_path / "second", SKIPVSR_HTTP_PORT=port)
     assert second.process.wait(60) == 1
-    assert second.said == (
-        f"skipvsr: port {port} is in use; stop the program that listens there, or set SKIPVSR_HTTP_PORT\n"
-    )
+    assert second.said == (f"skipvsr: port {port} is in use; stop the program on this port, or set SKIPVSR_HTTP_PORT\n")
 
     os.kill(up.child("cli worker"), signal.SIGKILL)
     up.wait_for("the worker was ended by SIGKILL; restarting in 1 s")

@@ -223,7 +223,7 @@ def test_samples_without_positions_are_copied(tmp_path: Path, container: str, la
         data for _, data in packets(source, "audio")
     )
     named = container == "mp4" and channels > 2
-    assert ["labels them" in warning for warning in result.warnings] == [True] * named
+    assert ["labels the channels" in warning for warning in result.warnings] == [True] * named
     assert result.info.warnings == result.warnings, "the warning appears before the job starts"
     assert probe(source, target="auto").target == ("mkv" if channels > 2 else "mp4")
 

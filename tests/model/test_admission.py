@@ -210,7 +210,7 @@ def endless(result: ChunkResult) -> ChunkResult:
 def test_a_trial_sees_wrong_numbers(tmp_path: Path) -> None:
     model = load_model("tiny", weights_dir=tmp_path, device="cpu", precision="fp32")
     check(load_model("tiny", weights_dir=tmp_path, device="cpu", precision="bf16"), model)
-    with pytest.raises(DeviceError, match=r"wrong frames: .* dB to those of the CPU"):
+    with pytest.raises(DeviceError, match=r"wrong frames: .* dB against the CPU's frames"):
         check(Broken(model, black), model)
     with pytest.raises(DeviceError, match="not finite"):
         check(Broken(model, endless), model)

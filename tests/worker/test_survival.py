@@ -246,7 +246,7 @@ def test_a_worker_whose_device_failed_hands_its_job_back_and_ends(
     (warning,) = job.warnings
     assert warning.startswith("The compute device of a worker failed (")
     assert "CUDA error: an illegal memory access was encountered). All finished chunks were kept." in warning
-    assert "a supervisor starts it anew" in worker.log
+    assert "a supervisor starts a new process" in worker.log
     waiting = submit(store, storage, small_clip)
     with crew(quick, tmp_path):
         job = wait_for(store, job_id)

@@ -1,8 +1,8 @@
 """Serialisation of frames without extra copies.
 
 Protobuf copies a frame's bytes six times between network and application. An upscaled 1280x720 RGB24 frame is 2.8 MB.
-A bytes field is stored unchanged behind its tag and length, so this module writes the field directly, and reads it as
-a view of the received message. The bytes on the wire are those of protobuf.
+protobuf stores a bytes field unchanged behind its tag and length. This module writes the field directly, and reads the
+field as a view of the received message. The bytes on the wire are those of protobuf.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The route of estimates: what a video would take and give, before its upload."""
+"""The route of estimates: time and size of a video's result, before the upload."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ _QUEUED: dict[str, Any] = {
             "headers": {
                 "Location": {"description": "The job's address.", "schema": {"type": "string"}},
                 "Idempotency-Replayed": {
-                    "description": "`true` if the job is that of an earlier request with the same `Idempotency-Key`.",
+                    "description": "`true` if an earlier request with the same `Idempotency-Key` created the job.",
                     "schema": {"type": "string"},
                 },
                 "Retry-After": {

@@ -64,7 +64,7 @@ async def static(path: str, request: Request) -> Response:
 
 @router.get("/session", dependencies=[Depends(known_name)])
 def rights(caller: CallerDep) -> Rights:
-    """Return what the request's key may do, so that the page offers nothing else."""
+    """Return the rights of the request's key: the page offers only allowed actions."""
     return Rights(name=caller.name, scopes=sorted(Scope if caller.admin else caller.scopes))
 
 

@@ -1,4 +1,4 @@
-"""What each kind of error means and what a person can do: the pages behind `type` of problem documents."""
+"""The meaning of each kind of error, and the remedy: the pages behind `type` of problem documents."""
 
 from __future__ import annotations
 

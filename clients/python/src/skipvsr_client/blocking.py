@@ -1,7 +1,8 @@
 """Synchronous use of the asynchronous code.
 
 The client's code is asynchronous, and does all input and output through `skipvsr_client.transport`. With
-`BlockingTransport`, no `await` ever suspends, so that one step runs a coroutine to its end, without an event loop.
+`BlockingTransport`, no `await` ever suspends. A single step therefore runs a coroutine to its end, without an event
+loop.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Held = TypeVar("Held", covariant=True)
 
 
 class Facade(Protocol[Held]):
-    """An object that offers the methods of an asynchronous one synchronously."""
+    """Offers the methods of an asynchronous object as synchronous methods."""
 
     @property
     def _inner(self) -> Held: ...

@@ -41,7 +41,7 @@ class Details(TypedDict, total=False):
     timeout: float
     """Seconds without a byte after which a connection counts as broken."""
     patience: float
-    """Seconds for which the client repeats requests that are safe to repeat, while the server is away."""
+    """Seconds for which the client repeats idempotent requests while the server does not answer."""
     verify: Any
     """Certificate authority for HTTPS, as in httpx: True, or an `ssl.SSLContext`."""
     grpc: str
@@ -219,7 +219,7 @@ class AsyncClient:
     async def watch(self, job_id: str, *, on_progress: OnProgress = ignore) -> AsyncIterator[Job]:
         """Yield the job now and after each change, until it is done, failed or cancelled.
 
-        The server pushes the changes; where it does not, the client asks twice a second.
+        The server pushes the changes. If the server cannot push, the client asks twice a second.
         """
         async with aclosing(self._watching.watch(job_id, on_progress)) as jobs:
             async for job in jobs:

@@ -256,7 +256,7 @@ class Worker:
     jail_missing: list[str] = field(default_factory=list)
     """Layers of the decoder's jail that the worker's kernel does not enforce."""
     device_notes: list[str] = field(default_factory=list)
-    """Devices and number formats that the worker would rather use, and why they are of no use."""
+    """Preferred devices and number formats that failed, with the reasons."""
     started_at: datetime | None = None
     document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

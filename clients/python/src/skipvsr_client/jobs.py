@@ -59,7 +59,7 @@ class AsyncJobs:
         return await self._change(job_id, "pause", repeat=True)
 
     async def resume(self, job_id: str) -> Job:
-        """Resume a paused job from its last checkpoint, or a failed job while its files are kept."""
+        """Resume a paused job from the last checkpoint. A failed job can resume while its files exist."""
         return await self._change(job_id, "resume", repeat=False)
 
     async def delete(self, job_id: str) -> Job:

@@ -110,7 +110,7 @@ class Uploads:
             answer = await self._server.fetch(Call("HEAD", f"/uploads/{upload}", headers=_VERSION), repeat=True)
         except NotFound as error:  # the answer to HEAD has no content, which would state the reason
             raise NotFound(
-                f"there is no unfinished upload {upload}: it has expired, or a job has its file; upload the file anew",
+                f"no unfinished upload {upload}: the upload has expired or has become a job; upload the file anew",
                 status=error.status,
                 kind="not-found",
                 request_id=error.request_id,
@@ -118,7 +118,7 @@ class Uploads:
         length = answer.headers.get("upload-length", str(file.size))
         if length != str(file.size):
             raise SkipVsrError(
-                f"upload {upload} is of a file with {length} bytes, but {file.path} has {file.size}: upload it anew"
+                f"upload {upload} belongs to a file of {length} bytes, but {file.path} has {file.size}: upload it anew"
             )
         return int(answer.headers["upload-offset"])
 

@@ -20,7 +20,7 @@ _POLL_SECONDS: Final = 0.5
 _NO_EVENTS: Final = (404, 405, 406, 501)
 """Statuses of a server without events; a kind of error means that the job is unknown."""
 _NO_MORE_EVENTS: Final = (429, 503)
-"""Statuses of a server that sends events to as many clients as it can."""
+"""Statuses of a server with too many event streams."""
 
 
 class NoEvents(Exception):
@@ -107,7 +107,7 @@ class Watching:
             patience.succeeded()
             yield job
             if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"job {job_id} is still {job.state}; it goes on")
+                raise TimeoutError(f"job {job_id} is still {job.state}; the job continues")
             await self._server.transport.sleep(_POLL_SECONDS)
 
 
