@@ -58,8 +58,8 @@ COMMANDS: Final = {
 }
 """Sections of the help: the commands and their summaries. A command `a-b` is `commands.a_b.command`."""
 _SPIN_COUNT: Final = "10000"
-"""Spin count of GNU OpenMP, whose threads spin while they wait for each other. The default, 300000, can be some percent
-faster on idle cores, but is several times slower beside other load."""
+"""Spin count of GNU OpenMP: waiting threads spin before they sleep. The default, 300000, can be some percent faster on
+idle cores, but is several times slower beside other load."""
 
 
 class _Commands(Group):
@@ -149,7 +149,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _expected(error: Exception) -> int:
-    """Exit status of an error whose message is written for the user. Re-raises any other error."""
+    """Exit status of an error with a message for the user. Re-raises any other error."""
     from pydantic import ValidationError
 
     from commands.shared.errors import explained

@@ -38,7 +38,7 @@ CHECKED: Final = {"light": None, "full": (320, 448)}
 CHECKED_FRAMES: Final = {"light": 10, "full": 6}
 """Most frames of each clip on which the loss is measured."""
 GATED: Final = ("balanced", "fast")
-"""Presets that may use gates, and with them adapted weights."""
+"""Presets with gates and adapted weights."""
 
 _say = partial(print, flush=True)
 
@@ -113,7 +113,7 @@ def _chosen(network: BasicVSR, fingerprint: str, estimator: Estimator | None, ve
 
 
 def _measured(scales: Scales, exact: Upscaler, integers: Upscaler, versions: Iterator[Version]) -> Scales:
-    """Measure the losses of scales on clips, and print what `precision=auto` does with the scales."""
+    """Measure the losses of scales on clips, and print whether `precision=auto` uses the scales."""
     from model.zoo.scales import MOST_LOSS
 
     gated = [name for name in GATED if scales.adapted and exact.preset(name).backward_error_budget > 0]
@@ -145,7 +145,7 @@ def _versions(folder: Path, frames: int, clean: str, scale: int, corner: tuple[i
 
 
 def _loss(exact: Upscaler, integers: Upscaler, routing: str, name: str, hr: Frames, lr: Frames) -> float:
-    """Return what integers cost on a clip in dB against the same routing in float32, and print the PSNR of both."""
+    """Return the loss of integers on a clip, in dB against the same routing in float32. Print the PSNR of both."""
     numbers = integers.preset(routing)
     wanted, found = _psnr(exact, numbers, lr, hr), _psnr(integers, numbers, lr, hr)
     _say(f"{name:<28} {routing:<8} float32 {wanted:.3f} dB  integers {found:.3f} dB  {found - wanted:+.3f} dB")

@@ -1,4 +1,4 @@
-"""`skipvsr status`: what a job on a server is doing, or has done."""
+"""`skipvsr status`: state, progress and result of a job on a server."""
 
 from __future__ import annotations
 

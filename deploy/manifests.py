@@ -41,7 +41,7 @@ def documents(overlay: str) -> list[Document]:
 
 
 def problems(document: Document) -> Iterator[str]:
-    """What the schemas have against a document."""
+    """The errors of a document by the schemas."""
     kind, name = document.get("kind"), document.get("metadata", {}).get("name")
     try:
         if kind in _OWN_SCHEMAS:

@@ -1,4 +1,4 @@
-"""What an API key may still do: jobs at a time, uploads a minute, bytes a day, and jobs behind a long queue of its own.
+"""The limits of an API key: jobs at a time, uploads a minute, bytes a day, and waiting time of its own jobs.
 
 Redis counts for all server processes together, and each count is one script. So parallel requests never exceed a limit.
 A limit that Redis cannot count, because Redis is full or away, refuses with `StoreUnavailable`. A key without limits

@@ -282,7 +282,7 @@ def _client(settings: Settings) -> dict[str, Any]:
 
 
 def _config(settings: Settings) -> Mapping[str, Any]:
-    """Options of the client; obstore reads what is missing from the standard variables of AWS."""
+    """Options of the client; obstore reads missing options from the standard variables of AWS."""
     secret = settings.s3_secret_access_key
     given = {
         "endpoint": settings.s3_endpoint,

@@ -1,12 +1,12 @@
-"""The figures of a job, chunk by chunk, and the map of what was computed: two files beside the checkpoint.
+"""The figures of a job, chunk by chunk, and the map of computed cells: two files beside the checkpoint.
 
     figures.jsonl  a line of `Facts`, then a line of `ChunkFigures` for each finished chunk
     skipmap.bin    the compressed maps of the chunks, one after the other
 
-Both files only grow, so a reader sees the finished chunks of a running job. A finished job keeps both beside its
-result. A map has one bit for each cell of a frame, at most `MOST_CELLS`: 512 bytes a frame before compression, 133 MB
-for three hours. Compressed, a clip with half of its 920 cells computed takes 13 bytes a frame, and 17 as differences
-from the frame before.
+Both files only grow: a reader sees the finished chunks of a running job. A finished job keeps both beside its result. A
+map has one bit for each cell of a frame, at most `MOST_CELLS`: 512 bytes a frame before compression, 133 MB for three
+hours. Compressed, a clip with half of its 920 cells computed takes 13 bytes a frame, and 17 as differences from the
+frame before.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MapShape(BaseModel):
 
 
 class Facts(BaseModel):
-    """What all chunks of a job share."""
+    """Facts shared by all chunks of a job."""
 
     model: str
     device: str
@@ -205,7 +205,7 @@ class FiguresWriter:
 
 
 def join(parts: Sequence[tuple[Path, int]], folder: Path) -> None:
-    """Write the figures of successive parts of a job as those of the whole job.
+    """Join the figures of successive parts into the figures of the whole job.
 
     Args:
         parts: the folder of each part, and the number of its chunks.

@@ -5,7 +5,7 @@ the receiving process or Redis has failed. A job's key stays stored for a day.
 
 The Redis key holds the SHA-256 of the client's key, because clients choose keys freely. The value is the job's id and
 the upload's fingerprint, which tells a repetition from another upload with the same key. The value of a reserved key is
-a random text, so only the owner renews or releases the reservation.
+a random text: only the owner can renew or release the reservation.
 """
 
 from __future__ import annotations

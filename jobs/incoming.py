@@ -20,8 +20,8 @@ class Incoming:
     """A file that receives an upload. The caller must call `close`.
 
     The constructor refuses an announced size larger than the free space, but reserves only a step: announcements cost a
-    client nothing. `write` reserves more space as bytes arrive, so concurrent uploads never share the same free space.
-    The constructor and `write` raise `StorageFull`; the constructor raises `TooManyUploads`.
+    client nothing. `write` reserves more space as bytes arrive: concurrent uploads never share the same free space. The
+    constructor and `write` raise `StorageFull`; the constructor raises `TooManyUploads`.
 
     Args:
         storage: the data folder.

@@ -1,8 +1,8 @@
 """Who computes which part of a running job: a table in Redis for each job that several workers compute.
 
 The worker that has claimed the job is its *lead*. The lead opens the table; other workers, the *helpers*, claim parts,
-send heartbeats and report progress. The plan and the finished chunks lie with the job's files, so the table may vanish
-at any time: helpers then stop, and the lead, or its successor, opens the table again.
+send heartbeats and report progress. The plan and the finished chunks lie with the job's files. If the table vanishes,
+helpers stop, and the lead or its successor opens the table again.
 
 A part is open, taken, done, or left to the lead. Part 0 always belongs to the lead and has no row.
 """

@@ -38,7 +38,7 @@ class WorkerInfo(BaseModel):
     )
     device_notes: list[str] = Field(
         default_factory=list,
-        description="Devices and number formats that the worker would rather use, and why they are of no use.",
+        description="Preferred devices and number formats that failed, with the reasons.",
     )
     started_at: datetime
 

@@ -1,7 +1,7 @@
 """Records: job documents beside the job's files.
 
 Redis holds the jobs. The records list the jobs again after a loss of Redis: a flushed server, a lost volume or a wrong
-address. A deletion removes the folder first, so no deleted job returns.
+address. A deletion removes the folder first: no deleted job returns.
 """
 
 from __future__ import annotations

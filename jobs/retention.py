@@ -1,4 +1,4 @@
-"""How long the service keeps what a finished job leaves. The janitor applies it, and job documents announce it."""
+"""Retention of the files of finished jobs. The janitor applies the times, and job documents announce them."""
 
 from __future__ import annotations
 

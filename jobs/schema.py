@@ -78,7 +78,7 @@ class JobOptions(BaseModel):
     scale: Literal[2, 3, 4] | None = Field(
         None,
         description="Scale factor of width and height. Without `scale` and `height`: the model's scale (4 "
-        "for the default), or less, so that the shorter side has at most 2160 pixels.",
+        "for the default), or less: the shorter side then has at most 2160 pixels.",
     )
     height: Annotated[int, Field(ge=16, le=8192)] | None = Field(
         None, description="Height of the output in pixels, instead of `scale`. The width keeps the aspect ratio."
@@ -189,7 +189,7 @@ class Progress(BaseModel):
 
     frames_done: int = Field(
         0,
-        description="Number of frames done. Frames in work count by the work that is done on them; the number never "
+        description="Number of frames done. Frames in work count by their finished work; the number never "
         "falls while a worker processes the job.",
     )
     frames_saved: int = Field(
@@ -300,7 +300,7 @@ class JobSegments(BaseModel):
     done: int = Field(description="Number of finished segments.")
     workers: int = Field(description="Most workers that have processed the job at the same time.")
     exact_seams: int = Field(
-        description="Number of seams at which the frames equal those of one worker: a scene cut precedes the seam."
+        description="Number of seams right behind a scene cut. There, the frames equal a single worker's frames."
     )
     warmed_seams: int = Field(
         description="Number of seams without a scene cut. The network first reads `warmup_frames` frames before."

@@ -1,4 +1,4 @@
-"""How long a job takes: measured speeds of a kind of machine, and forecasts from them.
+"""The time of a job: measured speeds of a kind of machine, and forecasts from these speeds.
 
 A *prior* gives the seconds of a frame from two rates: of the network by source pixel, and of the encoder by output
 pixel. A short calibration measures both. Finished work corrects the prior: each *cell* holds the seconds of a frame for
@@ -63,7 +63,7 @@ class Options(Protocol):
 
 
 class Work(NamedTuple):
-    """What decides about the time of a frame."""
+    """The properties that decide about the time of a frame."""
 
     model: str
     routing: str

@@ -119,7 +119,7 @@ class Storage:
             probe.unlink()
 
     def job_dir(self, job_id: str) -> Path:
-        """Folder of a job. Raises `NotFound` for a malformed id, so no path leaves the data folder."""
+        """Folder of a job. Raises `NotFound` for a malformed id: no path leaves the data folder."""
         if not is_id(job_id):
             raise NotFound.job(job_id)
         return self.root / job_id

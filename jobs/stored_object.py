@@ -53,7 +53,7 @@ class StoredObject(StoredFile):
 
     @property
     def etag(self) -> str:
-        """A strong entity tag, with its quotes. Pieces are never overwritten, so their keys tell the version."""
+        """A strong entity tag, with its quotes. Pieces are never overwritten: their keys identify the version."""
         return f'"{fingerprint(self.filed)}"'
 
     def address(self, seconds: float) -> str | None:

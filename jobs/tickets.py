@@ -1,7 +1,7 @@
 """The queue in RQ: each ticket asks a worker to look at one job.
 
 A ticket carries only a job's id. The job's document decides whether the job is still to be done, and Redis claims the
-job in one step. So the store can replace a lost ticket, and a surplus ticket has no effect.
+job in one step. The store can therefore replace a lost ticket, and a surplus ticket has no effect.
 
 RQ keeps and runs the tickets, and records the worker of each ticket. The order is that of `jobs.lines`.
 """

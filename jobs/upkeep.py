@@ -1,4 +1,4 @@
-"""Removal of what uploads and workers of this machine have left behind.
+"""Removal of files that uploads and workers of this machine have left behind.
 
 The monotonic clock decides: this process must have seen an entry unchanged for a while. A jump of the wall clock
 therefore never makes an upload seem abandoned.

@@ -1,4 +1,4 @@
-"""What has changed in a working folder since the last save.
+"""Changes in a working folder since the last save.
 
 A program that writes into a working folder either replaces a file by a rename, or appends to the file. A file with the
 same inode and more bytes has grown: only the file's end is new.

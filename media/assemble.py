@@ -18,7 +18,7 @@ class Assembled(NamedTuple):
     """A complete result."""
 
     warnings: tuple[str, ...]
-    """What the source, or the result, lacks."""
+    """Missing parts of the source or the result."""
     frame_rate: Fraction | None
     """Average frames a second, from the first frame to the end of the last one."""
 
@@ -29,8 +29,8 @@ def assemble(
     """Join the segments, and add sound, subtitles, chapters and metadata of `source`.
 
     Every frame keeps its pts; decoding timestamps are computed over all segments. The result is read again and compared
-    with what was written. `out` is written in place: publish it by renaming. A child process reads the source; it can
-    write `out` only.
+    with the written packets. `out` is written in place: publish it by renaming. A child process reads the source; it
+    can write `out` only.
 
     Raises:
         Unwritable: the container can't hold the segments, or the result lacks more than half of the frames.

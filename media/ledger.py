@@ -55,11 +55,11 @@ class TrackLedger:
     kind: str = "video"
     """libav's type: video, audio or subtitle."""
     promised: Amount = field(default_factory=Amount)
-    """What headers and index say. 0: they say nothing."""
+    """Facts of headers and index. 0: they say nothing."""
     read: Amount = field(default_factory=Amount)
     """What the demuxer found. Frames: expected pictures, without hidden and discarded pictures."""
     written: Amount = field(default_factory=Amount)
-    """What the next stage received: the decoder's frames, or the result's packets."""
+    """Input of the next stage: the decoder's frames, or the result's packets."""
     missing: dict[Missing, int] = field(default_factory=dict)
     """Reason → number of frames (video) or packets (other tracks) that were not written."""
     concealed: int = 0
@@ -80,7 +80,7 @@ class TrackLedger:
     """Warnings about metadata of frames that the result can't hold. Not a fault."""
 
     def lose(self, reason: Missing, count: int = 1) -> None:
-        """Add to what is missing."""
+        """Add to the missing parts."""
         if count > 0:
             self.missing[reason] = self.missing.get(reason, 0) + count
 

@@ -75,7 +75,7 @@ class VideoReader:
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         self.ledger = Ledger()
-        """What was read, decoded and lost; complete after the last frame."""
+        """Numbers of read, decoded and lost frames; complete after the last frame."""
         self._limits = limits
         self._memory = os.memfd_create("skipvsr-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         path = path.absolute()

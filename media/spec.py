@@ -172,7 +172,7 @@ def _best_codec(info: MediaInfo, size: tuple[int, int]) -> str:
 
 
 def _codec_warnings(codec: str, video: VideoInfo, size: tuple[int, int], *, automatic: bool) -> tuple[str, ...]:
-    """What to know about a codec; `automatic` if the user has chosen none."""
+    """Facts about a codec; `automatic` if the user has not chosen the codec."""
     large, deep = max(size) > MOST_H264, video.bit_depth > _COMMON_DEPTH
     if automatic and large and not deep and codec == "hevc":
         return (f"The result is HEVC: few devices play H.264 with more than {MOST_H264} pixels a side.",)

@@ -34,7 +34,7 @@ class Place:
 
 
 def places(device: str, precision: str) -> tuple[list[Place], list[str]]:
-    """Return the places to try, the best first, and what is known to be of no use. Raises DeviceError.
+    """Return the places to try, the best first, and the places known to fail. Raises DeviceError.
 
     `device` is auto, cpu, cuda or cuda:N; `precision` is that of `model.device.resolve_dtype`.
     """

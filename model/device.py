@@ -33,7 +33,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_device(name: str) -> torch.device:
     """Return the device `name`: auto, cpu, cuda or cuda:N. Raises DeviceError for unknown, missing or dead devices.
 
-    auto is the CPU if no GPU starts. `model.admission` also tries what a GPU computes.
+    auto is the CPU if no GPU starts. `model.admission` also tries networks on a GPU.
     """
     if name == "auto":
         return automatic()[0]
@@ -53,7 +53,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_kind(device: torch.device) -> str:
-    """Return what decides about the rounding of a device's results: cpu, cuda or rocm."""
+    """Return the kind of a device that decides about rounding: cpu, cuda or rocm."""
     return "rocm" if device.type == "cuda" and torch.version.hip else device.type
 
 
@@ -184,7 +184,7 @@ def memory_errors(device: torch.device, shape: Sequence[int]) -> Iterator[None]:
 
 
 def machine_name(device: torch.device, number: str) -> str:
-    """Return what decides about the speed of a network: processor or GPU, number format, and CPU threads."""
+    """Return the machine's properties that decide about speed: processor or GPU, number format, and CPU threads."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {number}"
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()

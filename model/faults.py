@@ -1,4 +1,4 @@
-"""What torch's exceptions say about the device: too little memory, or a device that this process can use no more.
+"""Faults of the device in torch's exceptions: too little memory, or a device that this process can no longer use.
 
 After an illegal access, a failed assert or a lost device, each later call of the process fails with the same error.
 Only a new process can use the device again.
@@ -49,7 +49,7 @@ def memory_ran_out(error: BaseException) -> bool:
 
 
 def device_failure(error: BaseException | None) -> BaseException | None:
-    """Return the error, or the cause of it, that leaves the device unusable for this process; None if there is none."""
+    """Return the error or cause that leaves the device unusable for this process; None without such an error."""
     return next((each for each in chain(error) if _failed(each)), None)
 
 

@@ -42,8 +42,8 @@ class Preset:
     dense_above: float = 0.85
     """Fraction of the dense cost above which a frame runs densely."""
     backward_every: int = 1
-    """The backward trunk runs in every n-th frame of a scene. In the other frames it rests: their features are the next
-    frame's, aligned by the flow."""
+    """The backward trunk runs in every n-th frame of a scene. In the other frames, the trunk rests: the
+    features are the next frame's, aligned by the flow."""
     negated_flow: bool = False
     """Estimate the flow from each frame to the frame before alone. The backward branch takes its negative."""
     error_budget: float = 0.0

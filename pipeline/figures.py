@@ -14,7 +14,7 @@ from model.routing import TILE, RoutingReport
 
 
 def facts(model: Upscaler, info: MediaInfo, spec: OutputSpec, *, resumed: bool) -> Facts:
-    """What all chunks of a job share."""
+    """Facts shared by all chunks of a job."""
     width, height = info.video.width, info.video.height
     return Facts(
         model=model.name,

@@ -87,7 +87,7 @@ class Prepared(NamedTuple):
     chunk: int
     encoder_threads: int
     warnings: list[str]
-    """Why the run differs from what the options ask for."""
+    """The reasons why the run differs from the options."""
 
 
 def prepared(task: UpscaleTask, model: Upscaler) -> Prepared:

@@ -1,4 +1,4 @@
-"""Who sends a request, and what the sender may do."""
+"""The sender of a request, and the sender's rights."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class _Cached(Generic[T]):
 
 @dataclass(frozen=True)
 class _Crew:
-    """The live workers, and what is known of their speed."""
+    """The live workers, and their known speeds."""
 
     workers: list[WorkerInfo]
     tables: dict[str, SpeedTable]

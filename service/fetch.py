@@ -1,7 +1,7 @@
 """Videos from addresses that callers name: only from allowed hosts, within the limits of uploads.
 
-The guard (`service.outgoing`) checks the host and every address that the name resolves to, and each redirect again. The
-video is not stored compressed, so no small answer becomes a large file.
+The guard (`service.outgoing`) checks the host and every address that the name resolves to, and each redirect again.
+Compressed transfer is refused: no small answer becomes a large file.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class Operations:
         return self.announced([job])[0]
 
     def announced(self, jobs: Sequence[Job]) -> list[Job]:
-        """The documents for callers, with what depends on the settings, the queue and the time."""
+        """The documents for callers, with the fields that depend on settings, queue and time."""
         placed = self.estimates.place(jobs)
         return [self._retention.announced(job) for job in placed] if self._retention else placed
 

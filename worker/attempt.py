@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Others(Protocol):
-    """What other workers add to an attempt."""
+    """Contributions of other workers to an attempt."""
 
     def progress(self, own: Progress) -> Progress: ...
     def metrics(self, own: JobMetrics) -> JobMetrics: ...

@@ -116,7 +116,7 @@ class Heartbeat:
     def shut_down(self) -> None:
         """Ask the job to stop, and end the process if the job takes longer than `stop_grace_seconds`.
 
-        A signal handler calls this method, so the method takes no lock and does not wait.
+        A signal handler calls this method: the method takes no lock and does not wait.
         """
         self._stop_by = time.monotonic() + self._settings.stop_grace_seconds
         lease = self._lease

@@ -21,7 +21,7 @@ _PAUSE_SECONDS: Final = 60.0
 
 
 class WorkerSpeeds:
-    """Keeps measurements for estimates; without Redis they are lost, and the job goes on.
+    """Keeps measurements for estimates. Without Redis, measurements are lost and the job continues.
 
     Args:
         records: the speeds, through a client with a short timeout.

@@ -11,7 +11,7 @@ from pipeline.parts import WARM_UP, Plan
 
 
 class Together:
-    """What is known of all parts: the lead's own part from its pipeline, the others from the table.
+    """Facts about all parts: the lead's part from the pipeline, the other parts from the table.
 
     Args:
         plan: the plan of the job.

@@ -1,4 +1,4 @@
-"""Checks of this machine and of the settings: what work needs, and the cure for what is missing."""
+"""Checks of this machine and of the settings: the needs of each kind of work, and the remedy for a missing need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PARTS: Final = {
     "httpx": "commands about jobs on a server",
     "watchfiles": "prompt notice of changes in a watched folder",
 }
-"""Packages that are optional, and what needs them."""
+"""Optional packages, and the parts that need them."""
 _TEST_SIZE: Final = (640, 360)
 _GB: Final = 1e9
 
@@ -183,7 +183,7 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
 
 
 def _encoding_trouble(codec: str, encoder: Encoder) -> str:
-    """Why a frame cannot be encoded; empty if it can."""
+    """The reason why a frame cannot be encoded; empty if the encoder works."""
     import tempfile
 
     import numpy as np

@@ -1,4 +1,4 @@
-"""Sentences about what a job is expected to take: "1920×1080 → 3840×2160, about 12 min"."""
+"""Sentences about the expected size and time of a job: "1920×1080 → 3840×2160, about 12 min"."""
 
 from __future__ import annotations
 

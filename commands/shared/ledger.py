@@ -30,7 +30,7 @@ class Version(BaseModel, frozen=True):
 
 
 class Entry(BaseModel):
-    """What became of a version of a file."""
+    """The outcome for a version of a file."""
 
     version: Version
     outcome: Literal["submitted", "done", "failed", "kept"]
@@ -87,7 +87,7 @@ class Ledger:
         return None
 
     def write(self, source: Path, entry: Entry) -> None:
-        """Record what became of a file. Raises OSError."""
+        """Record the outcome for a file. Raises OSError."""
         from jobs.disk import replace
 
         self._document.files[source.as_posix()] = entry

@@ -75,7 +75,7 @@ class LocalUpscaler:
 
     @cached_property
     def _speeds(self) -> SpeedFile:
-        """What earlier runs on this machine have measured."""
+        """Measurements of earlier runs on this machine."""
         from jobs.speed_records import SpeedFile
 
         return SpeedFile(self._settings.data_dir / "speeds.json")

@@ -1,7 +1,7 @@
 """A watched folder: each new video is upscaled once the file is complete, and again after a change.
 
-The folder itself tells what to do, at each change and every half minute: events of the kernel only shorten the wait,
-and network drives send none. The ledger in the folder of the results tells what was done.
+At each change and every half minute, the command reads the folder. Events of the kernel only shorten the wait; network
+drives send no events. The ledger in the folder of the results lists the finished videos.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class WatchedFolder:
                     return
 
     def _round(self, *, once: bool) -> float:
-        """Upscale what is complete; returns the seconds until the next look at the folder."""
+        """Upscale all complete files; returns the seconds until the next look at the folder."""
         try:
             self._waiting = self.scan()
         except Exception as error:
@@ -155,7 +155,7 @@ class WatchedFolder:
         return Item(source, folder / output, options)
 
     def _tell(self, trouble: str) -> None:
-        """Print trouble once, until it is over or becomes another."""
+        """Print a trouble only once, until the trouble ends or changes."""
         if trouble != self._trouble:
             print(f"skipvsr: {trouble}; trying again every {_RETRY_SECONDS:.0f} s", file=sys.stderr, flush=True)
         self._trouble = trouble

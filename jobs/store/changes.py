@@ -1,4 +1,4 @@
-"""Changes of jobs as they happen: subscription, and what has changed since a number.
+"""Changes of jobs: subscription, and all changes since a number.
 
 Redis numbers every change of a job's document and every removal, and publishes the number in the same step. After an
 interruption, a reader asks for all changes after the last known number: no final state is ever missed.

@@ -65,7 +65,7 @@ class _Followed(Redis):
     """Client of a server that Sentinels name; closes the connections to the Sentinels, too.
 
     After a failover, redis-py's exceptions hold a client in a cycle. The garbage collector may then meet an open socket
-    before the client that would close the socket. So whoever opens a client closes the client.
+    before the client that would close the socket. The opener of a client therefore closes the client.
     """
 
     sentinels: Sequence[Redis] = ()

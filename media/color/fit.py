@@ -18,7 +18,7 @@ _CLOSE: Final = 0.02
 
 
 class Fitter:
-    """Scales pictures to a canvas. What was round stays round: black bars fill the rest."""
+    """Scales pictures to a canvas. Circles stay circles: black bars fill the rest."""
 
     def __init__(self, canvas: Canvas) -> None:
         self._canvas = canvas

@@ -22,8 +22,8 @@ _SD_HEIGHT: Final = 576
 def resolved(color: Color, *, pixel_format: str, height: int) -> Color:
     """Replace unspecified matrix and range by a player's defaults for a source of this height.
 
-    Players assume BT.601 for standard definition, and BT.709 above. The result is larger than the source, so a player
-    would assume another matrix for an untagged result. The result is therefore tagged with the resolved values.
+    Players assume BT.601 for standard definition, and BT.709 above. The result is larger than the source. For an
+    untagged result, a player would assume another matrix. The result is therefore tagged with the resolved values.
 
     Raises:
         UnusableVideo: swscale can't convert the matrix (YCgCo, ICtCp, constant luminance).

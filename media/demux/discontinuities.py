@@ -1,4 +1,4 @@
-"""Discontinuities of MPEG transport and program streams, whose timestamps are readings of a broadcast's clock.
+"""Discontinuities of MPEG transport and program streams: their timestamps are readings of a broadcast's clock.
 
 Here timestamps begin at zero. Where the clock jumps ahead, the gap is removed.
 """
@@ -57,9 +57,9 @@ class Discontinuities:
     """Removes discontinuities and the clock's start value from a file's packets.
 
     A stream has a discontinuity if its timestamps jump and no other stream is near the new timestamp. A gap in one
-    stream alone (lost pictures, a second language) stays. The other streams follow the first stream by the same
-    amount, so all streams stay in sync. All streams are observed, whichever are requested, so every reader of a file
-    finds the same discontinuities.
+    stream alone (lost pictures, a second language) stays. The other streams follow the first stream by the same amount:
+    all streams stay in sync. All streams are observed, even if only some are requested: every reader of a file finds
+    the same discontinuities.
     """
 
     def __init__(self, container: InputContainer) -> None:

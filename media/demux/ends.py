@@ -1,4 +1,4 @@
-"""Files of which only the ends are known: the first bytes, and maybe the last ones."""
+"""Files with known ends only: the first bytes, and maybe the last bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file's header promises: its length in time and in bytes."""
+"""The length that a file's header promises, in time and in bytes."""
 
 from __future__ import annotations
 

@@ -43,11 +43,11 @@ class DolbyVision(NamedTuple):
     profile: int
     enhancement_layer: bool
     base_layer: int
-    """What other players see in the base layer. 0: nothing of use."""
+    """The picture of the base layer in other players. 0: nothing of use."""
 
 
 class TrackHeader(NamedTuple):
-    """What the container says about a video track."""
+    """The container's facts about a video track."""
 
     crop: Crop | None = None
     encrypted: bool = False

@@ -74,7 +74,7 @@ class Decoder:
         self.path, self.limits, self.start_after_pts = path, limits, start_after_pts
         self._fields, self._canvas = fields, canvas
         self.track = TrackLedger()
-        """What was read, decoded and lost of the video."""
+        """Numbers of read, decoded and lost frames of the video."""
         self._frames_before = frames_before
 
     @property
@@ -182,7 +182,7 @@ class Decoder:
         return unchanged and self.track.flawless and not self._pictures.any_before(pts)
 
     def _close(self, stream: VideoStream) -> None:
-        """Enter what is missing. Raises `UnusableVideo` if more than half is."""
+        """Enter the missing parts. Raises `UnusableVideo` if more than half is missing."""
         track = self.track
         track.lose(Missing.NO_KEYFRAME, self._pictures.missing())
         track.read.frames = track.written.frames + track.lost(Missing.UNDECODABLE) + track.lost(Missing.NO_KEYFRAME)

@@ -1,4 +1,4 @@
-"""What the container's header says about the picture: refusals and warnings."""
+"""Refusals and warnings from the container's header."""
 
 from __future__ import annotations
 

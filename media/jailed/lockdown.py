@@ -22,7 +22,7 @@ _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
 _SYSTEM: Final = (
     "/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom",
 )  # fmt: skip
-"""What shared libraries and Python may read after the lock-down."""
+"""Files that shared libraries and Python may read after the lock-down."""
 SYSTEM_CALLS: Final = "system calls"
 FILES: Final = "files"
 

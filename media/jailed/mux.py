@@ -181,7 +181,7 @@ def _add_video(
 def _mp4_header(
     spec: OutputSpec, source: InputContainer, tracks: dict[int, Track], numbers: dict[int, int]
 ) -> Mp4Header:
-    """What libav's muxer leaves out.
+    """The parts that libav's muxer leaves out.
 
     Args:
         tracks: index in the source → track.

@@ -1,4 +1,4 @@
-"""Comparison of the finished result with what was handed to the muxer.
+"""Comparison of the finished result with the muxer's input.
 
 MP4's headers tell everything. Matroska's packets are counted only up to a file size: the comparison of a long film
 takes no longer than the comparison of a short film.

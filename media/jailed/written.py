@@ -1,4 +1,4 @@
-"""What was handed to the muxer, track by track."""
+"""The muxer's input, track by track."""
 
 from __future__ import annotations
 

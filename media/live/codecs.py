@@ -182,7 +182,7 @@ class _PictureEncoder:
 
 
 class _VideoEncoder:
-    """Encoder with one access unit for each frame: no reordering and no look-ahead, so no frame is delayed."""
+    """Encoder with an access unit for each frame. Without reordering and look-ahead, no frame is delayed."""
 
     def __init__(self, coding: Coding) -> None:
         self._coding, self._color = coding, coding.color

@@ -22,7 +22,7 @@ class Continuity:
 
     A frame without a time follows the frame before; the first frame begins with its packet. Small differences between a
     time and the end of the sound before are rounding: the frame follows without a gap. A larger gap becomes silence,
-    and what would overlap is dropped.
+    and overlapping sound is dropped.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Copying of sound: what a container needs beyond the packets."""
+"""Copying of sound: the needs of a container beyond the packets."""
 
 from __future__ import annotations
 

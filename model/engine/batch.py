@@ -20,7 +20,7 @@ class Batch:
 
     Args:
         chunks: the planned chunks.
-        halves: computes them.
+        halves: computes the batches.
         crew: runs the steps.
         turn: place among the batches of the same streams.
         used: time of the streams so far; the stream with the least time computes first.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.engine.bands import run_in_bands
+from model.engine.bands import run_in_bands, tail_bands, tail_halo
 from model.engine.calibration import Step, StepTimes, Stopwatch
 from model.engine.clock import Clock
 from model.engine.region_flow import RegionFlow, pair_flows, planned_flows
@@ -32,13 +32,6 @@ from model.network.folding import fold_frames, padded
 from model.network.output import write_pixels
 from model.network.propagation import backward_steps, forward_steps
 
-TAIL_HALO = 2
-"""Feature pixels that the upsampler's four convolutions see (1 + 1/2 + 1/4 + 1/4): crops with this halo are exact."""
-TAIL_PIXELS = {"full": 8192, "light": 65536}
-"""Approximate number of feature pixels in a band of the upsampler. Results above 32 MB get fresh memory from the system
-each time, which costs a third of the tail's time (measured at 320x180). Narrow bands compute many rows twice."""
-ACCELERATED_TAIL_PIXELS = {"full": 2**18, "light": 2**21}
-"""The same on an accelerator, where bands only bound the memory: about 2 GB."""
 AHEAD = 2
 """Most frames between the forward branch and the upsampler."""
 CropStep = Callable[[Rectangle, Sampled | None, Tensor | None, TrunkFunction], Tensor]
@@ -245,17 +238,8 @@ class ChunkRun:
             parts: Sequence[Rectangle] = (rectangle,)
             if self._skipper:
                 parts = self._skipper.tail(index, around, back, feat, rectangle, out[0])
-            for band in (band for part in parts for band in self._bands(part)):
+            for band in (band for part in parts for band in tail_bands(self._net, part, self._count)):
                 _reconstruct(self._net, around, back, feat, band, out)
-
-    def _bands(self, rectangle: Rectangle) -> list[Rectangle]:
-        """Split a rectangle into bands of rows for the upsampler."""
-        pixels = ACCELERATED_TAIL_PIXELS if self._net.accelerated else TAIL_PIXELS
-        rows = max(pixels[self._net.config.tail] // (rectangle.width * self._count), 4)
-        return [
-            Rectangle(y, rectangle.x0, min(y + rows, rectangle.y1), rectangle.x1)
-            for y in range(rectangle.y0, rectangle.y1, rows)
-        ]
 
     def _branch(
         self,
@@ -329,10 +313,10 @@ def _reconstruct(
 ) -> None:
     """Write the HR pixels of a rectangle into each `out` [4 H, 4 W, 3]. `lr` has one feature pixel around the frame."""
     h, w = feat.shape[-2:]
-    outer = rectangle.grown(TAIL_HALO if net.config.tail == "full" else 1, h, w)
-    residual = net.residual(_cut(back, outer), _cut(feat, outer))
-    inner = rectangle.within(outer).scaled(residual.shape[-1] // outer.width)
-    residual = _cut(residual, inner)
+    outer = rectangle.grown(tail_halo(net), h, w)
+    inner = rectangle.within(outer)
+    residual = net.residual(_cut(back, outer), _cut(feat, outer), inner.y0, outer.height - inner.y1)
+    residual = residual[..., inner.scaled(residual.shape[-1] // outer.width).columns]
     around = lr[..., rectangle.y0 : rectangle.y1 + 2, rectangle.x0 : rectangle.x1 + 2]
     hr = rectangle.scaled(net.stride)
     for index, frame in enumerate(out):

@@ -266,14 +266,17 @@ class BasicVSR(nn.Module):
         whole = unfold(lr.float(), self.fold)
         return F.interpolate(whole, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
-    def residual(self, back: Tensor, feat: Tensor) -> Tensor:
+    def residual(self, back: Tensor, feat: Tensor, above: int = 0, below: int = 0) -> Tensor:
         """Compute the residual that `reconstruct` adds to the enlarged LR frame, for `model.network.output`.
 
-        Inference only. [B, 3, 4 H, 4 W], or from a light tail [B, 48, H, W]: HR pixels of each feature pixel by row,
+        Inference only. The first `above` and the last `below` rows of the features only surround the others.
+        [B, 3, 4 H, 4 W] of the others, or from a light tail [B, 48, H, W]: HR pixels of each feature pixel by row,
         column and colour.
         """
         x = self._fused(back, feat)
-        return convolve_sorted(self.conv_last, x, self.stride) if self.config.tail == "light" else self._upsampled(x)
+        if self.config.tail == "full":
+            return self._upsampled(x, above, below)
+        return _trimmed(convolve_sorted(self.conv_last, x, self.stride), above, below, 0)
 
     def coarse(self, back: Tensor, feat: Tensor) -> Tensor:
         """Run the first stage of a full tail, before its pixel shuffle: [B, 4 C, h, w]."""
@@ -282,9 +285,13 @@ class BasicVSR(nn.Module):
     def _fused(self, back: Tensor, feat: Tensor) -> Tensor:
         return feat if self.config.coupled else convolve(self.fusion, torch.cat([back, feat], dim=1), "leaky")
 
-    def _upsampled(self, x: Tensor) -> Tensor:
-        x = convolve_shuffled(self.upconv2, convolve_shuffled(self.upconv1, x))
-        return convolve(self.conv_last, convolve(self.conv_hr, x, "leaky"))
+    def _upsampled(self, x: Tensor, above: int = 0, below: int = 0) -> Tensor:
+        """Run a full tail after the fusion; each layer leaves out surrounding rows that no later layer sees."""
+        for conv in (self.upconv1, self.upconv2):
+            x = _trimmed(convolve_shuffled(conv, x), 2 * above, 2 * below, 2)
+            above, below = min(2 * above, 2), min(2 * below, 2)
+        x = _trimmed(convolve(self.conv_hr, x, "leaky"), above, below, 1)
+        return _trimmed(convolve(self.conv_last, x), min(above, 1), min(below, 1), 0)
 
     def _aligned(self, lr: Tensor, feat: Sampled | None, flow: Tensor | None, origin: tuple[int, int]) -> Tensor:
         if feat is None or flow is None:
@@ -345,6 +352,11 @@ class BasicVSR(nn.Module):
         clip = _WholeClip(self, lr, to_next, to_prev, trunks or (self.backward_trunk, self.forward_trunk), margin)
         propagation.propagate(clip, lr.shape[1], lr.shape[1] - margin)
         return torch.stack(clip.frames, dim=1)
+
+
+def _trimmed(x: Tensor, above: int, below: int, kept: int) -> Tensor:
+    """Keep at most `kept` of the first `above`, and of the last `below`, rows of [B, C, H, W]."""
+    return x[..., max(above - kept, 0) : x.shape[-2] - max(below - kept, 0), :]
 
 
 class _WholeClip:

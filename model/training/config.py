@@ -25,7 +25,7 @@ class DataConfig(_Section):
     photos: list[Path] = []
     """Folders of pictures; each picture is turned into moving clips."""
     val: list[Path] = []
-    """Folders of validation clips, used at full size and never trained on. Checkpoints are chosen by them."""
+    """Folders of validation clips, used at full size and never trained on. These clips choose the checkpoint."""
     scale: int = DEFAULT_SCALE
     """HR size over LR size, and the network's scale."""
     seed: int | None = None

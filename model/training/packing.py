@@ -45,7 +45,7 @@ MOST_OFF: Final = 3.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What `pack` takes of the cache."""
+    """The part of the cache for `pack`."""
 
     bytes: int = 20 * 2**20
     """Size of the file. Segments are added source by source until the next one does not fit."""
@@ -65,7 +65,7 @@ class Limits:
 
 @dataclass
 class Packed:
-    """What a file holds. PSNR is that of packing: decoded against the cache."""
+    """The content of a file. PSNR is that of packing: decoded against the cache."""
 
     segments: int = 0
     frames: int = 0

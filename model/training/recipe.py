@@ -1,4 +1,4 @@
-"""What a run needs to know: the settings that trainer and sampler read.
+"""The settings of a run for trainer and sampler.
 
 `model.training.config.TrainConfig` is the recipe of `skipvsr train`, validated from a TOML file. Machines without
 pydantic use plain classes with the same attributes (`benchmarks.device_train.recipes`).

@@ -34,8 +34,8 @@ from service.operations import Operations
 _UNTRACED = ("/healthz", "/readyz", "/metrics")
 """Paths that are polled every few seconds. Tracing them would bury the other spans."""
 _DESCRIPTION = """
-Upload a video with `POST /upscale`, poll the job at the address in `Location`, and download the result when it is done.
-Every error is a problem document (RFC 9457). Its `detail` states in one line what was wrong and how to fix it.
+Upload a video with `POST /upscale`, poll the job at the address in `Location`, and download the result at the end.
+Every error is a problem document (RFC 9457). The document's `detail` names the problem and a remedy, in one line.
 """
 
 

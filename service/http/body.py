@@ -35,7 +35,7 @@ _NO_VIDEO: Final = (
 
 @dataclass(frozen=True)
 class Received:
-    """What a request has sent: exactly one of a file, an upload's id and a URL; and the options."""
+    """The content of a request: exactly one of a file, an upload's id and a URL; and the options."""
 
     filename: str
     size_bytes: int

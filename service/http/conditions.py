@@ -21,7 +21,7 @@ _TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 class PreconditionFailed(SkipVsrError):
-    """The document has changed since the client read it."""
+    """The document has changed since the client's last read."""
 
     status: ClassVar[int] = 412
     title: ClassVar[str] = "Precondition failed"

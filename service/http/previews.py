@@ -43,7 +43,7 @@ _RETRY_SECONDS: Final = 2
 
 
 class View(StrEnum):
-    """What a preview shows."""
+    """The content of a preview."""
 
     SOURCE = "source"
     BICUBIC = "bicubic"

@@ -85,7 +85,7 @@ class JobList(BaseModel):
 
 
 class JobFigures(BaseModel):
-    """Measurements of one job, without the rest of its document."""
+    """Measurements of a job, without the rest of the job's document."""
 
     id: str
     state: JobState

@@ -56,7 +56,7 @@ class Status:
         return cls(opened.upload, opened.offset, opened.expires)
 
     def headers(self, *, all_of_them: bool = False) -> dict[str, str]:
-        """Headers of a response; `all_of_them` adds what never changes."""
+        """Headers of a response; `all_of_them` adds the constant headers."""
         found = {
             "Upload-Offset": str(self.offset),
             "Upload-Expires": format_datetime(self.expires, usegmt=True),
@@ -95,7 +95,7 @@ class _Chunk:
             self._digest.update(data)
 
     def verify(self) -> None:
-        """Raise ChecksumMismatch if the bytes are not the promised ones."""
+        """Raise ChecksumMismatch if the bytes do not match the checksum."""
         if self._digest is not None and not hmac.compare_digest(self._digest.digest(), self._expected):
             raise ChecksumMismatch("the bytes do not match Upload-Checksum and were dropped: send them again")
 

@@ -1,4 +1,4 @@
-"""The call that is being served: its caller, and what the audit log will say."""
+"""The present call: its caller, and its entry for the audit log."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class DeviceWatch:
         """`end` stops the server, and may be called from any thread."""
         self._end = end
         self.failure: BaseException | None = None
-        """What failed."""
+        """The failure."""
 
     def see(self, outcome: object) -> None:
         """Stop the server if an outcome of the network is a failure of the device. Thread-safe."""

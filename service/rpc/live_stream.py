@@ -34,7 +34,7 @@ from skipvsr.v1.wire import FrameRequest, StreamMessage
 
 @dataclass(frozen=True)
 class Permission:
-    """What allows a stream to continue."""
+    """The facts with which a stream can continue."""
 
     confirm: Callable[[], None]
     """Raises Unauthorized if the caller's key has been revoked or has expired."""

@@ -88,7 +88,7 @@ class Lane:
     """Most tasks to begin before the task in work is done."""
     tasks: deque[Task] = field(default_factory=deque)
     working: tuple[Working, ...] = ()
-    """What is begun and not done, oldest first. The threads of a crew read the tuple; the scheduler replaces it."""
+    """Unfinished work, oldest first. The threads of a crew read the tuple; the scheduler replaces it."""
     ended: float = 0.0
     """Device time of the tasks that are done, on the fair clock, in seconds."""
 
@@ -227,7 +227,7 @@ class Scheduler:
         return None
 
     def _step_of_work(self) -> Callable[[], None] | None:
-        """Return the next step for what is in work, if any."""
+        """Return the next step for the chunks in work, if any."""
         for working in self._working:
             if working.done and working.first:
                 return partial(self._end, working)
@@ -275,7 +275,7 @@ class Scheduler:
         self._count(lanes, self._now() - begun)
 
     def _begin(self, lanes: Sequence[Lane], tasks: list[Task]) -> None:
-        """Begin a batch side by side with what is in work."""
+        """Begin a batch side by side with the chunks in work."""
         assert self._crew is not None
         if self._hired is None:
             self._hired = self._threads.enter_context(self._crew())

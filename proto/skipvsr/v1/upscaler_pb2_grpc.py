@@ -291,21 +291,21 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """Resume a paused job from its last checkpoint, or a failed job while its files are kept.
+        """Resume a paused job from the last checkpoint, or a failed job while the job's files exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
-        """Cancel an active job, or delete a finished job for good: its files and its document.
+        """Cancel an active job, or delete a finished job for good, with files and document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadResult(self, request, context):
-        """Download the upscaled video: first its name, type and size, then its bytes. FAILED_PRECONDITION unless it is done.
+        """Download the upscaled video: first name, type and size, then the bytes. FAILED_PRECONDITION unless the job is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class EstimatedOutput(BaseModel):
 
 
 class EstimateDocument(BaseModel):
-    """What a job would take and give."""
+    """Expected time and size of a job's result."""
 
     input: StreamFacts = Field(description="Properties of the file.")
     output: EstimatedOutput

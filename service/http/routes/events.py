@@ -58,7 +58,7 @@ class EventStream(StreamingResponse):
 async def all_events(
     request: Request, streams: StreamsDep, caller: CallerDep, last_event_id: LastId = ""
 ) -> EventStream:
-    """Follow the jobs of the API key: first those that are not finished, then every change.
+    """Follow the jobs of the API key: first the unfinished jobs, then every change.
 
     After a lost connection, `Last-Event-ID` gets all changes since then.
     """

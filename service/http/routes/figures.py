@@ -1,4 +1,4 @@
-"""Routes of a job's figures: the report, and the map of what was computed."""
+"""Routes of a job's figures: the report, and the map of computed cells."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ router = APIRouter(tags=["service"])
 
 
 class NoWorker(StoreUnavailable):
-    """No worker is alive, so no job would be processed."""
+    """No worker is alive: no job would be processed."""
 
     title = "No worker"
     cure = "Start a worker with `skipvsr worker`, or the whole service with `skipvsr up`."

@@ -222,7 +222,7 @@ def cancel_job(job_id: str, operations: JobsDep) -> JobDocument:
     responses=problems(401, 403, 404, 409, 412, 503),
 )
 def delete_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Cancel an active job, or delete a finished job for good: its files and its document."""
+    """Cancel an active job, or delete a finished job for good, with files and document."""
     return JobDocument.of(operations.remove(job_id))
 
 
@@ -244,7 +244,7 @@ def pause_job(job_id: str, operations: JobsDep) -> JobDocument:
     responses=problems(401, 403, 404, 409, 410, 412, 429, 503),
 )
 def resume_job(job_id: str, operations: JobsDep) -> JobDocument:
-    """Resume a paused job from its last checkpoint, or a failed job while its files are kept."""
+    """Resume a paused job from the last checkpoint, or a failed job while the job's files exist."""
     return JobDocument.of(operations.resume(job_id))
 
 
@@ -259,7 +259,7 @@ def _file_responses(*types: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_DIRECT = "true: a redirect to the store if the server allows it (`SKIPVSR_S3_REDIRECT_SECONDS`), else the file."
+_DIRECT = "true: a redirect to the store if the server allows redirects (`SKIPVSR_S3_REDIRECT_SECONDS`), else the file."
 DirectQuery = Annotated[bool, Query(description=_DIRECT)]
 
 

@@ -31,11 +31,11 @@ _POLICY: Final = {
 }
 """Content-Security-Policy. Uploads and results are no scripts to a browser: `nosniff` and their types forbid that."""
 _NO_MARKUP: Final = {"require-trusted-types-for": "'script'", "trusted-types": "'none'"}
-"""The web interface never makes markup from text, so a file's name cannot become a script."""
+"""The web interface never makes markup from text: a file's name cannot become a script."""
 
 
 class Rights(BaseModel):
-    """What the request's API key may do."""
+    """The rights of the request's API key."""
 
     name: str
     scopes: list[Scope]
@@ -90,7 +90,7 @@ async def _page(name: str, request: Request, policy: dict[str, str]) -> Response
 
 
 async def _file(path: str, request: Request, media_type: str) -> Response:
-    """Return a file with its ETag, or 304. Browsers ask again each time, and so never mix two versions' files."""
+    """Return a file with its ETag, or 304. Browsers ask again each time, and never mix files of two versions."""
     response = await _FILES.get_response(path, request.scope)
     if response.status_code == 200:
         response.headers["Content-Type"] = media_type

@@ -31,6 +31,37 @@ def test_weights_in_the_librarys_layout_give_the_same_bits(side: int, monkeypatc
         assert torch.equal(kernels.convolve(conv, x, "relu"), packed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("out", "side", "width", "lanes", "count"),
+    [(3, 3, 24, 16, 4), (2, 7, 24, 16, 8), (2, 3, 14, 16, 2), (3, 3, 15, 16, 1), (3, 3, 24, 8, 2), (20, 3, 16, 16, 1)],
+)
+def test_convolutions_with_few_outputs_compute_several_pixels_at_once(
+    out: int, side: int, width: int, lanes: int, count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, out, side, 1, side // 2).requires_grad_(False)
+    conv = conv.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(2, 16, 9, width).to(dtype).contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(kernels, "_lanes", lambda: lanes)
+    assert kernels._pixels_at_once(conv, width) == count
+    with torch.inference_mode():
+        for activation in ("none", "relu"):
+            found, wanted = kernels.convolve(conv, x, activation), kernels._plainly(conv, x, activation, None)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            assert torch.allclose(found.float(), wanted.float(), atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_only_plain_convolutions_compute_several_pixels_at_once() -> None:
+    for conv in (
+        nn.Conv2d(8, 2, 3),
+        nn.Conv2d(8, 2, 3, 2, 1),
+        nn.Conv2d(8, 2, 3, 1, 2, dilation=2),
+        nn.Conv2d(8, 2, 3, 1, 1, groups=2),
+    ):
+        assert kernels._pixels_at_once(conv, 16) == 1
+
+
 def test_a_network_that_has_run_can_be_copied() -> None:
     conv = nn.Conv2d(16, 16, 3, 1, 1).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(1, 16, 9, 9).contiguous(memory_format=torch.channels_last)

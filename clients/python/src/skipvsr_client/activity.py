@@ -1,4 +1,4 @@
-"""What the client is doing, for `on_progress`."""
+"""The client's present activity, for `on_progress`."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Progress:
     """Progress of a job."""
 
     frames_done: int = 0
-    """Frames done; frames in work count by the work that is done on them."""
+    """Frames done; frames in work count by their finished work."""
     frames_saved: int = 0
     """Frames upscaled and checkpointed: a paused or interrupted job continues after them."""
     frames_total: int | None = None
@@ -218,7 +218,7 @@ class OutputFacts:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a file would become, and how long the server would need."""
+    """Size and time of a file's result, before the upload."""
 
     input: StreamFacts = field(default_factory=StreamFacts)
     output: OutputFacts = field(default_factory=OutputFacts)

@@ -34,15 +34,15 @@ class RemoteFile:
 class Downloads:
     """Downloads from one server.
 
-    The bytes go into a hidden file beside the target, whose name depends on the target, the address and the version
-    (ETag) of the remote file. An interrupted download leaves this file, and the next call continues it.
+    The bytes go into a hidden file beside the target. The hidden name depends on target, address and version (ETag) of
+    the remote file. An interrupted download leaves this file, and the next call continues it.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     async def save(self, path: str, target: Path | None, fallback: str, on_progress: OnProgress) -> Path:
-        """Download the file at `path` and return where it is.
+        """Download the file at `path`, and return the local path.
 
         Args:
             path: path of the address.
@@ -80,7 +80,7 @@ class Downloads:
         )
 
     async def _complete(self, remote: RemoteFile, file: BinaryIO, patience: Patience, on_progress: OnProgress) -> bool:
-        """Receive what is missing, over one connection. Returns False after a broken connection."""
+        """Receive the missing bytes, over a single connection. Returns False after a broken connection."""
         have = await self._server.transport.call(file.seek, 0, os.SEEK_END)
         if have and have == remote.size:
             return True

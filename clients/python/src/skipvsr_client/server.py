@@ -76,7 +76,7 @@ class Server:
 
     @asynccontextmanager
     async def opened(self, call: Call, patience: Patience) -> AsyncIterator[httpx.Response]:
-        """Send a request that is safe to repeat; yield the successful response, whose content has not been read."""
+        """Send an idempotent request; yield the successful response, before its content is read."""
         response = await self._answer(call, patience, repeat=True, pending=False)
         try:
             yield response

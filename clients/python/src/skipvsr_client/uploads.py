@@ -1,4 +1,4 @@
-"""Uploads: resumable by tus 1.0 where the server offers it, else as a form."""
+"""Uploads: resumable by tus 1.0 if the server offers tus, else as a form."""
 
 from __future__ import annotations
 
