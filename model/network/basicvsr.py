@@ -30,7 +30,7 @@ from model.network import propagation
 from model.network.flow import FeatureTable, LightFlow, Pyramid, Sampled, SpyNet, warp
 from model.network.folding import STRIDE, fold, means, unfold
 from model.network.kernels import convolve, convolve_shuffled, convolve_sorted, with_remainder
-from model.network.quantised import block_on_integers, on_integers, stacked_on_integers
+from model.network.quantised import block_on_integers, stacked_on_integers
 
 DEFAULT_SCALE: Final = 4
 """Enlargement of a network whose checkpoint names none."""
@@ -210,8 +210,7 @@ class BasicVSR(nn.Module):
 
     def pixels(self, lr: Tensor) -> Tensor:
         """Prepare a frame [B, 3 f f, H, W] for the steps: in bfloat16 each channel gets its rounding remainder."""
-        exact = self.dtype != torch.bfloat16 or on_integers(self.backward_trunk.entry, self.forward_trunk.entry)
-        return lr if exact else with_remainder(lr, self.dtype)
+        return with_remainder(lr, self.dtype) if self.dtype == torch.bfloat16 else lr
 
     def backward_step(
         self,

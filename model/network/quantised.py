@@ -123,7 +123,8 @@ def integers(x: Tensor, zero: int, gain: Tensor) -> Tensor:
 def stacked_on_integers(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor | None:
     """Concatenate the channels of parts [B, ., H, W] as the integers that `conv` reads: uint8, channels last in memory.
 
-    None if the convolution has no integers, and in training.
+    The first part may come `with_remainder` (`model.network.kernels`). None if the convolution has no integers, and in
+    training.
     """
     found = () if torch.is_grad_enabled() else _CONVOLUTIONS.get(conv, ())
     if len(found) != 1:
@@ -132,12 +133,12 @@ def stacked_on_integers(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor | No
     b, _, h, w = parts[0].shape
     made = _empty_quantised((b, h, w, len(gain)), zero)
     flat = [part.permute(0, 2, 3, 1).flatten(0, 2) for part in parts]
-    gains = gain.split([part.shape[1] for part in parts])  # type: ignore[no-untyped-call]
-    rows = max(SLICE // len(gain), 1)
+    if sum(part.shape[1] for part in parts) > len(gain):
+        flat[0] = flat[0][:, ::2].float() + flat[0][:, 1::2]
+    sides, rows = [part.shape[1] for part in flat], max(SLICE // len(gain), 1)
     for at, target in enumerate(made.view(-1, len(gain)).split(rows)):  # type: ignore[no-untyped-call]
         floats = torch.empty(target.shape)
-        into = floats.split([part.shape[1] for part in parts], 1)  # type: ignore[no-untyped-call]
-        for part, own, out in zip(flat, gains, into, strict=True):
+        for part, own, out in zip(flat, gain.split(sides), floats.split(sides, 1), strict=True):  # type: ignore[no-untyped-call]
             torch.mul(part[at * rows : (at + 1) * rows], own, out=out)
         target.copy_(floats)
     return _seen(made)
@@ -180,11 +181,6 @@ def convolved_on_integers(conv: nn.Conv2d, x: Tensor, parts: int = 1) -> list[Te
 def has_integers(network: nn.Module) -> bool:
     """Check whether inference computes any convolution of a network on integers."""
     return any(module in _BLOCKS or module in _CONVOLUTIONS for module in network.modules())
-
-
-def on_integers(*convolutions: nn.Module) -> bool:
-    """Check whether inference computes each of some convolutions on integers; not so in training."""
-    return not torch.is_grad_enabled() and all(conv in _CONVOLUTIONS for conv in convolutions)
 
 
 @cache

@@ -40,8 +40,8 @@ MOST_GAIN: Final = 64.0
 """Largest gain, over the least of the same input."""
 UPSAMPLER: Final = ("upconv1", "upconv2")
 """Convolutions of a full tail. Behind these layers, each error is an error of the HR frame (lab notebook)."""
-ENTRIES: Final = ("backward_trunk.main.0", "forward_trunk.main.0")
-"""Input convolutions of both trunks. A network computes on integers in both or in none."""
+ENTRY: Final = "forward_trunk.main.0"
+"""Input convolution of the forward trunk."""
 WEIGHT_SCALES: Final = tuple(1 - 0.025 * step for step in range(20))
 """Candidates for a weight's scale, as parts of the scale for the largest weight."""
 
@@ -55,10 +55,10 @@ def block_convolutions(network: nn.Module) -> list[str]:
 def convolutions(network: BasicVSR) -> list[str]:
     """Return the names of the convolutions that are to compute on integers.
 
-    A light tail's convolution stays: on integers it would double the error of `small` (lab notebook). A BasicVSR's
-    input convolutions are a hundredth of the work.
+    A light tail's convolution stays: on integers it would double the error of `small`, and so would the backward
+    trunk's input convolution (lab notebook). A BasicVSR's input convolutions are a hundredth of its work.
     """
-    return [*block_convolutions(network), *(UPSAMPLER if network.config.tail == "full" else ENTRIES)]
+    return [*block_convolutions(network), *(UPSAMPLER if network.config.tail == "full" else (ENTRY,))]
 
 
 class Sample:
