@@ -175,6 +175,16 @@ def test_a_video_that_the_estimate_refuses_is_not_sent(service: Service, page: P
     assert len(sent) == 2
 
 
+def test_a_busy_estimate_is_shown_and_refuses_nothing(service: Service, page: Page, tmp_path: Path) -> None:
+    problem = {"type": "/problems/too-many-estimates", "detail": "ask again in some seconds"}
+    page.route("**/estimate", lambda route: route.fulfill(status=503, json=problem))
+    page.goto(service.url)
+    choose(page, make_clip(tmp_path / "clip.mp4", frames=2))
+    expect(page.locator("#chosen .error")).to_have_text("ask again in some seconds")
+    page.get_by_role("button", name="Upscale", exact=True).click()
+    expect(card(page, "clip.mp4")).to_be_visible()
+
+
 def test_files_are_queued_and_one_bad_file_stops_no_other(service: Service, page: Page, tmp_path: Path) -> None:
     """Videos that are chosen during an upload wait for their start. Each has its own options."""
     clips = [make_clip(tmp_path / f"{number}.mp4", frames=2) for number in range(3)]
@@ -222,6 +232,16 @@ def test_an_impossible_option_opens_its_section(service: Service, page: Page, tm
     expect(card(page, "clip.mp4")).to_be_visible()
     (job,) = service.operations.recent()
     assert (job.options.crf, job.options.container) == (20, "webm")
+
+
+def test_a_lost_connection_shows_at_once(service: Service, page: Page) -> None:
+    """The page asks for the server's health when its events break off, without a timer."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/readyz") else None)
+    page.add_init_script("window.setInterval = () => 0")
+    page.route("**/events", lambda route: route.abort())
+    page.goto(service.url)
+    wait_until(lambda: page.evaluate("true") and len(asked) > 1, 60, "the page did not ask again")
 
 
 def test_order_filter_and_lasting_errors(service: Service, page: Page, tmp_path: Path) -> None:

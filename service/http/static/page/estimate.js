@@ -2,8 +2,6 @@
 import {ask, form} from "./api.js";
 
 const SLICES = [[1 << 19, 2 << 20], [4 << 20, 16 << 20]];  // bytes of head and tail: enough for most files, then the most allowed
-const FINAL = [413, 415, 422];  // the file or its options are impossible; other errors pass
-
 // The estimate for a file and options. Throws what the server refuses.
 async function estimate(file, options, signal) {
   for (const [head, tail] of SLICES) {
@@ -49,7 +47,7 @@ export class Estimates {
     this.busy = {item, abort};
     try { item.estimate = await estimate(item.file, options, abort.signal); item.refusal = null; }
     catch (error) {
-      if (error.name !== "AbortError") { item.estimate = null; item.refusal = FINAL.includes(error.status) ? error : null; }
+      if (error.name !== "AbortError") { item.estimate = null; item.refusal = error.status ? error : null; }
     }
     this.busy = null;
     if (!abort.signal.aborted) this.show(item);

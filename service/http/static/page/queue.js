@@ -9,6 +9,9 @@ const random = () => [...crypto.getRandomValues(new Uint8Array(16))].map(byte =>
 const tab = sessionStorage.getItem("skipvsr_tab") || random();
 sessionStorage.setItem("skipvsr_tab", tab);
 
+// Whether the server has refused a chosen file or its options for good: no busy server, and no proxy.
+export const impossible = ({refusal}) => !!refusal?.kind && [413, 415, 422].includes(refusal.status);
+
 export class Queue extends EventTarget {
   constructor() {
     super();
@@ -37,7 +40,7 @@ export class Queue extends EventTarget {
   start(options) {
     for (const item of this.chosen()) {
       item.options ||= options;
-      if (item.refusal) Object.assign(item, {state: "failed", error: item.refusal}); else this.go(item, false);
+      if (impossible(item)) Object.assign(item, {state: "failed", error: item.refusal}); else this.go(item, false);
     }
     this.next();
     this.changed();

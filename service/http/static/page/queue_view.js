@@ -3,7 +3,7 @@ import {$, announce, arrange, confirmed, el, icon, say, setText} from "./dom.js"
 import {about, bytes, count, list, percent, size} from "./text.js";
 import {Options} from "./options.js";
 import {Estimates} from "./estimate.js";
-import {dropped, videos} from "./queue.js";
+import {dropped, impossible, videos} from "./queue.js";
 
 const STATES = {waiting: "Waiting", sending: "Uploading", checking: "The server is checking the file…", paused: "Paused", failed: "Failed", lost: "Interrupted"};
 
@@ -194,7 +194,7 @@ export class QueueView {
   }
 
   showTotal() {
-    const chosen = this.queue.chosen(), possible = chosen.filter(item => !item.refusal), known = possible.filter(item => item.estimate?.seconds != null);
+    const chosen = this.queue.chosen(), possible = chosen.filter(item => !impossible(item)), known = possible.filter(item => item.estimate?.seconds != null);
     const seconds = known.reduce((sum, item) => sum + item.estimate.seconds, 0) / Math.max(1, this.workers);
     const wait = Math.max(0, ...known.map(item => item.estimate.wait_seconds || 0));
     say($("#hint"), this.common().join(" "));
