@@ -17,7 +17,6 @@ from model.network.basicvsr import BasicVSR, Trunk
 
 LEAST_GAIN = 10
 """Least height of a band, as a multiple of the rows that the band computes a second time."""
-
 TAIL_HALO = 2
 """Feature pixels that the convolutions of a full upsampler see (1 + 1/2 + 1/4 + 1/4): such bands are exact."""
 LEAST_TAIL_ROWS = 16
