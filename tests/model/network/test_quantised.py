@@ -14,6 +14,7 @@ from model.device import inference_copy
 from model.gates.cells import run_cells
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, Blocks, NetworkConfig, ResidualBlock
+from model.network.kernels import with_remainder
 from model.network.quantised import Quantisation, QuantisedConv
 from model.training.quantise import Sample, chosen
 from model.zoo.scales import quantise
@@ -174,3 +175,31 @@ def test_an_upsampler_on_integers_comes_close(dtype: torch.dtype) -> None:
             wanted, found = plain._upsampled(x), made._upsampled(x.to(dtype)).float()
             assert not torch.equal(found, floats._upsampled(x.to(dtype)).float())
             assert (found - wanted).square().mean() < 1e-3 * wanted.var()
+
+
+@pytest.mark.parametrize("remainder", [False, True])
+def test_parts_are_stacked_as_the_integers_of_the_whole(remainder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = torch.nn.Conv2d(11, 16, 3, 1, 1).requires_grad_(False)
+    levels = torch.arange(2 * 3 * 6 * 9).remainder(256).view(2, 3, 6, 9) / 255
+    rest = features(2, 8, 6, 9).bfloat16()
+    whole = torch.cat([levels, rest.float()], 1).contiguous(memory_format=torch.channels_last)
+    numbers = chosen(conv, sampled(whole))
+    made = copy.deepcopy(conv).bfloat16()
+    quantised.quantise_convolution(made, [QuantisedConv(conv, numbers)])
+    first = with_remainder(levels, torch.bfloat16) if remainder else levels
+    for size in (quantised.SLICE, 77):
+        monkeypatch.setattr(quantised, "SLICE", size)
+        with torch.inference_mode():
+            seen = quantised.stacked_on_integers(made, (first, rest))
+            assert seen is not None
+            wanted = quantised.integers(whole, numbers.zero, numbers.gain)
+            assert (seen.float() - wanted.float()).abs().max() <= int(remainder)  # a tie may fall either way
+            assert (seen != wanted).float().mean() < 0.01
+            found = quantised.convolved_on_integers(made, seen)
+        assert found is not None
+        assert found[0].dtype == torch.bfloat16
+        error = found[0].float() - conv(whole)
+        assert error.square().mean() < 1e-3 * conv(whole).var()
+    assert quantised.stacked_on_integers(made, (first, rest)) is None  # in training
+    with torch.inference_mode():
+        assert quantised.stacked_on_integers(conv, (first, rest)) is None
