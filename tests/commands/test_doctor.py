@@ -120,7 +120,7 @@ def test_an_encoder_that_does_not_work(capsys: pytest.CaptureFixture[str], monke
     trouble = {"av1": "no such encoder"}
     monkeypatch.setattr("commands.shared.checks._encoding_trouble", lambda codec, encoder: trouble.get(codec, ""))
     assert doctor(capsys, 1)["encoders"] == [
-        "problem: libsvtav1: no such encoder; results in av1 fail: install PyAV from PyPI, whose wheels hold all "
+        "problem: libsvtav1: no such encoder; results in av1 fail: install PyAV from PyPI; its wheels hold all "
         "encoders",
         "ok: libx264, libx265; ",
     ]

@@ -73,7 +73,6 @@ def test_a_loop_of_causes_ends() -> None:
 def test_a_command_says_what_failed() -> None:
     failed, wrong = torch.AcceleratorError("CUDA error: device-side assert triggered\nSearch"), RuntimeError("wrong")
     assert explained(failed) == (
-        "the compute device failed: CUDA error: device-side assert triggered; run the same command again, which "
-        "continues its work"
+        "the compute device failed: CUDA error: device-side assert triggered; run the same command again to continue"
     )
     assert explained(wrong) is None
