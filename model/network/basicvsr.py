@@ -246,8 +246,7 @@ class BasicVSR(nn.Module):
         """
         aligned = self._aligned(lr, feat, flow, origin)
         run: TrunkFunction = trunk or self.forward_trunk
-        parts = (lr, back, aligned) if self.config.coupled else (lr, aligned)
-        return run(self._stacked(self.forward_trunk, *parts))
+        return run(self._stacked(self.forward_trunk, lr, *([back] if self.config.coupled else []), aligned))
 
     def reconstruct(self, lr: Tensor, back: Tensor, feat: Tensor) -> Tensor:
         """Reconstruct the HR frame [B, 3, 4 H, 4 W], float32, from the features of both branches at one frame.
