@@ -4,6 +4,7 @@ skipvsr:job:<id>        hash: one job
 skipvsr:jobs            sorted set: job ids by creation time
 skipvsr:state:<state>   set: ids of the jobs in one state
 skipvsr:complete        string: Redis knows all jobs of the data folder (`jobs.recovery`)
+skipvsr:complete:<token>  string: one restoration of lost jobs, while it runs
 skipvsr:fence           counter: the last fencing token
 skipvsr:tickets         counter: the last ticket number, or place in a line
 skipvsr:line:<priority>:<key id>  sorted set: waiting tickets of one API key, in their order (`jobs.lines`)

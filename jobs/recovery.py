@@ -7,7 +7,11 @@ from an older copy, has another run id.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
+from typing import Final
+
+from redis.exceptions import ResponseError
 
 from jobs import records
 from jobs.errors import StorageUnavailable, StoreUnavailable
@@ -20,6 +24,8 @@ from jobs.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 2.0
+_LONGEST_SECONDS: Final = 86400
+"""Time to live of the mark of a restoration, which a killed process leaves."""
 
 
 class Recovery:
@@ -54,11 +60,24 @@ class Recovery:
             run_id = str(redis.info("server").get("run_id", ""))
             if run_id == self._run_id and redis.exists(COMPLETE):
                 return []
-        restored = records.restore(self._store, self._storage)
+        mark = f"{COMPLETE}:{secrets.token_hex(8)}"
         with unavailable():
-            redis.set(COMPLETE, 1)
-        self._run_id = run_id
+            redis.set(mark, 1, ex=_LONGEST_SECONDS)
+        restored = records.restore(self._store, self._storage)
+        if self._completed(mark):
+            self._run_id = run_id
         return restored
+
+    def _completed(self, mark: str) -> bool:
+        """Turn the mark of a restoration into `COMPLETE`; False if Redis lost the mark, and perhaps restored jobs."""
+        with unavailable(), self._store.redis.pipeline() as pipe:
+            pipe.rename(mark, COMPLETE)
+            pipe.persist(COMPLETE)
+            try:
+                pipe.execute()
+            except ResponseError:
+                return False
+        return True
 
     def _run(self) -> None:
         wait = 0.0

@@ -14,6 +14,7 @@ from redis import Redis
 from commands.shared.embedded_redis import EmbeddedRedis
 from jobs import records
 from jobs.errors import Gone, NotFound, StoreUnavailable
+from jobs.keys import COMPLETE
 from jobs.recovery import Recovery
 from jobs.schema import Job, JobOptions, JobState
 from jobs.settings import Settings
@@ -177,10 +178,34 @@ def test_a_server_lists_lost_jobs_without_a_worker(
         store.redis.flushall()
         new = job_in(JobState.QUEUED, store, storage)
         wait_until(lambda: store.ids() == {new, *ids.values()}, 60, "lost while the server runs")
-        assert sorted(waiting(store.redis)) == sorted([new, ids[JobState.QUEUED], ids[JobState.RUNNING]])
+        queued = {new, ids[JobState.QUEUED], ids[JobState.RUNNING]}
+        wait_until(lambda: set(waiting(store.redis)) == queued, 60, "listed, but not queued")
+        assert len(waiting(store.redis)) == len(queued)
         if isinstance(process, Api):
             answer = httpx.get(f"{process.url}/jobs/{ids[JobState.DONE]}/result")
             assert (answer.status_code, answer.content) == (200, b"result")
+
+
+def test_a_loss_during_a_restoration_is_noticed(
+    store: JobStore, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery, job_id = Recovery(store, storage), job_in(JobState.DONE, store, storage)
+    records.keep(storage, store.get(job_id))
+    store.redis.flushall()
+    restore = records.restore
+
+    def restored_and_lost(*given: object) -> list[str]:
+        restored = restore(*given)  # type: ignore[arg-type]
+        store.redis.flushall()
+        return restored
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "restore", restored_and_lost)
+        assert recovery.check() == [job_id]
+    assert recovery.check() == [job_id], "Redis lost the job again"
+    assert recovery.check() == []
+    assert store.redis.keys(f"{COMPLETE}*") == [COMPLETE.encode()]
+    assert store.redis.ttl(COMPLETE) == -1
 
 
 def test_a_restarted_redis_is_compared_with_the_disk(store: JobStore, storage: Storage, tmp_path: Path) -> None:
