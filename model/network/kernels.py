@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.quantised import convolved_on_integers
+from model.network.quantised import chain_on_integers, convolved_on_integers
 
 Activation = Literal["none", "relu", "leaky"]
 SLOPE = 0.1
@@ -136,7 +136,14 @@ def convolve_sorted(conv: nn.Conv2d, x: Tensor, scale: int) -> Tensor:
 
 def convolve_all(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Run convolutions with a ReLU after each except the last."""
+    on_integers, dtype = chain_on_integers(layers), x.dtype
     for index in range(0, len(layers), 2):
+        quantised = on_integers.get(index)
+        if quantised is not None:
+            x = x if x.dtype == torch.uint8 else quantised.integers(x)
+            after = on_integers.get(index + 2)
+            x = quantised.floats(x, dtype, "relu") if after is None else quantised.into(x, after.zero)
+            continue
         conv = layers[index]
         assert isinstance(conv, nn.Conv2d)
         x = convolve(conv, x, "relu" if index + 1 < len(layers) else "none")

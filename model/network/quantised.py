@@ -16,7 +16,7 @@ training.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -72,9 +72,9 @@ class QuantisedConv:
         """Compute the ReLU of the convolution of integers `x`, as integers with the zero point of the next input."""
         return self._run(x, zero, torch.uint8, "relu")
 
-    def floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Compute the convolution of integers `x` in the number format `dtype`."""
-        return self._run(x, 0, dtype, "none")
+    def floats(self, x: Tensor, dtype: torch.dtype, activation: str = "none") -> Tensor:
+        """Compute the convolution of integers `x`, or its `relu`, in the number format `dtype`."""
+        return self._run(x, 0, dtype, activation)
 
     def onto(self, x: Tensor, sum_: Tensor) -> Tensor:
         """Add the convolution of integers `x` to `sum_`, in place."""
@@ -108,6 +108,7 @@ class QuantisedBlock:
 
 _BLOCKS: WeakKeyDictionary[nn.Module, QuantisedBlock] = WeakKeyDictionary()
 _CONVOLUTIONS: WeakKeyDictionary[nn.Module, Sequence[QuantisedConv]] = WeakKeyDictionary()
+_CHAINS: WeakKeyDictionary[nn.Module, Mapping[int, QuantisedConv]] = WeakKeyDictionary()
 
 
 def integers(x: Tensor, zero: int, gain: Tensor) -> Tensor:
@@ -159,6 +160,19 @@ def quantise_convolution(conv: nn.Conv2d, parts: Sequence[QuantisedConv]) -> Non
     _CONVOLUTIONS[conv] = parts
 
 
+def quantise_chain(layers: nn.Module, convolutions: Mapping[int, QuantisedConv]) -> None:
+    """Let inference compute some convolutions of `layers` on integers, by their places: each has a ReLU behind it.
+
+    The output of a convolution gets the gain of the next place, if that computes on integers too.
+    """
+    _CHAINS[layers] = convolutions
+
+
+def chain_on_integers(layers: nn.Module) -> Mapping[int, QuantisedConv]:
+    """Return the convolutions of a chain that compute on integers, by their places in `layers`; none in training."""
+    return {} if torch.is_grad_enabled() else _CHAINS.get(layers, {})
+
+
 def block_on_integers(block: nn.Module) -> QuantisedBlock | None:
     """Return the integers' version of a residual block, if any; none in training."""
     return None if torch.is_grad_enabled() else _BLOCKS.get(block)
@@ -180,7 +194,7 @@ def convolved_on_integers(conv: nn.Conv2d, x: Tensor, parts: int = 1) -> list[Te
 
 def has_integers(network: nn.Module) -> bool:
     """Check whether inference computes any convolution of a network on integers."""
-    return any(module in _BLOCKS or module in _CONVOLUTIONS for module in network.modules())
+    return any(module in kind for module in network.modules() for kind in (_BLOCKS, _CONVOLUTIONS, _CHAINS))
 
 
 @cache

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.basicvsr import BasicVSR, ResidualBlock
+from model.network.flow import LightLevel
 from model.network.quantised import LEVELS, MOST_WEIGHT, Quantisation, rounded
 from model.training.data import to_model
 from model.training.prepare import Frames
@@ -38,8 +39,10 @@ POWERS: Final = (0.0, 0.5, 0.75, 1.0)
 """How far gains differ: not at all, ..., so far that each channel has its best."""
 MOST_GAIN: Final = 64.0
 """Largest gain, over the least of the same input."""
-UPSAMPLER: Final = ("upconv1", "upconv2")
+UPSAMPLER: Final = ("upconv1", "upconv2", "conv_hr")
 """Convolutions of a full tail. Behind these layers, each error is an error of the HR frame (lab notebook)."""
+SPYNET: Final = tuple(f"spynet.basic_module.{level}.basic_module.{place}" for level in (4, 5) for place in (2, 4, 6))
+"""Wide convolutions of SPyNet's two finest levels, nearly all of its work. Errors of coarser flow would be enlarged."""
 ENTRY: Final = "forward_trunk.main.0"
 """Input convolution of the forward trunk."""
 WEIGHT_SCALES: Final = tuple(1 - 0.025 * step for step in range(20))
@@ -58,7 +61,16 @@ def convolutions(network: BasicVSR) -> list[str]:
     A light tail's convolution stays: on integers it would double the error of `small`, and so would the backward
     trunk's input convolution (lab notebook). A BasicVSR's input convolutions are a hundredth of its work.
     """
-    return [*block_convolutions(network), *(UPSAMPLER if network.config.tail == "full" else (ENTRY,))]
+    beside = UPSAMPLER if network.config.tail == "full" else (ENTRY,)
+    return [*block_convolutions(network), *beside, *flow_convolutions(network)]
+
+
+def flow_convolutions(network: BasicVSR) -> list[str]:
+    """Return the names of the flow's convolutions that are to compute on integers: all have a ReLU behind them."""
+    if network.config.flow == "spynet":
+        return list(SPYNET)
+    bodies = [f"{name}.body" for name, module in network.named_modules() if isinstance(module, LightLevel)]
+    return [f"{body}.{place}" for body in bodies for place in (0, 2)]
 
 
 class Sample:

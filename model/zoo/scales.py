@@ -1,7 +1,7 @@
 """Scales of a model's 8-bit integers: the file `int8-MODEL.safetensors`, beside the weights.
 
 A file belongs to one set of weights, named by their fingerprint in the header. The header also names the method, the
-clips, and the largest measured loss. Blocks without scales keep the network's number format. Adapted weights
+clips, and the largest measured loss. Convolutions without scales keep the network's number format. Adapted weights
 (`model.gates.estimator`) have separate scales. These scales belong to an estimator, named by its digest.
 """
 
@@ -29,6 +29,7 @@ from model.network.quantised import (
     QuantisedConv,
     exact,
     quantise_block,
+    quantise_chain,
     quantise_convolution,
 )
 from model.zoo.header import header_of, write_tensors
@@ -37,6 +38,8 @@ MOST_LOSS: Final = 0.03
 """Largest loss in dB, on every clip of a measurement, with which `precision=auto` uses integers."""
 SHUFFLED: Final = ("upconv1", "upconv2")
 """Convolutions before a pixel shuffle by two, which inference computes in two rows (`kernels.convolve_shuffled`)."""
+_FLOW: Final = "spynet."
+"""Prefix of the names of the flow's convolutions."""
 _ADAPTED: Final = "adapted."
 """Prefix of the names of adapted convolutions."""
 
@@ -138,10 +141,25 @@ def quantise(network: BasicVSR, weights: BasicVSR, scales: Mapping[str, Quantisa
             first, second = left.pop(f"{name}.conv1"), left.pop(f"{name}.conv2")
             conv1 = _made(_conv(weights, f"{name}.conv1"), first, second.gain)
             quantise_block(module, conv1, _made(_conv(weights, f"{name}.conv2"), second))
+    for place in sorted({name.rpartition(".")[0] for name in left if name.startswith(_FLOW)}):
+        _quantise_flow(network, weights, place, left)
     for name, numbers in left.items():
         exact_conv = _conv(weights, name)
         parts = _rows(exact_conv, numbers) if name in SHUFFLED else [_made(exact_conv, numbers)]
         quantise_convolution(_conv(network, name), parts)
+
+
+def _quantise_flow(network: BasicVSR, weights: BasicVSR, place: str, left: dict[str, Quantisation]) -> None:
+    """Quantise convolutions of the layers `place` of the flow, and take their scales out of `left`."""
+    numbers = {name: left.pop(name) for name in list(left) if name.rpartition(".")[0] == place}
+    made = {}
+    for name, own in numbers.items():
+        conv, index = _conv(weights, name), int(name.rpartition(".")[2])
+        if not isinstance(dict(network.named_modules()).get(f"{place}.{index + 1}"), nn.ReLU):
+            raise BadWeights(f"the scales name {name!r}, which has no ReLU behind it")
+        after = numbers.get(f"{place}.{index + 2}")
+        made[index] = _made(conv, own, None if after is None else after.gain)
+    quantise_chain(network.get_submodule(place), made)
 
 
 def _rows(conv: nn.Conv2d, numbers: Quantisation) -> list[QuantisedConv]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.device import inference_copy
+from model.errors import BadWeights
 from model.gates.cells import run_cells
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, Blocks, NetworkConfig, ResidualBlock
-from model.network.kernels import with_remainder
+from model.network.flow import PyramidLevel
+from model.network.kernels import convolve_all, with_remainder
 from model.network.quantised import Quantisation, QuantisedConv
-from model.training.quantise import Sample, chosen
+from model.training.quantise import Sample, calibrate, chosen, flow_convolutions
 from model.zoo.scales import quantise
 
 pytestmark = pytest.mark.skipif(not quantised.exact(), reason="this machine lacks exact products of integers")
@@ -99,6 +102,47 @@ def test_blocks_on_integers_come_close_and_keep_what_they_are_given(dtype: torch
         assert (found - wanted).square().mean() < 2e-4 * wanted.square().mean()
         assert torch.equal(made(x, overwrite=True).float(), found)
         assert not torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("places", [(0,), (2, 4, 6), (0, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_chain_on_integers_comes_close(places: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    plain = PyramidLevel().requires_grad_(False).basic_module
+    x = features(1, 8, 24, 32)
+    inputs = [x]
+    for layer in plain:
+        inputs.append(layer(inputs[-1].clone()))  # the ReLU works in place
+    made = copy.deepcopy(plain).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    numbers = {place: chosen(plain[place], sampled(inputs[place])) for place in places}
+    gains = {place: numbers[place + 2].gain if place + 2 in numbers else None for place in places}
+    chain = {place: QuantisedConv(plain[place], own, gains[place]) for place, own in numbers.items()}
+    quantised.quantise_chain(made, chain)
+    with torch.inference_mode():
+        found = convolve_all(made, x.to(dtype))
+        assert found.dtype == dtype
+        assert (found.float() - inputs[-1]).square().mean() < 1e-3 * inputs[-1].square().mean()
+        assert not torch.equal(found.float(), inputs[-1])
+    assert torch.equal(convolve_all(made, x.to(dtype)), made(x.to(dtype).clone())), "training computes without integers"
+
+
+@pytest.mark.parametrize("flow", ["light", "spynet"])
+def test_scales_of_the_flow_reach_the_flow(flow: Literal["light", "spynet"]) -> None:
+    weights = BasicVSR(NetworkConfig(8, 1, flow=flow)).requires_grad_(False).eval()
+    lr = torch.rand(1, 2, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    clip = (lr[0].permute(0, 2, 3, 1) * 255).to(torch.uint8).numpy()
+    scales = calibrate(weights, flow_convolutions(weights), [clip])
+    made = copy.deepcopy(weights)
+    quantise(made, weights, scales)
+    with torch.inference_mode():
+        wanted, found = weights.flow(lr[:, 0], lr[:, 1]), made.flow(lr[:, 0], lr[:, 1])
+    assert quantised.has_integers(made)
+    assert not quantised.has_integers(copy.deepcopy(made))
+    assert torch.allclose(found, wanted, atol=0.1)
+    last = sorted(scales)[-1]
+    wrong = f"{last.rpartition('.')[0]}.{len(weights.get_submodule(last.rpartition('.')[0])) - 1}"  # type: ignore[arg-type]
+    with pytest.raises(BadWeights, match="no ReLU behind"):
+        quantise(copy.deepcopy(weights), weights, {wrong: scales[last]})
 
 
 def test_a_crop_of_a_frame_counts_as_the_frame() -> None:

@@ -54,8 +54,8 @@ def test_no_peak_that_was_seen_is_cut() -> None:
 @pytest.mark.parametrize(
     ("config", "count", "one"),
     [
-        (NetworkConfig(8, 2, "light", "light", coupled=True), 9, "forward_trunk.main.0"),
-        (NetworkConfig(8, 2), 10, "upconv2"),
+        (NetworkConfig(8, 2, "light", "light", coupled=True), 17, "spynet.levels.3.body.2"),
+        (NetworkConfig(8, 2), 17, "conv_hr"),
     ],
 )
 def test_blocks_and_the_layers_beside_them_get_scales(config: NetworkConfig, count: int, one: str) -> None:
@@ -75,7 +75,7 @@ def test_one_command_makes_the_scales_of_an_own_model(
     make_clip(tmp_path / "clips/one.mp4", frames=3, width=64, height=48)
     assert cli.main(["calibrate", "mine", "--clips", str(tmp_path / "clips"), "--frames", "2"]) == 0
     said = capsys.readouterr().out
-    assert "scales of 5 convolutions" in said
+    assert "scales of 13 convolutions" in said
     assert "one h264:23" in said
     assert (tmp_path / "weights/int8-mine.safetensors").stat().st_mode & 0o044 == 0o044
     model = load_model("mine", weights_dir=tmp_path / "weights", device="cpu", precision="int8", threads=1)
@@ -98,7 +98,7 @@ def test_adapted_weights_get_scales_from_the_same_command(
     make_clip(clips / "one.mp4", frames=3, width=64, height=48)
     assert cli.main(["calibrate", "mine", "--clips", str(clips), "--frames", "2"]) == 0
     said = capsys.readouterr().out
-    assert "scales of 5 adapted convolutions" in said
+    assert "scales of 13 adapted convolutions" in said
     assert all(f"one h264:23 {routing} " in " ".join(said.split()) for routing in ("off", "balanced", "fast"))
     assert "largest loss with gates" in said
     for again in (False, True):
