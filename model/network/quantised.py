@@ -161,9 +161,9 @@ def quantise_convolution(conv: nn.Conv2d, parts: Sequence[QuantisedConv]) -> Non
 
 
 def quantise_chain(layers: nn.Module, convolutions: Mapping[int, QuantisedConv]) -> None:
-    """Let inference compute some convolutions of `layers` on integers, by their places: each has a ReLU behind it.
+    """Let inference compute some convolutions of `layers` on integers, by their places in `layers`.
 
-    The output of a convolution gets the gain of the next place, if that computes on integers too.
+    A ReLU follows each convolution. Outputs that the next convolution reads as integers have the gain of that input.
     """
     _CHAINS[layers] = convolutions
 
