@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -61,8 +61,8 @@ def run(
     """Choose scales for `model` from the videos in `data`; write them beside the weights, or to `out`.
 
     The adapted weights of an estimator get scales of their own. The loss is measured on the videos in `check` and
-    written to the file: `precision=auto` uses the scales if the loss of every video is small. Raises ModelError, and
-    CommandError if a video cannot be decoded.
+    written to the file: `precision=auto` uses the scales if the loss of every video is small. Otherwise fewer
+    convolutions compute on integers. Raises ModelError, and CommandError if a video cannot be decoded.
     """
     import torch
 
@@ -70,6 +70,7 @@ def run(
     from model.device import resolve_dtype
     from model.engine.upscaler import Upscaler
     from model.gates.estimator import load_estimator
+    from model.training import quantise
     from model.training.checkpoint import replace
     from model.zoo.models import card, load_network, usable_estimator
     from model.zoo.scales import wants_integers
@@ -82,12 +83,13 @@ def run(
     network, fingerprint = load_network(model, weights_dir)
     estimator = load_estimator(gates, fingerprint, network) if gates else None
     try:
-        tail = network.config.tail
-        scales = _chosen(network, fingerprint, estimator, _versions(data, frames, clean, network.scale, CORNERS[tail]))
+        tail, names = network.config.tail, quantise.choices(network)
+        seen = _versions(data, frames, clean, network.scale, CORNERS[tail])
+        scales = _chosen(network, fingerprint, estimator, names[0], seen)
         exact = Upscaler(model, network, fingerprint, cpu, torch.float32, estimator)
-        integers = Upscaler(model, network, fingerprint, cpu, resolve_dtype("int8", cpu), estimator, scales)
-        checked = _versions(check, CHECKED_FRAMES[tail], clean, network.scale, CHECKED[tail])
-        scales = _measured(scales, exact, integers, checked)
+        integers = partial(Upscaler, model, network, fingerprint, cpu, resolve_dtype("int8", cpu), estimator)
+        checked = list(_versions(check, CHECKED_FRAMES[tail], clean, network.scale, CHECKED[tail]))
+        scales = _best([scales.only(each) for each in names], exact, integers, checked)
     except ValueError as error:
         raise CommandError(str(error)) from error
     how = f"skipvsr calibrate {model} --frames {frames} --degrade {clean}"
@@ -97,12 +99,14 @@ def run(
     return 0
 
 
-def _chosen(network: BasicVSR, fingerprint: str, estimator: Estimator | None, versions: Iterator[Version]) -> Scales:
-    """Choose the scales of a network, and of the adapted weights of its estimator."""
+def _chosen(
+    network: BasicVSR, fingerprint: str, estimator: Estimator | None, names: list[str], versions: Iterator[Version]
+) -> Scales:
+    """Choose the scales of the convolutions `names` of a network, and of the adapted weights of its estimator."""
     from model.training import quantise
     from model.zoo.scales import AdaptedScales, Scales
 
-    clips, names = [lr for _, _, lr in versions], quantise.convolutions(network)
+    clips = [lr for _, _, lr in versions]
     scales = Scales(quantise.calibrate(network, names, clips), fingerprint)
     _say(f"scales of {len(names)} convolutions")
     if estimator is None or estimator.adapted is None:
@@ -112,7 +116,29 @@ def _chosen(network: BasicVSR, fingerprint: str, estimator: Estimator | None, ve
     return dataclasses.replace(scales, adapted=adapted)
 
 
-def _measured(scales: Scales, exact: Upscaler, integers: Upscaler, versions: Iterator[Version]) -> Scales:
+def _best(
+    choices: list[Scales], exact: Upscaler, integers: Callable[[Scales], Upscaler], versions: list[Version]
+) -> Scales:
+    """Return the first scales with which `precision=auto` uses integers everywhere; else those with the least loss."""
+    from model.zoo.scales import MOST_LOSS
+
+    tried: list[Scales] = []
+    for scales in choices:
+        _say(f"{len(scales.numbers)} convolutions on integers:")
+        tried.append(_measured(scales, exact, integers(scales), versions))
+        if _loss_of(tried[-1]) <= MOST_LOSS:
+            return tried[-1]
+    best = min(tried, key=_loss_of)
+    _say(f"kept: {len(best.numbers)} convolutions on integers, the least loss")
+    return best
+
+
+def _loss_of(scales: Scales) -> float:
+    """Return the largest measured loss, with and without gates."""
+    return max(scales.loss or 0.0, (scales.adapted.loss or 0.0) if scales.adapted else 0.0)
+
+
+def _measured(scales: Scales, exact: Upscaler, integers: Upscaler, versions: list[Version]) -> Scales:
     """Measure the losses of scales on clips, and print whether `precision=auto` uses the scales."""
     from model.zoo.scales import MOST_LOSS
 

@@ -55,14 +55,17 @@ def block_convolutions(network: nn.Module) -> list[str]:
     return [f"{name}.{part}" for name in blocks for part in ("conv1", "conv2")]
 
 
-def convolutions(network: BasicVSR) -> list[str]:
-    """Return the names of the convolutions that are to compute on integers.
+def choices(network: BasicVSR) -> list[list[str]]:
+    """Return the sets of convolutions that may compute on integers, from the most work to the least.
 
-    A light tail's convolution stays: on integers it would double the error of `small`, and so would the backward
-    trunk's input convolution (lab notebook). A BasicVSR's input convolutions are a hundredth of its work.
+    The first set holds all others. A light tail's convolution is in none: on integers it would double the error of
+    `small`, and so would the backward trunk's input convolution (lab notebook). A BasicVSR's input convolutions are a
+    hundredth of its work.
     """
-    beside = UPSAMPLER if network.config.tail == "full" else (ENTRY,)
-    return [*block_convolutions(network), *beside, *flow_convolutions(network)]
+    blocks, flow = block_convolutions(network), flow_convolutions(network)
+    if network.config.tail == "full":
+        return [[*blocks, *beside] for beside in ([*UPSAMPLER, *flow], [*UPSAMPLER[:2], *flow], UPSAMPLER[:2], [])]
+    return [[*blocks, *beside] for beside in ([ENTRY, *flow], flow, [ENTRY], [])]
 
 
 def flow_convolutions(network: BasicVSR) -> list[str]:

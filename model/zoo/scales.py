@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -68,6 +68,13 @@ class Scales:
     """Hash of the file."""
     adapted: AdaptedScales | None = None
     """None: the adapted weights, if any, have no scales."""
+
+    def only(self, names: Collection[str]) -> Scales:
+        """Return the scales of the convolutions `names` alone, in the adapted weights too; not yet measured."""
+        own, adapted = {name: self.numbers[name] for name in names}, self.adapted
+        if adapted is not None:
+            adapted = AdaptedScales({name: adapted.numbers[name] for name in names}, adapted.estimator)
+        return Scales(own, self.network, adapted=adapted)
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file for `load_scales`. Raises OSError."""

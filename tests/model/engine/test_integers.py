@@ -20,7 +20,7 @@ from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import has_integers
 from model.routing import Preset
-from model.training.quantise import calibrate, convolutions
+from model.training.quantise import calibrate, choices
 from model.zoo import scales as zoo
 from model.zoo.scales import MOST_LOSS, AdaptedScales, Scales, load_scales
 from model.zoo.weights_file import fingerprint, load_file
@@ -51,7 +51,7 @@ def network() -> BasicVSR:
 def scales(network: BasicVSR, tmp_path_factory: pytest.TempPathFactory) -> Scales:
     """Scales of the network, as loaded from a file."""
     path = tmp_path_factory.mktemp("scales") / "int8-seeded.safetensors"
-    Scales(calibrate(network, convolutions(network), [WATER[:3]]), "seeded:7", 0.01).save(path)
+    Scales(calibrate(network, choices(network)[0], [WATER[:3]]), "seeded:7", 0.01).save(path)
     found = load_scales(path, "seeded:7")
     assert found is not None
     return found
@@ -78,7 +78,7 @@ def both(network: BasicVSR, estimator: Estimator, scales: Scales, tmp_path_facto
     """Scales of the network and of the estimator's adapted weights, as loaded from a file."""
     path = tmp_path_factory.mktemp("scales") / "int8-seeded.safetensors"
     assert estimator.adapted is not None
-    numbers = calibrate(estimator.adapted, convolutions(network), [WATER[:3]])
+    numbers = calibrate(estimator.adapted, choices(network)[0], [WATER[:3]])
     Scales(scales.numbers, "seeded:7", 0.01, adapted=AdaptedScales(numbers, estimator.digest, 0.02)).save(path)
     found = load_scales(path, "seeded:7")
     assert found is not None
@@ -156,7 +156,7 @@ def test_a_full_network_on_integers_gives_the_same_frames_over_chunks(tmp_path: 
     torch.manual_seed(9)
     full = BasicVSR(NetworkConfig(16, 1)).eval()
     clip = WATER[:4, :24, :32]
-    scales = Scales(calibrate(full, convolutions(full), [clip[:2]]), "seeded:7", digest="x")
+    scales = Scales(calibrate(full, choices(full)[0], [clip[:2]]), "seeded:7", digest="x")
     model, plain = (upscaler(full, numbers, torch.bfloat16) for numbers in (scales, None))
     whole = stream(model, clip, len(clip))
     assert np.array_equal(stream(model, clip, 1, between=tmp_path), whole)
@@ -194,7 +194,7 @@ def test_gates_rest_without_scales_for_the_adapted_weights(
 def test_gates_of_a_full_network_work_beside_integers(dtype: torch.dtype) -> None:
     full = BasicVSR(NetworkConfig(16, 1)).eval()
     gates = Estimator(full.config, Layout(((0, 1),), ((0, 1),), tail=False, kernel=1), copy.deepcopy(full)).eval()
-    scales = Scales(calibrate(full, convolutions(full), [WATER[:2, :16, :16]]), "seeded:7", digest="x")
+    scales = Scales(calibrate(full, choices(full)[0], [WATER[:2, :16, :16]]), "seeded:7", digest="x")
     made = [upscaler(full, numbers, dtype, gates).preset("fast") for numbers in (scales, None)]
     assert made[0] == made[1]
     assert made[0].error_budget > 0
@@ -224,7 +224,7 @@ def write_scales(folder: Path, loss: float | None = 0.01, name: str = "mine") ->
     network = load_file(folder / f"{name}.safetensors")
     of = fingerprint(name, folder / f"{name}.safetensors")
     path = folder / f"int8-{name}.safetensors"
-    Scales(calibrate(network, convolutions(network), [WATER[:2]]), of, loss).save(path)
+    Scales(calibrate(network, choices(network)[0], [WATER[:2]]), of, loss).save(path)
     return path
 
 

@@ -14,7 +14,8 @@ from model.gates.estimator import Estimator, Layout
 from model.network import quantised
 from model.network.basicvsr import BasicVSR, NetworkConfig
 from model.network.quantised import LEVELS, has_integers, rounded
-from model.training.quantise import Sample, chosen, convolutions
+from model.training.quantise import Sample, block_convolutions, choices, chosen
+from model.zoo.scales import load_scales
 from model.zoo.weights_file import fingerprint, load_file
 from tests.support.clips import make_clip
 from tests.support.user_models import write_model
@@ -59,7 +60,7 @@ def test_no_peak_that_was_seen_is_cut() -> None:
     ],
 )
 def test_blocks_and_the_layers_beside_them_get_scales(config: NetworkConfig, count: int, one: str) -> None:
-    names = convolutions(BasicVSR(config))
+    names = choices(BasicVSR(config))[0]
     assert len(names) == count
     assert one in names
 
@@ -109,3 +110,31 @@ def test_adapted_weights_get_scales_from_the_same_command(
         assert model.estimator.adapted is not None
         assert has_integers(model.estimator.adapted) is not again
         assert (model.preset("fast").backward_error_budget > 0) is not again
+
+
+def test_each_choice_computes_less_on_integers_and_keeps_the_blocks() -> None:
+    for config in (NetworkConfig(8, 2, "light", "light", coupled=True), NetworkConfig(8, 2)):
+        network = BasicVSR(config)
+        found = choices(network)
+        assert all(set(each) <= set(found[0]) for each in found)
+        assert found[-1] == block_convolutions(network)
+
+
+@pytest.mark.skipif(not quantised.exact(), reason="this machine lacks exact products of integers")
+@pytest.mark.parametrize(("losses", "kept"), [([0.05, 0.02, 0.01, 0.0], 1), ([0.05, 0.06, 0.04, 0.045], 2)])
+def test_convolutions_beside_the_blocks_keep_floats_where_integers_lose_too_much(
+    losses: list[float], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKIPVSR_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setattr("model.zoo.scales.has_vnni", lambda: True)
+    write_model(tmp_path)
+    (tmp_path / "clips").mkdir()
+    make_clip(tmp_path / "clips/one.mp4", frames=2, width=64, height=48)
+    told = [each for loss in losses for each in (loss, 0.0)]  # clean and compressed
+    monkeypatch.setattr("commands.calibrate._loss", lambda *_: told.pop(0))
+    assert cli.main(["calibrate", "mine", "--clips", str(tmp_path / "clips"), "--frames", "2"]) == 0
+    path = tmp_path / "mine.safetensors"
+    scales = load_scales(tmp_path / "int8-mine.safetensors", fingerprint("mine", path))
+    assert scales is not None
+    assert set(scales.numbers) == set(choices(load_file(path))[kept])
+    assert scales.loss == losses[kept]
