@@ -156,6 +156,40 @@ def test_an_upload_goes_on_after_a_reload(service: Service, page: Page, tmp_path
     assert questions == ["beforeunload"]  # nothing is lost now
 
 
+def test_a_refused_upload_keeps_its_reason_after_a_reload(service: Service, page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("no video\n" * 1000)
+    page.goto(service.url)
+    page.route("**/estimate", lambda route: route.abort())  # else the page refuses the file before the upload
+    page.set_input_files("#files", str(tmp_path / "notes.mp4"))
+    page.get_by_role("button", name="Upscale", exact=True).click()
+    facts, error = page.locator("#uploads .facts"), page.locator("#uploads .error")
+    expect(facts).to_contain_text("Failed", timeout=30_000)
+    reason = error.text_content()
+    assert reason
+    page.reload()
+    expect(facts).to_contain_text("Failed")
+    expect(error).to_have_text(reason)
+    page.get_by_role("button", name="Try again: notes.mp4").click()  # the server still has the file
+    expect(error).to_have_text(reason, timeout=30_000)
+
+
+def test_an_upload_that_the_server_does_not_take_asks_for_its_file_again(
+    service: Service, page: Page, tmp_path: Path
+) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    problem = {"type": "/problems/upload-too-large", "status": 413, "detail": "Too large today."}
+    page.goto(service.url)
+    page.route("**/uploads", lambda route: route.fulfill(status=413, json=problem))
+    page.set_input_files("#files", str(clip))
+    page.get_by_role("button", name="Upscale", exact=True).click()
+    expect(page.locator("#uploads .error")).to_have_text("Too large today.")
+    page.reload()
+    page.unroute_all()
+    expect(page.locator("#uploads .error")).to_have_text("Too large today.")
+    page.get_by_label("Choose clip.mp4 again").set_input_files(str(clip))
+    expect(page.get_by_role("article", name="clip.mp4", exact=True)).to_be_visible(timeout=60_000)
+
+
 def test_an_upload_can_be_paused_and_resumed(service: Service, page: Page, tmp_path: Path) -> None:
     clip = padded(make_clip(tmp_path / "long.mp4", frames=2), PART + (8 << 20))
     page.goto(service.url)

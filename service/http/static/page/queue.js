@@ -2,7 +2,7 @@
 import {forget, send, submit} from "./uploads.js";
 
 const PREFIX = "skipvsr_upload_", STALE = 60e3;  // another tab's upload counts as lost after a minute of silence
-const KEPT = ["id", "name", "size", "modified", "options", "url", "upload", "sent", "seen", "tab"];
+const KEPT = ["id", "name", "size", "modified", "options", "url", "upload", "sent", "seen", "tab", "refused"];
 
 // `crypto.randomUUID` needs HTTPS, which a machine at home has not.
 const random = () => [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
@@ -22,10 +22,10 @@ export class Queue extends EventTarget {
     setInterval(() => { for (const item of this.items) if (item.kept) this.keep(item); }, STALE / 4);
   }
 
-  // Take files. A file of an upload that a reload has interrupted goes on with that upload.
+  // Take files. A file whose upload a reload has interrupted goes on with this upload.
   add(files, options = null) {
     for (const file of files) {
-      const lost = this.items.find(item => item.state === "lost" && same(item, file));
+      const lost = this.items.find(item => without(item) && same(item, file));
       if (lost) { lost.file = file; this.go(lost); }
       else this.items.push({id: random(), file, name: file.name, size: file.size, modified: file.lastModified, options, state: "chosen", sent: 0});
     }
@@ -48,7 +48,7 @@ export class Queue extends EventTarget {
 
   go(item, now = true) {
     item.state = "waiting";
-    item.error = null;
+    item.error = item.refused = null;
     this.keep(item);
     if (now) { this.next(); this.changed(); }
   }
@@ -113,6 +113,7 @@ export class Queue extends EventTarget {
     if (error.name === "AbortError") { this.changed(); return; }  // paused or removed by the user
     item.state = "failed";
     item.error = error;
+    if (error.kind) item.refused = {...error, message: error.message};  // the server's answer, which a reload keeps
     if (error.status === 404 || error.status === 410) { item.url = null; item.upload = null; }  // the server has removed the upload
     this.keep(item);
     this.changed();
@@ -141,11 +142,15 @@ export class Queue extends EventTarget {
       let item = null;
       try { item = JSON.parse(localStorage.getItem(name)); } catch { localStorage.removeItem(name); }
       if (!item || (item.tab !== tab && Date.now() - item.seen < STALE)) continue;  // another tab's
-      this.items.push({...item, file: null, state: item.upload ? "paused" : "lost"});  // a complete upload needs no file
+      const state = item.refused ? "failed" : item.upload ? "paused" : "lost";  // a complete upload needs no file
+      this.items.push({...item, file: null, state, error: item.refused});
       this.keep(this.items.at(-1));
     }
   }
 }
+
+// Whether an upload needs its file again, which a reload has taken from the page.
+export const without = item => !item.file && !item.upload && ["lost", "failed"].includes(item.state);
 
 const same = (item, file) => item.name === file.name && item.size === file.size && item.modified === file.lastModified;
 

@@ -3,7 +3,7 @@ import {$, announce, arrange, confirmed, el, icon, say, setText} from "./dom.js"
 import {about, bytes, count, list, percent, size} from "./text.js";
 import {Options} from "./options.js";
 import {Estimates} from "./estimate.js";
-import {dropped, impossible, videos} from "./queue.js";
+import {dropped, impossible, videos, without} from "./queue.js";
 
 const STATES = {waiting: "Waiting", sending: "Uploading", checking: "The server is checking the file…", paused: "Paused", failed: "Failed", lost: "Interrupted"};
 
@@ -182,9 +182,9 @@ export class QueueView {
     const moved = sent && !row.bar.hidden && state !== "checking" ? `${percent(share)} of ${bytes(item.size)}` : bytes(item.size);
     setText(row.facts, list(STATES[state], moved, state === "lost" ? `choose the file again${sent ? " to send the rest" : ""}` : ""));
     say(row.error, item.error ? item.error.message : "");
-    row.choose.hidden = state !== "lost";
+    row.choose.hidden = !without(item);
     row.edit.hidden = !(state === "failed" && item.error?.fields?.length);
-    row.again.hidden = !["failed", "paused"].includes(state);
+    row.again.hidden = !["failed", "paused"].includes(state) || without(item);
     setText(row.again, state === "paused" ? "Resume" : "Try again");
     row.again.setAttribute("aria-label", `${row.again.textContent}: ${item.name}`);
     row.pause.hidden = state !== "sending" && state !== "waiting";
