@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from tests.support.processes import alive, forbid_realtime, kill_tree, own_child
 # As every `skipvsr` command: else torch's threads here spin while a worker that a test started needs the cores. (Read
 # when torch is first imported, which nothing above does.)
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# The networks of tests are so small that a second thread costs more than its share: the tests of model/ took 2.6 times
+# the CPU time. Commands set the number of their own threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,6 +70,14 @@ def _restore_logging() -> Iterator[None]:
     yield
     root.handlers[:] = [h for h in root.handlers if h in handlers] + [h for h in handlers if h not in root.handlers]
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads() -> Iterator[None]:
+    """A command that is run in this process sets the number of torch's threads, which the next test shall not have."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture
